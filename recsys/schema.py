@@ -1,0 +1,127 @@
+"""Field and Schema: what a row means. The order of fields is THE order everywhere.
+
+Needs only the standard library, so that a scoring machine can read a bundle.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from recsys.errors import ConfigError
+
+__all__ = ["DTYPES", "KINDS", "Field", "Schema"]
+
+Kind = Literal["categorical", "numeric", "multi"]
+KINDS = ("categorical", "numeric", "multi")
+DTYPES = ("string", "int", "float", "bool")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One input of the model.
+
+    Args:
+        name: Unique name; tables, gates and reports use it.
+        kind: `categorical` (one id a row), `multi` (up to `max_length` ids, mean-pooled) or
+            `numeric` (one float a row; a bucketed number is `categorical`).
+        inputs: The raw columns that it is made from; more than one makes a crossed field.
+        dtypes: The type of each raw column: `string`, `int`, `float` or `bool`.
+        cardinality: Count of ids, the reserved ones included; 0 for `numeric`.
+        max_length: Ids a row at most; longer lists keep their first ids. 1 unless `multi`.
+    """
+
+    name: str
+    kind: Kind
+    inputs: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    cardinality: int = 0
+    max_length: int = 1
+
+    @property
+    def is_sparse(self) -> bool:
+        """True when the field is looked up in a table."""
+        return self.kind != "numeric"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The fields in order, and the columns that are not inputs.
+
+    Args:
+        fields: All fields, the looked-up ones first, then the numeric ones.
+        label: Raw name of the 0/1 label column.
+        group: Raw name of the column that GAUC groups by, or None.
+
+    Raises:
+        ConfigError: If two fields share a name, there is none, or a numeric one comes too early.
+    """
+
+    fields: tuple[Field, ...]
+    label: str
+    group: str | None = None
+    _index: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.fields:
+            raise ConfigError("a schema needs at least one field, got none: list some under data.fields")
+        self._index.update({f.name: i for i, f in enumerate(self.fields)})
+        if len(self._index) != len(self.fields):
+            names = [f.name for f in self.fields]
+            twice = sorted({n for n in names if names.count(n) > 1})
+            raise ConfigError(f"field names must be unique, got {twice} twice: rename one")
+        if [f.is_sparse for f in self.fields] != sorted((f.is_sparse for f in self.fields), reverse=True):
+            raise ConfigError(f"numeric fields must come after all others, got {self.names}: reorder")
+
+    @property
+    def names(self) -> list[str]:
+        """All field names in order."""
+        return [f.name for f in self.fields]
+
+    @property
+    def sparse(self) -> list[Field]:
+        """The fields that are looked up, in order."""
+        return [f for f in self.fields if f.is_sparse]
+
+    @property
+    def numeric(self) -> list[Field]:
+        """The fields that are one float a row, in order."""
+        return [f for f in self.fields if not f.is_sparse]
+
+    @property
+    def raw_columns(self) -> list[str]:
+        """Every raw column that a request must hold, in order of first use."""
+        return list(dict.fromkeys(c for f in self.fields for c in f.inputs))
+
+    def __getitem__(self, name: str) -> Field:
+        if name not in self._index:
+            raise ConfigError(f"no field named {name!r}: this schema has {', '.join(self.names)}")
+        return self.fields[self._index[name]]
+
+    def subset(self, names: Iterable[str]) -> "Schema":
+        """Keep only the named fields, in this schema's order.
+
+        Raises:
+            ConfigError: If a name is unknown or none is left.
+        """
+        keep = {self[n].name for n in names}
+        return replace(self, fields=tuple(f for f in self.fields if f.name in keep), _index={})
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready form; `from_json` reads it back."""
+        return {"fields": [asdict(f) for f in self.fields], "label": self.label, "group": self.group}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Schema":
+        """Read what `to_json` wrote."""
+        made = [
+            Field(**{**f, "inputs": tuple(f["inputs"]), "dtypes": tuple(f["dtypes"])})
+            for f in value["fields"]
+        ]
+        return cls(tuple(made), value["label"], value["group"])
+
+    @classmethod
+    def load(cls, path: Path) -> "Schema":
+        """Read a schema from a JSON file."""
+        return cls.from_json(json.loads(path.read_text()))
