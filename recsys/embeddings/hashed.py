@@ -1,0 +1,45 @@
+"""One table a field with a bounded count of rows: id → hash mod rows."""
+
+from recsys.embeddings.fused import FusedLookups, check_dim
+from recsys.errors import ConfigError
+from recsys.schema import Schema
+from recsys.tables import Lookup
+
+__all__ = ["hashed"]
+
+
+def hashed(
+    schema: Schema,
+    dim: int = 16,
+    rows: int = 4096,
+    seed: int = 0,
+    init: float = 0.05,
+    weight_decay: float = 0.0,
+) -> FusedLookups:
+    """x_f = T_f[h_f(id) mod rows]; a field with no more ids than `rows` keeps a row an id.
+
+    Args:
+        schema: The fields.
+        dim: Width of a row, a multiple of 4.
+        rows: Most rows of a table, at least 1.
+        seed: Another seed moves the collisions.
+        init: Weights start uniform in ±init.
+        weight_decay: L2 on touched rows.
+
+    Raises:
+        ConfigError: If dim is not a multiple of 4, or rows < 1.
+
+    Source: Weinberger et al., Feature Hashing for Large Scale Multitask Learning, 2009, without
+    the sign.
+    """
+    check_dim("embedding.dim", dim)
+    if rows < 1:
+        raise ConfigError(
+            f"embedding.rows must be at least 1, got {rows}: set embedding.rows=4096"
+        )
+    tables = {f.name: (min(rows, f.cardinality), dim) for f in schema.sparse}
+    lookups = [
+        Lookup(f.name, f.name, f"{seed}/{f.name}" if f.cardinality > rows else None)
+        for f in schema.sparse
+    ]
+    return FusedLookups(schema, tables, lookups, init, weight_decay)

@@ -1,0 +1,66 @@
+"""Unified embedding (feature multiplexing): every field reads the same few tables."""
+
+from collections.abc import Mapping
+
+from recsys.embeddings.fused import FusedLookups, check_dim
+from recsys.errors import ConfigError
+from recsys.schema import Schema
+from recsys.tables import Lookup
+
+__all__ = ["unified"]
+
+
+def unified(
+    schema: Schema,
+    dim: int = 8,
+    rows: int = 65536,
+    num_tables: int = 2,
+    chunks: int = 2,
+    field_chunks: Mapping[str, int] | None = None,
+    seed: int = 0,
+    init: float = 0.05,
+    weight_decay: float = 0.0,
+) -> FusedLookups:
+    """x_f = T_{t(f,1)}[h_{f,1}(id)] ‖ … ‖ T_{t(f,C)}[h_{f,C}(id)], C the field's count of chunks.
+
+    Chunk c of field f is read under the hash salt (f, c) from the table whose turn it is (round
+    robin), so a field's width is a count of reads and a new field costs no table. Collisions
+    between fields are absorbed, since each field meets its own weights downstream; collisions
+    within a field are not.
+
+    Args:
+        schema: The fields.
+        dim: Width of a table, a multiple of 4.
+        rows: Rows of each table, at least 1.
+        num_tables: Count of tables.
+        chunks: Reads a field.
+        field_chunks: Other counts for some fields, by name.
+        seed: Another seed moves the collisions.
+        init: Weights start uniform in ±init.
+        weight_decay: L2 on touched rows.
+
+    Raises:
+        ConfigError: If dim is not a multiple of 4, a count is below 1, or a field is unknown.
+
+    Source: Coleman et al., Unified Embedding: Battle-Tested Feature Representations for Web-Scale
+    ML Systems, 2023, section 4.
+    """
+    check_dim("embedding.dim", dim)
+    counts = {f.name: chunks for f in schema.sparse} | {
+        schema[n].name: c for n, c in (field_chunks or {}).items()
+    }
+    if min(rows, num_tables, *counts.values()) < 1:
+        raise ConfigError(
+            "embedding.rows, num_tables and chunks must be at least 1: mend the smallest"
+        )
+    reads = [(f, c) for f in counts for c in range(counts[f])]
+    lookups = [
+        Lookup(f, f"t{i % num_tables}", f"{seed}/{f}/{c}")
+        for i, (f, c) in enumerate(reads)
+    ]
+    used = dict.fromkeys(
+        k.table for k in lookups
+    )  # fewer reads than tables leave some without a reader
+    return FusedLookups(
+        schema, {t: (rows, dim) for t in used}, lookups, init, weight_decay
+    )

@@ -1,0 +1,1 @@
+"""CTR models: embedding → gate → join → interaction → logit. One interaction a file."""

@@ -1,0 +1,261 @@
+"""Embedding tables as plain tensors: what compression shrinks and what an exported graph holds.
+
+B rows of a batch, L id columns, P lookups, V table rows, r rank, D embedding dim.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from recsys.data.batch import Batch
+from recsys.encoding import hash_text
+from recsys.schema import Schema
+
+__all__ = ["PRIME", "Lookup", "PlainEmbedding", "Table", "salted_rows"]
+
+PRIME = 2**31 - 1  # ids and multipliers stay below it, so a·id + b fits in int64
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """One read of a table for one field.
+
+    Args:
+        field: Whose ids are read.
+        table: Name of the table.
+        salt: None reads row = id. Otherwise row = ((a·id + b) mod (2³¹ − 1)) mod V, with a and b
+            drawn from the salt: Carter and Wegman's 2-universal hash (1979, section 3), chosen
+            because it needs no bit operation and so exports to every runtime.
+    """
+
+    field: str
+    table: str
+    salt: str | None = None
+
+    def coefficients(self) -> tuple[int, int]:
+        """(a, b) of the hash; (1, 0), the identity below 2³¹ − 1, without a salt."""
+        if self.salt is None:
+            return 1, 0
+        return 1 + hash_text(f"a{self.salt}") % (PRIME - 1), hash_text(
+            f"b{self.salt}"
+        ) % PRIME
+
+
+def salted_rows(
+    ids: Tensor, a: Tensor | int, b: Tensor | int, rows: Tensor | int
+) -> Tensor:
+    """((a·id + b) mod (2³¹ − 1)) mod rows, elementwise, int64."""
+    return (a * ids + b) % PRIME % rows
+
+
+@dataclass(frozen=True)
+class Table:
+    """W = dequantise(codes)·basis: dense, low-rank, quantised, or both.
+
+    Args:
+        codes: V×r float32, or uint8 where quantised.
+        scale: V float16 and `offset`: V float16; row i dequantises to codes·scale + offset. None
+            where not quantised.
+        offset: See `scale`.
+        basis: r×D float32 of a low-rank table; None means r = D.
+    """
+
+    codes: Tensor
+    scale: Tensor | None = None
+    offset: Tensor | None = None
+    basis: Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        """V, the count of rows."""
+        return self.codes.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """D, the width of a looked-up row."""
+        return self.codes.shape[1] if self.basis is None else self.basis.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of storage really held."""
+        return sum(
+            t.numel() * t.element_size()
+            for t in (self.codes, self.scale, self.offset, self.basis)
+            if t is not None
+        )
+
+    def dense(self) -> Tensor:
+        """The V×D float32 table it stands for."""
+        w = self.codes.float()
+        if self.scale is not None and self.offset is not None:
+            w = w * self.scale.float()[:, None] + self.offset.float()[:, None]
+        return w if self.basis is None else w @ self.basis
+
+    def to(self, device: torch.device) -> "Table":
+        """A copy on another device."""
+        parts = {k: v.to(device) for k, v in vars(self).items() if v is not None}
+        return replace(self, **parts)
+
+
+class _Group(nn.Module):
+    """Lookups whose tables share a form, read with one gather.
+
+    Args:
+        tables: The tables, by name.
+        lookups: P lookups; all tables have one rank, dim and precision.
+        columns: For each lookup, the id column that it reads.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, Table],
+        lookups: Sequence[Lookup],
+        columns: Sequence[int],
+    ):
+        super().__init__()
+        names = list(dict.fromkeys(k.table for k in lookups))
+        start, at = 0, {}
+        for name in names:
+            at[name] = start
+            start += tables[name].rows
+        ab = [k.coefficients() for k in lookups]
+        self.salted = any(k.salt is not None for k in lookups)
+        self.register_buffer("columns", torch.tensor(columns))
+        self.register_buffer("a", torch.tensor([a for a, _ in ab]))
+        self.register_buffer("b", torch.tensor([b for _, b in ab]))
+        self.register_buffer(
+            "rows", torch.tensor([tables[k.table].rows for k in lookups])
+        )
+        self.register_buffer("start", torch.tensor([at[k.table] for k in lookups]))
+        first = tables[names[0]]
+        for part in ("codes", "scale", "offset"):
+            there = getattr(first, part) is not None
+            self.register_buffer(
+                part,
+                torch.cat([getattr(tables[n], part) for n in names]) if there else None,
+            )
+        basis = (
+            torch.stack([tables[k.table].basis for k in lookups])
+            if first.basis is not None
+            else None
+        )  # type: ignore[misc]
+        self.register_buffer("basis", basis)
+
+    def forward(self, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """→ looked-up x_BPD and there_BP, 1 where the id is not padding."""
+        ids_BP = ids_BL.index_select(1, self.columns)
+        there_BP = (ids_BP >= 0).float()
+        ids_BP = ids_BP.clamp(min=0)
+        if self.salted:
+            ids_BP = salted_rows(ids_BP, self.a, self.b, self.rows)
+        at_BP = ids_BP + self.start
+        x_BPr = (
+            nn.functional.embedding(at_BP, self.codes)
+            if self.scale is None
+            else self.codes[at_BP].float()
+        )
+        if self.scale is not None:
+            x_BPr = x_BPr * self.scale[at_BP].float().unsqueeze(-1) + self.offset[
+                at_BP
+            ].float().unsqueeze(-1)
+        if self.basis is None:
+            return x_BPr, there_BP
+        return torch.einsum("bpr,prd->bpd", x_BPr, self.basis), there_BP
+
+
+class PlainEmbedding(nn.Module):
+    """An embedding scheme as plain tensors: ids_BL, dense_BN → x_BW, for scoring only.
+
+    Args:
+        schema: The fields.
+        tables: Dense, low-rank or quantised tables.
+        lookups: All reads; a field's reads stand together in its output, in this order.
+    """
+
+    def __init__(
+        self, schema: Schema, tables: Mapping[str, Table], lookups: Sequence[Lookup]
+    ):
+        super().__init__()
+        self.schema, self.tables, self.lookups = schema, dict(tables), list(lookups)
+        self.widths = {f.name: 0 for f in schema.fields}
+        for k in lookups:
+            self.widths[k.field] += tables[k.table].dim
+        self.widths.update({f.name: 1 for f in schema.numeric})
+        self._plan()
+
+    def _plan(self) -> None:
+        """Group the reads by form, one for each id column, and say where each result goes."""
+        columns, start = {}, 0
+        for f in self.schema.sparse:
+            columns[f.name] = range(start, start + f.max_length)
+            start += f.max_length
+        order = {f.name: i for i, f in enumerate(self.schema.sparse)}
+        reads = [
+            (k, c)
+            for k in sorted(self.lookups, key=lambda k: order[k.field])
+            for c in columns[k.field]
+        ]
+        forms: dict[tuple[object, ...], list[int]] = {}
+        for i, (k, c) in enumerate(reads):
+            t = self.tables[k.table]
+            multi = len(
+                columns[k.field]
+            )  # a list's columns are pooled, so they stay in one group
+            forms.setdefault(
+                (t.codes.shape[1], t.dim, t.scale is None, t.basis is None, multi), []
+            ).append(i)
+        self.groups, self.pools = nn.ModuleList(), []
+        placed: list[
+            tuple[int, int, int]
+        ] = []  # (order of the read, its column in the joined output, width)
+        at = 0
+        for form, members in forms.items():
+            self.groups.append(
+                _Group(
+                    self.tables,
+                    [reads[i][0] for i in members],
+                    [reads[i][1] for i in members],
+                )
+            )
+            dim, pool = int(form[1]), int(form[4])  # type: ignore[call-overload]
+            self.pools.append(pool)
+            for i in members[::pool]:
+                placed.append((i, at, dim))
+                at += dim
+        index = [a + d for _, a, dim in sorted(placed) for d in range(dim)]
+        self.register_buffer(
+            "order", None if index == list(range(at)) else torch.tensor(index)
+        )
+
+    def lookup(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:
+        """→ x_BW, the fields side by side in schema order; a list of ids is averaged."""
+        parts = []
+        for group, pool in zip(self.groups, self.pools, strict=True):
+            x_BPD, there_BP = group(ids_BL)
+            if pool > 1:
+                there_BPC1 = there_BP.unflatten(1, (-1, pool)).unsqueeze(-1)
+                total_BPD = (x_BPD.unflatten(1, (-1, pool)) * there_BPC1).sum(2)
+                x_BPD = total_BPD / there_BPC1.sum(2).clamp(min=1)
+            parts.append(x_BPD.flatten(1))
+        if parts and self.order is not None:
+            parts = [torch.cat(parts, 1).index_select(1, self.order)]
+        return torch.cat([*parts, dense_BN], 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """→ x_BW of a batch."""
+        return self.lookup(batch.ids_BL, batch.dense_BN)
+
+    def plain(self) -> "PlainEmbedding":
+        """Itself: it is plain already."""
+        return self
+
+    def fisher(self) -> dict[str, Tensor]:
+        """Nothing: the gradient history stays with the trained tables."""
+        return {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tables."""
+        return sum(t.nbytes for t in self.tables.values())

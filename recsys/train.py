@@ -1,0 +1,242 @@
+"""fit and predict: the training path. It names no model, selector or data set.
+
+B rows of a batch.
+"""
+
+import copy
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from recsys.data.shards import Shards
+from recsys.errors import ConfigError, DataError
+from recsys.metrics import auc, logloss, sigmoid
+from recsys.models.ctr import CTR
+
+__all__ = ["TrainConfig", "bf16", "fit", "logits", "seed_everything"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; the `train` group of the configuration.
+
+    Args:
+        batch_size: Rows a step.
+        max_epochs: Passes over the training rows at most.
+        lr: Adam's rate for dense parameters.
+        table_lr: Row-wise Adagrad's rate for tables.
+        weight_decay: Decoupled decay of dense matrices (AdamW).
+        embedding_dropout: Share of looked-up numbers zeroed.
+        warmup_steps: Steps over which both rates rise linearly from 0.
+        decay: `none`, or `linear`: both rates fall to 0 at the end of `max_epochs`.
+        evals_per_epoch: Looks at validation in an epoch, at equal distances.
+        patience: Looks without a better validation logloss before stopping.
+        precision: `auto` (bf16 where the processor multiplies it), `fp32` or `bf16`.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    batch_size: int = 1024
+    max_epochs: int = 3
+    lr: float = 1e-3
+    table_lr: float = 1e-2
+    weight_decay: float = 0.0
+    embedding_dropout: float = 0.0
+    warmup_steps: int = 100
+    decay: str = "none"
+    evals_per_epoch: int = 4
+    patience: int = 3
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_epochs", "evals_per_epoch", "patience"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} must be at least 1, got {getattr(self, name)}: raise it")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ConfigError(f"train.precision: expected auto, fp32 or bf16, got {self.precision!r}: change it")
+        if self.decay not in ("none", "linear"):
+            raise ConfigError(f"train.decay: expected none or linear, got {self.decay!r}: change it")
+        if not 0 <= self.embedding_dropout < 1:
+            raise ConfigError(f"train.embedding_dropout: expected [0, 1), got {self.embedding_dropout}: change it")
+
+
+def bf16(precision: str) -> bool:
+    """Whether the dense part runs in bf16 autocast: where the processor multiplies bf16 itself."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported()  # type: ignore[attr-defined]
+
+
+def seed_everything(seed: int) -> None:
+    """Fix every random source, so that a run repeats bit for bit on the same machine."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _loss(logit_B: Tensor, label_B: Tensor) -> Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(logit_B.float(), label_B)
+
+
+@torch.no_grad()
+def logits(model: CTR, shards: Shards, batch_size: int = 8192) -> np.ndarray:
+    """Score every row of a split in order, in float32 → logit_B."""
+    model.eval()
+    parts = [model(b).numpy() for b in shards.batches(batch_size)]
+    return np.concatenate(parts)
+
+
+class _Fit:
+    """The state of one training, so that it can be written down and taken up again."""
+
+    def __init__(self, model: CTR, config: TrainConfig, steps_per_epoch: int):
+        self.model, self.config = model, config
+        self.total = steps_per_epoch * config.max_epochs
+        dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.bags.")]
+        groups = [
+            {"params": [p for p in dense if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.adam = torch.optim.AdamW(groups, lr=config.lr)
+        self.step, self.bad_looks, self.best = 0, 0, math.inf
+        self.best_state: dict[str, Any] = {}
+        self.history: list[dict[str, float]] = []
+
+    def set_rates(self) -> None:
+        """Warm-up, then constant or linear decay, for both optimisers."""
+        share = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
+        if self.config.decay == "linear":
+            share *= max(0.0, 1 - self.step / self.total)
+        for group in self.adam.param_groups:
+            group["lr"] = self.config.lr * share
+        self.model.embedding.set_learning_rate(self.config.table_lr * share)  # type: ignore[operator]
+
+    def learn(self, batch: Any, autocast: bool) -> float:
+        """One step; the tables are updated inside backward."""
+        self.set_rates()
+        x_BW = self.model.embedding(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            logit_B = self.model.head(x_BW)
+        loss = _loss(logit_B, batch.label_B)
+        self.adam.zero_grad()
+        loss.backward()
+        self.adam.step()
+        self.step += 1
+        return float(loss.detach())
+
+    def look(self, valid: Shards, train_loss: float) -> bool:
+        """Validate; keep the best weights. True when patience has run out."""
+        logit_B = logits(self.model, valid)
+        if not np.isfinite(logit_B).all():
+            raise DataError(f"the model diverged at step {self.step}: lower train.lr and train.table_lr")
+        p_B = sigmoid(logit_B)
+        seen = {"step": self.step, "train_loss": train_loss}
+        seen |= {"valid_logloss": logloss(p_B, valid.label_B), "valid_auc": auc(p_B, valid.label_B)}
+        self.history.append(seen)
+        if seen["valid_logloss"] < self.best:
+            self.best, self.bad_looks = seen["valid_logloss"], 0
+            self.best_state = copy.deepcopy(self.model.state_dict())
+        else:
+            self.bad_looks += 1
+        return self.bad_looks >= self.config.patience
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next step depends on; the file appears whole or not at all."""
+        state = {
+            "model": self.model.state_dict(),
+            "fisher": self.model.embedding.fisher(),  # type: ignore[operator]
+            "adam": self.adam.state_dict(),
+            "rng": torch.get_rng_state(),
+            "counters": (self.step, self.bad_looks, self.best),
+            "best_state": self.best_state,
+            "history": self.history,
+        }
+        torch.save(state, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").rename(path)
+
+    def load(self, path: Path) -> None:
+        """Take up what `save` wrote."""
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.model.embedding.load_fisher(state["fisher"])  # type: ignore[operator]
+        self.adam.load_state_dict(state["adam"])
+        torch.set_rng_state(state["rng"])
+        self.step, self.bad_looks, self.best = state["counters"]
+        self.best_state, self.history = state["best_state"], state["history"]
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    return Progress(*columns, refresh_per_second=2)
+
+
+def fit(
+    model: CTR,
+    train: Shards,
+    valid: Shards,
+    config: TrainConfig,
+    seed: int,
+    checkpoint: Path | None = None,
+    on_look: Callable[[dict[str, float]], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train until validation logloss stops falling, and leave the best weights in the model.
+
+    Args:
+        model: Changed in place.
+        train: Training rows.
+        valid: Rows that decide when to stop.
+        config: How.
+        seed: Fixes the order of rows and the dropout.
+        checkpoint: Written at every look at validation and, where it is there already, taken up:
+            a killed training goes on exactly where that look was.
+        on_look: Told each look's figures.
+
+    Returns:
+        One entry a look: step, train_loss, valid_logloss, valid_auc.
+
+    Raises:
+        DataError: If the model diverges.
+    """
+    seed_everything(seed)
+    size = min(config.batch_size, len(train))
+    per_epoch = len(train) // size
+    state = _Fit(model, config, per_epoch)
+    if checkpoint and checkpoint.exists():
+        state.load(checkpoint)
+    looks = {round(per_epoch * (i + 1) / config.evals_per_epoch) for i in range(config.evals_per_epoch)} - {0}
+    autocast = bf16(config.precision)
+    stop = state.bad_looks >= config.patience
+    with _bar() as bar:
+        task = bar.add_task("train", total=state.total, completed=state.step, note="")
+        while state.step < state.total and not stop:
+            epoch, done = divmod(state.step, per_epoch)
+            model.train()
+            losses: list[float] = []
+            for batch in train.shuffled(size, [seed, epoch], skip=done):
+                losses.append(state.learn(batch, autocast))
+                speed = (bar.tasks[task].speed or 0) * size
+                bar.update(task, completed=state.step, note=f"{speed:,.0f} rows/s, best logloss {state.best:.5f}")
+                if (state.step - 1) % per_epoch + 1 in looks:
+                    stop = state.look(valid, float(np.mean(losses)))
+                    losses.clear()
+                    model.train()
+                    if on_look:
+                        on_look(state.history[-1])
+                    if checkpoint:
+                        state.save(checkpoint)
+                if stop:
+                    break
+    model.load_state_dict(state.best_state)
+    model.eval()
+    return state.history
