@@ -31,15 +31,11 @@ def _wrong(name: str, expected: str, value: object) -> DataError:
     shown = repr(value)
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
     got = f"{type(value).__name__} {shown}"
-    return DataError(
-        f"column {name!r}: expected {expected} or null, got {got}: send the type it was trained on"
-    )
+    return DataError(f"column {name!r}: expected {expected} or null, got {got}: send the type it was trained on")
 
 
 def _is_missing(value: object) -> bool:
-    return (
-        value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-    )
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def text(value: object, dtype: str, name: str) -> str | None:
@@ -57,9 +53,7 @@ def text(value: object, dtype: str, name: str) -> str | None:
         return value
     if dtype == "bool" and isinstance(value, bool | np.bool_):
         return "true" if value else "false"
-    whole = isinstance(value, int | np.integer) or (
-        isinstance(value, float) and value.is_integer()
-    )
+    whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())
     if dtype == "int" and whole and not isinstance(value, bool):
         return str(int(value))  # type: ignore[arg-type]
     raise _wrong(
@@ -77,9 +71,7 @@ def number(value: object, name: str) -> float:
     """
     if _is_missing(value):
         return math.nan
-    if isinstance(value, bool | np.bool_) or not isinstance(
-        value, int | float | np.integer | np.floating
-    ):
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise _wrong(name, "a number", value)
     if math.isinf(value):
         raise _wrong(name, "a finite number", value)
@@ -199,9 +191,7 @@ class RowEncoder:
         encoders: One for each field, by name.
     """
 
-    def __init__(
-        self, schema: Schema, encoders: "dict[str, Vocabulary | Hash | Scale | Bucket]"
-    ):
+    def __init__(self, schema: Schema, encoders: "dict[str, Vocabulary | Hash | Scale | Bucket]"):
         self.schema, self.encoders = schema, encoders
         self._width = sum(f.max_length for f in schema.sparse)
 
@@ -210,40 +200,35 @@ class RowEncoder:
         """Read `schema.json` and `encoders.json` from a folder; `schema` may be a subset."""
         schema = schema or Schema.load(folder / "schema.json")
         stored = json.loads((folder / "encoders.json").read_text())
-        return cls(
-            schema, {f.name: encoder_from_json(stored[f.name]) for f in schema.fields}
-        )
+        return cls(schema, {f.name: encoder_from_json(stored[f.name]) for f in schema.fields})
 
     def ids(self, field: Field, row: dict[str, Any]) -> list[int]:
         """The ids of one field of one row; an empty list where a multi-value field is missing."""
         encoder = self.encoders[field.name]
         if isinstance(encoder, Bucket):
-            return [
-                int(
-                    encoder.numbers(
-                        np.float64(number(row[field.inputs[0]], field.inputs[0]))
-                    )
-                )
-            ]
+            return [int(encoder.numbers(np.float64(number(row[field.inputs[0]], field.inputs[0]))))]
         assert isinstance(encoder, Vocabulary | Hash)
         if field.kind == "categorical":
-            return [
-                encoder.id(
-                    [
-                        text(row[c], t, c)
-                        for c, t in zip(field.inputs, field.dtypes, strict=True)
-                    ]
-                )
-            ]
+            return [encoder.id([text(row[c], t, c) for c, t in zip(field.inputs, field.dtypes, strict=True)])]
         column, dtype = field.inputs[0], field.dtypes[0]
         values = row[column]
         if values is None:
             return []
         if not isinstance(values, list | tuple | np.ndarray):
             raise _wrong(column, "a list", values)
-        return [
-            encoder.id([text(v, dtype, column)]) for v in values[: field.max_length]
-        ]
+        return [encoder.id([text(v, dtype, column)]) for v in values[: field.max_length]]
+
+    def floats(self, field: Field, value: Any) -> np.ndarray:
+        """The floats of one numeric or vector field of one row; zeros (the mean) where missing."""
+        scale, column = self.encoders[field.name], field.inputs[0]
+        assert isinstance(scale, Scale)
+        if field.kind == "numeric":
+            return scale.numbers(np.array([number(value, column)]))
+        if value is None:
+            return np.zeros(field.max_length, np.float32)
+        if not isinstance(value, list | tuple | np.ndarray) or len(value) != field.max_length:
+            raise _wrong(column, f"a list of {field.max_length} numbers", value)
+        return scale.numbers(np.array([number(v, column) for v in value]))
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         """Encode rows.
@@ -256,22 +241,18 @@ class RowEncoder:
             DataError: If a row lacks a column or holds a value of another type.
         """
         ids_BL = np.full((len(rows), self._width), -1, dtype=np.int64)
-        dense_BN = np.zeros((len(rows), len(self.schema.numeric)), dtype=np.float32)
+        dense_BN = np.zeros((len(rows), sum(f.max_length for f in self.schema.numeric)), dtype=np.float32)
         for b, row in enumerate(rows):
             for c in self.schema.raw_columns:
                 if c not in row:
-                    raise DataError(
-                        f"row {b}: expected a value for column {c!r}, got none: send null if it is missing"
-                    )
+                    raise DataError(f"row {b}: expected a value for column {c!r}, got none: send null if it is missing")
             start = 0
             for f in self.schema.sparse:
                 ids = self.ids(f, row)
                 ids_BL[b, start : start + len(ids)] = ids
                 start += f.max_length
-            for n, f in enumerate(self.schema.numeric):
-                scale = self.encoders[f.name]
-                assert isinstance(scale, Scale)
-                dense_BN[b, n] = scale.numbers(
-                    np.float64(number(row[f.inputs[0]], f.inputs[0]))
-                )
+            start = 0
+            for f in self.schema.numeric:
+                dense_BN[b, start : start + f.max_length] = self.floats(f, row[f.inputs[0]])
+                start += f.max_length
         return ids_BL, dense_BN

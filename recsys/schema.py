@@ -13,8 +13,8 @@ from recsys.errors import ConfigError
 
 __all__ = ["DTYPES", "KINDS", "Field", "Schema"]
 
-Kind = Literal["categorical", "numeric", "multi"]
-KINDS = ("categorical", "numeric", "multi")
+Kind = Literal["categorical", "multi", "numeric", "vector"]
+KINDS = ("categorical", "multi", "numeric", "vector")
 DTYPES = ("string", "int", "float", "bool")
 
 
@@ -24,12 +24,13 @@ class Field:
 
     Args:
         name: Unique name; tables, gates and reports use it.
-        kind: `categorical` (one id a row), `multi` (up to `max_length` ids, mean-pooled) or
-            `numeric` (one float a row; a bucketed number is `categorical`).
+        kind: `categorical` (one id a row), `multi` (up to `max_length` ids, mean-pooled),
+            `numeric` (one float a row; a bucketed number is `categorical`) or `vector`
+            (`max_length` floats a row).
         inputs: The raw columns that it is made from; more than one makes a crossed field.
         dtypes: The type of each raw column: `string`, `int`, `float` or `bool`.
-        cardinality: Count of ids, the reserved ones included; 0 for `numeric`.
-        max_length: Ids a row at most; longer lists keep their first ids. 1 unless `multi`.
+        cardinality: Count of ids, the reserved ones included; 0 for `numeric` and `vector`.
+        max_length: Ids a row at most (longer lists keep their first ids), or floats of a vector.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Field:
     @property
     def is_sparse(self) -> bool:
         """True when the field is looked up in a table."""
-        return self.kind != "numeric"
+        return self.kind in ("categorical", "multi")
 
 
 @dataclass(frozen=True)
@@ -65,22 +66,14 @@ class Schema:
 
     def __post_init__(self) -> None:
         if not self.fields:
-            raise ConfigError(
-                "a schema needs at least one field, got none: list some under data.fields"
-            )
+            raise ConfigError("a schema needs at least one field, got none: list some under data.fields")
         self._index.update({f.name: i for i, f in enumerate(self.fields)})
         if len(self._index) != len(self.fields):
             names = [f.name for f in self.fields]
             twice = sorted({n for n in names if names.count(n) > 1})
-            raise ConfigError(
-                f"field names must be unique, got {twice} twice: rename one"
-            )
-        if [f.is_sparse for f in self.fields] != sorted(
-            (f.is_sparse for f in self.fields), reverse=True
-        ):
-            raise ConfigError(
-                f"numeric fields must come after all others, got {self.names}: reorder"
-            )
+            raise ConfigError(f"field names must be unique, got {twice} twice: rename one")
+        if [f.is_sparse for f in self.fields] != sorted((f.is_sparse for f in self.fields), reverse=True):
+            raise ConfigError(f"numeric fields must come after all others, got {self.names}: reorder")
 
     @property
     def names(self) -> list[str]:
@@ -94,7 +87,7 @@ class Schema:
 
     @property
     def numeric(self) -> list[Field]:
-        """The fields that are one float a row, in order."""
+        """The fields that are floats (numbers and vectors), in order."""
         return [f for f in self.fields if not f.is_sparse]
 
     @property
@@ -104,9 +97,7 @@ class Schema:
 
     def __getitem__(self, name: str) -> Field:
         if name not in self._index:
-            raise ConfigError(
-                f"no field named {name!r}: this schema has {', '.join(self.names)}"
-            )
+            raise ConfigError(f"no field named {name!r}: this schema has {', '.join(self.names)}")
         return self.fields[self._index[name]]
 
     def subset(self, names: Iterable[str]) -> "Schema":
@@ -116,9 +107,7 @@ class Schema:
             ConfigError: If a name is unknown or none is left.
         """
         keep = {self[n].name for n in names}
-        return replace(
-            self, fields=tuple(f for f in self.fields if f.name in keep), _index={}
-        )
+        return replace(self, fields=tuple(f for f in self.fields if f.name in keep), _index={})
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready form; `from_json` reads it back."""
@@ -131,10 +120,7 @@ class Schema:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Schema":
         """Read what `to_json` wrote."""
-        made = [
-            Field(**{**f, "inputs": tuple(f["inputs"]), "dtypes": tuple(f["dtypes"])})
-            for f in value["fields"]
-        ]
+        made = [Field(**{**f, "inputs": tuple(f["inputs"]), "dtypes": tuple(f["dtypes"])}) for f in value["fields"]]
         return cls(tuple(made), value["label"], value["group"])
 
     @classmethod

@@ -38,14 +38,10 @@ class Lookup:
         """(a, b) of the hash; (1, 0), the identity below 2³¹ − 1, without a salt."""
         if self.salt is None:
             return 1, 0
-        return 1 + hash_text(f"a{self.salt}") % (PRIME - 1), hash_text(
-            f"b{self.salt}"
-        ) % PRIME
+        return 1 + hash_text(f"a{self.salt}") % (PRIME - 1), hash_text(f"b{self.salt}") % PRIME
 
 
-def salted_rows(
-    ids: Tensor, a: Tensor | int, b: Tensor | int, rows: Tensor | int
-) -> Tensor:
+def salted_rows(ids: Tensor, a: Tensor | int, b: Tensor | int, rows: Tensor | int) -> Tensor:
     """((a·id + b) mod (2³¹ − 1)) mod rows, elementwise, int64."""
     return (a * ids + b) % PRIME % rows
 
@@ -81,9 +77,7 @@ class Table:
     def nbytes(self) -> int:
         """Bytes of storage really held."""
         return sum(
-            t.numel() * t.element_size()
-            for t in (self.codes, self.scale, self.offset, self.basis)
-            if t is not None
+            t.numel() * t.element_size() for t in (self.codes, self.scale, self.offset, self.basis) if t is not None
         )
 
     def dense(self) -> Tensor:
@@ -125,9 +119,7 @@ class _Group(nn.Module):
         self.register_buffer("columns", torch.tensor(columns))
         self.register_buffer("a", torch.tensor([a for a, _ in ab]))
         self.register_buffer("b", torch.tensor([b for _, b in ab]))
-        self.register_buffer(
-            "rows", torch.tensor([tables[k.table].rows for k in lookups])
-        )
+        self.register_buffer("rows", torch.tensor([tables[k.table].rows for k in lookups]))
         self.register_buffer("start", torch.tensor([at[k.table] for k in lookups]))
         first = tables[names[0]]
         for part in ("codes", "scale", "offset"):
@@ -136,11 +128,7 @@ class _Group(nn.Module):
                 part,
                 torch.cat([getattr(tables[n], part) for n in names]) if there else None,
             )
-        basis = (
-            torch.stack([tables[k.table].basis for k in lookups])
-            if first.basis is not None
-            else None
-        )  # type: ignore[misc]
+        basis = torch.stack([tables[k.table].basis for k in lookups]) if first.basis is not None else None  # type: ignore[misc]
         self.register_buffer("basis", basis)
 
     def forward(self, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,15 +139,9 @@ class _Group(nn.Module):
         if self.salted:
             ids_BP = salted_rows(ids_BP, self.a, self.b, self.rows)
         at_BP = ids_BP + self.start
-        x_BPr = (
-            nn.functional.embedding(at_BP, self.codes)
-            if self.scale is None
-            else self.codes[at_BP].float()
-        )
+        x_BPr = nn.functional.embedding(at_BP, self.codes) if self.scale is None else self.codes[at_BP].float()
         if self.scale is not None:
-            x_BPr = x_BPr * self.scale[at_BP].float().unsqueeze(-1) + self.offset[
-                at_BP
-            ].float().unsqueeze(-1)
+            x_BPr = x_BPr * self.scale[at_BP].float().unsqueeze(-1) + self.offset[at_BP].float().unsqueeze(-1)
         if self.basis is None:
             return x_BPr, there_BP
         return torch.einsum("bpr,prd->bpd", x_BPr, self.basis), there_BP
@@ -174,15 +156,13 @@ class PlainEmbedding(nn.Module):
         lookups: All reads; a field's reads stand together in its output, in this order.
     """
 
-    def __init__(
-        self, schema: Schema, tables: Mapping[str, Table], lookups: Sequence[Lookup]
-    ):
+    def __init__(self, schema: Schema, tables: Mapping[str, Table], lookups: Sequence[Lookup]):
         super().__init__()
         self.schema, self.tables, self.lookups = schema, dict(tables), list(lookups)
         self.widths = {f.name: 0 for f in schema.fields}
         for k in lookups:
             self.widths[k.field] += tables[k.table].dim
-        self.widths.update({f.name: 1 for f in schema.numeric})
+        self.widths.update({f.name: f.max_length for f in schema.numeric})
         self._plan()
 
     def _plan(self) -> None:
@@ -192,24 +172,14 @@ class PlainEmbedding(nn.Module):
             columns[f.name] = range(start, start + f.max_length)
             start += f.max_length
         order = {f.name: i for i, f in enumerate(self.schema.sparse)}
-        reads = [
-            (k, c)
-            for k in sorted(self.lookups, key=lambda k: order[k.field])
-            for c in columns[k.field]
-        ]
+        reads = [(k, c) for k in sorted(self.lookups, key=lambda k: order[k.field]) for c in columns[k.field]]
         forms: dict[tuple[object, ...], list[int]] = {}
         for i, (k, c) in enumerate(reads):
             t = self.tables[k.table]
-            multi = len(
-                columns[k.field]
-            )  # a list's columns are pooled, so they stay in one group
-            forms.setdefault(
-                (t.codes.shape[1], t.dim, t.scale is None, t.basis is None, multi), []
-            ).append(i)
+            multi = len(columns[k.field])  # a list's columns are pooled, so they stay in one group
+            forms.setdefault((t.codes.shape[1], t.dim, t.scale is None, t.basis is None, multi), []).append(i)
         self.groups, self.pools = nn.ModuleList(), []
-        placed: list[
-            tuple[int, int, int]
-        ] = []  # (order of the read, its column in the joined output, width)
+        placed: list[tuple[int, int, int]] = []  # (order of the read, its column in the joined output, width)
         at = 0
         for form, members in forms.items():
             self.groups.append(
@@ -225,9 +195,7 @@ class PlainEmbedding(nn.Module):
                 placed.append((i, at, dim))
                 at += dim
         index = [a + d for _, a, dim in sorted(placed) for d in range(dim)]
-        self.register_buffer(
-            "order", None if index == list(range(at)) else torch.tensor(index)
-        )
+        self.register_buffer("order", None if index == list(range(at)) else torch.tensor(index))
 
     def lookup(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:
         """→ x_BW, the fields side by side in schema order; a list of ids is averaged."""

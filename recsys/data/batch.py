@@ -22,9 +22,7 @@ def to_jagged(ids_BL: Tensor, keys: list[str], lengths: list[int]) -> KeyedJagge
     if ids_BL.shape[1] == len(keys):
         values = ids_LB.reshape(-1)
         if values.numel() == 0 or int(values.min()) >= 0:
-            return KeyedJaggedTensor(
-                keys, values, lengths=torch.ones_like(values, dtype=torch.int32)
-            )
+            return KeyedJaggedTensor(keys, values, lengths=torch.ones_like(values, dtype=torch.int32))
     values, counts = [], []
     for block_CB in ids_LB.split(lengths):
         ids_BC = block_CB.t()
@@ -52,12 +50,7 @@ class Batch(Pipelineable):
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """A copy on another device."""
-        return Batch(
-            *(
-                getattr(self, f.name).to(device, non_blocking=non_blocking)
-                for f in fields(self)
-            )
-        )
+        return Batch(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Tell the allocator that a stream uses these tensors."""

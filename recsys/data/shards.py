@@ -23,10 +23,11 @@ def _columns(whole: Schema, part: Schema) -> tuple[list[int], list[int]]:
     for f in whole.sparse:
         at[f.name] = range(start, start + f.max_length)
         start += f.max_length
-    numeric = [f.name for f in whole.numeric]
-    return [c for f in part.sparse for c in at[f.name]], [
-        numeric.index(f.name) for f in part.numeric
-    ]
+    start = 0
+    for f in whole.numeric:
+        at[f.name] = range(start, start + f.max_length)
+        start += f.max_length
+    return [c for f in part.sparse for c in at[f.name]], [c for f in part.numeric for c in at[f.name]]
 
 
 class Shards:
@@ -45,9 +46,7 @@ class Shards:
         self.folder, self.split = Path(folder), split
         where = self.folder / split
         if not where.is_dir():
-            raise DataError(
-                f"expected prepared shards at {where}, found none: run stages=[prepare]"
-            )
+            raise DataError(f"expected prepared shards at {where}, found none: run stages=[prepare]")
         whole = Schema.load(self.folder / "schema.json")
         self.schema = schema or whole
         self._ids = np.load(where / "ids.npy", mmap_mode="c")
@@ -67,9 +66,7 @@ class Shards:
             ids, dense = ids[:, self._pick[0]], dense[:, self._pick[1]]
         ids_BL = torch.from_numpy(np.asarray(ids)).long()
         sparse = self.schema.sparse
-        jagged = to_jagged(
-            ids_BL, [f.name for f in sparse], [f.max_length for f in sparse]
-        )
+        jagged = to_jagged(ids_BL, [f.name for f in sparse], [f.max_length for f in sparse])
         return Batch(
             jagged,
             ids_BL,

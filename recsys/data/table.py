@@ -15,9 +15,7 @@ __all__ = ["load", "read_rows"]
 _READERS = {
     ".parquet": pyarrow.parquet.read_table,
     ".csv": pyarrow.csv.read_csv,
-    ".tsv": lambda p: pyarrow.csv.read_csv(
-        p, parse_options=pyarrow.csv.ParseOptions(delimiter="\t")
-    ),
+    ".tsv": lambda p: pyarrow.csv.read_csv(p, parse_options=pyarrow.csv.ParseOptions(delimiter="\t")),
     ".feather": pyarrow.feather.read_table,
     ".jsonl": pyarrow.json.read_json,
 }
@@ -31,20 +29,14 @@ def load(path: str) -> pa.Table:
     """
     file = Path(path)
     if not file.is_file():
-        raise DataError(
-            f"expected a table at {file}, found none: check data.source.path"
-        )
+        raise DataError(f"expected a table at {file}, found none: check data.source.path")
     if file.suffix not in _READERS:
-        raise DataError(
-            f"{file}: expected one of {', '.join(_READERS)}, got {file.suffix!r}: convert the file"
-        )
+        raise DataError(f"{file}: expected one of {', '.join(_READERS)}, got {file.suffix!r}: convert the file")
     try:
         return _READERS[file.suffix](file)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(
-            f"{file} does not parse as {file.suffix[1:]}: {reason}: mend the file"
-        ) from error
+        raise DataError(f"{file} does not parse as {file.suffix[1:]}: {reason}: mend the file") from error
 
 
 def read_rows(path: str) -> list[dict[str, object]]:

@@ -7,6 +7,7 @@ B rows, K fields, P lookups, W the width of all fields side by side.
 from collections.abc import Mapping, Sequence
 
 import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
@@ -29,9 +30,7 @@ def check_dim(name: str, dim: int) -> int:
     """
     if dim <= 0 or dim % 4:
         near = max(4, 4 * round(dim / 4))
-        raise ConfigError(
-            f"{name} must be a multiple of 4 (FBGEMM kernels), got {dim}: set {name}={near}"
-        )
+        raise ConfigError(f"{name} must be a multiple of 4 (FBGEMM kernels), got {dim}: set {name}={near}")
     return dim
 
 
@@ -66,11 +65,8 @@ class FusedLookups(nn.Module):
         self.widths = {f.name: 0 for f in schema.fields}
         for k in self.lookups:
             self.widths[k.field] += tables[k.table][1]
-        self.widths.update({f.name: 1 for f in schema.numeric})
-        readers = {
-            t: [n for n, k in zip(self.keys, self.lookups, strict=True) if k.table == t]
-            for t in tables
-        }
+        self.widths.update({f.name: f.max_length for f in schema.numeric})
+        readers = {t: [n for n, k in zip(self.keys, self.lookups, strict=True) if k.table == t] for t in tables}
         self.bags = FusedEmbeddingBagCollection(
             tables=[
                 EmbeddingBagConfig(
@@ -85,12 +81,15 @@ class FusedLookups(nn.Module):
                 for i, (t, (rows, dim)) in enumerate(tables.items())
             ],
             optimizer_type=RowWiseAdagrad,
-            optimizer_kwargs={"lr": 0.01, "eps": 1e-8, "weight_decay": weight_decay},
+            optimizer_kwargs={
+                "lr": 0.01,
+                "eps": 1e-8,
+                "weight_decay": weight_decay,
+                "weight_decay_mode": WeightDecayMode.L2,  # FBGEMM's default mode ignores weight_decay
+            },
         )
         self._source = [order[k.field] for k in self.lookups]
-        self._passes = self._source == list(range(len(schema.sparse))) and all(
-            k.salt is None for k in self.lookups
-        )
+        self._passes = self._source == list(range(len(schema.sparse))) and all(k.salt is None for k in self.lookups)
         ab = [k.coefficients() for k in self.lookups]
         self.register_buffer("a", torch.tensor([a for a, _ in ab]), persistent=False)
         self.register_buffer("b", torch.tensor([b for _, b in ab]), persistent=False)
@@ -107,12 +106,8 @@ class FusedLookups(nn.Module):
             return KeyedJaggedTensor(self.keys, ids.values(), lengths=ids.lengths())
         read = ids.permute(self._source)
         count_P = torch.tensor(read.length_per_key())
-        a, b, rows = (
-            torch.repeat_interleave(t, count_P) for t in (self.a, self.b, self.rows)
-        )
-        return KeyedJaggedTensor(
-            self.keys, salted_rows(read.values(), a, b, rows), lengths=read.lengths()
-        )
+        a, b, rows = (torch.repeat_interleave(t, count_P) for t in (self.a, self.b, self.rows))
+        return KeyedJaggedTensor(self.keys, salted_rows(read.values(), a, b, rows), lengths=read.lengths())
 
     def forward(self, batch: Batch) -> Tensor:
         """→ x_BW: the fields in schema order, whatever order the tables have; lists are averaged."""
@@ -124,9 +119,7 @@ class FusedLookups(nn.Module):
             length_KB = batch.ids.lengths().view(len(at), -1)
             for i, k in enumerate(self.lookups):
                 if k.field in self._lists:
-                    parts[i] = parts[i] / length_KB[at[k.field]].clamp(min=1).unsqueeze(
-                        1
-                    )
+                    parts[i] = parts[i] / length_KB[at[k.field]].clamp(min=1).unsqueeze(1)
         return torch.cat([*parts, batch.dense_BN], 1)
 
     def plain(self) -> PlainEmbedding:

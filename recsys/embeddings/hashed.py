@@ -34,12 +34,7 @@ def hashed(
     """
     check_dim("embedding.dim", dim)
     if rows < 1:
-        raise ConfigError(
-            f"embedding.rows must be at least 1, got {rows}: set embedding.rows=4096"
-        )
+        raise ConfigError(f"embedding.rows must be at least 1, got {rows}: set embedding.rows=4096")
     tables = {f.name: (min(rows, f.cardinality), dim) for f in schema.sparse}
-    lookups = [
-        Lookup(f.name, f.name, f"{seed}/{f.name}" if f.cardinality > rows else None)
-        for f in schema.sparse
-    ]
+    lookups = [Lookup(f.name, f.name, f"{seed}/{f.name}" if f.cardinality > rows else None) for f in schema.sparse]
     return FusedLookups(schema, tables, lookups, init, weight_decay)

@@ -7,9 +7,7 @@ from recsys.tables import Lookup
 __all__ = ["per_field"]
 
 
-def per_field(
-    schema: Schema, dim: int = 16, init: float = 0.05, weight_decay: float = 0.0
-) -> FusedLookups:
+def per_field(schema: Schema, dim: int = 16, init: float = 0.05, weight_decay: float = 0.0) -> FusedLookups:
     """x_f = T_f[id].
 
     Args:
@@ -23,6 +21,4 @@ def per_field(
     """
     check_dim("embedding.dim", dim)
     tables = {f.name: (f.cardinality, dim) for f in schema.sparse}
-    return FusedLookups(
-        schema, tables, [Lookup(t, t) for t in tables], init, weight_decay
-    )
+    return FusedLookups(schema, tables, [Lookup(t, t) for t in tables], init, weight_decay)

@@ -46,21 +46,10 @@ def unified(
     ML Systems, 2023, section 4.
     """
     check_dim("embedding.dim", dim)
-    counts = {f.name: chunks for f in schema.sparse} | {
-        schema[n].name: c for n, c in (field_chunks or {}).items()
-    }
+    counts = {f.name: chunks for f in schema.sparse} | {schema[n].name: c for n, c in (field_chunks or {}).items()}
     if min(rows, num_tables, *counts.values()) < 1:
-        raise ConfigError(
-            "embedding.rows, num_tables and chunks must be at least 1: mend the smallest"
-        )
+        raise ConfigError("embedding.rows, num_tables and chunks must be at least 1: mend the smallest")
     reads = [(f, c) for f in counts for c in range(counts[f])]
-    lookups = [
-        Lookup(f, f"t{i % num_tables}", f"{seed}/{f}/{c}")
-        for i, (f, c) in enumerate(reads)
-    ]
-    used = dict.fromkeys(
-        k.table for k in lookups
-    )  # fewer reads than tables leave some without a reader
-    return FusedLookups(
-        schema, {t: (rows, dim) for t in used}, lookups, init, weight_decay
-    )
+    lookups = [Lookup(f, f"t{i % num_tables}", f"{seed}/{f}/{c}") for i, (f, c) in enumerate(reads)]
+    used = dict.fromkeys(k.table for k in lookups)  # fewer reads than tables leave some without a reader
+    return FusedLookups(schema, {t: (rows, dim) for t in used}, lookups, init, weight_decay)

@@ -38,11 +38,7 @@ class Stack(nn.Module):
         super().__init__()
         self.widths = list(widths)
         self.projections = nn.ModuleDict(
-            {
-                str(i): nn.Linear(w, dim, bias=False)
-                for i, w in enumerate(widths)
-                if w != dim
-            }
+            {str(i): nn.Linear(w, dim, bias=False) for i, w in enumerate(widths) if w != dim}
         )
 
     def forward(self, x_BW: Tensor) -> Tensor:
@@ -74,9 +70,7 @@ class CTR(nn.Module):
         self.schema = schema
         self.embedding = embedding
         self.widths = [int(embedding.widths[f.name]) for f in schema.fields]  # type: ignore[index]
-        self._looked_up = sum(
-            w for f, w in zip(schema.fields, self.widths, strict=True) if f.is_sparse
-        )
+        self._looked_up = sum(w for f, w in zip(schema.fields, self.widths, strict=True) if f.is_sparse)
         self.dropout = nn.Dropout(embedding_dropout)
         self.interaction = interaction(self.widths)
 

@@ -36,9 +36,7 @@ class Cross(nn.Module):
         self.layers = nn.ModuleList(
             nn.Linear(width, width)
             if rank is None
-            else nn.Sequential(
-                nn.Linear(width, rank, bias=False), nn.Linear(rank, width)
-            )
+            else nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
             for _ in range(layers)
         )
 
@@ -78,18 +76,14 @@ class DCN(nn.Module):
     ):
         super().__init__()
         if structure not in ("stacked", "parallel", "crossnet"):
-            raise ConfigError(
-                f"model.structure: expected stacked, parallel or crossnet, got {structure!r}: change it"
-            )
+            raise ConfigError(f"model.structure: expected stacked, parallel or crossnet, got {structure!r}: change it")
         width = sum(widths)
         hidden = list(hidden) if structure != "crossnet" else []
         self.structure = structure
         self.cross = Cross(width, layers, rank)
         self.deep = mlp(width, hidden, dropout)
         deep = hidden[-1] if hidden else width
-        self.logit = nn.Linear(
-            {"stacked": deep, "parallel": width + deep, "crossnet": width}[structure], 1
-        )
+        self.logit = nn.Linear({"stacked": deep, "parallel": width + deep, "crossnet": width}[structure], 1)
 
     def forward(self, x_BW: Tensor) -> Tensor:
         """→ logit_B."""

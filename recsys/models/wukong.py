@@ -46,17 +46,13 @@ class WukongLayer(nn.Module):
     ):
         super().__init__()
         self.n_fm, self.dim = n_fm, dim
-        self.y_NK = nn.Parameter(
-            torch.empty(n_in, rank).uniform_(-(n_in**-0.5), n_in**-0.5)
-        )
+        self.y_NK = nn.Parameter(torch.empty(n_in, rank).uniform_(-(n_in**-0.5), n_in**-0.5))
         self.fm_norm = nn.LayerNorm(n_in * rank)
         self.fm_mlp = mlp(n_in * rank, hidden, dropout)
         self.fm_out = nn.Linear(hidden[-1] if hidden else n_in * rank, n_fm * dim)
         self.linear = nn.Linear(n_in, n_linear, bias=False)
         same = n_in == n_fm + n_linear
-        self.residual = (
-            nn.Identity() if same else nn.Linear(n_in, n_fm + n_linear, bias=False)
-        )
+        self.residual = nn.Identity() if same else nn.Linear(n_in, n_fm + n_linear, bias=False)
         self.norm = nn.LayerNorm(dim)
 
     def over_rows(self, layer: nn.Module, x_BND: Tensor) -> Tensor:
@@ -105,10 +101,7 @@ class Wukong(nn.Module):
         self.stack = Stack(widths, dim)
         rows = [len(widths)] + [n_fm + n_linear] * layers
         self.layers = nn.Sequential(
-            *(
-                WukongLayer(n, dim, n_fm, n_linear, rank, list(hidden), dropout)
-                for n in rows[:-1]
-            )
+            *(WukongLayer(n, dim, n_fm, n_linear, rank, list(hidden), dropout) for n in rows[:-1])
         )
         flat = rows[-1] * dim
         self.head = mlp(flat, list(head), dropout)
@@ -116,6 +109,4 @@ class Wukong(nn.Module):
 
     def forward(self, x_BW: Tensor) -> Tensor:
         """→ logit_B."""
-        return self.logit(self.head(self.layers(self.stack(x_BW)).flatten(1))).squeeze(
-            1
-        )
+        return self.logit(self.head(self.layers(self.stack(x_BW)).flatten(1))).squeeze(1)
