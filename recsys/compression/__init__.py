@@ -1,0 +1,1 @@
+"""Compressors: plain tables → smaller plain tables and a report. One method a file."""

@@ -1,0 +1,47 @@
+"""Fisher-weighted SVD of each table."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from recsys.compression.low_rank import TableReport, compress_tables
+from recsys.errors import ConfigError
+from recsys.tables import Table
+
+__all__ = ["fisher_weights", "fwsvd"]
+
+
+def fisher_weights(fisher_V: Tensor) -> Tensor:
+    """√(F / mean(F) + 1e-5): the paper's √ΣF, made free of the gradient's scale.
+
+    The floor inside the root keeps a row that training never touched in the problem.
+    """
+    return (fisher_V.double() / fisher_V.double().mean().clamp(min=1e-30) + 1e-5).sqrt()
+
+
+def fwsvd(
+    tables: Mapping[str, Table],
+    fisher: Mapping[str, Tensor],
+    rank: int,
+    ranks: Mapping[str, int] | None = None,
+) -> tuple[dict[str, Table], list[TableReport]]:
+    """W ≈ A·B of rank r with the least ‖Î(W − A·B)‖_F, Î = diag(√Fisher of each row).
+
+    With Î·W = U S Vᵀ the solution is A = Î⁻¹ U_r S_r = W·V_r, B = V_rᵀ.
+
+    Args:
+        tables: Dense tables, by name.
+        fisher: For each table, the row-wise Adagrad state: Σ mean_d(g²) a row, a free estimate of
+            the row's Fisher information.
+        rank: r, for tables that gain by it.
+        ranks: Other ranks for some tables.
+
+    Raises:
+        ConfigError: If a rank is past break-even, or a table's Fisher information is not there.
+
+    Source: Hsu et al., Language model compression with weighted low-rank factorization, ICLR 2022,
+    equation 8. We take F from the optimiser, not from extra passes, and scale it to mean 1.
+    """
+    if lacking := set(tables) - set(fisher):
+        raise ConfigError(f"fwsvd needs the optimiser's state of {sorted(lacking)}: compress a trained model, or use svd")
+    return compress_tables(tables, rank, ranks, lambda name, table: fisher_weights(fisher[name]))

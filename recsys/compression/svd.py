@@ -1,0 +1,32 @@
+"""Truncated SVD of each table."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from recsys.compression.low_rank import TableReport, compress_tables
+from recsys.tables import Table
+
+__all__ = ["svd"]
+
+
+def svd(
+    tables: Mapping[str, Table],
+    fisher: Mapping[str, Tensor],
+    rank: int,
+    ranks: Mapping[str, int] | None = None,
+) -> tuple[dict[str, Table], list[TableReport]]:
+    """W ≈ A·B of rank r with the least ‖W − A·B‖_F.
+
+    Args:
+        tables: Dense tables, by name.
+        fisher: Not used: every row counts alike.
+        rank: r, for tables that gain by it.
+        ranks: Other ranks for some tables.
+
+    Raises:
+        ConfigError: If a rank is past break-even.
+
+    Source: Eckart and Young, 1936.
+    """
+    return compress_tables(tables, rank, ranks, lambda name, table: None)
