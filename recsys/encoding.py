@@ -6,6 +6,7 @@ rarer than its minimum count, so that its row is trained). Needs numpy and xxhas
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,14 +74,14 @@ def number(value: object, name: str) -> float:
         return math.nan
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise _wrong(name, "a number", value)
-    if math.isinf(value):
+    if not abs(value) <= sys.float_info.max:  # infinite, or an int that no float holds
         raise _wrong(name, "a finite number", value)
     return float(value)
 
 
 def hash_text(value: str, seed: int = 0) -> int:
     """Stable 64-bit hash: xxh64 of the UTF-8 bytes. `hash_text("") == 0xef46db3751d8e999`."""
-    return xxhash.xxh64_intdigest(value.encode(), seed)
+    return xxhash.xxh64_intdigest(value.encode("utf-8", "surrogatepass"), seed)  # JSON may hold half a pair
 
 
 class Encoder(Protocol):
@@ -137,6 +138,8 @@ class Hash:
 class Scale:
     """z = (g(x) − mean) / std with g(x) = x, or sign(x)·log1p(|x|); a missing value becomes 0.
 
+    z is kept within ±1e6, which no training row reaches (|z| ≤ √rows): a wild request stays finite.
+
     Args:
         log: Whether g is the signed logarithm.
         mean: Mean of g over the training rows.
@@ -151,7 +154,9 @@ class Scale:
     def numbers(self, x_B: np.ndarray) -> np.ndarray:
         """Encode an array of float64 with NaN where missing → float32 of the same shape."""
         g_B = np.sign(x_B) * np.log1p(np.abs(x_B)) if self.log else x_B
-        return np.nan_to_num((g_B - self.mean) / self.std, nan=0.0).astype(np.float32)
+        with np.errstate(over="ignore"):
+            z_B = np.clip((g_B - self.mean) / self.std, -1e6, 1e6)
+        return np.nan_to_num(z_B, nan=0.0).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         return {"encoder": "scale", "log": self.log, "mean": self.mean, "std": self.std}

@@ -34,6 +34,8 @@ class TrainConfig:
         lr: Adam's rate for dense parameters.
         table_lr: Row-wise Adagrad's rate for tables.
         weight_decay: Decoupled decay of dense matrices (AdamW).
+        table_l2: λ of ½·λ·mean over rows of Σ looked-up numbers², so that a row decays as often as
+            it is read (FBGEMM's fused weight decay is ignored on CPU; this acts everywhere).
         embedding_dropout: Share of looked-up numbers zeroed.
         warmup_steps: Steps over which both rates rise linearly from 0.
         decay: `none`, or `linear`: both rates fall to 0 at the end of `max_epochs`.
@@ -50,6 +52,7 @@ class TrainConfig:
     lr: float = 1e-3
     table_lr: float = 1e-2
     weight_decay: float = 0.0
+    table_l2: float = 0.0
     embedding_dropout: float = 0.0
     warmup_steps: int = 100
     decay: str = "none"
@@ -129,8 +132,11 @@ class _Fit:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             logit_B = self.model.head(x_BW)
         loss = _loss(logit_B, batch.label_B)
+        total = loss
+        if self.config.table_l2:
+            total = loss + 0.5 * self.config.table_l2 * self.model.looked_up(x_BW).square().sum(1).mean()
         self.adam.zero_grad()
-        loss.backward()
+        total.backward()
         self.adam.step()
         self.step += 1
         return float(loss.detach())

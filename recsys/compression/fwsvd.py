@@ -43,5 +43,7 @@ def fwsvd(
     equation 8. We take F from the optimiser, not from extra passes, and scale it to mean 1.
     """
     if lacking := set(tables) - set(fisher):
-        raise ConfigError(f"fwsvd needs the optimiser's state of {sorted(lacking)}: compress a trained model, or use svd")
+        raise ConfigError(
+            f"fwsvd needs the optimiser's state of {sorted(lacking)}: compress a trained model, or use svd"
+        )
     return compress_tables(tables, rank, ranks, lambda name, table: fisher_weights(fisher[name]))

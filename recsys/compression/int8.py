@@ -32,7 +32,9 @@ def int8(tables: Mapping[str, Table]) -> tuple[dict[str, Table], list[TableRepor
     """
     made = {name: _rows(t) for name, t in tables.items()}
     reports = [
-        TableReport(n, t.rows, t.dim, t.codes.shape[1], t.nbytes, made[n].nbytes, relative_error(t.dense(), made[n].dense()))
+        TableReport(
+            n, t.rows, t.dim, t.codes.shape[1], t.nbytes, made[n].nbytes, relative_error(t.dense(), made[n].dense())
+        )
         for n, t in tables.items()
     ]
     return made, reports

@@ -4,6 +4,7 @@ A column is reduced to its distinct values; each is encoded once by the scalar e
 result is gathered, so preparation and serving cannot disagree.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +100,7 @@ def _distinct(values: pa.ChunkedArray, dtype: str, name: str) -> tuple[list[str 
 
 
 def _numbers(table: pa.Table, column: str, dtype: str) -> np.ndarray:
-    if dtype not in ("int", "float", "bool"):
+    if dtype not in ("int", "float"):
         raise DataError(f"column {column!r}: expected numbers, got {dtype}: set its kind to categorical, or cast it")
     x_B = _values(table, column).cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
     if np.isinf(x_B).any():
@@ -127,7 +128,9 @@ def _vectors(table: pa.Table, column: str, width: int) -> np.ndarray:
     there_B = pc.is_valid(lists).to_numpy(zero_copy_only=False)
     length_B = pc.list_value_length(lists).drop_null().to_numpy(zero_copy_only=False)
     if (length_B != width).any():
-        raise DataError(f"column {column!r}: expected vectors of {width} floats, got {set(length_B.tolist())}: mend them")
+        raise DataError(
+            f"column {column!r}: expected vectors of {width} floats, got {set(length_B.tolist())}: mend them"
+        )
     flat = _numbers(pa.table({column: pc.list_flatten(lists)}), column, "float")
     x_BC = np.full((len(lists), width), np.nan)
     x_BC[there_B] = flat.reshape(-1, width)
@@ -138,8 +141,10 @@ def _vocabulary(values: pa.ChunkedArray, dtype: str, config: FieldConfig) -> Voc
     if config.kind == "multi":
         values = pa.chunked_array([pc.list_flatten(values.combine_chunks())])
     spelled, which_B = _distinct(values, dtype, config.inputs[0])
-    counts = np.bincount(which_B, minlength=len(spelled))
-    known = [(-int(n), s) for s, n in zip(spelled, counts, strict=True) if s is not None and n >= config.min_count]
+    counts: Counter[str | None] = Counter()  # two values may share a spelling: 0.0 and −0.0
+    for s, n in zip(spelled, np.bincount(which_B, minlength=len(spelled)).tolist(), strict=True):
+        counts[s] += n
+    known = [(-n, s) for s, n in counts.items() if s is not None and n >= config.min_count]
     return Vocabulary([s for _, s in sorted(known)])
 
 
@@ -187,7 +192,9 @@ def _fit_number(x_B: np.ndarray, config: FieldConfig) -> Scale | Bucket:
     if config.encoding == "bucket":
         return Bucket(np.unique(np.quantile(x_B, np.linspace(0, 1, config.buckets + 1)[1:-1])).tolist())
     g_B = np.sign(x_B) * np.log1p(np.abs(x_B)) if config.encoding == "log" else x_B
-    return Scale(config.encoding == "log", float(g_B.mean()), float(g_B.std()) or 1.0)
+    mean, std = float(g_B.mean()), float(g_B.std())
+    rounding = 1e-12 * max(1.0, abs(mean))  # a constant column's deviation need not be exactly 0
+    return Scale(config.encoding == "log", mean, std if std > rounding else 1.0)
 
 
 def _encode_categorical(table: pa.Table, field: Field, encoder: Vocabulary | Hash) -> np.ndarray:
@@ -236,7 +243,9 @@ def encode(
         scale = encoders[f.name]
         assert isinstance(scale, Scale)
         column = f.inputs[0]
-        x_BC = _vectors(table, column, f.max_length) if f.kind == "vector" else _numbers(table, column, "float")[:, None]
+        x_BC = (
+            _vectors(table, column, f.max_length) if f.kind == "vector" else _numbers(table, column, "float")[:, None]
+        )
         dense.append(scale.numbers(x_BC))
     rows = table.num_rows
     return (

@@ -11,7 +11,14 @@ _SCALARS = (0.6, 0.4, 0.25, 0.12)
 _SPARSE = ((0.005, 2.5), (0.008, 2.0), (0.012, 1.6), (0.02, 1.2))  # active share, effect
 
 SPARSE = [f"sparse_{i}" for i in range(4)]
-INFORMATIVE = [*(f"scalar_{i}" for i in range(4)), *(f"cat_{i}" for i in range(4)), "vector", "duplicate", "pair_a", "pair_b"]
+INFORMATIVE = [
+    *(f"scalar_{i}" for i in range(4)),
+    *(f"cat_{i}" for i in range(4)),
+    "vector",
+    "duplicate",
+    "pair_a",
+    "pair_b",
+]
 NOISE = [
     *(f"noise_scalar_{i}" for i in range(4)),
     *(f"noise_cat_{i}" for i in range(4)),
@@ -74,4 +81,3 @@ def _arrow(x: np.ndarray) -> pa.Array:
         return pa.array(x)
     flat = pa.array(x.astype(np.float32).ravel())
     return pa.ListArray.from_arrays(pa.array(np.arange(0, x.size + 1, x.shape[1], dtype=np.int32)), flat)
-

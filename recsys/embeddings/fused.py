@@ -7,7 +7,6 @@ B rows, K fields, P lookups, W the width of all fields side by side.
 from collections.abc import Mapping, Sequence
 
 import torch
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
@@ -38,14 +37,13 @@ class FusedLookups(nn.Module):
     """The lookups of a scheme on one `FusedEmbeddingBagCollection`.
 
     The tables never see a dense gradient: m_r += mean_d(G_r²); W_r −= lr·G_r / (√m_r + eps), with
-    G_r the summed gradient of row r (plus weight_decay·W_r, on touched rows only).
+    G_r the summed gradient of row r.
 
     Args:
         schema: The fields.
         tables: Name → (rows, dim).
         lookups: All reads, at least one for each sparse field.
         init: Weights start uniform in ±init.
-        weight_decay: L2 on touched rows, ≥ 0.
     """
 
     def __init__(
@@ -54,7 +52,6 @@ class FusedLookups(nn.Module):
         tables: Mapping[str, tuple[int, int]],
         lookups: Sequence[Lookup],
         init: float,
-        weight_decay: float,
     ):
         super().__init__()
         self.schema = schema
@@ -84,8 +81,6 @@ class FusedLookups(nn.Module):
             optimizer_kwargs={
                 "lr": 0.01,
                 "eps": 1e-8,
-                "weight_decay": weight_decay,
-                "weight_decay_mode": WeightDecayMode.L2,  # FBGEMM's default mode ignores weight_decay
             },
         )
         self._source = [order[k.field] for k in self.lookups]

@@ -14,7 +14,6 @@ def hashed(
     rows: int = 4096,
     seed: int = 0,
     init: float = 0.05,
-    weight_decay: float = 0.0,
 ) -> FusedLookups:
     """x_f = T_f[h_f(id) mod rows]; a field with no more ids than `rows` keeps a row an id.
 
@@ -24,7 +23,6 @@ def hashed(
         rows: Most rows of a table, at least 1.
         seed: Another seed moves the collisions.
         init: Weights start uniform in ±init.
-        weight_decay: L2 on touched rows.
 
     Raises:
         ConfigError: If dim is not a multiple of 4, or rows < 1.
@@ -37,4 +35,4 @@ def hashed(
         raise ConfigError(f"embedding.rows must be at least 1, got {rows}: set embedding.rows=4096")
     tables = {f.name: (min(rows, f.cardinality), dim) for f in schema.sparse}
     lookups = [Lookup(f.name, f.name, f"{seed}/{f.name}" if f.cardinality > rows else None) for f in schema.sparse]
-    return FusedLookups(schema, tables, lookups, init, weight_decay)
+    return FusedLookups(schema, tables, lookups, init)

@@ -19,7 +19,6 @@ def unified(
     field_chunks: Mapping[str, int] | None = None,
     seed: int = 0,
     init: float = 0.05,
-    weight_decay: float = 0.0,
 ) -> FusedLookups:
     """x_f = T_{t(f,1)}[h_{f,1}(id)] ‖ … ‖ T_{t(f,C)}[h_{f,C}(id)], C the field's count of chunks.
 
@@ -37,7 +36,6 @@ def unified(
         field_chunks: Other counts for some fields, by name.
         seed: Another seed moves the collisions.
         init: Weights start uniform in ±init.
-        weight_decay: L2 on touched rows.
 
     Raises:
         ConfigError: If dim is not a multiple of 4, a count is below 1, or a field is unknown.
@@ -52,4 +50,4 @@ def unified(
     reads = [(f, c) for f in counts for c in range(counts[f])]
     lookups = [Lookup(f, f"t{i % num_tables}", f"{seed}/{f}/{c}") for i, (f, c) in enumerate(reads)]
     used = dict.fromkeys(k.table for k in lookups)  # fewer reads than tables leave some without a reader
-    return FusedLookups(schema, {t: (rows, dim) for t in used}, lookups, init, weight_decay)
+    return FusedLookups(schema, {t: (rows, dim) for t in used}, lookups, init)

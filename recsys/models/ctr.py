@@ -74,6 +74,10 @@ class CTR(nn.Module):
         self.dropout = nn.Dropout(embedding_dropout)
         self.interaction = interaction(self.widths)
 
+    def looked_up(self, x_BW: Tensor) -> Tensor:
+        """The columns of x_BW that come from tables."""
+        return x_BW[:, : self._looked_up]
+
     def head(self, x_BW: Tensor) -> Tensor:
         """x_BW → logit_B. Selection puts its gates on x_BW, before this."""
         if self.training and self.dropout.p > 0:

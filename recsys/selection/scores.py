@@ -64,7 +64,9 @@ def decide(scores: FieldScores, top_k: int | None = None, protect: Sequence[str]
         if name in protect:
             made.append(Verdict(name, "protected", "named in select.protect"))
         elif top_k is not None:
-            made.append(Verdict(name, "keep" if free > 0 else "drop", f"{'in' if free > 0 else 'out of'} the top {top_k}"))
+            made.append(
+                Verdict(name, "keep" if free > 0 else "drop", f"{'in' if free > 0 else 'out of'} the top {top_k}")
+            )
             free -= 1
         else:
             worth = "worth at least its price" if scores.keep[name] else "not worth its price"
