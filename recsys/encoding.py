@@ -6,7 +6,6 @@ rarer than its minimum count, so that its row is trained). Needs numpy and xxhas
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,9 +73,13 @@ def number(value: object, name: str) -> float:
         return math.nan
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise _wrong(name, "a number", value)
-    if not abs(value) <= sys.float_info.max:  # infinite, or an int that no float holds
+    try:
+        x = float(value)
+    except OverflowError:  # an int that no float holds
+        x = math.inf
+    if math.isinf(x):
         raise _wrong(name, "a finite number", value)
-    return float(value)
+    return x
 
 
 def hash_text(value: str, seed: int = 0) -> int:
