@@ -1,0 +1,271 @@
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recsys.data.fit import FieldConfig, encode, fit
+from recsys.encoding import (
+    MISSING,
+    UNSEEN,
+    Bucket,
+    Hash,
+    RowEncoder,
+    Scale,
+    Vocabulary,
+    encoder_from_json,
+    hash_text,
+    number,
+    text,
+)
+from recsys.errors import DataError
+from recsys.schema import Schema
+
+COLUMNS = {
+    "s": pa.string(),
+    "i": pa.int64(),
+    "b": pa.bool_(),
+    "f": pa.float64(),
+    "l": pa.list_(pa.string()),
+    "n": pa.list_(pa.int64()),
+    "x": pa.float64(),
+    "v": pa.list_(pa.float64()),
+}
+FIELDS = [
+    FieldConfig("s", min_count=2),
+    FieldConfig("i", min_count=1),
+    FieldConfig("b", min_count=1),
+    FieldConfig("f", min_count=1),
+    FieldConfig("s_hash", encoding="hash", inputs=("s",), buckets=1000),
+    FieldConfig("cross", encoding="hash", inputs=("s", "i", "b"), buckets=1000, seed=3),
+    FieldConfig("x_bucket", encoding="bucket", inputs=("x",), buckets=5),
+    FieldConfig("l", kind="multi", min_count=1, max_length=3),
+    FieldConfig("n", kind="multi", encoding="hash", buckets=20, max_length=2),
+    FieldConfig("x", kind="numeric"),
+    FieldConfig("x_log", kind="numeric", encoding="log", inputs=("x",)),
+    FieldConfig("v", kind="vector"),
+]
+TRAIN = [
+    {"s": "a", "i": 3, "b": True, "f": 1.0, "l": ["p", "q"], "n": [1, 2, 3], "x": 0.5, "v": [1.0, 2.0]},
+    {"s": "a", "i": -9, "b": False, "f": 2.0, "l": [], "n": None, "x": -7.25, "v": [0.0, -1.0]},
+    {"s": "日本", "i": None, "b": None, "f": math.nan, "l": None, "n": [7], "x": 1e6, "v": None},
+    {"s": "", "i": 3, "b": True, "f": None, "l": ["p", None, "é", "q"], "n": [None], "x": None, "v": [3.0, 4.0]},
+    {"s": "日本", "i": 0, "b": None, "f": 4.0, "l": ["é"], "n": [], "x": 2.0, "v": [5.0, 9.0]},
+]
+
+
+def as_table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.table({c: pa.array([r[c] for r in rows], t) for c, t in COLUMNS.items()})
+
+
+def fitted() -> RowEncoder:
+    made = [fit(as_table(TRAIN), c) for c in FIELDS]
+    stored = {f.name: json.loads(json.dumps(e.to_json())) for f, e in made}
+    return RowEncoder(Schema(tuple(f for f, _ in made), "y"), {n: encoder_from_json(v) for n, v in stored.items()})
+
+
+ENCODER = fitted()
+
+
+@pytest.mark.parametrize(
+    ("value", "seed", "expected"),
+    [
+        ("", 0, 0xEF46DB3751D8E999),
+        ("a", 0, 0xD24EC4F1A98C6E5B),
+        ("abc", 0, 0x44BC2CF5AD770999),
+        ("xxhash", 0, 0x32DD38952C4BC720),
+        ("xxhash", 20141025, 0xB559B98D844E0635),
+        ("Nobody inspects the spammish repetition", 0, 0xFBCEA83C8A378BF1),
+    ],
+)
+def test_hash_is_the_published_xxh64(value: str, seed: int, expected: int) -> None:
+    assert hash_text(value, seed) == expected
+
+
+def test_reserved_ids() -> None:
+    vocabulary = Vocabulary(["a", "b"])
+    assert [vocabulary.id([v]) for v in (None, "new", "a", "b")] == [MISSING, UNSEEN, 2, 3]
+    assert vocabulary.cardinality == 4
+
+
+def test_hash_stays_inside_its_cardinality_and_never_hits_missing() -> None:
+    h = Hash(7)
+    assert {h.id([str(i)]) for i in range(500)} == set(range(1, h.cardinality))
+    assert h.id([None]) == h.id([None, None]) == MISSING
+
+
+def test_cross_tells_its_parts_apart() -> None:
+    h = Hash(1 << 40)
+    ids = [h.id(p) for p in (["a", "b"], ["b", "a"], ["ab", None], [None, "ab"], ["a", None], [None, "a"])]
+    assert len(set(ids)) == len(ids)
+
+
+def test_another_seed_moves_the_collisions() -> None:
+    def pairs(seed: int) -> set[tuple[int, int]]:
+        ids = [Hash(50, seed).id([str(i)]) for i in range(60)]
+        return {(i, j) for i in range(60) for j in range(i) if ids[i] == ids[j]}
+
+    assert pairs(0) and pairs(1) and pairs(0) != pairs(1)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=6, unique=True), st.floats(-2e6, 2e6))
+def test_bucket_counts_the_boundaries_at_or_below(boundaries: list[float], x: float) -> None:
+    encoder = Bucket(sorted(boundaries))
+    assert encoder.numbers(np.array([x]))[0] == 1 + sum(b <= x for b in boundaries) < encoder.cardinality
+    assert encoder.numbers(np.array([math.nan]))[0] == MISSING
+
+
+def test_scale_is_standardised_signed_log() -> None:
+    z = Scale(True, 0.5, 2.0).numbers(np.array([-3.0, 0.0, 10.0, math.nan]))
+    expected = [(-math.log(4) - 0.5) / 2, -0.25, (math.log(11) - 0.5) / 2, 0.0]
+    np.testing.assert_allclose(z, expected, rtol=1e-6)
+
+
+def test_training_column_comes_out_with_mean_0_and_deviation_1() -> None:
+    rng = np.random.default_rng(0)
+    table = pa.table({"x": rng.lognormal(1, 2, 4000)})
+    for encoding in ("standardise", "log"):
+        _, scale = fit(table, FieldConfig("x", kind="numeric", encoding=encoding))
+        z = scale.numbers(table["x"].to_numpy()).astype(np.float64)  # type: ignore[union-attr]
+        assert abs(z.mean()) < 1e-4 and abs(z.std() - 1) < 1e-4
+
+
+@pytest.mark.parametrize("value", [0.1, 3.0, -1e9 - 0.1])
+def test_constant_column_does_not_blow_up_later_values(value: float) -> None:
+    _, scale = fit(pa.table({"x": [value] * 1000}), FieldConfig("x", kind="numeric"))
+    np.testing.assert_allclose(scale.numbers(np.array([value, value + 2.0])), [0, 2], atol=1e-5)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_any_finite_number_encodes_to_a_finite_one(log: bool) -> None:
+    with np.errstate(over="raise"):
+        z = Scale(log, 0.0, 0.01).numbers(np.array([1e308, -1e308, 1e30, 0.25]))
+    assert np.isfinite(z).all() and np.isfinite(np.square(z)).all()
+    assert z[0] > z[3] > z[1]
+
+
+def test_booleans_are_no_numbers_in_columns_either() -> None:
+    with pytest.raises(DataError, match="'x': expected numbers, got bool"):
+        fit(pa.table({"x": [True, False]}), FieldConfig("x", kind="numeric"))
+
+
+def test_vocabulary_is_by_count_then_spelling_and_drops_the_rare() -> None:
+    table = pa.table({"c": ["z", "b", "z", "a", "b", "rare", "z", "a", None]})
+    field, encoder = fit(table, FieldConfig("c", min_count=2))
+    assert encoder.to_json() == {"encoder": "vocabulary", "values": ["z", "a", "b"]}
+    assert field.cardinality == 5
+
+
+def test_two_float_zeros_are_one_value() -> None:
+    _, encoder = fit(pa.table({"c": [0.0, -0.0, 5.0, 5.0]}), FieldConfig("c", min_count=2))
+    assert sorted(encoder.to_json()["values"]) == ["0", "5"]
+
+
+words = st.one_of(st.none(), st.sampled_from(["a", "日本", "", "p", "q", "é"]), st.text(max_size=4))
+ints = st.one_of(st.none(), st.sampled_from([3, -9, 0]), st.integers(-(2**63), 2**63 - 1))
+floats = st.one_of(st.none(), st.just(math.nan), st.floats(-1e9, 1e9))
+row = st.fixed_dictionaries(
+    {
+        "s": words,
+        "i": ints,
+        "b": st.one_of(st.none(), st.booleans()),
+        "f": st.one_of(st.none(), st.just(math.nan), st.integers(-100, 100).map(float)),
+        "l": st.one_of(st.none(), st.lists(words, max_size=5)),
+        "n": st.one_of(st.none(), st.lists(ints, max_size=4)),
+        "x": floats,
+        "v": st.one_of(st.none(), st.lists(floats, min_size=2, max_size=2)),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(row, min_size=1, max_size=8))
+def test_rows_encode_as_columns_do(rows: list[dict[str, Any]]) -> None:
+    ids_BL, dense_BN = encode(as_table(rows), ENCODER.schema, ENCODER.encoders)
+    row_ids_BL, row_dense_BN = ENCODER(rows)
+    np.testing.assert_array_equal(row_ids_BL, ids_BL)
+    np.testing.assert_array_equal(row_dense_BN, dense_BN)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(row, min_size=1, max_size=4))
+def test_rows_that_went_through_json_encode_the_same(rows: list[dict[str, Any]]) -> None:
+    for got, want in zip(ENCODER(json.loads(json.dumps(rows))), ENCODER(rows), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_chunks_slices_and_dictionaries_of_a_column_change_nothing() -> None:
+    whole = as_table(TRAIN)
+    coded = whole.set_column(0, "s", whole["s"].dictionary_encode())
+    chunked = pa.concat_tables([coded.slice(0, 1), coded.slice(1, 3), coded.slice(4)])
+    plain = encode(whole, ENCODER.schema, ENCODER.encoders)
+    for other, part in ((chunked, slice(None)), (chunked.slice(1, 3), slice(1, 4))):
+        for got, want in zip(encode(other, ENCODER.schema, ENCODER.encoders), plain, strict=True):
+            np.testing.assert_array_equal(got, want[part])
+
+
+def test_subset_of_a_row_encoder_reads_its_own_fields_only() -> None:
+    part = ENCODER.schema.subset(["cross", "l", "x"])
+    ids_BL, dense_BN = RowEncoder(part, ENCODER.encoders)([{k: TRAIN[0][k] for k in ("s", "i", "b", "l", "x")}])
+    whole_ids, whole_dense = ENCODER(TRAIN[:1])
+    np.testing.assert_array_equal(ids_BL, whole_ids[:, [5, 7, 8, 9]])
+    np.testing.assert_array_equal(dense_BN, whole_dense[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("s", 7),
+        ("s", True),
+        ("s", ["a"]),
+        ("i", "3"),
+        ("i", 3.5),
+        ("i", True),
+        ("i", math.inf),
+        ("b", 1),
+        ("b", "true"),
+        ("f", 0.5),
+        ("l", "p"),
+        ("l", [1]),
+        ("l", {"p": 1}),
+        ("n", ["1"]),
+        ("x", "1.0"),
+        ("x", True),
+        ("x", math.inf),
+        ("x", -math.inf),
+        pytest.param("x", 10**400, id="x-huge"),
+        ("x", [1.0]),
+        ("v", [1.0]),
+        ("v", 1.0),
+        ("v", [1.0, "2"]),
+    ],
+)
+def test_wrong_type_is_a_data_error_that_names_the_column(column: str, value: Any) -> None:
+    with pytest.raises(DataError, match=f"'{column}'") as caught:
+        ENCODER([{**TRAIN[0], column: value}])
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_missing_column_is_a_data_error() -> None:
+    with pytest.raises(DataError, match=r"row 1.*'x'.*null"):
+        ENCODER([TRAIN[0], {k: v for k, v in TRAIN[0].items() if k != "x"}])
+
+
+@pytest.mark.parametrize("value", ["\ud800", "a\udfffb", "\x00", "\x1f", "x" * 100_000])
+def test_odd_strings_of_a_request_still_get_an_id(value: str) -> None:
+    ids_BL, _ = ENCODER([{**TRAIN[0], "s": value, "l": [value]}])
+    assert ids_BL[0, 0] == UNSEEN and 1 <= ids_BL[0, 4] <= 1000
+
+
+def test_no_rows_give_empty_arrays() -> None:
+    ids_BL, dense_BN = ENCODER([])
+    assert ids_BL.shape == (0, 12) and dense_BN.shape == (0, 4)
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    assert text(np.int32(7), "int", "c") == text(7.0, "int", "c") == "7"
+    assert number(np.float32(0.5), "c") == 0.5 and math.isnan(number(np.float32("nan"), "c"))
