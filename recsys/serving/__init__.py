@@ -1,0 +1,1 @@
+"""Score raw rows from a bundle, without the training stack: `bundle` loads, `rows` reads, `server` answers."""

@@ -1,0 +1,288 @@
+"""Load, verify and score an exported bundle. Needs numpy, xxhash, and onnxruntime or torch.
+
+A bundle is a folder: graph.onnx and, where it could be compiled, graph.pt2; weights.safetensors,
+schema.json, encoders.json, calibrator.json, golden.json, card.json, and manifest.json with the
+sha256 of all others. The manifest tells damage and mix-ups; it is not a signature, and a .pt2 holds
+machine code: load bundles only from people you trust.
+
+B rows, L id columns, N dense columns.
+"""
+
+import importlib.util
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.encoding import RowEncoder
+from recsys.errors import BundleError, DataError
+from recsys.schema import Schema
+from recsys.serving.manifest import check_manifest, read_manifest
+
+__all__ = ["DRIFT", "RUNTIMES", "Bundle", "latency", "machine", "probabilities", "sigmoid", "verify"]
+
+DRIFT = 1e-4  # largest |logit difference| that verify takes for rounding
+RUNTIMES = {"onnx": "onnxruntime", "pt2": "torch"}  # in the order that `auto` prefers
+
+Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids_BL int64, dense_BN float32 → logit_B float32
+
+
+def sigmoid(logit_B: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^−x) in float64, without overflow."""
+    x_B = np.asarray(logit_B, np.float64)
+    e_B = np.exp(-np.abs(x_B))
+    return np.where(x_B >= 0, 1 / (1 + e_B), e_B / (1 + e_B))
+
+
+def probabilities(logit_B: np.ndarray, calibrator: dict[str, list[float]] | None) -> np.ndarray:
+    """σ(logit), then through the calibrator's piecewise-linear curve if there is one → float64."""
+    p_B = sigmoid(logit_B)
+    return p_B if calibrator is None else np.interp(p_B, calibrator["x"], calibrator["y"])
+
+
+def machine() -> str:
+    """System and processor family, which a compiled graph is bound to, as `Linux x86_64`."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+def _onnx(path: Path) -> Graph:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # waking a pool costs more than a small batch; requests are the parallelism
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    takes = {i.name for i in session.get_inputs()}
+
+    def run(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
+        feed = {"ids_BL": ids_BL, "dense_BN": dense_BN}
+        (logit_B,) = session.run(["logit_B"], {k: v for k, v in feed.items() if k in takes})
+        return np.asarray(logit_B)
+
+    return run
+
+
+def _pt2(path: Path) -> Graph:
+    import torch
+    from torch._inductor import aoti_load_package  # type: ignore[attr-defined]
+
+    log = logging.getLogger("torch.export.pt2_archive._package")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of any other instruction set, a smaller one too; _obstacle has checked
+    try:
+        graph = aoti_load_package(str(path))
+    finally:
+        log.setLevel(level)
+
+    def run(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
+        return graph(torch.from_numpy(ids_BL), torch.from_numpy(dense_BN)).numpy()
+
+    return run
+
+
+def _obstacle(runtime: str, files: dict[str, Any], card: dict[str, Any]) -> str | None:
+    """Why a runtime cannot score this bundle here, or None where it can."""
+    if f"graph.{runtime}" not in files:
+        return f"the bundle holds no graph.{runtime} ({card.get('note') or 'not exported'})"
+    if importlib.util.find_spec(RUNTIMES[runtime]) is None:
+        return f"{RUNTIMES[runtime]} is not installed: pip install {RUNTIMES[runtime]}"
+    if runtime == "pt2":
+        built = card["pt2"]
+        if built["machine"] != machine():
+            return f"graph.pt2 was compiled for {built['machine']}, this is {machine()}"
+        import torch
+
+        able = torch.backends.cpu.get_cpu_capability()
+        if built["instructions"] == "AVX2" and not able.startswith("AVX"):
+            return f"graph.pt2 needs AVX2, this processor has {able}"
+    return None
+
+
+def _graph(folder: Path, runtime: str, card: dict[str, Any]) -> Graph:
+    try:
+        return {"onnx": _onnx, "pt2": _pt2}[runtime](folder / f"graph.{runtime}")
+    except Exception as error:  # each runtime has its own exception types, some not even RuntimeErrors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        made = card["versions"].get({"onnx": "onnx", "pt2": "torch"}[runtime])
+        raise BundleError(
+            f"{folder}: {RUNTIMES[runtime]} cannot load graph.{runtime} (made with {made}): {reason}: match the version"
+        ) from error
+
+
+def _calibrator(folder: Path) -> dict[str, list[float]] | None:
+    return json.loads((folder / "calibrator.json").read_bytes())
+
+
+class Bundle:
+    """A model that scores raw rows; it may be shared by threads.
+
+    Example:
+        >>> bundle = Bundle.load("runs/demo/bundle")  # doctest: +SKIP
+        >>> bundle.score([{"household_id": 336, "brand": None}])  # doctest: +SKIP
+        array([0.2173])
+
+    Args:
+        folder: Where it lies.
+        runtime: `onnx` or `pt2`.
+        card: What it says of itself.
+        encoder: Raw rows → ids_BL, dense_BN.
+        calibrator: x and y of the recalibration, or None.
+        graph: ids_BL, dense_BN → logit_B.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        runtime: str,
+        card: dict[str, Any],
+        encoder: RowEncoder,
+        calibrator: dict[str, list[float]] | None,
+        graph: Graph,
+    ):
+        self.folder, self.runtime, self.card, self.encoder = folder, runtime, card, encoder
+        self.calibrator, self.graph = calibrator, graph
+        self.schema: Schema = encoder.schema
+
+    @classmethod
+    def load(cls, path: Path | str, runtime: str = "auto", check: bool = True) -> "Bundle":
+        """Read a bundle.
+
+        Args:
+            path: The folder that export wrote.
+            runtime: `onnx`, `pt2`, or `auto`: the first of these that the bundle holds and that is
+                installed.
+            check: Compare every file's sha256 with the manifest first.
+
+        Raises:
+            BundleError: If it is damaged, or no runtime can score it here.
+        """
+        folder = Path(path)
+        files = check_manifest(folder) if check else read_manifest(folder)
+        if runtime not in ("auto", *RUNTIMES):
+            raise BundleError(f"runtime: expected auto, {', '.join(RUNTIMES)}, got {runtime!r}: change it")
+        card = json.loads((folder / "card.json").read_bytes())
+        wanted = list(RUNTIMES) if runtime == "auto" else [runtime]
+        obstacles = {r: _obstacle(r, files, card) for r in wanted}
+        usable = [r for r, why in obstacles.items() if why is None]
+        if not usable:
+            raise BundleError(f"{folder}: no runtime to score with: {'; '.join(filter(None, obstacles.values()))}")
+        return cls(
+            folder, usable[0], card, RowEncoder.load(folder), _calibrator(folder), _graph(folder, usable[0], card)
+        )
+
+    def encode(self, rows: Sequence[dict[str, Any]], first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Raw rows → ids_BL int64 and dense_BN float32.
+
+        Args:
+            rows: Dicts that hold every one of `schema.raw_columns`; None is missing.
+            first: Number of the first row, for messages.
+
+        Raises:
+            DataError: If a row is no dict, lacks a column or holds another type: it is named.
+        """
+        try:
+            with np.errstate(over="ignore"):  # logits() reports a number too large for float32
+                return self.encoder(rows)
+        except (DataError, OverflowError, UnicodeEncodeError, TypeError) as error:
+            if len(rows) > 1:  # find the culprit only now: the good path stays fast
+                for i, row in enumerate(rows):
+                    self.encode([row], first + i)
+            row: Any = rows[0]  # what a request holds is not known to be a dict
+            if not isinstance(row, dict):
+                raise DataError(
+                    f"row {first}: expected an object of column: value, got {type(row).__name__}: send one a row"
+                ) from error
+            if isinstance(error, TypeError):
+                raise  # not the row's fault: a bug
+            reason = str(error).removeprefix("row 0: ")
+            raise DataError(f"row {first}: {reason}") from error
+
+    def logits(self, rows: Sequence[dict[str, Any]], first: int = 0) -> np.ndarray:
+        """Raw rows → logit_B float32, before calibration.
+
+        Raises:
+            DataError: As `encode`, or if a number is so large that the logit is not finite.
+        """
+        if len(rows) == 0:
+            return np.zeros(0, np.float32)
+        logit_B = self.graph(*self.encode(rows, first))
+        if not np.isfinite(logit_B).all():
+            bad = first + int(np.flatnonzero(~np.isfinite(logit_B))[0])
+            raise DataError(f"row {bad}: expected numbers like training's, got a logit that is not finite: mend it")
+        return logit_B
+
+    def score(self, rows: Sequence[dict[str, Any]], first: int = 0) -> np.ndarray:
+        """Raw rows → probability_B float64, calibrated. Unseen and missing values are fine.
+
+        Raises:
+            DataError: As `logits`.
+        """
+        return probabilities(self.logits(rows, first), self.calibrator)
+
+
+def verify(path: Path | str) -> dict[str, Any]:
+    """Prove that a bundle is whole and answers as the model did when it was exported.
+
+    Checks every file against the manifest, then scores the golden raw rows with each runtime that
+    the bundle holds and this machine has.
+
+    Returns:
+        `files` and `rows` checked, `max_drift` by runtime (of logits), and `not_run`: why, by runtime.
+
+    Raises:
+        BundleError: If a file changed (it is named), a logit is off by more than `DRIFT` (runtime,
+            drift and row are named), or no runtime is here.
+    """
+    folder = Path(path)
+    files = check_manifest(folder)
+    golden = json.loads((folder / "golden.json").read_bytes())
+    card = json.loads((folder / "card.json").read_bytes())
+    obstacles = {r: _obstacle(r, files, card) for r in RUNTIMES}
+    drift: dict[str, float] = {}
+    for runtime in (r for r, why in obstacles.items() if why is None):
+        logit_B = Bundle.load(folder, runtime, check=False).logits(golden["rows"])
+        off_B = np.abs(logit_B.astype(np.float64) - np.asarray(golden["logits"]))
+        worst = int(off_B.argmax())
+        drift[runtime] = float(off_B[worst])
+        if not drift[runtime] <= DRIFT:
+            raise BundleError(
+                f"{folder}: {runtime} drifts from the exported model: row {worst} of golden.json is off by "
+                f"{drift[runtime]:.3g} in logit, expected at most {DRIFT:g}: export again"
+            )
+    not_run = {r: why for r, why in obstacles.items() if why is not None}
+    if not drift:
+        raise BundleError(f"{folder}: files are whole, but nothing can replay it: {'; '.join(not_run.values())}")
+    return {"files": len(files) + 1, "rows": len(golden["rows"]), "max_drift": drift, "not_run": not_run}
+
+
+def latency(bundle: Bundle, repeats: int = 200, batches: Sequence[int] = (1, 512)) -> dict[str, Any]:
+    """Median time of scoring golden rows, in µs a row.
+
+    Returns:
+        `runtime` and, for each batch size B: `graph_us_b<B>` (ids to logits) and
+        `end_to_end_us_b<B>` (raw rows to probabilities).
+    """
+    rows = json.loads((bundle.folder / "golden.json").read_bytes())["rows"]
+    found: dict[str, Any] = {"runtime": bundle.runtime}
+    for size in batches:
+        batch = [rows[i % len(rows)] for i in range(size)]
+        arrays = bundle.encode(batch)
+        jobs: dict[str, Callable[[], Any]] = {
+            "graph": lambda arrays=arrays: bundle.graph(*arrays),
+            "end_to_end": lambda batch=batch: bundle.score(batch),
+        }
+        for name, job in jobs.items():
+            job()
+            times = []
+            for _ in range(max(5, repeats if size == 1 else repeats // 10)):
+                start = time.perf_counter_ns()
+                job()
+                times.append(time.perf_counter_ns() - start)
+            found[f"{name}_us_b{size}"] = round(float(np.median(times)) / 1000 / size, 3)
+    return found

@@ -1,0 +1,83 @@
+"""The manifest of a bundle: which bytes each file had when it was exported. Standard library only."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import BundleError
+
+__all__ = ["FORMAT", "MANIFEST", "canonical", "check_manifest", "read_manifest", "write_manifest"]
+
+FORMAT = 1  # of the folder; a loader reads its own format only
+MANIFEST = "manifest.json"
+
+
+def canonical(value: Any) -> bytes:
+    """The one spelling of a JSON value, so that equal values are equal bytes."""
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sealed(body: dict[str, Any]) -> bytes:
+    return canonical({**body, "digest": hashlib.sha256(canonical(body)).hexdigest()})
+
+
+def write_manifest(folder: Path) -> None:
+    """List every file of a folder with its size and sha256, and seal the listing with its own digest."""
+    files = {
+        p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)}
+        for p in sorted(folder.iterdir())
+        if p.name != MANIFEST
+    }
+    (folder / MANIFEST).write_bytes(_sealed({"format": FORMAT, "files": files}))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The listing by file name, after proof that the manifest itself is as it was written."""
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(f"expected a bundle at {folder}, found no {MANIFEST} in it: give a bundle's folder")
+    stored = (folder / MANIFEST).read_bytes()
+    broken = BundleError(f"{folder}: {MANIFEST} has changed since export: export or copy it again")
+    try:
+        body = json.loads(stored)
+    except ValueError as error:
+        raise broken from error
+    if not isinstance(body, dict) or body.pop("digest", None) is None or _sealed(body) != stored:
+        raise broken
+    if body.get("format") != FORMAT:
+        raise BundleError(f"{folder}: bundle format {body.get('format')}, this recsys reads {FORMAT}: export it again")
+    return body["files"]
+
+
+def check_manifest(folder: Path) -> dict[str, Any]:
+    """Compare every file with the manifest.
+
+    Returns:
+        bytes and sha256 of each file, by name.
+
+    Raises:
+        BundleError: If the folder is no bundle, or a file is gone or changed: it is named.
+    """
+    listed = read_manifest(Path(folder))
+    for name, want in listed.items():
+        path = Path(folder) / name
+        if not path.is_file():
+            raise BundleError(f"{folder}: {name} is missing: export or copy the bundle again")
+        size = path.stat().st_size
+        if size != want["bytes"]:
+            raise BundleError(
+                f"{folder}: {name} has changed since export: expected {want['bytes']:,} bytes, got {size:,}: "
+                "export or copy it again"
+            )
+        got = _sha256(path)
+        if got != want["sha256"]:
+            raise BundleError(
+                f"{folder}: {name} has changed since export: expected sha256 {want['sha256'][:12]}…, "
+                f"got {got[:12]}…: export or copy it again"
+            )
+    return listed
