@@ -9,6 +9,7 @@ import platform
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -104,8 +105,9 @@ def _triple(parts: list[Finding]) -> Finding:
     if wrong:
         return Finding("triple", f"expected {tested}, see {wrong.name}", False, wrong.mend)
     try:
-        for module in ("torch", "fbgemm_gpu", "torchrec"):
-            importlib.import_module(module)
+        with warnings.catch_warnings(action="ignore"):  # fbgemm's CPU build warns of kernels it lacks
+            for module in ("torch", "fbgemm_gpu", "torchrec"):
+                importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:  # OSError: the undefined symbol of a wrong pair
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         mend = _reinstall_fbgemm("fbgemm-gpu" if _cuda_build() else "fbgemm-gpu-cpu")
