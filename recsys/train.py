@@ -37,6 +37,9 @@ class TrainConfig:
         table_l2: λ of ½·λ·mean over rows of Σ looked-up numbers², so that a row decays as often as
             it is read (FBGEMM's fused weight decay is ignored on CPU; this acts everywhere).
         embedding_dropout: Share of looked-up numbers zeroed.
+        fresh_tables: Every epoch but the first starts with new tables under the trained dense part,
+            so that the one-epoch overfitting of tables does not limit the dense part (Fan et al.,
+            Multi-Epoch Learning with Data Augmentation for Deep CTR Prediction, 2024).
         warmup_steps: Steps over which both rates rise linearly from 0.
         decay: `none`, or `linear`: both rates fall to 0 at the end of `max_epochs`.
         evals_per_epoch: Looks at validation in an epoch, at equal distances.
@@ -54,6 +57,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     table_l2: float = 0.0
     embedding_dropout: float = 0.0
+    fresh_tables: bool = False
     warmup_steps: int = 100
     decay: str = "none"
     evals_per_epoch: int = 4
@@ -227,6 +231,8 @@ def fit(
         task = bar.add_task("train", total=state.total, completed=state.step, note="")
         while state.step < state.total and not stop:
             epoch, done = divmod(state.step, per_epoch)
+            if epoch and not done and config.fresh_tables:
+                model.embedding.reset()  # type: ignore[operator]
             model.train()
             losses: list[float] = []
             for batch in train.shuffled(size, [seed, epoch], skip=done):

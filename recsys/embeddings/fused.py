@@ -54,7 +54,7 @@ class FusedLookups(nn.Module):
         init: float,
     ):
         super().__init__()
-        self.schema = schema
+        self.schema, self.init = schema, init
         order = {f.name: i for i, f in enumerate(schema.sparse)}
         self.lookups = sorted(lookups, key=lambda k: order[k.field])
         self.table_names = list(tables)
@@ -139,6 +139,15 @@ class FusedLookups(nn.Module):
             table = self.table_names[int(key.split(".")[-2].removeprefix("t"))]
             for momentum in optimizer.state[weight].values():
                 momentum.copy_(state[table])
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Draw all tables anew and forget their gradient history."""
+        optimizer = self.bags.fused_optimizer()
+        for weight in optimizer.params.values():
+            weight.uniform_(-self.init, self.init)
+            for momentum in optimizer.state[weight].values():
+                momentum.zero_()
 
     def set_learning_rate(self, lr: float) -> None:
         """The rate of the next updates, > 0."""

@@ -1,0 +1,42 @@
+"""Stage compress: low rank, then quantised rows."""
+
+from dataclasses import replace
+
+from hydra.utils import instantiate
+
+from pipelines.stage import Result, Stage, newest_model, write_json
+from recsys import checkpoint
+from recsys.checkpoint import check_target
+from recsys.errors import ConfigError
+from recsys.models.ctr import CTR
+from recsys.tables import PlainEmbedding
+
+__all__ = ["run"]
+
+
+def run(stage: Stage) -> Result:
+    """Compress the newest model's tables by `config.compression`, then by `config.quantization`."""
+    model, spec = checkpoint.load(newest_model(stage, before="compress"))
+    plain: PlainEmbedding = model.embedding.plain()  # type: ignore[operator]
+    if not plain.tables:
+        raise ConfigError("compress: the model has no tables (all fields are numeric): leave the stage out")
+    tables, reports = plain.tables, []
+    if stage.config["compression"]:
+        method = instantiate(check_target(stage.config["compression"], "compression"))
+        tables, reports = method(tables, checkpoint.fisher(model))
+    if stage.config["quantization"]:
+        method = instantiate(check_target(stage.config["quantization"], "quantization"))
+        tables, quantised = method(tables)
+        before = {r.table: r for r in reports}
+        merged = [
+            replace(r, bytes_before=before[r.table].bytes_before, note=before[r.table].note)
+            for r in quantised
+            if r.table in before
+        ]
+        reports = merged or quantised
+    smaller = CTR(model.schema, PlainEmbedding(model.schema, tables, plain.lookups), lambda widths: model.interaction)
+    checkpoint.save(stage.folder, smaller, spec)
+    report = write_json(stage.folder / "compression.json", [r.to_json() for r in reports])
+    after = sum(t.nbytes for t in tables.values())
+    metrics = {"table_bytes_before": plain.nbytes, "table_bytes": after, "times_smaller": plain.nbytes / after}
+    return Result(metrics, artifacts=[report])

@@ -1,0 +1,38 @@
+"""Stage export: a serving bundle of the newest model, verified by replaying its golden batch."""
+
+import json
+
+from pipelines.stage import Result, Stage, newest_model, write_json
+from recsys import checkpoint
+from recsys.export.bundle import export_bundle
+from recsys.serving.bundle import Bundle, latency, verify
+
+__all__ = ["run"]
+
+
+def run(stage: Stage) -> Result:
+    """Export, verify, and time the bundle."""
+    source = newest_model(stage)
+    model, spec = checkpoint.load(source)
+    evaluated = stage.done.get("evaluate")
+    calibrator, measured = None, {}
+    if evaluated:
+        measured = json.loads((evaluated / "metrics.json").read_text())
+        fitted = evaluated / "calibrator.json"
+        calibrator = json.loads(fitted.read_text()) if fitted.exists() else None
+    card = {
+        "name": stage.config["name"],
+        "task": stage.config["data"]["name"],
+        "data": stage.data.name,
+        "stage": source.name,
+        "model": spec,
+        "metrics": {k: v for k, v in measured.items() if k in (source.name, "recalibrated", "constant")},
+    }
+    bundle = stage.folder / "bundle"
+    export_bundle(model, stage.data, bundle, calibrator=calibrator, card=card)
+    drift = verify(bundle)
+    times = latency(Bundle.load(bundle))
+    write_json(stage.folder / "verified.json", {"drift": drift, "latency": times})
+    metrics = {"bundle_bytes": float(sum(f.stat().st_size for f in bundle.iterdir()))}
+    metrics |= {f"latency.{k}": float(v) for k, v in times.items() if isinstance(v, int | float)}
+    return Result(metrics, artifacts=[stage.folder / "verified.json", bundle / "card.json"], bundle=bundle)

@@ -1,0 +1,26 @@
+"""Stage prepare: raw table → schema, encoders and shards (cached by a digest)."""
+
+import json
+from pathlib import Path
+
+from hydra.utils import instantiate
+
+from pipelines.stage import Result, Stage, write_json
+from recsys.checkpoint import check_target
+from recsys.data.prepare import prepare
+
+__all__ = ["run"]
+
+
+def run(stage: Stage) -> Result:
+    """Prepare `config.data`, or find it in the cache."""
+    data = stage.config["data"]
+    source = check_target(data["source"], "data.source")
+    cache = Path(stage.config["runs"]) / "cache"
+    folder = prepare(data, lambda: instantiate(source), cache).resolve()
+    write_json(stage.folder / "data.json", {"folder": str(folder)})
+    about = json.loads((folder / "prepared.json").read_text())
+    metrics: dict[str, float] = {}
+    for split, seen in about["splits"].items():
+        metrics |= {f"{split}_rows": seen["rows"], f"{split}_label_rate": seen["label_rate"]}
+    return Result(metrics, artifacts=[folder / "schema.json", folder / "prepared.json"])

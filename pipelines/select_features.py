@@ -1,0 +1,39 @@
+"""Stage select: which fields earn their keep."""
+
+from hydra.utils import instantiate
+
+from pipelines.stage import Result, Stage, write_json
+from recsys import checkpoint
+from recsys.checkpoint import check_target
+from recsys.data.shards import Shards
+from recsys.selection.report import health, make_report, write_html
+from recsys.selection.scores import decide
+
+__all__ = ["run"]
+
+
+def run(stage: Stage) -> Result:
+    """Score every field of the model of stage train on validation rows, and decide."""
+    model, spec = checkpoint.load(stage.earlier("train"))
+    train, valid = (Shards(stage.data, split, model.schema) for split in ("train", "valid"))
+    select = instantiate(check_target(stage.config["selection"], "selection"))
+    found_health = health(model, train, valid)
+    scores = select(model, valid, stage.config["seed"])
+    verdicts = decide(scores, stage.config["select"]["top_k"], stage.config["select"]["protect"])
+    provenance = {"data": stage.data.name, "model": spec, "seed": stage.config["seed"]}
+    report = make_report(model, scores, verdicts, found_health, provenance)
+    write_json(stage.folder / "report.json", report)
+    write_html(report, stage.folder / "report.html")
+    kept = [n for n in model.schema.names if report["fields"][n]["verdict"] != "drop"]
+    write_json(stage.folder / "selection.json", {"keep": kept})
+    metrics = {
+        "fields_kept": float(len(kept)),
+        "fields_dropped": float(len(model.schema.fields) - len(kept)),
+        "seconds_search": scores.about["seconds"],
+        "price": scores.about["price"],
+        "train_auc": found_health["train_auc"],
+        "valid_auc": found_health["valid_auc"],
+        "bytes_saved": float(report["savings"]["table_bytes"]),
+    }
+    names = ("report.json", "report.html", "selection.json")
+    return Result(metrics, artifacts=[stage.folder / n for n in names])

@@ -1,0 +1,71 @@
+"""The table at the end of a run, and what to do next."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["show"]
+
+
+def _models(result: dict[str, Any]) -> dict[str, dict[str, float]]:
+    evaluated = result["stages"].get("evaluate")
+    if not evaluated:
+        return {}
+    return json.loads((Path(evaluated["folder"]) / "metrics.json").read_text())
+
+
+def show(result: dict[str, Any], config: dict[str, Any]) -> None:
+    """Print test metrics of every model, sizes and speed, then the commands that come next."""
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 110)
+    models, stages = _models(result), result["stages"]
+    if models:
+        table = Table(title=f"{config['data']['name']}: test split")
+        for column in ("model", "AUC", "logloss", "NE", "fields", "tables, MB", "all, MB", "µs a row"):
+            table.add_column(column, justify="left" if column == "model" else "right")
+        for name, m in models.items():
+            size = [f"{m[k] / 1e6:.2f}" if k in m else "" for k in ("table_bytes", "bytes")]
+            speed = f"{m['us_per_row']:.2f}" if "us_per_row" in m else ""
+            table.add_row(
+                name,
+                f"{m['auc']:.4f}",
+                f"{m['logloss']:.4f}",
+                f"{m['ne']:.4f}",
+                f"{m.get('fields', 0):.0f}" if "fields" in m else "",
+                *size,
+                speed,
+            )
+        exported = stages.get("export", {}).get("metrics")
+        if exported:
+            fast = [v for k, v in exported.items() if k.startswith("latency.") and "graph" in k and "512" in k]
+            size = f"{exported['bundle_bytes'] / 1e6:.2f}"
+            table.add_row("bundle on disk", "", "", "", "", "", size, f"{fast[0]:.2f}" if fast else "")
+        console.print(table)
+        console.print(
+            "µs a row: 512 rows at a time, one batch in eager PyTorch; of the bundle, its graph alone.", style="dim"
+        )
+    _next(console, result)
+
+
+def _near(path: str | Path) -> str:
+    """The path as seen from here, where it is below."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else str(path)
+
+
+def _next(console: Console, result: dict[str, Any]) -> None:
+    """The exact commands for MLflow, the report and the server."""
+    stages, uri = result["stages"], result["mlflow"]["uri"]
+    programs = Path(sys.executable).parent
+    lines = {"experiment runs": f"{_near(programs / 'mlflow')} server --backend-store-uri {uri} --port 5000"}
+    if not uri.startswith("sqlite"):
+        lines = {"experiment runs": uri}
+    if "select" in stages:
+        lines["selection report"] = _near(Path(stages["select"]["folder"]) / "report.html")
+    if "bundle" in stages.get("export", {}):
+        lines["serve"] = f"{_near(programs / 'recsys')} serve {_near(stages['export']['bundle'])}"
+    for what, line in lines.items():
+        console.print(f"{what + ':':18} {line}", highlight=False, soft_wrap=True)

@@ -1,0 +1,54 @@
+"""Stages train and retrain: a model on all fields, then one on the fields that selection kept."""
+
+import json
+
+import torch
+
+from pipelines.stage import Result, Stage, write_json
+from recsys import checkpoint
+from recsys.data.shards import Shards
+from recsys.schema import Schema
+from recsys.train import TrainConfig, fit, seed_everything
+
+__all__ = ["run", "run_again"]
+
+
+def _train(stage: Stage, schema: Schema) -> Result:
+    config = TrainConfig(**stage.config["train"])
+    spec = {
+        "model": stage.config["model"],
+        "embedding": stage.config["embedding"],
+        "embedding_dropout": config.embedding_dropout,
+        "seed": stage.config["seed"],
+    }
+    seed_everything(spec["seed"])
+    model = checkpoint.build(schema, spec)
+    train, valid = Shards(stage.data, "train", schema), Shards(stage.data, "valid", schema)
+    resume = stage.folder / "resume.pt"
+    history = fit(model, train, valid, config, spec["seed"], checkpoint=resume)
+    checkpoint.save(stage.folder, model, spec)
+    write_json(stage.folder / "history.json", history)
+    resume.unlink(missing_ok=True)
+    best = min(history, key=lambda h: h["valid_logloss"])
+    dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.bags.")]
+    metrics = {
+        "valid_logloss": best["valid_logloss"],
+        "valid_auc": best["valid_auc"],
+        "best_step": best["step"],
+        "fields": len(schema.fields),
+        "table_bytes": sum(t.numel() * 4 for t in model.embedding.state_dict().values()),
+        "dense_parameters": sum(p.numel() for p in dense),
+        "threads": torch.get_num_threads(),
+    }
+    return Result(metrics, history, [stage.folder / "model.json", stage.folder / "history.json"])
+
+
+def run(stage: Stage) -> Result:
+    """Train `config.model` over `config.embedding` on every field."""
+    return _train(stage, Schema.load(stage.data / "schema.json"))
+
+
+def run_again(stage: Stage) -> Result:
+    """Train from scratch on the fields that stage select kept."""
+    kept = json.loads((stage.earlier("select") / "selection.json").read_text())["keep"]
+    return _train(stage, Schema.load(stage.data / "schema.json").subset(kept))

@@ -1,0 +1,87 @@
+"""A model on disk: what it is (JSON) and its numbers. `load` needs nothing but the folder."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+
+from recsys.errors import ConfigError, DataError
+from recsys.models.ctr import CTR
+from recsys.schema import Schema
+from recsys.tables import Lookup, PlainEmbedding, Table
+
+__all__ = ["build", "check_target", "fisher", "load", "save"]
+
+
+def check_target(config: dict[str, Any], at: str) -> dict[str, Any]:
+    """Return the config if it builds something of ours.
+
+    Raises:
+        ConfigError: If its `_target_` is absent or outside recsys: configuration is code.
+    """
+    target = config.get("_target_")
+    if not isinstance(target, str) or not target.startswith("recsys."):
+        raise ConfigError(
+            f"{at}._target_: expected a name inside recsys, got {target!r}: choose an option of the group"
+        )
+    return config
+
+
+def build(schema: Schema, spec: dict[str, Any]) -> CTR:
+    """A fresh model.
+
+    Args:
+        schema: The fields.
+        spec: `model` and `embedding` (configurations with `_partial_: true`), `embedding_dropout`.
+
+    Raises:
+        ConfigError: Whatever the constructors refuse.
+    """
+    embedding = instantiate(check_target(spec["embedding"], "embedding"))(schema)
+    return CTR(schema, embedding, instantiate(check_target(spec["model"], "model")), spec["embedding_dropout"])
+
+
+def save(folder: Path, model: CTR, spec: dict[str, Any]) -> None:
+    """Write model.json and model.pt; the tables' optimiser state too, where there is one."""
+    plain = model.embedding if isinstance(model.embedding, PlainEmbedding) else None
+    state: dict[str, Any] = {"fisher": fisher(model)}
+    about = {"schema": model.schema.to_json(), "spec": spec}
+    if plain is None:
+        state["model"] = model.state_dict()
+    else:
+        state["interaction"] = model.interaction.state_dict()
+        state["tables"] = {n: {k: v for k, v in vars(t).items() if v is not None} for n, t in plain.tables.items()}
+        about["lookups"] = [asdict(k) for k in plain.lookups]
+    torch.save(state, folder / "model.pt")
+    (folder / "model.json").write_text(json.dumps(about, indent=1))
+
+
+def fisher(model: CTR) -> dict[str, torch.Tensor]:
+    """The row-wise Adagrad state of each table; empty for a compressed model."""
+    return model.embedding.fisher()  # type: ignore[operator,no-any-return]
+
+
+def load(folder: Path) -> tuple[CTR, dict[str, Any]]:
+    """The model that `save` wrote, in eval mode, and its spec.
+
+    Raises:
+        DataError: If the folder holds no model.
+    """
+    if not (folder / "model.json").exists():
+        raise DataError(f"expected a model in {folder}, found none: run the stage that makes it first")
+    about = json.loads((folder / "model.json").read_text())
+    state = torch.load(folder / "model.pt", weights_only=True)
+    schema, spec = Schema.from_json(about["schema"]), about["spec"]
+    if "tables" in state:
+        tables = {n: Table(**parts) for n, parts in state["tables"].items()}
+        embedding = PlainEmbedding(schema, tables, [Lookup(**k) for k in about["lookups"]])
+        model = CTR(schema, embedding, instantiate(check_target(spec["model"], "model")))
+        model.interaction.load_state_dict(state["interaction"])
+    else:
+        model = build(schema, spec)
+        model.load_state_dict(state["model"])
+        model.embedding.load_fisher(state["fisher"])  # type: ignore[operator]
+    return model.eval(), spec

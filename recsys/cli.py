@@ -1,0 +1,157 @@
+"""The command `recsys`: thin; each subcommand imports only what it needs.
+
+`verify`, `predict` and `serve` run where only a runtime (onnxruntime or torch), numpy and xxhash
+are installed (and, for serve, fastapi and uvicorn).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import recsys
+from recsys.errors import ConfigError, RecsysError
+
+__all__ = ["COMMANDS", "main"]
+
+_RUN_HELP = """recsys run [OVERRIDE …]     submit an experiment run; Hydra overrides pass through
+
+  recsys run experiment=demo
+  recsys run experiment=demo model=wukong embedding=unified seed=3 stages=[prepare,train,evaluate]
+  recsys run experiment=demo -m seed=1,2,3            one run for each value
+  recsys run from_run=ID stages=[compress,export]     go on from an earlier run
+  recsys run resume=ID                                take up a run that was killed
+  recsys run --cfg job                                print the configuration
+
+The last line printed is the path of the run's result.json."""
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from pipelines import run
+
+    arguments = list(arguments)
+    if any(a in ("-h", "--help") for a in arguments):
+        print(_RUN_HELP)
+        return 0
+    resumed = [a for a in arguments if a.startswith("resume=")]
+    if resumed:
+        arguments = _resume(resumed[0].removeprefix("resume="), [a for a in arguments if a not in resumed])
+    sys.argv = ["recsys run", *arguments]
+    try:
+        run.main()
+    except SystemExit as stop:
+        # Hydra ends with 1 when the overrides themselves are wrong; nothing has run then.
+        return 2 if stop.code == 1 and not run.started() else int(stop.code or 0)
+    return 0
+
+
+def _resume(run_id: str, others: list[str]) -> list[str]:
+    """The overrides of a killed run, with its folder: finished stages are found there."""
+    runs = next((a.removeprefix("runs=") for a in others if a.startswith("runs=")), "runs")
+    folder = Path(runs) / run_id
+    saved = folder / ".hydra" / "overrides.yaml"
+    if not saved.exists():
+        raise ConfigError(f"resume: no run {run_id!r} in {runs}: expected the name of a folder there")
+    kept = [line.removeprefix("- ").strip("'\"\n") for line in saved.read_text().splitlines() if line.startswith("- ")]
+    return [*kept, *others, f"hydra.run.dir={folder}"]
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    argparse.ArgumentParser("recsys doctor", description="Check versions, device and memory.").parse_args(arguments)
+    from recsys import doctor
+
+    return doctor.main()
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("recsys compare", description="Compare two or more feature-selection reports.")
+    parser.add_argument("reports", nargs="+", help="run ids, run folders or report.json files")
+    parser.add_argument("--runs", default="runs", help="folder of runs")
+    parser.add_argument("--out", default=None, help="write an HTML page there")
+    given = parser.parse_args(arguments)
+    from recsys.selection import compare
+
+    compare.show([compare.find(r, Path(given.runs)) for r in given.reports], Path(given.out) if given.out else None)
+    return 0
+
+
+def _export(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("recsys export", description="Export the newest model of a run as a bundle.")
+    parser.add_argument("run", help="id of the run")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides, such as runs=FOLDER")
+    given = parser.parse_args(arguments)
+    return _run([f"from_run={given.run}", "stages=[export]", f"name={Path(given.run).name}-export", *given.overrides])
+
+
+def _verify(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "recsys verify", description="Prove that a bundle is whole and answers as exported."
+    )
+    parser.add_argument("bundle")
+    from recsys.serving.bundle import verify
+
+    print(json.dumps(verify(Path(parser.parse_args(arguments).bundle)), indent=1))
+    return 0
+
+
+def _predict(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("recsys predict", description="Score raw rows: one JSON line a row.")
+    parser.add_argument("bundle")
+    parser.add_argument("rows", nargs="?", default="-", help="JSON, JSON lines, CSV or Parquet; - is standard input")
+    parser.add_argument("--out", default=None, help="file to write; standard output by default")
+    parser.add_argument("--runtime", default="auto", help="auto, onnx or pt2")
+    given = parser.parse_args(arguments)
+    from recsys.serving.bundle import Bundle
+    from recsys.serving.rows import predict_file
+
+    predict_file(Bundle.load(given.bundle, given.runtime), given.rows, given.out)
+    return 0
+
+
+def _serve(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("recsys serve", description="Score raw rows over HTTP: POST /predict.")
+    parser.add_argument("bundle")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    given = parser.parse_args(arguments)
+    from recsys.serving.server import serve
+
+    serve(given.bundle, given.host, given.port)
+    return 0
+
+
+COMMANDS = {
+    "run": (_run, "submit an experiment run (Hydra overrides pass through)"),
+    "doctor": (_doctor, "check versions, device and memory"),
+    "compare": (_compare, "compare feature-selection reports"),
+    "export": (_export, "export the newest model of a run"),
+    "verify": (_verify, "prove that a bundle is whole and answers as exported"),
+    "predict": (_predict, "score raw rows with a bundle"),
+    "serve": (_serve, "score raw rows over HTTP"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Dispatch a subcommand → exit code: 0, or 2 with one line for an error that the user can mend."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    lines = "\n".join(f"  {name:9} {what}" for name, (_, what) in COMMANDS.items())
+    usage = f"usage: recsys COMMAND …\n\n{lines}\n\nrecsys COMMAND --help tells more."
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage)
+        return 0
+    if arguments[0] == "--version":
+        print(recsys.__version__)
+        return 0
+    if arguments[0] not in COMMANDS:
+        print(f"error: no command {arguments[0]!r}\n{usage}", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[arguments[0]][0](arguments[1:])
+    except RecsysError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

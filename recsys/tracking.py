@@ -1,0 +1,133 @@
+"""MLflow: one parent run an experiment, one child a stage. The only file that imports mlflow."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import mlflow
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+
+import recsys
+from recsys.errors import ConfigError
+
+__all__ = ["BundleModel", "Tracker", "default_uri"]
+
+_MOST = 900  # metrics a log_batch call may hold is 1000
+
+
+def default_uri(runs: Path) -> str:
+    """MLFLOW_TRACKING_URI, or SQLite in the runs folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs).resolve() / 'mlflow.db'}"
+
+
+def _commit() -> str:
+    """The git commit of the working folder, or `unknown` outside a repository."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def _flat(value: Any, at: str = "") -> dict[str, str]:
+    if isinstance(value, Mapping):
+        return {
+            k: v for name, part in value.items() for k, v in _flat(part, f"{at}.{name}" if at else str(name)).items()
+        }
+    return {at: str(value)[:500]}
+
+
+class BundleModel(mlflow.pyfunc.PythonModel):
+    """A bundle behind MLflow's pyfunc door: a data frame of raw rows → probabilities."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the bundle once a process."""
+        from recsys.serving.bundle import Bundle
+
+        self.bundle = Bundle.load(context.artifacts["bundle"])
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
+        """Score raw rows; a cell that is NaN or None is missing."""
+        rows = model_input.astype(object).where(model_input.notna(), None).to_dict("records")
+        return self.bundle.score(rows)
+
+
+class Tracker:
+    """Writes a run to MLflow.
+
+    Args:
+        uri: A tracking server, `sqlite:///…`, or None for `default_uri`.
+        experiment: Name of the MLflow experiment.
+        runs: The runs folder; artifacts of a local store go beside it.
+
+    Raises:
+        ConfigError: If the server cannot be reached.
+    """
+
+    def __init__(self, uri: str | None, experiment: str, runs: Path):
+        self.uri = uri or default_uri(runs)
+        self.ids: dict[str, str] = {}
+        try:
+            mlflow.set_tracking_uri(self.uri)
+            self.client = mlflow.MlflowClient()
+            found = self.client.get_experiment_by_name(experiment)
+            if found is None:
+                local = self.uri.startswith("sqlite")
+                where = (Path(runs).resolve() / "mlartifacts").as_uri() if local else None
+                self.client.create_experiment(experiment, artifact_location=where)
+            mlflow.set_experiment(experiment)
+        except MlflowException as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"tracking.uri: cannot use {self.uri!r}: {reason}: start the server or change it"
+            ) from error
+
+    @contextmanager
+    def parent(self, name: str, config: Mapping[str, Any], folder: Path) -> Iterator[None]:
+        """The run that all stages hang under."""
+        with mlflow.start_run(run_name=name) as run:
+            self.ids["parent"] = run.info.run_id
+            mlflow.set_tags({"git_commit": _commit(), "recsys": recsys.__version__, "folder": str(folder)})
+            params = list(_flat(config).items())
+            for start in range(0, len(params), 90):
+                mlflow.log_params(dict(params[start : start + 90]))
+            mlflow.log_dict(dict(config), "config.yaml")
+            yield
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A child run."""
+        with mlflow.start_run(run_name=name, nested=True) as run:
+            self.ids[name] = run.info.run_id
+            yield
+
+    def log(self, metrics: Mapping[str, float], history: list[dict[str, float]], artifacts: list[Path]) -> None:
+        """Metrics and curves in few calls, then files, on the active run."""
+        run = mlflow.active_run()
+        assert run is not None
+        now = int(1000 * time.time())
+        points = [Metric(k, float(v), now, 0) for k, v in metrics.items()]
+        points += [Metric(k, float(v), now, int(h["step"])) for h in history for k, v in h.items() if k != "step"]
+        for start in range(0, len(points), _MOST):
+            self.client.log_batch(run.info.run_id, metrics=points[start : start + _MOST])
+        for path in artifacts:
+            if path.is_dir():
+                mlflow.log_artifacts(str(path), path.name)
+            else:
+                mlflow.log_artifact(str(path))
+
+    def register(self, bundle: Path, name: str) -> str:
+        """Register a bundle as a model that `mlflow models serve` can serve → its URI."""
+        needs = ["onnxruntime", "numpy", "xxhash", "pandas", f"recsys=={recsys.__version__}"]
+        made = mlflow.pyfunc.log_model(
+            name="bundle",
+            python_model=BundleModel(),
+            artifacts={"bundle": str(bundle)},
+            pip_requirements=needs,
+            registered_model_name=name,
+        )
+        return f"models:/{name}/{made.registered_model_version}"
