@@ -193,26 +193,39 @@ def examine() -> list[Finding]:
     ]
 
 
+def _mark(finding: Finding) -> str:
+    return "ok" if finding.ok else "blocks" if finding.blocks else "less"
+
+
+def _show(findings: list[Finding]) -> None:
+    """A table, plain where rich itself is missing."""
+    try:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        for finding in findings:
+            print(f"{_mark(finding):7} {finding.name:13} {finding.value}")
+        return
+    table = Table("", "what", "found", box=box.SIMPLE_HEAD, pad_edge=False)
+    colour = {"ok": "green", "blocks": "red", "less": "yellow"}
+    for finding in findings:
+        mark = _mark(finding)
+        table.add_row(f"[{colour[mark]}]{mark}", finding.name, finding.value.replace("[", r"\["))
+    Console(highlight=False).print(table)
+
+
 def main() -> int:
     """Print the findings as a table, then a command for each problem.
 
     Returns:
         0 when training works here, 2 when something blocks it.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     findings = examine()
-    marks = {f.name: "[green]ok" if f.ok else "[red]blocks" if f.blocks else "[yellow]less" for f in findings}
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("", "what", "found"):
-        table.add_column(heading, overflow="fold")
+    _show(findings)
+    told: set[str] = set()
     for finding in findings:
-        table.add_row(marks[finding.name], finding.name, finding.value)
-    console = Console(highlight=False, markup=True)
-    console.print(table)
-    mends = {f.mend: f.name for f in reversed(findings) if not f.ok}
-    for mend, name in reversed(mends.items()):
-        console.print(f"\n{name}: mend it with", style="bold")
-        console.print(f"  {mend}", soft_wrap=True, markup=False)
+        if finding.mend and finding.mend not in told:
+            print(f"{finding.name}: mend it with\n  {finding.mend}")
+            told.add(finding.mend)
     return 2 if any(f.blocks for f in findings if not f.ok) else 0

@@ -95,7 +95,7 @@ def test_every_path_in_the_readme_tree_exists():
 
 
 def test_tree_paths_reads_indents_and_branches():
-    plain = "```\nrecsys/   library\n  data/     rows\n    batch.py   Batch\n  cli.py   thin\nMakefile   x  README.md  y\n```\n"
+    plain = "```\nrecsys/  lib\n  data/  rows\n    batch.py  Batch\n  cli.py  thin\nMakefile  x  README.md  y\n```\n"
     drawn = "```\nrecsys/\n├── data/     rows\n│   └── batch.py   Batch\n├── fm.py, dcn.py\n```\n"
     assert tree_paths(plain) == [
         "recsys/",

@@ -119,3 +119,9 @@ def test_another_python_blocks(monkeypatch):
     monkeypatch.setattr(doctor.sys, "version_info", (3, 13, 0))
     finding = by_name()["python"]
     assert not finding.ok and finding.mend == "python3.11 -m venv .venv"
+
+
+def test_it_tells_without_rich(monkeypatch, capsys):
+    monkeypatch.setitem(doctor.sys.modules, "rich", None)
+    assert doctor.main() == 0
+    assert "ok      torch" in capsys.readouterr().out
