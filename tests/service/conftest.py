@@ -1,0 +1,71 @@
+"""Small models and their bundles, made once a session: a .pt2 takes the compiler half a minute."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recsys.embeddings.hashed import hashed
+from recsys.embeddings.per_field import per_field
+from recsys.embeddings.unified import unified
+from recsys.export import bundle as export
+from recsys.models.ctr import CTR
+from recsys.models.dcn import DCN
+from recsys.schema import Schema
+from recsys.tables import Lookup, PlainEmbedding, Table
+
+SCHEMES: dict[str, Callable[..., Any]] = {
+    "per_field": partial(per_field, dim=8, init=0.5),
+    "hashed": partial(hashed, dim=8, rows=16, init=0.5),
+    "unified": partial(unified, dim=4, rows=64, num_tables=2, chunks=2, init=0.5),
+}
+CALIBRATOR = {"x": [0.0, 0.3, 0.6, 1.0], "y": [0.01, 0.2, 0.7, 0.9]}
+
+
+def model(schema: Schema, scheme: str) -> CTR:
+    """A small DCN with weights large enough for differences to show."""
+    torch.manual_seed(7)
+    return CTR(schema, SCHEMES[scheme](schema), partial(DCN, hidden=(16,), dropout=0.3), embedding_dropout=0.3)
+
+
+def every_form(schema: Schema) -> CTR:
+    """A model whose tables are dense, low-rank, quantised and both, with and without a salt, lists among them."""
+    torch.manual_seed(7)
+    tables, lookups = {}, []
+    for i, f in enumerate(schema.sparse):
+        rank, codes = 2, torch.randn(f.cardinality, 8)
+        if i % 2:
+            codes = codes[:, :rank].contiguous()
+        low = {"basis": torch.randn(rank, 8)} if i % 2 else {}
+        if i % 4 > 1:
+            scale = torch.rand(f.cardinality).add(0.1).half() / 100
+            quantised = {"scale": scale, "offset": torch.randn(f.cardinality).half() / 4}
+            tables[f.name] = Table(torch.randint(0, 256, codes.shape, dtype=torch.uint8), **quantised, **low)
+        else:
+            tables[f.name] = Table(codes, **low)
+        lookups.append(Lookup(f.name, f.name, "salt" if f.name == "item" else None))
+    return CTR(schema, PlainEmbedding(schema, tables, lookups), partial(DCN, hidden=(16,)))
+
+
+@pytest.fixture(scope="session")
+def subject(schema: Schema) -> CTR:
+    """The model that `bundle` holds."""
+    return every_form(schema)
+
+
+@pytest.fixture(scope="session")
+def bundle(subject: CTR, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibrated bundle with both graphs (ONNX alone where there is no C++ compiler)."""
+    out = tmp_path_factory.mktemp("bundles") / "both"
+    card = {"name": "small", "metrics": {"auc": 0.7, "gauc": float("nan")}}
+    export.export_bundle(subject, prepared, out, calibrator=CALIBRATOR, card=card)
+    return out
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export as a machine without a C++ compiler does: fast, ONNX alone."""
+    monkeypatch.setattr(export, "compiler", lambda: None)
