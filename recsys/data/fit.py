@@ -59,6 +59,12 @@ class FieldConfig:
         at = f"data.fields.{self.name}"
         if self.kind not in _ENCODINGS:
             raise ConfigError(f"{at}.kind: expected one of {', '.join(_ENCODINGS)}, got {self.kind!r}: change it")
+        if isinstance(self.inputs, str):
+            raise ConfigError(f"{at}.inputs: expected a list of columns, got {self.inputs!r}: write [{self.inputs}]")
+        for key, least in (("min_count", 1), ("buckets", 0), ("seed", 0), ("max_length", 1)):
+            value: object = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{at}.{key}: expected a whole number of at least {least}, got {value!r}: change it")
         allowed = _ENCODINGS[self.kind]
         object.__setattr__(self, "inputs", tuple(self.inputs) or (self.name,))
         object.__setattr__(self, "encoding", self.encoding or allowed[0])
@@ -166,6 +172,7 @@ def fit(table: pa.Table, config: FieldConfig) -> tuple[Field, Vocabulary | Hash 
             have = ", ".join(table.column_names)
             raise DataError(f"data.fields.{config.name}: expected a column {column!r}, the table has {have}: rename it")
     dtypes = [_dtype(table[c], c) for c in config.inputs]
+    _check_shapes(table, config)
     length = config.max_length if config.kind == "multi" else 1
     if config.kind in ("numeric", "vector") or config.encoding == "bucket":
         if config.kind == "vector":
@@ -183,6 +190,15 @@ def fit(table: pa.Table, config: FieldConfig) -> tuple[Field, Vocabulary | Hash 
             encoder = _vocabulary(_values(table, config.inputs[0]), dtypes[0], config)
     kind: Any = config.kind
     return Field(config.name, kind, config.inputs, tuple(dtypes), encoder.cardinality, length), encoder
+
+
+def _check_shapes(table: pa.Table, config: FieldConfig) -> None:
+    lists = config.kind in ("multi", "vector")
+    for column in config.inputs:
+        kind = table[column].type
+        if lists != (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+            wanted, mend = ("lists", "categorical") if lists else ("single values", "multi or vector")
+            raise DataError(f"column {column!r}: {config.kind} expected {wanted}, got {kind}: set kind to {mend}")
 
 
 def _fit_number(x_B: np.ndarray, config: FieldConfig) -> Scale | Bucket:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.progress import track
+from rich.progress import Progress
 
 from recsys.data.fit import FieldConfig, encode, fit
 from recsys.encoding import MISSING, UNSEEN, encoder_from_json
@@ -34,7 +34,7 @@ def _label(table: pa.Table, column: str) -> np.ndarray:
         raise DataError(f"label {column!r}: expected 0 or 1 in every row, {gaps} rows have none: drop or fill them")
     try:
         label_B = table[column].cast(pa.float32()).to_numpy()
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"label {column!r}: expected 0 and 1, got {table[column].type}: map it to 0 and 1") from error
     values = np.unique(label_B)
     if not np.isin(values, [0, 1]).all():
@@ -52,7 +52,7 @@ def _time(table: pa.Table, column: str) -> np.ndarray:
         if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
             values = values.cast(pa.float64()).cast(pa.int64(), safe=False).cast(pa.timestamp("s"))
         time_B = values.cast(pa.timestamp("us")).to_numpy().astype("datetime64[us]")
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(
             f"time {column!r}: expected timestamps like 2017-02-01 12:30:00 or seconds since 1970, "
             f"got {error.args[0].splitlines()[0]}: mend those rows"
@@ -92,10 +92,13 @@ def split_rows(rows: int, time_B: np.ndarray | None, split: Mapping[str, Any]) -
             raise ConfigError("data.split gives dates: set data.time to the column that they are about")
         made = _by_range(time_B, split)
     else:
-        shares = [float(s) for s in split["shares"]]
+        try:
+            shares = [float(s) for s in split["shares"]]
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"data.split.shares: expected three positive shares, got {split['shares']!r}") from error
         if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
             raise ConfigError(f"data.split.shares: expected three positive shares that sum to 1, got {shares}")
-        cuts = (np.cumsum(shares)[:2] * rows).astype(int)
+        cuts = (np.cumsum(shares)[:2] * rows + 1e-6).astype(int)  # .7 + .2 falls a hair short of .9
         if time_B is None:
             parts = np.split(np.random.default_rng(split.get("seed", 0)).permutation(rows), cuts)
             made = {n: np.sort(p) for n, p in zip(SPLITS, parts, strict=True)}
@@ -119,6 +122,8 @@ def _field_configs(entries: Mapping[str, Any]) -> list[FieldConfig]:
     known = set(FieldConfig.__dataclass_fields__) - {"name"}
     made = []
     for name, entry in entries.items():
+        if not isinstance(entry or {}, Mapping):
+            raise ConfigError(f"data.fields.{name}: expected settings like {{kind: numeric}}, got {entry!r}")
         entry = dict(entry or {})
         unknown = set(entry) - known
         if unknown:
@@ -168,7 +173,12 @@ def prepare(config: Mapping[str, Any], load: Callable[[], pa.Table], cache: Path
     if group and group not in table.column_names:
         raise DataError(f"group: expected a column {group!r}, the table has {', '.join(table.column_names)}")
     train = table.take(pa.array(rows["train"]))
-    fitted = [fit(train, c) for c in track(configs, description="fit encoders ")]
+    fitted = []
+    with Progress() as bar:  # not rich's `track`: an error inside it leaves its thread behind, and the next one hangs
+        task = bar.add_task("fit encoders ", total=len(configs))
+        for c in configs:
+            fitted.append(fit(train, c))
+            bar.advance(task)
     schema = Schema(tuple(f for f, _ in fitted), config["label"], group)
     encoders = {f.name: e for f, e in fitted}
 
@@ -180,26 +190,30 @@ def prepare(config: Mapping[str, Any], load: Callable[[], pa.Table], cache: Path
         (building / "encoders.json").write_text(json.dumps(stored, ensure_ascii=False))
         encoders = {n: encoder_from_json(v) for n, v in json.loads(json.dumps(stored)).items()}
         about = {}
-        for name in track(SPLITS, description="write shards "):
-            part = table.take(pa.array(rows[name]))
-            ids_BL, dense_BN = encode(part, schema, encoders)
-            _write(
-                building / name,
-                ids_BL,
-                dense_BN,
-                label_B[rows[name]],
-                part[group] if group else None,
-            )
-            known = {n for n, v in stored.items() if v["encoder"] == "vocabulary"}
-            about[name] = _describe(schema, ids_BL, label_B[rows[name]], known)
+        with Progress() as bar:
+            task = bar.add_task("write shards ", total=len(SPLITS))
+            for name in SPLITS:
+                part = table.take(pa.array(rows[name]))
+                ids_BL, dense_BN = encode(part, schema, encoders)
+                _write(building / name, ids_BL, dense_BN, label_B[rows[name]], part[group] if group else None)
+                known = {n for n, v in stored.items() if v["encoder"] == "vocabulary"}
+                about[name] = _describe(schema, ids_BL, label_B[rows[name]], known)
+                bar.advance(task)
         golden = table.take(pa.array(rows["test"][:GOLDEN_ROWS])).select(schema.raw_columns).to_pylist()
-        golden = [{k: None if v != v else v for k, v in row.items()} for row in golden]  # NaN is not JSON
+        golden = [{k: _without_nan(v) for k, v in row.items()} for row in golden]
         (building / "golden_rows.json").write_text(json.dumps(golden, ensure_ascii=False))
         (building / "prepared.json").write_text(json.dumps({"digest": folder.name, "splits": about}, indent=1))
         _publish(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN, in a list too, becomes None: it is missing all the same, and not JSON."""
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if value != value else value
 
 
 def _write(
