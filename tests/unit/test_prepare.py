@@ -1,0 +1,290 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from recsys.data import table as tables
+from recsys.data.prepare import SPLITS, prepare, split_rows
+from recsys.encoding import MISSING, UNSEEN, RowEncoder
+from recsys.errors import ConfigError, DataError, RecsysError
+from recsys.schema import Schema
+
+
+def put(table: pa.Table, name: str, values: Any) -> pa.Table:
+    """The table with one column replaced."""
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+
+def refuse(config: dict[str, Any], table: pa.Table, cache: Path, kind: type[RecsysError], message: str) -> None:
+    """Preparing must fail with a one-line message and leave nothing in the cache."""
+    with pytest.raises(kind, match=message) as caught:
+        prepare(config, lambda: table, cache)
+    assert "\n" not in str(caught.value)
+    assert not cache.exists() or list(cache.iterdir()) == []
+
+
+def test_missing_file_says_where_it_looked(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no\.parquet, found none"):
+        tables.load(str(tmp_path / "no.parquet"))
+
+
+def test_unknown_ending_and_unparsable_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.xls").write_text("x")
+    (tmp_path / "a.parquet").write_text("not parquet")
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": [')
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n3\n")
+    with pytest.raises(DataError, match="convert the file"):
+        tables.load(str(tmp_path / "a.xls"))
+    for name in ("a.parquet", "a.jsonl", "a.csv"):
+        with pytest.raises(DataError, match="does not parse"):
+            tables.load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".tsv", ".feather", ".jsonl"])
+def test_every_format_reads_the_same_rows(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"t{ending}"
+    t = pa.table({"a": ["x", "y"], "b": [1, 2], "c": [0.5, 1.5]})
+    if ending == ".parquet":
+        pa.parquet.write_table(t, file)
+    elif ending == ".feather":
+        pa.feather.write_feather(t, file)
+    elif ending == ".jsonl":
+        file.write_text("\n".join(json.dumps(r) for r in t.to_pylist()))
+    else:
+        rows = ["a b c", "x 1 0.5", "y 2 1.5"]
+        file.write_text("\n".join(r.replace(" ", "," if ending == ".csv" else "\t") for r in rows))
+    assert tables.read_rows(str(file)) == t.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (lambda n: [2] + [0, 1] * (n // 2 - 1) + [0], "only 0 and 1"),
+        (lambda n: [0.5] * n, "only 0 and 1"),
+        (lambda n: ["yes", "no"] * (n // 2), "map it to 0 and 1"),
+        (lambda n: [0] * n, "every row is 0"),
+        (lambda n: [True] * n, "every row is 1"),
+        (lambda n: [None] + [0, 1] * (n // 2 - 1) + [1], "1 rows have none"),
+        (lambda n: pa.array([float("nan")] + [0.0, 1.0] * (n // 2 - 1) + [1.0]), "only 0 and 1"),
+        (lambda n: pa.array([0, 1] * (n // 2), pa.timestamp("s")), "map it to 0 and 1"),
+        (lambda n: [[1]] * n, "map it to 0 and 1"),
+    ],
+)
+def test_impossible_labels_are_refused(config, table, tmp_path, label, message) -> None:
+    refuse(config, put(table, "click", label(table.num_rows)), tmp_path / "c", DataError, message)
+
+
+@pytest.mark.parametrize("key", ["label", "time", "group"])
+def test_absent_columns_are_named(config, table, tmp_path, key) -> None:
+    refuse({**config, key: "nowhere"}, table, tmp_path / "c", DataError, rf"{key}: .*'nowhere'.*user, item")
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        lambda n: ["yesterday"] * n,
+        lambda n: [None] + list(range(1, n)),
+        lambda n: [float("nan")] + [float(i) for i in range(1, n)],
+        lambda n: [float("inf")] + [float(i) for i in range(1, n)],
+        lambda n: [True] * n,
+        lambda n: [[1]] * n,
+    ],
+)
+def test_times_that_do_not_parse_are_refused(config, table, tmp_path, at) -> None:
+    refuse(config, put(table, "at", at(table.num_rows)), tmp_path / "c", DataError, "time 'at'")
+
+
+DATES = {"train": ["2017-07-14", "2017-09-01"], "valid": ["2017-09-05", "2017-10-01"], "test": ["2017-10-05", "2018"]}
+
+
+@pytest.mark.parametrize(
+    ("split", "kind", "message"),
+    [
+        ({**DATES, "test": ["2031-01-01", "2032-01-01"]}, DataError, "test split is empty"),
+        ({"shares": [0.6, 0.2, 0.2], "gap_days": 90}, DataError, "split is empty"),
+        (DATES, ConfigError, "data.split.test: expected .* two ISO dates"),
+        ({k: DATES[k] for k in ("train", "valid")}, ConfigError, "data.split.test"),
+        ({**DATES, "train": "2017"}, ConfigError, "data.split.train"),
+        ({"shares": [0.6, 0.6, 0.2]}, ConfigError, "sum to 1"),
+        ({"shares": [0.5, 0.5]}, ConfigError, "three positive shares"),
+        ({"shares": ["most", 0.1, 0.1]}, ConfigError, "three positive shares"),
+        ({"shares": 0.8}, ConfigError, "three positive shares"),
+    ],
+)
+def test_impossible_splits_are_refused(config, table, tmp_path, split, kind, message) -> None:
+    refuse({**config, "split": split}, table, tmp_path / "c", kind, message)
+
+
+def test_train_split_of_one_label_is_refused(config, table, tmp_path) -> None:
+    n = table.num_rows
+    refuse(config, put(table, "click", [0] * (n - 9) + [1] * 9), tmp_path / "c", DataError, "train split holds one")
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "kind", "message"),
+    [
+        ("colour", {}, DataError, "data.fields.colour: expected a column 'colour'"),
+        ("age", {"kind": "categoric"}, ConfigError, "data.fields.age.kind: .*categorical"),
+        ("age", {"encoding": "onehot"}, ConfigError, "data.fields.age.encoding"),
+        ("age", {"min_cuont": 3}, ConfigError, r"data.fields.age: unknown \['min_cuont'\]"),
+        ("age", {"encoding": "hash"}, ConfigError, "data.fields.age.buckets: expected at least 2"),
+        ("age", {"encoding": "hash", "buckets": "many"}, ConfigError, "data.fields.age.buckets"),
+        ("age", {"min_count": "often"}, ConfigError, "data.fields.age.min_count"),
+        ("age", {"inputs": "age"}, ConfigError, "data.fields.age.inputs: expected a list"),
+        ("age", 5, ConfigError, "data.fields.age: expected"),
+        ("tags", {"kind": "multi", "max_length": 0}, ConfigError, "data.fields.tags.max_length"),
+        ("age", {"inputs": ["user", "age"]}, ConfigError, "must have encoding: hash"),
+        ("user", {"kind": "numeric"}, DataError, "column 'user': expected numbers, got string"),
+        ("price", {}, DataError, "column 'price': expected a whole number"),
+        ("tags", {}, DataError, "column 'tags': .*single values"),
+        ("user", {"kind": "multi"}, DataError, "column 'user': .*lists"),
+        ("user", {"kind": "vector"}, DataError, "column 'user': .*lists"),
+        ("tags", {"kind": "numeric"}, DataError, "column 'tags'"),
+    ],
+)
+def test_impossible_fields_are_refused(config, table, tmp_path, name, entry, kind, message) -> None:
+    config["fields"][name] = entry
+    refuse(config, table, tmp_path / "c", kind, message)
+
+
+def test_infinite_and_all_missing_numbers_are_refused(config, table, tmp_path) -> None:
+    n = table.num_rows
+    refuse(config, put(table, "score", [float("inf")] * n), tmp_path / "c", DataError, "finite")
+    refuse(config, put(table, "score", pa.nulls(n, pa.float64())), tmp_path / "c", DataError, "none but missing")
+
+
+def test_failure_while_writing_leaves_nothing(config, table, tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        prepare(config, lambda: table, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_second_run_is_cached_and_other_settings_are_not(config, table, tmp_path) -> None:
+    calls = []
+
+    def load() -> pa.Table:
+        calls.append(1)
+        return table
+
+    folder = prepare(config, load, tmp_path)
+    assert prepare(config, load, tmp_path) == folder and len(calls) == 1
+    config["fields"]["item"]["min_count"] = 5
+    assert prepare(config, load, tmp_path) != folder and len(calls) == 2
+
+
+def test_changed_file_is_prepared_again(config, table, tmp_path) -> None:
+    file = tmp_path / "clicks.parquet"
+    config["source"] = {"path": str(file)}
+    pa.parquet.write_table(table, file)
+    first = prepare(config, lambda: tables.load(str(file)), tmp_path / "c")
+    pa.parquet.write_table(table.slice(0, 2500), file)
+    second = prepare(config, lambda: tables.load(str(file)), tmp_path / "c")
+    assert first != second and len(np.load(second / "train" / "label.npy")) < len(
+        np.load(first / "train" / "label.npy")
+    )
+
+
+def test_files_are_all_there_and_readable(prepared: Path) -> None:
+    assert {p.name for p in prepared.iterdir()} == {
+        *("schema.json", "encoders.json", "prepared.json", "golden_rows.json"),
+        *SPLITS,
+    }
+    schema = Schema.load(prepared / "schema.json")
+    assert schema.names == ["user", "item", "user_x_city", "age", "tags", "price", "score"]
+    assert (schema.label, schema.group) == ("click", "user")
+
+
+def test_shards_hold_what_the_row_encoder_makes_of_the_raw_rows(prepared: Path, table: pa.Table) -> None:
+    about = json.loads((prepared / "prepared.json").read_text())["splits"]
+    encoder = RowEncoder.load(prepared)
+    first = {"train": 0, "test": table.num_rows - about["test"]["rows"]}
+    for name, start in first.items():
+        rows = table.slice(start, 300).to_pylist()
+        ids_BL, dense_BN = encoder(rows)
+        np.testing.assert_array_equal(np.load(prepared / name / "ids.npy")[:300], ids_BL)
+        np.testing.assert_array_equal(np.load(prepared / name / "dense.npy")[:300], dense_BN)
+        assert np.load(prepared / name / "label.npy")[:300].tolist() == [r["click"] for r in rows]
+
+
+def test_golden_rows_are_the_first_raw_test_rows(prepared: Path) -> None:
+    golden = json.loads((prepared / "golden_rows.json").read_text())
+    ids_BL, dense_BN = RowEncoder.load(prepared)(golden)
+    assert len(golden) == 256
+    np.testing.assert_array_equal(np.load(prepared / "test" / "ids.npy")[:256], ids_BL)
+    np.testing.assert_array_equal(np.load(prepared / "test" / "dense.npy")[:256], dense_BN)
+
+
+def test_not_a_number_anywhere_still_gives_strict_json(config, table, tmp_path) -> None:
+    n = table.num_rows
+    score = [float("nan") if i % 3 == 0 else float(i % 7) for i in range(n)]
+    lists = [[float("nan"), 2.0] if i % 2 else [1.0] for i in range(n)]
+    table = put(put(table, "score", score), "tags", lists)
+
+    def strict(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    folder = prepare(config, lambda: table, tmp_path)
+    for name in ("golden_rows.json", "encoders.json", "prepared.json"):
+        json.loads((folder / name).read_text(), parse_constant=strict)
+
+
+def test_encoders_are_fitted_on_training_rows_only(config, table, tmp_path) -> None:
+    n = table.num_rows
+    user = ["old"] * (n * 6 // 10) + ["new"] * (n - n * 6 // 10)
+    score = [float(i % 5) for i in range(n * 6 // 10)] + [1e6] * (n - n * 6 // 10)
+    folder = prepare(config, lambda: put(put(table, "user", user), "score", score), tmp_path)
+    encoders = json.loads((folder / "encoders.json").read_text())
+    assert encoders["user"]["values"] == ["old"]
+    assert abs(encoders["score"]["mean"] - 2) < 0.01
+    assert (np.load(folder / "test" / "ids.npy")[:, 0] == UNSEEN).all()
+    assert json.loads((folder / "prepared.json").read_text())["splits"]["test"]["fields"]["user"]["unseen"] == 1.0
+
+
+def test_description_counts_missing_ids(prepared: Path) -> None:
+    about = json.loads((prepared / "prepared.json").read_text())["splits"]
+    for name in SPLITS:
+        ids = np.load(prepared / name / "ids.npy")
+        assert about[name]["fields"]["item"]["missing"] == (ids[:, 1] == MISSING).mean() > 0
+        assert about[name]["rows"] == len(ids)
+
+
+def test_groups_tell_the_same_rows_apart_as_the_raw_column(prepared: Path, table: pa.Table) -> None:
+    codes = np.load(prepared / "train" / "group.npy")
+    users = table["user"].to_pylist()[: len(codes)]
+    assert len(set(zip(codes.tolist(), users, strict=True))) == len(set(codes.tolist())) == len(set(users))
+
+
+def test_time_split_leaves_the_gap_out_whatever_the_rows_order() -> None:
+    rng = np.random.default_rng(1)
+    day = rng.permutation(np.repeat(np.arange(100), 3))
+    time_B = np.datetime64("2017-01-01", "us") + day.astype("timedelta64[D]")
+    rows = split_rows(300, time_B, {"shares": [0.6, 0.2, 0.2], "gap_days": 5})
+    assert {n: (day[r].min(), day[r].max()) for n, r in rows.items()} == {
+        "train": (0, 59),
+        "valid": (65, 79),
+        "test": (85, 99),
+    }
+    dates = {"train": ["2017-01-01", "2017-01-11"], "valid": ["2017-01-21", "2017-01-31"]}
+    dates["test"] = ["2017-03-01", "2018-01-01"]
+    rows = split_rows(300, time_B, dates)
+    assert [(day[r].min(), day[r].max(), len(r)) for r in rows.values()] == [(0, 9, 30), (20, 29, 30), (59, 99, 123)]
+
+
+def test_without_time_every_row_is_in_one_split_by_the_seed() -> None:
+    first, again, other = (split_rows(500, None, {"shares": [0.7, 0.2, 0.1], "seed": s}) for s in (3, 3, 4))
+    assert [len(r) for r in first.values()] == [350, 100, 50]
+    assert sorted(np.concatenate(list(first.values())).tolist()) == list(range(500))
+    assert all((first[n] == again[n]).all() for n in SPLITS) and (first["test"] != other["test"]).any()
+
+
+def test_dates_without_a_time_column_are_refused() -> None:
+    with pytest.raises(ConfigError, match="set data.time"):
+        split_rows(10, None, DATES)
