@@ -214,7 +214,7 @@ class RowEncoder:
         """The ids of one field of one row; an empty list where a multi-value field is missing."""
         encoder = self.encoders[field.name]
         if isinstance(encoder, Bucket):
-            return [int(encoder.numbers(np.float64(number(row[field.inputs[0]], field.inputs[0]))))]
+            return [int(encoder.numbers(np.array(number(row[field.inputs[0]], field.inputs[0]))))]
         assert isinstance(encoder, Vocabulary | Hash)
         if field.kind == "categorical":
             return [encoder.id([text(row[c], t, c) for c, t in zip(field.inputs, field.dtypes, strict=True)])]

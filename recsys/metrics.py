@@ -48,7 +48,7 @@ class AUC:
         Raises:
             DataError: If only one label came.
         """
-        rows = np.concatenate(self._parts) if len(self._parts) != 1 else self._parts[0]
+        rows = self._parts[0] if len(self._parts) == 1 else np.concatenate([np.empty(0, np.uint64), *self._parts])
         self._parts = [rows]
         rows.sort()
         wins, negatives, tied_negatives, tied_positives, last = 0.0, 0, 0, 0, -1
