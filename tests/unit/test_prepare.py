@@ -87,7 +87,7 @@ def test_absent_columns_are_named(config, table, tmp_path, key) -> None:
     "at",
     [
         lambda n: ["yesterday"] * n,
-        lambda n: [None] + list(range(1, n)),
+        lambda n: [None, *range(1, n)],
         lambda n: [float("nan")] + [float(i) for i in range(1, n)],
         lambda n: [float("inf")] + [float(i) for i in range(1, n)],
         lambda n: [True] * n,
