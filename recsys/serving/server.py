@@ -1,12 +1,14 @@
 """A scoring server over one bundle: POST /predict, GET /health, GET /card."""
 
+import socket
 from pathlib import Path
 from typing import Annotated, Any
 
+import uvicorn
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 from recsys.serving.bundle import Bundle
 from recsys.serving.rows import parse_json
 
@@ -62,18 +64,35 @@ def make_app(bundle: Bundle) -> FastAPI:
     return app
 
 
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the address before anything is loaded: uvicorn would log a refusal and exit 1."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"serve: expected a port from 0 to 65535, got {port}: choose another")
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"serve: cannot listen on {host}:{port}: {reason}: choose another host or port") from error
+
+
 def serve(path: Path | str, host: str = "127.0.0.1", port: int = 8000, runtime: str = "auto") -> None:
     """Serve a bundle until interrupted.
 
     Args:
         path: The bundle.
         host: Address to listen on.
-        port: 1 to 65535.
+        port: 0 (any free one) to 65535.
         runtime: See `Bundle.load`.
 
     Raises:
+        ConfigError: If the address cannot be listened on.
         BundleError: If the bundle is damaged or cannot be scored here.
     """
-    import uvicorn
-
-    uvicorn.run(make_app(Bundle.load(path, runtime)), host=host, port=port, log_level="info")
+    with _listen(host, port) as door:
+        app = make_app(Bundle.load(path, runtime))
+        address = f"[{host}]" if ":" in host else host
+        print(
+            f"serving {path} on http://{address}:{door.getsockname()[1]} (POST /predict, GET /health, /card)",
+            flush=True,
+        )
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[door])

@@ -1,7 +1,10 @@
 """The scoring server answers as the bundle does, and refuses in one line."""
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +17,9 @@ import numpy as np
 import pytest
 import uvicorn
 
+from recsys.errors import ConfigError
 from recsys.serving.bundle import Bundle
-from recsys.serving.server import make_app
+from recsys.serving.server import make_app, serve
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +113,26 @@ def test_many_requests_at_once_do_not_mix(client: httpx.Client, loaded: Bundle, 
 
     with ThreadPoolExecutor(8) as pool:
         np.testing.assert_allclose(list(pool.map(ask, range(40))), want, atol=1e-6)
+
+
+def test_serve_answers_until_it_is_told_to_stop(bundle: Path, rows: list[dict[str, Any]], loaded: Bundle) -> None:
+    """The command's own door, in a process of its own: a printed address, an answer, a quiet end."""
+    code = "import sys; from recsys.serving.server import serve; serve(sys.argv[1], port=0)"
+    with subprocess.Popen([sys.executable, "-c", code, str(bundle)], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split()[3]
+            answer = httpx.post(f"{address}/predict", json=rows[0], trust_env=False, timeout=30)
+            assert answer.json()["probability"] == pytest.approx(loaded.score(rows[:1])[0], abs=1e-6)
+        finally:
+            server.send_signal(signal.SIGTERM)
+        server.wait(30)
+
+
+def test_an_address_in_use_or_out_of_range_is_one_line(bundle: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127\.0\.0\.1:{port}.*another host or port"):
+            serve(bundle, port=port)
+    with pytest.raises(ConfigError, match="0 to 65535, got 70000"):
+        serve(bundle, port=70_000)
