@@ -165,7 +165,7 @@ def fit_calibrator(probability_B: np.ndarray, label_B: np.ndarray, bins: int = 2
     """Isotonic regression on validation, over quantile bins, so that few rows cannot bend it.
 
     A bin's value is kept within half a row of 0 and 1, so that no later row costs infinite logloss,
-    and equal neighbours get a slope of 1e-6, so that order (and AUC) survives.
+    and each bin rises by 2e-6, enough for float32 to keep most of the order (and AUC) inside level runs.
     """
     order = np.argsort(probability_B, kind="stable")
     parts = [p for p in np.array_split(order, min(bins, max(1, len(order) // 50))) if len(p)]
@@ -175,5 +175,6 @@ def fit_calibrator(probability_B: np.ndarray, label_B: np.ndarray, bins: int = 2
     smooth = IsotonicRegression().fit(x, y, sample_weight=size).predict(x)
     floor = 0.5 / size
     smooth = np.clip(smooth, floor, 1 - floor)
-    smooth = np.maximum.accumulate(smooth) + 1e-6 * np.arange(len(smooth)) / len(smooth)
+    rise = 2e-6 * np.arange(len(smooth))
+    smooth = (np.maximum.accumulate(smooth) + rise) / (1 + rise[-1])
     return Calibrator(np.r_[0.0, x, 1.0], np.r_[smooth[0] / 2, smooth, (1 + smooth[-1]) / 2])
