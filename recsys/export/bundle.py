@@ -86,16 +86,19 @@ def _program(graph: ScoringGraph, schema: Schema) -> torch.export.ExportedProgra
 @contextmanager
 def _without_torch_notices() -> Generator[None]:
     """Keep out what torch 2.13 says about its own insides, which no user can mend."""
-    log = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = log.level
-    log.setLevel(logging.ERROR)  # it warns that torchvision is not here; nothing needs it
+    # The first warns that torchvision is not here, which nothing needs; the second of a function that inductor calls.
+    logs = [logging.getLogger(f"torch.{n}") for n in ("onnx._internal.exporter._registration", "fx._symbolic_trace")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", r"`torch\.jit\.script.*` is deprecated", DeprecationWarning)
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, nbytes: int) -> None:
