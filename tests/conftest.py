@@ -1,6 +1,7 @@
 """What many tests share: a small raw table with every kind of field, prepared once a session."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from torch import nn
 
 with warnings.catch_warnings():  # FBGEMM 1.8 warns on import of kernels that its CPU wheel lacks
     warnings.simplefilter("ignore")
@@ -16,6 +18,7 @@ with warnings.catch_warnings():  # FBGEMM 1.8 warns on import of kernels that it
 from recsys.data.batch import Batch
 from recsys.data.prepare import prepare
 from recsys.data.shards import Shards
+from recsys.models.ctr import CTR
 from recsys.schema import Schema
 
 ROWS = 3000
@@ -106,3 +109,29 @@ def batch(train: Shards) -> Batch:
 def one_seed() -> None:
     """A test that draws weights draws the same ones whatever ran before it."""
     torch.manual_seed(0)
+
+
+def check_export(model: CTR, batch: Batch) -> None:
+    """Export embedding and head as plain tensors with a free batch size, and compare at three sizes."""
+
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.interaction = model.embedding.plain(), model.interaction
+
+        def forward(self, ids_BL: torch.Tensor, dense_BN: torch.Tensor) -> torch.Tensor:
+            return self.interaction(self.embedding.lookup(ids_BL, dense_BN))
+
+    graph = Graph().eval()
+    rows = torch.export.Dim("rows", min=1)
+    with torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        program = torch.export.export(graph, (batch.ids_BL, batch.dense_BN), dynamic_shapes=({0: rows}, {0: rows}))
+    want = model.eval()(batch).detach()
+    for size in (1, 7, len(batch)):
+        got = program.module()(batch.ids_BL[:size], batch.dense_BN[:size])
+        torch.testing.assert_close(got.detach(), want[:size], rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def exported_is_eager() -> Callable[[CTR, Batch], None]:
+    return check_export
