@@ -37,7 +37,8 @@ def _microseconds(model: CTR, shards: Shards) -> float:
     return 1e6 * statistics.median(times) / len(batch)
 
 
-def _measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray, np.ndarray, Shards, Shards]:
+def _measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+    """A model's figures, and its probabilities on validation and on test."""
     model, _ = checkpoint.load(folder)
     valid, test = (Shards(stage.data, split, model.schema) for split in ("valid", "test"))
     valid_B, test_B = sigmoid(logits(model, valid)), sigmoid(logits(model, test))
@@ -45,7 +46,7 @@ def _measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray, 
     found |= {f"valid_{k}": v for k, v in evaluate(valid_B, valid.label_B).items() if k in ("auc", "logloss")}
     plain = model.embedding.plain()  # type: ignore[operator]
     found |= {"fields": len(model.schema.fields), "bytes": _nbytes(model), "table_bytes": plain.nbytes}
-    return found | {"us_per_row": _microseconds(model, test)}, valid_B, test_B, valid, test
+    return found | {"us_per_row": _microseconds(model, test)}, valid_B, test_B
 
 
 def _reliability(curves: dict[str, np.ndarray], label_B: np.ndarray) -> go.Figure:
@@ -61,11 +62,13 @@ def _reliability(curves: dict[str, np.ndarray], label_B: np.ndarray) -> go.Figur
 
 def run(stage: Stage) -> Result:
     """Measure each model; fit the calibrator of the newest one on validation."""
+    valid, test = Shards(stage.data, "valid"), Shards(stage.data, "test")
+    valid_B = test_B = np.empty(0)
     found: dict[str, dict[str, float]] = {}
     curves: dict[str, np.ndarray] = {}
     newest = newest_model(stage)
     for name in (n for n in MODEL_STAGES if n in stage.done):
-        found[name], valid_B, test_B, valid, test = _measure(stage.done[name], stage)
+        found[name], valid_B, test_B = _measure(stage.done[name], stage)
         curves[name] = test_B
     rate = float(valid.label_B.mean())
     constant = evaluate(np.full(len(test), rate), test.label_B)

@@ -1,6 +1,7 @@
 """Stages train and retrain: a model on all fields, then one on the fields that selection kept."""
 
 import json
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ __all__ = ["run", "run_again"]
 
 def _train(stage: Stage, schema: Schema) -> Result:
     config = TrainConfig(**stage.config["train"])
-    spec = {
+    spec: dict[str, Any] = {
         "model": stage.config["model"],
         "embedding": stage.config["embedding"],
         "embedding_dropout": config.embedding_dropout,

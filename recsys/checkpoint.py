@@ -48,7 +48,7 @@ def save(folder: Path, model: CTR, spec: dict[str, Any]) -> None:
     """Write model.json and model.pt; the tables' optimiser state too, where there is one."""
     plain = model.embedding if isinstance(model.embedding, PlainEmbedding) else None
     state: dict[str, Any] = {"fisher": fisher(model)}
-    about = {"schema": model.schema.to_json(), "spec": spec}
+    about: dict[str, Any] = {"schema": model.schema.to_json(), "spec": spec}
     if plain is None:
         state["model"] = model.state_dict()
     else:

@@ -105,7 +105,18 @@ def _predict(arguments: Sequence[str]) -> int:
     from recsys.serving.bundle import Bundle
     from recsys.serving.rows import predict_file
 
-    predict_file(Bundle.load(given.bundle, given.runtime), given.rows, given.out)
+    bundle = Bundle.load(given.bundle, given.runtime)
+    if given.out is None:
+        predict_file(bundle, given.rows, sys.stdout)
+        return 0
+    out = Path(given.out)
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    try:
+        with unfinished.open("w") as file:
+            predict_file(bundle, given.rows, file)
+        unfinished.rename(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return 0
 
 

@@ -10,7 +10,8 @@ __all__ = ["page", "table"]
 _STYLE = """
 :root { color-scheme: light dark; --line: #d5d8dc; --soft: #f4f5f7; --ink: #1c1f23; --paper: #fff }
 @media (prefers-color-scheme: dark) { :root { --line: #3a3f46; --soft: #23272d; --ink: #e6e8eb; --paper: #16191d } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto; max-width: 70rem; padding: 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper) }
+body { margin: 0 auto; max-width: 70rem; padding: 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 .lead { font-size: 1.1rem } .note { border-left: 4px solid #c77700; padding: .3rem .8rem; background: var(--soft) }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem }
@@ -43,7 +44,7 @@ def page(title: str, lead: str, notes: Sequence[str], sections: Sequence[tuple[s
     """
     parts, script = [], True
     for heading, content in sections:
-        if isinstance(content, go.Figure):
+        if not isinstance(content, str):
             content.update_layout(
                 paper_bgcolor="rgba(0,0,0,0)",
                 plot_bgcolor="rgba(0,0,0,0)",

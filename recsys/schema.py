@@ -120,7 +120,9 @@ class Schema:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Schema":
         """Read what `to_json` wrote."""
-        made = [Field(**{**f, "inputs": tuple(f["inputs"]), "dtypes": tuple(f["dtypes"])}) for f in value["fields"]]
+        made = [
+            Field(**dict[str, Any](f, inputs=tuple(f["inputs"]), dtypes=tuple(f["dtypes"]))) for f in value["fields"]
+        ]
         return cls(tuple(made), value["label"], value["group"])
 
     @classmethod

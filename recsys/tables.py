@@ -102,12 +102,17 @@ class _Group(nn.Module):
         columns: For each lookup, the id column that it reads.
     """
 
-    def __init__(
-        self,
-        tables: Mapping[str, Table],
-        lookups: Sequence[Lookup],
-        columns: Sequence[int],
-    ):
+    columns: Tensor
+    a: Tensor
+    b: Tensor
+    rows: Tensor
+    start: Tensor
+    codes: Tensor
+    scale: Tensor | None
+    offset: Tensor | None
+    basis: Tensor | None
+
+    def __init__(self, tables: Mapping[str, Table], lookups: Sequence[Lookup], columns: Sequence[int]):
         super().__init__()
         names = list(dict.fromkeys(k.table for k in lookups))
         start, at = 0, {}
@@ -139,8 +144,10 @@ class _Group(nn.Module):
         if self.salted:
             ids_BP = salted_rows(ids_BP, self.a, self.b, self.rows)
         at_BP = ids_BP + self.start
-        x_BPr = nn.functional.embedding(at_BP, self.codes) if self.scale is None else self.codes[at_BP].float()
-        if self.scale is not None:
+        if self.scale is None or self.offset is None:
+            x_BPr = nn.functional.embedding(at_BP, self.codes)
+        else:
+            x_BPr = self.codes[at_BP].float()
             x_BPr = x_BPr * self.scale[at_BP].float().unsqueeze(-1) + self.offset[at_BP].float().unsqueeze(-1)
         if self.basis is None:
             return x_BPr, there_BP
@@ -155,6 +162,8 @@ class PlainEmbedding(nn.Module):
         tables: Dense, low-rank or quantised tables.
         lookups: All reads; a field's reads stand together in its output, in this order.
     """
+
+    order: Tensor | None
 
     def __init__(self, schema: Schema, tables: Mapping[str, Table], lookups: Sequence[Lookup]):
         super().__init__()
@@ -174,7 +183,7 @@ class PlainEmbedding(nn.Module):
         order = {f.name: i for i, f in enumerate(self.schema.sparse)}
         reads = [(k, c) for k in sorted(self.lookups, key=lambda k: order[k.field]) for c in columns[k.field]]
         forms: dict[tuple[object, ...], list[int]] = {}
-        for i, (k, c) in enumerate(reads):
+        for i, (k, _) in enumerate(reads):
             t = self.tables[k.table]
             multi = len(columns[k.field])  # a list's columns are pooled, so they stay in one group
             forms.setdefault((t.codes.shape[1], t.dim, t.scale is None, t.basis is None, multi), []).append(i)

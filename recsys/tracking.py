@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class BundleModel(mlflow.pyfunc.PythonModel):
 
         self.bundle = Bundle.load(context.artifacts["bundle"])
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as a signature
         """Score raw rows; a cell that is NaN or None is missing."""
         rows = model_input.astype(object).where(model_input.notna(), None).to_dict("records")
         return self.bundle.score(rows)
@@ -87,7 +87,7 @@ class Tracker:
             ) from error
 
     @contextmanager
-    def parent(self, name: str, config: Mapping[str, Any], folder: Path) -> Iterator[None]:
+    def parent(self, name: str, config: Mapping[str, Any], folder: Path) -> Generator[None]:
         """The run that all stages hang under."""
         with mlflow.start_run(run_name=name) as run:
             self.ids["parent"] = run.info.run_id
@@ -99,7 +99,7 @@ class Tracker:
             yield
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Generator[None]:
         """A child run."""
         with mlflow.start_run(run_name=name, nested=True) as run:
             self.ids[name] = run.info.run_id

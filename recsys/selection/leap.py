@@ -111,7 +111,7 @@ def leap(
     valid: Shards,
     seed: int,
     price: float | None = None,
-    gain_share: float = 0.0025,
+    gain_share: float = 0.005,
     steps: int = 200,
     batch_size: int = 2048,
     adaptive: bool = True,

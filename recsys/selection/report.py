@@ -92,7 +92,8 @@ def write_html(report: dict[str, Any], path: Path) -> None:
     dropped = [n for n in fields if n not in kept]
     saved = report["savings"]
     lead = f"Keep {len(kept)} of {len(fields)} fields; dropping {', '.join(dropped) or 'none'} saves "
-    lead += f"{saved['table_bytes'] / 1e6:.2f} MB of tables and {saved['width']} of {sum(f['width'] for f in fields.values())} inputs."
+    width = sum(f["width"] for f in fields.values())
+    lead += f"{saved['table_bytes'] / 1e6:.2f} MB of tables and {saved['width']} of {width} inputs."
     sick = report["health"]["verdict"]
     notes = (
         [] if sick == "sound" else [f"Inconclusive: the model is {sick}. Regularise or retrain it, then search again."]
