@@ -21,6 +21,8 @@ from recsys.data.shards import Shards
 from recsys.models.ctr import CTR
 from recsys.schema import Schema
 
+torch.set_num_threads(1)  # small tensors: threads only wait for each other, minutes long on a busy machine
+
 ROWS = 3000
 CONFIG: dict[str, Any] = {
     "name": "small",
