@@ -1,0 +1,261 @@
+import math
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recsys import train as training
+from recsys.data.shards import Shards
+from recsys.embeddings.per_field import per_field
+from recsys.embeddings.unified import unified
+from recsys.errors import ConfigError, DataError
+from recsys.metrics import auc, logloss, sigmoid
+from recsys.models.ctr import CTR
+from recsys.models.dcn import DCN
+from recsys.train import TrainConfig, fit, logits, seed_everything
+
+QUICK = TrainConfig(
+    batch_size=128, max_epochs=2, lr=3e-3, table_lr=0.05, warmup_steps=5, evals_per_epoch=2, precision="fp32",
+    embedding_dropout=0.1,
+)  # fmt: skip
+
+
+def changed(**values) -> TrainConfig:
+    return TrainConfig(**{**vars(QUICK), **values})
+
+
+def build(shards: Shards, seed: int = 0, scheme=per_field, dropout: float = 0.2) -> CTR:
+    """A small DCN whose dropout draws random numbers at every step."""
+    seed_everything(seed)
+    embedding = scheme(shards.schema, 8)
+    return CTR(shards.schema, embedding, partial(DCN, layers=1, hidden=[16], dropout=dropout), 0.1)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_learns_something(train: Shards, valid: Shards) -> None:
+    model = build(train)
+    history = fit(model, train, valid, QUICK, seed=0)
+    rate = valid.label_B.mean()
+    assert min(h["valid_logloss"] for h in history) < 0.97 * logloss(np.full(len(valid), rate), valid.label_B)
+
+
+def test_same_seed_repeats_bit_for_bit_and_another_does_not(train: Shards, valid: Shards) -> None:
+    runs = []
+    for seed in (3, 3, 4):
+        model = build(train)
+        runs.append((fit(model, train, valid, QUICK, seed=seed), model.state_dict()))
+    assert runs[0][0] == runs[1][0] and same(runs[0][1], runs[1][1])
+    assert runs[0][0] != runs[2][0] and not same(runs[0][1], runs[2][1])
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(("scheme", "after"), [(per_field, 1), (per_field, 2), (unified, 3)])
+def test_killed_and_resumed_is_the_same_as_never_stopped(train, valid, tmp_path, scheme, after, fresh) -> None:
+    config = changed(fresh_tables=fresh, decay="linear")
+    whole = build(train, scheme=scheme)
+    history = fit(whole, train, valid, config, seed=1)
+    assert len(history) == 4
+
+    def die(_: dict[str, float]) -> None:
+        calls.append(1)
+        if len(calls) > after:  # this look is told before its checkpoint is written
+            raise Killed
+
+    calls: list[int] = []
+    file = tmp_path / "checkpoint.pt"
+    with pytest.raises(Killed):
+        fit(build(train, scheme=scheme), train, valid, config, seed=1, checkpoint=file, on_look=die)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"], "no half-written file"
+    resumed = build(train, seed=99, scheme=scheme)
+    assert fit(resumed, train, valid, config, seed=1, checkpoint=file) == history
+    assert same(resumed.state_dict(), whole.state_dict())
+    done = build(train, seed=98, scheme=scheme)
+    assert fit(done, train, valid, config, seed=1, checkpoint=file) == history, "a finished training is only read"
+    assert same(done.state_dict(), whole.state_dict())
+
+
+def test_best_weights_are_restored(train: Shards, valid: Shards) -> None:
+    model = build(train)
+    history = fit(model, train, valid, changed(max_epochs=6, table_lr=0.5, lr=0.02, patience=4), seed=0)
+    best = min(history, key=lambda h: h["valid_logloss"])
+    assert best is not history[-1], "this training must overfit for the test to mean anything"
+    p_B = sigmoid(logits(model, valid))
+    assert logloss(p_B, valid.label_B) == pytest.approx(best["valid_logloss"], rel=1e-9)
+    assert auc(p_B, valid.label_B) == pytest.approx(best["valid_auc"], rel=1e-9)
+    assert not model.training
+
+
+def test_fresh_tables_start_every_later_epoch_within_init_and_forget_the_moments(train, valid, monkeypatch) -> None:
+    seen = []
+    learn = training._Fit.learn
+
+    def watch(self, batch, autocast: bool) -> float:
+        if self.step in (0, len(train) // 128):
+            table = self.model.embedding.plain().tables["item"].codes.clone()
+            seen.append((table, float(self.model.embedding.fisher()["item"].sum())))
+        return learn(self, batch, autocast)
+
+    monkeypatch.setattr(training._Fit, "learn", watch)
+    fit(build(train), train, valid, changed(fresh_tables=True), seed=0)
+    (first, moment), (second, later) = seen
+    assert moment == later == 0
+    assert second.abs().max() <= 0.05 and not torch.equal(first, second)
+
+
+def test_stops_when_patience_runs_out(train: Shards, valid: Shards) -> None:
+    history = fit(build(train), train, valid, changed(max_epochs=20, table_lr=0.5, lr=0.02, patience=2), seed=0)
+    losses = [h["valid_logloss"] for h in history]
+    assert len(losses) < 40
+    best = losses.index(min(losses))
+    assert len(losses) == best + 3, "exactly two looks after the best one"
+
+
+def test_looks_are_equally_spaced(train: Shards, valid: Shards) -> None:
+    steps = len(train) // 128
+    history = fit(build(train), train, valid, changed(evals_per_epoch=3, patience=99), seed=0)
+    assert [h["step"] for h in history] == [e * steps + round(steps * i / 3) for e in range(2) for i in (1, 2, 3)]
+
+
+def test_batch_larger_than_the_split_is_one_step_an_epoch(train: Shards, valid: Shards) -> None:
+    history = fit(build(train), train, valid, changed(batch_size=10**6), seed=0)
+    assert [h["step"] for h in history] == [1, 2]
+
+
+def test_tables_never_hold_a_dense_gradient_and_adam_never_holds_a_table(train: Shards) -> None:
+    model = build(train)
+    state = training._Fit(model, QUICK, 10)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    state.learn(train.batch(slice(0, 128)), autocast=False)
+    bags = {n: p for n, p in model.named_parameters() if n.startswith("embedding.bags.")}
+    held = {id(p) for g in state.adam.param_groups for p in g["params"]}
+    assert len(bags) == len(train.schema.sparse)
+    for name, p in model.named_parameters():
+        assert (p.grad is None) == (name in bags) == (id(p) not in held), name
+        assert not torch.equal(p, before[name]), f"{name} did not move"
+
+
+@pytest.mark.parametrize("decay", ["none", "linear"])
+def test_rates_warm_up_then_stay_or_fall(train: Shards, decay: str) -> None:
+    state = training._Fit(build(train), changed(warmup_steps=4, decay=decay, max_epochs=2), steps_per_epoch=5)
+    seen = []
+    state.model.embedding.set_learning_rate = seen.append  # type: ignore[assignment]
+    for step in range(10):
+        state.step = step
+        state.set_rates()
+        want = min(1, (step + 1) / 4) * ((1 - step / 10) if decay == "linear" else 1)
+        assert [g["lr"] for g in state.adam.param_groups] == pytest.approx([3e-3 * want] * 2)
+        assert seen[-1] == pytest.approx(0.05 * want)
+
+
+def test_first_dense_step_is_adam_at_the_warm_rate(train: Shards) -> None:
+    """Adam's first step is lr·sign(gradient), whatever the gradient's size."""
+    model = build(train)
+    state = training._Fit(model, changed(warmup_steps=10), 100)
+    before = model.interaction.logit.weight.detach().clone()
+    state.learn(train.batch(slice(0, 128)), autocast=False)
+    step = model.interaction.logit.weight.detach() - before
+    torch.testing.assert_close(step.abs(), torch.full_like(step, 3e-4), rtol=1e-2, atol=1e-7)
+
+
+def test_weight_decay_touches_matrices_not_biases(train: Shards) -> None:
+    decays = {}
+    state = training._Fit(build(train), changed(weight_decay=0.1), 10)
+    for group in state.adam.param_groups:
+        decays.update({p.ndim: group["weight_decay"] for p in group["params"]})
+    assert decays == {1: 0.0, 2: 0.1}
+
+
+def test_table_l2_pulls_the_looked_up_rows_towards_zero(train: Shards) -> None:
+    """Its gradient in x_BW is the click's plus l2·x / B, on looked-up columns only."""
+    batch = train.batch(slice(0, 128))
+    found = {}
+    for l2 in (0.0, 0.7):
+        model = build(train, dropout=0.0)
+        model.dropout = nn.Identity()
+        model.dropout.p = 0.0
+        state = training._Fit(model, changed(table_l2=l2), 10)
+        kept = {}
+
+        def keep(_module, _inputs, x_BW, kept=kept) -> None:
+            x_BW.retain_grad()
+            kept["x"] = x_BW
+
+        model.embedding.register_forward_hook(keep)
+        state.learn(batch, autocast=False)
+        found[l2] = kept["x"]
+    width = found[0.0].shape[1] - 2
+    difference = found[0.7].grad - found[0.0].grad
+    torch.testing.assert_close(difference[:, :width], 0.7 / 128 * found[0.0].detach()[:, :width], rtol=1e-3, atol=1e-7)
+    assert difference[:, width:].abs().max() == 0
+
+
+def test_embedding_dropout_spares_the_numbers(train: Shards) -> None:
+    model = CTR(train.schema, per_field(train.schema, 8), lambda widths: nn.Identity(), 0.5)
+    x_BW = torch.ones(400, sum(model.widths))
+    dropped = model.train().head(x_BW)
+    assert (dropped[:, -2:] == 1).all()
+    share = float((dropped[:, :-2] == 0).float().mean())
+    assert abs(share - 0.5) < 0.02 and dropped.max() == 2
+    assert torch.equal(model.eval().head(x_BW), x_BW)
+
+
+def test_logits_are_the_models_in_order_whatever_the_batch(train: Shards, valid: Shards) -> None:
+    model = build(train)
+    one = logits(model, valid, batch_size=10**6)
+    np.testing.assert_allclose(logits(model, valid, batch_size=37), one, rtol=1e-4, atol=1e-6)
+    assert one.shape == (len(valid),) and one.dtype == np.float32
+
+
+def test_bf16_learns_as_fp32_does(train: Shards, valid: Shards) -> None:
+    losses = []
+    for precision in ("fp32", "bf16"):
+        history = fit(build(train), train, valid, changed(precision=precision, max_epochs=1), seed=0)
+        losses.append([h["valid_logloss"] for h in history])
+    assert losses[0] != losses[1], "bf16 must really have run"
+    np.testing.assert_allclose(losses[1], losses[0], atol=5e-3)
+
+
+@pytest.mark.parametrize(("lr", "table_lr"), [(1e30, 0.05), (3e-3, 1e30)])
+def test_divergence_is_a_clear_error(train: Shards, valid: Shards, lr: float, table_lr: float) -> None:
+    with pytest.raises(DataError, match="diverged at step .* lower train.lr and train.table_lr"):
+        fit(build(train), train, valid, changed(lr=lr, table_lr=table_lr, warmup_steps=1), seed=0)
+
+
+def test_validation_of_one_label_is_a_clear_error(train: Shards, prepared: Path) -> None:
+    clicks = Shards(prepared, "valid")
+    clicks.label_B = np.ones(len(clicks), np.float32)
+    with pytest.raises(DataError, match="expected both labels"):
+        fit(build(train), train, clicks, QUICK, seed=0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({name: 0} for name in ("batch_size", "max_epochs", "evals_per_epoch", "patience")),
+        {"precision": "fp16"},
+        {"decay": "cosine"},
+        {"embedding_dropout": 1.0},
+        {"embedding_dropout": -0.1},
+        {"lr": 0.0},
+        {"table_lr": -1.0},
+        {"lr": math.nan},
+        {"weight_decay": -0.1},
+        {"warmup_steps": -1},
+        {"batch_size": "many"},
+        {"embedding_dropout": "half"},
+        {"lr": "fast"},
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=f"train.{next(iter(wrong))}"):
+        changed(**wrong)
