@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 
-from hydra.utils import instantiate
-
 from pipelines.stage import Result, Stage, newest_model, write_json
 from recsys import checkpoint
-from recsys.checkpoint import check_target
 from recsys.errors import ConfigError
+from recsys.factory import make
 from recsys.models.ctr import CTR
 from recsys.tables import PlainEmbedding
 
@@ -22,10 +20,10 @@ def run(stage: Stage) -> Result:
         raise ConfigError("compress: the model has no tables (all fields are numeric): leave the stage out")
     tables, reports = plain.tables, []
     if stage.config["compression"]:
-        method = instantiate(check_target(stage.config["compression"], "compression"))
+        method = make(stage.config["compression"], "compression")
         tables, reports = method(tables, checkpoint.fisher(model))
     if stage.config["quantization"]:
-        method = instantiate(check_target(stage.config["quantization"], "quantization"))
+        method = make(stage.config["quantization"], "quantization")
         tables, quantised = method(tables)
         before = {r.table: r for r in reports}
         merged = [

@@ -3,11 +3,9 @@
 import json
 from pathlib import Path
 
-from hydra.utils import instantiate
-
 from pipelines.stage import Result, Stage, write_json
-from recsys.checkpoint import check_target
 from recsys.data.prepare import prepare
+from recsys.factory import make
 
 __all__ = ["run"]
 
@@ -15,9 +13,9 @@ __all__ = ["run"]
 def run(stage: Stage) -> Result:
     """Prepare `config.data`, or find it in the cache."""
     data = stage.config["data"]
-    source = check_target(data["source"], "data.source")
+    source = make(data["source"], "data.source")
     cache = Path(stage.config["runs"]) / "cache"
-    folder = prepare(data, lambda: instantiate(source), cache).resolve()
+    folder = prepare(data, source, cache).resolve()
     write_json(stage.folder / "data.json", {"folder": str(folder)})
     about = json.loads((folder / "prepared.json").read_text())
     metrics: dict[str, float] = {}

@@ -12,6 +12,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from pipelines import compress, evaluate, export, prepare, select_features, summary, train
@@ -118,6 +119,13 @@ def execute(config: dict[str, Any], folder: Path) -> Path:
     return path
 
 
+def _resolve(config: DictConfig) -> dict[str, Any]:
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration does not resolve: {str(error).splitlines()[0]}: set that key") from error
+
+
 def started() -> bool:
     """Whether any run got past its configuration."""
     return bool(_begun)
@@ -138,8 +146,8 @@ def main(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     _begun.append(str(folder))
     try:
-        resolved = OmegaConf.to_container(config, resolve=True)
-        print(execute(resolved, folder), flush=True)  # type: ignore[arg-type]
+        resolved = _resolve(config)
+        print(execute(resolved, folder), flush=True)
     except RecsysError as error:
         _console.print(f"[red]error:[/] {error}", soft_wrap=True, highlight=False)
         sys.exit(2)

@@ -1,11 +1,9 @@
 """Stage select: which fields earn their keep."""
 
-from hydra.utils import instantiate
-
 from pipelines.stage import Result, Stage, write_json
 from recsys import checkpoint
-from recsys.checkpoint import check_target
 from recsys.data.shards import Shards
+from recsys.factory import make
 from recsys.selection.report import health, make_report, write_html
 from recsys.selection.scores import decide
 
@@ -16,7 +14,7 @@ def run(stage: Stage) -> Result:
     """Score every field of the model of stage train on validation rows, and decide."""
     model, spec = checkpoint.load(stage.earlier("train"))
     train, valid = (Shards(stage.data, split, model.schema) for split in ("train", "valid"))
-    select = instantiate(check_target(stage.config["selection"], "selection"))
+    select = make(stage.config["selection"], "selection")
     found_health = health(model, train, valid)
     scores = select(model, valid, stage.config["seed"])
     verdicts = decide(scores, stage.config["select"]["top_k"], stage.config["select"]["protect"])

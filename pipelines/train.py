@@ -8,6 +8,7 @@ import torch
 from pipelines.stage import Result, Stage, write_json
 from recsys import checkpoint
 from recsys.data.shards import Shards
+from recsys.factory import make_dataclass
 from recsys.schema import Schema
 from recsys.train import TrainConfig, fit, seed_everything
 
@@ -15,7 +16,7 @@ __all__ = ["run", "run_again"]
 
 
 def _train(stage: Stage, schema: Schema) -> Result:
-    config = TrainConfig(**stage.config["train"])
+    config = make_dataclass(TrainConfig, stage.config["train"], "train")
     spec: dict[str, Any] = {
         "model": stage.config["model"],
         "embedding": stage.config["embedding"],

@@ -6,28 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 
-from recsys.errors import ConfigError, DataError
+from recsys.errors import DataError
+from recsys.factory import make
 from recsys.models.ctr import CTR
 from recsys.schema import Schema
 from recsys.tables import Lookup, PlainEmbedding, Table
 
-__all__ = ["build", "check_target", "fisher", "load", "save"]
-
-
-def check_target(config: dict[str, Any], at: str) -> dict[str, Any]:
-    """Return the config if it builds something of ours.
-
-    Raises:
-        ConfigError: If its `_target_` is absent or outside recsys: configuration is code.
-    """
-    target = config.get("_target_")
-    if not isinstance(target, str) or not target.startswith("recsys."):
-        raise ConfigError(
-            f"{at}._target_: expected a name inside recsys, got {target!r}: choose an option of the group"
-        )
-    return config
+__all__ = ["build", "fisher", "load", "save"]
 
 
 def build(schema: Schema, spec: dict[str, Any]) -> CTR:
@@ -40,8 +26,8 @@ def build(schema: Schema, spec: dict[str, Any]) -> CTR:
     Raises:
         ConfigError: Whatever the constructors refuse.
     """
-    embedding = instantiate(check_target(spec["embedding"], "embedding"))(schema)
-    return CTR(schema, embedding, instantiate(check_target(spec["model"], "model")), spec["embedding_dropout"])
+    embedding = make(spec["embedding"], "embedding")(schema)
+    return CTR(schema, embedding, make(spec["model"], "model"), spec["embedding_dropout"])
 
 
 def save(folder: Path, model: CTR, spec: dict[str, Any]) -> None:
@@ -78,7 +64,7 @@ def load(folder: Path) -> tuple[CTR, dict[str, Any]]:
     if "tables" in state:
         tables = {n: Table(**parts) for n, parts in state["tables"].items()}
         embedding = PlainEmbedding(schema, tables, [Lookup(**k) for k in about["lookups"]])
-        model = CTR(schema, embedding, instantiate(check_target(spec["model"], "model")))
+        model = CTR(schema, embedding, make(spec["model"], "model"))
         model.interaction.load_state_dict(state["interaction"])
     else:
         model = build(schema, spec)

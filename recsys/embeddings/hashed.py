@@ -10,7 +10,7 @@ __all__ = ["hashed"]
 
 def hashed(
     schema: Schema,
-    dim: int = 16,
+    dim: int = 8,
     rows: int = 4096,
     seed: int = 0,
     init: float = 0.05,

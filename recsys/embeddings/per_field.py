@@ -7,7 +7,7 @@ from recsys.tables import Lookup
 __all__ = ["per_field"]
 
 
-def per_field(schema: Schema, dim: int = 16, init: float = 0.05) -> FusedLookups:
+def per_field(schema: Schema, dim: int = 8, init: float = 0.05) -> FusedLookups:
     """x_f = T_f[id].
 
     Args:
