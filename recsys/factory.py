@@ -6,7 +6,7 @@ what does not fit is a one-line error that names the key.
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from functools import partial
 from typing import Any, TypeVar, get_type_hints
 
@@ -23,8 +23,7 @@ _LOOSE = ConfigDict(arbitrary_types_allowed=True)
 
 def _checked(value: Any, hint: Any, at: str) -> Any:
     try:
-        adapter = TypeAdapter(hint) if is_dataclass(hint) else TypeAdapter(hint, config=_LOOSE)
-        return adapter.validate_python(value)
+        return TypeAdapter[Any](hint, config=_LOOSE).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         inside = "".join(f".{part}" for part in first["loc"])

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import torch
-from rich.progress import track
+from rich.progress import Progress
 
 from recsys.data.shards import Shards
 from recsys.metrics import logloss, sigmoid
@@ -55,16 +55,17 @@ def permutation(
     details = {}
     generators = field_generators(schema.names, seed)
     blocks = x_RW.split(model.widths, 1)
-    for f, generator, block_RD in track(
-        list(zip(schema.fields, generators, blocks, strict=True)), description="permute fields"
-    ):
-        kept = block_RD.clone()
-        losses = []
-        for _ in range(repeats):
-            block_RD.copy_(kept[torch.randperm(len(kept), generator=generator)])
-            losses.append(loss(x_RW) - base)
-        block_RD.copy_(kept)
-        score[f.name] = float(np.mean(losses))
-        details[f.name] = {"delta_logloss": score[f.name], "deviation": float(np.std(losses))}
+    with Progress(refresh_per_second=2) as bar:  # not track(): its thread outlives an exception
+        task = bar.add_task("permute fields", total=len(blocks))
+        for f, generator, block_RD in zip(schema.fields, generators, blocks, strict=True):
+            kept = block_RD.clone()
+            losses = []
+            for _ in range(repeats):
+                block_RD.copy_(kept[torch.randperm(len(kept), generator=generator)])
+                losses.append(loss(x_RW) - base)
+            block_RD.copy_(kept)
+            score[f.name] = float(np.mean(losses))
+            details[f.name] = {"delta_logloss": score[f.name], "deviation": float(np.std(losses))}
+            bar.advance(task)
     about = {"method": "permutation", "price": price, "repeats": repeats, "seconds": time.perf_counter() - started}
     return FieldScores(score, {n: s > price for n, s in score.items()}, details, about)
