@@ -120,15 +120,17 @@ def execute(config: dict[str, Any], folder: Path) -> Path:
 
 
 def _resolve(config: DictConfig) -> dict[str, Any]:
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(f"no value for {', '.join(missing)}: set it, for example {missing[0]}=…")
     try:
-        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration does not resolve: {str(error).splitlines()[0]}: set that key") from error
 
 
-def started() -> bool:
-    """Whether any run got past its configuration."""
-    return bool(_begun)
+def started() -> int:
+    """How many runs of this process got past their configuration."""
+    return len(_begun)
 
 
 def _quiet() -> None:

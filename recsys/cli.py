@@ -37,23 +37,25 @@ def _run(arguments: Sequence[str]) -> int:
     resumed = [a for a in arguments if a.startswith("resume=")]
     if resumed:
         arguments = _resume(resumed[0].removeprefix("resume="), [a for a in arguments if a not in resumed])
-    sys.argv = ["recsys run", *arguments]
+    sys.argv, before = ["recsys run", *arguments], run.started()
     try:
         run.main()
     except SystemExit as stop:
         # Hydra ends with 1 when the overrides themselves are wrong; nothing has run then.
-        return 2 if stop.code == 1 and not run.started() else int(stop.code or 0)
+        return 2 if stop.code == 1 and run.started() == before else int(stop.code or 0)
     return 0
 
 
 def _resume(run_id: str, others: list[str]) -> list[str]:
     """The overrides of a killed run, with its folder: finished stages are found there."""
+    from omegaconf import OmegaConf
+
     runs = next((a.removeprefix("runs=") for a in others if a.startswith("runs=")), "runs")
     folder = Path(runs) / run_id
     saved = folder / ".hydra" / "overrides.yaml"
     if not saved.exists():
         raise ConfigError(f"resume: no run {run_id!r} in {runs}: expected the name of a folder there")
-    kept = [line.removeprefix("- ").strip("'\"\n") for line in saved.read_text().splitlines() if line.startswith("- ")]
+    kept = [str(o) for o in OmegaConf.load(saved)]
     return [*kept, *others, f"hydra.run.dir={folder}"]
 
 

@@ -3,16 +3,21 @@
 import os
 import subprocess
 import time
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-import mlflow
-from mlflow.entities import Metric
-from mlflow.exceptions import MlflowException
+with warnings.catch_warnings():  # MLflow warns about its own type hints
+    warnings.simplefilter("ignore")
+    import mlflow
+    import mlflow.pyfunc  # lazily imported otherwise, which undoes the filter of BundleModel below
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
 
 import recsys
 from recsys.errors import ConfigError
@@ -41,19 +46,21 @@ def _flat(value: Any, at: str = "") -> dict[str, str]:
     return {at: str(value)[:500]}
 
 
-class BundleModel(mlflow.pyfunc.PythonModel):
-    """A bundle behind MLflow's pyfunc door: a data frame of raw rows → probabilities."""
+with warnings.catch_warnings(record=True):  # MLflow asks for hints on predict, which would forbid missing cells
 
-    def load_context(self, context: Any) -> None:
-        """Load the bundle once a process."""
-        from recsys.serving.bundle import Bundle
+    class BundleModel(mlflow.pyfunc.PythonModel):
+        """A bundle behind MLflow's pyfunc door: a data frame of raw rows → probabilities."""
 
-        self.bundle = Bundle.load(context.artifacts["bundle"])
+        def load_context(self, context: Any) -> None:
+            """Load the bundle once a process."""
+            from recsys.serving.bundle import Bundle
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as a signature
-        """Score raw rows; a cell that is NaN or None is missing."""
-        rows = model_input.astype(object).where(model_input.notna(), None).to_dict("records")
-        return self.bundle.score(rows)
+            self.bundle = Bundle.load(context.artifacts["bundle"])
+
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as a signature
+            """Score raw rows; a cell that is NaN or None is missing."""
+            rows = model_input.astype(object).where(model_input.notna(), None).to_dict("records")
+            return self.bundle.score(rows)
 
 
 class Tracker:

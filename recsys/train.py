@@ -77,7 +77,7 @@ class TrainConfig:
             raise ConfigError(f"train.precision: expected auto, fp32 or bf16, got {self.precision!r}: change it")
         if self.decay not in ("none", "linear"):
             raise ConfigError(f"train.decay: expected none or linear, got {self.decay!r}: change it")
-        share: object = self.embedding_dropout
+        share: Any = self.embedding_dropout
         if not isinstance(share, int | float) or not 0 <= share < 1:
             raise ConfigError(f"train.embedding_dropout: expected [0, 1), got {share!r}: change it")
 

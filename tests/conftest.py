@@ -20,6 +20,7 @@ from recsys.data.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.models.ctr import CTR
 from recsys.schema import Schema
+from tests.pipeline.small import finished, place  # noqa: F401  # fixtures
 
 torch.set_num_threads(1)  # small tensors: threads only wait for each other, minutes long on a busy machine
 

@@ -110,6 +110,8 @@ class FusedLookups(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """→ x_BW: the fields in schema order, whatever order the tables have; lists are averaged."""
+        if not self.keys:  # numbers only
+            return batch.dense_BN
         looked = self.bags(self.route(batch.ids))
         by_key = looked.to_dict()
         parts = [by_key[key] for key in self.keys]

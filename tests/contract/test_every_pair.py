@@ -1,0 +1,25 @@
+"""Every model over every embedding goes through the whole pipeline, found by itself."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from pipelines.run import CONF, execute
+from tests.pipeline.small import SMALL
+
+MODELS, EMBEDDINGS = (sorted(p.stem for p in (CONF / g).glob("*.yaml")) for g in ("model", "embedding"))
+
+
+@pytest.mark.parametrize(("model", "embedding"), list(product(MODELS, EMBEDDINGS)))
+def test_model_over_embedding_runs_from_table_to_metrics(place: Path, model: str, embedding: str, monkeypatch):
+    monkeypatch.chdir(place)
+    overrides = [*SMALL, f"model={model}", f"embedding={embedding}", "stages=[train,select,retrain,compress,evaluate]"]
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = OmegaConf.to_container(compose("config", overrides), resolve=True)
+    folder = place / "runs" / f"{model}-{embedding}"
+    folder.mkdir(parents=True)
+    assert execute(config, folder) == folder / "result.json"  # type: ignore[arg-type]
+    assert (folder / "evaluate" / "metrics.json").exists()

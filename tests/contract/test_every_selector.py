@@ -1,0 +1,92 @@
+"""Every option of conf/selection, found by itself."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from recsys.data.prepare import prepare
+from recsys.data.shards import Shards
+from recsys.embeddings.per_field import per_field
+from recsys.errors import ConfigError
+from recsys.factory import make
+from recsys.models.ctr import CTR
+from recsys.models.dcn import DCN
+from recsys.selection.scores import FieldScores, decide
+from recsys.train import TrainConfig, fit
+
+OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "selection").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model that learned one strong scalar and one strong category among noise."""
+    r = np.random.default_rng(0)
+    rows = 12_000
+    columns = {"good": r.normal(size=rows), "bad": r.normal(size=rows)}
+    columns |= {"good_cat": r.integers(0, 6, rows), "bad_cat": r.integers(0, 6, rows)}
+    logit = 1.5 * columns["good"] + np.array([-1.5, -1, 0, 0, 1, 1.5])[columns["good_cat"]]
+    columns["label"] = (r.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.int8)
+    fields = {n: {"kind": "categorical" if "cat" in n else "numeric"} for n in columns if n != "label"}
+    config = {"name": "s", "label": "label", "split": {"shares": [0.6, 0.3, 0.1]}, "fields": fields}
+    folder = prepare(config, lambda: pa.table(columns), tmp_path_factory.mktemp("s"))
+    train, valid = Shards(folder, "train"), Shards(folder, "valid")
+    torch.manual_seed(0)
+    model = CTR(train.schema, per_field(train.schema, dim=4), partial(DCN, hidden=(16,), layers=1))
+    fit(model, train, valid, TrainConfig(batch_size=256, lr=5e-3, table_lr=0.05, max_epochs=3, precision="fp32"), 0)
+    return model, valid
+
+
+def select(path: Path, **others):
+    return make({**OmegaConf.to_container(OmegaConf.load(path), resolve=True), **others}, "selection")
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda p: p.stem)
+def test_selector_puts_what_matters_first_and_changes_nothing(path, trained):
+    model, valid = trained
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    scores = select(path)(model, valid, 0)
+    assert set(scores.score) == set(scores.keep) == set(scores.details) == set(model.schema.names)
+    assert set(scores.ranking[:2]) == {"good", "good_cat"}
+    assert scores.keep == {"good": True, "good_cat": True, "bad": False, "bad_cat": False}
+    assert scores.about["method"] == path.stem
+    assert scores.about["price"] > 0
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda p: p.stem)
+def test_selector_is_deterministic_under_a_seed(path, trained):
+    model, valid = trained
+    assert select(path)(model, valid, 3).score == select(path)(model, valid, 3).score
+
+
+def scores(**score: float) -> FieldScores:
+    return FieldScores(score, {n: s > 0.5 for n, s in score.items()}, {n: {} for n in score}, {"method": "x"})
+
+
+def verdicts(*given, **named) -> dict[str, str]:
+    return {v.field: v.verdict for v in decide(*given, **named)}
+
+
+def test_policy_follows_the_method_or_takes_the_top_k_and_never_drops_a_protected_field():
+    s = scores(a=0.9, b=0.1, c=0.6, d=0.2)
+    assert verdicts(s) == {"a": "keep", "c": "keep", "d": "drop", "b": "drop"}
+    assert verdicts(s, top_k=3) == {"a": "keep", "c": "keep", "d": "keep", "b": "drop"}
+    assert verdicts(s, top_k=2, protect=["b"]) == {"a": "keep", "c": "drop", "d": "drop", "b": "protected"}
+    assert verdicts(s, protect=["b"])["b"] == "protected"
+
+
+def test_policy_refuses_what_cannot_be():
+    s = scores(a=0.1, b=0.1)
+    with pytest.raises(ConfigError, match="keeps no field"):
+        decide(s)
+    with pytest.raises(ConfigError, match="no field"):
+        decide(s, protect=["z"])
+    for k in (0, 3):
+        with pytest.raises(ConfigError, match="expected 1 to 2"):
+            decide(s, top_k=k)

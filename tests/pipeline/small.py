@@ -1,0 +1,69 @@
+"""One small run through the command, shared by the tests that look at what it left."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+SMALL = [
+    "data=table", "data.name=small", "data.source.path=clicks.parquet", "data.label=click", "data.time=at",
+    "data.group=user", "name=small", "train.batch_size=256", "train.max_epochs=2",
+    "train.evals_per_epoch=2", "embedding.dim=8", "selection.steps=150", "selection.batch_size=256",
+    "+data.fields={user: {}, item: {min_count: 3}, city: {}, user_x_city: {encoding: hash, inputs: [user, city],"
+    " buckets: 400}, tags: {kind: multi, max_length: 3}, noise: {}, price: {kind: numeric, encoding: log}}",
+]  # fmt: skip
+
+
+def recsys(folder: Path, *arguments: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user calls it, in a folder of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "recsys", *arguments],
+        cwd=folder,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+    )
+
+
+def clicks(rows: int = 6000) -> pa.Table:
+    """Clicks that depend on item, city and price."""
+    r = np.random.default_rng(0)
+    user, item, city = r.integers(0, 80, rows), r.integers(0, 50, rows), r.integers(0, 6, rows)
+    price = r.lognormal(0, 1, rows)
+    logit = r.normal(0, 1.5, 50)[item] + r.normal(0, 1, 6)[city] - 0.7 * np.log(price) - 0.3
+    return pa.table(
+        {
+            "at": pa.array(1_500_000_000 + np.arange(rows) * 600, pa.timestamp("s")),
+            "user": [f"u{u}" for u in user],
+            "item": item,
+            "city": [None if c == 5 else f"city {c}" for c in city],
+            "tags": [["a", "b", "c", "d"][: i % 5] for i in item],
+            "noise": r.integers(0, 30, rows),
+            "price": price,
+            "click": (r.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.int8),
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a table of clicks."""
+    folder = tmp_path_factory.mktemp("place")
+    pyarrow.parquet.write_table(clicks(), folder / "clicks.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(place: Path) -> dict:
+    """result.json of a whole run."""
+    done = recsys(place, "run", *SMALL)
+    assert done.returncode == 0, done.stderr
+    return json.loads((place / done.stdout.splitlines()[-1]).read_text())

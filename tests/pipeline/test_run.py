@@ -1,0 +1,164 @@
+"""`recsys run` and what it leaves, through the door that a user takes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from recsys.cli import main
+from tests.pipeline.small import SMALL, recsys
+
+STAGES = ["prepare", "train", "select", "retrain", "compress", "evaluate", "export"]
+
+
+def test_a_run_leaves_every_stage_and_says_where(finished):
+    assert list(finished["stages"]) == STAGES
+    for stage in finished["stages"].values():
+        assert Path(stage["folder"]).is_dir()
+        assert stage["seconds"] > 0
+        assert len(stage["mlflow_run_id"]) == 32
+    evaluated = json.loads((Path(finished["stages"]["evaluate"]["folder"]) / "metrics.json").read_text())
+    assert list(evaluated) == ["constant", "train", "retrain", "compress", "recalibrated"]
+    assert evaluated["constant"]["auc"] == 0.5
+    assert evaluated["retrain"]["auc"] > 0.65
+    assert evaluated["compress"]["table_bytes"] < evaluated["retrain"]["table_bytes"]
+    for model in ("train", "retrain", "compress"):
+        assert evaluated[model]["logloss"] < evaluated["constant"]["logloss"]
+
+
+def test_selection_kept_what_matters_and_retraining_used_only_that(finished):
+    kept = json.loads((Path(finished["stages"]["select"]["folder"]) / "selection.json").read_text())["keep"]
+    assert {"item", "price"} <= set(kept)
+    model = json.loads((Path(finished["stages"]["retrain"]["folder"]) / "model.json").read_text())
+    assert [f["name"] for f in model["schema"]["fields"]] == kept
+    report = (Path(finished["stages"]["select"]["folder"]) / "report.html").read_text()
+    assert "Keep" in report
+    assert "http://" not in report.split("<script")[0]
+
+
+def test_mlflow_holds_a_parent_and_a_child_a_stage(finished):
+    mlflow.set_tracking_uri(finished["mlflow"]["uri"])
+    client = mlflow.MlflowClient()
+    parent = client.get_run(finished["mlflow"]["run_id"])
+    assert parent.data.params["train.batch_size"] == "256"
+    for name, stage in finished["stages"].items():
+        child = client.get_run(stage["mlflow_run_id"])
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert child.info.status == "FINISHED", name
+    train = finished["stages"]["train"]
+    curve = client.get_metric_history(train["mlflow_run_id"], "valid_logloss")
+    history = json.loads((Path(train["folder"]) / "history.json").read_text())
+    assert {m.step for m in curve} - {0} == {int(h["step"]) for h in history}
+    paths = {f.path for f in client.list_artifacts(finished["stages"]["select"]["mlflow_run_id"])}
+    assert {"report.json", "report.html"} <= paths
+
+
+def test_the_registered_model_scores_as_the_bundle_does(finished, place):
+    mlflow.set_tracking_uri(finished["mlflow"]["uri"])
+    export = finished["stages"]["export"]
+    model = mlflow.pyfunc.load_model(export["model_uri"])
+    raw = pq.read_table(place / "clicks.parquet").slice(5800, 20).to_pandas()
+    raw["tags"] = [list(t) for t in raw["tags"]]
+    lines = raw.drop(columns=["at", "click"]).to_json(orient="records", lines=True)
+    answer = recsys(place, "predict", export["bundle"], stdin=lines)
+    assert answer.returncode == 0, answer.stderr
+    scored = [json.loads(x)["probability"] for x in answer.stdout.splitlines()]
+    np.testing.assert_allclose(model.predict(raw), scored, atol=1e-6)
+
+
+def test_from_run_goes_on_from_an_earlier_run(finished, place):
+    done = recsys(place, "run", *SMALL, f"from_run={finished['id']}", "stages=[compress,evaluate]", "compression=svd")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((place / done.stdout.splitlines()[-1]).read_text())
+    assert result["stages"]["retrain"]["folder"] == finished["stages"]["retrain"]["folder"]
+    assert result["stages"]["compress"]["folder"] != finished["stages"]["compress"]["folder"]
+
+
+def test_verify_names_a_changed_file(finished, tmp_path):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(finished["stages"]["export"]["bundle"], bundle)
+    assert recsys(tmp_path, "verify", str(bundle)).returncode == 0
+    for name in ("encoders.json", "manifest.json"):
+        whole = (bundle / name).read_bytes()
+        (bundle / name).write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
+        broken = recsys(tmp_path, "verify", str(bundle))
+        assert broken.returncode == 2
+        assert name in broken.stderr
+        assert len(broken.stderr.strip().splitlines()) == 1
+        (bundle / name).write_bytes(whole)
+
+
+def test_a_killed_run_takes_up_where_it_was(place):
+    """Kill after the first look at validation; the resumed weights equal those of a run left alone."""
+    quick = [*SMALL, "stages=[train]", "train.max_epochs=6", "train.patience=100", "train.evals_per_epoch=8"]
+    whole = recsys(place, "run", *quick, "hydra.run.dir=runs/whole")
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, "-m", "recsys", "run", *quick, "hydra.run.dir=runs/killed"]
+    process = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    resume = place / "runs" / "killed" / "train" / "resume.pt"
+    while process.poll() is None and not resume.exists():
+        pass
+    process.kill()
+    process.wait()
+    assert resume.exists(), "the run ended before it could be killed: make it longer"
+    again = recsys(place, "run", "resume=killed")
+    assert again.returncode == 0, again.stderr
+    histories = [json.loads((place / "runs" / r / "train" / "history.json").read_text()) for r in ("whole", "killed")]
+    assert histories[0] == histories[1]
+    assert not resume.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.source.path=absent.parquet"], "expected a table at absent.parquet"),
+        (["data.label=absent"], "expected a column 'absent'"),
+        (["data.label=item"], "expected only 0 and 1"),
+        (["data.time=user"], "time 'user'"),
+        (["data.split.shares=[1.0,0.0,0.0]"], "three positive shares"),
+        (["+data.fields.absent={}"], "expected a column 'absent'"),
+        (["+data.fields.user.colour=red"], "colour"),
+        (["embedding.dim=6"], "multiple of 4"),
+        (["train.lr=fast"], "train.lr"),
+        (["+model.depth=3"], "model: unknown depth"),
+        (["model.layers=many"], "model.layers"),
+        (["model.absent=3"], "absent"),
+        (["model=absent"], "absent"),
+        (["stages=[fly]"], "unknown ['fly']"),
+        (["stages=[compress]"], "needs train"),
+        (["from_run=absent"], "no finished run 'absent'"),
+        (["data.label=???"], "data.label"),
+        (["model._target_=os.system"], "inside recsys"),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+def test_bad_input_is_one_clear_error_and_exit_code_2(place, overrides, message, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+    assert main(["run", *SMALL, "stages=[train]", *overrides]) == 2
+    said = capfd.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert not list((place / "runs" / "cache").glob(".*"))
+
+
+def test_a_rank_past_break_even_is_refused(finished, place):
+    done = recsys(place, "run", *SMALL, f"from_run={finished['id']}", "stages=[compress]", "compression.rank=8")
+    assert done.returncode == 2
+    assert "past break-even" in done.stderr
+
+
+def test_compare_of_a_report_with_itself_is_full_agreement(finished, place, tmp_path):
+    page = tmp_path / "compare.html"
+    done = recsys(place, "compare", finished["id"], finished["id"], "--out", str(page))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("1.000") >= 3
+    assert "RBO 1.00" in page.read_text()
+    absent = recsys(place, "compare", finished["id"], "absent")
+    assert absent.returncode == 2
+    assert "no selection report" in absent.stderr
