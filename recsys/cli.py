@@ -37,6 +37,8 @@ def _run(arguments: Sequence[str]) -> int:
     resumed = [a for a in arguments if a.startswith("resume=")]
     if resumed:
         arguments = _resume(resumed[0].removeprefix("resume="), [a for a in arguments if a not in resumed])
+    sweep = [a for a in arguments if a in ("-m", "--multirun")]  # argparse wants flags before overrides
+    arguments = [*sweep, *(a for a in arguments if a not in sweep)]
     sys.argv, before = ["recsys run", *arguments], run.started()
     try:
         run.main()

@@ -95,9 +95,12 @@ def write_html(report: dict[str, Any], path: Path) -> None:
     width = sum(f["width"] for f in fields.values())
     lead += f"{saved['table_bytes'] / 1e6:.2f} MB of tables and {saved['width']} of {width} inputs."
     sick = report["health"]["verdict"]
-    notes = (
-        [] if sick == "sound" else [f"Inconclusive: the model is {sick}. Regularise or retrain it, then search again."]
-    )
+    gap = f"training AUC {report['health']['train_auc']:.3f}, held-out {report['health']['valid_auc']:.3f}"
+    cautions = {
+        "no signal": f"No signal: the model is no better than chance on held-out rows ({gap}). Trust no verdict here.",
+        "overfit": f"Caution: the model is overfit ({gap}). The scores are from held-out rows; regularise it to be surer.",
+    }
+    notes = [cautions[sick]] if sick in cautions else []
     colours = {"keep": "#2a7f62", "protected": "#3b6fb6", "drop": "#b0b4ba"}
     bars = go.Figure(
         go.Bar(
