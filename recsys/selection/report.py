@@ -93,12 +93,12 @@ def write_html(report: dict[str, Any], path: Path) -> None:
     saved = report["savings"]
     lead = f"Keep {len(kept)} of {len(fields)} fields; dropping {', '.join(dropped) or 'none'} saves "
     width = sum(f["width"] for f in fields.values())
-    lead += f"{saved['table_bytes'] / 1e6:.2f} MB of tables and {saved['width']} of {width} inputs."
+    lead += f"{saved['table_bytes'] / 1e6:.2f} MB of tables and {saved['width']} of {width:g} inputs."
     sick = report["health"]["verdict"]
     gap = f"training AUC {report['health']['train_auc']:.3f}, held-out {report['health']['valid_auc']:.3f}"
     cautions = {
         "no signal": f"No signal: the model is no better than chance on held-out rows ({gap}). Trust no verdict here.",
-        "overfit": f"Caution: the model is overfit ({gap}). The scores are from held-out rows; regularise it to be surer.",
+        "overfit": f"Caution: the model is overfit ({gap}). Scores are from held-out rows; regularise to be surer.",
     }
     notes = [cautions[sick]] if sick in cautions else []
     colours = {"keep": "#2a7f62", "protected": "#3b6fb6", "drop": "#b0b4ba"}

@@ -47,7 +47,7 @@ def test_random_rankings_meet_the_chance_level():
 
 
 def test_differences_that_forbid_trust_are_named():
-    a, b = report(NAMES, 5), report(NAMES[1:] + ["new"], 5, data="other", health="overfit")
+    a, b = report(NAMES, 5), report([*NAMES[1:], "new"], 5, data="other", health="overfit")
     b["provenance"]["model"] = {"seed": 1, "model": "fm"}
     found = compare(a, b)
     assert found["added"] == ["new"] and found["removed"] == ["f0"]
