@@ -21,4 +21,6 @@ def run(stage: Stage) -> Result:
     metrics: dict[str, float] = {}
     for split, seen in about["splits"].items():
         metrics |= {f"{split}_rows": seen["rows"], f"{split}_label_rate": seen["label_rate"]}
-    return Result(metrics, artifacts=[folder / "schema.json", folder / "prepared.json"])
+    return Result(
+        metrics, artifacts=[folder / "schema.json", folder / "prepared.json"], tags={"data_digest": folder.name}
+    )

@@ -53,12 +53,14 @@ class Result:
         history: One entry a step, with a `step`, for curves.
         artifacts: Files or folders that a person or a later run wants, inside the stage's folder.
         bundle: A serving bundle to register as a model.
+        tags: Words, by name, for the stage's run.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     artifacts: list[Path] = field(default_factory=list)
     bundle: Path | None = None
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 def newest_model(stage: Stage, before: str = "") -> Path:

@@ -112,6 +112,10 @@ class Tracker:
             self.ids[name] = run.info.run_id
             yield
 
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Tags on the active run."""
+        mlflow.set_tags(dict(tags))
+
     def log(self, metrics: Mapping[str, float], history: list[dict[str, float]], artifacts: list[Path]) -> None:
         """Metrics and curves in few calls, then files, on the active run."""
         run = mlflow.active_run()
