@@ -13,8 +13,8 @@ from recsys.errors import ConfigError
 
 __all__ = ["DTYPES", "KINDS", "Field", "Schema"]
 
-Kind = Literal["categorical", "multi", "numeric", "vector"]
-KINDS = ("categorical", "multi", "numeric", "vector")
+Kind = Literal["categorical", "multi", "sequence", "numeric", "vector"]
+KINDS = ("categorical", "multi", "sequence", "numeric", "vector")
 DTYPES = ("string", "int", "float", "bool")
 
 
@@ -25,12 +25,17 @@ class Field:
     Args:
         name: Unique name; tables, gates and reports use it.
         kind: `categorical` (one id a row), `multi` (up to `max_length` ids, mean-pooled),
-            `numeric` (one float a row; a bucketed number is `categorical`) or `vector`
-            (`max_length` floats a row).
+            `sequence` (up to `max_length` past ids, newest first; how they are pooled is the
+            model's to say), `numeric` (one float a row; a bucketed number is `categorical`) or
+            `vector` (`max_length` floats a row).
         inputs: The raw columns that it is made from; more than one makes a crossed field.
         dtypes: The type of each raw column: `string`, `int`, `float` or `bool`.
         cardinality: Count of ids, the reserved ones included; 0 for `numeric` and `vector`.
         max_length: Ids a row at most (longer lists keep their first ids), or floats of a vector.
+        table: Name of the field whose encoder and table it reads; "" is its own. A sequence of
+            past products reads the table of the field `product`, which is its candidate.
+        weighted: A `multi` field whose second input is a list of weights, one an id: it pools to
+            Σ w·x / Σ w. The weights stand behind all numbers in dense_BN.
     """
 
     name: str
@@ -39,11 +44,21 @@ class Field:
     dtypes: tuple[str, ...]
     cardinality: int = 0
     max_length: int = 1
+    table: str = ""
+    weighted: bool = False
 
     @property
     def is_sparse(self) -> bool:
         """True when the field is looked up in a table."""
-        return self.kind in ("categorical", "multi")
+        return self.kind in ("categorical", "multi", "sequence")
+
+
+def _side_by_side(widths: list[tuple[str, int]], start: int = 0) -> dict[str, range]:
+    placed: dict[str, range] = {}
+    for name, width in widths:
+        placed[name] = range(start, start + width)
+        start += width
+    return placed
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,7 @@ class Schema:
         fields: All fields, the looked-up ones first, then the numeric ones.
         label: Raw name of the 0/1 label column.
         group: Raw name of the column that GAUC groups by, or None.
+        weight: Raw name of the column of sample weights, or None.
 
     Raises:
         ConfigError: If two fields share a name, there is none, or a numeric one comes too early.
@@ -62,6 +78,7 @@ class Schema:
     fields: tuple[Field, ...]
     label: str
     group: str | None = None
+    weight: str | None = None
     _index: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +108,22 @@ class Schema:
         return [f for f in self.fields if not f.is_sparse]
 
     @property
+    def id_columns(self) -> dict[str, range]:
+        """For each looked-up field, its columns of ids_BL."""
+        return _side_by_side([(f.name, f.max_length) for f in self.sparse])
+
+    @property
+    def float_columns(self) -> dict[str, range]:
+        """For each field that is floats, its columns of dense_BN."""
+        return _side_by_side([(f.name, f.max_length) for f in self.numeric])
+
+    @property
+    def weight_columns(self) -> dict[str, range]:
+        """For each weighted field, where its weights stand in dense_BN: behind all numbers."""
+        start = sum(f.max_length for f in self.numeric)
+        return _side_by_side([(f.name, f.max_length) for f in self.fields if f.weighted], start)
+
+    @property
     def raw_columns(self) -> list[str]:
         """Every raw column that a request must hold, in order of first use."""
         return list(dict.fromkeys(c for f in self.fields for c in f.inputs))
@@ -115,6 +148,7 @@ class Schema:
             "fields": [asdict(f) for f in self.fields],
             "label": self.label,
             "group": self.group,
+            "weight": self.weight,
         }
 
     @classmethod
@@ -123,7 +157,7 @@ class Schema:
         made = [
             Field(**dict[str, Any](f, inputs=tuple(f["inputs"]), dtypes=tuple(f["dtypes"]))) for f in value["fields"]
         ]
-        return cls(tuple(made), value["label"], value["group"])
+        return cls(tuple(made), value["label"], value["group"], value.get("weight"))
 
     @classmethod
     def load(cls, path: Path) -> "Schema":
