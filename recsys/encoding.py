@@ -4,30 +4,32 @@ Reserved ids: 0 is always "missing". A vocabulary keeps 1 for "unseen" (also the
 rarer than its minimum count, so that its row is trained). Needs numpy and xxhash only.
 """
 
-import json
 import math
+import re
 from collections.abc import Sequence
-from pathlib import Path
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Protocol
 
 import numpy as np
 import xxhash
 
 from recsys.errors import DataError
-from recsys.schema import Field, Schema
 
 __all__ = [
-    "MISSING", "UNSEEN", "Bucket", "Encoder", "Hash", "RowEncoder", "Scale", "Vocabulary",
-    "encoder_from_json", "hash_text", "number", "text",
+    "ABSENT", "MISSING", "PARTS", "SEPARATOR", "UNSEEN", "AnyEncoder", "Bucket", "Encoder", "Hash", "Part", "Scale",
+    "Vocabulary", "Words", "encoder_from_json", "hash_text", "instant", "joined", "number", "text", "wrong",
 ]  # fmt: skip
 
 MISSING = 0
 UNSEEN = 1
-_SEPARATOR = "\x1f"  # between the parts of a cross; it cannot come from a keyboard
-_ABSENT = "\x00"  # a missing part of a cross
+SEPARATOR = "\x1f"  # between the parts of a cross; it cannot come from a keyboard
+ABSENT = "\x00"  # a missing part of a cross
+PARTS = {"hour": 24, "weekday": 7, "day": 31, "month": 12}  # of a timestamp, and how many there are
+_EPOCH = datetime(1970, 1, 1)
 
 
-def _wrong(name: str, expected: str, value: object) -> DataError:
+def wrong(name: str, expected: str, value: object) -> DataError:
+    """The error of a value that is not of its column's type."""
     shown = repr(value)
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
     got = f"{type(value).__name__} {shown}"
@@ -56,7 +58,7 @@ def text(value: object, dtype: str, name: str) -> str | None:
     whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())
     if dtype == "int" and whole and not isinstance(value, bool):
         return str(int(value))  # type: ignore[arg-type]
-    raise _wrong(
+    raise wrong(
         name,
         {"string": "a string", "bool": "true or false"}.get(dtype, "a whole number"),
         value,
@@ -72,14 +74,47 @@ def number(value: object, name: str) -> float:
     if _is_missing(value):
         return math.nan
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise _wrong(name, "a number", value)
+        raise wrong(name, "a number", value)
     try:
         x = float(value)
     except OverflowError:  # an int that no float holds
         x = math.inf
     if math.isinf(x):
-        raise _wrong(name, "a finite number", value)
+        raise wrong(name, "a finite number", value)
     return x
+
+
+def instant(value: object, name: str) -> int | None:
+    """Microseconds since 1970 (UTC), or None where it is missing.
+
+    Takes ISO text, seconds since 1970, and datetimes; a time without a zone is UTC.
+
+    Raises:
+        DataError: If it is none of these.
+    """
+    if _is_missing(value):
+        return None
+    try:
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        elif isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+            return int(value) * 1_000_000
+        elif isinstance(value, date) and not isinstance(value, datetime):
+            value = datetime(value.year, value.month, value.day)
+    except (ValueError, OverflowError):
+        pass
+    if not isinstance(value, datetime):
+        raise wrong(name, "a time like 2017-02-01 12:30:00 or seconds since 1970", value)
+    if value.tzinfo is not None:
+        value = value.astimezone(UTC).replace(tzinfo=None)
+    return (value - _EPOCH) // timedelta(microseconds=1)
+
+
+def joined(parts: Sequence[str | None]) -> str | None:
+    """The text of a cross: its spelled parts with `SEPARATOR` between; None if every part is missing."""
+    if all(p is None for p in parts):
+        return None
+    return SEPARATOR.join(ABSENT if p is None else p for p in parts)
 
 
 def hash_text(value: str, seed: int = 0) -> int:
@@ -129,10 +164,8 @@ class Hash:
 
     def id(self, parts: Sequence[str | None]) -> int:
         """The id of a value, or of a cross of several; missing only if every part is."""
-        if all(p is None for p in parts):
-            return MISSING
-        joined = _SEPARATOR.join(_ABSENT if p is None else p for p in parts)
-        return 1 + hash_text(joined, self.seed) % self.buckets
+        whole = joined(parts)
+        return MISSING if whole is None else 1 + hash_text(whole, self.seed) % self.buckets
 
     def to_json(self) -> dict[str, Any]:
         return {"encoder": "hash", "buckets": self.buckets, "seed": self.seed}
@@ -185,91 +218,64 @@ class Bucket:
         return {"encoder": "bucket", "boundaries": self.boundaries.tolist()}
 
 
-def encoder_from_json(value: dict[str, Any]) -> "Vocabulary | Hash | Scale | Bucket":
-    """Build the encoder that `to_json` described."""
-    made = {"vocabulary": Vocabulary, "hash": Hash, "scale": Scale, "bucket": Bucket}
-    return made[value["encoder"]](**{k: v for k, v in value.items() if k != "encoder"})
-
-
-class RowEncoder:
-    """Raw rows (dicts of strings, numbers, lists, None) → the two arrays that a model takes.
+class Part:
+    """id = 1 + the hour (0 to 23), weekday (Monday is 0), day (of the month) or month of a time, UTC.
 
     Args:
-        schema: The fields, in order.
-        encoders: One for each field, by name.
+        part: One of `PARTS`.
     """
 
-    def __init__(self, schema: Schema, encoders: "dict[str, Vocabulary | Hash | Scale | Bucket]"):
-        self.schema, self.encoders = schema, encoders
+    def __init__(self, part: str):
+        self.part = part
+        self.cardinality = PARTS[part] + 1
 
-    @classmethod
-    def load(cls, folder: Path, schema: Schema | None = None) -> "RowEncoder":
-        """Read `schema.json` and `encoders.json` from a folder; `schema` may be a subset."""
-        schema = schema or Schema.load(folder / "schema.json")
-        stored = json.loads((folder / "encoders.json").read_text())
-        return cls(schema, {f.name: encoder_from_json(stored[f.name]) for f in schema.fields})
-
-    def ids(self, field: Field, rows: Sequence[dict[str, Any]]) -> np.ndarray:
-        """The ids of one field → B×max_length int64; −1 pads a list."""
-        encoder, column, dtype = self.encoders[field.name], field.inputs[0], field.dtypes[0]
-        if isinstance(encoder, Bucket):
-            return encoder.numbers(np.array([number(row[column], column) for row in rows]))[:, None]
-        assert isinstance(encoder, Vocabulary | Hash)
-        if field.kind == "multi":
-            return self._lists(field, encoder, rows)
-        if len(field.inputs) == 1:
-            made = [encoder.id((text(row[column], dtype, column),)) for row in rows]
+    def instants(self, us_B: np.ndarray, there_B: np.ndarray) -> np.ndarray:
+        """Encode microseconds since 1970 (int64) → int32 ids; `MISSING` where not `there_B`."""
+        days_B = us_B // 86_400_000_000
+        if self.part == "hour":
+            value_B = us_B // 3_600_000_000 % 24
+        elif self.part == "weekday":
+            value_B = (days_B + 3) % 7  # 1970-01-01 was a Thursday
         else:
-            named = tuple(zip(field.inputs, field.dtypes, strict=True))
-            made = [encoder.id([text(row[c], t, c) for c, t in named]) for row in rows]
-        return np.array(made, np.int64)[:, None]
+            date_B = days_B.astype("datetime64[D]")
+            month_B = date_B.astype("datetime64[M]")
+            whole = self.part == "month"
+            value_B = month_B.astype(np.int64) % 12 if whole else (date_B - month_B).astype(np.int64)
+        return np.where(there_B, 1 + value_B, MISSING).astype(np.int32)
 
-    def _lists(self, field: Field, encoder: "Vocabulary | Hash", rows: Sequence[dict[str, Any]]) -> np.ndarray:
-        column, dtype = field.inputs[0], field.dtypes[0]
-        ids_BL = np.full((len(rows), field.max_length), -1, dtype=np.int64)
-        for b, row in enumerate(rows):
-            values = row[column]
-            if values is None:
-                continue
-            if not isinstance(values, list | tuple | np.ndarray):
-                raise _wrong(column, "a list", values)
-            kept = [encoder.id([text(v, dtype, column)]) for v in values[: field.max_length]]
-            ids_BL[b, : len(kept)] = kept
-        return ids_BL
+    def to_json(self) -> dict[str, Any]:
+        return {"encoder": "part", "part": self.part}
 
-    def floats(self, field: Field, rows: Sequence[dict[str, Any]]) -> np.ndarray:
-        """One numeric or vector field → B×width float32; zeros (the mean) where missing."""
-        scale, column = self.encoders[field.name], field.inputs[0]
-        assert isinstance(scale, Scale)
-        if field.kind == "numeric":
-            return scale.numbers(np.array([number(row[column], column) for row in rows]))[:, None]
-        x_BC = np.full((len(rows), field.max_length), np.nan)
-        for b, row in enumerate(rows):
-            value = row[column]
-            if value is None:
-                continue
-            if not isinstance(value, list | tuple | np.ndarray) or len(value) != field.max_length:
-                raise _wrong(column, f"a list of {field.max_length} numbers", value)
-            x_BC[b] = [number(v, column) for v in value]
-        return scale.numbers(x_BC)
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-        """Encode rows, a field at a time: a batch costs an eighth of its rows one by one.
+class Words:
+    """Text → hashed word n-grams: lower case, a word is a run of letters, digits and underscores.
 
-        Returns:
-            ids_BL int64, the sparse fields' columns side by side, padded with −1; and
-            dense_BN float32.
+    Args:
+        buckets: Ids after the missing one.
+        ngrams: Lengths of the n-grams, in words.
+        seed: Of the hash.
+    """
 
-        Raises:
-            DataError: If a row lacks a column or holds a value of another type.
-        """
-        for c in self.schema.raw_columns:
-            for b, row in enumerate(rows):
-                if c not in row:
-                    raise DataError(f"row {b}: expected a value for column {c!r}, got none: send null if it is missing")
-        ids = [self.ids(f, rows) for f in self.schema.sparse]
-        dense = [self.floats(f, rows) for f in self.schema.numeric]
-        return (
-            np.concatenate(ids, axis=1).astype(np.int64) if ids else np.empty((len(rows), 0), np.int64),
-            np.concatenate(dense, axis=1) if dense else np.empty((len(rows), 0), np.float32),
-        )
+    _WORD = re.compile(r"\w+")
+
+    def __init__(self, buckets: int, ngrams: Sequence[int] = (1,), seed: int = 0):
+        self.ngrams, self._hash = list(ngrams), Hash(buckets, seed)
+        self.cardinality = self._hash.cardinality
+
+    def ids(self, value: str | None) -> list[int]:
+        """The ids of a text, in order of length and place; none where it is missing."""
+        words = self._WORD.findall(value.lower()) if value else []
+        grams = [" ".join(words[i : i + n]) for n in self.ngrams for i in range(len(words) - n + 1)]
+        return [self._hash.id([g]) for g in grams]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"encoder": "words", "buckets": self._hash.buckets, "ngrams": self.ngrams, "seed": self._hash.seed}
+
+
+AnyEncoder = Vocabulary | Hash | Scale | Bucket | Part | Words
+
+
+def encoder_from_json(value: dict[str, Any]) -> AnyEncoder:
+    """Build the encoder that `to_json` described."""
+    made = {"vocabulary": Vocabulary, "hash": Hash, "scale": Scale, "bucket": Bucket, "part": Part, "words": Words}
+    return made[value["encoder"]](**{k: v for k, v in value.items() if k != "encoder"})

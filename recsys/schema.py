@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recsys.errors import ConfigError
+from recsys.past import Past
 
 __all__ = ["DTYPES", "KINDS", "Field", "Schema"]
 
 Kind = Literal["categorical", "multi", "sequence", "numeric", "vector"]
 KINDS = ("categorical", "multi", "sequence", "numeric", "vector")
-DTYPES = ("string", "int", "float", "bool")
+DTYPES = ("string", "int", "float", "bool", "time")
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,17 @@ class Field:
             model's to say), `numeric` (one float a row; a bucketed number is `categorical`) or
             `vector` (`max_length` floats a row).
         inputs: The raw columns that it is made from; more than one makes a crossed field.
-        dtypes: The type of each raw column: `string`, `int`, `float` or `bool`.
+        dtypes: The type of each raw column: `string`, `int`, `float`, `bool` or `time`.
         cardinality: Count of ids, the reserved ones included; 0 for `numeric` and `vector`.
         max_length: Ids a row at most (longer lists keep their first ids), or floats of a vector.
         table: Name of the field whose encoder and table it reads; "" is its own. A sequence of
             past products reads the table of the field `product`, which is its candidate.
+        separator: Of a list that a request holds as one string, `a|b`; "" where it holds a list.
+        reverse: The raw list has its oldest value first.
         weighted: A `multi` field whose second input is a list of weights, one an id: it pools to
             Σ w·x / Σ w. The weights stand behind all numbers in dense_BN.
+        past: The raw column is made from earlier rows; a request may bring it, or leave it out where
+            the bundle knows the past.
     """
 
     name: str
@@ -45,12 +50,23 @@ class Field:
     cardinality: int = 0
     max_length: int = 1
     table: str = ""
+    separator: str = ""
+    reverse: bool = False
     weighted: bool = False
+    past: Past | None = None
 
     @property
     def is_sparse(self) -> bool:
         """True when the field is looked up in a table."""
         return self.kind in ("categorical", "multi", "sequence")
+
+
+def _field(value: dict[str, Any]) -> Field:
+    past = value.get("past")
+    if past is not None:
+        past = Past(**dict[str, Any](past, by=tuple(past["by"]), dtypes=tuple(past["dtypes"])))
+    told: dict[str, Any] = {**value, "inputs": tuple(value["inputs"]), "dtypes": tuple(value["dtypes"]), "past": past}
+    return Field(**told)
 
 
 def _side_by_side(widths: list[tuple[str, int]], start: int = 0) -> dict[str, range]:
@@ -70,6 +86,7 @@ class Schema:
         label: Raw name of the 0/1 label column.
         group: Raw name of the column that GAUC groups by, or None.
         weight: Raw name of the column of sample weights, or None.
+        time: Raw name of the column of event times, or None.
 
     Raises:
         ConfigError: If two fields share a name, there is none, or a numeric one comes too early.
@@ -79,6 +96,7 @@ class Schema:
     label: str
     group: str | None = None
     weight: str | None = None
+    time: str | None = None
     _index: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -149,15 +167,14 @@ class Schema:
             "label": self.label,
             "group": self.group,
             "weight": self.weight,
+            "time": self.time,
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Schema":
         """Read what `to_json` wrote."""
-        made = [
-            Field(**dict[str, Any](f, inputs=tuple(f["inputs"]), dtypes=tuple(f["dtypes"]))) for f in value["fields"]
-        ]
-        return cls(tuple(made), value["label"], value["group"], value.get("weight"))
+        made = tuple(_field(f) for f in value["fields"])
+        return cls(made, value["label"], value["group"], value.get("weight"), value.get("time"))
 
     @classmethod
     def load(cls, path: Path) -> "Schema":

@@ -1,247 +1,99 @@
-"""Raw table → encoders fitted on the training rows → schema and shards, cached by a digest."""
+"""Raw table → encoders fitted on the training rows → schema and shards, cached by a digest.
 
+Two passes: `recsys.data.spool` reads the table once; here its columns become splits, encoders and
+row-major shards, a range of rows at a time.
+"""
+
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from rich.progress import Progress
 
-from recsys.data.fit import FieldConfig, encode, fit
-from recsys.encoding import MISSING, UNSEEN, encoder_from_json
+from recsys.data.encode import TableEncoder
+from recsys.data.fields import FieldConfig, field_configs
+from recsys.data.fit import field_of, fit
+from recsys.data.history import add_past, snapshot
+from recsys.data.shards import ShardWriter
+from recsys.data.split import SPLITS, split_codes
+from recsys.data.spool import PAD, Source, Spool, read_source
+from recsys.data.tables import TableSource
+from recsys.encoding import AnyEncoder, encoder_from_json
 from recsys.errors import ConfigError, DataError
 from recsys.schema import Schema
 
-__all__ = ["SPLITS", "prepare", "split_rows"]
+__all__ = ["KEYS", "SPLITS", "prepare"]
 
-SPLITS = ("train", "valid", "test")
 GOLDEN_ROWS = 256  # raw test rows kept for the golden batch of a bundle
+_STEP = 1 << 16  # rows written at once
+KEYS = ("name", "source", "label", "labels", "weight", "time", "group", "split", "fields", "grow_from", "dropped")
 
 
-def _label(table: pa.Table, column: str) -> np.ndarray:
-    if column not in table.column_names:
-        have = ", ".join(table.column_names)
-        raise DataError(f"label: expected a column {column!r}, the table has {have}: set data.label")
-    gaps = table[column].null_count
-    if gaps:
-        raise DataError(f"label {column!r}: expected 0 or 1 in every row, {gaps} rows have none: drop or fill them")
-    try:
-        label_B = table[column].cast(pa.float32()).to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"label {column!r}: expected 0 and 1, got {table[column].type}: map it to 0 and 1") from error
-    values = np.unique(label_B)
-    if not np.isin(values, [0, 1]).all():
-        raise DataError(f"label {column!r}: expected only 0 and 1, got {values[:5].tolist()}: make it binary")
-    if len(values) < 2:
-        raise DataError(f"label {column!r}: expected both 0 and 1, every row is {values[0]:g}: check data.label")
-    return label_B
-
-
-def _time(table: pa.Table, column: str) -> np.ndarray:
-    if column not in table.column_names:
-        raise DataError(f"time: expected a column {column!r}, the table has {', '.join(table.column_names)}")
-    values = table[column]
-    try:
-        if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-            values = values.cast(pa.float64()).cast(pa.int64(), safe=False).cast(pa.timestamp("s"))
-        time_B = values.cast(pa.timestamp("us")).to_numpy().astype("datetime64[us]")
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(
-            f"time {column!r}: expected timestamps like 2017-02-01 12:30:00 or seconds since 1970, "
-            f"got {error.args[0].splitlines()[0]}: mend those rows"
-        ) from error
-    if np.isnat(time_B).any():
-        raise DataError(f"time {column!r}: {int(np.isnat(time_B).sum())} rows have none: drop or fill them")
-    return time_B
-
-
-def _by_range(time_B: np.ndarray, split: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    rows = {}
-    for name in SPLITS:
-        try:
-            start, end = (np.datetime64(datetime.fromisoformat(str(t)), "us") for t in split[name])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"data.split.{name}: expected [from, to) as two ISO dates, got {error}") from error
-        rows[name] = np.flatnonzero((time_B >= start) & (time_B < end))
-    return rows
-
-
-def split_rows(rows: int, time_B: np.ndarray | None, split: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Which rows belong to each split.
-
-    Args:
-        rows: Rows of the table.
-        time_B: datetime64, or None.
-        split: Either `{train: [from, to), valid: …, test: …}` as ISO dates, or `{shares: [.8, .1,
-            .1], gap_days: 0, seed: 0}`: in order of time where there is a time column, else at
-            random. `gap_days` are left out before validation and before test.
-
-    Raises:
-        ConfigError: If the entries are malformed.
-        DataError: If a split comes out empty.
-    """
-    if "shares" not in split:
-        if time_B is None:
-            raise ConfigError("data.split gives dates: set data.time to the column that they are about")
-        made = _by_range(time_B, split)
-    else:
-        try:
-            shares = [float(s) for s in split["shares"]]
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"data.split.shares: expected three positive shares, got {split['shares']!r}") from error
-        if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ConfigError(f"data.split.shares: expected three positive shares that sum to 1, got {shares}")
-        cuts = (np.cumsum(shares)[:2] * rows + 1e-6).astype(int)  # .7 + .2 falls a hair short of .9
-        if time_B is None:
-            parts = np.split(np.random.default_rng(split.get("seed", 0)).permutation(rows), cuts)
-            made = {n: np.sort(p) for n, p in zip(SPLITS, parts, strict=True)}
-        else:
-            order = np.argsort(time_B, kind="stable")
-            gap = np.timedelta64(timedelta(days=float(split.get("gap_days", 0))))
-            start = [time_B[order[min(c, rows - 1)]] for c in cuts]
-            inside = [
-                time_B < start[0],
-                (time_B >= start[0] + gap) & (time_B < start[1]),
-                time_B >= start[1] + gap,
-            ]
-            made = {n: np.flatnonzero(i) for n, i in zip(SPLITS, inside, strict=True)}
-    for name, chosen in made.items():
-        if len(chosen) == 0:
-            raise DataError(f"the {name} split is empty ({rows} rows in all): change data.split")
-    return made
-
-
-def _field_configs(entries: Mapping[str, Any]) -> list[FieldConfig]:
-    known = set(FieldConfig.__dataclass_fields__) - {"name"}
-    made = []
-    for name, entry in entries.items():
-        if not isinstance(entry or {}, Mapping):
-            raise ConfigError(f"data.fields.{name}: expected settings like {{kind: numeric}}, got {entry!r}")
-        entry = dict(entry or {})
-        unknown = set(entry) - known
-        if unknown:
-            raise ConfigError(f"data.fields.{name}: unknown {sorted(unknown)}: expected some of {sorted(known)}")
-        made.append(FieldConfig(name, **entry))
-    return sorted(made, key=lambda c: c.kind in ("numeric", "vector"))  # looked-up fields first: see Schema
-
-
-def _digest(config: Mapping[str, Any]) -> str:
-    """Names what was prepared: the configuration and, for a file, its size and time of change."""
-    config = {k: v for k, v in config.items() if k != "name"}
-    path = dict(config.get("source") or {}).get("path")
-    stat = Path(path).stat() if path and Path(path).is_file() else None
-    known = [
-        json.dumps(config, sort_keys=True, default=str),
-        stat and [stat.st_size, stat.st_mtime_ns],
-    ]
+def _digest(config: Mapping[str, Any], source: Any) -> str:
+    """Names what was prepared: the configuration and, for files, their sizes and times of change."""
+    config = {k: v for k, v in config.items() if k not in ("name", "dropped")}
+    known = [json.dumps(config, sort_keys=True, default=str), source and source.fingerprint()]
     return hashlib.sha256(repr(known).encode()).hexdigest()[:12]
 
 
-def prepare(config: Mapping[str, Any], load: Callable[[], pa.Table], cache: Path) -> Path:
+def _checked(config: Mapping[str, Any]) -> None:
+    if unknown := sorted(set(config) - set(KEYS)):
+        raise ConfigError(f"data: unknown {', '.join(unknown)}: expected some of {', '.join(KEYS)}")
+    for key in ("name", "label", "split", "fields"):
+        if not config.get(key):
+            raise ConfigError(f"data.{key}: expected a value, got {config.get(key)!r}: set it")
+    for key, kind in (("fields", Mapping), ("split", Mapping), ("label", str), ("name", str)):
+        if not isinstance(config[key], kind):
+            raise ConfigError(f"data.{key}: expected {kind.__name__.lower()}, got {config[key]!r}: change it")
+
+
+def prepare(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], cache: Path) -> Path:
     """Prepare a data set, or find it in the cache.
 
     Args:
-        config: The `data` group: label, time, group, split, fields.
-        load: Gives the raw table.
+        config: The `data` group: see `KEYS` and docs/data.md.
+        load: Gives the raw table, or a `Scan` that reads it in batches.
         cache: Folder of prepared data sets; this one goes to `<name>-<digest>` in it.
 
     Returns:
-        The folder: schema.json, encoders.json, prepared.json, golden_rows.json and a folder a
-        split (see `Shards`). It appears whole or not at all.
+        The folder: schema.json, encoders.json, prepared.json, golden_rows.json, past.npz where there
+        are past-only fields, and a folder a split (see `Shards`). It appears whole or not at all.
 
     Raises:
         ConfigError, DataError: Whatever of the table or configuration cannot work.
     """
-    folder = Path(cache) / f"{config['name']}-{_digest(config)}"
+    _checked(config)
+    configs = field_configs(config["fields"])
+    cache = Path(cache)
+    opened = _opened(load()) if "path" in (config.get("source") or {}) else None  # files: cheap to open
+    name = f"{config['name']}-{_digest(config, opened)}"
+    folder = cache / name
     if (folder / "prepared.json").exists():
         return folder
-    configs = _field_configs(config["fields"])
-    table = load()
-    label_B = _label(table, config["label"])
-    time_B = _time(table, config["time"]) if config.get("time") else None
-    rows = split_rows(table.num_rows, time_B, config["split"])
-    if len(np.unique(label_B[rows["train"]])) < 2:
-        raise DataError("the train split holds one label only: change data.split")
-    group = config.get("group")
-    if group and group not in table.column_names:
-        raise DataError(f"group: expected a column {group!r}, the table has {', '.join(table.column_names)}")
-    train = table.take(pa.array(rows["train"]))
-    fitted = []
-    with Progress() as bar:  # not rich's `track`: an error inside it leaves its thread behind, and the next one hangs
-        task = bar.add_task("fit encoders ", total=len(configs))
-        for c in configs:
-            fitted.append(fit(train, c))
-            bar.advance(task)
-    schema = Schema(tuple(f for f, _ in fitted), config["label"], group)
-    encoders = {f.name: e for f, e in fitted}
-
-    building = folder.with_name(f".{folder.name}.{os.getpid()}")
-    building.mkdir(parents=True, exist_ok=True)
+    building = cache / f".{name}.{os.getpid()}"
     try:
-        stored = {n: e.to_json() for n, e in encoders.items()}
-        (building / "schema.json").write_text(json.dumps(schema.to_json(), indent=1))
-        (building / "encoders.json").write_text(json.dumps(stored, ensure_ascii=False))
-        encoders = {n: encoder_from_json(v) for n, v in json.loads(json.dumps(stored)).items()}
-        about = {}
-        with Progress() as bar:
-            task = bar.add_task("write shards ", total=len(SPLITS))
-            for name in SPLITS:
-                part = table.take(pa.array(rows[name]))
-                ids_BL, dense_BN = encode(part, schema, encoders)
-                _write(building / name, ids_BL, dense_BN, label_B[rows[name]], part[group] if group else None)
-                known = {n for n, v in stored.items() if v["encoder"] == "vocabulary"}
-                about[name] = _describe(schema, ids_BL, label_B[rows[name]], known)
-                bar.advance(task)
-        golden = table.take(pa.array(rows["test"][:GOLDEN_ROWS])).select(schema.raw_columns).to_pylist()
-        golden = [{k: _without_nan(v) for k, v in row.items()} for row in golden]
-        (building / "golden_rows.json").write_text(json.dumps(golden, ensure_ascii=False))
-        (building / "prepared.json").write_text(json.dumps({"digest": folder.name, "splits": about}, indent=1))
+        (building / "spool").mkdir(parents=True)
+        _build(config, configs, opened or _opened(load()), building, name)
+        shutil.rmtree(building / "spool")
         _publish(building, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(f"{cache}: {error.strerror}: free some space, or give another folder by runs=…") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return folder
 
 
-def _without_nan(value: Any) -> Any:
-    """NaN, in a list too, becomes None: it is missing all the same, and not JSON."""
-    if isinstance(value, list):
-        return [_without_nan(v) for v in value]
-    return None if value != value else value
-
-
-def _write(
-    folder: Path,
-    ids_BL: np.ndarray,
-    dense_BN: np.ndarray,
-    label_B: np.ndarray,
-    group: Any,
-) -> None:
-    folder.mkdir()
-    np.save(folder / "ids.npy", ids_BL)
-    np.save(folder / "dense.npy", dense_BN)
-    np.save(folder / "label.npy", label_B)
-    if group is not None:
-        codes = pc.dictionary_encode(group, null_encoding="encode").combine_chunks().indices
-        np.save(folder / "group.npy", codes.to_numpy().astype(np.int64))
-
-
-def _describe(schema: Schema, ids_BL: np.ndarray, label_B: np.ndarray, known: set[str]) -> dict[str, Any]:
-    """Rows, label rate and, a field, the shares of missing and (with a vocabulary) unseen ids."""
-    shares, start = {}, 0
-    for f in schema.sparse:
-        ids = ids_BL[:, start : start + f.max_length]
-        shares[f.name] = {"missing": float((ids == MISSING).mean())}
-        if f.name in known:
-            shares[f.name]["unseen"] = float((ids == UNSEEN).mean())
-        start += f.max_length
-    return {"rows": len(label_B), "label_rate": float(label_B.mean()), "fields": shares}
+def _opened(table: "pa.Table | Source") -> Any:
+    return TableSource(table) if isinstance(table, pa.Table) else table
 
 
 def _publish(building: Path, folder: Path) -> None:
@@ -250,3 +102,152 @@ def _publish(building: Path, folder: Path) -> None:
     except OSError:
         if not (folder / "prepared.json").exists():  # another process may have been first: take its work
             raise
+
+
+def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source, folder: Path, name: str) -> None:
+    """Both passes, into a folder that nobody sees yet."""
+    spool = read_source(source, configs, config, folder / "spool")
+    try:
+        _check_labels(spool, config)
+        code_B = split_codes(spool, config)
+        rate = _train_rate(spool, code_B)
+        add_past(spool, configs, config, rate)
+        schema, encoders = _fit_all(spool, code_B, configs, config, rate)
+        stored = {n: e.to_json() for n, e in encoders.items()}
+        (folder / "schema.json").write_text(json.dumps(schema.to_json(), indent=1))
+        (folder / "encoders.json").write_text(json.dumps(stored, ensure_ascii=False))
+        # what serving will read back is what writes the shards
+        encoders = {n: encoder_from_json(v) for n, v in json.loads(json.dumps(stored)).items()}
+        about = _write_shards(spool, code_B, configs, schema, encoders, folder)
+        golden = _golden(spool, code_B, schema)
+        (folder / "golden_rows.json").write_text(json.dumps(golden, ensure_ascii=False))
+        if past := snapshot(spool, configs, schema):
+            past.save(folder / "past.npz")
+        bad = getattr(source, "bad", None)
+        told = {"digest": name, "rows": spool.rows, "bad_rows": getattr(bad, "total", 0), "splits": about}
+        told["clipped"] = {f: n / spool.rows for f, n in spool.clipped.items()}
+        (folder / "prepared.json").write_text(json.dumps(told, indent=1))
+    finally:
+        spool.close()
+
+
+def _check_labels(spool: Spool, config: Mapping[str, Any]) -> None:
+    for name, column in [(config["label"], "label"), *((o, f"label/{o}") for o in config.get("labels") or [])]:
+        label_B = spool.read(column)
+        gaps = int(np.isnan(label_B).sum())
+        if gaps:
+            raise DataError(f"label {name!r}: expected 0 or 1 in every row, {gaps} rows have none: drop or fill them")
+        if label_B.min() == label_B.max():
+            raise DataError(f"label {name!r}: expected both 0 and 1, every row is {label_B[0]:g}: check data.label")
+    if config.get("weight"):
+        weight_B = spool.read("weight")
+        if not (weight_B >= 0).all() or weight_B.sum() == 0:
+            raise DataError(f"weight {config['weight']!r}: expected numbers of at least 0 in every row: mend them")
+
+
+def _train_rate(spool: Spool, code_B: np.ndarray) -> float:
+    label_B = spool.read("label")[code_B == 0]
+    if label_B.min() == label_B.max():
+        raise DataError("the train split holds one label only: change data.split")
+    return float(label_B.mean())
+
+
+def _fit_all(
+    spool: Spool, code_B: np.ndarray, configs: list[FieldConfig], config: Mapping[str, Any], rate: float
+) -> tuple[Schema, dict[str, AnyEncoder]]:
+    known = _earlier(config.get("grow_from"))
+    encoders: dict[str, AnyEncoder] = {}
+    with Progress() as bar:
+        task = bar.add_task("fit encoders ", total=len(configs))
+        for c in sorted(configs, key=lambda c: bool(c.table)):  # owners first
+            encoders[c.name] = fit(spool, code_B, c, encoders, known.get(c.name, ()))
+            bar.advance(task)
+    made = tuple(field_of(c, spool, encoders[c.name], rate) for c in configs)
+    schema = Schema(made, config["label"], config.get("group"), config.get("weight"), config.get("time"))
+    return schema, {c.name: encoders[c.name] for c in configs}
+
+
+def _earlier(folder: str | None) -> dict[str, Sequence[str]]:
+    """The vocabularies of an earlier prepared data set, to grow."""
+    if not folder:
+        return {}
+    path = Path(folder) / "encoders.json"
+    if not path.is_file():
+        raise ConfigError(f"data.grow_from: expected a prepared data set in {folder}, found none: check the path")
+    return {n: e["values"] for n, e in json.loads(path.read_text()).items() if e["encoder"] == "vocabulary"}
+
+
+def _write_shards(
+    spool: Spool,
+    code_B: np.ndarray,
+    configs: list[FieldConfig],
+    schema: Schema,
+    encoders: dict[str, AnyEncoder],
+    folder: Path,
+) -> dict[str, Any]:
+    """Second pass: every range of rows, encoded, goes to the splits' files."""
+    encode = TableEncoder(spool, configs, schema, encoders)
+    counts = [int((code_B == code).sum()) for code in range(len(SPLITS))]
+    extras = {k: v for k, v in (("weight", "weight"), ("group", f"codes/{schema.group}")) if v in spool}
+    extras |= {c: c for c in (f"label/{f}" for f in _others(spool)) if c in spool}
+    writers = [ShardWriter(folder / n, schema, encoders, rows) for n, rows in zip(SPLITS, counts, strict=True)]
+    with Progress() as bar:
+        task = bar.add_task("write shards ", total=spool.rows)
+        for a in range(0, spool.rows, _STEP):
+            b = min(spool.rows, a + _STEP)
+            ids_BL, dense_BN = encode(a, b)
+            rest = {"label": spool.read("label", a, b), **{k: spool.read(v, a, b) for k, v in extras.items()}}
+            for code, writer in enumerate(writers):
+                chosen = code_B[a:b] == code
+                if chosen.all():
+                    writer.append(ids_BL, dense_BN, rest)
+                elif chosen.any():
+                    writer.append(ids_BL[chosen], dense_BN[chosen], {k: v[chosen] for k, v in rest.items()})
+            bar.update(task, completed=b)
+    return {name: writer.close() for name, writer in zip(SPLITS, writers, strict=True)}
+
+
+def _others(spool: Spool) -> list[str]:
+    return [n.removeprefix("label/") for n in spool.names() if n.startswith("label/")]
+
+
+def _golden(spool: Spool, code_B: np.ndarray, schema: Schema) -> list[dict[str, Any]]:
+    """Raw rows of the test split, with the past-only columns that training saw."""
+    found: list[dict[str, Any]] = []
+    pasts = {f.name: f for f in schema.fields if f.past}
+    wanted = [c for c in schema.raw_columns if c not in pasts]
+    wanted += [c for c in ([schema.time] if schema.time and pasts else []) if c not in wanted]
+    for number, batch in spool.samples:
+        test = np.flatnonzero(code_B[number] == 2)
+        rows = batch.select([c for c in wanted if c in batch.schema.names]).take(pa.array(test)).to_pylist()
+        for at, row in zip(number[test].tolist(), rows, strict=True):
+            row = {k: _plain(v) for k, v in row.items()}
+            found.append(row | {n: _past_value(spool, f, at) for n, f in pasts.items()})
+            if len(found) == GOLDEN_ROWS:
+                return found
+    if not found:
+        raise DataError("no test row is among those kept for the golden batch: give the test split more rows")
+    return found
+
+
+def _past_value(spool: Spool, f: Any, row: int) -> Any:
+    value = spool.read(f"past/{f.name}", row, row + 1)[0]
+    if f.past.what != "last":
+        return None if np.isnan(value) else float(value)
+    names = spool.dictionary(f.past.of).values()
+    kept = [None if code < PAD else names[int(code)] for code in value.tolist() if code != PAD]
+    return [k if k is None else _typed(k, f.dtypes[0]) for k in kept]
+
+
+def _typed(spelled: str, dtype: str) -> Any:
+    """A spelled value as a request holds it."""
+    return int(spelled) if dtype == "int" else spelled == "true" if dtype == "bool" else spelled
+
+
+def _plain(value: Any) -> Any:
+    """JSON's form of a raw value: NaN, in a list too, becomes None, a time its ISO text."""
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return None if value != value else value

@@ -1,33 +1,96 @@
 """Row-major shards: .npy arrays that are memory-mapped, so that reading in order copies nothing.
 
 A split's folder holds ids.npy [rows, L] int32, dense.npy [rows, N] float32, label.npy [rows]
-float32 and, where the schema has a group, group.npy [rows] int64.
+float32 and, where the schema has them, group.npy [rows] int64 and weight.npy [rows] float32.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from recsys.data.batch import Batch, to_jagged
+from recsys.encoding import MISSING, UNSEEN, AnyEncoder, Hash, Vocabulary
 from recsys.errors import DataError
 from recsys.schema import Schema
 
-__all__ = ["Shards"]
+__all__ = ["WINDOW", "ShardWriter", "Shards"]
+
+WINDOW = 1 << 24  # rows shuffled at once: a set up to this size is shuffled as a whole
+_BLOCK = 1 << 16  # rows that stay together in a larger one, until their window is shuffled
 
 
-def _columns(whole: Schema, part: Schema) -> tuple[list[int], list[int]]:
-    """Where the part's id columns and numeric columns stand in the whole's arrays."""
-    at, start = {}, 0
-    for f in whole.sparse:
-        at[f.name] = range(start, start + f.max_length)
-        start += f.max_length
-    start = 0
-    for f in whole.numeric:
-        at[f.name] = range(start, start + f.max_length)
-        start += f.max_length
-    return [c for f in part.sparse for c in at[f.name]], [c for f in part.numeric for c in at[f.name]]
+class ShardWriter:
+    """Writes a split's arrays in order, and counts what a person wants to know of them.
+
+    Args:
+        folder: To make.
+        schema: The fields.
+        encoders: One a field; they tell what unseen and hashed means.
+        rows: Rows to come, in all.
+    """
+
+    def __init__(self, folder: Path, schema: Schema, encoders: Mapping[str, AnyEncoder], rows: int):
+        folder.mkdir()
+        self._folder, self._schema, self._rows = folder, schema, rows
+        self._files: dict[str, Any] = {}
+        self._encoders = encoders
+        self._missing = {f.name: 0 for f in schema.sparse}
+        self._unseen = {f.name: 0 for f in schema.sparse if isinstance(encoders[f.name], Vocabulary)}
+        hashes = {f.name: e for f in schema.sparse if isinstance(e := encoders[f.name], Hash)}
+        self._hit = {n: np.zeros(e.cardinality, bool) for n, e in hashes.items()}
+        self._positives = 0.0
+
+    def append(self, ids_BL: np.ndarray, dense_BN: np.ndarray, rest: Mapping[str, np.ndarray]) -> None:
+        """Write the next rows; `rest` holds label and what else has one number a row."""
+        for name, values in {"ids": ids_BL, "dense": dense_BN, **rest}.items():
+            values = values.astype(np.int64) if name == "group" else values
+            if name not in self._files:
+                self._files[name] = self._open(name, values)
+            np.ascontiguousarray(values).tofile(self._files[name])
+        self._positives += float(rest["label"].sum())
+        for name, columns in self._schema.id_columns.items():
+            ids = ids_BL[:, columns.start : columns.stop]
+            self._missing[name] += int(np.count_nonzero(ids == MISSING))
+            if name in self._unseen:
+                self._unseen[name] += int(np.count_nonzero(ids == UNSEEN))
+            if name in self._hit:
+                self._hit[name][ids[ids >= 0]] = True
+
+    def _open(self, name: str, values: np.ndarray) -> Any:
+        path = self._folder / f"{name.replace('/', '.')}.npy"
+        path.parent.mkdir(exist_ok=True)
+        file = path.open("wb")
+        about = {"descr": values.dtype.str, "fortran_order": False, "shape": (self._rows, *values.shape[1:])}
+        np.lib.format.write_array_header_1_0(file, about)
+        return file
+
+    def close(self) -> dict[str, Any]:
+        """→ rows, label rate and, a field, its shares of missing, unseen and colliding values."""
+        for file in self._files.values():
+            file.close()
+        shares: dict[str, dict[str, float]] = {}
+        for f in self._schema.sparse:
+            cells = self._rows * f.max_length
+            shares[f.name] = {"missing": self._missing[f.name] / cells}
+            if f.name in self._unseen:
+                shares[f.name]["unseen"] = self._unseen[f.name] / cells
+            if f.name in self._hit:
+                shares[f.name]["collision"] = _collisions(self._hit[f.name][1:])
+        return {"rows": self._rows, "label_rate": self._positives / self._rows, "fields": shares}
+
+
+def _collisions(hit: np.ndarray) -> float:
+    """Estimated share of a hashed field's values that share their id with another.
+
+    From the share of empty buckets: n = −m·ln(empty / m) values (Whang et al., A Linear-Time
+    Probabilistic Counting Algorithm, 1990, equation 1), of which 1 − (1 − 1/m)^(n−1) meet another.
+    """
+    m, empty = len(hit), int((~hit).sum())
+    n = m * np.log(m / empty) if empty else np.inf
+    return float(1 - (1 - 1 / m) ** max(0.0, n - 1))
 
 
 class Shards:
@@ -52,8 +115,10 @@ class Shards:
         self._ids = np.load(where / "ids.npy", mmap_mode="c")
         self._dense = np.load(where / "dense.npy", mmap_mode="c")
         self.label_B = np.load(where / "label.npy", mmap_mode="c")
-        group = where / "group.npy"
-        self.group_B = np.load(group, mmap_mode="c") if group.exists() else None
+        self.group_B, self.weight_B = (
+            np.load(where / f"{n}.npy", mmap_mode="c") if (where / f"{n}.npy").exists() else None
+            for n in ("group", "weight")
+        )
         self._pick = None if self.schema == whole else _columns(whole, self.schema)
 
     def __len__(self) -> int:
@@ -79,15 +144,50 @@ class Shards:
         for start in range(0, len(self), size):
             yield self.batch(slice(start, start + size))
 
-    def shuffled(self, size: int, seed: int | list[int], skip: int = 0) -> Iterator[Batch]:
+    def shuffled(
+        self, size: int, seed: int | list[int], skip: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[Batch]:
         """All rows once in a random order that `seed` fixes; a last short batch is left out.
+
+        Up to `WINDOW` rows are shuffled as a whole. A larger split is cut into blocks, the blocks are
+        put in random order, and the rows of as many as fill a window are shuffled: memory holds one
+        window's row numbers.
 
         Args:
             size: Rows a batch, at most the rows of the split.
             seed: Fixes the order.
             skip: Batches to leave out at the start, to go on after a stop.
+            rank: Of this process: it takes every `world`-th batch.
+            world: Processes that share the rows.
         """
         size = min(size, len(self))
-        order = np.random.default_rng(seed).permutation(len(self))
-        for b in range(skip, len(self) // size):
-            yield self.batch(order[b * size : (b + 1) * size])
+        each = len(self) // size // world  # as many batches for every rank
+        chosen = range(rank + skip * world, each * world, world)
+        yield from (self.batch(rows) for rows in self._orders(size, seed, chosen))
+
+    def _orders(self, size: int, seed: int | list[int], chosen: range) -> Iterator[np.ndarray]:
+        """The row numbers of the chosen batches."""
+        rng = np.random.default_rng(seed)
+        if len(self) <= WINDOW:
+            order = rng.permutation(len(self))
+            yield from (order[b * size : (b + 1) * size] for b in chosen)
+            return
+        blocks = rng.permutation(-(-len(self) // _BLOCK))
+        left, number = np.empty(0, np.int64), 0
+        for i in range(0, len(blocks), WINDOW // _BLOCK):
+            starts = blocks[i : i + WINDOW // _BLOCK] * _BLOCK
+            rows = np.concatenate([np.arange(s, min(s + _BLOCK, len(self))) for s in starts])
+            rng.shuffle(rows)
+            rows = np.concatenate([left, rows])
+            count = len(rows) // size
+            for b in range(count):
+                if number + b in chosen:
+                    yield rows[b * size : (b + 1) * size]
+            left, number = rows[count * size :], number + count
+
+
+def _columns(whole: Schema, part: Schema) -> tuple[list[int], list[int]]:
+    """Where the part's id columns and dense columns stand in the whole's arrays."""
+    ids = [c for f in part.sparse for c in whole.id_columns[f.name]]
+    dense = [c for f in part.numeric for c in whole.float_columns[f.name]]
+    return ids, dense + [c for f in part.fields if f.weighted for c in whole.weight_columns[f.name]]

@@ -27,9 +27,9 @@ from torch._inductor.utils import fresh_cache
 
 import recsys
 from recsys.data.batch import Batch, to_jagged
-from recsys.encoding import RowEncoder
 from recsys.errors import ConfigError, DataError
 from recsys.models.ctr import CTR
+from recsys.rows import RowEncoder
 from recsys.schema import Schema
 from recsys.serving.bundle import machine, probabilities, verify
 from recsys.serving.manifest import FORMAT, canonical, write_manifest
@@ -123,7 +123,8 @@ def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> dict[str, s
 def _golden(model: CTR, encoder: RowEncoder, rows: list[dict[str, Any]], calibrator: dict[str, Any] | None) -> bytes:
     """Raw rows and the answers of the model itself, before any export."""
     schema = encoder.schema
-    rows = [{c: row[c] for c in schema.raw_columns} for row in rows]
+    columns = {*schema.raw_columns, *(c for f in schema.fields if f.past for c in (*f.past.by, schema.time))}
+    rows = [{c: v for c, v in row.items() if c in columns} for row in rows]
     ids_BL, dense_BN = (torch.from_numpy(a) for a in encoder(rows))
     jagged = to_jagged(ids_BL, [f.name for f in schema.sparse], [f.max_length for f in schema.sparse])
     training = model.training
@@ -187,6 +188,8 @@ def _write(
     (folder / "weights.safetensors").chmod((folder / "schema.json").stat().st_mode)
     stored = {f.name: encoder.encoders[f.name].to_json() for f in schema.fields}
     (folder / "encoders.json").write_bytes(canonical(stored))
+    if encoder.past and (past := encoder.past.subset(set(schema.names))).arrays:
+        past.save(folder / "past.npz")
     (folder / "calibrator.json").write_bytes(canonical(calibrator))
     with _without_torch_notices():
         program = _program(graph, schema)

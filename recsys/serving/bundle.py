@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from recsys.encoding import RowEncoder
 from recsys.errors import BundleError, DataError
+from recsys.rows import RowEncoder
 from recsys.schema import Schema
 from recsys.serving.manifest import check_manifest, read_manifest
 

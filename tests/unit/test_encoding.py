@@ -1,5 +1,10 @@
 import json
 import math
+import random
+import tempfile
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,13 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recsys.data.fit import FieldConfig, encode, fit
+from recsys.data.encode import TableEncoder
+from recsys.data.fields import FieldConfig
+from recsys.data.fit import field_of, fit
+from recsys.data.spool import Spool, read_source
+from recsys.data.tables import TableSource
 from recsys.encoding import (
     MISSING,
     UNSEEN,
     Bucket,
     Hash,
-    RowEncoder,
     Scale,
     Vocabulary,
     encoder_from_json,
@@ -23,6 +31,7 @@ from recsys.encoding import (
     text,
 )
 from recsys.errors import DataError
+from recsys.rows import RowEncoder
 from recsys.schema import Schema
 
 COLUMNS = {
@@ -34,6 +43,12 @@ COLUMNS = {
     "n": pa.list_(pa.int64()),
     "x": pa.float64(),
     "v": pa.list_(pa.float64()),
+    "t": pa.timestamp("us"),
+    "w": pa.string(),
+    "p": pa.string(),
+    "h": pa.list_(pa.string()),
+    "k": pa.list_(pa.int64()),
+    "g": pa.list_(pa.float64()),
 }
 FIELDS = [
     FieldConfig("s", min_count=2),
@@ -45,27 +60,141 @@ FIELDS = [
     FieldConfig("x_bucket", encoding="bucket", inputs=("x",), buckets=5),
     FieldConfig("l", kind="multi", min_count=1, max_length=3),
     FieldConfig("n", kind="multi", encoding="hash", buckets=20, max_length=2),
+    FieldConfig("hour", encoding="hour", inputs=("t",)),
+    FieldConfig("weekday", encoding="weekday", inputs=("t",)),
+    FieldConfig("day", encoding="day", inputs=("t",)),
+    FieldConfig("month", encoding="month", inputs=("t",)),
+    FieldConfig("w", kind="text", buckets=50, ngrams=(1, 2), max_length=4),
+    FieldConfig("p", kind="multi", separator="|", min_count=1, max_length=3),
+    FieldConfig("h", kind="sequence", table="s", max_length=3, reverse=True),
+    FieldConfig("k", kind="multi", weights="g", min_count=1, max_length=2),
     FieldConfig("x", kind="numeric"),
     FieldConfig("x_log", kind="numeric", encoding="log", inputs=("x",)),
     FieldConfig("v", kind="vector"),
 ]
 TRAIN = [
-    {"s": "a", "i": 3, "b": True, "f": 1.0, "l": ["p", "q"], "n": [1, 2, 3], "x": 0.5, "v": [1.0, 2.0]},
-    {"s": "a", "i": -9, "b": False, "f": 2.0, "l": [], "n": None, "x": -7.25, "v": [0.0, -1.0]},
-    {"s": "日本", "i": None, "b": None, "f": math.nan, "l": None, "n": [7], "x": 1e6, "v": None},
-    {"s": "", "i": 3, "b": True, "f": None, "l": ["p", None, "é", "q"], "n": [None], "x": None, "v": [3.0, 4.0]},
-    {"s": "日本", "i": 0, "b": None, "f": 4.0, "l": ["é"], "n": [], "x": 2.0, "v": [5.0, 9.0]},
+    {
+        "s": "a",
+        "i": 3,
+        "b": True,
+        "f": 1.0,
+        "l": ["p", "q"],
+        "n": [1, 2, 3],
+        "x": 0.5,
+        "v": [1.0, 2.0],
+        "t": datetime(2017, 2, 1, 12, 30),
+        "w": "Red shoes, red",
+        "p": "a|b|a|c",
+        "h": ["a", "x", "日本", "a"],
+        "k": [1, 2, 3],
+        "g": [0.5, 2.0, 1.0],
+    },
+    {
+        "s": "a",
+        "i": -9,
+        "b": False,
+        "f": 2.0,
+        "l": [],
+        "n": None,
+        "x": -7.25,
+        "v": [0.0, -1.0],
+        "t": datetime(1969, 12, 31, 23, 59, 59, 999999),
+        "w": "",
+        "p": "",
+        "h": [],
+        "k": [],
+        "g": [],
+    },
+    {
+        "s": "日本",
+        "i": None,
+        "b": None,
+        "f": math.nan,
+        "l": None,
+        "n": [7],
+        "x": 1e6,
+        "v": None,
+        "t": None,
+        "w": None,
+        "p": None,
+        "h": None,
+        "k": None,
+        "g": None,
+    },
+    {
+        "s": "",
+        "i": 3,
+        "b": True,
+        "f": None,
+        "l": ["p", None, "é", "q"],
+        "n": [None],
+        "x": None,
+        "v": [3.0, 4.0],
+        "t": datetime(2024, 2, 29),
+        "w": "été à la mer",
+        "p": "|",
+        "h": [None, "a"],
+        "k": [1, None],
+        "g": [0.0, 1.0],
+    },
+    {
+        "s": "日本",
+        "i": 0,
+        "b": None,
+        "f": 4.0,
+        "l": ["é"],
+        "n": [],
+        "x": 2.0,
+        "v": [5.0, 9.0],
+        "t": datetime(2031, 12, 31, 0, 0, 1),
+        "w": "one",
+        "p": "b",
+        "h": ["日本"],
+        "k": [7],
+        "g": [3.25],
+    },
 ]
 
 
 def as_table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.table({c: pa.array([r[c] for r in rows], t) for c, t in COLUMNS.items()})
+    columns = {c: pa.array([r[c] for r in rows], t) for c, t in COLUMNS.items()}
+    return pa.table({**columns, "y": [0] * len(rows)})
+
+
+def spooled(table: pa.Table, fields: list[FieldConfig]) -> Spool:
+    """The first pass over a table; its files have no name any more, but stay open."""
+    with tempfile.TemporaryDirectory() as folder:
+        return read_source(TableSource(table), fields, {"label": "y"}, Path(folder))
+
+
+def encode(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """As preparation encodes a whole table."""
+    spool = spooled(table, FIELDS)
+    try:
+        return TableEncoder(spool, FIELDS, ENCODER.schema, ENCODER.encoders)(0, table.num_rows)
+    finally:
+        spool.close()
+
+
+def fit_one(table: pa.Table, config: FieldConfig) -> Any:
+    """One field's encoder, every row a training row."""
+    rows = table.num_rows
+    spool = spooled(table.append_column("y", pa.array([0] * rows)), [config])
+    try:
+        return fit(spool, np.zeros(rows, np.int8), config, {})
+    finally:
+        spool.close()
 
 
 def fitted() -> RowEncoder:
-    made = [fit(as_table(TRAIN), c) for c in FIELDS]
-    stored = {f.name: json.loads(json.dumps(e.to_json())) for f, e in made}
-    return RowEncoder(Schema(tuple(f for f, _ in made), "y"), {n: encoder_from_json(v) for n, v in stored.items()})
+    spool, codes = spooled(as_table(TRAIN), FIELDS), np.zeros(len(TRAIN), np.int8)
+    made: dict[str, Any] = {}
+    for c in FIELDS:
+        made[c.name] = fit(spool, codes, c, made)
+    schema = Schema(tuple(field_of(c, spool, made[c.name], 0.5) for c in FIELDS), "y")
+    stored = {n: json.loads(json.dumps(e.to_json())) for n, e in made.items()}
+    spool.close()
+    return RowEncoder(schema, {n: encoder_from_json(v) for n, v in stored.items()})
 
 
 ENCODER = fitted()
@@ -129,14 +258,14 @@ def test_training_column_comes_out_with_mean_0_and_deviation_1() -> None:
     rng = np.random.default_rng(0)
     table = pa.table({"x": rng.lognormal(1, 2, 4000)})
     for encoding in ("standardise", "log"):
-        _, scale = fit(table, FieldConfig("x", kind="numeric", encoding=encoding))
+        scale = fit_one(table, FieldConfig("x", kind="numeric", encoding=encoding))
         z = scale.numbers(table["x"].to_numpy()).astype(np.float64)  # type: ignore[union-attr]
         assert abs(z.mean()) < 1e-4 and abs(z.std() - 1) < 1e-4
 
 
 @pytest.mark.parametrize("value", [0.1, 3.0, -1e9 - 0.1])
 def test_constant_column_does_not_blow_up_later_values(value: float) -> None:
-    _, scale = fit(pa.table({"x": [value] * 1000}), FieldConfig("x", kind="numeric"))
+    scale = fit_one(pa.table({"x": [value] * 1000}), FieldConfig("x", kind="numeric"))
     np.testing.assert_allclose(scale.numbers(np.array([value, value + 2.0])), [0, 2], atol=1e-5)  # type: ignore[union-attr]
 
 
@@ -150,19 +279,28 @@ def test_any_finite_number_encodes_to_a_finite_one(log: bool) -> None:
 
 def test_booleans_are_no_numbers_in_columns_either() -> None:
     with pytest.raises(DataError, match="'x': expected numbers, got bool"):
-        fit(pa.table({"x": [True, False]}), FieldConfig("x", kind="numeric"))
+        fit_one(pa.table({"x": [True, False]}), FieldConfig("x", kind="numeric"))
 
 
 def test_vocabulary_is_by_count_then_spelling_and_drops_the_rare() -> None:
     table = pa.table({"c": ["z", "b", "z", "a", "b", "rare", "z", "a", None]})
-    field, encoder = fit(table, FieldConfig("c", min_count=2))
+    encoder = fit_one(table, FieldConfig("c", min_count=2))
     assert encoder.to_json() == {"encoder": "vocabulary", "values": ["z", "a", "b"]}
-    assert field.cardinality == 5
+    assert encoder.cardinality == 5
+    encoder = fit_one(table, FieldConfig("c", min_count=1, max_size=2))
+    assert encoder.to_json()["values"] == ["z", "a"]
 
 
 def test_two_float_zeros_are_one_value() -> None:
-    _, encoder = fit(pa.table({"c": [0.0, -0.0, 5.0, 5.0]}), FieldConfig("c", min_count=2))
+    encoder = fit_one(pa.table({"c": [0.0, -0.0, 5.0, 5.0]}), FieldConfig("c", min_count=2))
     assert sorted(encoder.to_json()["values"]) == ["0", "5"]
+
+
+def with_weights(given: dict[str, Any]) -> dict[str, Any]:
+    """`pairs` as two lists of one length."""
+    pairs = given.pop("pairs")
+    sides = (None, None) if pairs is None else ([k for k, _ in pairs], [w for _, w in pairs])
+    return {**given, "k": sides[0], "g": sides[1]}
 
 
 words = st.one_of(st.none(), st.sampled_from(["a", "日本", "", "p", "q", "é"]), st.text(max_size=4))
@@ -178,14 +316,57 @@ row = st.fixed_dictionaries(
         "n": st.one_of(st.none(), st.lists(ints, max_size=4)),
         "x": floats,
         "v": st.one_of(st.none(), st.lists(floats, min_size=2, max_size=2)),
+        "t": st.one_of(st.none(), st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1))),
+        "w": st.one_of(words, st.sampled_from(["red shoes", "RED  shoes!", "İstanbul ß", "a_b c-d"])),
+        "p": st.one_of(words, st.lists(words.filter(bool), max_size=4).map("|".join)),
+        "h": st.one_of(st.none(), st.lists(words, max_size=5)),
+        "pairs": st.one_of(st.none(), st.lists(st.tuples(ints, st.floats(0, 9)), max_size=4)),
     }
-)
+).map(with_weights)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(row, min_size=1, max_size=8))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(row, min_size=1, max_size=60))
 def test_rows_encode_as_columns_do(rows: list[dict[str, Any]]) -> None:
-    ids_BL, dense_BN = encode(as_table(rows), ENCODER.schema, ENCODER.encoders)
+    check_rows_against_columns(rows)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(st.integers(0, 2**63))
+def test_a_hundred_thousand_random_rows_encode_as_columns_do(seed: int) -> None:
+    check_rows_against_columns([random_row(random.Random(seed + i)) for i in range(1000)])
+
+
+def random_row(r: random.Random) -> dict[str, Any]:
+    """A row of anything that the columns may hold, drawn faster than hypothesis does."""
+
+    def word() -> str | None:
+        return r.choice([None, "", "a", "日本", "p", "q", chr(r.randrange(1, 0xD800)) * r.randrange(3)])
+
+    def whole() -> int | None:
+        return r.choice([None, 3, -9, 0, r.randrange(-(2**63), 2**63), r.randrange(-99, 99)])
+
+    def real() -> float | None:
+        return r.choice([None, math.nan, -0.0, r.gauss(0, 1), r.uniform(-1e9, 1e9), 10 ** r.uniform(-30, 30)])
+
+    def some(make: Callable[[], Any], most: int) -> list[Any] | None:
+        return r.choice([None, [make() for _ in range(r.randrange(most + 1))]])
+
+    pairs = some(lambda: (whole(), r.uniform(0, 9)), 4)
+    made = {
+        "s": word(), "i": whole(), "b": r.choice([None, True, False]), "l": some(word, 5), "n": some(whole, 4),
+        "f": r.choice([None, math.nan, float(r.randrange(-99, 99))]), "x": real(), "h": some(word, 5),
+        "v": r.choice([None, [real(), real()]]), "w": " ".join(word() or "!" for _ in range(r.randrange(5))),
+        "t": r.choice([None, datetime(1970, 1, 1) + timedelta(microseconds=r.randrange(-(2**51), 2**52))]),
+        "p": "|".join(word() or "" for _ in range(r.randrange(4))), "pairs": pairs,
+    }  # fmt: skip
+    return with_weights(made)
+
+
+def check_rows_against_columns(rows: list[dict[str, Any]]) -> None:
+    rows = [*rows, TRAIN[0]]  # its vector tells the width
+    ids_BL, dense_BN = encode(as_table(rows))
     row_ids_BL, row_dense_BN = ENCODER(rows)
     np.testing.assert_array_equal(row_ids_BL, ids_BL)
     np.testing.assert_array_equal(row_dense_BN, dense_BN)
@@ -194,7 +375,8 @@ def test_rows_encode_as_columns_do(rows: list[dict[str, Any]]) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(row, min_size=1, max_size=4))
 def test_rows_that_went_through_json_encode_the_same(rows: list[dict[str, Any]]) -> None:
-    for got, want in zip(ENCODER(json.loads(json.dumps(rows))), ENCODER(rows), strict=True):
+    sent = json.loads(json.dumps(rows, default=datetime.isoformat))
+    for got, want in zip(ENCODER(sent), ENCODER(rows), strict=True):
         np.testing.assert_array_equal(got, want)
 
 
@@ -202,9 +384,9 @@ def test_chunks_slices_and_dictionaries_of_a_column_change_nothing() -> None:
     whole = as_table(TRAIN)
     coded = whole.set_column(0, "s", whole["s"].dictionary_encode())
     chunked = pa.concat_tables([coded.slice(0, 1), coded.slice(1, 3), coded.slice(4)])
-    plain = encode(whole, ENCODER.schema, ENCODER.encoders)
+    plain = encode(whole)
     for other, part in ((chunked, slice(None)), (chunked.slice(1, 3), slice(1, 4))):
-        for got, want in zip(encode(other, ENCODER.schema, ENCODER.encoders), plain, strict=True):
+        for got, want in zip(encode(other), plain, strict=True):
             np.testing.assert_array_equal(got, want[part])
 
 
@@ -263,7 +445,7 @@ def test_odd_strings_of_a_request_still_get_an_id(value: str) -> None:
 
 def test_no_rows_give_empty_arrays() -> None:
     ids_BL, dense_BN = ENCODER([])
-    assert ids_BL.shape == (0, 12) and dense_BN.shape == (0, 4)
+    assert ids_BL.shape == (0, 28) and dense_BN.shape == (0, 6)
 
 
 def test_numpy_numbers_are_numbers() -> None:

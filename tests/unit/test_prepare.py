@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -6,11 +7,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys.data import table as tables
-from recsys.data.prepare import SPLITS, prepare, split_rows
-from recsys.encoding import MISSING, UNSEEN, RowEncoder
+from recsys.data.prepare import SPLITS, prepare
+from recsys.data.shards import ShardWriter
+from recsys.data.split import kth_smallest, split_codes
+from recsys.data.spool import Spool
+from recsys.encoding import MISSING, UNSEEN, Hash
 from recsys.errors import ConfigError, DataError, RecsysError
+from recsys.rows import RowEncoder
 from recsys.schema import Schema
 
 
@@ -65,7 +72,7 @@ def test_every_format_reads_the_same_rows(tmp_path: Path, ending: str) -> None:
     [
         (lambda n: [2] + [0, 1] * (n // 2 - 1) + [0], "only 0 and 1"),
         (lambda n: [0.5] * n, "only 0 and 1"),
-        (lambda n: ["yes", "no"] * (n // 2), "map it to 0 and 1"),
+        (lambda n: ["yes", "perhaps"] * (n // 2), "got .'perhaps'.: map it to 0 and 1"),
         (lambda n: [0] * n, "every row is 0"),
         (lambda n: [True] * n, "every row is 1"),
         (lambda n: [None] + [0, 1] * (n // 2 - 1) + [1], "1 rows have none"),
@@ -159,10 +166,10 @@ def test_infinite_and_all_missing_numbers_are_refused(config, table, tmp_path) -
 
 def test_failure_while_writing_leaves_nothing(config, table, tmp_path, monkeypatch) -> None:
     def full(*_: object) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(ShardWriter, "append", full)
+    with pytest.raises(DataError, match="no space left on device: free some space"):
         prepare(config, lambda: table, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -262,11 +269,25 @@ def test_groups_tell_the_same_rows_apart_as_the_raw_column(prepared: Path, table
     assert len(set(zip(codes.tolist(), users, strict=True))) == len(set(codes.tolist())) == len(set(users))
 
 
-def test_time_split_leaves_the_gap_out_whatever_the_rows_order() -> None:
+def split_rows(folder: Path, config: dict[str, Any], **columns: np.ndarray) -> dict[str, np.ndarray]:
+    """The row numbers of each split."""
+    spool = Spool(folder)
+    for name, values in columns.items():
+        spool.append(name.replace("_", "/"), values)
+        spool.rows = len(values)
+    try:
+        code_B = split_codes(spool, config)
+    finally:
+        spool.close()
+    return {name: np.flatnonzero(code_B == i) for i, name in enumerate(SPLITS)}
+
+
+def test_time_split_leaves_the_gap_out_whatever_the_rows_order(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     day = rng.permutation(np.repeat(np.arange(100), 3))
-    time_B = np.datetime64("2017-01-01", "us") + day.astype("timedelta64[D]")
-    rows = split_rows(300, time_B, {"shares": [0.6, 0.2, 0.2], "gap_days": 5})
+    time_B = (np.datetime64("2017-01-01", "us") + day.astype("timedelta64[D]")).astype(np.int64)
+    shares = {"time": "at", "split": {"shares": [0.6, 0.2, 0.2], "gap_days": 5}}
+    rows = split_rows(tmp_path, shares, us_at=time_B)
     assert {n: (day[r].min(), day[r].max()) for n, r in rows.items()} == {
         "train": (0, 59),
         "valid": (65, 79),
@@ -274,17 +295,89 @@ def test_time_split_leaves_the_gap_out_whatever_the_rows_order() -> None:
     }
     dates = {"train": ["2017-01-01", "2017-01-11"], "valid": ["2017-01-21", "2017-01-31"]}
     dates["test"] = ["2017-03-01", "2018-01-01"]
-    rows = split_rows(300, time_B, dates)
+    rows = split_rows(tmp_path, {"time": "at", "split": dates}, us_at=time_B)
     assert [(day[r].min(), day[r].max(), len(r)) for r in rows.values()] == [(0, 9, 30), (20, 29, 30), (59, 99, 123)]
 
 
-def test_without_time_every_row_is_in_one_split_by_the_seed() -> None:
-    first, again, other = (split_rows(500, None, {"shares": [0.7, 0.2, 0.1], "seed": s}) for s in (3, 3, 4))
-    assert [len(r) for r in first.values()] == [350, 100, 50]
-    assert sorted(np.concatenate(list(first.values())).tolist()) == list(range(500))
-    assert all((first[n] == again[n]).all() for n in SPLITS) and (first["test"] != other["test"]).any()
+def test_without_time_every_row_is_in_one_split_by_the_seed(tmp_path: Path) -> None:
+    label = np.zeros(50_000, np.float32)
+    first, again, other = (
+        split_rows(tmp_path, {"split": {"shares": [0.7, 0.2, 0.1], "seed": s}}, label=label) for s in (3, 3, 4)
+    )
+    assert [round(len(r) / 50_000, 2) for r in first.values()] == [0.7, 0.2, 0.1]
+    assert sorted(np.concatenate(list(first.values())).tolist()) == list(range(50_000))
+    assert all(np.array_equal(first[n], again[n]) for n in SPLITS)
+    assert not np.array_equal(first["test"], other["test"])
 
 
-def test_dates_without_a_time_column_are_refused() -> None:
+def test_dates_without_a_time_column_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="set data.time"):
-        split_rows(10, None, DATES)
+        split_rows(tmp_path, {"split": DATES}, label=np.zeros(10, np.float32))
+
+
+@given(st.lists(st.integers(-(2**62), 2**62) | st.integers(-3, 3), min_size=1, max_size=50), st.data())
+def test_kth_smallest_is_what_sorting_gives(values: list[int], data: st.DataObject) -> None:
+    x = np.array(values, np.int64)
+    k = data.draw(st.integers(0, len(values) - 1))
+    assert kth_smallest(lambda a, b: x[a:b], len(x), k) == sorted(values)[k]
+
+
+def test_a_group_is_in_one_split_only(config, table, tmp_path) -> None:
+    config["split"] = {"shares": [0.6, 0.2, 0.2], "by": "user"}
+    folder = prepare(config, lambda: table, tmp_path)
+    seen = [set(np.load(folder / n / "group.npy").tolist()) for n in SPLITS]
+    assert all(seen) and not (seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2])
+
+
+def test_a_column_tells_the_split_and_validation_is_cut_from_training(config, table, tmp_path) -> None:
+    fold = ["fit" if i % 3 else "check" for i in range(table.num_rows)]
+    config["split"] = {"column": "fold", "train": ["fit"], "test": "check", "valid_share": 0.25}
+    folder = prepare(config, lambda: table.append_column("fold", pa.array(fold)), tmp_path)
+    rows = [len(np.load(folder / n / "label.npy")) for n in SPLITS]
+    assert rows[2] == fold.count("check") and sum(rows) == len(fold)
+    assert abs(rows[1] / (rows[0] + rows[1]) - 0.25) < 0.02
+    config["split"]["train"] = ["nothing"]
+    other = table.append_column("fold", pa.array(fold))
+    refuse(config, other, tmp_path / "c", DataError, "data.split.train: expected values of column 'fold'.*check")
+
+
+def test_yes_and_no_are_labels(config, table, tmp_path) -> None:
+    words = ["Yes" if v else "no " for v in table["click"].to_pylist()]
+    same = prepare(config, lambda: put(table, "click", words), tmp_path / "words")
+    whole = prepare(config, lambda: table, tmp_path / "numbers")
+    assert np.array_equal(np.load(same / "test" / "label.npy"), np.load(whole / "test" / "label.npy"))
+
+
+def test_a_vocabulary_grows_and_keeps_its_ids(config, table, tmp_path) -> None:
+    first = prepare(config, lambda: table, tmp_path)
+    old = json.loads((first / "encoders.json").read_text())["item"]["values"]
+    later = put(table, "item", [10_000 + i % 7 if i % 2 else v for i, v in enumerate(table["item"].to_pylist())])
+    grown = prepare({**config, "grow_from": str(first)}, lambda: later, tmp_path)
+    new = json.loads((grown / "encoders.json").read_text())["item"]["values"]
+    assert new[: len(old)] == old and {str(10_000 + i) for i in range(7)} <= set(new[len(old) :])
+
+
+def test_sample_weights_and_further_labels_are_kept(config, table, tmp_path) -> None:
+    n = table.num_rows
+    more = table.append_column("w", pa.array(np.arange(n, dtype=float))).append_column(
+        "buy", pa.array([0, 1] * (n // 2))
+    )
+    folder = prepare({**config, "weight": "w", "labels": ["buy"]}, lambda: more, tmp_path)
+    assert np.load(folder / "train" / "weight.npy")[:3].tolist() == [0, 1, 2]
+    assert np.load(folder / "train" / "label.buy.npy")[:4].tolist() == [0, 1, 0, 1]
+    minus = put(more, "w", [-1.0] * n)
+    refuse({**config, "weight": "w"}, minus, tmp_path / "c", DataError, "weight 'w': expected numbers of at least 0")
+
+
+def test_collisions_of_a_hash_are_estimated(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 2000, 50_000)
+    table = pa.table({"v": values, "y": rng.integers(0, 2, 50_000)})
+    config = {"name": "h", "label": "y", "split": {"shares": [0.8, 0.1, 0.1]}}
+    config["fields"] = {"v": {"encoding": "hash", "buckets": 4000}}
+    folder = prepare(config, lambda: table, tmp_path)
+    told = json.loads((folder / "prepared.json").read_text())["splits"]["train"]["fields"]["v"]["collision"]
+    ids = {int(v): Hash(4000).id([str(v)]) for v in range(2000)}
+    counts = np.bincount(list(ids.values()))
+    real = sum(counts[i] > 1 for i in ids.values()) / len(ids)
+    assert abs(told - real) < 0.05
