@@ -1,7 +1,7 @@
 """Row-major shards: .npy arrays that are memory-mapped, so that reading in order copies nothing.
 
 A split's folder holds ids.npy [rows, L] int32, dense.npy [rows, N] float32, label.npy [rows]
-float32 and, where the schema has a group, group.npy [rows] int64.
+float32 and, where the schema has them, group.npy [rows] int64 and weight.npy [rows] float32.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recsys.data.batch import Batch, to_jagged
+from recsys.data.batch import Batch
 from recsys.errors import DataError
 from recsys.schema import Schema
 
@@ -19,15 +19,9 @@ __all__ = ["Shards"]
 
 def _columns(whole: Schema, part: Schema) -> tuple[list[int], list[int]]:
     """Where the part's id columns and numeric columns stand in the whole's arrays."""
-    at, start = {}, 0
-    for f in whole.sparse:
-        at[f.name] = range(start, start + f.max_length)
-        start += f.max_length
-    start = 0
-    for f in whole.numeric:
-        at[f.name] = range(start, start + f.max_length)
-        start += f.max_length
-    return [c for f in part.sparse for c in at[f.name]], [c for f in part.numeric for c in at[f.name]]
+    ids, floats, weights = whole.id_columns, whole.float_columns, whole.weight_columns
+    dense = [c for f in part.numeric for c in floats[f.name]] + [c for n in part.weight_columns for c in weights[n]]
+    return [c for f in part.sparse for c in ids[f.name]], dense
 
 
 class Shards:
@@ -54,6 +48,8 @@ class Shards:
         self.label_B = np.load(where / "label.npy", mmap_mode="c")
         group = where / "group.npy"
         self.group_B = np.load(group, mmap_mode="c") if group.exists() else None
+        weight = where / "weight.npy"
+        self.weight_B = np.load(weight, mmap_mode="c") if weight.exists() else None
         self._pick = None if self.schema == whole else _columns(whole, self.schema)
 
     def __len__(self) -> int:
@@ -65,13 +61,13 @@ class Shards:
         if self._pick is not None:
             ids, dense = ids[:, self._pick[0]], dense[:, self._pick[1]]
         ids_BL = torch.from_numpy(np.asarray(ids)).long()
-        sparse = self.schema.sparse
-        jagged = to_jagged(ids_BL, [f.name for f in sparse], [f.max_length for f in sparse])
-        return Batch(
-            jagged,
+        weight_B = None if self.weight_B is None else torch.from_numpy(np.asarray(self.weight_B[rows]))
+        return Batch.of(
+            self.schema,
             ids_BL,
             torch.from_numpy(np.asarray(dense)),
             torch.from_numpy(np.asarray(label)),
+            weight_B,
         )
 
     def batches(self, size: int) -> Iterator[Batch]:
