@@ -6,7 +6,6 @@ from pipelines.stage import Result, Stage, newest_model, write_json
 from recsys import checkpoint
 from recsys.errors import ConfigError
 from recsys.factory import make
-from recsys.models.ctr import CTR
 from recsys.tables import PlainEmbedding
 
 __all__ = ["run"]
@@ -32,7 +31,7 @@ def run(stage: Stage) -> Result:
             if r.table in before
         ]
         reports = merged or quantised
-    smaller = CTR(model.schema, PlainEmbedding(model.schema, tables, plain.lookups), lambda widths: model.interaction)
+    smaller = model.over(PlainEmbedding(model.schema, tables, plain.lookups))
     checkpoint.save(stage.folder, smaller, spec)
     report = write_json(stage.folder / "compression.json", [r.to_json() for r in reports])
     after = sum(t.nbytes for t in tables.values())

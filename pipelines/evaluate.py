@@ -21,18 +21,19 @@ __all__ = ["run"]
 
 def _nbytes(model: CTR) -> int:
     """Bytes of tables and dense parameters as held for scoring."""
-    dense = sum(p.numel() * p.element_size() for p in model.interaction.parameters())
+    held = [*model.interaction.parameters(), *model.sequences.parameters(), *model.sequences.buffers()]
+    dense = sum(p.numel() * p.element_size() for p in held)
     return model.embedding.plain().nbytes + dense  # type: ignore[operator]
 
 
 @torch.no_grad()
 def _microseconds(model: CTR, shards: Shards) -> float:
     """Median µs a row of eager scoring at 512 rows, tables as plain tensors."""
-    plain, batch = model.embedding.plain(), shards.batch(slice(0, 512))  # type: ignore[operator]
+    plain, batch = model.over(model.embedding.plain()), shards.batch(slice(0, 512))  # type: ignore[operator]
     times = []
     for _ in range(30):
         started = time.perf_counter()
-        model.head(plain(batch))
+        plain(batch)
         times.append(time.perf_counter() - started)
     return 1e6 * statistics.median(times) / len(batch)
 

@@ -20,6 +20,7 @@ def _train(stage: Stage, schema: Schema) -> Result:
     spec: dict[str, Any] = {
         "model": stage.config["model"],
         "embedding": stage.config["embedding"],
+        "sequence": stage.config["sequence"],
         "embedding_dropout": config.embedding_dropout,
         "seed": stage.config["seed"],
     }

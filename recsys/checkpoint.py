@@ -1,6 +1,7 @@
 """A model on disk: what it is (JSON) and its numbers. `load` needs nothing but the folder."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,18 @@ def build(schema: Schema, spec: dict[str, Any]) -> CTR:
 
     Args:
         schema: The fields.
-        spec: `model` and `embedding` (configurations with `_partial_: true`), `embedding_dropout`.
+        spec: `model`, `embedding` and, where there are sequences, `sequence` (configurations with
+            `_partial_: true`), `embedding_dropout`.
 
     Raises:
         ConfigError: Whatever the constructors refuse.
     """
     embedding = make(spec["embedding"], "embedding")(schema)
-    return CTR(schema, embedding, make(spec["model"], "model"), spec["embedding_dropout"])
+    return CTR(schema, embedding, make(spec["model"], "model"), spec["embedding_dropout"], _sequence(spec))
+
+
+def _sequence(spec: dict[str, Any]) -> Callable[..., Any] | None:
+    return make(spec["sequence"], "sequence") if spec.get("sequence") else None
 
 
 def save(folder: Path, model: CTR, spec: dict[str, Any]) -> None:
@@ -39,6 +45,7 @@ def save(folder: Path, model: CTR, spec: dict[str, Any]) -> None:
         state["model"] = model.state_dict()
     else:
         state["interaction"] = model.interaction.state_dict()
+        state["sequences"] = model.sequences.state_dict()
         state["tables"] = {n: {k: v for k, v in vars(t).items() if v is not None} for n, t in plain.tables.items()}
         about["lookups"] = [asdict(k) for k in plain.lookups]
     torch.save(state, folder / "model.pt")
@@ -64,8 +71,9 @@ def load(folder: Path) -> tuple[CTR, dict[str, Any]]:
     if "tables" in state:
         tables = {n: Table(**parts) for n, parts in state["tables"].items()}
         embedding = PlainEmbedding(schema, tables, [Lookup(**k) for k in about["lookups"]])
-        model = CTR(schema, embedding, make(spec["model"], "model"))
+        model = CTR(schema, embedding, make(spec["model"], "model"), sequence=_sequence(spec))
         model.interaction.load_state_dict(state["interaction"])
+        model.sequences.load_state_dict(state.get("sequences", {}))
     else:
         model = build(schema, spec)
         model.load_state_dict(state["model"])

@@ -106,11 +106,12 @@ def gauc(score_B: np.ndarray, label_B: np.ndarray, group_B: np.ndarray) -> float
     return float(np.average(wins_G[both] / (p_G * n_G)[both], weights=size_G[both]))
 
 
-def logloss(probability_B: np.ndarray, label_B: np.ndarray) -> float:
-    """−mean[y·ln p + (1 − y)·ln(1 − p)], p kept within [1e-7, 1 − 1e-7], in nats."""
+def logloss(probability_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None) -> float:
+    """−mean[y·ln p + (1 − y)·ln(1 − p)], weighted if so asked, p kept within [1e-7, 1 − 1e-7], in nats."""
     p = np.clip(np.asarray(probability_B, np.float64), 1e-7, 1 - 1e-7)
     y = np.asarray(label_B, np.float64)
-    return float(-np.mean(y * np.log(p) + (1 - y) * np.log1p(-p)))
+    gain_B = y * np.log(p) + (1 - y) * np.log1p(-p)
+    return float(-np.mean(gain_B) if weight_B is None else -np.average(gain_B, weights=weight_B))
 
 
 def ece(probability_B: np.ndarray, label_B: np.ndarray, bins: int = 20) -> float:

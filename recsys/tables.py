@@ -13,7 +13,7 @@ from recsys.data.batch import Batch
 from recsys.encoding import hash_text
 from recsys.schema import Schema
 
-__all__ = ["PRIME", "Lookup", "PlainEmbedding", "Table", "salted_rows"]
+__all__ = ["PRIME", "Lookup", "PlainEmbedding", "Table", "salted_rows", "weighted_mean"]
 
 PRIME = 2**31 - 1  # ids and multipliers stay below it, so a·id + b fits in int64
 
@@ -44,6 +44,12 @@ class Lookup:
 def salted_rows(ids: Tensor, a: Tensor | int, b: Tensor | int, rows: Tensor | int) -> Tensor:
     """((a·id + b) mod (2³¹ − 1)) mod rows, elementwise, int64."""
     return (a * ids + b) % PRIME % rows
+
+
+def weighted_mean(sum_D: Tensor, weight_1: Tensor) -> Tensor:
+    """Σ w·x over … and Σ w → Σ w·x / Σ w, and 0 where Σ w = 0; the last dimension of `weight_1` is 1."""
+    nothing = weight_1 == 0
+    return torch.where(nothing, 0.0, sum_D / torch.where(nothing, 1.0, weight_1))
 
 
 @dataclass(frozen=True)
@@ -93,13 +99,34 @@ class Table:
         return replace(self, **parts)
 
 
+@dataclass(frozen=True)
+class _Read:
+    """One result of a lookup.
+
+    Args:
+        lookup: Where it reads.
+        columns: Its id columns; more than one are averaged.
+        weights: As many columns of dense_BN, or none.
+        padded: Whether an id may be −1, which reads as zeros.
+    """
+
+    lookup: Lookup
+    columns: range
+    weights: range
+    padded: bool
+
+    @property
+    def pooling(self) -> tuple[int, bool, bool]:
+        """Reads of one pooling are pooled at once."""
+        return len(self.columns), self.padded, len(self.weights) > 0
+
+
 class _Group(nn.Module):
-    """Lookups whose tables share a form, read with one gather.
+    """Reads whose tables share a form, made with one gather.
 
     Args:
         tables: The tables, by name.
-        lookups: P lookups; all tables have one rank, dim and precision.
-        columns: For each lookup, the id column that it reads.
+        reads: R reads, sorted by pooling; all tables have one rank, dim and precision.
     """
 
     columns: Tensor
@@ -112,8 +139,9 @@ class _Group(nn.Module):
     offset: Tensor | None
     basis: Tensor | None
 
-    def __init__(self, tables: Mapping[str, Table], lookups: Sequence[Lookup], columns: Sequence[int]):
+    def __init__(self, tables: Mapping[str, Table], reads: Sequence[_Read]):
         super().__init__()
+        lookups = [r.lookup for r in reads for _ in r.columns]
         names = list(dict.fromkeys(k.table for k in lookups))
         start, at = 0, {}
         for name in names:
@@ -121,7 +149,7 @@ class _Group(nn.Module):
             start += tables[name].rows
         ab = [k.coefficients() for k in lookups]
         self.salted = any(k.salt is not None for k in lookups)
-        self.register_buffer("columns", torch.tensor(columns))
+        self.register_buffer("columns", torch.tensor([c for r in reads for c in r.columns]))
         self.register_buffer("a", torch.tensor([a for a, _ in ab]))
         self.register_buffer("b", torch.tensor([b for _, b in ab]))
         self.register_buffer("rows", torch.tensor([tables[k.table].rows for k in lookups]))
@@ -135,8 +163,12 @@ class _Group(nn.Module):
             )
         basis = torch.stack([tables[k.table].basis for k in lookups]) if first.basis is not None else None  # type: ignore[misc]
         self.register_buffer("basis", basis)
+        self.pools: list[tuple[tuple[int, bool, bool], int, list[int]]] = []  # pooling, lookups, weight columns
+        for pooling in dict.fromkeys(r.pooling for r in reads):
+            alike = [r for r in reads if r.pooling == pooling]
+            self.pools.append((pooling, len(alike) * pooling[0], [c for r in alike for c in r.weights]))
 
-    def forward(self, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(self, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
         """→ looked-up x_BPD and there_BP, 1 where the id is not padding."""
         ids_BP = ids_BL.index_select(1, self.columns)
         there_BP = (ids_BP >= 0).float()
@@ -152,6 +184,25 @@ class _Group(nn.Module):
         if self.basis is None:
             return x_BPr, there_BP
         return torch.einsum("bpr,prd->bpd", x_BPr, self.basis), there_BP
+
+    def forward(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:
+        """→ x_BRD, lists averaged."""
+        x_BPD, there_BP = self._look(ids_BL)
+        parts, at = [], 0
+        for (length, padded, weighted), count, columns in self.pools:
+            x_BCD, there_BC1 = x_BPD[:, at : at + count], there_BP[:, at : at + count].unsqueeze(-1)
+            at += count
+            if weighted:
+                w_BC1 = there_BC1 * dense_BN[:, columns].unsqueeze(-1)
+                total, weight = ((t * w_BC1).unflatten(1, (-1, length)).sum(2) for t in (x_BCD, torch.ones(())))
+                x_BCD = weighted_mean(total, weight)
+            elif length > 1:
+                total = (x_BCD * there_BC1).unflatten(1, (-1, length)).sum(2)
+                x_BCD = total / there_BC1.unflatten(1, (-1, length)).sum(2).clamp(min=1)
+            elif padded:
+                x_BCD = x_BCD * there_BC1
+            parts.append(x_BCD)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 class PlainEmbedding(nn.Module):
@@ -170,55 +221,50 @@ class PlainEmbedding(nn.Module):
         self.schema, self.tables, self.lookups = schema, dict(tables), list(lookups)
         self.widths = {f.name: 0 for f in schema.fields}
         for k in lookups:
-            self.widths[k.field] += tables[k.table].dim
+            positions = schema[k.field].max_length if schema[k.field].kind == "sequence" else 1
+            self.widths[k.field] += tables[k.table].dim * positions
         self.widths.update({f.name: f.max_length for f in schema.numeric})
+        self._numbers = sum(f.max_length for f in schema.numeric)
         self._plan()
 
-    def _plan(self) -> None:
-        """Group the reads by form, one for each id column, and say where each result goes."""
-        columns, start = {}, 0
+    def _reads(self) -> list[_Read]:
+        """Every result that x_BW is made of, in its order: a read of one id column, or of a list's columns."""
+        found: list[_Read] = []
         for f in self.schema.sparse:
-            columns[f.name] = range(start, start + f.max_length)
-            start += f.max_length
-        order = {f.name: i for i, f in enumerate(self.schema.sparse)}
-        reads = [(k, c) for k in sorted(self.lookups, key=lambda k: order[k.field]) for c in columns[k.field]]
+            ids, weights = self.schema.id_columns[f.name], self.schema.weight_columns.get(f.name, range(0))
+            mine = [k for k in self.lookups if k.field == f.name]
+            if f.kind == "sequence":  # position by position: a position's reads stand together
+                found += [_Read(k, range(c, c + 1), weights, padded=True) for c in ids for k in mine]
+            else:
+                found += [_Read(k, ids, weights, padded=f.kind == "multi") for k in mine]
+        return found
+
+    def _plan(self) -> None:
+        """One group for each form of table, so that a table is held once; say where each result goes."""
+        reads = self._reads()
         forms: dict[tuple[object, ...], list[int]] = {}
-        for i, (k, _) in enumerate(reads):
-            t = self.tables[k.table]
-            multi = len(columns[k.field])  # a list's columns are pooled, so they stay in one group
-            forms.setdefault((t.codes.shape[1], t.dim, t.scale is None, t.basis is None, multi), []).append(i)
-        self.groups, self.pools = nn.ModuleList(), []
+        for i, read in enumerate(reads):
+            t = self.tables[read.lookup.table]
+            forms.setdefault((t.codes.shape[1], t.dim, t.scale is None, t.basis is None), []).append(i)
+        self.groups = nn.ModuleList()
         placed: list[tuple[int, int, int]] = []  # (order of the read, its column in the joined output, width)
         at = 0
         for form, members in forms.items():
-            self.groups.append(
-                _Group(
-                    self.tables,
-                    [reads[i][0] for i in members],
-                    [reads[i][1] for i in members],
-                )
-            )
-            dim, pool = int(form[1]), int(form[4])  # type: ignore[call-overload]
-            self.pools.append(pool)
-            for i in members[::pool]:
+            members.sort(key=lambda i: reads[i].pooling)  # stable: what is pooled alike stands together
+            self.groups.append(_Group(self.tables, [reads[i] for i in members]))
+            dim = int(form[1])  # type: ignore[call-overload]
+            for i in members:
                 placed.append((i, at, dim))
                 at += dim
         index = [a + d for _, a, dim in sorted(placed) for d in range(dim)]
         self.register_buffer("order", None if index == list(range(at)) else torch.tensor(index))
 
     def lookup(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:
-        """→ x_BW, the fields side by side in schema order; a list of ids is averaged."""
-        parts = []
-        for group, pool in zip(self.groups, self.pools, strict=True):
-            x_BPD, there_BP = group(ids_BL)
-            if pool > 1:
-                there_BPC1 = there_BP.unflatten(1, (-1, pool)).unsqueeze(-1)
-                total_BPD = (x_BPD.unflatten(1, (-1, pool)) * there_BPC1).sum(2)
-                x_BPD = total_BPD / there_BPC1.sum(2).clamp(min=1)
-            parts.append(x_BPD.flatten(1))
+        """→ x_BW, the fields side by side in schema order; lists are averaged, sequences are L·D wide."""
+        parts = [group(ids_BL, dense_BN).flatten(1) for group in self.groups]
         if parts and self.order is not None:
             parts = [torch.cat(parts, 1).index_select(1, self.order)]
-        return torch.cat([*parts, dense_BN], 1)
+        return torch.cat([*parts, dense_BN[:, : self._numbers]], 1)
 
     def forward(self, batch: Batch) -> Tensor:
         """→ x_BW of a batch."""

@@ -98,8 +98,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _loss(logit_B: Tensor, label_B: Tensor) -> Tensor:
-    return nn.functional.binary_cross_entropy_with_logits(logit_B.float(), label_B)
+def _loss(logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None) -> Tensor:
+    """Σ w·l / Σ w, l the binary cross-entropy of a row; 0 where no row of the batch counts."""
+    if weight_B is None:
+        return nn.functional.binary_cross_entropy_with_logits(logit_B.float(), label_B)
+    loss_B = nn.functional.binary_cross_entropy_with_logits(logit_B.float(), label_B, reduction="none")
+    return (weight_B * loss_B).sum() / weight_B.sum().clamp(min=1e-12)
 
 
 @torch.no_grad()
@@ -138,10 +142,10 @@ class _Fit:
     def learn(self, batch: Any, autocast: bool) -> float:
         """One step; the tables are updated inside backward."""
         self.set_rates()
-        x_BW = self.model.embedding(batch)
+        x_BW = self.model.features(batch)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             logit_B = self.model.head(x_BW)
-        loss = _loss(logit_B, batch.label_B)
+        loss = _loss(logit_B, batch.label_B, batch.weight_B)
         total = loss
         if self.config.table_l2:
             total = loss + 0.5 * self.config.table_l2 * self.model.looked_up(x_BW).square().sum(1).mean()
@@ -158,7 +162,7 @@ class _Fit:
             raise DataError(f"the model diverged at step {self.step}: lower train.lr and train.table_lr")
         p_B = sigmoid(logit_B)
         seen = {"step": self.step, "train_loss": train_loss}
-        seen |= {"valid_logloss": logloss(p_B, valid.label_B), "valid_auc": auc(p_B, valid.label_B)}
+        seen |= {"valid_logloss": logloss(p_B, valid.label_B, valid.weight_B), "valid_auc": auc(p_B, valid.label_B)}
         self.history.append(seen)
         if seen["valid_logloss"] < self.best:
             self.best, self.bad_looks = seen["valid_logloss"], 0

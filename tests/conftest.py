@@ -120,10 +120,10 @@ def check_export(model: CTR, batch: Batch) -> None:
     class Graph(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.embedding, self.interaction = model.embedding.plain(), model.interaction
+            self.model = model.over(model.embedding.plain())
 
         def forward(self, ids_BL: torch.Tensor, dense_BN: torch.Tensor) -> torch.Tensor:
-            return self.interaction(self.embedding.lookup(ids_BL, dense_BN))
+            return self.model.head(self.model.pool(self.model.embedding.lookup(ids_BL, dense_BN), ids_BL))
 
     graph = Graph().eval()
     rows = torch.export.Dim("rows", min=1)

@@ -1,11 +1,14 @@
 """One batch as the model takes it. B rows, K sparse fields, L id columns (L ≥ K), N numeric fields."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
+
+from recsys.schema import Schema
 
 __all__ = ["Batch", "to_jagged"]
 
@@ -37,29 +40,48 @@ class Batch(Pipelineable):
     """A batch; TorchRec's pipelines can move it.
 
     Args:
-        ids: K keys in schema order, int64.
-        ids_BL: The same ids row-major, −1 padded: what plain-tensor (exported) models take.
-        dense_BN: float32.
+        ids: int64; a key for each looked-up field but sequences, in schema order. A sequence is
+            read position by position, straight from `ids_BL`.
+        ids_BL: All ids row-major, −1 padded: what plain-tensor (exported) models take.
+        dense_BN: float32; the numbers, then the weights of weighted lists.
         label_B: float32, 0 or 1.
+        weight_B: float32 sample weights ≥ 0; None weighs all rows alike.
     """
 
     ids: KeyedJaggedTensor
     ids_BL: Tensor
     dense_BN: Tensor
     label_B: Tensor
+    weight_B: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, schema: Schema, ids_BL: Tensor, dense_BN: Tensor, label_B: Tensor, weight_B: Tensor | None = None
+    ) -> "Batch":
+        """A batch from row-major arrays."""
+        pooled = [f for f in schema.sparse if f.kind != "sequence"]
+        picked_BL = ids_BL
+        if len(pooled) < len(schema.sparse):
+            picked_BL = ids_BL[:, [c for f in pooled for c in schema.id_columns[f.name]]]
+        jagged = to_jagged(picked_BL, [f.name for f in pooled], [f.max_length for f in pooled])
+        return cls(jagged, ids_BL, dense_BN, label_B, weight_B)
+
+    def _parts(self) -> list[Any]:
+        return [getattr(self, f.name) for f in fields(self)]
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """A copy on another device."""
-        return Batch(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+        return Batch(*(None if p is None else p.to(device, non_blocking=non_blocking) for p in self._parts()))
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Tell the allocator that a stream uses these tensors."""
-        for f in fields(self):
-            getattr(self, f.name).record_stream(stream)
+        for part in self._parts():
+            if part is not None:
+                part.record_stream(stream)
 
     def pin_memory(self) -> "Batch":
         """A copy in page-locked memory."""
-        return Batch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+        return Batch(*(None if p is None else p.pin_memory() for p in self._parts()))
 
     def __len__(self) -> int:
         return self.label_B.shape[0]

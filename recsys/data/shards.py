@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recsys.data.batch import Batch, to_jagged
+from recsys.data.batch import Batch
 from recsys.encoding import MISSING, UNSEEN, AnyEncoder, Hash, Vocabulary
 from recsys.errors import DataError
 from recsys.schema import Schema
@@ -130,13 +130,13 @@ class Shards:
         if self._pick is not None:
             ids, dense = ids[:, self._pick[0]], dense[:, self._pick[1]]
         ids_BL = torch.from_numpy(np.asarray(ids)).long()
-        sparse = self.schema.sparse
-        jagged = to_jagged(ids_BL, [f.name for f in sparse], [f.max_length for f in sparse])
-        return Batch(
-            jagged,
+        weight_B = None if self.weight_B is None else torch.from_numpy(np.asarray(self.weight_B[rows]))
+        return Batch.of(
+            self.schema,
             ids_BL,
             torch.from_numpy(np.asarray(dense)),
             torch.from_numpy(np.asarray(label)),
+            weight_B,
         )
 
     def batches(self, size: int) -> Iterator[Batch]:

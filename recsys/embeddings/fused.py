@@ -1,7 +1,10 @@
 """Tables on TorchRec, updated by a fused row-wise Adagrad in the backward pass.
 
 What every scheme shares: it says which tables there are and who reads them; this looks them up.
-B rows, K fields, P lookups, W the width of all fields side by side.
+A sequence is not pooled here: each of its positions is a key of its own, of at most one id, so
+that it shares a table with its candidate, and one fused update covers both.
+
+B rows, K fields, P lookups, L positions of a sequence, W the width of all fields side by side.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,14 +14,14 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError
 from recsys.schema import Schema
-from recsys.tables import Lookup, PlainEmbedding, Table, salted_rows
+from recsys.tables import Lookup, PlainEmbedding, Table, salted_rows, weighted_mean
 
-__all__ = ["FusedLookups", "check_dim"]
+__all__ = ["FusedLookups", "check_dim", "ids_of_tables"]
 
 
 def check_dim(name: str, dim: int) -> int:
@@ -31,6 +34,25 @@ def check_dim(name: str, dim: int) -> int:
         near = max(4, 4 * round(dim / 4))
         raise ConfigError(f"{name} must be a multiple of 4 (FBGEMM kernels), got {dim}: set {name}={near}")
     return dim
+
+
+def ids_of_tables(schema: Schema) -> dict[str, int]:
+    """Count of ids for each field that has a table of its own, or whose table others read.
+
+    A table keeps its owner's name where selection dropped the owner: those who read it still share it.
+
+    Raises:
+        ConfigError: If fields that share a table count its ids differently.
+    """
+    ids: dict[str, int] = {}
+    for f in schema.sparse:
+        owner = f.table or f.name
+        if ids.setdefault(owner, f.cardinality) != f.cardinality:
+            raise ConfigError(
+                f"fields that read the table {owner!r} must have its {ids[owner]} ids, "
+                f"got {f.cardinality} of {f.name!r}: prepare the data again"
+            )
+    return ids
 
 
 class FusedLookups(nn.Module):
@@ -49,6 +71,7 @@ class FusedLookups(nn.Module):
     a: Tensor
     b: Tensor
     rows: Tensor
+    pooled: Tensor
 
     def __init__(
         self,
@@ -62,33 +85,13 @@ class FusedLookups(nn.Module):
         order = {f.name: i for i, f in enumerate(schema.sparse)}
         self.lookups = sorted(lookups, key=lambda k: order[k.field])
         self.table_names = list(tables)
-        self.keys = [f"{i}/{k.field}" for i, k in enumerate(self.lookups)]
+        self._dims = [tables[k.table][1] for k in self.lookups]
+        self.keys = [self._keys_of(i) for i in range(len(self.lookups))]
         self.widths = {f.name: 0 for f in schema.fields}
-        for k in self.lookups:
-            self.widths[k.field] += tables[k.table][1]
+        for k, keys, dim in zip(self.lookups, self.keys, self._dims, strict=True):
+            self.widths[k.field] += dim * len(keys)
         self.widths.update({f.name: f.max_length for f in schema.numeric})
-        readers = {t: [n for n, k in zip(self.keys, self.lookups, strict=True) if k.table == t] for t in tables}
-        self.bags = FusedEmbeddingBagCollection(
-            tables=[
-                EmbeddingBagConfig(
-                    name=f"t{i}",  # a module's name may hold no dot; a field's may
-                    num_embeddings=rows,
-                    embedding_dim=dim,
-                    feature_names=readers[t],
-                    pooling=PoolingType.SUM,
-                    weight_init_min=-init,
-                    weight_init_max=init,
-                )
-                for i, (t, (rows, dim)) in enumerate(tables.items())
-            ],
-            optimizer_type=RowWiseAdagrad,
-            optimizer_kwargs={
-                "lr": 0.01,
-                "eps": 1e-8,
-            },
-        )
-        self._source = [order[k.field] for k in self.lookups]
-        self._passes = self._source == list(range(len(schema.sparse))) and all(k.salt is None for k in self.lookups)
+        self.bags = self._bags(tables)
         ab = [k.coefficients() for k in self.lookups]
         self.register_buffer("a", torch.tensor([a for a, _ in ab]), persistent=False)
         self.register_buffer("b", torch.tensor([b for _, b in ab]), persistent=False)
@@ -97,31 +100,123 @@ class FusedLookups(nn.Module):
             torch.tensor([tables[k.table][0] for k in self.lookups]),
             persistent=False,
         )
-        self._lists = [f.name for f in schema.sparse if f.max_length > 1]
+        self._plan()
 
-    def route(self, ids: KeyedJaggedTensor) -> KeyedJaggedTensor:
-        """Field ids → the table rows of every lookup, keyed by lookup."""
-        if self._passes:
-            return KeyedJaggedTensor(self.keys, ids.values(), lengths=ids.lengths())
-        read = ids.permute(self._source)
-        count_P = torch.tensor(read.length_per_key())
-        a, b, rows = (torch.repeat_interleave(t, count_P) for t in (self.a, self.b, self.rows))
-        return KeyedJaggedTensor(self.keys, salted_rows(read.values(), a, b, rows), lengths=read.lengths())
+    def _keys_of(self, i: int) -> list[str]:
+        """The keys of a lookup: one, or one for each position of a sequence."""
+        f = self.schema[self.lookups[i].field]
+        return [f"{i}/{f.name}/{at}" for at in range(f.max_length)] if f.kind == "sequence" else [f"{i}/{f.name}"]
+
+    def _bags(self, tables: Mapping[str, tuple[int, int]]) -> FusedEmbeddingBagCollection:
+        readers: dict[str, list[str]] = {t: [] for t in tables}
+        for k, keys in zip(self.lookups, self.keys, strict=True):
+            readers[k.table] += keys
+        return FusedEmbeddingBagCollection(
+            tables=[
+                EmbeddingBagConfig(
+                    name=f"t{i}",  # a module's name may hold no dot; a field's may
+                    num_embeddings=rows,
+                    embedding_dim=dim,
+                    feature_names=readers[t],
+                    pooling=PoolingType.SUM,
+                    weight_init_min=-self.init,
+                    weight_init_max=self.init,
+                )
+                for i, (t, (rows, dim)) in enumerate(tables.items())
+            ],
+            optimizer_type=RowWiseAdagrad,
+            optimizer_kwargs={
+                "lr": 0.01,
+                "eps": 1e-8,
+            },
+            is_weighted=bool(self.schema.weight_columns),
+        )
+
+    def _plan(self) -> None:
+        """What a batch's ids become, and where each lookup's result stands."""
+        schema = self.schema
+        pooled = [f.name for f in schema.sparse if f.kind != "sequence"]
+        at = {name: i for i, name in enumerate(pooled)}
+        reads = [i for i, k in enumerate(self.lookups) if k.field in at]
+        self.register_buffer("pooled", torch.tensor(reads, dtype=torch.long), persistent=False)
+        self._source = [at[self.lookups[i].field] for i in reads]
+        self._sequences = [i for i, k in enumerate(self.lookups) if k.field not in at]
+        self._ordered = [key for i in [*reads, *self._sequences] for key in self.keys[i]]
+        unsalted = all(self.lookups[i].salt is None for i in reads)
+        self._passes = unsalted and self._source == list(range(len(pooled)))
+        self._first = {keys[0]: i for i, keys in enumerate(self.keys)}
+        self._lists = {f.name: at[f.name] for f in schema.sparse if f.max_length > 1 and f.name in at}
+        self._columns = {n: slice(c.start, c.stop) for n, c in schema.id_columns.items()}
+        self._weights = {n: slice(c.start, c.stop) for n, c in schema.weight_columns.items()}
+        self._numbers = sum(f.max_length for f in schema.numeric)
+
+    def _weighted(self, batch: Batch) -> KeyedJaggedTensor:
+        """The pooled ids with their weights: 1 where the field has none."""
+        ids = batch.ids
+        if not self._weights:
+            return ids
+        names, counts = ids.keys(), ids.length_per_key()
+        parts = [
+            batch.dense_BN[:, self._weights[n]][batch.ids_BL[:, self._columns[n]] >= 0]
+            if n in self._weights
+            else torch.ones(count)
+            for n, count in zip(names, counts, strict=True)
+        ]
+        return KeyedJaggedTensor(names, ids.values(), torch.cat(parts), lengths=ids.lengths())
+
+    def route(self, batch: Batch) -> KeyedJaggedTensor:
+        """Field ids → the table rows of every lookup, keyed by lookup (and position)."""
+        ids = self._weighted(batch)
+        if not self._passes:
+            read = ids.permute(self._source)
+            count_P = torch.tensor(read.length_per_key())
+            a, b, rows = (torch.repeat_interleave(t[self.pooled], count_P) for t in (self.a, self.b, self.rows))
+            ids = KeyedJaggedTensor(
+                read.keys(), salted_rows(read.values(), a, b, rows), read.weights_or_none(), lengths=read.lengths()
+            )
+        values, lengths = [ids.values()], [ids.lengths()]
+        for i in self._sequences:
+            ids_LB = batch.ids_BL[:, self._columns[self.lookups[i].field]].t()
+            there_LB = ids_LB >= 0
+            read = ids_LB[there_LB]
+            salted = self.lookups[i].salt is not None
+            values.append(salted_rows(read, self.a[i], self.b[i], self.rows[i]) if salted else read)
+            lengths.append(there_LB.flatten().to(torch.int32))
+        joined = torch.cat(values)
+        weights = ids.weights_or_none()
+        if weights is not None:
+            weights = torch.cat([weights, torch.ones(len(joined) - len(weights))])
+        return KeyedJaggedTensor(self._ordered, joined, weights, lengths=torch.cat(lengths))
+
+    def _per_lookup(self, looked: KeyedTensor) -> list[Tensor]:
+        """The result of each lookup, in order of lookups, whatever order the tables have."""
+        stand = [self._first[key] for key in looked.keys() if key in self._first]  # noqa: SIM118  # not a dict
+        blocks = looked.values().split([self._dims[i] * len(self.keys[i]) for i in stand], 1)
+        by_lookup = dict(zip(stand, blocks, strict=True))
+        return [by_lookup[i] for i in range(len(stand))]
+
+    def _mean(self, part_BD: Tensor, field: str, batch: Batch) -> Tensor:
+        """A sum over a list → its mean; Σ w·x → Σ w·x / Σ w, and 0 where Σ w = 0."""
+        if field not in self._weights:
+            length_KB = batch.ids.lengths().view(len(batch.ids.keys()), -1)
+            return part_BD / length_KB[self._lists[field]].clamp(min=1).unsqueeze(1)
+        there_BL = batch.ids_BL[:, self._columns[field]] >= 0
+        return weighted_mean(part_BD, (batch.dense_BN[:, self._weights[field]] * there_BL).sum(1, keepdim=True))
 
     def forward(self, batch: Batch) -> Tensor:
-        """→ x_BW: the fields in schema order, whatever order the tables have; lists are averaged."""
+        """→ x_BW: the fields in schema order; lists are averaged, sequences are L·D wide, position by position."""
         if not self.keys:  # numbers only
             return batch.dense_BN
-        looked = self.bags(self.route(batch.ids))
-        by_key = looked.to_dict()
-        parts = [by_key[key] for key in self.keys]
-        if self._lists:
-            at = {f.name: i for i, f in enumerate(self.schema.sparse)}
-            length_KB = batch.ids.lengths().view(len(at), -1)
-            for i, k in enumerate(self.lookups):
-                if k.field in self._lists:
-                    parts[i] = parts[i] / length_KB[at[k.field]].clamp(min=1).unsqueeze(1)
-        return torch.cat([*parts, batch.dense_BN], 1)
+        parts: dict[str, list[Tensor]] = {}
+        for k, part in zip(self.lookups, self._per_lookup(self.bags(self.route(batch))), strict=True):
+            averaged = k.field in self._lists or k.field in self._weights
+            parts.setdefault(k.field, []).append(self._mean(part, k.field, batch) if averaged else part)
+        for name, reads in parts.items():
+            f = self.schema[name]
+            if f.kind == "sequence" and len(reads) > 1:  # a position's reads stand together
+                parts[name] = [torch.cat([r.unflatten(1, (f.max_length, -1)) for r in reads], 2).flatten(1)]
+        dense_BN = batch.dense_BN[:, : self._numbers]
+        return torch.cat([*(p for reads in parts.values() for p in reads), dense_BN], 1)
 
     def plain(self) -> PlainEmbedding:
         """The same lookups over copies of the tables as plain tensors."""

@@ -1,6 +1,6 @@
 """One table a field with a bounded count of rows: id → hash mod rows."""
 
-from recsys.embeddings.fused import FusedLookups, check_dim
+from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
 from recsys.errors import ConfigError
 from recsys.schema import Schema
 from recsys.tables import Lookup
@@ -16,6 +16,8 @@ def hashed(
     init: float = 0.05,
 ) -> FusedLookups:
     """x_f = T_f[h_f(id) mod rows]; a field with no more ids than `rows` keeps a row an id.
+
+    Fields that share a table share its hash, so that an id reads one row wherever it stands.
 
     Args:
         schema: The fields.
@@ -33,6 +35,8 @@ def hashed(
     check_dim("embedding.dim", dim)
     if rows < 1:
         raise ConfigError(f"embedding.rows must be at least 1, got {rows}: set embedding.rows=4096")
-    tables = {f.name: (min(rows, f.cardinality), dim) for f in schema.sparse}
-    lookups = [Lookup(f.name, f.name, f"{seed}/{f.name}" if f.cardinality > rows else None) for f in schema.sparse]
-    return FusedLookups(schema, tables, lookups, init)
+    ids = ids_of_tables(schema)
+    tables = {t: (min(rows, count), dim) for t, count in ids.items()}
+    salts = {t: f"{seed}/{t}" if count > rows else None for t, count in ids.items()}
+    owners = {f.name: f.table or f.name for f in schema.sparse}
+    return FusedLookups(schema, tables, [Lookup(n, t, salts[t]) for n, t in owners.items()], init)

@@ -1,6 +1,6 @@
 """One table a field, one row an id: no collisions."""
 
-from recsys.embeddings.fused import FusedLookups, check_dim
+from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
 from recsys.schema import Schema
 from recsys.tables import Lookup
 
@@ -8,10 +8,10 @@ __all__ = ["per_field"]
 
 
 def per_field(schema: Schema, dim: int = 8, init: float = 0.05) -> FusedLookups:
-    """x_f = T_f[id].
+    """x_f = T_f[id]; fields that share a table read the same rows.
 
     Args:
-        schema: The fields; each sparse one gets a table of its cardinality.
+        schema: The fields; each sparse one gets a table of its cardinality, or another's.
         dim: Width of a row, a multiple of 4.
         init: Weights start uniform in ±init.
 
@@ -19,5 +19,5 @@ def per_field(schema: Schema, dim: int = 8, init: float = 0.05) -> FusedLookups:
         ConfigError: If dim is not a multiple of 4.
     """
     check_dim("embedding.dim", dim)
-    tables = {f.name: (f.cardinality, dim) for f in schema.sparse}
-    return FusedLookups(schema, tables, [Lookup(t, t) for t in tables], init)
+    tables = {t: (ids, dim) for t, ids in ids_of_tables(schema).items()}
+    return FusedLookups(schema, tables, [Lookup(f.name, f.table or f.name) for f in schema.sparse], init)

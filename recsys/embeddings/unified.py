@@ -1,8 +1,9 @@
 """Unified embedding (feature multiplexing): every field reads the same few tables."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from recsys.embeddings.fused import FusedLookups, check_dim
+from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
 from recsys.errors import ConfigError
 from recsys.schema import Schema
 from recsys.tables import Lookup
@@ -25,7 +26,7 @@ def unified(
     Chunk c of field f is read under the hash salt (f, c) from the table whose turn it is (round
     robin), so a field's width is a count of reads and a new field costs no table. Collisions
     between fields are absorbed, since each field meets its own weights downstream; collisions
-    within a field are not.
+    within a field are not. A field that shares another's table has that one's reads, hash and all.
 
     Args:
         schema: The fields.
@@ -33,21 +34,28 @@ def unified(
         rows: Rows of each table, at least 1.
         num_tables: Count of tables.
         chunks: Reads a field.
-        field_chunks: Other counts for some fields, by name.
+        field_chunks: Other counts for some fields, by name; those that share a table have its owner's.
         seed: Another seed moves the collisions.
         init: Weights start uniform in ±init.
 
     Raises:
-        ConfigError: If dim is not a multiple of 4, a count is below 1, or a field is unknown.
+        ConfigError: If dim is not a multiple of 4, a count is below 1, or a field is unknown or has
+            another's reads.
 
     Source: Coleman et al., Unified Embedding: Battle-Tested Feature Representations for Web-Scale
     ML Systems, 2023, section 4.
     """
     check_dim("embedding.dim", dim)
-    counts = {f.name: chunks for f in schema.sparse} | {schema[n].name: c for n, c in (field_chunks or {}).items()}
+    owners = ids_of_tables(schema)
+    for name in field_chunks or {}:
+        if name not in owners:
+            why = f"reads as {schema[name].table!r} does" if schema[name].table else "has no table"
+            raise ConfigError(f"embedding.field_chunks: {name!r} {why}: expected some of {', '.join(owners)}")
+    counts = dict.fromkeys(owners, chunks) | dict(field_chunks or {})
     if min(rows, num_tables, *counts.values()) < 1:
         raise ConfigError("embedding.rows, num_tables and chunks must be at least 1: mend the smallest")
     reads = [(f, c) for f in counts for c in range(counts[f])]
-    lookups = [Lookup(f, f"t{i % num_tables}", f"{seed}/{f}/{c}") for i, (f, c) in enumerate(reads)]
+    owned = [Lookup(f, f"t{i % num_tables}", f"{seed}/{f}/{c}") for i, (f, c) in enumerate(reads)]
+    lookups = [replace(k, field=f.name) for f in schema.sparse for k in owned if k.field == (f.table or f.name)]
     used = dict.fromkeys(k.table for k in lookups)  # fewer reads than tables leave some without a reader
     return FusedLookups(schema, {t: (rows, dim) for t in used}, lookups, init)

@@ -3,7 +3,6 @@
 B rows, L id columns, N dense columns, W the width of all fields side by side.
 """
 
-import copy
 import json
 import logging
 import math
@@ -26,7 +25,7 @@ from torch._inductor import aoti_compile_and_package  # type: ignore[attr-define
 from torch._inductor.utils import fresh_cache
 
 import recsys
-from recsys.data.batch import Batch, to_jagged
+from recsys.data.batch import Batch
 from recsys.errors import ConfigError, DataError
 from recsys.models.ctr import CTR
 from recsys.rows import RowEncoder
@@ -40,7 +39,7 @@ _PROTOBUF_LIMIT = 1_900_000_000  # an .onnx file must stay below 2 GiB; larger w
 
 
 class ScoringGraph(nn.Module):
-    """logit_B = head(lookup(ids_BL, dense_BN)) over plain tensors: what every runtime runs.
+    """logit_B = head(pool(lookup(ids_BL, dense_BN))) over plain tensors: what every runtime runs.
 
     Args:
         model: Copied, but for tables: those become plain ones.
@@ -48,13 +47,13 @@ class ScoringGraph(nn.Module):
 
     def __init__(self, model: CTR):
         super().__init__()
-        plain = model.embedding.plain()  # type: ignore[operator]
-        self.model = copy.deepcopy(model, {id(model.embedding): plain})  # the fused tables stay behind
+        self.model = model.over(model.embedding.plain())  # type: ignore[operator]  # the fused tables stay behind
         self.eval()
 
     def forward(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:
         """→ logit_B."""
-        return self.model.head(self.model.embedding.lookup(ids_BL, dense_BN))  # type: ignore[operator]
+        x = self.model.embedding.lookup(ids_BL, dense_BN)  # type: ignore[operator]
+        return self.model.head(self.model.pool(x, ids_BL))
 
 
 def compiler() -> str | None:
@@ -67,7 +66,8 @@ def compiler() -> str | None:
 
 def _widths(schema: Schema) -> tuple[int, int]:
     """L and N."""
-    return sum(f.max_length for f in schema.sparse), sum(f.max_length for f in schema.numeric)
+    weights = sum(len(columns) for columns in schema.weight_columns.values())
+    return sum(f.max_length for f in schema.sparse), sum(f.max_length for f in schema.numeric) + weights
 
 
 def _program(graph: ScoringGraph, schema: Schema) -> torch.export.ExportedProgram:
@@ -126,11 +126,10 @@ def _golden(model: CTR, encoder: RowEncoder, rows: list[dict[str, Any]], calibra
     columns = {*schema.raw_columns, *(c for f in schema.fields if f.past for c in (*f.past.by, schema.time))}
     rows = [{c: v for c, v in row.items() if c in columns} for row in rows]
     ids_BL, dense_BN = (torch.from_numpy(a) for a in encoder(rows))
-    jagged = to_jagged(ids_BL, [f.name for f in schema.sparse], [f.max_length for f in schema.sparse])
     training = model.training
     model.eval()
     with torch.no_grad():
-        logit_B = model(Batch(jagged, ids_BL, dense_BN, torch.zeros(len(rows)))).float().numpy()
+        logit_B = model(Batch.of(schema, ids_BL, dense_BN, torch.zeros(len(rows)))).float().numpy()
     model.train(training)
     if not np.isfinite(logit_B).all():
         raise DataError("export: expected finite logits of the golden rows, got NaN: the model diverged, retrain")

@@ -1,15 +1,17 @@
-"""The frame every model shares: embedding → [gate] → interaction → logit.
+"""The frame every model shares: embedding → pool sequences → [gate] → interaction → logit.
 
-B rows, F fields, W the width of all fields side by side, D embedding dim.
+B rows, F fields, L positions of a sequence, W the width of all fields side by side, D embedding dim.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from recsys.data.batch import Batch
-from recsys.schema import Schema
+from recsys.errors import ConfigError
+from recsys.schema import Field, Schema
 
 __all__ = ["CTR", "Stack", "mlp"]
 
@@ -50,13 +52,20 @@ class Stack(nn.Module):
 
 
 class CTR(nn.Module):
-    """logit = interaction(dropout(embedding(batch))).
+    """logit = interaction(dropout(pool(embedding(batch)))).
 
     Args:
         schema: The fields.
-        embedding: ids, dense → x_BW; it tells `widths`, one for each field.
-        interaction: Builds the interaction from the widths.
+        embedding: ids, dense → the fields side by side, sequences unpooled; it tells `widths`, one
+            for each field.
+        interaction: Builds the interaction from the pooled widths.
         embedding_dropout: Share of x_BW's entries of looked-up fields that training zeroes.
+        sequence: Builds the pooling of one sequence from its width: query_BD, keys_BLD, there_BL →
+            pooled_BD. The query is the field whose table the sequence reads.
+
+    Raises:
+        ConfigError: If there are sequences and no pooling, or one that attends to a candidate that is
+            not in the schema.
     """
 
     def __init__(
@@ -65,14 +74,51 @@ class CTR(nn.Module):
         embedding: nn.Module,
         interaction: Callable[[list[int]], nn.Module],
         embedding_dropout: float = 0.0,
+        sequence: Callable[[int], nn.Module] | None = None,
     ):
         super().__init__()
         self.schema = schema
         self.embedding = embedding
-        self.widths = [int(embedding.widths[f.name]) for f in schema.fields]  # type: ignore[index]
+        self._unpooled = [int(embedding.widths[f.name]) for f in schema.fields]  # type: ignore[index]
+        sequences = {i: f for i, f in enumerate(schema.fields) if f.kind == "sequence"}
+        self.widths = [w // sequences[i].max_length if i in sequences else w for i, w in enumerate(self._unpooled)]
+        self.sequences = nn.ModuleDict({str(i): self._pooling(f, sequence) for i, f in sequences.items()})
+        ids = schema.id_columns
+        self._places = [(i, self._candidate(f), ids[f.name].start, ids[f.name].stop) for i, f in sequences.items()]
         self._looked_up = sum(w for f, w in zip(schema.fields, self.widths, strict=True) if f.is_sparse)
         self.dropout = nn.Dropout(embedding_dropout)
         self.interaction = interaction(self.widths)
+
+    def _candidate(self, f: Field) -> int | None:
+        """Where the field stands that a sequence's table belongs to, if it is one vector a row."""
+        places = {g.name: i for i, g in enumerate(self.schema.fields) if g.is_sparse and g.kind != "sequence"}
+        return places.get(f.table)
+
+    def _pooling(self, f: Field, sequence: Callable[[int], nn.Module] | None) -> nn.Module:
+        if sequence is None:
+            raise ConfigError(f"{f.name!r} is a sequence and the model has no pooling for it: set sequence=mean")
+        pooling = sequence(self.widths[self.schema.names.index(f.name)])
+        if pooling.attends and self._candidate(f) is None:
+            wanted = f"its candidate {f.table!r}, which is not in the schema" if f.table else "a candidate, it has none"
+            mend = f"keep that field (select.protect=[{f.table}])" if f.table else f"set data.fields.{f.name}.table"
+            raise ConfigError(f"sequence {f.name!r}: attention needs {wanted}: {mend}, or set sequence=mean")
+        return pooling
+
+    def pool(self, x: Tensor, ids_BL: Tensor) -> Tensor:
+        """The embedding's output, sequences L·D wide → x_BW, each sequence D wide."""
+        if not self.sequences:
+            return x
+        unpooled = x.split(self._unpooled, 1)
+        parts = list(unpooled)
+        for i, candidate, start, stop in self._places:
+            query_BD = None if candidate is None else unpooled[candidate]
+            keys_BLD = unpooled[i].unflatten(1, (stop - start, -1))
+            parts[i] = self.sequences[str(i)](query_BD, keys_BLD, ids_BL[:, start:stop] >= 0)
+        return torch.cat(parts, 1)
+
+    def features(self, batch: Batch) -> Tensor:
+        """→ x_BW, the fields side by side, each as wide as `widths` says. Selection's gates work on it."""
+        return self.pool(self.embedding(batch), batch.ids_BL)
 
     def looked_up(self, x_BW: Tensor) -> Tensor:
         """The columns of x_BW that come from tables."""
@@ -87,4 +133,8 @@ class CTR(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """→ logit_B."""
-        return self.head(self.embedding(batch))
+        return self.head(self.features(batch))
+
+    def over(self, embedding: nn.Module) -> "CTR":
+        """A copy of this model over other tables; its own are not copied."""
+        return copy.deepcopy(self, {id(self.embedding): embedding})

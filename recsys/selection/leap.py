@@ -64,7 +64,7 @@ class _Gates:
     def step(self, batch: Batch, price: float) -> float:
         """One step on BCE(y, f(x̃)) + price·Σ w_i g_i; returns the BCE."""
         with torch.no_grad():
-            x_BW = self.model.embedding(batch)
+            x_BW = self.model.features(batch)
         gate_F = self.gates()
         mixed_BW = gated(x_BW, permuted_rows(self.generators, len(batch)), gate_F, self.width_F)
         logit_B = self.model.head(mixed_BW)

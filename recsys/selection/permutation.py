@@ -43,7 +43,7 @@ def permutation(
     schema = model.schema
     chosen = np.sort(np.random.default_rng(seed).permutation(len(valid))[:rows])
     parts = [valid.batch(part) for part in np.array_split(chosen, -(-len(chosen) // 8192))]
-    x_RW = torch.cat([model.embedding(b) for b in parts])
+    x_RW = torch.cat([model.features(b) for b in parts])
     label_R = np.concatenate([b.label_B.numpy() for b in parts])
 
     def loss(x: torch.Tensor) -> float:

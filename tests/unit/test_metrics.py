@@ -183,3 +183,8 @@ def test_calibrator_keeps_auc_on_few_and_weak_rows(seed: int) -> None:
     calibrated = calibrate(p[10_000:])
     assert abs(auc(calibrated, y[10_000:]) - auc(p[10_000:], y[10_000:])) < 1e-3
     assert len(np.unique(calibrated.astype(np.float32))) > 0.5 * len(np.unique(p[10_000:].astype(np.float32)))
+
+
+def test_logloss_weighs_rows_as_often_as_they_would_stand():
+    p, y, times = np.array([0.2, 0.9, 0.5]), np.array([0, 1, 1]), np.array([3, 0, 2])
+    assert logloss(p, y, times) == pytest.approx(logloss(p.repeat(times), y.repeat(times)), rel=1e-12)

@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import torch
 from recsys.data.batch import to_jagged
 from recsys.data.shards import Shards
 from recsys.errors import DataError
+from tests.sequences import event_schema
 
 
 def test_missing_split_says_what_to_run(tmp_path: Path) -> None:
@@ -108,3 +111,30 @@ def test_random_rows_come_in_the_asked_order(train: Shards) -> None:
     batch, whole = train.batch(rows), train.batch(slice(0, 101))
     torch.testing.assert_close(batch.ids_BL, whole.ids_BL[rows])
     torch.testing.assert_close(batch.dense_BN, whole.dense_BN[rows])
+
+
+def test_weights_of_rows_are_read_where_they_are(prepared: Path, tmp_path: Path) -> None:
+    assert Shards(prepared, "train").batch(slice(0, 4)).weight_B is None
+    shutil.copytree(prepared, tmp_path / "p")
+    weights = np.random.default_rng(0).random(len(Shards(prepared, "train"))).astype(np.float32)
+    np.save(tmp_path / "p" / "train" / "weight.npy", weights)
+    shards, rows = Shards(tmp_path / "p", "train"), np.array([7, 3, 3, 100])
+    np.testing.assert_array_equal(shards.batch(rows).weight_B.numpy(), weights[rows])
+    moved = shards.batch(slice(5, 9)).to(torch.device("cpu"))
+    np.testing.assert_array_equal(moved.weight_B.numpy(), weights[5:9])
+
+
+def test_subset_keeps_the_weights_of_its_lists_behind_its_numbers(tmp_path: Path) -> None:
+    """Columns are named by their number, so that a wrong one shows."""
+    schema = event_schema()
+    ids = sum(f.max_length for f in schema.sparse)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "schema.json").write_text(json.dumps(schema.to_json()))
+    np.save(tmp_path / "train" / "ids.npy", np.arange(ids, dtype=np.int32)[None].repeat(3, 0))
+    np.save(tmp_path / "train" / "dense.npy", np.arange(6, dtype=np.float32)[None].repeat(3, 0))
+    np.save(tmp_path / "train" / "label.npy", np.zeros(3, np.float32))
+    part = Shards(tmp_path, "train", schema.subset(["past", "liked", "age"])).batch(slice(0, 2))
+    assert part.dense_BN[0].tolist() == [1, 2, 3, 4, 5], "age, then the four weights"
+    assert part.ids_BL[1].tolist() == [1, 2, 3, 4, 5, 6, 11, 12, 13, 14]
+    assert part.ids.keys() == ["liked"], "a sequence is read from ids_BL"
+    assert part.ids.values().tolist() == [11, 12, 13, 14] * 2

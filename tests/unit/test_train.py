@@ -144,6 +144,45 @@ def test_tables_never_hold_a_dense_gradient_and_adam_never_holds_a_table(train: 
         assert not torch.equal(p, before[name]), f"{name} did not move"
 
 
+def test_loss_is_the_weighted_mean_and_its_gradient_too(train: Shards) -> None:
+    """Σ w·l / Σ w: a row of weight 2 is two rows, a row of weight 0 none."""
+    logit_B = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    label_B = torch.tensor([0, 1, 1, 0, 0, 1.0], dtype=torch.float64)
+    weight_B = torch.tensor([1, 2, 0, 1, 0, 3.0], dtype=torch.float64)
+    found = torch.autograd.grad(training._loss(logit_B, label_B, weight_B), [logit_B])[0]
+    times = weight_B.long()
+    repeated = training._loss(logit_B.repeat_interleave(times), label_B.repeat_interleave(times), None)
+    torch.testing.assert_close(found, torch.autograd.grad(repeated, [logit_B])[0], rtol=1e-5, atol=1e-7)
+    assert training._loss(logit_B, label_B, torch.zeros(6)).item() == 0
+
+
+@pytest.mark.parametrize("how", ["ones", "none"])
+def test_equal_weights_train_as_none_do(train: Shards, valid: Shards, how: str) -> None:
+    runs = []
+    for weight in (None, 1.0 if how == "ones" else None):
+        part = Shards(train.folder, "train")
+        part.weight_B = None if weight is None else np.full(len(part), weight, np.float32)
+        runs.append([h["valid_logloss"] for h in fit(build(train), part, valid, QUICK, seed=0)])
+    np.testing.assert_allclose(runs[0], runs[1], atol=1e-5)
+
+
+def test_rows_without_weight_teach_nothing(train: Shards, valid: Shards) -> None:
+    """Labels of the rows of weight 0 may be anything; validation counts by weight as well."""
+    runs, keep = [], np.random.default_rng(0).random(len(train)) < 0.5
+    for flip in (False, True):
+        part, held = Shards(train.folder, "train"), Shards(valid.folder, "valid")
+        part.weight_B = keep.astype(np.float32)
+        part.label_B = np.where(keep | (not flip), part.label_B, 1 - part.label_B).astype(np.float32)
+        held.weight_B = np.linspace(0, 1, len(held), dtype=np.float32)
+        model = build(train)
+        history = fit(model, part, held, QUICK, seed=0)
+        p_B = np.clip(sigmoid(logits(model, held)), 1e-7, 1)
+        loss_B = -np.where(held.label_B == 1, np.log(p_B), np.log1p(-p_B))
+        assert min(h["valid_logloss"] for h in history) == pytest.approx(np.average(loss_B, weights=held.weight_B))
+        runs.append(history)
+    assert [h["valid_logloss"] for h in runs[0]] == [h["valid_logloss"] for h in runs[1]]
+
+
 @pytest.mark.parametrize("decay", ["none", "linear"])
 def test_rates_warm_up_then_stay_or_fall(train: Shards, decay: str) -> None:
     state = training._Fit(build(train), changed(warmup_steps=4, decay=decay, max_epochs=2), steps_per_epoch=5)

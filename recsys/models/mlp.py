@@ -1,0 +1,30 @@
+"""Multilayer perceptron: no interaction but what its layers learn."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from recsys.models.ctr import mlp
+
+__all__ = ["MLP"]
+
+
+class MLP(nn.Module):
+    """logit = w·MLP(x) + b, x the fields side by side. With `sequence=din` this is DIN's network.
+
+    Args:
+        widths: Width of each field.
+        hidden: Widths of the MLP; none leaves logistic regression on the embeddings.
+        dropout: After each hidden layer.
+
+    Source: Zhou et al., Deep Interest Network, KDD 2018, figure 2, left (the base model), with ReLU.
+    """
+
+    def __init__(self, widths: Sequence[int], hidden: Sequence[int] = (256, 128), dropout: float = 0.0):
+        super().__init__()
+        self.deep = mlp(sum(widths), list(hidden), dropout)
+        self.logit = nn.Linear(hidden[-1] if hidden else sum(widths), 1)
+
+    def forward(self, x_BW: Tensor) -> Tensor:
+        """→ logit_B."""
+        return self.logit(self.deep(x_BW)).squeeze(1)

@@ -1,0 +1,72 @@
+"""Sequences, weighted and plain lists over a shared table answer the same in every runtime."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.compression.int8 import int8
+from recsys.compression.svd import svd
+from recsys.embeddings.hashed import hashed
+from recsys.export.bundle import ScoringGraph, _program, _without_torch_notices, _write_onnx, _write_pt2, compiler
+from recsys.models.ctr import CTR
+from recsys.models.mlp import MLP
+from recsys.sequences.din import DIN
+from recsys.sequences.mean import Mean
+from recsys.sequences.sdim import SDIM
+from recsys.serving.bundle import _onnx, _pt2
+from recsys.tables import PlainEmbedding
+from tests.sequences import event_batch, event_schema, rows_of
+
+SCHEMA = event_schema(length=20)
+POOLINGS = {"mean": Mean, "din": DIN, "sdim": SDIM}
+
+
+def subject(sequence: str, form: str) -> CTR:
+    """A model with weights large enough for differences to show."""
+    torch.manual_seed(7)
+    embedding = hashed(SCHEMA, 8, rows=30, init=0.5)
+    model = CTR(SCHEMA, embedding, partial(MLP, hidden=(16,)), sequence=POOLINGS[sequence])
+    plain = embedding.plain()
+    tables = plain.tables
+    if "low rank" in form:
+        tables, _ = svd(tables, {}, rank=3)
+    if "int8" in form:
+        tables, _ = int8(tables)
+    return model.over(PlainEmbedding(SCHEMA, tables, plain.lookups)).eval()
+
+
+def check(run, model: CTR, atol: float = 1e-5) -> None:
+    batch = event_batch(SCHEMA, 512)
+    with torch.no_grad():
+        want_B = model(batch).numpy()
+    assert want_B.std() > 0.02
+    for size in (1, 7, 512):
+        part = rows_of(batch, SCHEMA, slice(0, size))
+        got_B = run(part.ids_BL.numpy(), part.dense_BN.numpy())
+        np.testing.assert_allclose(got_B, want_B[:size], atol=atol)
+
+
+SLOW = [pytest.param(form, marks=pytest.mark.slow) for form in ("dense", "int8", "low rank")]
+
+
+@pytest.mark.parametrize("form", [*SLOW, "low rank int8"])
+@pytest.mark.parametrize("sequence", list(POOLINGS))
+def test_onnx_is_the_model(sequence: str, form: str, tmp_path: Path) -> None:
+    model = subject(sequence, form)
+    with _without_torch_notices():
+        _write_onnx(_program(ScoringGraph(model), SCHEMA), tmp_path / "graph.onnx", 0)
+    check(_onnx(tmp_path / "graph.onnx"), model)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler: no graph.pt2")
+@pytest.mark.parametrize("form", ["dense", "low rank int8"])
+@pytest.mark.parametrize("sequence", list(POOLINGS))
+def test_pt2_is_the_model(sequence: str, form: str, tmp_path: Path) -> None:
+    model = subject(sequence, form)
+    with _without_torch_notices():
+        _write_pt2(_program(ScoringGraph(model), SCHEMA), tmp_path / "graph.pt2")
+    check(_pt2(tmp_path / "graph.pt2"), model)
