@@ -1,0 +1,40 @@
+"""The few column types that preparation works with, and what others become."""
+
+import pyarrow as pa
+
+__all__ = ["EXACT", "TYPES", "plain"]
+
+EXACT = 2**53  # whole numbers up to here are exact as doubles
+
+TYPES = {
+    "string": pa.string(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "bool": pa.bool_(),
+    "timestamp": pa.timestamp("us"),
+}
+
+
+def plain(kind: pa.DataType) -> pa.DataType:
+    """What a column of any Arrow type is read as.
+
+    Dictionaries become their values, large and fixed-size lists lists, bytes and times of day
+    strings, decimals doubles, dates timestamps. A column without a value is one of strings.
+    """
+    t = pa.types
+    if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
+        return plain(kind.value_type)
+    if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
+        return pa.list_(plain(kind.value_type))
+    texts = (t.is_large_string, t.is_string_view, t.is_binary, t.is_large_binary, t.is_fixed_size_binary, t.is_time)
+    if t.is_null(kind) or any(is_text(kind) for is_text in (*texts, t.is_binary_view)):
+        return pa.string()
+    if t.is_decimal(kind):
+        return pa.float64()
+    if t.is_float16(kind):
+        return pa.float32()
+    if t.is_date(kind):
+        return pa.timestamp("us")
+    if t.is_timestamp(kind) and kind.unit != "ns":  # nanoseconds stay: cutting them would lose time
+        return pa.timestamp("us", kind.tz)
+    return kind
