@@ -1,10 +1,13 @@
 """The few column types that preparation works with, and what others become."""
 
+import re
+
 import pyarrow as pa
 
-__all__ = ["EXACT", "TYPES", "plain"]
+__all__ = ["BIG", "EXACT", "TYPES", "plain", "why"]
 
 EXACT = 2**53  # whole numbers up to here are exact as doubles
+BIG = r"^\s*-?\d{16,}\s*$"  # digits that a double may not keep
 
 TYPES = {
     "string": pa.string(),
@@ -38,3 +41,18 @@ def plain(kind: pa.DataType) -> pa.DataType:
     if t.is_timestamp(kind) and kind.unit != "ns":  # nanoseconds stay: cutting them would lose time
         return pa.timestamp("us", kind.tz)
     return kind
+
+
+def why(name: str, cell: bytes, wanted: pa.DataType) -> str:
+    """What is wrong with a cell that does not convert, and how to mend it."""
+    at = f", column {name!r}: expected "
+    try:
+        text = cell.decode()
+    except UnicodeDecodeError as error:
+        return f"{at}UTF-8, got byte 0x{cell[error.start]:02x} in {cell[:40]!r}: save the file as UTF-8"
+    if re.fullmatch(BIG, text) and wanted != pa.timestamp("us"):
+        most = "±2^63" if wanted == pa.int64() else "±2^53 (a column of doubles)"
+        return f"{at}a whole number within {most}, got {text[:40]}: set source.types: {{{name}: string}}"
+    kind = next((k for k, t in TYPES.items() if t == wanted), str(wanted))
+    mend = "float" if kind == "int" and re.fullmatch(r"\s*-?\d*\.?\d*(e[+-]?\d+)?\s*", text, re.I) else "string"
+    return f"{at}{kind}, got {text[:40]!r}: mend the cell, or set source.types: {{{name}: {mend}}}"

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from recsys.data.column_types import EXACT, TYPES, plain
+from recsys.data.column_types import BIG, EXACT, TYPES, plain, why
 from recsys.data.files import File
 from recsys.errors import DataError
 
-__all__ = ["CRITEO", "Delimited", "why"]
+__all__ = ["CRITEO", "Delimited"]
 
 CRITEO = ["label", *(f"i{i}" for i in range(1, 14)), *(f"c{i}" for i in range(1, 27))]
 _CRITEO_TYPES = {c: "string" if c[0] == "c" else "int" for c in CRITEO}
@@ -24,7 +24,7 @@ _AVAZU_CODES = (
 )  # fmt: skip
 _AVAZU_TYPES = {**dict.fromkeys(_AVAZU_CODES, "string"), "hour": "timestamp"}
 _QUOTE, _NEWLINE, _RETURN = b'"'[0], b"\n"[0], b"\r"[0]
-_BIG = r"^\s*-?\d{16,}\s*$"  # digits that a double may not keep
+_UTC = pa.timestamp("ns", "UTC")
 _CODE = r"^\s*-?0[0-9A-Za-z]"  # 007 and 0x1f would read as 7 and 31
 
 
@@ -60,7 +60,7 @@ def _quotes(data: np.ndarray, delimiter: int) -> np.ndarray:
 
 def _exact(values: pa.ChunkedArray) -> bool:
     """Whether the whole numbers among these texts are within ±2^53."""
-    big = values.filter(pc.match_substring_regex(values, _BIG)).to_pylist()
+    big = values.filter(pc.match_substring_regex(values, BIG)).to_pylist()
     return all(abs(int(v)) <= EXACT for v in big)
 
 
@@ -123,7 +123,7 @@ class Delimited:
         return ends + 1
 
     def _open(self, block: bytes) -> bool:
-        """Whether a quote opens in whole records and never closes: the parser would take all that follows for one cell."""
+        """Whether a quote never closes: the parser would take all that follows for one cell."""
         if not self._quoted or b'"' not in block:
             return False
         return bool(len(_quotes(np.frombuffer(block, np.uint8), ord(self._delimiter))) % 2)
@@ -209,10 +209,10 @@ class Delimited:
         if not sample.strip(b"\r\n"):
             return pa.schema([(n, known.get(n, pa.string())) for n in self.names])
         texts = dict.fromkeys(known, pa.binary())
-        found = self._read(
-            sample, pyarrow.csv.ConvertOptions(column_types=texts, timestamp_parsers=[]), whole=True
-        ).schema
-        types = {n: known.get(n) or plain(found.field(n).type) for n in self.names}
+        found = self._read(sample, pyarrow.csv.ConvertOptions(column_types=texts), whole=True)
+        types = {n: known.get(n) or plain(found.schema.field(n).type) for n in self.names}
+        fine = {n: pa.timestamp("us", t.tz) for n, t in types.items() if t in (pa.timestamp("ns"), _UTC)}
+        types |= {n: t for n, t in fine.items() if _casts(found[n], t)}
         whole = [n for n, t in types.items() if t == pa.int64() and n not in known]
         if whole:
             spelled = self._read(
@@ -271,6 +271,13 @@ class Delimited:
         return ": does not parse: mend the line, or set on_bad_rows: skip"
 
 
+def _casts(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
+    try:
+        return column.cast(kind) is not None
+    except pa.ArrowInvalid:
+        return False
+
+
 def _gaps(column: pa.ChunkedArray) -> pa.Array:
     """Empty strings become nulls; the text is not copied."""
     texts = column.chunk(0) if column.num_chunks else pa.array([], pa.string())
@@ -278,18 +285,3 @@ def _gaps(column: pa.ChunkedArray) -> pa.Array:
         return texts
     there = pc.not_equal(pc.binary_length(texts), 0)
     return pa.Array.from_buffers(pa.string(), len(texts), [there.buffers()[1], *texts.buffers()[1:]])
-
-
-def why(name: str, cell: bytes, wanted: pa.DataType) -> str:
-    """What is wrong with a cell that does not convert, and how to mend it."""
-    at = f", column {name!r}: expected "
-    try:
-        text = cell.decode()
-    except UnicodeDecodeError as error:
-        return f"{at}UTF-8, got byte 0x{cell[error.start]:02x} in {cell[:40]!r}: save the file as UTF-8"
-    if re.fullmatch(_BIG, text) and wanted != pa.timestamp("us"):
-        most = "±2^63" if wanted == pa.int64() else "±2^53 (a column of doubles)"
-        return f"{at}a whole number within {most}, got {text[:40]}: set source.types: {{{name}: string}}"
-    kind = next((k for k, t in TYPES.items() if t == wanted), str(wanted))
-    mend = "float" if kind == "int" and re.fullmatch(r"\s*-?\d*\.?\d*(e[+-]?\d+)?\s*", text, re.I) else "string"
-    return f"{at}{kind}, got {text[:40]!r}: mend the cell, or set source.types: {{{name}: {mend}}}"

@@ -8,8 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
-from recsys.data.column_types import EXACT, TYPES, plain
-from recsys.data.delimited import why
+from recsys.data.column_types import EXACT, TYPES, plain, why
 from recsys.data.files import File, one_line
 from recsys.errors import DataError
 

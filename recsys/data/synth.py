@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,10 @@ CHUNK = 1 << 17  # rows made at once
 PILOT = 200_000  # rows on which the label rate is set and the Bayes AUC computed
 RATE = 0.25
 AVAZU_INTS = ["C1", "banner_pos", "device_type", "device_conn_type", *(f"C{i}" for i in range(14, 22))]
-AVAZU_CATS = [f"{a}_{b}" for a in ("site", "app") for b in ("id", "domain", "category")]
-AVAZU_CATS += ["device_id", "device_ip", "device_model"]
+AVAZU_CATS = [
+    "site_id", "site_domain", "site_category", "app_id", "app_domain", "app_category", "device_id", "device_ip",
+    "device_model",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Chunk:
 class Planted:
     """A logistic model over some of the columns: logit = bias + Σ w·z(int) + Σ w·e[id].
 
-    z is (log(1 + x) − 1) / 1 of an integer, which is standard normal before it is rounded down; e an
-    effect an id, standard normal. Two in three columns have weight 0: noise. A missing cell adds 0.
+    z = log(1 + x) − 1 of an integer x (a standard normal, cut at −1 and rounded down with x); e has an
+    effect for each id, standard normal. Two in three columns have weight 0: noise. A missing cell adds 0.
     Ids follow a power law: p(id) ∝ 1 / (1 + id).
 
     Args:
@@ -70,13 +72,14 @@ class Planted:
         self.missing_C = r.permutation(np.linspace(0, 0.4, cats) * (np.arange(cats) % 2))
         self.effects = [r.normal(size=n).astype(np.float32) for n in self.cardinality_C]
         self.bias = 0.0
-        pilot = np.concatenate([self.chunk(-2, PILOT).probability_B])
-        self.bias = _bias(np.log(pilot / (1 - pilot)))
-        self.bayes_auc = expected_auc(self.chunk(-2, PILOT).probability_B)
+        pilot_B = self.chunk(-1, PILOT).probability_B
+        logit_B = np.log(pilot_B / (1 - pilot_B))
+        self.bias = _bias(logit_B)
+        self.bayes_auc = expected_auc(sigmoid(logit_B + self.bias))
 
     def chunk(self, number: int, rows: int) -> Chunk:
-        """The rows of a chunk; the same for the same number and count."""
-        r = np.random.default_rng([self._seed, 1, number + 2])
+        """The rows of a chunk, from −1; the same for the same number and count."""
+        r = np.random.default_rng([self._seed, 1, number + 1])
         logit_B = np.full(rows, self.bias, np.float32)
         int_BI = np.empty((rows, len(self.weight_I)), np.int32, order="F")
         for i, (weight, missing) in enumerate(zip(self.weight_I, self.missing_I, strict=True)):
@@ -112,10 +115,10 @@ class Planted:
 def _bias(logit_B: np.ndarray) -> float:
     """The constant that brings the mean probability to `RATE`."""
     low, high = -20.0, 20.0
-    for _ in range(50):
+    while high - low > 1e-9:
         middle = (low + high) / 2
         low, high = (middle, high) if sigmoid(logit_B + middle).mean() < RATE else (low, middle)
-    return middle
+    return low
 
 
 def expected_auc(probability_B: np.ndarray) -> float:
@@ -179,7 +182,7 @@ def _svm(out: BinaryIO, chunk: Chunk, cardinality_C: np.ndarray) -> None:
 
 
 @contextmanager
-def _writer(out: BinaryIO, format: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], object]]:
+def _writer(out: BinaryIO, format: str, schema: pa.Schema) -> Generator[Callable[[pa.Table], object]]:
     with ExitStack() as stack:
         if format == "parquet":
             plain = pa.schema([(f.name, f.type) for f in schema])
