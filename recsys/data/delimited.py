@@ -172,6 +172,7 @@ class Delimited:
 
     def _cells(self, record: bytes) -> list[bytes]:
         """One record's cells, whatever it holds."""
+        record = record.rstrip(b"\r\n") + b"\n"
         read = pyarrow.csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(record) + 1)
         wide = pyarrow.csv.ConvertOptions(default_column_type=pa.binary(), null_values=[], check_utf8=False)
         row = pyarrow.csv.read_csv(pa.BufferReader(record), read, self._parse_options(record), wide)

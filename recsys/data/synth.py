@@ -221,6 +221,9 @@ def write(out: Path, planted: Planted, rows: int, format: str) -> None:
     schema = tables.table(planted.chunk(0, 1), 0, rows).schema
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error}: give another place") from error
+    try:
         with unfinished.open("wb") as file, Progress() as bar:
             task = bar.add_task(f"write {out.name} ", total=rows)
             with ExitStack() as stack:

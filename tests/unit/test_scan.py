@@ -62,7 +62,7 @@ def refused(match: str, path: str, **options) -> None:
 def test_every_format_reads_the_same_rows(tmp_path: Path, ending: str) -> None:
     table = T
     if ending == "jsonl":  # JSON has no infinity
-        table = T.set_column(2, "x", pa.array([0.5, 1e300, None, -1e-3]))
+        table = T.set_column(2, "x", pa.array([0.5, 1e300, None, -1e-3])).drop_columns("at")
     got = scan(str(put(tmp_path, table, ending)))
     if ending == "orc":  # its timestamps have nanoseconds
         table = table.cast(got.schema)
