@@ -1,6 +1,7 @@
 """Tables of JSON lines: one object a line."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,17 @@ def _row(record: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError("not an object")
     return row
+
+
+def _lines(block: bytes) -> int:
+    """Lines that are not blank."""
+    if (
+        block.endswith(b"\n")
+        and not re.search(rb"\n[ \t\r]*\n", block)
+        and block[:1] not in (b"\n", b"\r", b" ", b"\t")
+    ):
+        return block.count(b"\n")
+    return sum(bool(line.strip()) for line in block.split(b"\n"))
 
 
 def _kind(value: Any) -> str:
@@ -108,13 +120,19 @@ class JsonLines:
         return rows or [{}]
 
     def _read(self, block: bytes, schema: pa.Schema | None = None) -> pa.Table:
-        return pyarrow.json.read_json(
+        # pyarrow 25 crashes where all rows are null, and takes null among objects for a row
+        if block.lstrip().startswith(b"null") or re.search(rb"\n[ \t\r\n]*null", block):
+            raise pa.ArrowInvalid("expected objects, got null")
+        table = pyarrow.json.read_json(
             pa.BufferReader(block),
             pyarrow.json.ReadOptions(block_size=len(block) + 1),  # a line may not lie across two of its blocks
             pyarrow.json.ParseOptions(
                 explicit_schema=schema, unexpected_field_behavior="error" if schema is not None else "infer"
             ),
         )
+        if table.num_rows != _lines(block):  # two objects on one line
+            raise pa.ArrowInvalid("expected one object a line")
+        return table
 
     def parse(self, block: bytes, schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
         """A block of whole lines as a table of these columns.
