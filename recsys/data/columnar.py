@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.orc
 import pyarrow.parquet
 
@@ -14,6 +16,7 @@ from recsys.errors import DataError
 __all__ = ["conform", "schema", "tables"]
 
 _ROWS = 1 << 16
+_FIRST, _LAST = (int(np.datetime64(t, "us").astype(int)) for t in ("0001-01-01", "9999-12-31T23:59:59.999999"))
 _ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, MemoryError)
 
 
@@ -77,7 +80,12 @@ def _column(column: pa.ChunkedArray, wanted: pa.DataType, at: str) -> pa.Chunked
     try:
         while pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        return column if column.type == wanted else column.cast(wanted)
+        column = column if column.type == wanted else column.cast(wanted)
+        if pa.types.is_timestamp(wanted) and len(column) > column.null_count:
+            ends = pc.min_max(column.cast(pa.int64()))
+            if wanted.unit == "us" and not _FIRST <= ends["min"].as_py() <= ends["max"].as_py() <= _LAST:
+                raise ValueError("a date before the year 1 or after 9999")
+        return column
     except _ERRORS as error:
         mend = "mend those rows, or name another type in source.types"
         raise DataError(f"{at}: expected {wanted}, got {column.type}: {one_line(error)}: {mend}") from error

@@ -196,6 +196,8 @@ def test_columnar_types_become_plain(tmp_path: Path) -> None:
     assert got.read().to_pylist()[0] == {"c": "x", "s": "x", "b": "x", "d": datetime(2020, 1, 2), "n": None, "i": "1"}
     bad = put(tmp_path, pa.table({"b": pa.array([b"\xff"], pa.binary())}), "parquet")
     refused("rows 1 to 1, column 'b': expected string", str(bad))
+    bad = put(tmp_path, pa.table({"at": pa.array([1 << 60], pa.timestamp("us"))}), "parquet")
+    refused("rows 1 to 1, column 'at': .* a date before the year 1 or after 9999", str(bad))
 
 
 @pytest.mark.parametrize(
