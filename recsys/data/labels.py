@@ -1,4 +1,4 @@
-"""Labels as people write them → 0 and 1."""
+"""Labels: what a table calls a click → 0 and 1."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,38 +6,77 @@ import pyarrow.compute as pc
 
 from recsys.errors import DataError
 
-__all__ = ["NO", "YES", "label_values"]
+__all__ = ["NO", "YES", "label_values", "to_binary", "zeros_and_ones"]
 
-YES = ("1", "1.0", "true", "t", "yes", "y")  # in any case
-NO = ("0", "0.0", "false", "f", "no", "n")
+YES = frozenset({"1", "1.0", "+1", "yes", "y", "true", "t", "on", "click", "clicked", "positive", "pos"})
+NO = frozenset({"0", "0.0", "-1", "no", "n", "false", "f", "off", "no click", "not clicked", "negative", "neg"})
 
 
-def label_values(values: pa.Array, name: str) -> np.ndarray:
-    """→ float32 0 or 1, NaN where there is no value.
+def _words(column: pa.Array, name: str) -> np.ndarray:
+    coded = column.cast(pa.string()).dictionary_encode()
+    words = coded.dictionary.to_pylist()
+    spelled = [w.strip().lower() for w in words]
+    if strange := [w for w, s in zip(words, spelled, strict=True) if s and s not in YES | NO]:
+        shown = ", ".join(repr(w[:30]) for w in strange[:5])
+        raise DataError(f"label {name!r}: expected words like yes and no, or 1 and 0, got {shown}: map it to 0 and 1")
+    value = np.array([np.nan if not s else s in YES for s in spelled] + [np.nan], np.float32)
+    return value[coded.indices.fill_null(len(words)).to_numpy()]
+
+
+def label_values(column: pa.Array, name: str) -> np.ndarray:
+    """A part of a label column as numbers, so that a table can be read in parts.
+
+    Args:
+        column: Booleans, the numbers 0 and 1 or −1 and 1, or words of `YES` and `NO` in any case.
+        name: Its name, for messages.
+
+    Returns:
+        label_B, float32: −1, 0 or 1, NaN where there is none. `zeros_and_ones` ends the job.
 
     Raises:
-        DataError: If a value is neither.
+        DataError: If a value is none of these.
     """
-    kind = values.type
-    if pa.types.is_dictionary(kind):
-        values = values.cast(kind.value_type)
-        kind = values.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        word = pc.utf8_lower(pc.utf8_trim_whitespace(values))
-        word = pc.if_else(pc.equal(word, ""), pa.scalar(None, word.type), word)
-        yes, no = (pc.is_in(word, pa.array(w, word.type)) for w in (YES, NO))
-        wrong = pc.and_(pc.is_valid(word), pc.invert(pc.or_(yes, no)))
-        if pc.any(wrong).as_py():
-            found = pc.unique(values.filter(wrong)).to_pylist()[:5]
-            raise DataError(f"label {name!r}: expected only 0 and 1 (or yes and no), got {found}: map it to 0 and 1")
-        label_B = yes.cast(pa.float32()).to_numpy(zero_copy_only=False)
-        return np.where(pc.is_valid(word).to_numpy(zero_copy_only=False), label_B, np.float32(np.nan))
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
+        return _words(column, name)
     if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise DataError(f"label {name!r}: expected 0 and 1, got {kind}: map it to 0 and 1")
-    label_B = values.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
-    there_B = pc.is_valid(values).to_numpy(zero_copy_only=False)
-    wrong_B = there_B & ~np.isin(label_B, (0, 1))
+    there_B = pc.is_valid(column).to_numpy(zero_copy_only=False)
+    label_B = column.cast(pa.float64()).to_numpy(zero_copy_only=False)  # as float32, 1 + 1e-9 would pass for 1
+    wrong_B = there_B & ~np.isin(label_B, (-1, 0, 1))
     if wrong_B.any():
         found = np.unique(label_B[wrong_B])[:5].tolist()
         raise DataError(f"label {name!r}: expected only 0 and 1, got {found}: make it binary")
     return label_B.astype(np.float32)
+
+
+def zeros_and_ones(label_B: np.ndarray, name: str) -> np.ndarray:
+    """What `label_values` gave for all rows → float32 zeros and ones; −1 and 1, as libsvm has them, too.
+
+    Raises:
+        DataError: If a row has none, there are three values, or all are the same.
+    """
+    gaps = int(np.isnan(label_B).sum())
+    if gaps:
+        raise DataError(f"label {name!r}: expected 0 or 1 in every row, {gaps} rows have none: drop or fill them")
+    values = np.unique(label_B)
+    if len(values) == 3:
+        raise DataError(f"label {name!r}: expected only 0 and 1, got {values.tolist()}: make it binary")
+    if len(values) < 2:
+        all_are = f"every row is {values[0]:g}" if len(values) else "there are no rows"
+        raise DataError(f"label {name!r}: expected both 0 and 1, {all_are}: check data.label")
+    if values.tolist() == [-1, 0]:
+        raise DataError(f"label {name!r}: expected only 0 and 1, got {values.tolist()}: make it binary")
+    return np.maximum(label_B, 0).astype(np.float32)
+
+
+def to_binary(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    """A whole label column as float32 zeros and ones: `label_values`, then `zeros_and_ones`.
+
+    Raises:
+        DataError: As they do.
+    """
+    parts = [label_values(chunk, name) for chunk in column.chunks]
+    return zeros_and_ones(np.concatenate(parts) if parts else np.empty(0, np.float32), name)

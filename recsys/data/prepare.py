@@ -21,10 +21,11 @@ from recsys.data.encode import TableEncoder
 from recsys.data.fields import FieldConfig, field_configs
 from recsys.data.fit import field_of, fit
 from recsys.data.history import add_past, snapshot
+from recsys.data.labels import zeros_and_ones
+from recsys.data.scan import Scan
 from recsys.data.shards import ShardWriter
 from recsys.data.split import SPLITS, split_codes
 from recsys.data.spool import PAD, Source, Spool, read_source
-from recsys.data.tables import TableSource
 from recsys.encoding import AnyEncoder, encoder_from_json
 from recsys.errors import ConfigError, DataError
 from recsys.schema import Schema
@@ -93,7 +94,7 @@ def prepare(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], 
 
 
 def _opened(table: "pa.Table | Source") -> Any:
-    return TableSource(table) if isinstance(table, pa.Table) else table
+    return Scan.of(table) if isinstance(table, pa.Table) else table
 
 
 def _publish(building: Path, folder: Path) -> None:
@@ -134,11 +135,9 @@ def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source
 def _check_labels(spool: Spool, config: Mapping[str, Any]) -> None:
     for name, column in [(config["label"], "label"), *((o, f"label/{o}") for o in config.get("labels") or [])]:
         label_B = spool.read(column)
-        gaps = int(np.isnan(label_B).sum())
-        if gaps:
-            raise DataError(f"label {name!r}: expected 0 or 1 in every row, {gaps} rows have none: drop or fill them")
-        if label_B.min() == label_B.max():
-            raise DataError(f"label {name!r}: expected both 0 and 1, every row is {label_B[0]:g}: check data.label")
+        binary_B = zeros_and_ones(label_B, name)
+        if not np.array_equal(binary_B, label_B):
+            spool.replace(column, binary_B)
     if config.get("weight"):
         weight_B = spool.read("weight")
         if not (weight_B >= 0).all() or weight_B.sum() == 0:

@@ -79,6 +79,11 @@ class Columns:
             self._about[name] = (values.dtype, values.shape[1:])
         np.ascontiguousarray(values, self._about[name][0]).tofile(self._files[name])
 
+    def replace(self, name: str, values: np.ndarray) -> None:
+        """Write a whole column anew."""
+        self._files[name].seek(0)
+        np.ascontiguousarray(values, self._about[name][0]).tofile(self._files[name])
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows start to stop, all by default."""
         dtype, shape = self._about[name]

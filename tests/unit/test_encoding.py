@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from recsys.data.encode import TableEncoder
 from recsys.data.fields import FieldConfig
 from recsys.data.fit import field_of, fit
+from recsys.data.scan import Scan
 from recsys.data.spool import Spool, read_source
-from recsys.data.tables import TableSource
 from recsys.encoding import (
     MISSING,
     UNSEEN,
@@ -164,7 +164,7 @@ def as_table(rows: list[dict[str, Any]]) -> pa.Table:
 def spooled(table: pa.Table, fields: list[FieldConfig]) -> Spool:
     """The first pass over a table; its files have no name any more, but stay open."""
     with tempfile.TemporaryDirectory() as folder:
-        return read_source(TableSource(table), fields, {"label": "y"}, Path(folder))
+        return read_source(Scan.of(table), fields, {"label": "y"}, Path(folder))
 
 
 def encode(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.data import table as tables
 from recsys.data.prepare import SPLITS, prepare
+from recsys.data.scan import scan
 from recsys.data.shards import ShardWriter
 from recsys.data.split import kth_smallest, split_codes
 from recsys.data.spool import Spool
@@ -34,45 +34,12 @@ def refuse(config: dict[str, Any], table: pa.Table, cache: Path, kind: type[Recs
     assert not cache.exists() or list(cache.iterdir()) == []
 
 
-def test_missing_file_says_where_it_looked(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no\.parquet, found none"):
-        tables.load(str(tmp_path / "no.parquet"))
-
-
-def test_unknown_ending_and_unparsable_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.xls").write_text("x")
-    (tmp_path / "a.parquet").write_text("not parquet")
-    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": [')
-    (tmp_path / "a.csv").write_text("a,b\n1,2\n3\n")
-    with pytest.raises(DataError, match="convert the file"):
-        tables.load(str(tmp_path / "a.xls"))
-    for name in ("a.parquet", "a.jsonl", "a.csv"):
-        with pytest.raises(DataError, match="does not parse"):
-            tables.load(str(tmp_path / name))
-
-
-@pytest.mark.parametrize("ending", [".parquet", ".csv", ".tsv", ".feather", ".jsonl"])
-def test_every_format_reads_the_same_rows(tmp_path: Path, ending: str) -> None:
-    file = tmp_path / f"t{ending}"
-    t = pa.table({"a": ["x", "y"], "b": [1, 2], "c": [0.5, 1.5]})
-    if ending == ".parquet":
-        pa.parquet.write_table(t, file)
-    elif ending == ".feather":
-        pa.feather.write_feather(t, file)
-    elif ending == ".jsonl":
-        file.write_text("\n".join(json.dumps(r) for r in t.to_pylist()))
-    else:
-        rows = ["a b c", "x 1 0.5", "y 2 1.5"]
-        file.write_text("\n".join(r.replace(" ", "," if ending == ".csv" else "\t") for r in rows))
-    assert tables.read_rows(str(file)) == t.to_pylist()
-
-
 @pytest.mark.parametrize(
     ("label", "message"),
     [
         (lambda n: [2] + [0, 1] * (n // 2 - 1) + [0], "only 0 and 1"),
         (lambda n: [0.5] * n, "only 0 and 1"),
-        (lambda n: ["yes", "perhaps"] * (n // 2), "got .'perhaps'.: map it to 0 and 1"),
+        (lambda n: ["yes", "perhaps"] * (n // 2), "got 'perhaps': map it to 0 and 1"),
         (lambda n: [0] * n, "every row is 0"),
         (lambda n: [True] * n, "every row is 1"),
         (lambda n: [None] + [0, 1] * (n // 2 - 1) + [1], "1 rows have none"),
@@ -191,9 +158,9 @@ def test_changed_file_is_prepared_again(config, table, tmp_path) -> None:
     file = tmp_path / "clicks.parquet"
     config["source"] = {"path": str(file)}
     pa.parquet.write_table(table, file)
-    first = prepare(config, lambda: tables.load(str(file)), tmp_path / "c")
+    first = prepare(config, lambda: scan(str(file)), tmp_path / "c")
     pa.parquet.write_table(table.slice(0, 2500), file)
-    second = prepare(config, lambda: tables.load(str(file)), tmp_path / "c")
+    second = prepare(config, lambda: scan(str(file)), tmp_path / "c")
     assert first != second and len(np.load(second / "train" / "label.npy")) < len(
         np.load(first / "train" / "label.npy")
     )
