@@ -13,7 +13,7 @@ from pathlib import Path
 import recsys
 from recsys.errors import ConfigError, RecsysError
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "conf", "main"]
 
 _RUN_HELP = """recsys run [OVERRIDE …]     submit an experiment run; Hydra overrides pass through
 
@@ -29,6 +29,13 @@ Options of your own: data/, model/, experiment/ … of the folder that you are i
 named like a packaged option takes its place. Paths in them are relative to that folder.
 
 The last line printed is the path of the run's result.json."""
+
+
+def conf() -> Path:
+    """The folder of the packaged options."""
+    from pipelines import CONF
+
+    return CONF
 
 
 def _run(arguments: Sequence[str]) -> int:

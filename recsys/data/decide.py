@@ -34,7 +34,7 @@ class Given:
         rows: Most rows of the sample.
     """
 
-    path: str | list[str] | dict[str, str]
+    path: str | list[str] | dict[str, str | list[str]]
     label: str
     time: str | None = None
     group: str | None = None
@@ -88,7 +88,7 @@ def guess(given: Given) -> Guessed:
     split = given.split or ("split" if isinstance(given.path, dict) else None)
     facts = {c: profile(frame[c]) for c in frame.columns}
     times = {c: t for c in frame.columns if c not in (given.label, split) and (t := as_time(frame[c])) is not None}
-    spared = {*times, given.group, split} - {None}
+    spared = {c for c in (*times, given.group, split) if c}
     kept, dropped = useless(frame.drop(split) if split else frame, facts, label_B, given.label, spared, total)
     aucs = _aucs(frame.select(kept), label_B)
     time, why_time = _time(given, facts, {c: times[c] for c in kept if c in times})
@@ -99,7 +99,9 @@ def guess(given: Given) -> Guessed:
     made = Guessed({}, {}, cautions, facts, aucs)
     fields = _fields(frame, [c for c in kept if c not in found], times, time, label_B, total, made, dropped)
     if not fields:
-        raise DataError(f"no column is left for a field: {'; '.join(f'{c}: {w}' for c, w in list(dropped.items())[:5])}")
+        raise DataError(
+            f"no column is left for a field: {'; '.join(f'{c}: {w}' for c, w in list(dropped.items())[:5])}"
+        )
     roles = {"time": time, "group": given.group, "split": split}
     chosen, why_split = choose(frame, times, label_B, roles, dropped)
     _assemble(made, given, {"time": time, "split": chosen, "fields": fields, "dropped": dropped})
@@ -146,7 +148,9 @@ def _fields(
     """`data.fields`, looked-up fields first; what no kind takes goes to `dropped`."""
     found: dict[str, dict[str, Any]] = {}
     for name in names:
-        guessed = timestamp(times[name]) if name == time else guess_kind(frame[name], made.profiles[name], label_B, total)
+        guessed = (
+            timestamp(times[name]) if name == time else guess_kind(frame[name], made.profiles[name], label_B, total)
+        )
         if guessed.settings is None:
             dropped[name] = "; ".join(guessed.cautions)
             continue
@@ -155,7 +159,7 @@ def _fields(
             if not parts:
                 continue
             guessed = Guess({"kind": "timestamp", "parts": parts}, "when it happened; later months are not in training")
-        found[name] = guessed.settings
+        found[name] = guessed.settings or {}
         made.comments[f"fields.{name}"] = _about(made.profiles[name], guessed.why, made.aucs.get(name), made.cautions)
     return dict(sorted(found.items(), key=lambda f: f[1].get("kind") in ("numeric", "vector")))
 

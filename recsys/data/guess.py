@@ -66,7 +66,9 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("files", nargs="*", metavar="FILE", help="files, a folder or a glob, of any format that is read")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="files, a folder or a glob, of any format that is read"
+    )
     parser.add_argument("--label", required=True, help="column to predict: 0 and 1, or yes and no")
     parser.add_argument("--time", help="column that tells when a row happened; found where not given")
     parser.add_argument("--group", help="column whose rows stand together, such as user or session")
@@ -80,8 +82,8 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _paths(given: argparse.Namespace) -> str | list[str] | dict[str, str]:
-    parts = {p: v for p in ("train", "valid", "test") if (v := getattr(given, p))}
+def _paths(given: argparse.Namespace) -> str | list[str] | dict[str, str | list[str]]:
+    parts: dict[str, str | list[str]] = {p: v for p in ("train", "valid", "test") if (v := getattr(given, p))}
     if bool(parts) == bool(given.files):
         raise ConfigError("expected either FILE… or --train and --test: give one of them")
     if parts and not {"train", "test"} <= set(parts):
@@ -97,7 +99,7 @@ def guess_main(arguments: Sequence[str]) -> int:
     path = _paths(given)
     if given.rows < 100:
         raise ConfigError(f"--rows: expected at least 100, got {given.rows}")
-    first = path if isinstance(path, str) else path["train"] if isinstance(path, dict) else path[0]
+    first = given.train or given.files[0]
     name = given.name or (given.out.stem if given.out else Path(first.rstrip("/")).name.split(".")[0].replace("*", ""))
     if not name or scalar(name) != name:
         raise ConfigError(f"--name: expected letters, digits, _ and -, got {name!r}: give --name")

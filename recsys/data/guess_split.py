@@ -28,7 +28,10 @@ def _by_column(values: pl.Series) -> tuple[dict[str, Any], str]:
     split: dict[str, Any] = {"column": values.name, **{s: v for s, v in found.items() if v}}
     if found["valid"]:
         return split, "As the column says."
-    return {**split, "valid_share": 0.1}, "As the column says; it has no validation, so a tenth of training is held out."
+    return {
+        **split,
+        "valid_share": 0.1,
+    }, "As the column says; it has no validation, so a tenth of training is held out."
 
 
 def _delay(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray) -> tuple[float, str]:
@@ -41,9 +44,7 @@ def _delay(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray
     return 0.0, ""
 
 
-def _by_time(
-    event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray
-) -> tuple[dict[str, Any], str]:
+def _by_time(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray) -> tuple[dict[str, Any], str]:
     days = (event.max() - event.min()).total_seconds() / 86400  # type: ignore[operator]
     said = f"By time, {event.min():%Y-%m-%d %H:%M} to {event.max():%Y-%m-%d %H:%M}: the latest tenth tests. "
     wait, name = _delay(event, later, label_B)

@@ -110,7 +110,8 @@ def _after(values: pl.Series, event: pl.Series, label_B: np.ndarray) -> str:
     share = [float(late_B[label_B == y].mean()) for y in (0, 1)]
     for label in (1, 0):
         if share[label] > 0.5 and share[1 - label] <= share[label] / 2:
-            return f"a time after the event in {share[label]:.0%} of the rows with label {label}, else {share[1 - label]:.0%}"
+            said = f"a time after the event in {share[label]:.0%} of the rows with label {label}"
+            return f"{said}, else {share[1 - label]:.0%}"
     return ""
 
 

@@ -25,7 +25,9 @@ __all__ = ["Guess", "Profile", "guess_kind", "heavy_tail", "jumps", "min_count",
 FEW = 20  # whole numbers of at most this many values are categories
 HUGE = 200_000  # distinct values in the sample from which a table of them is hashed
 _ROWS = 100_000  # of rules that need no more
-_CODE = re.compile(r"(^|[_\W])(id|ids|code|zip|zipcode|postcode|postal|sku|key|uid|uuid|hash|no|nr|idx|index)($|[_\W\d])")
+_CODE = re.compile(
+    r"(^|[_\W])(id|ids|code|zip|zipcode|postcode|postal|sku|key|uid|uuid|hash|no|nr|idx|index)($|[_\W\d])"
+)
 _CAMEL = re.compile(r"[a-z](Id|ID|Code|Zip|Key)$")
 _SEPARATORS = ("|", ";", "\t", ",", "^", " ")
 
@@ -164,7 +166,7 @@ def _list(values: pl.Series, p: Profile, rows: int) -> Guess:
     lasting = lengths.drop_nulls().n_unique() == 1
     if inner.dtype.is_float() and lasting and (lengths.drop_nulls().head(1).to_list() or [0])[0] > 1:
         return Guess({"kind": "vector"}, f"a list of {lengths.drop_nulls()[0]} floats in every row")
-    if not (inner.dtype.is_integer() or inner.dtype in (pl.String, pl.Boolean)):
+    if not (inner.dtype.is_integer() or isinstance(inner.dtype, pl.String | pl.Boolean)):
         return Guess(None, "", [f"lists of {inner.dtype} of many lengths: no kind takes them"])
     settings, why = _looked_up(inner.n_unique(), rows)
     longest = _length(lengths)
@@ -175,7 +177,7 @@ def _list(values: pl.Series, p: Profile, rows: int) -> Guess:
 
 
 def _parts(moments: pl.Series) -> list[str]:
-    span = moments.max() - moments.min()  # type: ignore[operator]
+    span: Any = moments.max() - moments.min()  # type: ignore[operator]
     days = span.total_seconds() / 86400
     parts = ["hour"] if moments.dt.hour().n_unique() > 1 else []
     parts += ["weekday"] if days >= 7 else []
@@ -193,12 +195,12 @@ def timestamp(values: pl.Series) -> Guess:
 
 def as_time(values: pl.Series) -> pl.Series | None:
     """Times, from text that reads as ISO or from whole seconds since 1970 (2001 to 2038); else None."""
-    if values.dtype.is_temporal() and values.dtype not in (pl.Time, pl.Duration):
+    if values.dtype.is_temporal() and not isinstance(values.dtype, pl.Time | pl.Duration):
         return values.cast(pl.Datetime("us"))
     there = values.drop_nulls()
     if values.dtype.is_integer() and len(there):
         low, high = there.min(), there.max()
-        if 1_000_000_000 <= low and high < 2_150_000_000:  # type: ignore[operator]
+        if low >= 1_000_000_000 and high < 2_150_000_000:  # type: ignore[operator]
             return pl.from_epoch(values.cast(pl.Int64), time_unit="s").cast(pl.Datetime("us"))
     if values.dtype == pl.String and len(there) and there.head(1000).str.contains(r"^\d{4}-\d\d-\d\d").all():
         for shape in ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"):
@@ -234,7 +236,9 @@ def _text(values: pl.Series, p: Profile, rows: int) -> Guess:
 def _number(values: pl.Series, p: Profile, why: str) -> Guess:
     log, before, after = heavy_tail(values)
     if log:
-        return Guess({"kind": "numeric", "encoding": "log"}, f"{why}; a long tail: skewness {before:.1f}, {after:.1f} in log")
+        return Guess(
+            {"kind": "numeric", "encoding": "log"}, f"{why}; a long tail: skewness {before:.1f}, {after:.1f} in log"
+        )
     return Guess({"kind": "numeric"}, why)
 
 

@@ -46,7 +46,12 @@ def _unique(values: pl.Series, p: Profile, total: int) -> bool:
 
 
 def useless(
-    frame: pl.DataFrame, facts: Mapping[str, Profile], label_B: np.ndarray, label: str, spared: Collection[str], total: int
+    frame: pl.DataFrame,
+    facts: Mapping[str, Profile],
+    label_B: np.ndarray,
+    label: str,
+    spared: Collection[str],
+    total: int,
 ) -> tuple[list[str], dict[str, str]]:
     """Part the columns.
 
