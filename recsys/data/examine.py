@@ -135,7 +135,8 @@ def examine(config: Mapping[str, Any], rows: int = 1_000_000) -> Examined:
                 found.fields.append(made)
             bar.advance(task)
     _leaks(found, frame, config)
-    _repeats(found, frame)
+    column = (config.get("split") or {}).get("column")
+    _repeats(found, frame.drop(column) if column else frame)
     return found
 
 
