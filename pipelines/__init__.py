@@ -17,23 +17,24 @@ CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"  #
 def own_options(arguments: Sequence[str], folder: Path) -> list[str]:
     """Hydra's flag that adds the options a folder holds (`data/shop.yaml`, `model/mine.yaml` …).
 
-    An option of the same name as a packaged one takes its place: the folder is searched first.
+    Hydra takes the first of a name on its path, and the packaged options stand before this folder: a
+    name that both have would silently be the packaged one, so it is refused.
 
     Args:
         arguments: The command line; a folder named there stands alone.
         folder: Where the user stands.
 
     Raises:
-        ConfigError: If the folder would replace the configuration of the run itself.
+        ConfigError: If the folder has an option of a packaged name.
     """
     if any(a.startswith(("--config-dir", "-cd", "--config-path", "-cp")) for a in arguments) or folder == CONF:
         return []
     groups = [g.name for g in CONF.iterdir() if g.is_dir()]
-    if not any(any((folder / g).glob("*.yaml")) for g in groups):
-        return []
-    if (folder / "config.yaml").exists():
-        raise ConfigError(
-            f"{folder / 'config.yaml'} would replace the configuration of every run: rename it, or keep your "
-            "options in another folder and give it as --config-dir FOLDER"
-        )
-    return ["--config-dir", str(folder)]
+    own = [f for g in groups for f in sorted((folder / g).glob("*.yaml"))]
+    for file in own:
+        if (CONF / file.parent.name / file.name).exists():
+            raise ConfigError(
+                f"{file.parent.name}/{file.name} has the name of a packaged option: rename it, for example "
+                f"{file.parent.name}/my_{file.name}"
+            )
+    return ["--config-dir", str(folder)] if own else []

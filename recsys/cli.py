@@ -25,8 +25,8 @@ _RUN_HELP = """recsys run [OVERRIDE …]     submit an experiment run; Hydra ove
   recsys run --cfg job                                print the configuration
   recsys run data=shop                                data/shop.yaml of the folder that you are in
 
-Options of your own: data/, model/, experiment/ … of the folder that you are in are searched first, so one that is
-named like a packaged option takes its place. Paths in them are relative to that folder.
+Options of your own stand in data/, model/, experiment/ … of the folder that you are in, under names that no packaged
+option has. Paths in them are relative to that folder.
 
 The last line printed is the path of the run's result.json."""
 

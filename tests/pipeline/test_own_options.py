@@ -10,7 +10,6 @@ import pytest
 
 from pipelines import CONF, own_options
 from recsys.cli import main
-from recsys.errors import ConfigError
 from tests.pipeline.small import clicks
 
 QUICK = ["stages=[prepare]", "name=own"]
@@ -45,16 +44,32 @@ def test_a_guessed_table_is_prepared_from_where_the_user_stands(here, capfd):
     assert len(list(here.glob("runs/*sweep/*/result.json"))) == 2
 
 
-def test_an_option_of_the_users_own_takes_the_packaged_ones_place(here, capfd):
+def test_other_groups_of_the_users_own(here, capfd):
     (here / "model").mkdir()
-    (here / "model" / "fm.yaml").write_text("_target_: recsys.models.fm.FM\n_partial_: true\n# mine\nmine: 1\n")
-    (here / "model" / "dense.yaml").write_text(
-        (CONF / "model" / "dcn.yaml").read_text().replace("layers: 2", "layers: 3")
+    (here / "experiment").mkdir()
+    (here / "model" / "deep.yaml").write_text(
+        (CONF / "model" / "dcn.yaml").read_text().replace("layers: 2", "layers: 9")
     )
-    for model, told in (("fm", "mine: 1"), ("dense", "layers: 3"), ("wukong", "wukong")):
-        capfd.readouterr()
-        assert main(["run", "data=shop", f"model={model}", "--cfg", "job"]) == 0
-        assert told in capfd.readouterr().out
+    (here / "experiment" / "first.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /data: shop\n  - override /model: deep\nname: first\n"
+    )
+    (here / "config.yaml").write_text("name: unrelated\n")
+    capfd.readouterr()
+    assert main(["run", "experiment=first", "--cfg", "job"]) == 0
+    told = capfd.readouterr().out
+    assert "layers: 9" in told
+    assert "path: clicks.parquet" in told
+    assert "name: first" in told
+    assert "unrelated" not in told
+
+
+def test_a_packaged_name_is_refused(here, capfd):
+    (here / "model").mkdir()
+    (here / "model" / "dcn.yaml").write_text("layers: 9\n")
+    assert main(["run", "data=shop", *QUICK]) == 2
+    assert "model/dcn.yaml has the name of a packaged option" in capfd.readouterr().err
+    assert main(["data", "guess", "clicks.parquet", "--label", "click", "--name", "table"]) == 2
+    assert "packaged option" in capfd.readouterr().err
 
 
 def test_which_folders_are_searched(tmp_path):
@@ -65,6 +80,3 @@ def test_which_folders_are_searched(tmp_path):
     (tmp_path / "data" / "shop.yaml").write_text("name: shop\n")
     assert own_options(["data=shop"], tmp_path) == ["--config-dir", str(tmp_path)]
     assert own_options(["--config-dir", "elsewhere"], tmp_path) == []
-    (tmp_path / "config.yaml").write_text("a: 1\n")
-    with pytest.raises(ConfigError, match="would replace"):
-        own_options([], tmp_path)
