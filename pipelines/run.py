@@ -15,15 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from pipelines import compress, evaluate, export, prepare, select_features, summary, train
+from pipelines import CONF, compress, evaluate, export, prepare, select_features, summary, train
 from pipelines.stage import Result, Stage, write_json
 from recsys.errors import ConfigError, RecsysError
 from recsys.tracking import Tracker
 
 __all__ = ["CONF", "STAGES", "execute", "main", "started"]
-
-_HERE = Path(__file__).parent
-CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"  # in a wheel, in a checkout
 
 STAGES: dict[str, Callable[[Stage], Result]] = {
     "prepare": prepare.run,

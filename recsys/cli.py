@@ -13,7 +13,7 @@ from pathlib import Path
 import recsys
 from recsys.errors import ConfigError, RecsysError
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "conf", "main"]
 
 _RUN_HELP = """recsys run [OVERRIDE …]     submit an experiment run; Hydra overrides pass through
 
@@ -23,12 +23,23 @@ _RUN_HELP = """recsys run [OVERRIDE …]     submit an experiment run; Hydra ove
   recsys run from_run=ID stages=[compress,export]     go on from an earlier run
   recsys run resume=ID                                take up a run that was killed
   recsys run --cfg job                                print the configuration
+  recsys run data=shop                                data/shop.yaml of the folder that you are in
+
+Options of your own stand in data/, model/, experiment/ … of the folder that you are in, under names that no packaged
+option has. Paths in them are relative to that folder.
 
 The last line printed is the path of the run's result.json."""
 
 
+def conf() -> Path:
+    """The folder of the packaged options."""
+    from pipelines import CONF
+
+    return CONF
+
+
 def _run(arguments: Sequence[str]) -> int:
-    from pipelines import run
+    from pipelines import own_options, run
 
     arguments = list(arguments)
     if any(a in ("-h", "--help") for a in arguments):
@@ -38,7 +49,7 @@ def _run(arguments: Sequence[str]) -> int:
     if resumed:
         arguments = _resume(resumed[0].removeprefix("resume="), [a for a in arguments if a not in resumed])
     sweep = [a for a in arguments if a in ("-m", "--multirun")]  # argparse wants flags before overrides
-    arguments = [*sweep, *(a for a in arguments if a not in sweep)]
+    arguments = [*sweep, *own_options(arguments, Path.cwd()), *(a for a in arguments if a not in sweep)]
     sys.argv, before = ["recsys run", *arguments], run.started()
     try:
         run.main()
@@ -59,6 +70,12 @@ def _resume(run_id: str, others: list[str]) -> list[str]:
         raise ConfigError(f"resume: no run {run_id!r} in {runs}: expected the name of a folder there")
     kept = [str(o) for o in OmegaConf.load(saved)]
     return [*kept, *others, f"hydra.run.dir={folder}"]
+
+
+def _data(arguments: Sequence[str]) -> int:
+    from recsys.data.command import main as data
+
+    return data(arguments)
 
 
 def _doctor(arguments: Sequence[str]) -> int:
@@ -138,6 +155,7 @@ def _serve(arguments: Sequence[str]) -> int:
 
 COMMANDS = {
     "run": (_run, "submit an experiment run (Hydra overrides pass through)"),
+    "data": (_data, "guess a table's configuration, report on it, baselines, synthetic tables"),
     "doctor": (_doctor, "check versions, device and memory"),
     "compare": (_compare, "compare feature-selection reports"),
     "export": (_export, "export the newest model of a run"),

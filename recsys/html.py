@@ -5,7 +5,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
-__all__ = ["page", "table"]
+__all__ = ["Fragment", "page", "table"]
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #d5d8dc; --soft: #f4f5f7; --ink: #1c1f23; --paper: #fff }
@@ -14,13 +14,23 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 body { margin: 0 auto; max-width: 70rem; padding: 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 .lead { font-size: 1.1rem } .note { border-left: 4px solid #c77700; padding: .3rem .8rem; background: var(--soft) }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem }
+.wide { overflow-x: auto } .wide th:first-child, .wide td:first-child { position: sticky; left: 0 }
+.wide tr > :first-child { background: var(--paper) } .wide tr:nth-child(even) > :first-child { background: var(--soft) }
+svg.spark { display: block; color: #3b6fb6 }
+.wide td:first-child { max-width: 40vw; overflow: hidden; text-overflow: ellipsis }
+table { border-collapse: collapse; font-size: .9rem }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
 td.n { text-align: right; font-variant-numeric: tabular-nums } tr:nth-child(even) { background: var(--soft) }
 """
 
 
+class Fragment(str):
+    """HTML that goes into a table as it is."""
+
+
 def _cell(value: object) -> str:
+    if isinstance(value, Fragment):
+        return f"<td>{value}</td>"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return f"<td>{escape(str(value))}</td>"
     return f'<td class="n">{value:,}</td>' if isinstance(value, int) else f'<td class="n">{value:.4g}</td>'

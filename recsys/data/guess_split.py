@@ -1,0 +1,88 @@
+"""Which rows train, validate and test: as a column says, else by time, else by group, else at random."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recsys.errors import DataError
+
+__all__ = ["choose"]
+
+_SPELLED = {
+    "train": ("train", "training", "tr", "fit"),
+    "valid": ("valid", "validation", "val", "dev", "eval"),
+    "test": ("test", "testing", "te", "holdout", "oot"),
+}
+
+
+def _by_column(values: pl.Series) -> tuple[dict[str, Any], str]:
+    there = values.drop_nulls().unique().sort().to_list()
+    found = {s: [v for v in there if str(v).strip().lower() in words] for s, words in _SPELLED.items()}
+    if not found["train"] or not found["test"]:
+        raise DataError(
+            f"split column {values.name!r}: expected values such as train, valid and test, got {there[:6]}: rename "
+            "them, or leave --split out and edit the split in the file"
+        )
+    split: dict[str, Any] = {"column": values.name, **{s: v for s, v in found.items() if v}}
+    if found["valid"]:
+        return split, "As the column says."
+    return {
+        **split,
+        "valid_share": 0.1,
+    }, "As the column says; it has no validation, so a tenth of training is held out."
+
+
+def _delay(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray) -> tuple[float, str]:
+    """Days within which 95 % of the labels are known, by a dropped column that tells when."""
+    for name, moments in later.items():
+        waits = (moments - event).dt.total_seconds().filter(pl.Series(label_B == 1)).drop_nulls()
+        top: Any = waits.quantile(0.95)
+        if len(waits) >= 30 and top is not None and top > 0:
+            return round(top / 86400, 2), name
+    return 0.0, ""
+
+
+def _by_time(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray) -> tuple[dict[str, Any], str]:
+    days = (event.max() - event.min()).total_seconds() / 86400  # type: ignore[operator]
+    said = f"By time, {event.min():%Y-%m-%d %H:%M} to {event.max():%Y-%m-%d %H:%M}: the latest tenth tests. "
+    wait, name = _delay(event, later, label_B)
+    if 0 < wait < days / 20:
+        gap, why = wait, f"by {name}, 95 % of the positive labels are known after that time"
+    elif days >= 30:
+        gap, why = 1, "a day, so that no row beside another stands in two splits"
+    else:
+        gap, why = 0, "none, as the table spans few days"
+    said += f"gap_days: {why}. Set it to as many days as a label takes to be known (28 for `buys again in 28 days`)."
+    return {"shares": [0.8, 0.1, 0.1], "gap_days": gap}, said
+
+
+def choose(
+    frame: pl.DataFrame,
+    times: Mapping[str, pl.Series],
+    label_B: np.ndarray,
+    roles: Mapping[str, str | None],
+    dropped: Mapping[str, str],
+) -> tuple[dict[str, Any], str]:
+    """The split and the reason.
+
+    Args:
+        frame: The sample.
+        times: Its columns of times.
+        label_B: 0 and 1.
+        roles: `time`, `group` and `split`: column names or None.
+        dropped: Columns that are not read; a time among them may tell when labels are known.
+
+    Raises:
+        DataError: If the split column does not name training and test rows.
+    """
+    time, group = roles["time"], roles["group"]
+    if roles["split"]:
+        return _by_column(frame[roles["split"]])
+    if time:
+        later = {n: t for n, t in times.items() if dropped.get(n, "").startswith("leakage")}
+        return _by_time(times[time], later, label_B)
+    if group:
+        return {"shares": [0.8, 0.1, 0.1], "by": group, "seed": 0}, f"No time: each {group} goes whole to one split."
+    return {"shares": [0.8, 0.1, 0.1], "seed": 0}, "No time and no group: rows at random."

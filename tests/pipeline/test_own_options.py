@@ -1,0 +1,82 @@
+"""Options of the folder that the user stands in: `data/shop.yaml`, `model/mine.yaml` …"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import CONF, own_options
+from recsys.cli import main
+from tests.pipeline.small import clicks
+
+QUICK = ["stages=[prepare]", "name=own"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    pq.write_table(clicks(1500).append_column("one", pa.array(np.ones(1500))), tmp_path / "clicks.parquet")
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "guess", "clicks.parquet", "--label", "click", "--group", "user", "--name", "shop"]) == 0
+    return tmp_path
+
+
+def result(capfd):
+    return json.loads(Path(capfd.readouterr().out.splitlines()[-1]).read_text())
+
+
+def test_a_guessed_table_is_prepared_from_where_the_user_stands(here, capfd):
+    capfd.readouterr()
+    assert main(["run", "data=shop", *QUICK]) == 0
+    found = result(capfd)
+    prepared = json.loads((Path(found["stages"]["prepare"]["folder"]) / "data.json").read_text())
+    schema = json.loads((Path(prepared["folder"]) / "schema.json").read_text())
+    names = {f["name"] for f in schema["fields"]}
+    assert {"user", "item", "city", "tags", "price", "at_hour"} <= names
+    assert not {"one", "click"} & names
+    assert main(["run", f"resume={found['id']}"]) == 0
+    assert result(capfd)["id"] == found["id"]
+    assert main(["run", "data=shop", f"from_run={found['id']}", *QUICK]) == 0
+    assert result(capfd)["id"] != found["id"]
+    assert main(["run", "data=shop", *QUICK, "-m", "seed=1,2"]) == 0
+    assert len(list(here.glob("runs/*sweep/*/result.json"))) == 2
+
+
+def test_other_groups_of_the_users_own(here, capfd):
+    (here / "model").mkdir()
+    (here / "experiment").mkdir()
+    (here / "model" / "deep.yaml").write_text(
+        (CONF / "model" / "dcn.yaml").read_text().replace("layers: 2", "layers: 9")
+    )
+    (here / "experiment" / "first.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /data: shop\n  - override /model: deep\nname: first\n"
+    )
+    (here / "config.yaml").write_text("name: unrelated\n")
+    capfd.readouterr()
+    assert main(["run", "experiment=first", "--cfg", "job"]) == 0
+    told = capfd.readouterr().out
+    assert "layers: 9" in told
+    assert "path: clicks.parquet" in told
+    assert "name: first" in told
+    assert "unrelated" not in told
+
+
+def test_a_packaged_name_is_refused(here, capfd):
+    (here / "model").mkdir()
+    (here / "model" / "dcn.yaml").write_text("layers: 9\n")
+    assert main(["run", "data=shop", *QUICK]) == 2
+    assert "model/dcn.yaml has the name of a packaged option" in capfd.readouterr().err
+    assert main(["data", "guess", "clicks.parquet", "--label", "click", "--name", "table"]) == 2
+    assert "packaged option" in capfd.readouterr().err
+
+
+def test_which_folders_are_searched(tmp_path):
+    assert own_options([], tmp_path) == []
+    assert own_options([], CONF) == []
+    (tmp_path / "data").mkdir()
+    assert own_options([], tmp_path) == [], "a folder of tables is not one of options"
+    (tmp_path / "data" / "shop.yaml").write_text("name: shop\n")
+    assert own_options(["data=shop"], tmp_path) == ["--config-dir", str(tmp_path)]
+    assert own_options(["--config-dir", "elsewhere"], tmp_path) == []
