@@ -161,7 +161,7 @@ JUDGED: dict[str, Callable[[], Table]] = {
 
 
 def write(name: str, folder: Path) -> Path:
-    """Write FOLDER/NAME.parquet and FOLDER/data/NAME.yaml → the latter.
+    """Write FOLDER/NAME.parquet and FOLDER/conf/data/NAME.yaml → the latter.
 
     Raises:
         ModuleNotFoundError: If the package that carries it is not installed.
@@ -172,7 +172,7 @@ def write(name: str, folder: Path) -> Path:
     if time and not pd.api.types.is_numeric_dtype(frame[time]):
         frame[time] = pd.to_datetime(frame[time], utc=True, format="ISO8601").dt.tz_localize(None)
     inputs = frame.drop(columns=["label", *([time] if time else [])])
-    (folder / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "conf" / "data").mkdir(parents=True, exist_ok=True)
     path = (folder / f"{name}.parquet").resolve()
     frame.to_parquet(path, index=False)
     config = {
@@ -184,6 +184,6 @@ def write(name: str, folder: Path) -> Path:
         "split": {"shares": about.get("shares", SHARES), "seed": 0},
         "fields": fields(inputs, about.get("ids", ()), about.get("lists", ())),
     }
-    made = folder / "data" / f"{name}.yaml"
+    made = folder / "conf" / "data" / f"{name}.yaml"
     made.write_text(json.dumps(config, indent=1))  # JSON is YAML
     return made

@@ -38,7 +38,7 @@ def last_line(code_and_text: tuple[int, str]) -> Path:
 def said(command: object, arguments: list[str]) -> tuple[int, str]:
     """Exit code and standard output of a command of this process."""
     out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+    with contextlib.redirect_stdout(out):
         code = command(arguments)  # type: ignore[operator]
     return code, out.getvalue()
 
@@ -50,7 +50,7 @@ def measure(name: str, folder: Path, seeds: list[int]) -> list[str]:
     prepared = last_line(said(baseline_main, [str(config), runs])).parent
     ours = []
     for seed in seeds:
-        arguments = ["run", "--config-dir", str(folder), f"data={name}", f"seed={seed}", f"name={name}", runs]
+        arguments = ["run", "--config-dir", str(folder / "conf"), f"data={name}", f"seed={seed}", f"name={name}", runs]
         arguments += ["stages=[prepare,train,evaluate]", f"hydra.run.dir={folder}/runs/{name}-{seed}"]
         result = json.loads(last_line(said(recsys, arguments)).read_text())
         metrics = json.loads((Path(result["stages"]["evaluate"]["folder"]) / "metrics.json").read_text())

@@ -7,7 +7,9 @@ B rows, L id columns, N numbers, W columns of a baseline's matrix.
 import argparse
 import io
 import json
+import shutil
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -189,14 +191,25 @@ def _prepared(name: str, overrides: Sequence[str]) -> Path:
         if overrides:
             raise ConfigError(f"baseline: {name} is prepared already, got overrides {list(overrides)}: leave them out")
         return Path(name)
+    if not name.endswith((".yaml", ".yml")):
+        return _run_prepare(name, [], overrides)
+    if not Path(name).is_file():
+        raise ConfigError(f"baseline: expected a data config at {name}, found none: name a file, or an option of data")
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # Hydra takes every folder beside `data` for a group: show it only that
+        shutil.copytree(Path(name).parent, Path(folder) / "data", ignore=_not_configs)
+        return _run_prepare(Path(name).stem, ["--config-dir", folder], overrides)
+
+
+def _not_configs(folder: str, names: list[str]) -> list[str]:
+    return [n for n in names if not n.endswith((".yaml", ".yml")) or not (Path(folder) / n).is_file()]
+
+
+def _run_prepare(name: str, where: list[str], overrides: Sequence[str]) -> Path:
+    """What `recsys run data=NAME stages=[prepare]` prepares or finds."""
     from recsys.cli import main
 
-    where: list[str] = []
-    if name.endswith((".yaml", ".yml")):
-        file = Path(name).resolve()
-        if not file.is_file() or file.parent.name != "data":
-            raise ConfigError(f"baseline: expected a file like FOLDER/data/NAME.yaml, got {name}: name such a file")
-        where, name = ["--config-dir", str(file.parent.parent)], file.stem
     said = io.StringIO()
     with redirect_stdout(said):
         code = main(["run", *where, f"data={name}", "stages=[prepare]", f"name={name}-prepare", *overrides])
@@ -220,7 +233,7 @@ def baseline_main(arguments: Sequence[str]) -> int:
         "recsys data baseline",
         description="Fit logistic regression and LightGBM on a data set; every run's evaluation shows them from then.",
     )
-    parser.add_argument("data", help="a data config (its name or FOLDER/data/NAME.yaml), or a prepared folder")
+    parser.add_argument("data", help="a data config (its name or its .yaml file), or a prepared folder")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of the data config")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
