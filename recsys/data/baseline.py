@@ -26,7 +26,7 @@ from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from recsys.data.columns import MIN_COUNT, PRIOR, OneHot, TargetRates
+from recsys.data.matrices import MIN_COUNT, PRIOR, OneHot, TargetRates
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
 from recsys.metrics import evaluate, logloss
