@@ -29,7 +29,7 @@ def models(folders: list[Path]) -> None:
     """A row a model."""
     runs = [json.loads((f / "evaluate" / "metrics.json").read_text()) for f in folders]
     print(f"| {len(runs)} seeds | {' | '.join(SHOWN)} |\n|---|{'---|' * len(SHOWN)}")
-    for name in runs[0]:
+    for name in (n for n in runs[0] if all(n in r for r in runs)):  # baselines may have come between two runs
         cells = [cell([r[name][k] for r in runs]) if k in runs[0][name] else "" for k in SHOWN]
         print(f"| {name} | {' | '.join(cells)} |")
 

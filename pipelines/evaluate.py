@@ -10,6 +10,7 @@ import torch
 
 from pipelines.stage import MODEL_STAGES, Result, Stage, newest_model, write_json
 from recsys import checkpoint
+from recsys.data import baseline
 from recsys.data.shards import Shards
 from recsys.html import page, table
 from recsys.metrics import evaluate, fit_calibrator, sigmoid
@@ -62,7 +63,10 @@ def _reliability(curves: dict[str, np.ndarray], label_B: np.ndarray) -> go.Figur
 
 
 def run(stage: Stage) -> Result:
-    """Measure each model; fit the calibrator of the newest one on validation."""
+    """Measure each model; fit the calibrator of the newest one on validation.
+
+    Where `recsys data baseline` was run on the data, its figures stand beside the models'.
+    """
     valid, test = Shards(stage.data, "valid"), Shards(stage.data, "test")
     valid_B = test_B = np.empty(0)
     found: dict[str, dict[str, float]] = {}
@@ -79,13 +83,13 @@ def run(stage: Stage) -> Result:
         unchanged = {k: found[newest.name][k] for k in ("fields", "bytes", "table_bytes", "us_per_row")}
         found["recalibrated"] = {**evaluate(curves["recalibrated"], test.label_B, test.group_B), **unchanged}
         write_json(stage.folder / "calibrator.json", calibrator.to_json())
-    write_json(stage.folder / "metrics.json", {"constant": constant, **found})
+    shown = {"constant": constant, **baseline.read(stage.data), **found}
+    write_json(stage.folder / "metrics.json", shown)
     columns = ["auc", "logloss", "ne", "gauc", "calibration", "ece", "fields", "bytes", "us_per_row"]
-    rows = [[n, *(m.get(c, "") for c in columns)] for n, m in {"constant": constant, **found}.items()]
+    rows = [[n, *(m.get(c, "") for c in columns)] for n, m in shown.items()]
     best = found[list(found)[-1]]
     lead = f"Test AUC {best['auc']:.4f}, logloss {best['logloss']:.4f} over {len(test):,} rows."
     sections = [("Models", table(["model", *columns], rows)), ("Reliability", _reliability(curves, test.label_B))]
     (stage.folder / "evaluation.html").write_text(page("Evaluation on the test split", lead, [], sections))
-    metrics = {f"{name}.{k}": float(v) for name, m in found.items() for k, v in m.items()}
-    metrics |= {f"constant.{k}": v for k, v in constant.items()}
+    metrics = {f"{name}.{k}": float(v) for name, m in shown.items() for k, v in m.items()}
     return Result(metrics, artifacts=[stage.folder / "metrics.json", stage.folder / "evaluation.html"])

@@ -74,6 +74,7 @@ def _run_stage(name: str, stage: Stage, tracker: Tracker, register: str) -> dict
         result = STAGES[name](stage)
         seconds = time.perf_counter() - started
         tracker.tag(result.tags)
+        tracker.params(result.params)
         tracker.log({**result.metrics, "seconds": seconds}, result.history, result.artifacts)
         about: dict[str, Any] = {
             "folder": str(stage.folder.resolve()),

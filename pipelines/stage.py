@@ -54,6 +54,7 @@ class Result:
         artifacts: Files or folders that a person or a later run wants, inside the stage's folder.
         bundle: A serving bundle to register as a model.
         tags: Words, by name, for the stage's run.
+        params: Settings that the stage worked out, by name, for the stage's run.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -61,6 +62,7 @@ class Result:
     artifacts: list[Path] = field(default_factory=list)
     bundle: Path | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
 
 
 def newest_model(stage: Stage, before: str = "") -> Path:

@@ -1,6 +1,7 @@
 """Stages train and retrain: a model on all fields, then one on the fields that selection kept."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from pipelines.stage import Result, Stage, write_json
 from recsys import checkpoint
 from recsys.data.shards import Shards
 from recsys.factory import make_dataclass
+from recsys.recipe import facts, resolve
 from recsys.schema import Schema
 from recsys.train import TrainConfig, fit, seed_everything
 
@@ -16,17 +18,20 @@ __all__ = ["run", "run_again"]
 
 
 def _train(stage: Stage, schema: Schema) -> Result:
-    config = make_dataclass(TrainConfig, stage.config["train"], "train")
+    train, valid = Shards(stage.data, "train", schema), Shards(stage.data, "valid", schema)
+    seen = facts(train)
+    chosen = resolve(stage.config, seen)
+    recorded = write_json(stage.folder / "recipe.json", {"facts": asdict(seen), **chosen})
+    config = make_dataclass(TrainConfig, chosen["train"], "train")
     spec: dict[str, Any] = {
-        "model": stage.config["model"],
-        "embedding": stage.config["embedding"],
+        "model": chosen["model"],
+        "embedding": chosen["embedding"],
         "sequence": stage.config["sequence"],
         "embedding_dropout": config.embedding_dropout,
         "seed": stage.config["seed"],
     }
     seed_everything(spec["seed"])
     model = checkpoint.build(schema, spec)
-    train, valid = Shards(stage.data, "train", schema), Shards(stage.data, "valid", schema)
     resume = stage.folder / "resume.pt"
     history = fit(model, train, valid, config, spec["seed"], checkpoint=resume)
     checkpoint.save(stage.folder, model, spec)
@@ -43,7 +48,10 @@ def _train(stage: Stage, schema: Schema) -> Result:
         "dense_parameters": sum(p.numel() for p in dense),
         "threads": torch.get_num_threads(),
     }
-    return Result(metrics, history, [stage.folder / "model.json", stage.folder / "history.json"])
+    settings = {f"{group}.{k}": str(v) for group, found in chosen.items() for k, v in found.items()}
+    return Result(
+        metrics, history, [recorded, *(stage.folder / f"{n}.json" for n in ("model", "history"))], params=settings
+    )
 
 
 def run(stage: Stage) -> Result:

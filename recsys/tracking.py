@@ -116,6 +116,10 @@ class Tracker:
         """Tags on the active run."""
         mlflow.set_tags(dict(tags))
 
+    def params(self, params: Mapping[str, str]) -> None:
+        """Parameters of the active run."""
+        mlflow.log_params(dict(params))
+
     def log(self, metrics: Mapping[str, float], history: list[dict[str, float]], artifacts: list[Path]) -> None:
         """Metrics and curves in few calls, then files, on the active run."""
         run = mlflow.active_run()

@@ -1,0 +1,221 @@
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from pipelines import evaluate as evaluate_stage
+from pipelines.stage import Stage, write_json
+from recsys import checkpoint
+from recsys.data import baseline as baselines
+from recsys.data.matrices import PRIOR, OneHot, TargetRates
+from recsys.data.shards import Shards
+from recsys.errors import ConfigError, DataError
+from recsys.metrics import evaluate
+from recsys.schema import Schema
+
+needs_lightgbm = pytest.mark.skipif(not importlib.util.find_spec("lightgbm"), reason="the extra `baselines`")
+
+
+def arrays(shards: Shards) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    batch = shards.batch(slice(0, len(shards)))
+    return batch.ids_BL.numpy(), batch.dense_BN.numpy(), batch.label_B.numpy()
+
+
+@pytest.fixture(scope="session")
+def made(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the prepared small table with its baselines."""
+    folder = tmp_path_factory.mktemp("baselines") / "small"
+    shutil.copytree(prepared, folder)
+    baselines.baseline(folder)
+    return folder
+
+
+@pytest.fixture
+def independent(train: Shards, valid: Shards, prepared: Path, schema: Schema):
+    """scikit-learn's own encoders: a function of C → probabilities of validation and of test."""
+    single = [i for n, at in schema.id_columns.items() if schema[n].kind == "categorical" for i in at]
+    tags = list(schema.id_columns["tags"])
+    splits = [arrays(s) for s in (train, valid, Shards(prepared, "test"))]
+    one_hot = OneHotEncoder(min_frequency=10, handle_unknown="infrequent_if_exist").fit(splits[0][0][:, single])
+    scaler = StandardScaler().fit(splits[0][1])
+    lists = splits[0][0][:, tags]
+    often = [i for i in np.unique(lists) if i >= 0 and (lists == i).sum() >= 10]
+
+    def columns(ids: np.ndarray, dense: np.ndarray):
+        bags = np.zeros((len(ids), len(often) + 1))
+        for row, listed in enumerate(ids[:, tags]):
+            here = [i for i in listed if i >= 0]
+            for i in here:
+                bags[row, often.index(i) if i in often else -1] += len(here) ** -0.5
+        return sparse.hstack([one_hot.transform(ids[:, single]), bags, scaler.transform(dense)], format="csr")
+
+    def fit(strength: float) -> list[np.ndarray]:
+        model = LogisticRegression(C=strength, max_iter=5000, tol=1e-8)
+        model.fit(columns(*splits[0][:2]), splits[0][2])
+        return [model.predict_proba(columns(*s[:2]))[:, 1] for s in splits[1:]]
+
+    return fit
+
+
+@needs_lightgbm
+def test_logistic_regression_is_the_one_scikit_learn_fits_by_itself(made, independent, valid, prepared) -> None:
+    found = json.loads((made / "baselines.json").read_text())["models"]["logistic regression"]
+    test = Shards(prepared, "test")
+    wanted = independent(found["settings"]["C"])
+    for split, shards, p_B in (("valid", valid, wanted[0]), ("test", test, wanted[1])):
+        slow = evaluate(p_B, shards.label_B, shards.group_B)
+        for key in ("auc", "logloss", "ne", "gauc"):
+            assert found[split][key] == pytest.approx(slow[key], abs=1e-3), (split, key)
+    losses = {c: evaluate(independent(c)[0], valid.label_B)["logloss"] for c in baselines.STRENGTHS[1:-1:2]}
+    assert found["valid"]["logloss"] <= min(losses.values()) + 1e-3, "C is the best of the grid on validation"
+
+
+@needs_lightgbm
+def test_the_file_says_all_that_is_needed_to_repeat_it(made, train) -> None:
+    about = json.loads((made / "baselines.json").read_text())
+    assert set(about) == {"models", "rows", "versions", "seed"}
+    assert about["rows"] == {"used": len(train), "of": len(train)}
+    assert set(about["versions"]) == {"scikit-learn", "lightgbm", "recsys"}
+    assert list(about["models"]) == ["logistic regression", "LightGBM"]
+    for model in about["models"].values():
+        assert model["seconds"] >= 0
+        for split in ("valid", "test"):
+            assert set(model[split]) >= {"auc", "logloss", "ne", "gauc"}
+            assert model[split]["auc"] > 0.6
+    assert not list(made.glob("*.tmp"))
+
+
+@needs_lightgbm
+def test_it_repeats_exactly_and_a_share_of_the_rows_is_named(made, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "again"
+    shutil.copytree(made, folder)
+    before = json.loads((folder / "baselines.json").read_text())["models"]
+    again = baselines.baseline(folder)["models"]
+    assert {n: m["test"] for n, m in again.items()} == {n: m["test"] for n, m in before.items()}
+    monkeypatch.setattr(baselines, "MOST_ROWS", 500)
+    monkeypatch.setattr(baselines, "CHUNK", 300)
+    fewer = baselines.baseline(folder)
+    assert fewer["rows"]["used"] == 500 < fewer["rows"]["of"]
+    assert fewer["models"]["logistic regression"]["test"] != before["logistic regression"]["test"]
+
+
+def test_rates_of_training_rows_never_see_their_own_fold(train, schema) -> None:
+    ids, dense, label = arrays(train)
+    seen = TargetRates(schema, ids, label, seed=3)
+    seen.wide, seen.narrow, seen.native = ["item"], [], []
+    seen.sums = {"item": seen._sums("item", ids, np.arange(len(ids)))}
+    crossed = seen.crossed(ids, dense, folds=4)[:, -2]
+    item = ids[:, schema.id_columns["item"].start]
+    folds = np.empty(len(ids), int)
+    for k, (_, held) in enumerate(KFold(4, shuffle=True, random_state=3).split(ids)):
+        folds[held] = k
+    for row in range(0, len(ids), 97):
+        others = [label[r] for r in range(len(ids)) if item[r] == item[row] and folds[r] != folds[row]]
+        slow = (sum(others) + PRIOR * label.mean()) / (len(others) + PRIOR)
+        assert crossed[row] == pytest.approx(slow, abs=1e-6)
+
+
+def test_a_list_is_the_mean_of_its_ids_and_an_empty_one_the_mean_label(train, schema) -> None:
+    ids, dense, label = arrays(train)
+    rates = TargetRates(schema, ids, label)
+    assert "tags" in rates.wide
+    at = schema.id_columns["tags"]
+    made = rates(ids, dense)
+    column = made.shape[1] - 2 * (len(rates.wide) - rates.wide.index("tags"))
+    total, rows = rates.sums["tags"]
+    for row in range(0, len(ids), 53):
+        here = [i for i in ids[row, at.start : at.stop] if i >= 0]
+        slow = [(total[i] + PRIOR * label.mean()) / (rows[i] + PRIOR) for i in here] or [label.mean()]
+        assert made[row, column] == pytest.approx(np.mean(slow), abs=1e-6)
+
+
+def test_rare_and_unseen_ids_share_a_column(train, schema) -> None:
+    ids, dense, _ = arrays(train)
+    encode = OneHot(schema, ids, dense)
+    at = schema.id_columns["user"].start
+    counts = np.bincount(ids[:, at], minlength=schema["user"].cardinality)
+    for i, n in enumerate(counts):
+        assert (encode.place["user"][i] == encode.place["user"][counts < 10].min()) == (n < 10)
+    x = encode(ids, dense)
+    fields = len(schema.sparse)
+    squares = x.multiply(x).tocsc()[:, : encode.width - 2].sum(1)
+    bag = schema.id_columns["tags"]
+    filled = (ids[:, bag.start : bag.stop] >= 0).any(1)
+    distinct = np.array([len(set(r[r >= 0])) == (r >= 0).sum() for r in ids[:, bag.start : bag.stop]])
+    wanted = (fields - 1) + filled
+    often = np.array([all(encode.place["tags"][i] != encode.place["tags"].min() for i in r[r >= 0]) for r in
+                      ids[:, bag.start : bag.stop]])  # fmt: skip
+    plain = distinct & often
+    np.testing.assert_allclose(np.asarray(squares).ravel()[plain], wanted[plain], rtol=1e-5)
+
+
+def test_without_lightgbm_the_command_says_what_to_install(prepared, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(ConfigError, match=r"pip install 'recsys\[baselines\]'"):
+        baselines.baseline(prepared)
+    assert not (prepared / "baselines.json").exists()
+
+
+def test_there_are_no_figures_before_the_command_ran(prepared) -> None:
+    assert baselines.read(prepared) == {}
+
+
+@needs_lightgbm
+def test_every_evaluation_after_shows_the_baselines(made, schema, tmp_path) -> None:
+    spec = {"model": {"_target_": "recsys.models.fm.FM"}, "embedding_dropout": 0.0,
+            "embedding": {"_target_": "recsys.embeddings.per_field.per_field"}}  # fmt: skip
+    for name in ("prepare", "train", "evaluate"):
+        (tmp_path / name).mkdir()
+    write_json(tmp_path / "prepare" / "data.json", {"folder": str(made)})
+    checkpoint.save(tmp_path / "train", checkpoint.build(schema, spec), spec)
+    done = {n: tmp_path / n for n in ("prepare", "train")}
+    result = evaluate_stage.run(Stage({"calibrate": True}, tmp_path / "evaluate", done))
+    metrics = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())
+    shown = baselines.read(made)
+    assert list(metrics) == ["constant", "logistic regression", "LightGBM", "train", "recalibrated"]
+    assert metrics["LightGBM"] == shown["LightGBM"]
+    assert set(shown["LightGBM"]) >= {"auc", "logloss", "ne", "gauc", "valid_auc", "valid_logloss"}
+    assert result.metrics["logistic regression.auc"] == shown["logistic regression"]["auc"]
+    page = (tmp_path / "evaluate" / "evaluation.html").read_text()
+    assert "<td>logistic regression</td>" in page and "<td>LightGBM</td>" in page
+    assert f"Test AUC {metrics['recalibrated']['auc']:.4f}" in page, "the lead is about our model, not a baseline"
+
+
+@needs_lightgbm
+@pytest.mark.slow  # MLflow makes its database: many seconds on a busy machine
+def test_a_data_config_anywhere_is_prepared_as_a_run_would(place, monkeypatch, tmp_path, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    config = {
+        "name": "clicks",
+        "source": {"_target_": "recsys.data.table.load", "path": str(place / "clicks.parquet")},
+        "label": "click", "time": "at", "group": "user", "split": {"shares": [0.8, 0.1, 0.1]},
+        "fields": {"item": {}, "city": {}, "price": {"kind": "numeric"}},
+    }  # fmt: skip
+    (tmp_path / "mine" / "clicks.yaml").write_text(json.dumps(config))
+    assert baselines.baseline_main(["mine/clicks.yaml", "runs=elsewhere", "+data.fields.item.min_count=3"]) == 0
+    said = capfd.readouterr()
+    path = Path(said.out.splitlines()[-1])
+    assert path.name == "baselines.json" and path.is_relative_to(tmp_path / "elsewhere" / "cache")
+    assert "logistic regression" in said.err
+    assert baselines.baseline_main([str(path.parent), "--seed", "1"]) == 0
+    assert json.loads(path.read_text())["seed"] == 1
+
+
+def test_mistakes_are_one_line(prepared, tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="found none"):
+        baselines.baseline_main(["absent.yaml"])
+    with pytest.raises(ConfigError, match="leave them out"):
+        baselines.baseline_main([str(prepared), "seed=3"])
+    with pytest.raises(DataError, match="could not be prepared"):
+        baselines.baseline_main(["absent"])
+    assert "Traceback" not in capfd.readouterr().err
