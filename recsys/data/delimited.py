@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from recsys.data.column_types import BIG, EXACT, TYPES, plain, why
-from recsys.data.files import File
+from recsys.data.files import File, reader
 from recsys.errors import DataError
 
 __all__ = ["CRITEO", "Delimited"]
@@ -175,7 +175,7 @@ class Delimited:
         record = record.rstrip(b"\r\n") + b"\n"
         read = pyarrow.csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(record) + 1)
         wide = pyarrow.csv.ConvertOptions(default_column_type=pa.binary(), null_values=[], check_utf8=False)
-        row = pyarrow.csv.read_csv(pa.BufferReader(record), read, self._parse_options(record), wide)
+        row = pyarrow.csv.read_csv(reader(record), read, self._parse_options(record), wide)
         if row.num_rows != 1:
             raise pa.ArrowInvalid(f"expected one record, got {row.num_rows}")
         return [c[0].as_py() for c in row.columns]
@@ -194,7 +194,7 @@ class Delimited:
         read = pyarrow.csv.ReadOptions(
             column_names=self.names, use_threads=not small, block_size=max(1, min(piece, len(block) + 1))
         )
-        return pyarrow.csv.read_csv(pa.BufferReader(block), read, self._parse_options(block), convert)
+        return pyarrow.csv.read_csv(reader(block), read, self._parse_options(block), convert)
 
     def check(self, block: bytes) -> None:
         """Raise ArrowInvalid where records are ragged."""

@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 
 from recsys.errors import ConfigError, DataError
 
-__all__ = ["BLOCK", "ENDINGS", "FORMATS", "File", "blocks", "find", "one_line"]
+__all__ = ["BLOCK", "ENDINGS", "FORMATS", "File", "blocks", "find", "one_line", "reader"]
 
 BLOCK = 8 << 20  # bytes parsed at once: large enough for threads, small enough to stay in cache
 LONGEST = 64 << 20  # a record longer than this is a quote that was never closed
@@ -29,6 +29,17 @@ _WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 def one_line(error: BaseException) -> str:
     """What an exception says, on one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def reader(block: bytes) -> pa.BufferReader:
+    """A block, copied to memory of Arrow's own.
+
+    Arrow's threads let go of what they read a moment after the table is back. Were that Python's,
+    they would need the interpreter, and abort the process where it is just ending (pyarrow 25).
+    """
+    copy = pa.allocate_buffer(len(block))
+    memoryview(copy).cast("B")[:] = block
+    return pa.BufferReader(copy)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from recsys.data.column_types import EXACT, TYPES, plain, why
-from recsys.data.files import File, one_line
+from recsys.data.files import File, one_line, reader
 from recsys.errors import DataError
 
 __all__ = ["JsonLines"]
@@ -124,7 +124,7 @@ class JsonLines:
         if block.lstrip().startswith(b"null") or re.search(rb"\n[ \t\r\n]*null", block):
             raise pa.ArrowInvalid("expected objects, got null")
         table = pyarrow.json.read_json(
-            pa.BufferReader(block),
+            reader(block),
             pyarrow.json.ReadOptions(block_size=len(block) + 1),  # a line may not lie across two of its blocks
             pyarrow.json.ParseOptions(
                 explicit_schema=schema, unexpected_field_behavior="error" if schema is not None else "infer"

@@ -32,11 +32,12 @@ def _one_type(first: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def _unify(whole: pa.Schema, found: pa.Schema, first: str, other: str) -> pa.Schema:
-    if gone := [n for n in whole.names if n not in set(found.names)]:
+    known, there = set(whole.names), set(found.names)
+    if gone := [n for n in whole.names if n not in there]:
         raise DataError(
             f"{other}: expected the columns of {first}, {gone[:5]} are missing: add or drop them in all files"
         )
-    if extra := [n for n in found.names if n not in set(whole.names)]:
+    if extra := [n for n in found.names if n not in known]:
         raise DataError(
             f"{other}: expected the columns of {first}, {extra[:5]} are extra: add or drop them in all files"
         )
@@ -132,7 +133,8 @@ class Scan:
             DataError: If a column is not there, a file does not parse, or a row is bad and bad rows stop.
         """
         wanted = list(self.schema.names if columns is None else columns)
-        if unknown := [n for n in wanted if n not in set(self.schema.names)]:
+        known = set(self.schema.names)
+        if unknown := [n for n in wanted if n not in known]:
             have = ", ".join(self.schema.names)
             raise DataError(f"expected a column {unknown[0]!r}, the table has {have[:300]}: check the spelling")
         schema = pa.schema([self.schema.field(n) for n in wanted])
