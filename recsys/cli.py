@@ -72,6 +72,12 @@ def _resume(run_id: str, others: list[str]) -> list[str]:
     return [*kept, *others, f"hydra.run.dir={folder}"]
 
 
+def _bench(arguments: Sequence[str]) -> int:
+    from recsys.bench.command import main as bench
+
+    return bench(arguments)
+
+
 def _data(arguments: Sequence[str]) -> int:
     from recsys.data.command import main as data
 
@@ -155,6 +161,7 @@ def _serve(arguments: Sequence[str]) -> int:
 
 COMMANDS = {
     "run": (_run, "submit an experiment run (Hydra overrides pass through)"),
+    "bench": (_bench, "measure speed, with a reference in the same run"),
     "data": (_data, "guess a table's configuration, report on it, baselines, synthetic tables"),
     "doctor": (_doctor, "check versions, device and memory"),
     "compare": (_compare, "compare feature-selection reports"),

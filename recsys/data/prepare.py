@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +159,15 @@ def _fit_all(
     encoders: dict[str, AnyEncoder] = {}
     with Progress() as bar:
         task = bar.add_task("fit encoders ", total=len(configs))
-        for c in sorted(configs, key=lambda c: bool(c.table)):  # owners first
-            encoders[c.name] = fit(spool, code_B, c, encoders, known.get(c.name, ()))
-            bar.advance(task)
-    made = tuple(field_of(c, spool, encoders[c.name], rate) for c in configs)
-    schema = Schema(made, config["label"], config.get("group"), config.get("weight"), config.get("time"))
+        for shared in (False, True):  # owners first
+            some = [c for c in configs if bool(c.table) == shared]
+            with ThreadPoolExecutor(2) as pool:
+                made = pool.map(lambda c: fit(spool, code_B, c, encoders, known.get(c.name, ())), some)
+                for c, encoder in zip(some, made, strict=True):
+                    encoders[c.name] = encoder
+                    bar.advance(task)
+    fields = tuple(field_of(c, spool, encoders[c.name], rate) for c in configs)
+    schema = Schema(fields, config["label"], config.get("group"), config.get("weight"), config.get("time"))
     return schema, {c.name: encoders[c.name] for c in configs}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from recsys.data.batch import Batch
+from recsys.data.spool import write_all
 from recsys.encoding import MISSING, UNSEEN, AnyEncoder, Hash, Vocabulary
 from recsys.errors import DataError
 from recsys.schema import Schema
@@ -49,7 +50,7 @@ class ShardWriter:
             values = values.astype(np.int64) if name == "group" else values
             if name not in self._files:
                 self._files[name] = self._open(name, values)
-            np.ascontiguousarray(values).tofile(self._files[name])
+            write_all(self._files[name], np.ascontiguousarray(values))
         self._positives += float(rest["label"].sum())
         for name, columns in self._schema.id_columns.items():
             ids = ids_BL[:, columns.start : columns.stop]
@@ -62,7 +63,7 @@ class ShardWriter:
     def _open(self, name: str, values: np.ndarray) -> Any:
         path = self._folder / f"{name.replace('/', '.')}.npy"
         path.parent.mkdir(exist_ok=True)
-        file = path.open("wb")
+        file = path.open("wb", buffering=0)
         about = {"descr": values.dtype.str, "fortran_order": False, "shape": (self._rows, *values.shape[1:])}
         np.lib.format.write_array_header_1_0(file, about)
         return file

@@ -4,9 +4,11 @@ Text becomes codes in order of arrival, so that the second pass only looks ids u
 batch and the distinct values of vocabularies, however many rows there are. B rows, L ids a list.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +23,7 @@ from recsys.data.labels import label_values
 from recsys.encoding import PARTS, Words
 from recsys.errors import DataError
 
-__all__ = ["ABSENT_CODE", "CHUNK", "NO_TIME", "PAD", "Columns", "Source", "Spool", "read_source"]
+__all__ = ["ABSENT_CODE", "CHUNK", "NO_TIME", "PAD", "Columns", "Source", "Spool", "read_source", "write_all"]
 
 PAD, ABSENT_CODE = -1, -2  # codes: behind the end of a list, missing
 NO_TIME = np.iinfo(np.int64).min
@@ -60,6 +62,23 @@ class _Dictionary:
         return pl.Series(np.arange(self.size, dtype=np.uint32)).cat.to(self._type).cast(pl.String)
 
 
+def write_all(file: Any, values: np.ndarray) -> None:
+    """Write an array's bytes to an unbuffered file."""
+    whole: Any = memoryview(values.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    done = 0
+    while done < len(whole):
+        done += file.write(whole[done:])
+
+
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches, each read while the one before is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
+
+
 class Columns:
     """Number columns on disk, written once in order and read in ranges; no memory map, so no pages pile up.
 
@@ -71,28 +90,32 @@ class Columns:
         self.folder = folder
         self._files: dict[str, Any] = {}
         self._about: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+        self._lock = Lock()
 
     def append(self, name: str, values: np.ndarray) -> None:
-        """Write the next rows of a column."""
+        """Write the next rows of a column; different columns may be written by different threads."""
         if name not in self._files:
-            self._files[name] = (self.folder / f"{len(self._files)}.bin").open("w+b")
-            self._about[name] = (values.dtype, values.shape[1:])
-        np.ascontiguousarray(values, self._about[name][0]).tofile(self._files[name])
+            with self._lock:
+                self._files[name] = (self.folder / f"{len(self._files)}.bin").open("w+b", buffering=0)
+                self._about[name] = (values.dtype, values.shape[1:])
+        write_all(self._files[name], np.ascontiguousarray(values, self._about[name][0]))
 
     def replace(self, name: str, values: np.ndarray) -> None:
         """Write a whole column anew."""
         self._files[name].seek(0)
-        np.ascontiguousarray(values, self._about[name][0]).tofile(self._files[name])
+        write_all(self._files[name], np.ascontiguousarray(values, self._about[name][0]))
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows start to stop, all by default."""
+        """Rows start to stop, all by default; any thread may read."""
         dtype, shape = self._about[name]
-        width = int(np.prod(shape, dtype=int))
-        file = self._files[name]
-        file.flush()
-        file.seek(start * width * dtype.itemsize)
-        count = -1 if stop is None else (stop - start) * width
-        return np.fromfile(file, dtype, count).reshape(-1, *shape)
+        file, row = self._files[name].fileno(), self.width(name) * dtype.itemsize
+        stop = os.fstat(file).st_size // max(1, row) if stop is None else stop
+        made = np.empty((stop - start, *shape), dtype)
+        whole: Any = memoryview(made.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        done = 0
+        while done < len(whole):
+            done += os.preadv(file, [whole[done:]], start * row + done)
+        return made
 
     def width(self, name: str) -> int:
         """Numbers a row."""
@@ -130,8 +153,10 @@ class Spool(Columns):
         """The codes of a raw column."""
         return self.dictionaries.setdefault(column, _Dictionary())
 
-    def append_from(self, name: str, values: np.ndarray) -> None:
-        """Append to a column that may begin late: the rows before have NaN."""
+    def append_from(self, name: str, values: np.ndarray | None) -> None:
+        """Append to a column that may begin late (None before that): the rows before have NaN."""
+        if values is None:
+            return
         if name not in self and self.rows:
             self.append(name, np.full((self.rows, *values.shape[1:]), np.nan))
         self.append(name, values)
@@ -344,14 +369,9 @@ def _read(spool: Spool, source: Source, configs: Sequence[FieldConfig], config: 
     show = (TextColumn("read"), TextColumn("{task.completed:,.0f} rows, {task.fields[speed]} a second"))
     with Progress(*show) as bar, ThreadPoolExecutor(2) as pool:
         task = bar.add_task("read", total=None, speed="…")
-        for batch in source.batches(plan.columns, CHUNK):
-            if len(batch) == 0:
-                continue
-            for name, made in zip(
-                plan.jobs, pool.map(lambda job, batch=batch: job(batch), plan.jobs.values()), strict=True
-            ):
-                if made is not None:
-                    spool.append_from(name, made)
+        for batch in _ahead(iter(source.batches(plan.columns, CHUNK))):
+            for _ in pool.map(lambda name, batch=batch: spool.append_from(name, plan.jobs[name](batch)), plan.jobs):
+                pass
             spool.keep_sample(batch)
             spool.rows += len(batch)
             bar.update(task, completed=spool.rows, speed=f"{bar.tasks[task].speed or 0:,.0f}")
