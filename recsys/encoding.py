@@ -142,6 +142,10 @@ class Vocabulary:
         self._id = {v: i + 2 for i, v in enumerate(self.values)}
         self.cardinality = len(self.values) + 2
 
+    def known(self, kind: type[str] | type[int]) -> dict[Any, int]:
+        """The ids by value of a type, `str` or `int`, rather than by spelling."""
+        return self._id if kind is str else {kind(v): i for v, i in self._id.items()}
+
     def id(self, parts: Sequence[str | None]) -> int:
         """The id of one spelled value."""
         return MISSING if parts[0] is None else self._id.get(parts[0], UNSEEN)
@@ -189,10 +193,17 @@ class Scale:
 
     def numbers(self, x_B: np.ndarray) -> np.ndarray:
         """Encode an array of float64 with NaN where missing → float32 of the same shape."""
-        g_B = np.sign(x_B) * np.log1p(np.abs(x_B)) if self.log else x_B
+        return self.encode(x_B, self.log, self.mean, self.std)
+
+    @staticmethod
+    def encode(x_B: np.ndarray, log: Any, mean: Any, std: Any) -> np.ndarray:
+        """The same with one `log`, `mean` and `std` for all numbers, or an array of each for many fields' columns."""
+        if np.any(log):
+            x_B = np.where(log, np.sign(x_B) * np.log1p(np.abs(x_B)), x_B)
         with np.errstate(over="ignore"):
-            z_B = np.clip((g_B - self.mean) / self.std, -1e6, 1e6)
-        return np.nan_to_num(z_B, nan=0.0).astype(np.float32)
+            z_B = (x_B - mean) / std
+        z_B[np.isnan(z_B)] = 0.0
+        return np.clip(z_B, -1e6, 1e6).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         return {"encoder": "scale", "log": self.log, "mean": self.mean, "std": self.std}

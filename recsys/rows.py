@@ -4,13 +4,14 @@ B rows, L ids of a field. Needs numpy and xxhash only.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recsys.encoding import (
+    UNSEEN,
     AnyEncoder,
     Bucket,
     Hash,
@@ -49,6 +50,38 @@ class RowEncoder:
         self._told = [f for f in schema.fields if f.past and f.name in known]
         told = {f.name for f in self._told}
         self._needed = [c for c in schema.raw_columns if c not in told]
+        self._single = [f for f in schema.sparse if self._is_single(f)]  # one value, one id: coded a row at a time
+        self._coders = [self._coder(f) for f in self._single]
+        self._at = [schema.id_columns[f.name].start for f in self._single]
+        self._blocks = [f for f in schema.sparse if not self._is_single(f)]
+        self._numbers = [f for f in schema.fields if f.kind == "numeric"]
+        scales = [e for f in self._numbers if isinstance(e := encoders[f.name], Scale)]
+        self._columns = [f.inputs[0] for f in self._numbers]
+        self._log_N = np.array([e.log for e in scales], bool)
+        self._mean_N, self._std_N = np.array([e.mean for e in scales]), np.array([e.std for e in scales])
+
+    def _is_single(self, field: Field) -> bool:
+        return field.kind == "categorical" and isinstance(self.encoders[field.name], Vocabulary | Hash)
+
+    def _coder(self, field: Field) -> Callable[[dict[str, Any]], int]:
+        """Row → id of a field with one value; the usual types take a short way to what `id` gives."""
+        encoder, column, dtype = self.encoders[field.name], field.inputs[0], field.dtypes[0]
+        assert isinstance(encoder, Vocabulary | Hash)
+        if len(field.inputs) > 1:
+            named = tuple(zip(field.inputs, field.dtypes, strict=True))
+            return lambda row: encoder.id([text(row[c], t, c) for c, t in named])
+        usual = {"string": str, "int": int}.get(dtype)
+        if usual is None or isinstance(encoder, Hash):
+            return lambda row: encoder.id((text(row[column], dtype, column),))
+        known = encoder.known(usual)
+
+        def code(row: dict[str, Any]) -> int:
+            value = row[column]
+            if type(value) is usual and value != "":
+                return known.get(value, UNSEEN)
+            return encoder.id((text(value, dtype, column),))
+
+        return code
 
     @classmethod
     def load(cls, folder: Path, schema: Schema | None = None) -> "RowEncoder":
@@ -58,8 +91,8 @@ class RowEncoder:
         past = Snapshot.load(folder / "past.npz") if (folder / "past.npz").exists() else None
         return cls(schema, {f.name: encoder_from_json(stored[f.name]) for f in schema.fields}, past)
 
-    def ids(self, field: Field, rows: Rows) -> np.ndarray:
-        """The ids of one field → B×max_length; −1 pads a list."""
+    def _block(self, field: Field, rows: Rows) -> np.ndarray:
+        """The ids of one field that is not single → B×max_length; −1 pads a list."""
         encoder, column, dtype = self.encoders[field.name], field.inputs[0], field.dtypes[0]
         if isinstance(encoder, Bucket):
             return encoder.numbers(np.array([number(row[column], column) for row in rows]))[:, None]
@@ -70,15 +103,8 @@ class RowEncoder:
         if isinstance(encoder, Words):
             return _padded([encoder.ids(text(row[column], dtype, column)) for row in rows], field.max_length)
         assert isinstance(encoder, Vocabulary | Hash)
-        if field.kind in ("multi", "sequence"):
-            lists = [self._list(field, row[column]) for row in rows]
-            return _padded([[encoder.id((text(v, dtype, column),)) for v in vs] for vs in lists], field.max_length)
-        if len(field.inputs) == 1:
-            made = [encoder.id((text(row[column], dtype, column),)) for row in rows]
-        else:
-            named = tuple(zip(field.inputs, field.dtypes, strict=True))
-            made = [encoder.id([text(row[c], t, c) for c, t in named]) for row in rows]
-        return np.array(made, np.int64)[:, None]
+        lists = [self._list(field, row[column]) for row in rows]
+        return _padded([[encoder.id((text(v, dtype, column),)) for v in vs] for vs in lists], field.max_length)
 
     def _list(self, field: Field, values: Any) -> Any:
         """The values of a raw list that are kept."""
@@ -92,12 +118,19 @@ class RowEncoder:
             raise wrong(field.inputs[0], "a list", values)
         return (values[::-1] if field.reverse else values)[: field.max_length]
 
-    def floats(self, field: Field, rows: Rows) -> np.ndarray:
-        """One numeric or vector field → B×width float32; zeros (the mean) where missing."""
+    def _scalars(self, rows: Rows) -> np.ndarray:
+        """All numeric fields → B×N float32; zeros (the mean) where missing."""
+        columns = self._columns
+        x_BN = np.array([[_quick(row[c], c) for c in columns] for row in rows]).reshape(len(rows), len(columns))
+        if np.isinf(x_BN).any():
+            b, n = np.argwhere(np.isinf(x_BN))[0]
+            number(rows[b][columns[n]], columns[n])  # says why
+        return Scale.encode(x_BN, self._log_N, self._mean_N, self._std_N)
+
+    def _vector(self, field: Field, rows: Rows) -> np.ndarray:
+        """One vector field → B×width float32; zeros (the mean) where missing."""
         scale, column = self.encoders[field.name], field.inputs[0]
         assert isinstance(scale, Scale)
-        if field.kind == "numeric":
-            return scale.numbers(np.array([number(row[column], column) for row in rows]))[:, None]
         x_BC = np.full((len(rows), field.max_length), np.nan)
         for b, row in enumerate(rows):
             value = row[column]
@@ -151,13 +184,35 @@ class RowEncoder:
                 if c not in row:
                     raise DataError(f"row {b}: expected a value for column {c!r}, got none: send null if it is missing")
         rows = self._with_past(rows)
-        ids = [self.ids(f, rows) for f in self.schema.sparse]
-        dense = [self.floats(f, rows) for f in self.schema.numeric]
-        dense += [self.weights(f, rows) for f in self.schema.fields if f.weighted]
-        return (
-            np.concatenate(ids, axis=1).astype(np.int64) if ids else np.empty((len(rows), 0), np.int64),
-            np.concatenate(dense, axis=1) if dense else np.empty((len(rows), 0), np.float32),
-        )
+        ids_BL = np.empty((len(rows), sum(f.max_length for f in self.schema.sparse)), np.int64)
+        if self._coders:
+            ids_BL[:, self._at] = [[code(row) for code in self._coders] for row in rows] or ids_BL[:, self._at]
+        for f in self._blocks:
+            at = self.schema.id_columns[f.name]
+            ids_BL[:, at.start : at.stop] = self._block(f, rows)
+        return ids_BL, self._dense(rows)
+
+    def _dense(self, rows: Rows) -> np.ndarray:
+        """→ dense_BN float32."""
+        parts, scalars = [], self._scalars(rows) if self._numbers else None
+        if scalars is not None and len(self._numbers) == len(self.schema.numeric):
+            parts.append(scalars)
+        else:
+            at = {f.name: i for i, f in enumerate(self._numbers)}
+            for f in self.schema.numeric:
+                one = scalars[:, at[f.name], None] if scalars is not None and f.name in at else self._vector(f, rows)
+                parts.append(one)
+        parts += [self.weights(f, rows) for f in self.schema.fields if f.weighted]
+        return np.concatenate(parts, axis=1) if parts else np.empty((len(rows), 0), np.float32)
+
+
+def _quick(value: Any, column: str) -> float:
+    """`number`, but for infinity, which is looked for in all numbers at once."""
+    return (
+        float(value)
+        if type(value) is float or (type(value) is int and -(2**63) < value < 2**63)
+        else number(value, column)
+    )
 
 
 def _padded(lists: Sequence[Sequence[int]], length: int) -> np.ndarray:
