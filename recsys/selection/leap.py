@@ -119,11 +119,11 @@ def leap(
     started = time.perf_counter()
     check_fields(model.schema)
     model.eval()
-    price = price_or_default(price, model, valid, gain_share)
     batch_size = min(batch_size, len(valid))
+    whole = units(model, valid, groups)
+    price = price_or_default(price, model, valid, gain_share)
     steps, notes = _affordable(steps, batch_size, len(valid))
     batches = batches_forever(valid, batch_size, seed)
-    whole = units(model, valid, groups)
     parts = whole if split_width is None else units(model, valid, groups, split_width)
 
     def search(found: Units, seed: int, start: float) -> _Search:
