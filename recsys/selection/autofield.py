@@ -96,7 +96,7 @@ def autofield(
     for step in train_gated(own, forward, train, recipe.how, seed, epochs):
         if step.number % every == 0:
             own.eval()
-            loss = gate_loss(own, gate, next(held_out))
+            loss = gate_loss(own, gate, next(held_out), recipe.how.precision)
             (gate.alpha_F2.grad,) = torch.autograd.grad(loss, [gate.alpha_F2])
             adam.step()
         gate.tau = 1 - (1 - last_tau) * step.number / step.total

@@ -20,8 +20,11 @@ __all__ = ["Units", "change_rates", "field_generators", "field_of_column", "raw_
 
 
 def field_generators(names: Sequence[str], seed: int) -> list[torch.Generator]:
-    """A random generator for each name, seeded by it: order and other fields change nothing."""
-    return [torch.Generator().manual_seed((seed << 32) + zlib.crc32(n.encode())) for n in names]
+    """A random generator for each name, seeded by it: order and other fields change nothing.
+
+    PyTorch's CPU generator reads the low 32 bits of a seed only, so both go through the checksum.
+    """
+    return [torch.Generator().manual_seed(zlib.crc32(f"{seed}/{n}".encode())) for n in names]
 
 
 def field_of_column(widths: Sequence[int]) -> Tensor:

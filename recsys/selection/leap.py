@@ -43,13 +43,13 @@ def _affordable(steps: int, batch_size: int, rows: int) -> tuple[int, list[str]]
 class _Search:
     """Gates, their optimiser and the frozen model."""
 
-    def __init__(self, model: CTR, gates: Gates, batches: Iterator[Batch], steps: int):
-        self.model, self.gates, self.batches = model, gates, batches
+    def __init__(self, model: CTR, gates: Gates, batches: Iterator[Batch], steps: int, precision: str):
+        self.model, self.gates, self.batches, self.precision = model, gates, batches, precision
         self.adam = torch.optim.Adam([gates.theta_U], lr=8 / steps, betas=(0.9, 0.99))
 
     def step(self, price: float) -> float:
         """One step on BCE(y, f(x̃)) + price·Σ w_i g_i; returns the BCE."""
-        bce = gate_loss(self.model, self.gates, next(self.batches))
+        bce = gate_loss(self.model, self.gates, next(self.batches), self.precision)
         loss = bce + price * self.gates.cost()
         (self.gates.theta_U.grad,) = torch.autograd.grad(loss, [self.gates.theta_U])
         self.adam.step()
@@ -98,7 +98,7 @@ def leap(
         model: Trained and early-stopped; not changed.
         train: Not used: gates learned on training rows keep every overfitted field.
         valid: Held-out rows, from which the gates learn.
-        recipe: Not used.
+        recipe: Tells the precision of the head.
         seed: Fixes the permutations (each field's by its name) and the order of rows.
         price: λ in nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
@@ -129,7 +129,7 @@ def leap(
     def search(found: Units, seed: int, start: float) -> _Search:
         weight_U = adaptive_weights(found.width_U, found.change_U) if adaptive else torch.ones(len(found.names))
         stock = reservoirs(model, valid, found, batch_size)
-        return _Search(model, Gates(found, weight_U, seed, steps, start, stock), batches, steps)
+        return _Search(model, Gates(found, weight_U, seed, steps, start, stock), batches, steps, recipe.how.precision)
 
     at_price, ramp = search(parts, seed, 0.4), search(whole, seed + 1, 1 - EDGE)
     with Progress(refresh_per_second=2) as bar:

@@ -70,9 +70,9 @@ def leap_joint(
     adam: torch.optim.Adam | None = None
     held_out = batches_forever(valid, batch_size, seed)
     for step in train_gated(own, forward, train, recipe.how, seed, epochs):
-        adam = adam or torch.optim.Adam([gates.theta_U], lr=gate_rate(step.total), betas=(0.9, 0.99))
+        adam = adam or torch.optim.Adam([gates.theta_U], lr=gate_rate(step.total, 3.0), betas=(0.9, 0.99))
         own.eval()
-        loss = gate_loss(own, gates, next(held_out)) + price * gates.cost()
+        loss = gate_loss(own, gates, next(held_out), recipe.how.precision) + price * gates.cost()
         (gates.theta_U.grad,) = torch.autograd.grad(loss, [gates.theta_U])
         adam.step()
         gates.clamp()

@@ -88,7 +88,7 @@ def lpfs(
             first_F.lerp_(x_F.grad, 0.1)
             second_F.lerp_(x_F.grad.square(), 0.01)
             n = step.number
-            rate_F = gate_rate(step.total) / ((second_F / (1 - 0.99**n)).sqrt() + 1e-12)
+            rate_F = gate_rate(step.total, 8.0) / ((second_F / (1 - 0.99**n)).sqrt() + 1e-12)
             x_F.copy_(soft_threshold(x_F - rate_F * first_F / (1 - 0.9**n), rate_F * price))
             x_F.grad = None
         epsilon = 0.1 * (last_epsilon / 0.1) ** (step.number / step.total)

@@ -105,7 +105,7 @@ def optfs(
         mask_BF = masks(batch)
         return own.head(own.embedding(batch) * mask_BF[:, column_W]), price * mask_BF.mean(0).sum()
 
-    for step in train_gated(own, forward, train, recipe.how, seed, epochs, masks):
+    for step in train_gated(own, forward, train, recipe.how, seed, epochs, masks, reach=2.0):
         masks.tau = last_tau ** (step.number / step.total)
     names = model.schema.names
     open_F, mean_F = _shares(masks, valid)

@@ -15,7 +15,7 @@ from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
 from recsys.schema import Schema
-from recsys.train import TrainConfig, seed_everything
+from recsys.train import TrainConfig, bf16, seed_everything
 
 __all__ = ["Recipe", "Step", "batches_forever", "gate_loss", "gate_rate", "train_gated"]
 
@@ -56,11 +56,17 @@ def batches_forever(shards: Shards, size: int, seed: int) -> Iterator[Batch]:
         epoch += 1
 
 
-def gate_loss(model: CTR, gate: nn.Module, batch: Batch) -> Tensor:
-    """BCE(y, head(gate(x))), with x looked up without gradient: a loss of the gates alone."""
+def gate_loss(model: CTR, gate: nn.Module, batch: Batch, precision: str) -> Tensor:
+    """BCE(y, head(gate(x))), with x looked up without gradient: a loss of the gates alone.
+
+    The head runs in the precision of training: where the processor multiplies bf16 that is three
+    times as fast.
+    """
     with torch.no_grad():
         x_BW = model.embedding(batch)
-    logit_B = model.head(gate(x_BW))
+    mixed_BW = gate(x_BW)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16(precision)):
+        logit_B = model.head(mixed_BW)
     return nn.functional.binary_cross_entropy_with_logits(logit_B.float(), batch.label_B)
 
 
@@ -80,6 +86,7 @@ def train_gated(
     seed: int,
     epochs: int,
     gates: nn.Module | None = None,
+    reach: float = 3.0,
 ) -> Iterator[Step]:
     """Train a model whose forward pass holds gates; yield after each step.
 
@@ -92,7 +99,9 @@ def train_gated(
         how: Rates, batch size, warm-up.
         seed: Fixes the order of rows and the dropout.
         epochs: At least 1.
-        gates: Learned in the same step by Adam, 8 / steps an update at most; None are not.
+        gates: Learned in the same step by Adam; None are not.
+        reach: How far Adam can move a gate's parameter in all. Where the whole way is short, gates
+            close before the model has learned what they hide.
 
     Raises:
         ConfigError: If there is no epoch.
@@ -103,7 +112,7 @@ def train_gated(
     size = min(how.batch_size, len(train))
     total, number = epochs * (len(train) // size), 0
     adam = torch.optim.AdamW(_by_size(model, how.weight_decay), lr=how.lr)
-    gate_adam = torch.optim.Adam(gates.parameters(), lr=gate_rate(total)) if gates else None
+    gate_adam = torch.optim.Adam(gates.parameters(), lr=gate_rate(total, reach)) if gates else None
     with Progress(refresh_per_second=2) as bar:
         task = bar.add_task("train with gates", total=total)
         for epoch in range(epochs):
@@ -128,6 +137,6 @@ def train_gated(
     model.eval()
 
 
-def gate_rate(steps: int) -> float:
-    """Adam's rate with which a gate can cross its whole range several times in the steps."""
-    return 8 / max(steps, 1)
+def gate_rate(steps: int, reach: float) -> float:
+    """Adam's rate with which a parameter can move by `reach` at most in all the steps."""
+    return reach / max(steps, 1)

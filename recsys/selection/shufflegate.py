@@ -54,7 +54,7 @@ def shufflegate(
     found = units(model, valid)
     torch.manual_seed(seed)
     own = recipe.build(model.schema)
-    gates = Gates(found, torch.ones(len(found.names)), seed, 1000, 0.5)
+    gates = Gates(found, torch.ones(len(found.names)), seed, 1000, float(torch.tensor(5.0).sigmoid()))
 
     def forward(batch: Batch) -> tuple[Tensor, Tensor]:
         return own.head(gates(own.embedding(batch))), price * gates.cost()

@@ -85,7 +85,7 @@ def variational_dropout(
     def forward(batch: Batch) -> tuple[Tensor, Tensor]:
         return own.head(dropout(own.embedding(batch))), price * dropout.keep().sum()
 
-    for _ in train_gated(own, forward, train, recipe.how, seed, epochs, dropout):
+    for _ in train_gated(own, forward, train, recipe.how, seed, epochs, dropout, reach=8.0):
         pass
     score = dict(zip(model.schema.names, dropout.keep().tolist(), strict=True))
     about = {"method": "variational_dropout", "price": price, "seconds": time.perf_counter() - started}

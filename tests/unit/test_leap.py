@@ -14,12 +14,10 @@ from recsys.data import planted
 from recsys.data.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
-from recsys.models.dcn import DCN
-from recsys.selection import leap as leap_module
 from recsys.selection.columns import change_rates, field_generators, units
-from recsys.selection.gates import Gates, adaptive_weights, gated, reservoirs, rolled
+from recsys.selection.gates import Gates, adaptive_weights, gated, rolled
 from recsys.selection.leap import leap
 from recsys.selection.recipe import Recipe
 from recsys.selection.report import health
@@ -53,8 +51,8 @@ def linear(tmp_path, weight: dict[str, float], scale: dict[str, float] | None = 
 
 
 def search(model, valid, seed=0, **settings):
-    """LeAP, which looks at neither training rows nor recipe."""
-    return leap(model, valid, valid, None, seed, **settings)
+    """LeAP, which looks at no training rows and of the recipe only at the precision."""
+    return leap(model, valid, valid, Recipe(lambda schema: model, TrainConfig(precision="fp32")), seed, **settings)
 
 
 def test_gate_is_the_argmin_of_the_expected_loss(tmp_path):
@@ -173,3 +171,8 @@ def test_planted_truth_is_found(tmp_path):
 
 def names() -> list[str]:
     return [*planted.INFORMATIVE, *planted.SPARSE, *planted.NOISE]
+
+
+def test_every_name_and_seed_draws_its_own():
+    drawn = [torch.rand(3, generator=g).tolist() for s in (0, 1, 2**32) for g in field_generators(["a", "b"], s)]
+    assert len({tuple(d) for d in drawn}) == 6

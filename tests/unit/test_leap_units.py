@@ -15,7 +15,6 @@ from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
 from recsys.selection.columns import units
 from recsys.selection.gates import EDGE, Gates, Reservoir, reservoirs
-from recsys.selection.leap import leap
 from tests.unit.test_leap import Linear, linear, search
 
 WIDE = 256
@@ -204,4 +203,4 @@ def test_leap_takes_any_model_as_its_head(tmp_path):
             return torch.sin(x_BW[:, model.schema.names.index("a")]) * 1.3
 
     model.interaction = Odd()
-    assert leap(model, valid, valid, None, 0, price=1e-2).keep == {"a": True, "b": False}
+    assert search(model, valid, price=1e-2).keep == {"a": True, "b": False}
