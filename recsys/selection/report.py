@@ -83,8 +83,18 @@ def make_report(
     verdicts: Sequence[Verdict],
     found_health: dict[str, Any],
     provenance: dict[str, Any],
+    probes: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Everything the search found, ready for JSON; `fields` is in order of importance."""
+    """Everything the search found, ready for JSON; `fields` is in order of importance.
+
+    Args:
+        model: Whose fields were scored.
+        scores: Of these fields.
+        verdicts: On them.
+        found_health: See `health`.
+        provenance: Where all this comes from.
+        probes: See `recsys.selection.probes.discovery_rate`; None where there were none.
+    """
     held = _table_bytes(model, set(model.schema.names))
     width = dict(zip(model.schema.names, model.widths, strict=True))
     fields = {
@@ -108,6 +118,7 @@ def make_report(
         "provenance": provenance,
         "health": found_health,
         "search": scores.about,
+        "probes": probes,
         "fields": fields,
         "savings": {
             "fields": len(dropped),
@@ -125,6 +136,9 @@ def write_html(report: dict[str, Any], path: Path) -> None:
     lead = f"Keep {len(kept)} of {len(fields)} fields; dropping {', '.join(dropped) or 'none'} saves "
     width = sum(f["width"] for f in fields.values())
     lead += f"{saved['table_bytes'] / 1e6:.2f} MB of tables and {saved['width']} of {width:g} inputs."
+    if probes := report["probes"]:
+        lead += f" {probes['probes_kept']} of {probes['probes']} probe fields were kept, which implies "
+        lead += f"{probes['false_discovery_rate']:.0%} false discoveries (at most {probes['at_most']:.0%})."
     sick = report["health"]["verdict"]
     gap = f"training AUC {report['health']['train_auc']:.3f}, held-out {report['health']['valid_auc']:.3f}"
     reason = report["health"]["reason"]

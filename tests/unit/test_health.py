@@ -27,7 +27,7 @@ def test_a_model_that_is_right_is_sound(learned):
 
 
 def test_labels_without_relation_are_no_signal(learned, tmp_path):
-    model, valid = learned
+    model = learned[0]
     null = linear(tmp_path, {"a": 0.0, "b": 0.0}, rows=10_000)[1]
     verdict, reason, why = judged(model, null, null)
     assert verdict == "no signal" and "chance" in reason and why.startswith("no signal")

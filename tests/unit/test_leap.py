@@ -7,10 +7,8 @@ import pyarrow as pa
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
-from sklearn.metrics import average_precision_score
 from torch import nn
 
-from recsys.data import planted
 from recsys.data.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
@@ -20,8 +18,7 @@ from recsys.selection.columns import change_rates, field_generators, units
 from recsys.selection.gates import Gates, adaptive_weights, gated, rolled
 from recsys.selection.leap import leap
 from recsys.selection.recipe import Recipe
-from recsys.selection.report import health
-from recsys.train import TrainConfig, fit
+from recsys.train import TrainConfig
 
 
 class Linear(nn.Module):
@@ -141,36 +138,6 @@ def test_bad_settings_are_refused(tmp_path):
         search(model, valid, steps=10)
     with pytest.raises(ConfigError, match="above 0"):
         search(model, valid, price=0.0)
-
-
-@pytest.mark.slow
-def test_planted_truth_is_found(tmp_path):
-    """Average precision ≥ .95, all sparse fields and at most one noise field, on 4 of 5 seeds."""
-    passed = []
-    for seed in range(5):
-        config = {"name": "planted", "label": "click", "split": {"shares": [0.7, 0.15, 0.15]}, "seed": seed}
-        kinds = {n: "vector" if "vector" in n else "numeric" if "scalar" in n else "categorical" for n in names()}
-        kinds |= {"duplicate": "numeric", "pair_a": "numeric", "pair_b": "numeric"}
-        config["fields"] = {n: {"kind": k} for n, k in kinds.items()}
-        folder = prepare(config, partial(planted.load, seed=seed), tmp_path)
-        train, valid = Shards(folder, "train"), Shards(folder, "valid")
-        torch.manual_seed(seed)
-        model = build(train.schema)
-        how = TrainConfig(batch_size=1024, lr=1e-3, table_lr=0.02, max_epochs=2, warmup_steps=20, evals_per_epoch=2)
-        fit(model, train, valid, how, seed)
-        sound = health(model, train, valid)
-        assert sound["valid_auc"] >= 0.74, f"inconclusive: the model itself is too weak ({sound})"
-        found = leap(model, train, valid, Recipe(build, how), seed)
-        precision = average_precision_score(
-            [n not in planted.NOISE for n in names()], [found.score[n] for n in names()]
-        )
-        sparse, noise = (sum(found.keep[n] for n in group) for group in (planted.SPARSE, planted.NOISE))
-        passed.append(precision >= 0.95 and sparse == 4 and noise <= 1)
-    assert sum(passed) >= 4, passed
-
-
-def names() -> list[str]:
-    return [*planted.INFORMATIVE, *planted.SPARSE, *planted.NOISE]
 
 
 def test_every_name_and_seed_draws_its_own():
