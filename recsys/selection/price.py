@@ -13,7 +13,7 @@ from recsys.train import logits
 
 __all__ = ["Gain", "default_price", "gain_over_constant", "price_or_default"]
 
-_LEAST_GAIN = 0.01  # of the constant's logloss: a model that gains nothing still has a price for its fields
+_LEAST_GAIN = 0.05  # of the constant's logloss: a model that gains nothing still has a price for its fields
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def gain_over_constant(logit_B: np.ndarray, label_B: np.ndarray) -> Gain:
 
 
 def default_price(model: CTR, valid: Shards, share: float) -> float:
-    """λ = `share` of the model's gain over a constant, or of 1 % of the constant's logloss if that is more."""
+    """λ = `share` of the model's gain over a constant, or of 5 % of the constant's logloss if that is more."""
     gain = gain_over_constant(logits(model, valid), valid.label_B)
     return share * max(gain.mean, _LEAST_GAIN * gain.constant)
 

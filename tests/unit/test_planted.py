@@ -116,7 +116,7 @@ def test_retraining_on_what_is_kept_loses_nothing_and_beats_chance():
     """Test AUC, three seeds, paired: within .002 of all fields, above as many random ones."""
     wins = []
     for seed in range(3):
-        model, train, valid = case(seed)
+        model, train, _ = case(seed)
         keep = [n for n, k in found(seed).keep.items() if k]
         drawn = np.random.default_rng(seed).permutation(NAMES)[: len(keep)].tolist()
         test = Shards(train.folder, "test")

@@ -69,8 +69,7 @@ def test_the_rate_holds_where_all_fields_are_noise():
 
 
 def test_policies_of_rank_count_probes_above_the_last_field_kept():
-    scores = FieldScores(
-        {"a": 3.0, "b": 2.0, "c": 1.0, "probe:a": 2.5, "probe:b": 0.5}, None, dict.fromkeys("ab", {}), {}
-    )
+    score = {"a": 3.0, "b": 2.0, "c": 1.0, "probe:a": 2.5, "probe:b": 0.5}
+    scores = FieldScores(score, None, {n: {} for n in score}, {})
     assert kept_with_probes(scores, 2) == {"a": True, "b": True, "c": False, "probe:a": True, "probe:b": False}
     assert list(without_probes(scores).score) == ["a", "b", "c"]
