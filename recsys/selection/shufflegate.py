@@ -54,12 +54,12 @@ def shufflegate(
     found = units(model, valid)
     torch.manual_seed(seed)
     own = recipe.build(model.schema)
-    gates = Gates(found, torch.ones(len(found.names)), seed, 1000, 0.5)
+    gates = Gates(found, torch.ones(len(found.names)), seed, 1000, float(torch.tensor(5.0).sigmoid()))
 
     def forward(batch: Batch) -> tuple[Tensor, Tensor]:
         return own.head(gates(own.embedding(batch))), price * gates.cost()
 
-    for _ in train_gated(own, forward, train, recipe.how, seed, epochs, gates, reach=5.0):
+    for _ in train_gated(own, forward, train, recipe.how, seed, epochs, gates):
         gates.clamp()
     about: dict[str, Any] = {"method": "shufflegate", "price": price, "seconds": time.perf_counter() - started}
     return gate_scores(model.schema.names, found, gates, about)
