@@ -1,42 +1,139 @@
-"""Where each field stands in x_BW, and how to permute its rows. F fields, W the joined width."""
+"""What a gate acts on: fields, groups of fields or single dimensions, as columns of x_BW.
+
+B rows, F fields, U units (one gate each), W the joined width, C raw columns of a unit.
+"""
 
 import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from recsys.data.shards import Shards
+from recsys.errors import ConfigError
+from recsys.models.ctr import CTR
+from recsys.schema import Schema
 
-__all__ = ["change_rates", "field_generators", "permuted_rows"]
-
-
-def field_generators(names: list[str], seed: int) -> list[torch.Generator]:
-    """A random generator for each field, seeded by its name: order and other fields change nothing."""
-    return [torch.Generator().manual_seed((seed << 32) + zlib.crc32(n.encode())) for n in names]
+__all__ = ["Units", "change_rates", "field_generators", "field_of_column", "raw_blocks", "units"]
 
 
-def permuted_rows(generators: list[torch.Generator], rows: int) -> Tensor:
-    """An independent permutation of the rows for every field → index_BF."""
-    return torch.stack([torch.randperm(rows, generator=g) for g in generators], 1)
+def field_generators(names: Sequence[str], seed: int) -> list[torch.Generator]:
+    """A random generator for each name, seeded by it: order and other fields change nothing.
+
+    PyTorch's CPU generator reads the low 32 bits of a seed only, so both go through the checksum.
+    """
+    return [torch.Generator().manual_seed(zlib.crc32(f"{seed}/{n}".encode())) for n in names]
+
+
+def field_of_column(widths: Sequence[int]) -> Tensor:
+    """Which field each column of x_BW belongs to → int64 [W]."""
+    return torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+
+
+def raw_blocks(shards: Shards, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
+    """For each field its ids, or its numbers, as the model is given them → [rows, columns]."""
+    batch, schema = shards.batch(rows), shards.schema
+    blocks = {n: batch.ids_BL[:, c.start : c.stop].numpy() for n, c in schema.id_columns.items()}
+    return blocks | {n: batch.dense_BN[:, c.start : c.stop].numpy() for n, c in schema.float_columns.items()}
+
+
+@dataclass(frozen=True)
+class Units:
+    """What has a gate of its own.
+
+    Args:
+        names: U names: of a field, of a group, or `field[3]` for one dimension.
+        members: For each unit, its fields.
+        of_column_W: int64, the unit of each column of x_BW.
+        width_U: float32, columns of x_BW that it holds.
+        change_U: float32, c = P(x ≠ x of another row) = 1 − Σ_v p_v².
+        active_U: float32, a = 1 − max_v p_v, the share of rows that are not the commonest value.
+    """
+
+    names: list[str]
+    members: list[list[str]]
+    of_column_W: Tensor
+    width_U: Tensor
+    change_U: Tensor
+    active_U: Tensor
+
+    def of_field(self, field: str) -> list[int]:
+        """The units that hold the field: one, or one a dimension."""
+        return [i for i, m in enumerate(self.members) if field in m]
+
+
+def _checked_groups(schema: Schema, groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Field → name of its group."""
+    found: dict[str, str] = {}
+    for group, members in groups.items():
+        if unknown := sorted(set(members) - set(schema.names)):
+            have = ", ".join(schema.names)
+            raise ConfigError(f"selection.groups.{group}: no field {unknown}: expected some of {have}")
+        if group in schema.names:
+            raise ConfigError(f"selection.groups.{group} is the name of a field: name the group otherwise")
+        if twice := sorted(n for n in members if n in found):
+            raise ConfigError(f"selection.groups: {twice} are in {group} and {found[twice[0]]}: keep one")
+        found |= dict.fromkeys(members, group)
+    return found
+
+
+def units(
+    model: CTR,
+    shards: Shards,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    split_width: int | None = None,
+    most_rows: int = 100_000,
+) -> Units:
+    """One unit a field, unless the field is in a group or is a vector to be split.
+
+    Args:
+        model: Tells the fields and their widths.
+        shards: Rows from which c and a are counted, over the first `most_rows`.
+        groups: Name → fields that share a gate and a permutation.
+        split_width: Vectors of at least so many dimensions get a gate a dimension; None splits none.
+        most_rows: See `shards`; a split vector is counted over a tenth of them.
+
+    Raises:
+        ConfigError: If a group names an unknown field, or a field twice.
+    """
+    schema = model.schema
+    group_of = _checked_groups(schema, groups or {})
+    blocks = raw_blocks(shards, slice(0, most_rows))
+    members: dict[str, list[str]] = {}
+    column_unit: list[str] = []
+    raw: dict[str, np.ndarray] = {}
+    for f, width in zip(schema.fields, model.widths, strict=True):
+        split = f.kind == "vector" and split_width is not None and width >= split_width and f.name not in group_of
+        names = [f"{f.name}[{d}]" for d in range(width)] if split else [group_of.get(f.name, f.name)] * width
+        column_unit += names
+        for d, name in enumerate(dict.fromkeys(names)):
+            members.setdefault(name, []).append(f.name)
+            raw[name] = blocks[f.name][: most_rows // 10, d : d + 1] if split else blocks[f.name]
+    for group in dict.fromkeys(group_of.values()):
+        raw[group] = np.concatenate([_bytes(blocks[n]) for n in members[group]], 1)
+    at = {n: i for i, n in enumerate(members)}
+    of_column_W = torch.tensor([at[n] for n in column_unit])
+    change, active = zip(*(_rates(raw[n]) for n in members), strict=True)
+    width_U = torch.bincount(of_column_W, minlength=len(at)).float()
+    return Units(
+        list(members), list(members.values()), of_column_W, width_U, torch.tensor(change), torch.tensor(active)
+    )
 
 
 def change_rates(shards: Shards, most_rows: int = 100_000) -> dict[str, float]:
     """c = P(x ≠ x of another row) = 1 − Σ_v p_v² for each field, over the first `most_rows` rows."""
-    batch = shards.batch(slice(0, most_rows))
-    rates, start = {}, 0
-    for f in shards.schema.sparse:
-        block = batch.ids_BL[:, start : start + f.max_length].numpy()
-        start += f.max_length
-        rates[f.name] = _rate(block)
-    start = 0
-    for f in shards.schema.numeric:
-        rates[f.name] = _rate(batch.dense_BN[:, start : start + f.max_length].numpy())
-        start += f.max_length
-    return rates
+    return {n: _rates(block)[0] for n, block in raw_blocks(shards, slice(0, most_rows)).items()}
 
 
-def _rate(block: np.ndarray) -> float:
+def _bytes(block: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(block).view(np.uint8)
+
+
+def _rates(block: np.ndarray) -> tuple[float, float]:
+    """(1 − Σ p², 1 − max p) over the distinct rows of a block."""
     row = np.ascontiguousarray(block).view(np.dtype((np.void, block.dtype.itemsize * block.shape[1])))
     count = np.unique(row.ravel(), return_counts=True)[1]
-    return float(1 - np.square(count / count.sum()).sum())
+    share = count / count.sum()
+    return float(1 - np.square(share).sum()), float(1 - share.max())

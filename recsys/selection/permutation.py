@@ -10,7 +10,8 @@ from recsys.data.shards import Shards
 from recsys.metrics import logloss, sigmoid
 from recsys.models.ctr import CTR
 from recsys.selection.columns import field_generators
-from recsys.selection.scores import FieldScores
+from recsys.selection.recipe import Recipe
+from recsys.selection.scores import FieldScores, check_fields
 
 __all__ = ["permutation"]
 
@@ -18,7 +19,9 @@ __all__ = ["permutation"]
 @torch.no_grad()
 def permutation(
     model: CTR,
+    train: Shards,
     valid: Shards,
+    recipe: Recipe,
     seed: int,
     repeats: int = 1,
     price: float = 1e-4,
@@ -30,7 +33,9 @@ def permutation(
 
     Args:
         model: Trained; not changed.
+        train: Not used.
         valid: Held-out rows.
+        recipe: Not used.
         seed: Fixes the permutations, each field's by its name.
         repeats: R ≥ 1.
         price: A field is kept if it is worth more logloss (nats a row) than this.
@@ -39,6 +44,7 @@ def permutation(
     Source: Breiman, Random Forests, 2001, section 10; Fisher et al., 2019, for any model.
     """
     started = time.perf_counter()
+    check_fields(model.schema)
     model.eval()
     schema = model.schema
     chosen = np.sort(np.random.default_rng(seed).permutation(len(valid))[:rows])

@@ -1,5 +1,6 @@
 """The selection report: as JSON that other tools read, and as one page that a person reads."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from recsys.data.shards import Shards
 from recsys.html import page, table
 from recsys.metrics import auc
 from recsys.models.ctr import CTR
+from recsys.selection.price import gain_over_constant
 from recsys.selection.scores import FieldScores, Verdict
 from recsys.train import logits
 
-__all__ = ["VERSION", "health", "make_report", "write_html"]
+__all__ = ["VERSION", "doubt", "health", "make_report", "write_html"]
 
-VERSION = 1
+VERSION = 2
 _OVERFIT_GAP = 0.08  # train AUC − validation AUC past which a report is inconclusive
 
 
@@ -24,17 +26,46 @@ def health(model: CTR, train: Shards, valid: Shards, rows: int = 100_000) -> dic
     """Can this model tell fields apart? A selector cannot exceed its model.
 
     Returns:
-        train_auc (over the first `rows` training rows), valid_auc, and a verdict: `sound`,
-        `overfit` (a gap of .08 or more) or `no signal` (validation AUC at most .51).
+        train_auc (over the first `rows` training rows), valid_auc; gain, the held-out logloss saved
+        over a constant, and gain_error, its standard error; a verdict and the reason for it:
+        `no signal` (validation AUC within 3 standard errors of ½, or no gain beyond 3 of its own),
+        `inconclusive` (AUC but no gain: worse than a constant; or train − validation AUC of .08 or
+        more: overfit) or `sound`.
     """
     batches = [train.batch(slice(s, s + 8192)) for s in range(0, min(rows, len(train)), 8192)]
     model.eval()
     train_logit = np.concatenate([model(b).detach().numpy() for b in batches])
-    found = {"train_auc": auc(train_logit, np.concatenate([b.label_B.numpy() for b in batches]))}
-    found["valid_auc"] = auc(logits(model, valid), valid.label_B)
-    gap = found["train_auc"] - found["valid_auc"]
-    verdict = "no signal" if found["valid_auc"] <= 0.51 else "overfit" if gap >= _OVERFIT_GAP else "sound"
-    return {**found, "verdict": verdict}
+    train_auc = auc(train_logit, np.concatenate([b.label_B.numpy() for b in batches]))
+    valid_logit = logits(model, valid)
+    valid_auc, gain = auc(valid_logit, valid.label_B), gain_over_constant(valid_logit, valid.label_B)
+    clicks = float(valid.label_B.sum())
+    auc_error = math.sqrt((len(valid) + 1) / (12 * clicks * (len(valid) - clicks)))  # Mann and Whitney, no relation
+    gap = train_auc - valid_auc
+    if valid_auc <= 0.5 + 3 * auc_error:
+        verdict, reason = "no signal", f"validation AUC {valid_auc:.4f} is what chance gives (.5 ± {auc_error:.4f})"
+    elif gain.mean <= 0:
+        verdict, reason = "inconclusive", f"the model's held-out logloss is {-gain.mean:.5f} worse than a constant's"
+    elif gain.mean <= 3 * gain.error:
+        verdict, reason = "no signal", f"the model gains {gain.mean:.6f} ± {gain.error:.6f} nats a row over a constant"
+    elif gap >= _OVERFIT_GAP:
+        verdict, reason = (
+            "inconclusive",
+            f"the model is overfit by {gap:.3f} of AUC",
+        )
+    else:
+        verdict, reason = "sound", ""
+    found = {"train_auc": train_auc, "valid_auc": valid_auc, "gain": gain.mean, "gain_error": gain.error}
+    return {**found, "verdict": verdict, "reason": reason}
+
+
+def doubt(found_health: dict[str, Any]) -> str:
+    """Why no field's score can be believed; empty where they can.
+
+    An overfit model keeps its verdicts, under a caution: scores come from held-out rows.
+    """
+    if found_health["verdict"] == "no signal" or found_health["gain"] <= 0:
+        return f"{found_health['verdict']}: {found_health['reason']}"
+    return ""
 
 
 def _table_bytes(model: CTR, names: set[str]) -> dict[str, int]:
@@ -52,8 +83,18 @@ def make_report(
     verdicts: Sequence[Verdict],
     found_health: dict[str, Any],
     provenance: dict[str, Any],
+    probes: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Everything the search found, ready for JSON; `fields` is in order of importance."""
+    """Everything the search found, ready for JSON; `fields` is in order of importance.
+
+    Args:
+        model: Whose fields were scored.
+        scores: Of these fields.
+        verdicts: On them.
+        found_health: See `health`.
+        provenance: Where all this comes from.
+        probes: See `recsys.selection.probes.discovery_rate`; None where there were none.
+    """
     held = _table_bytes(model, set(model.schema.names))
     width = dict(zip(model.schema.names, model.widths, strict=True))
     fields = {
@@ -77,6 +118,7 @@ def make_report(
         "provenance": provenance,
         "health": found_health,
         "search": scores.about,
+        "probes": probes,
         "fields": fields,
         "savings": {
             "fields": len(dropped),
@@ -94,14 +136,19 @@ def write_html(report: dict[str, Any], path: Path) -> None:
     lead = f"Keep {len(kept)} of {len(fields)} fields; dropping {', '.join(dropped) or 'none'} saves "
     width = sum(f["width"] for f in fields.values())
     lead += f"{saved['table_bytes'] / 1e6:.2f} MB of tables and {saved['width']} of {width:g} inputs."
+    if probes := report["probes"]:
+        lead += f" {probes['probes_kept']} of {probes['probes']} probe fields were kept, which implies "
+        lead += f"{probes['false_discovery_rate']:.0%} false discoveries (at most {probes['at_most']:.0%})."
     sick = report["health"]["verdict"]
     gap = f"training AUC {report['health']['train_auc']:.3f}, held-out {report['health']['valid_auc']:.3f}"
+    reason = report["health"]["reason"]
     cautions = {
-        "no signal": f"No signal: the model is no better than chance on held-out rows ({gap}). Trust no verdict here.",
-        "overfit": f"Caution: the model is overfit ({gap}). Scores are from held-out rows; regularise to be surer.",
+        "no signal": f"No signal: {reason} ({gap}). No field can be told from noise; none is dropped.",
+        "inconclusive": f"Inconclusive: {reason} ({gap}). Regularise the model, then select again.",
     }
     notes = [cautions[sick]] if sick in cautions else []
-    colours = {"keep": "#2a7f62", "protected": "#3b6fb6", "drop": "#b0b4ba"}
+    notes += report["search"].get("warnings", [])
+    colours = {"keep": "#2a7f62", "protected": "#3b6fb6", "drop": "#b0b4ba", "uncertain": "#c77700"}
     bars = go.Figure(
         go.Bar(
             x=[f["score"] for f in fields.values()][::-1],
@@ -128,14 +175,17 @@ def write_html(report: dict[str, Any], path: Path) -> None:
     shown = [c for c in columns if c == "field" or any(c in f for f in fields.values())]
     rows = [[n if c == "field" else f.get(c, "") for c in shown] for n, f in fields.items()]
     health_row = [f"{report['health']['train_auc']:.4f}", f"{report['health']['valid_auc']:.4f}", sick]
-    about = [[report["method"], f"{report['search']['price']:.2e}", f"{report['search']['seconds']:.1f}", *health_row]]
+    price = report["search"].get("price")
+    about = [
+        [report["method"], "" if price is None else f"{price:.2e}", f"{report['search']['seconds']:.1f}", *health_row]
+    ]
     path.write_text(
         page(
             "Feature selection report",
             lead,
             notes,
             [
-                ("Importance (green kept, grey dropped)", bars),
+                ("Importance (green kept, grey dropped, orange uncertain)", bars),
                 ("Fields", table(shown, rows)),
                 ("Search", table(["method", "price, nats", "seconds", "train AUC", "validation AUC", "model"], about)),
             ],

@@ -5,8 +5,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recsys.errors import ConfigError
+from recsys.schema import Schema
 
-__all__ = ["FieldScores", "Verdict", "decide"]
+__all__ = ["FieldScores", "Verdict", "check_fields", "check_policy", "decide"]
+
+_PROTECTED = ("protected", "named in select.protect")
+
+
+def check_fields(schema: Schema) -> None:
+    """Refuse a schema with nothing to choose from.
+
+    Raises:
+        ConfigError: If there are fewer than two fields.
+    """
+    if len(schema.fields) < 2:
+        raise ConfigError(f"selection needs at least two fields, got {schema.names}: add fields under data.fields")
 
 
 @dataclass(frozen=True)
@@ -15,13 +28,13 @@ class FieldScores:
 
     Args:
         score: For each field, how much it matters; higher is more. The ranking.
-        keep: Whether the method itself would keep the field.
+        keep: Whether the method itself would keep the field; None where it gives an order and no cut.
         details: For each field, named figures of the method (gate, weight, price, …).
         about: Figures of the search: steps, seconds, price, curves.
     """
 
     score: dict[str, float]
-    keep: dict[str, bool]
+    keep: dict[str, bool] | None
     details: dict[str, dict[str, float]]
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -33,44 +46,63 @@ class FieldScores:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to do with a field: `keep`, `drop` or `protected`, and why."""
+    """What to do with a field: `keep`, `drop`, `uncertain` (which keeps it) or `protected`, and why."""
 
     field: str
     verdict: str
     reason: str
 
 
-def decide(scores: FieldScores, top_k: int | None = None, protect: Sequence[str] = ()) -> list[Verdict]:
+def decide(
+    scores: FieldScores, top_k: int | None = None, protect: Sequence[str] = (), doubt: str = ""
+) -> list[Verdict]:
     """Keep the top k, or what the method would keep; protected fields always.
 
     Args:
         scores: Of a selector.
         top_k: Count of fields to keep, protected ones included; None follows the method.
         protect: Fields that must stay.
+        doubt: Why no score can be believed, if so: every field is then uncertain, and none dropped.
 
     Returns:
         One verdict a field, in order of importance.
 
     Raises:
-        ConfigError: If a protected field does not exist, top_k is out of range, or nothing is kept.
+        ConfigError: If a protected field does not exist, top_k is out of range or needed, or nothing is kept.
     """
-    if unknown := set(protect) - set(scores.score):
-        raise ConfigError(f"select.protect: no field {sorted(unknown)}: expected some of {', '.join(scores.score)}")
-    if top_k is not None and not max(1, len(protect)) <= top_k <= len(scores.score):
-        raise ConfigError(f"select.top_k: expected {max(1, len(protect))} to {len(scores.score)}, got {top_k}")
+    check_policy(list(scores.score), top_k, protect)
+    if doubt:
+        return [Verdict(n, *(_PROTECTED if n in protect else ("uncertain", doubt))) for n in scores.ranking]
+    if top_k is None and scores.keep is None:
+        raise ConfigError(
+            f"selection={scores.about['method']} gives an order of fields and no cut: set select.top_k, "
+            f"1 to {len(scores.score)}"
+        )
     free = (top_k or 0) - len(set(protect))
-    made = []
+    made: list[Verdict] = []
     for name in scores.ranking:
         if name in protect:
-            made.append(Verdict(name, "protected", "named in select.protect"))
+            made.append(Verdict(name, *_PROTECTED))
         elif top_k is not None:
-            made.append(
-                Verdict(name, "keep" if free > 0 else "drop", f"{'in' if free > 0 else 'out of'} the top {top_k}")
-            )
+            there = free > 0
+            made.append(Verdict(name, "keep" if there else "drop", f"{'in' if there else 'out of'} the top {top_k}"))
             free -= 1
-        else:
+        elif scores.keep is not None:
             worth = "worth at least its price" if scores.keep[name] else "not worth its price"
             made.append(Verdict(name, "keep" if scores.keep[name] else "drop", worth))
     if all(v.verdict == "drop" for v in made):
         raise ConfigError("selection keeps no field: lower selection.price, or set select.top_k")
     return made
+
+
+def check_policy(names: Sequence[str], top_k: int | None, protect: Sequence[str]) -> None:
+    """Refuse a policy that these fields cannot follow; worth doing before a long search.
+
+    Raises:
+        ConfigError: If a protected field does not exist or top_k is out of range.
+    """
+    if unknown := set(protect) - set(names):
+        raise ConfigError(f"select.protect: no field {sorted(unknown)}: expected some of {', '.join(names)}")
+    least = max(1, len(set(protect)))
+    if top_k is not None and not least <= top_k <= len(names):
+        raise ConfigError(f"select.top_k: expected {least} to {len(names)}, got {top_k}: change it")

@@ -1,0 +1,177 @@
+"""LeAP's gates: x mixed with its own permutation. B rows, U units, W the joined width, S steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recsys.data.shards import Shards
+from recsys.models.ctr import CTR
+from recsys.selection.columns import Units, field_generators, raw_blocks
+
+__all__ = ["EDGE", "Gates", "Reservoir", "adaptive_weights", "gated", "reservoirs", "rolled", "theta_of"]
+
+_SHARPNESS = 5.0  # g = σ(5θ), as in the public reference code
+EDGE = 0.02  # gates stay in [edge, 1 − edge], so that a saturated one can still come back
+_LEAST_ACTIVE = 5  # active rows a batch below which replacements come from a reservoir
+
+
+def theta_of(gate: float) -> float:
+    """θ with σ(5θ) = gate."""
+    return float(torch.logit(torch.tensor(gate, dtype=torch.float64))) / _SHARPNESS
+
+
+def adaptive_weights(width_U: Tensor, change_U: Tensor) -> Tensor:
+    """w_i = s_i / median(s), s_i = √(d_i·c_i), within [.05, 20].
+
+    The gate's gradient grows with the width d_i that a unit brings and with the share c_i of rows
+    that a permutation changes; this makes one price fair to a scalar and a wide embedding, to a
+    dense field and one active in 1 % of rows.
+    """
+    s_U = (width_U * change_U).sqrt()
+    return (s_U / s_U.median().clamp(min=1e-12)).clamp(0.05, 20.0)
+
+
+def rolled(x_BW: Tensor, shift_U: Tensor, of_column_W: Tensor) -> Tensor:
+    """x_i[π_i] with π_i(b) = b + shift_i modulo B: a permutation of its own for each unit.
+
+    The rows of a batch come in random order, so that a shift pairs them at random; and it moves
+    every row, where a random permutation leaves one in place.
+
+    Args:
+        x_BW: Looked-up fields side by side.
+        shift_U: int64 in [1, B).
+        of_column_W: The unit of each column.
+    """
+    other_BW, start = torch.empty_like(x_BW), 0
+    runs, sizes = of_column_W.unique_consecutive(return_counts=True)
+    for shift, size in zip(shift_U[runs].tolist(), sizes.tolist(), strict=True):  # 30 times faster than gather
+        there, here = x_BW[:, start : start + size], other_BW[:, start : start + size]
+        here[:-shift], here[-shift:] = there[shift:], there[:shift]
+        start += size
+    return other_BW
+
+
+def gated(x_BW: Tensor, other_BW: Tensor, gate_U: Tensor, of_column_W: Tensor) -> Tensor:
+    """x̃_i = g_i·x_i + (1 − g_i)·x'_i, with x' what replaces x."""
+    return torch.lerp(other_BW, x_BW, gate_U[of_column_W])
+
+
+@dataclass(frozen=True)
+class Reservoir:
+    """Values of a unit with few active rows, from the whole history.
+
+    Args:
+        unit: Its number.
+        columns_D: Its columns of x_BW.
+        active: a, the share of active rows, in (0, ½).
+        values_RD: Values of active rows.
+        usual_D: The value of all other rows.
+    """
+
+    unit: int
+    columns_D: Tensor
+    active: float
+    values_RD: Tensor
+    usual_D: Tensor
+
+    def draw(self, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Replacements x'_BD for a batch, and the weight of each row's gradient.
+
+        A permutation gives a·B rows an active value; the reservoir gives it to q·B rows, q =
+        5/B, and weights them a/q (the others (1 − a)/(1 − q)), so that the gate's expected
+        gradient is the permutation's while each batch holds several such rows.
+        """
+        q = max(self.active, min(0.5, _LEAST_ACTIVE / rows))
+        drawn_B = torch.rand(rows, generator=generator) < q
+        pick_B = torch.randint(len(self.values_RD), (rows,), generator=generator)
+        x_BD = torch.where(drawn_B[:, None], self.values_RD[pick_B], self.usual_D)
+        weight_B = torch.where(drawn_B, self.active / q, (1 - self.active) / (1 - q))
+        return x_BD, weight_B
+
+
+@torch.no_grad()
+def reservoirs(model: CTR, shards: Shards, found: Units, batch_size: int, size: int = 256) -> list[Reservoir]:
+    """A reservoir for each whole unit that has fewer than 5 active rows in a batch on average.
+
+    Args:
+        model: Looks the values up.
+        shards: The history: held-out rows.
+        found: Units with their shares of active rows.
+        batch_size: Rows a step.
+        size: Active rows to hold, at most.
+    """
+    few = [i for i, a in enumerate(found.active_U.tolist()) if 0 < a * batch_size < _LEAST_ACTIVE]
+    blocks = raw_blocks(shards, slice(0, len(shards))) if few else {}
+    made: list[Reservoir] = []
+    for i in few:
+        columns_D = (found.of_column_W == i).nonzero().squeeze(1)
+        block = torch.cat([torch.from_numpy(blocks[n]).double() for n in found.members[i]], 1)
+        value, inverse, count = block.unique(dim=0, return_inverse=True, return_counts=True)
+        rows_R = (inverse != count.argmax()).nonzero().squeeze(1)
+        if len(value) < 2 or len(rows_R) == 0:
+            continue  # active somewhere only by rounding: a permutation is all there is
+        usual = int((inverse == count.argmax()).nonzero()[0])
+        x_RW = model.features(shards.batch(torch.cat([torch.tensor([usual]), rows_R[:size]]).numpy()))
+        share = len(rows_R) / len(block)
+        made.append(Reservoir(i, columns_D, share, x_RW[1:, columns_D], x_RW[0, columns_D]))
+    return made
+
+
+class Gates(nn.Module):
+    """One gate a unit, in front of the model's head.
+
+    Args:
+        found: The units.
+        weight_U: w, the price of each relative to λ.
+        seed: Fixes what replaces each row, by the unit's name.
+        steps: S, calls until the draws repeat.
+        start: The gates' first value.
+        stock: Reservoirs of units with few active rows.
+    """
+
+    def __init__(
+        self,
+        found: Units,
+        weight_U: Tensor,
+        seed: int,
+        steps: int,
+        start: float = 0.4,
+        stock: Sequence[Reservoir] = (),
+    ):
+        super().__init__()
+        self.of_column_W, self.weight_U = found.of_column_W, weight_U
+        self.theta_U = nn.Parameter(torch.full((len(found.names),), theta_of(start)))
+        self.stock, self.calls = stock, 0
+        self.generators = field_generators(found.names, seed)
+        self.draw_SU = torch.stack([torch.rand(steps, generator=g) for g in self.generators], 1)
+
+    def gates(self) -> Tensor:
+        """g_U = σ(5θ)."""
+        return torch.sigmoid(_SHARPNESS * self.theta_U)
+
+    def cost(self) -> Tensor:
+        """Σ_i w_i g_i."""
+        return (self.weight_U * self.gates()).sum()
+
+    def forward(self, x_BW: Tensor) -> Tensor:
+        """→ x̃_BW, where x_BW has at least two rows; no gradient flows into what replaces a row."""
+        share_U = self.draw_SU[self.calls % len(self.draw_SU)]
+        self.calls += 1
+        shift_U = 1 + (share_U * (len(x_BW) - 1)).long()
+        other_BW = rolled(x_BW.detach(), shift_U, self.of_column_W)
+        if not self.stock:
+            return gated(x_BW, other_BW, self.gates(), self.of_column_W)
+        scale_BW = torch.ones_like(other_BW)
+        for r in self.stock:
+            x_BD, weight_B = r.draw(len(x_BW), self.generators[r.unit])
+            other_BW[:, r.columns_D] = x_BD
+            scale_BW[:, r.columns_D] = weight_B[:, None]
+        mixed_BW = gated(x_BW, other_BW, self.gates(), self.of_column_W)
+        return mixed_BW + (scale_BW - 1) * (mixed_BW - mixed_BW.detach())  # the same value, a weighted gradient
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keep every gate in [edge, 1 − edge]."""
+        self.theta_U.clamp_(theta_of(EDGE), theta_of(1 - EDGE))

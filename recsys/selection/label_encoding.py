@@ -1,0 +1,60 @@
+"""Fields as plain columns for models that are not CTR models. R rows, C columns."""
+
+import numpy as np
+
+from recsys.data.shards import Shards
+from recsys.selection.columns import raw_blocks
+
+__all__ = ["label_encoded"]
+
+_PRIOR_ROWS = 20.0  # rows of the mean label that every id starts with
+
+
+def label_encoded(train: Shards, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids become the label's mean where the id was seen, numbers stay.
+
+    The mean comes from the other half of the rows (two folds), so that an id seen once does not
+    carry its own label; a list is the mean over its ids; 20 rows of the mean label smooth rare ids.
+
+    Args:
+        train: Training rows.
+        rows: To use, drawn at random, at most.
+        seed: Draws the rows and the halves.
+
+    Returns:
+        x_RC float64, label_R, and the number of the field of each column [C].
+
+    Source: Micci-Barreca, A preprocessing scheme for high-cardinality categorical attributes, 2001,
+    equation 4 with a fixed smoothing; the folds are ours.
+    """
+    order = np.random.default_rng(seed).permutation(len(train))[:rows]
+    half_R = np.arange(len(order)) % 2
+    rows_R = np.sort(order)
+    half_R = half_R[np.argsort(order)]
+    blocks, label_R = raw_blocks(train, rows_R), np.asarray(train.label_B[rows_R], np.float64)
+    columns: list[np.ndarray] = []
+    field: list[int] = []
+    for i, f in enumerate(train.schema.fields):
+        block = blocks[f.name]
+        found = _label_means(block, label_R, half_R, f.cardinality) if f.is_sparse else block.astype(np.float64)
+        columns.append(found)
+        field += [i] * found.shape[1]
+    return np.concatenate(columns, 1), label_R, np.array(field)
+
+
+def _label_means(ids_RC: np.ndarray, label_R: np.ndarray, half_R: np.ndarray, cardinality: int) -> np.ndarray:
+    mean = label_R.mean()
+    there_RC = ids_RC >= 0
+    encoded_R = np.zeros(len(label_R))
+    for half in (0, 1):
+        other = half_R != half
+        ids, labels = ids_RC[other], np.broadcast_to(label_R[other, None], ids_RC[other].shape)
+        seen = ids >= 0
+        count = np.bincount(ids[seen], minlength=cardinality)
+        clicks = np.bincount(ids[seen], labels[seen], minlength=cardinality)
+        rate = (clicks + _PRIOR_ROWS * mean) / (count + _PRIOR_ROWS)
+        own = half_R == half
+        value_RC = np.where(there_RC[own], rate[np.maximum(ids_RC[own], 0)], 0.0)
+        ids_in_row = there_RC[own].sum(1)
+        encoded_R[own] = np.where(ids_in_row > 0, value_RC.sum(1) / np.maximum(ids_in_row, 1), mean)
+    return encoded_R[:, None]

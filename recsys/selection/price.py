@@ -1,0 +1,63 @@
+"""What a model gains over a constant, and the price of a field that follows from it."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.data.shards import Shards
+from recsys.errors import ConfigError
+from recsys.metrics import sigmoid
+from recsys.models.ctr import CTR
+from recsys.train import logits
+
+__all__ = ["Gain", "default_price", "gain_over_constant", "price_or_default"]
+
+_LEAST_GAIN = 0.05  # of the constant's logloss: a model that gains nothing still has a price for its fields
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Held-out logloss of always saying the mean label, minus the model's.
+
+    Args:
+        mean: Nats a row.
+        error: Standard error of the mean.
+        constant: Logloss of the constant.
+    """
+
+    mean: float
+    error: float
+    constant: float
+
+
+def _losses(p_B: np.ndarray, label_B: np.ndarray) -> np.ndarray:
+    p_B = np.clip(p_B, 1e-15, 1 - 1e-15)
+    return -np.where(label_B > 0.5, np.log(p_B), np.log1p(-p_B))
+
+
+def gain_over_constant(logit_B: np.ndarray, label_B: np.ndarray) -> Gain:
+    """Compare a model's held-out logits with the mean label, row by row."""
+    label_B = np.asarray(label_B, np.float64)
+    constant_B = _losses(np.full(len(label_B), label_B.mean()), label_B)
+    gain_B = constant_B - _losses(sigmoid(logit_B), label_B)
+    return Gain(float(gain_B.mean()), float(gain_B.std() / math.sqrt(len(gain_B))), float(constant_B.mean()))
+
+
+def default_price(model: CTR, valid: Shards, share: float) -> float:
+    """λ = `share` of the model's gain over a constant, or of 5 % of the constant's logloss if that is more."""
+    gain = gain_over_constant(logits(model, valid), valid.label_B)
+    return share * max(gain.mean, _LEAST_GAIN * gain.constant)
+
+
+def price_or_default(price: float | None, model: CTR, valid: Shards, share: float) -> float:
+    """The price given, or the default.
+
+    Raises:
+        ConfigError: If either is not above 0.
+    """
+    if price is not None and price <= 0:
+        raise ConfigError(f"selection.price must be above 0, got {price}: set it in nats a row, for example 3e-4")
+    if not 0 < share < 1:
+        raise ConfigError(f"selection.gain_share: expected (0, 1), got {share}: for example 0.005")
+    return default_price(model, valid, share) if price is None else price

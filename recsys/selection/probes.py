@@ -1,0 +1,120 @@
+"""Probe fields: shuffled copies of real ones, which no honest selector keeps. B rows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from recsys.data.batch import Batch
+from recsys.data.shards import Shards
+from recsys.errors import ConfigError
+from recsys.schema import Schema
+from recsys.selection.scores import FieldScores
+
+__all__ = ["PREFIX", "Probed", "discovery_rate", "is_probe", "kept_with_probes", "probe_sources", "without_probes"]
+
+PREFIX = "probe:"
+
+
+def is_probe(name: str) -> bool:
+    """True for the name of a probe."""
+    return name.startswith(PREFIX)
+
+
+def probe_sources(schema: Schema, count: int, seed: int) -> list[str]:
+    """Fields to copy, drawn at random: those with a table of their own, no weights and no order.
+
+    Raises:
+        ConfigError: If there are fewer such fields than `count`.
+    """
+    plain = [f.name for f in schema.fields if f.kind != "sequence" and not f.table and not f.weighted]
+    if not 0 < count <= len(plain):
+        raise ConfigError(f"select.probes: expected 0 to {len(plain)} for this schema, got {count}: lower it")
+    drawn = np.random.default_rng([seed, 23]).permutation(len(plain))[:count]
+    return [plain[i] for i in sorted(drawn)]
+
+
+class Probed:
+    """A split that has, beside its fields, probes: columns of real fields in another order of rows.
+
+    A probe has its source's distribution, so that it costs and tempts a model as much; its tie to
+    the label and to all other fields is broken. It takes what `Shards` offers to selectors.
+
+    Args:
+        shards: The real rows.
+        sources: Fields to copy.
+        seed: Draws the order.
+    """
+
+    def __init__(self, shards: Shards, sources: Sequence[str], seed: int):
+        self._real, self.label_B, self.group_B = shards, shards.label_B, shards.group_B
+        self.weight_B = shards.weight_B
+        self._sources = [shards.schema[n] for n in sources]
+        copies = [replace(f, name=PREFIX + f.name) for f in self._sources]
+        order = [*shards.schema.sparse, *(f for f in copies if f.is_sparse)]
+        order += [*shards.schema.numeric, *(f for f in copies if not f.is_sparse)]
+        self.schema: Schema = replace(shards.schema, fields=tuple(order), _index={})
+        self._order = np.random.default_rng([seed, len(shards), 29]).permutation(len(shards))
+
+    def __len__(self) -> int:
+        return len(self._real)
+
+    def batch(self, rows: slice | np.ndarray) -> Batch:
+        """The given rows, the probes' columns from other rows."""
+        real, other = self._real.batch(rows), self._real.batch(self._order[rows])
+        schema = self._real.schema
+        sparse = [c for f in self._sources if f.is_sparse for c in schema.id_columns[f.name]]
+        floats = [c for f in self._sources if not f.is_sparse for c in schema.float_columns[f.name]]
+        numbers = sum(f.max_length for f in schema.numeric)  # what stands behind them are weights
+        ids_BL = torch.cat([real.ids_BL, other.ids_BL[:, sparse]], 1)
+        dense = [real.dense_BN[:, :numbers], other.dense_BN[:, floats], real.dense_BN[:, numbers:]]
+        return Batch.of(self.schema, ids_BL, torch.cat(dense, 1), real.label_B, real.weight_B)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """As `Shards.batches`."""
+        for start in range(0, len(self), size):
+            yield self.batch(slice(start, start + size))
+
+    def shuffled(self, size: int, seed: int | list[int], skip: int = 0) -> Iterator[Batch]:
+        """As `Shards.shuffled`."""
+        size = min(size, len(self))
+        order = np.random.default_rng(seed).permutation(len(self))
+        for b in range(skip, len(self) // size):
+            yield self.batch(order[b * size : (b + 1) * size])
+
+
+def without_probes(scores: FieldScores) -> FieldScores:
+    """The scores of the real fields."""
+    score = {n: s for n, s in scores.score.items() if not is_probe(n)}
+    details = {n: scores.details[n] for n in score}
+    keep = None if scores.keep is None else {n: scores.keep[n] for n in score}
+    return FieldScores(score, keep, details, scores.about)
+
+
+def kept_with_probes(scores: FieldScores, top_k: int | None) -> dict[str, bool]:
+    """What a policy keeps of fields and probes: the method's cut, or whatever scores as the k-th real field does."""
+    if top_k is None:
+        return scores.keep or {}
+    real = sorted((s for n, s in scores.score.items() if not is_probe(n)), reverse=True)
+    return {n: s >= real[top_k - 1] for n, s in scores.score.items()}
+
+
+def discovery_rate(keep: dict[str, bool], probes: int) -> dict[str, float]:
+    """The false-discovery rate that kept probes imply.
+
+    Each real field is useless with at most the chance that all are, so of F real fields about
+    F·(kept probes / probes) are kept by luck: rate = F·(kept probes / probes) / kept real fields,
+    at most 1. `at_most` counts one kept probe more, as knockoffs do, since few probes prove little.
+
+    Args:
+        keep: Real fields and probes.
+        probes: How many of them are probes, ≥ 1.
+
+    Source: Barber and Candès, 2015, equation 1.9, for permuted copies in the place of knockoffs.
+    """
+    real = [k for n, k in keep.items() if not is_probe(n)]
+    lucky = sum(k for n, k in keep.items() if is_probe(n))
+    kept = max(1, sum(real))
+    rate, bound = (min(1.0, len(real) * (n / probes) / kept) for n in (lucky, lucky + 1))
+    return {"probes": probes, "probes_kept": lucky, "false_discovery_rate": rate, "at_most": bound}

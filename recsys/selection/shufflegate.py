@@ -1,0 +1,65 @@
+"""ShuffleGate: fields shuffled through gates that train with the model. F fields."""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recsys.data.batch import Batch
+from recsys.data.shards import Shards
+from recsys.models.ctr import CTR
+from recsys.selection.columns import units
+from recsys.selection.gates import Gates
+from recsys.selection.leap_joint import gate_scores
+from recsys.selection.price import price_or_default
+from recsys.selection.recipe import Recipe, train_gated
+from recsys.selection.scores import FieldScores, check_fields
+
+__all__ = ["shufflegate"]
+
+
+def shufflegate(
+    model: CTR,
+    train: Shards,
+    valid: Shards,
+    recipe: Recipe,
+    seed: int,
+    price: float | None = None,
+    gain_share: float = 0.005,
+    epochs: int = 2,
+) -> FieldScores:
+    """Minimise BCE(y, f(x̃)) + λ·Σ_i g_i over a fresh model and its gates, on training rows.
+
+    x̃_i = g_i·x_i + (1 − g_i)·stopgrad(x_i[π_i]), g_i = σ(5θ_i). A field is kept if g_i > ½.
+
+    Args:
+        model: Sets the default price; not changed.
+        train: Rows of the fresh model and of the gates.
+        valid: Sets the default price.
+        recipe: How the fresh model is built and trained.
+        seed: Fixes the model, the permutations and the order of rows.
+        price: λ in nats a row, the same for every field; None takes `gain_share` of the model's gain.
+        gain_share: See `price`.
+        epochs: Over the training rows.
+
+    Raises:
+        ConfigError: If a setting is out of range or there are fewer than two fields.
+
+    Source: Huang et al., ShuffleGate, 2025, equations 3 to 5; its λ multiplies the mean of the gates.
+    """
+    started = time.perf_counter()
+    check_fields(model.schema)
+    price = price_or_default(price, model, valid, gain_share)
+    found = units(model, valid)
+    torch.manual_seed(seed)
+    own = recipe.build(model.schema)
+    gates = Gates(found, torch.ones(len(found.names)), seed, 1000, float(torch.tensor(5.0).sigmoid()))
+
+    def forward(batch: Batch) -> tuple[Tensor, Tensor]:
+        return own.head(gates(own.features(batch))), price * gates.cost()
+
+    for _ in train_gated(own, forward, train, recipe.how, seed, epochs, gates):
+        gates.clamp()
+    about: dict[str, Any] = {"method": "shufflegate", "price": price, "seconds": time.perf_counter() - started}
+    return gate_scores(model.schema.names, found, gates, about)

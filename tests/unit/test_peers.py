@@ -1,0 +1,259 @@
+"""The essence of each of LeAP's peers, against its definition."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Lasso
+from torch import nn
+
+from recsys.data.shards import Shards
+from recsys.embeddings.per_field import per_field
+from recsys.errors import ConfigError
+from recsys.models.ctr import CTR
+from recsys.models.dcn import DCN
+from recsys.schema import Schema
+from recsys.selection.autofield import AutoFieldGate, autofield
+from recsys.selection.label_encoding import label_encoded
+from recsys.selection.lasso import lasso
+from recsys.selection.lightgbm_gain import lightgbm_gain
+from recsys.selection.lpfs import lpfs, polarised, soft_threshold
+from recsys.selection.optfs import ValueMasks, optfs
+from recsys.selection.permutation import permutation
+from recsys.selection.random_order import random_order
+from recsys.selection.recipe import Recipe, gate_loss, train_gated
+from recsys.selection.sfs import sfs
+from recsys.selection.shark import shark
+from recsys.selection.variational_dropout import ConcreteDropout, variational_dropout
+from recsys.train import TrainConfig, fit
+from tests.unit.test_leap import linear
+
+HOW = TrainConfig(batch_size=256, lr=5e-3, table_lr=0.05, warmup_steps=5, precision="fp32", max_epochs=1)
+RECIPE = Recipe(lambda schema: CTR(schema, per_field(schema, dim=4), partial(DCN, hidden=(8,), layers=1)), HOW)
+
+
+@pytest.fixture
+def model(train: Shards, valid: Shards) -> CTR:
+    """Categories, lists and numbers, trained a little."""
+    made = RECIPE.build(train.schema)
+    fit(made, train, valid, HOW, 0)
+    return made
+
+
+def whole(shards: Shards):
+    return shards.batch(slice(0, len(shards)))
+
+
+def bce(logit, label, reduction="mean"):
+    return nn.functional.binary_cross_entropy_with_logits(logit, label, reduction=reduction)
+
+
+def test_random_is_another_order_for_another_seed_and_the_same_for_the_same(model, train, valid):
+    orders = [random_order(model, train, valid, RECIPE, s).ranking for s in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_permutation_is_the_loss_of_shuffling_one_field(model, train, valid):
+    """Against 30 shuffles of one block of x, done here."""
+    found = permutation(model, train, valid, RECIPE, 0, repeats=30)
+    batch, name = whole(valid), "price"
+    with torch.no_grad():
+        x_BW = model.embedding(batch)
+        base, deltas = bce(model.head(x_BW), batch.label_B), []
+        at = sum(model.widths[: model.schema.names.index(name)])
+        for s in range(30):
+            y_BW = x_BW.clone()
+            y_BW[:, at] = x_BW[torch.randperm(len(x_BW), generator=torch.Generator().manual_seed(s)), at]
+            deltas.append(float(bce(model.head(y_BW), batch.label_B) - base))
+    error = np.std(deltas) / 30**0.5
+    assert found.score[name] == pytest.approx(np.mean(deltas), abs=6 * error)
+
+
+def test_sfs_is_the_slope_of_the_loss_in_each_mask(model, train, valid):
+    """Central differences of the mean loss on the one batch there is, in float64."""
+    found = sfs(model, train, valid, RECIPE, 0, batch_size=len(valid))
+    batch = whole(valid)
+    with torch.no_grad():
+        x_BW = model.embedding(batch).double()
+    head = model.double().head
+    for name, x in zip(model.schema.names, x_BW.split(model.widths, 1), strict=True):
+
+        def loss(mask, x=x):
+            keep = x.clone()
+            x.mul_(mask)
+            value = float(bce(head(x_BW), batch.label_B.double()).detach())
+            x.copy_(keep)
+            return value
+
+        slope = (loss(1.001) - loss(0.999)) / 0.002
+        assert found.score[name] == pytest.approx(abs(slope), rel=1e-3, abs=2e-6)
+
+
+def test_shark_is_the_first_order_loss_of_each_row(model, train, valid):
+    """Row by row, with one backward pass a row."""
+    found = shark(model, train, valid, RECIPE, 0, batch_size=97)
+    batch = whole(valid)
+    with torch.no_grad():
+        x_BW = model.embedding(batch)
+    step_BW = x_BW.mean(0) - x_BW
+    rows = []
+    for b in range(len(x_BW)):
+        x = x_BW[b : b + 1].clone().requires_grad_()
+        (g,) = torch.autograd.grad(bce(model.head(x), batch.label_B[b : b + 1]), x)
+        rows.append([float(p.sum().abs()) for p in (g[0] * step_BW[b]).split(model.widths)])
+    for name, slow in zip(model.schema.names, np.mean(rows, 0), strict=True):
+        assert found.score[name] == pytest.approx(slow, rel=1e-4, abs=1e-9)
+
+
+def test_label_encoding_shows_no_row_its_own_label(train):
+    x_RC, label_R, field_C = label_encoded(train, len(train), 0)
+    assert len(x_RC) == len(train) and (label_R == train.label_B).all()
+    assert field_C.tolist() == list(range(len(train.schema.fields)))
+    order = np.random.default_rng(0).permutation(len(train))
+    half = np.empty(len(train), int)
+    half[order] = np.arange(len(train)) % 2
+    ids = whole(train).ids_BL.numpy()
+    for name in ("item", "tags"):
+        block = ids[:, list(train.schema.id_columns[name])]
+        for row in (0, 17, 400):
+            rates = []
+            for v in block[row][block[row] >= 0]:
+                hit = (block == v) & (half != half[row])[:, None]
+                n, clicks = hit.sum(), (hit * label_R[:, None]).sum()
+                rates.append((clicks + 20 * label_R.mean()) / (n + 20))
+            expected = np.mean(rates) if rates else label_R.mean()
+            assert x_RC[row, train.schema.names.index(name)] == pytest.approx(expected)
+
+
+def test_lasso_is_scikit_learns_on_standardised_columns(model, train, valid):
+    found = lasso(model, train, valid, RECIPE, 0, alpha=5e-3)
+    x_RC, y, _ = label_encoded(train, len(train), 0)
+    slow = np.abs(Lasso(alpha=5e-3).fit((x_RC - x_RC.mean(0)) / x_RC.std(0), y).coef_)
+    assert [found.score[n] for n in model.schema.names] == pytest.approx(slow.tolist())
+    assert found.keep == {n: s > 0 for n, s in zip(model.schema.names, slow, strict=True)}
+    assert not any(lasso(model, train, valid, RECIPE, 0, alpha=10.0).keep.values())
+    with pytest.raises(ConfigError, match="above 0"):
+        lasso(model, train, valid, RECIPE, 0, alpha=0.0)
+
+
+def test_tree_gains_are_shares_and_see_a_pair_that_lasso_cannot(tmp_path):
+    model, valid, _ = linear(tmp_path, {"a": 0.0, "b": 0.0, "c": 0.0})
+    x = whole(valid).dense_BN.numpy()
+    a, b = (model.schema.names.index(n) for n in "ab")
+    valid.label_B[:] = (x[:, a] * x[:, b] > 0).astype(np.float32)
+    trees = lightgbm_gain(model, valid, valid, RECIPE, 0, trees=20)
+    assert sum(trees.score.values()) == pytest.approx(1)
+    assert set(trees.ranking[:2]) == {"a", "b"} and trees.score["c"] < 0.1
+    assert not any(lasso(model, valid, valid, RECIPE, 0, alpha=0.02).keep.values())
+    with pytest.raises(ConfigError, match="trees ≥ 1"):
+        lightgbm_gain(model, valid, valid, RECIPE, 0, trees=0)
+
+
+def test_autofield_chooses_by_gumbel_softmax():
+    """P(keep wins) over the noise is α_keep, whatever τ; as τ falls the choice hardens."""
+    gate = AutoFieldGate(torch.tensor([0, 1, 1]), 0)
+    gate.alpha_F2.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    gate.norm.eval()
+    gate.tau = 0.01
+    x_BW = torch.ones(1, 3)
+    with torch.no_grad():
+        p = torch.cat([gate(x_BW) for _ in range(4000)])
+    assert (p[:, 1] == p[:, 2]).all()
+    assert (p[:, 0] > 0.5).float().mean() == pytest.approx(1 / (1 + np.exp(-1)), abs=0.03)
+    assert ((p < 0.05) | (p > 0.95)).float().mean() > 0.9
+    torch.testing.assert_close(gate.keep(), torch.tensor([1 / (1 + np.exp(-1)), 0.5], dtype=torch.float32))
+
+
+def test_lpfs_polarises_and_steps_to_zero_exactly():
+    x = torch.tensor([-2.0, -0.1, 0.0, 0.1, 2.0], dtype=torch.float64, requires_grad=True)
+    g = polarised(x, 1e-4)
+    slow = [v * v / (v * v + 1e-4) + np.sign(v) * 0.1 * np.arctan(v) for v in x.tolist()]
+    assert g.tolist() == pytest.approx(slow)
+    assert polarised(torch.zeros(1), 1e-4) == 0 and polarised(torch.ones(1), 1e-8).item() == pytest.approx(1, abs=1e-2)
+    (slope,) = torch.autograd.grad(g.sum(), x)
+    assert slope[2] == pytest.approx(0.1), "a closed gate still has a slope"
+    stepped = soft_threshold(torch.tensor([-2.0, -0.1, 0.1, 2.0]), 0.5)
+    torch.testing.assert_close(stepped, torch.tensor([-1.5, 0.0, 0.0, 1.5]))
+
+
+def test_optfs_masks_values_of_their_own_field(train):
+    masks = ValueMasks(train.schema, 0.5)
+    batch = train.batch(slice(0, 40))
+    torch.testing.assert_close(masks(batch), torch.ones(40, len(train.schema.fields)) * (masks(batch) > 0))
+    with torch.no_grad():
+        masks.c_V.uniform_(-1, 1)
+    masks.tau = 3.0
+    got, g_V = masks(batch), 1 / (1 + np.exp(-3 * masks.c_V.detach().numpy())) * (1 + np.exp(-0.5))
+    first = 0
+    for i, f in enumerate(train.schema.fields):
+        if not f.is_sparse:
+            assert got[:, i].tolist() == pytest.approx([g_V[first]] * 40)
+            first += 1
+            continue
+        ids = batch.ids_BL[:, list(train.schema.id_columns[f.name])].numpy()
+        slow = [np.mean(g_V[first + row[row >= 0]]) if (row >= 0).any() else 0.0 for row in ids]
+        assert got[:, i].tolist() == pytest.approx(slow, rel=1e-5)
+        first += f.cardinality
+
+
+def test_concrete_dropout_keeps_with_its_rate_and_passes_a_slope():
+    gate = ConcreteDropout(torch.tensor([0, 1, 1]), 0.01, 0)
+    gate.logit_F.data.copy_(torch.tensor([2.0, -1.0]))
+    z = gate(torch.ones(20_000, 3))
+    torch.testing.assert_close(z[:, 1], z[:, 2])
+    assert z.mean(0)[:2].tolist() == pytest.approx([1 / (1 + np.exp(-2)), 1 / (1 + np.exp(1))], abs=0.02)
+    assert (torch.autograd.grad(z.sum(), gate.logit_F)[0] > 0).all()
+
+
+def test_gates_on_held_out_rows_leave_the_model_alone(model, valid):
+    """The gate step looks tables up without gradient: their fused update must not run."""
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    gate = AutoFieldGate(torch.arange(len(model.widths)).repeat_interleave(torch.tensor(model.widths)), 0)
+    loss = gate_loss(model, gate, whole(valid), "fp32")
+    assert torch.autograd.grad(loss, gate.alpha_F2)[0].abs().sum() > 0
+    for k, v in model.state_dict().items():
+        torch.testing.assert_close(v, before[k], rtol=0, atol=0)
+
+
+def test_training_with_gates_that_pass_all_is_training(train, valid):
+    """Identity gates give the very weights that `fit` gives."""
+    torch.manual_seed(0)
+    plain = RECIPE.build(train.schema)
+    torch.manual_seed(0)
+    mine = RECIPE.build(train.schema)
+    mine.load_state_dict(plain.state_dict())
+    how = replace(HOW, evals_per_epoch=1)
+    fit(plain, train, valid, how, 3)
+    steps = list(train_gated(mine, lambda b: (mine.head(mine.embedding(b)), torch.zeros(())), train, how, 3, 1))
+    assert [s.number for s in steps] == list(range(1, len(train) // 256 + 1)) and steps[-1].number == steps[-1].total
+    for (name, a), b in zip(plain.state_dict().items(), mine.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (partial(autofield, every=0), "every"),
+        (partial(autofield, epochs=0), "epochs"),
+        (partial(lpfs, last_epsilon=0.5), "last_epsilon"),
+        (partial(optfs, last_tau=0.5), "last_tau"),
+        (partial(variational_dropout, temperature=0.0), "temperature"),
+        (partial(variational_dropout, gain_share=2.0), "gain_share"),
+        (partial(optfs, price=-1.0), "above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(run, message, model, train, valid):
+    with pytest.raises(ConfigError, match=message):
+        run(model, train, valid, RECIPE, 0)
+
+
+def test_a_schema_of_numbers_alone_will_do(tmp_path):
+    """No table, no ids: what trains a model of its own must not need one."""
+    _, valid, _ = linear(tmp_path, {"a": 1.5, "b": 0.0}, rows=3000)
+    assert isinstance(valid.schema, Schema)
+    model = RECIPE.build(valid.schema)
+    fit(model, valid, valid, HOW, 0)
+    for method in (autofield, lpfs, optfs, variational_dropout):
+        assert method(model, valid, valid, RECIPE, 0, epochs=6).ranking[0] == "a", method.__name__

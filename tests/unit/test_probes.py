@@ -1,0 +1,75 @@
+"""Probes: copies of fields that know nothing, and what it means when one is kept."""
+
+import numpy as np
+import pytest
+
+from recsys.errors import ConfigError
+from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
+from recsys.selection.scores import FieldScores
+from tests.unit.test_peers import RECIPE
+
+
+def test_a_probe_has_its_sources_values_on_other_rows(train):
+    sources = ["item", "tags", "price"]
+    probed = Probed(train, sources, 0)
+    assert [n for n in probed.schema.names if n not in train.schema.names] == [
+        "probe:item",
+        "probe:tags",
+        "probe:price",
+    ]
+    real, both = train.batch(slice(0, len(train))), probed.batch(slice(0, len(train)))
+    for name in sources:
+        kind = "id_columns" if train.schema[name].is_sparse else "float_columns"
+        array = "ids_BL" if train.schema[name].is_sparse else "dense_BN"
+        own = getattr(real, array)[:, list(getattr(train.schema, kind)[name])].numpy()
+        kept = getattr(both, array)[:, list(getattr(probed.schema, kind)[name])].numpy()
+        copy = getattr(both, array)[:, list(getattr(probed.schema, kind)[f"probe:{name}"])].numpy()
+        assert (kept == own).all()
+        assert sorted(map(tuple, copy.tolist())) == sorted(map(tuple, own.tolist()))
+        assert (copy != own).any(1).mean() > 0.3
+    assert (both.label_B == real.label_B).all()
+    assert both.ids.keys() == [f.name for f in probed.schema.sparse]
+
+
+def test_a_model_takes_probed_rows_in_any_order(train):
+    probed = Probed(train, ["item", "price"], 0)
+    model = RECIPE.build(probed.schema).eval()
+    rows = np.random.default_rng(0).permutation(len(train))[:50]
+    assert model(probed.batch(rows)).shape == (50,)
+    assert sum(len(b) for b in probed.batches(700)) == len(train)
+    assert [len(b) for b in probed.shuffled(700, 0)] == [700] * (len(train) // 700)
+
+
+def test_probes_are_drawn_by_seed_and_no_more_than_there_are(train):
+    assert probe_sources(train.schema, 3, 0) == probe_sources(train.schema, 3, 0)
+    assert len({tuple(probe_sources(train.schema, 3, s)) for s in range(6)}) > 1
+    for count in (-1, len(train.schema.fields) + 1):
+        with pytest.raises(ConfigError, match=r"select\.probes"):
+            probe_sources(train.schema, count, 0)
+
+
+def test_kept_probes_imply_false_discoveries():
+    keep = {f"f{i}": i < 10 for i in range(40)} | {f"probe:f{i}": i < 1 for i in range(8)}
+    found = discovery_rate(keep, 8)
+    assert found == {"probes": 8, "probes_kept": 1, "false_discovery_rate": 0.5, "at_most": 1.0}
+    clean = discovery_rate({n: k and "probe" not in n for n, k in keep.items()}, 8)
+    assert clean["false_discovery_rate"] == 0 and clean["at_most"] == 0.5
+
+
+def test_the_rate_holds_where_all_fields_are_noise():
+    """200 drawings in which every field has the same chance: all that is kept is false."""
+    r = np.random.default_rng(0)
+    rates = []
+    for _ in range(200):
+        keep = {f"f{i}": bool(r.random() < 0.3) for i in range(40)} | {
+            f"probe:{i}": bool(r.random() < 0.3) for i in range(40)
+        }
+        rates.append(discovery_rate(keep, 40)["at_most"])
+    assert np.mean(rates) > 0.85
+
+
+def test_policies_of_rank_count_probes_above_the_last_field_kept():
+    score = {"a": 3.0, "b": 2.0, "c": 1.0, "probe:a": 2.5, "probe:b": 0.5}
+    scores = FieldScores(score, None, {n: {} for n in score}, {})
+    assert kept_with_probes(scores, 2) == {"a": True, "b": True, "c": False, "probe:a": True, "probe:b": False}
+    assert list(without_probes(scores).score) == ["a", "b", "c"]
