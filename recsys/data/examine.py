@@ -16,9 +16,9 @@ from recsys.data.fields import FieldConfig, field_configs
 from recsys.data.leakage import single_auc, suspects
 from recsys.data.profile import as_time
 from recsys.data.sample import labels, plain, sample
+from recsys.data.scan import Scan
 from recsys.data.split import SPLITS, split_codes
 from recsys.data.spool import ABSENT_CODE, NO_TIME
-from recsys.data.tables import TableSource
 from recsys.encoding import PARTS
 from recsys.errors import DataError
 from recsys.factory import make
@@ -116,7 +116,7 @@ def examine(config: Mapping[str, Any], rows: int = 1_000_000) -> Examined:
     fields = field_configs(config["fields"])
     source = make(config["source"], "data.source")()
     if isinstance(source, pa.Table):
-        source = TableSource(source)
+        source = Scan.of(source)
     table, total = sample(source, rows, 0, _columns(config, fields, source.schema.names))
     label_B, frame = labels(table, config["label"]), plain(table)
     split_of = _Sampled(table, frame)

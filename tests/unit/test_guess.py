@@ -19,7 +19,7 @@ from recsys.data.guess_split import choose
 from recsys.data.leakage import binned, coded, held_out_auc, single_auc, suspects
 from recsys.data.profile import as_time, guess_kind, heavy_tail, jumps, named_as_code, profile, separator_of
 from recsys.data.sample import sample
-from recsys.data.tables import TableSource
+from recsys.data.scan import Scan
 
 START = datetime(2024, 1, 1)
 
@@ -244,10 +244,10 @@ def test_each_leak_is_found_and_says_why():
 
 def test_the_sample_is_even_and_whole_where_it_fits():
     table = pa.table({"x": np.arange(200_000)})
-    all_of_it, total = sample(TableSource(table), 200_000)
+    all_of_it, total = sample(Scan.of(table), 200_000)
     assert total == 200_000
     assert all_of_it.equals(table)
-    some, total = sample(TableSource(table), 5000)
+    some, total = sample(Scan.of(table), 5000)
     x = some["x"].to_numpy()
     assert (total, len(x)) == (200_000, 5000)
     assert (np.diff(x) > 0).all()
