@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
 from recsys.data.batch import Batch
@@ -12,6 +11,7 @@ from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
 from recsys.metrics import logloss, sigmoid
 from recsys.models.ctr import CTR
+from recsys.progress import progress
 from recsys.selection.columns import change_rates, field_generators, permuted_rows
 from recsys.selection.scores import FieldScores
 from recsys.train import logits
@@ -164,7 +164,7 @@ def leap(
     mean_F = torch.zeros(len(names))
     curve: list[float] = []
     batches = _forever(valid, batch_size, seed)
-    with Progress(refresh_per_second=2) as bar:
+    with progress(refresh_per_second=2) as bar:
         task = bar.add_task("learn gates", total=2 * steps)
         for _ in range(steps):
             curve.append(gates.step(next(batches), price))
