@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from rich.console import Console
+
 from pipelines.stage import Result, Stage, newest_model, write_json
 from recsys import checkpoint
-from recsys.errors import ConfigError
 from recsys.factory import make
 from recsys.tables import PlainEmbedding
 
@@ -12,11 +13,17 @@ __all__ = ["run"]
 
 
 def run(stage: Stage) -> Result:
-    """Compress the newest model's tables by `config.compression`, then by `config.quantization`."""
+    """Compress the newest model's tables by `config.compression`, then by `config.quantization`.
+
+    A model of numbers alone has no tables: it is left as it is, which the stage says.
+    """
     model, spec = checkpoint.load(newest_model(stage, before="compress"))
     plain: PlainEmbedding = model.embedding.plain()  # type: ignore[operator]
-    if not plain.tables:
-        raise ConfigError("compress: the model has no tables (all fields are numeric): leave the stage out")
+    if not plain.tables:  # a table of numbers, or selection kept only those: the run goes on
+        checkpoint.save(stage.folder, model.over(plain), spec)
+        said = "no tables to compress: all fields are numbers"
+        Console(stderr=True).print(said)
+        return Result({"table_bytes_before": 0, "table_bytes": 0}, tags={"note": said})
     tables, reports = plain.tables, []
     if stage.config["compression"]:
         method = make(stage.config["compression"], "compression")

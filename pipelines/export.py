@@ -22,7 +22,7 @@ def run(stage: Stage) -> Result:
         calibrator = json.loads(fitted.read_text()) if fitted.exists() else None
     card = {
         "name": stage.config["name"],
-        "task": stage.config["data"]["name"],
+        "task": stage.data.name.rpartition("-")[0],  # `recsys export RUN` is not told the data's configuration
         "data": stage.data.name,
         "stage": source.name,
         "model": spec,

@@ -11,16 +11,24 @@ __all__ = ["run"]
 
 
 def run(stage: Stage) -> Result:
-    """Prepare `config.data`, or find it in the cache."""
+    """Prepare `config.data`, or find it in the cache.
+
+    The metrics tell what was read: rows, label rate and rows left out as bad; for each field that is
+    looked up, the share of its ids that are missing, unseen or (estimated) share an id, by split; for each
+    list, the share of rows whose list was cut.
+    """
     data = stage.config["data"]
     source = make(data["source"], "data.source")
     cache = Path(stage.config["runs"]) / "cache"
     folder = prepare(data, source, cache).resolve()
     write_json(stage.folder / "data.json", {"folder": str(folder)})
     about = json.loads((folder / "prepared.json").read_text())
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = {"rows": about["rows"], "bad_rows": about["bad_rows"]}
     for split, seen in about["splits"].items():
         metrics |= {f"{split}_rows": seen["rows"], f"{split}_label_rate": seen["label_rate"]}
+        for name, shares in seen["fields"].items():
+            metrics |= {f"{split}.{what}.{name}": share for what, share in shares.items()}
+    metrics |= {f"clipped.{name}": share for name, share in about["clipped"].items()}
     return Result(
         metrics, artifacts=[folder / "schema.json", folder / "prepared.json"], tags={"data_digest": folder.name}
     )

@@ -143,8 +143,17 @@ class Schema:
 
     @property
     def raw_columns(self) -> list[str]:
-        """Every raw column that a request must hold, in order of first use."""
+        """Every raw column that a row holds, in order of first use; past-only ones may be left out of a request."""
         return list(dict.fromkeys(c for f in self.fields for c in f.inputs))
+
+    @property
+    def lookup_columns(self) -> dict[str, str]:
+        """Column → dtype of what a past-only column is looked up by, where a request does not bring it."""
+        pasts = [f.past for f in self.fields if f.past]
+        found = {c: t for past in pasts for c, t in zip(past.by, past.dtypes, strict=True)}
+        if self.time and any(past.what == "days_since" for past in pasts):
+            found[self.time] = "time"
+        return found
 
     def __getitem__(self, name: str) -> Field:
         if name not in self._index:

@@ -1,6 +1,7 @@
 """MLflow: one parent run an experiment, one child a stage. The only file that imports mlflow."""
 
 import os
+import re
 import subprocess
 import time
 import warnings
@@ -25,6 +26,7 @@ from recsys.errors import ConfigError
 __all__ = ["BundleModel", "Tracker", "default_uri"]
 
 _MOST = 900  # metrics a log_batch call may hold is 1000
+_LONGEST = 240  # letters of a name; MLflow takes 250
 
 
 def default_uri(runs: Path) -> str:
@@ -36,6 +38,19 @@ def _commit() -> str:
     """The git commit of the working folder, or `unknown` outside a repository."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def _legal(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same under names that MLflow takes, still distinct: columns may be called anything."""
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        base = key = re.sub(r"[^\w.\- :]", "_", name)[:_LONGEST]
+        count = 1
+        while key in made:
+            count += 1
+            key = f"{base}_{count}"
+        made[key] = value
+    return made
 
 
 def _flat(value: Any, at: str = "") -> dict[str, str]:
@@ -99,7 +114,7 @@ class Tracker:
         with mlflow.start_run(run_name=name) as run:
             self.ids["parent"] = run.info.run_id
             mlflow.set_tags({"git_commit": _commit(), "recsys": recsys.__version__, "folder": str(folder)})
-            params = list(_flat(config).items())
+            params = list(_legal(_flat(config)).items())
             for start in range(0, len(params), 90):
                 mlflow.log_params(dict(params[start : start + 90]))
             mlflow.log_dict(dict(config), "config.yaml")
@@ -125,7 +140,7 @@ class Tracker:
         run = mlflow.active_run()
         assert run is not None
         now = int(1000 * time.time())
-        points = [Metric(k, float(v), now, 0) for k, v in metrics.items()]
+        points = [Metric(k, float(v), now, 0) for k, v in _legal(metrics).items()]
         points += [Metric(k, float(v), now, int(h["step"])) for h in history for k, v in h.items() if k != "step"]
         for start in range(0, len(points), _MOST):
             self.client.log_batch(run.info.run_id, metrics=points[start : start + _MOST])

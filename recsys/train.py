@@ -20,6 +20,7 @@ from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
 from recsys.metrics import auc, logloss, sigmoid
 from recsys.models.ctr import CTR
+from recsys.progress import progress
 
 __all__ = ["TrainConfig", "bf16", "fit", "logits", "seed_everything"]
 
@@ -198,7 +199,7 @@ class _Fit:
 
 def _bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
-    return Progress(*columns, refresh_per_second=2)
+    return progress(*columns, refresh_per_second=2)
 
 
 def fit(
@@ -251,6 +252,7 @@ def fit(
                 bar.update(task, completed=state.step, note=f"{speed:,.0f} rows/s, best logloss {state.best:.5f}")
                 if (state.step - 1) % per_epoch + 1 in looks:
                     stop = state.look(valid, float(np.mean(losses)))
+                    bar.update(task, note=f"{speed:,.0f} rows/s, best logloss {state.best:.5f}")
                     losses.clear()
                     model.train()
                     if on_look:

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from rich.console import Console
-from rich.progress import Progress
 
 from recsys.data.guess_split import choose
 from recsys.data.leakage import single_auc, suspects
@@ -16,6 +14,7 @@ from recsys.data.sample import labels, plain, sample
 from recsys.data.scan import scan
 from recsys.data.useless import useless
 from recsys.errors import DataError
+from recsys.progress import progress
 
 __all__ = ["Given", "Guessed", "guess"]
 
@@ -111,7 +110,7 @@ def guess(given: Given) -> Guessed:
 
 def _aucs(frame: pl.DataFrame, label_B: np.ndarray) -> dict[str, float]:
     found = {}
-    with Progress(console=Console(stderr=True)) as bar:
+    with progress() as bar:
         task = bar.add_task("look at columns", total=frame.width)
         for column in frame.iter_columns():
             known = not isinstance(column.dtype, pl.Struct | pl.Object | pl.Binary)

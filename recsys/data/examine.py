@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from rich.console import Console
-from rich.progress import Progress
 
 from recsys.data.columns import instants
 from recsys.data.field_stats import LARGE, FieldStats, number_stats, value_stats
@@ -22,6 +20,7 @@ from recsys.data.spool import ABSENT_CODE, NO_TIME
 from recsys.encoding import PARTS
 from recsys.errors import DataError
 from recsys.factory import make
+from recsys.progress import progress
 
 __all__ = ["Examined", "examine", "worries"]
 
@@ -125,7 +124,7 @@ def examine(config: Mapping[str, Any], rows: int = 1_000_000) -> Examined:
     time = config.get("time")
     time_B = split_of.read(f"us/{time}").astype("datetime64[us]") if time else None
     found = Examined(str(config["name"]), total, label_B, splits, time_B, dropped=dict(config.get("dropped") or {}))
-    with Progress(console=Console(stderr=True)) as bar:
+    with progress() as bar:
         task = bar.add_task("fields", total=len(fields))
         for f in fields:
             made = _field(f, frame, splits, label_B)

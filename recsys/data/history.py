@@ -12,7 +12,7 @@ import polars as pl
 import polars_hash  # noqa: F401  # pyright: ignore[reportUnusedImport]  (gives expressions `nchash`)
 
 from recsys.data.fields import FieldConfig
-from recsys.data.spool import ABSENT_CODE, PAD, Spool
+from recsys.data.spool import ABSENT_CODE, CHUNK, PAD, Spool
 from recsys.encoding import SEPARATOR
 from recsys.errors import ConfigError
 from recsys.past import Order, Past, Snapshot
@@ -58,9 +58,11 @@ def add_past(spool: Spool, configs: Sequence[FieldConfig], config: Mapping[str, 
             orders[by] = _order(spool, past, config["time"])
         key_B, order = orders[by]
         if past.what == "last":
-            rows_BL = order.last(past, c.max_length, key_B, order.time_B)
             codes = np.append(spool.read(f"codes/{past.of}"), np.int32(PAD))
-            spool.append(f"past/{c.name}", codes[rows_BL])
+            for start in range(0, spool.rows, CHUNK):  # whole lists of all rows would not fit
+                some = slice(start, start + CHUNK)
+                rows_BL = order.last(past, c.max_length, key_B[some], order.time_B[some])
+                spool.append(f"past/{c.name}", codes[rows_BL])
         else:
             label_B = spool.read("label")
             spool.append(f"past/{c.name}", order.column(past, label_B, key_B, order.time_B))

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich.progress import Progress
 
 from recsys.data.encode import TableEncoder
 from recsys.data.fields import FieldConfig, field_configs
@@ -29,6 +28,7 @@ from recsys.data.split import SPLITS, split_codes
 from recsys.data.spool import PAD, Source, Spool, read_source
 from recsys.encoding import AnyEncoder, encoder_from_json
 from recsys.errors import ConfigError, DataError
+from recsys.progress import progress
 from recsys.schema import Schema
 
 __all__ = ["KEYS", "SPLITS", "prepare"]
@@ -157,7 +157,7 @@ def _fit_all(
 ) -> tuple[Schema, dict[str, AnyEncoder]]:
     known = _earlier(config.get("grow_from"))
     encoders: dict[str, AnyEncoder] = {}
-    with Progress() as bar:
+    with progress() as bar:
         task = bar.add_task("fit encoders ", total=len(configs))
         for shared in (False, True):  # owners first
             some = [c for c in configs if bool(c.table) == shared]
@@ -195,7 +195,7 @@ def _write_shards(
     extras = {k: v for k, v in (("weight", "weight"), ("group", f"codes/{schema.group}")) if v in spool}
     extras |= {c: c for c in (f"label/{f}" for f in _others(spool)) if c in spool}
     writers = [ShardWriter(folder / n, schema, encoders, rows) for n, rows in zip(SPLITS, counts, strict=True)]
-    with Progress() as bar:
+    with progress() as bar:
         task = bar.add_task("write shards ", total=spool.rows)
         for a in range(0, spool.rows, _STEP):
             b = min(spool.rows, a + _STEP)

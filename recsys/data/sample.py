@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from recsys.data.labels import to_binary
 from recsys.errors import DataError
+from recsys.progress import progress
 
 if TYPE_CHECKING:
     from recsys.data.spool import Source
@@ -38,7 +38,7 @@ def sample(source: "Source", rows: int, seed: int = 0, columns: list[str] | None
     """
     rng, share, total, held = np.random.default_rng(seed), 1.0, 0, 0
     parts: list[tuple[np.ndarray, pa.RecordBatch]] = []
-    with Progress(*Progress.get_default_columns(), TextColumn("{task.completed:,} rows"), console=_console) as bar:
+    with progress(*Progress.get_default_columns(), TextColumn("{task.completed:,} rows")) as bar:
         task = bar.add_task("read", total=None)
         for batch in source.batches(columns):
             u_B = rng.random(len(batch))
@@ -57,9 +57,6 @@ def sample(source: "Source", rows: int, seed: int = 0, columns: list[str] | None
         keep = np.sort(np.argpartition(np.concatenate([u for u, _ in parts]), rows)[:rows])
         table = table.take(pa.array(keep))
     return table, total
-
-
-_console = Console(stderr=True)
 
 
 def _thin(u_B: np.ndarray, batch: pa.RecordBatch, share: float) -> tuple[np.ndarray, pa.RecordBatch]:

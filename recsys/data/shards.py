@@ -42,6 +42,7 @@ class ShardWriter:
         self._unseen = {f.name: 0 for f in schema.sparse if isinstance(encoders[f.name], Vocabulary)}
         hashes = {f.name: e for f in schema.sparse if isinstance(e := encoders[f.name], Hash)}
         self._hit = {n: np.zeros(e.cardinality, bool) for n, e in hashes.items()}
+        self._given = {f.name: rows for f in schema.sparse if f.max_length == 1}  # else counted: lists have pads
         self._positives = 0.0
 
     def append(self, ids_BL: np.ndarray, dense_BN: np.ndarray, rest: Mapping[str, np.ndarray]) -> None:
@@ -55,6 +56,8 @@ class ShardWriter:
         for name, columns in self._schema.id_columns.items():
             ids = ids_BL[:, columns.start : columns.stop]
             self._missing[name] += int(np.count_nonzero(ids == MISSING))
+            if len(columns) > 1:
+                self._given[name] = self._given.get(name, 0) + int(np.count_nonzero(ids >= 0))
             if name in self._unseen:
                 self._unseen[name] += int(np.count_nonzero(ids == UNSEEN))
             if name in self._hit:
@@ -74,10 +77,10 @@ class ShardWriter:
             file.close()
         shares: dict[str, dict[str, float]] = {}
         for f in self._schema.sparse:
-            cells = self._rows * f.max_length
-            shares[f.name] = {"missing": self._missing[f.name] / cells}
+            given = max(1, self._given[f.name])
+            shares[f.name] = {"missing": self._missing[f.name] / given}
             if f.name in self._unseen:
-                shares[f.name]["unseen"] = self._unseen[f.name] / cells
+                shares[f.name]["unseen"] = self._unseen[f.name] / given
             if f.name in self._hit:
                 shares[f.name]["collision"] = _collisions(self._hit[f.name][1:])
         return {"rows": self._rows, "label_rate": self._positives / self._rows, "fields": shares}

@@ -15,13 +15,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.progress import Progress, TextColumn
+from rich.progress import TextColumn
 
 from recsys.data.columns import dtype_of, flat_lists, floats, hashed, instants, is_list, spelled, vectors
 from recsys.data.fields import FieldConfig
 from recsys.data.labels import label_values
 from recsys.encoding import PARTS, Words
 from recsys.errors import DataError
+from recsys.progress import progress
 
 __all__ = ["ABSENT_CODE", "CHUNK", "NO_TIME", "PAD", "Columns", "Source", "Spool", "read_source", "write_all"]
 
@@ -367,7 +368,7 @@ def _read(spool: Spool, source: Source, configs: Sequence[FieldConfig], config: 
     for c in configs:
         plan.field(c, by_name[c.table] if c.table else c)
     show = (TextColumn("read"), TextColumn("{task.completed:,.0f} rows, {task.fields[speed]} a second"))
-    with Progress(*show) as bar, ThreadPoolExecutor(2) as pool:
+    with progress(*show) as bar, ThreadPoolExecutor(2) as pool:
         task = bar.add_task("read", total=None, speed="…")
         for batch in _ahead(iter(source.batches(plan.columns, CHUNK))):
             for _ in pool.map(lambda name, batch=batch: spool.append_from(name, plan.jobs[name](batch)), plan.jobs):

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.orc
 import pyarrow.parquet
-from rich.progress import Progress
 
 from recsys.errors import ConfigError, DataError
 from recsys.metrics import sigmoid
+from recsys.progress import progress
 
 __all__ = ["FORMATS", "Planted", "synth_main", "write"]
 
@@ -224,7 +224,7 @@ def write(out: Path, planted: Planted, rows: int, format: str) -> None:
     except OSError as error:
         raise DataError(f"cannot write {out}: {error}: give another place") from error
     try:
-        with unfinished.open("wb") as file, Progress() as bar:
+        with unfinished.open("wb") as file, progress() as bar:
             task = bar.add_task(f"write {out.name} ", total=rows)
             with ExitStack() as stack:
                 put = None if format == "libsvm" else stack.enter_context(_writer(file, format, schema))

@@ -123,7 +123,7 @@ def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> dict[str, s
 def _golden(model: CTR, encoder: RowEncoder, rows: list[dict[str, Any]], calibrator: dict[str, Any] | None) -> bytes:
     """Raw rows and the answers of the model itself, before any export."""
     schema = encoder.schema
-    columns = {*schema.raw_columns, *(c for f in schema.fields if f.past for c in (*f.past.by, schema.time))}
+    columns = {*schema.raw_columns, *schema.lookup_columns}
     rows = [{c: v for c, v in row.items() if c in columns} for row in rows]
     ids_BL, dense_BN = (torch.from_numpy(a) for a in encoder(rows))
     training = model.training

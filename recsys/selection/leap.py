@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
+from recsys.progress import progress
 from recsys.selection.columns import Units, units
 from recsys.selection.gates import EDGE, Gates, adaptive_weights, reservoirs
 from recsys.selection.price import price_or_default
@@ -119,6 +119,7 @@ def leap(
     started = time.perf_counter()
     check_fields(model.schema)
     model.eval()
+from recsys.progress import progress
     batch_size = min(batch_size, len(valid))
     whole = units(model, valid, groups)
     price = price_or_default(price, model, valid, gain_share)

@@ -4,11 +4,11 @@ import time
 
 import numpy as np
 import torch
-from rich.progress import Progress
 
 from recsys.data.shards import Shards
 from recsys.metrics import logloss, sigmoid
 from recsys.models.ctr import CTR
+from recsys.progress import progress
 from recsys.selection.columns import field_generators
 from recsys.selection.recipe import Recipe
 from recsys.selection.scores import FieldScores, check_fields
@@ -61,7 +61,7 @@ def permutation(
     details = {}
     generators = field_generators(schema.names, seed)
     blocks = x_RW.split(model.widths, 1)
-    with Progress(refresh_per_second=2) as bar:  # not track(): its thread outlives an exception
+    with progress(refresh_per_second=2) as bar:
         task = bar.add_task("permute fields", total=len(blocks))
         for f, generator, block_RD in zip(schema.fields, generators, blocks, strict=True):
             kept = block_RD.clone()

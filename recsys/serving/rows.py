@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from recsys.encoding import Words
 from recsys.errors import DataError
-from recsys.schema import Schema
+from recsys.rows import RowEncoder
 from recsys.serving.bundle import Bundle
 
 __all__ = ["CHUNK", "parse_json", "predict_file", "read_rows"]
@@ -63,11 +64,14 @@ def _json_rows(file: TextIO) -> Iterator[Any]:
                 raise DataError(f"line {number}: {error}") from error
 
 
-def _cell(text: str, dtype: str, is_list: bool, column: str) -> Any:
+def _cell(text: str, dtype: str, column: str) -> Any:
     if text == "" or (dtype != "string" and text in _GAPS):
         return None
-    if is_list:
-        return parse_json(text)
+    if dtype == "list":
+        try:
+            return parse_json(text)
+        except DataError as error:
+            raise DataError(f"column {column!r}: expected a list as JSON, got {text[:40]!r}: mend the cell") from error
     if dtype == "string":
         return text
     if dtype == "bool" and text.lower() in _BOOLEANS:
@@ -77,15 +81,24 @@ def _cell(text: str, dtype: str, is_list: bool, column: str) -> Any:
             return read(text)
         except ValueError:
             continue
+    if dtype == "time":  # ISO text; what is none is refused where it is encoded
+        return text
     kind = "true or false" if dtype == "bool" else "a number"
     raise DataError(f"column {column!r}: expected {kind} or nothing, got {text[:40]!r}: mend the cell")
 
 
-def _csv_rows(file: TextIO, schema: Schema, delimiter: str) -> Iterator[dict[str, Any]]:
-    """Cells become what the schema's columns hold; a list stands as JSON in its cell."""
-    cells = {
-        c: (t, f.kind in ("multi", "vector")) for f in schema.fields for c, t in zip(f.inputs, f.dtypes, strict=True)
-    }
+def _cells(encoder: RowEncoder) -> dict[str, str]:
+    """What the cells of each column hold: a dtype, or `list`, which stands as JSON in its cell."""
+    found = dict(encoder.schema.lookup_columns)
+    for f in encoder.schema.fields:
+        whole = f.kind in ("multi", "sequence", "vector") and not f.separator
+        whole = whole and not isinstance(encoder.encoders[f.name], Words)  # a text is a list of ids only to the model
+        found |= {c: "list" if whole else t for c, t in zip(f.inputs, f.dtypes, strict=True)}
+    return found
+
+
+def _csv_rows(file: TextIO, cells: dict[str, str], delimiter: str) -> Iterator[dict[str, Any]]:
+    """Cells become what their columns hold; columns that nothing reads are left out."""
     lines = csv.reader(file, delimiter=delimiter, strict=True)
     header = next(lines, [])
     for cell in lines:
@@ -95,12 +108,23 @@ def _csv_rows(file: TextIO, schema: Schema, delimiter: str) -> Iterator[dict[str
             raise DataError(f"line {lines.line_num}: expected {len(header)} cells, got {len(cell)}: mend the line")
         given = dict(zip(header, cell, strict=True))
         try:
-            yield {c: _cell(given[c], *cells[c], c) for c in cells if c in given}
+            yield {c: _cell(given[c], cells[c], c) for c in cells if c in given}
         except DataError as error:
             raise DataError(f"line {lines.line_num}: {error}") from error
 
 
-def _parquet_rows(path: Path, schema: Schema) -> Iterator[dict[str, Any]]:
+def _in_microseconds(batch: Any) -> Any:
+    """Nanoseconds become microseconds, as in preparation: Python's datetime holds no finer ones."""
+    import pyarrow as pa
+
+    for i, field in enumerate(batch.schema):
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+            coarse = pa.timestamp("us", field.type.tz)
+            batch = batch.set_column(i, field.with_type(coarse), batch.column(i).cast(coarse, safe=False))
+    return batch
+
+
+def _parquet_rows(path: Path, wanted: Iterable[str]) -> Iterator[dict[str, Any]]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -108,20 +132,20 @@ def _parquet_rows(path: Path, schema: Schema) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow, or send JSON lines") from error
     try:
         with pq.ParquetFile(path) as file:
-            columns = [c for c in schema.raw_columns if c in file.schema_arrow.names]
+            columns = [c for c in wanted if c in file.schema_arrow.names]
             for batch in file.iter_batches(CHUNK, columns=columns):
-                yield from batch.to_pylist()
+                yield from _in_microseconds(batch).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} does not parse as Parquet: {str(error).splitlines()[0]}: mend the file") from error
 
 
-def read_rows(source: str, schema: Schema) -> Iterator[Any]:
+def read_rows(source: str, encoder: RowEncoder) -> Iterator[Any]:
     """Stream the raw rows of a source.
 
     Args:
         source: A file (.parquet, .csv, .tsv; anything else is JSON lines, a JSON list or one JSON
             object), or `-` for JSON from standard input.
-        schema: Tells the types of CSV cells, and which Parquet columns to read.
+        encoder: Tells the types of CSV cells, and which Parquet columns to read.
 
     Raises:
         DataError: If the file is missing or does not parse.
@@ -132,13 +156,14 @@ def read_rows(source: str, schema: Schema) -> Iterator[Any]:
     path = Path(source)
     if not path.is_file():
         raise DataError(f"expected rows in {source}, found no such file: check the path, or give - for standard input")
+    cells = _cells(encoder)
     if path.suffix == ".parquet":
-        yield from _parquet_rows(path, schema)
+        yield from _parquet_rows(path, cells)
         return
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix in (".csv", ".tsv"):
-                yield from _csv_rows(file, schema, "," if path.suffix == ".csv" else "\t")
+                yield from _csv_rows(file, cells, "," if path.suffix == ".csv" else "\t")
             else:
                 yield from _json_rows(file)
     except (UnicodeDecodeError, csv.Error) as error:
@@ -166,7 +191,7 @@ def predict_file(bundle: Bundle, source: str, out: TextIO) -> int:
         DataError: If a row cannot be scored; its number counts from 0.
     """
     done = 0
-    for chunk in _chunks(read_rows(source, bundle.schema)):
+    for chunk in _chunks(read_rows(source, bundle.encoder)):
         for p in bundle.score(chunk, done).tolist():
             out.write(json.dumps({"probability": p}) + "\n")
         done += len(chunk)

@@ -21,6 +21,8 @@ def run_without(missing, code):
         "recsys",
         "recsys.schema",
         "recsys.encoding",
+        "recsys.past",
+        "recsys.rows",
         "recsys.serving.bundle",
         "recsys.serving.rows",
         "recsys.serving.server",

@@ -1,0 +1,108 @@
+"""docs/data.md says what the code takes: every key, kind, encoding, setting, format and hash."""
+
+import inspect
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from recsys.data import split
+from recsys.data.column_types import TYPES
+from recsys.data.command import COMMANDS
+from recsys.data.fields import ENCODINGS, FieldConfig, _past, field_configs
+from recsys.data.files import FORMATS
+from recsys.data.prepare import KEYS
+from recsys.data.scan import scan
+from recsys.data.text import POLICIES
+from recsys.encoding import PARTS, hash_text
+from recsys.past import WHATS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+
+
+def spans(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def tables(heading: str) -> list[list[list[str]]]:
+    """The tables under a heading: rows of cells, without the head."""
+    section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
+    found = re.findall(r"(?:^\|.*\n)+", section, re.M)
+    cells = [[re.split(r"(?<!\\)\|", line)[1:-1] for line in t.splitlines()[2:]] for t in found]
+    return [[[c.strip() for c in row] for row in t] for t in cells]
+
+
+def test_every_key():
+    (rows,) = tables("The keys")
+    assert [spans(row[0])[0] for row in rows] == list(KEYS)
+
+
+def test_every_setting_of_a_source():
+    rows = {spans(row[0])[0]: row[1] for row in tables("Sources")[0]}
+    assert list(rows) == list(inspect.signature(scan).parameters)
+    assert set(spans(rows["format"])) == {"auto", *FORMATS}
+    assert set(spans(rows["types"])) == set(TYPES)
+    assert set(spans(rows["on_bad_rows"])) == set(POLICIES)
+
+
+def test_every_form_of_a_split():
+    (rows,) = tables("Splits")
+    forms = [OmegaConf.to_container(OmegaConf.create(spans(row[0])[0])) for row in rows]
+    read = set(re.findall(r'split(?:\.get\(|\[)"(\w+)"', inspect.getsource(split)))
+    assert {key for form in forms for key in form} == read | set(split.SPLITS)
+    assert {frozenset(form) & {"shares", "column", "by", "train"} for form in forms} == {
+        frozenset({"train"}), frozenset({"shares"}), frozenset({"shares", "by"}), frozenset({"column", "train"}),
+    }  # fmt: skip
+
+
+def test_every_kind_and_encoding():
+    rows = {spans(row[0])[0]: spans(row[2]) for row in tables("Fields")[0]}
+    assert rows.pop("timestamp") == []
+    assert {k: tuple(v) for k, v in rows.items()} == ENCODINGS
+    parts = next(row[1] for row in tables("Fields")[0] if "timestamp" in row[0])
+    assert set(PARTS) <= set(spans(parts))
+
+
+def test_every_setting_of_a_field_and_its_default():
+    rows = {name: row[1] for row in tables("Fields")[1] for name in spans(row[0])}
+    known = {f.name: f.default for f in fields(FieldConfig) if f.name != "name"}
+    assert set(rows) == set(known)
+    for name, default in known.items():
+        if isinstance(default, int) and not isinstance(default, bool) and name != "buckets":
+            assert rows[name].split(":")[0] == str(default), name
+    assert MISSING not in known.values()
+
+
+def test_every_setting_of_the_past():
+    rows = {spans(row[0])[0]: row[1] for row in tables("What had happened before")[0]}
+    assert list(rows) == ["what", "by", "of", "delay_days", "prior"]
+    assert _past(
+        {"what": "last", "of": "item", **{k: v for k, v in [("by", ["u"]), ("delay_days", 1), ("prior", 2)]}}, ""
+    )
+    assert set(WHATS) <= set(spans(rows["what"]))
+    assert rows["prior"].split(":")[0] == f"{_past({'what': 'rate', 'by': ['u']}, '').prior:g}"
+
+
+def test_the_examples_are_read():
+    written = re.search(r"```yaml\n(.*?)```", PAGE, re.S)
+    entries = OmegaConf.to_container(OmegaConf.create(written.group(1)))["fields"]
+    assert {c.name for c in field_configs({"item": {}, **entries})} == {"item", "seen", "recent"}
+    line = re.search(r"'\+data\.fields=(\{.*?\}\})'", PAGE, re.S)
+    assert len(field_configs(OmegaConf.to_container(OmegaConf.create(line.group(1).replace("\n", " "))))) == 5
+
+
+@pytest.mark.parametrize(("text", "seed", "digest"), tables("Fields")[2])
+def test_the_hashes(text, seed, digest):
+    assert f"{hash_text(''.join(spans(text)), int(seed)):016x}" == digest.strip("`")
+
+
+def test_every_command():
+    assert set(re.findall(r"recsys data ([a-z]+)", PAGE)) == set(COMMANDS)
+
+
+def test_every_file_that_preparation_leaves(prepared):
+    told = {name for row in tables("What preparation leaves")[0] for cell in row[:2] for name in spans(cell)}
+    there = {p.name + "/" * p.is_dir() for p in prepared.iterdir()} | {p.name for p in (prepared / "train").iterdir()}
+    assert there <= told
