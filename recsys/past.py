@@ -14,9 +14,10 @@ import numpy as np
 from recsys.encoding import hash_text, instant, joined, text
 from recsys.errors import DataError
 
-__all__ = ["WHATS", "Order", "Past", "Snapshot"]
+__all__ = ["WHATS", "WHERES", "Order", "Past", "Snapshot"]
 
 WHATS = ("count", "rate", "days_since", "last")
+WHERES = ("", "positive", "negative")
 _DAY = 86_400_000_000  # microseconds
 
 
@@ -35,6 +36,8 @@ class Past:
             time it takes to know that there was no click.
         prior: Rows' worth of belief in `rate`, ≥ 0.
         rate: Label rate of the training rows.
+        where: `positive` or `negative`: only the earlier rows with that label count, such as a user's
+            last clicked items; "" is all. A label is known late: see `delay_days`.
     """
 
     what: str
@@ -44,6 +47,7 @@ class Past:
     delay_days: float = 0.0
     prior: float = 10.0
     rate: float = 0.0
+    where: str = ""
 
     @property
     def delay(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from recsys.encoding import PARTS
 from recsys.errors import ConfigError
-from recsys.past import WHATS, Past
+from recsys.past import WHATS, WHERES, Past
 
 __all__ = ["ENCODINGS", "FieldConfig", "field_configs"]
 
@@ -120,21 +120,25 @@ def _past(given: Any, at: str) -> Past | None:
         return None
     if not isinstance(given, Mapping):
         raise ConfigError(f"{at}.past: expected settings like {{what: count, by: [user]}}, got {given!r}")
-    known = ("what", "by", "of", "delay_days", "prior")
+    known = ("what", "by", "of", "where", "delay_days", "prior")
     if unknown := sorted(set(given) - set(known)):
         raise ConfigError(f"{at}.past: unknown {unknown}: expected some of {', '.join(known)}")
-    what, by, of = given.get("what"), given.get("by"), given.get("of", "")
+    what, by, of, where = given.get("what"), given.get("by"), given.get("of", ""), given.get("where", "")
     if what not in WHATS:
         raise ConfigError(f"{at}.past.what: expected one of {', '.join(WHATS)}, got {what!r}: change it")
     if isinstance(by, str) or not by or not all(isinstance(c, str) for c in by):
         raise ConfigError(f"{at}.past.by: expected a list of columns, got {by!r}: write [user]")
     if (what == "last") != bool(of):
         raise ConfigError(f"{at}.past.of: last, and only last, needs the column whose values it gives: got {of!r}")
+    if where not in WHERES or (where and what == "rate"):
+        kinds = "nothing, since a rate counts both" if what == "rate" else "positive or negative"
+        raise ConfigError(f"{at}.past.where: expected {kinds}, got {where!r}: change it")
     for key in ("delay_days", "prior"):
         value = given.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
             raise ConfigError(f"{at}.past.{key}: expected a number of at least 0, got {value!r}: change it")
-    return Past(what, tuple(by), (), of, float(given.get("delay_days", 0)), float(given.get("prior", 10)))
+    delay_days, prior = float(given.get("delay_days", 0)), float(given.get("prior", 10))
+    return Past(what, tuple(by), (), of, delay_days, prior, where=where)
 
 
 def _expanded(name: str, entry: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -35,9 +35,11 @@ def _keys(spool: Spool, by: Sequence[str]) -> np.ndarray:
 
 
 def _order(spool: Spool, past: Past, time: str) -> tuple[np.ndarray, Order]:
-    """key_B of every row, and the order of the rows that count: for `last`, those that have a value."""
+    """key_B of every row, and the order of the rows that count: with a value for `last`, with the label of `where`."""
     key_B = _keys(spool, past.by)
     counts_B = spool.read(f"codes/{past.of}") >= 0 if past.of else np.ones(len(key_B), bool)
+    if past.where:
+        counts_B &= spool.read("label") == float(past.where == "positive")
     return key_B, Order(np.where(counts_B, key_B, -1), spool.read(f"us/{time}"))
 
 
@@ -53,7 +55,7 @@ def add_past(spool: Spool, configs: Sequence[FieldConfig], config: Mapping[str, 
     orders: dict[tuple[Any, ...], tuple[np.ndarray, Order]] = {}
     for c in wanted:
         assert c.past is not None
-        by, past = (*c.past.by, c.past.of), replace(c.past, rate=rate)
+        by, past = (*c.past.by, c.past.of, c.past.where), replace(c.past, rate=rate)
         if by not in orders:
             orders[by] = _order(spool, past, config["time"])
         key_B, order = orders[by]
@@ -98,8 +100,10 @@ def snapshot(spool: Spool, configs: Sequence[FieldConfig], schema: Schema) -> Sn
             )
             continue
         if past.what == "days_since":
-            _, stop_G = order.before(key_G, end_G - past.delay)
+            start_G, stop_G = order.before(key_G, end_G - past.delay)
+            rank_G = rank_G[stop_G[rank_G] > start_G[rank_G]]  # the others have no latest row
             value_G = order.time_B[order.rows[np.maximum(stop_G - 1, 0)]]
+            arrays[f"{f.name}/keys"] = hash_G[rank_G]
         else:
             value_G = order.column(past, spool.read("label"), key_G, end_G)
         arrays[f"{f.name}/value"] = value_G[rank_G]

@@ -37,9 +37,14 @@ FIELDS: dict[str, Any] = {
     "item": {"min_count": 1},
     "recent": {"kind": "sequence", "table": "item", "max_length": 4}
     | {"past": {"what": "last", "of": "item", "by": ["user"]}},
+    "clicked": {"kind": "sequence", "table": "item", "max_length": 3}
+    | {"past": {"what": "last", "of": "item", "by": ["user"], "where": "positive", "delay_days": 2}},
     "count": {"kind": "numeric", "past": {"what": "count", "by": ["user", "item"]}},
+    "clicks": {"kind": "numeric", "past": {"what": "count", "by": ["user"], "where": "positive"}},
     "count_bucket": {"encoding": "bucket", "buckets": 4, "past": {"what": "count", "by": ["user"]}},
     "since": {"kind": "numeric", "encoding": "log", "past": {"what": "days_since", "by": ["user"]}},
+    "since_skip": {"kind": "numeric"}
+    | {"past": {"what": "days_since", "by": ["user", "item"], "where": "negative", "delay_days": 4}},
     "rate": {"kind": "numeric", "past": {"what": "rate", "by": ["item"], "delay_days": 3, "prior": 5}},
 }  # fmt: skip
 CONFIG: dict[str, Any] = {
@@ -64,7 +69,11 @@ def slow(rows: list[dict[str, Any]], i: int, rate: float) -> dict[str, Any]:
 
     known = before("item", delay=3)
     mine = before("user")
+    skipped = [r for r in before("user", "item", delay=4) if not r["click"]]
     return {
+        "clicks": math.nan if now["user"] is None else sum(r["click"] for r in mine),
+        "since_skip": day[id(now)] - day[id(skipped[-1])] if skipped else math.nan,
+        "clicked": [r["item"] for r in reversed(before("user", delay=2)) if r["item"] is not None and r["click"]][:3],
         "count": math.nan if None in (now["user"], now["item"]) else len(before("user", "item")),
         "count_bucket": math.nan if now["user"] is None else len(mine),
         "since": day[id(now)] - day[id(mine[-1])] if mine else math.nan,
@@ -85,15 +94,16 @@ def test_training_sees_the_past_and_nothing_else(tmp_path: Path, seed: int) -> N
     cut = sorted(r["at"] for r in rows)[int(0.8 * len(rows))]
     tests = [i for i, r in enumerate(rows) if r["at"] >= cut]
     assert len(golden) == len(tests) == len(test_ids)
-    ties = 0
+    ties = dict.fromkeys(("recent", "clicked"), 0)
     for i, row in zip(tests, golden, strict=True):
         want = slow(rows, i, rate)
-        for name in ("count", "count_bucket", "since", "rate"):
+        for name in ("count", "count_bucket", "clicks", "since", "since_skip", "rate"):
             assert math.isnan(want[name]) if row[name] is None else row[name] == pytest.approx(want[name], abs=1e-9)
         # rows of one instant have no order among themselves, so only their set is the same
-        ties += row["recent"] != want["recent"]
-        assert len(row["recent"]) == len(want["recent"])
-    assert ties < len(tests) / 2
+        for name in ties:
+            ties[name] += row[name] != want[name]
+            assert len(row[name]) == len(want[name])
+    assert max(ties.values()) < len(tests) / 2
     ids_BL, dense_BN = RowEncoder.load(folder)(golden)
     np.testing.assert_array_equal(ids_BL, test_ids)
     np.testing.assert_array_equal(dense_BN, np.load(folder / "test" / "dense.npy"))
@@ -103,7 +113,8 @@ def test_a_sequence_is_newest_first(tmp_path: Path) -> None:
     at = pa.array([3, 1, 2, 5, 4, 6] * 20, pa.timestamp("s"))
     user = [f"u{i // 6}" for i in range(120)]
     table = pa.table({"user": user, "item": [30, 10, 20, 50, 40, 60] * 20, "at": at, "click": [0, 1] * 60})
-    folder = prepare({**CONFIG, "split": {"shares": [0.4, 0.2, 0.4]}}, lambda: table, tmp_path)
+    fields = {n: FIELDS[n] for n in ("user", "item", "recent")}
+    folder = prepare({**CONFIG, "fields": fields, "split": {"shares": [0.4, 0.2, 0.4]}}, lambda: table, tmp_path)
     golden = json.loads((folder / "golden_rows.json").read_text())
     seen = {row["item"]: row["recent"] for row in golden}
     assert seen[60] == [50, 40, 30, 20] and seen[50] == [40, 30, 20, 10]
@@ -123,7 +134,10 @@ def test_serving_looks_up_what_training_would_have_computed(tmp_path: Path) -> N
     ids_BL, dense_BN = RowEncoder.load(first)(rows)
     np.testing.assert_array_equal(ids_BL[:, :2], np.load(whole / "test" / "ids.npy")[:, :2])
     np.testing.assert_array_equal(ids_BL[:, -1], np.load(whole / "test" / "ids.npy")[:, -1])
-    np.testing.assert_array_equal(np.sort(ids_BL[:, 2:6]), np.sort(np.load(whole / "test" / "ids.npy")[:, 2:6]))
+    for columns in (slice(2, 6), slice(6, 9)):
+        np.testing.assert_array_equal(
+            np.sort(ids_BL[:, columns]), np.sort(np.load(whole / "test" / "ids.npy")[:, columns])
+        )
     np.testing.assert_allclose(dense_BN, np.load(whole / "test" / "dense.npy"), atol=1e-6)
 
 
@@ -131,7 +145,8 @@ def test_a_request_may_bring_its_own_past_or_its_key_but_one_of_them(tmp_path: P
     table = events()
     encoder = RowEncoder.load(prepare(CONFIG, lambda: table, tmp_path))
     row = {"user": "u1", "item": 3, "at": "1970-03-01"}
-    own = {"recent": [1, 2], "count": 2.0, "count_bucket": 1.0, "since": 3.5, "rate": None}
+    own = {"recent": [1, 2], "clicked": [1], "count": 2.0, "count_bucket": 1.0, "clicks": 1.0}
+    own |= {"since": 3.5, "since_skip": None, "rate": None}
     ids_BL, dense_BN = encoder([{**row, **own}])
     assert not np.array_equal(dense_BN, encoder([row])[1]) and ids_BL[0, 4] == -1
     assert encoder([{**own, "user": "u1", "item": 3}])[0].tolist() == ids_BL.tolist()
@@ -156,6 +171,8 @@ def test_delay_leaves_out_labels_that_are_not_known_yet() -> None:
         ({"what": "last", "by": ["user"]}, "past.of"),
         ({"what": "count", "by": ["user"], "of": "item"}, "past.of"),
         ({"what": "count", "by": ["user"], "delay_days": -1}, "delay_days"),
+        ({"what": "count", "by": ["user"], "where": "clicked"}, "past.where: expected positive or negative"),
+        ({"what": "rate", "by": ["user"], "where": "positive"}, "past.where: expected nothing"),
         ({"what": "count", "by": ["user"], "window": 3}, "unknown"),
         ("count", "past: expected settings"),
     ],
