@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -30,6 +29,7 @@ from recsys.data.matrices import MIN_COUNT, PRIOR, OneHot, TargetRates
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
 from recsys.metrics import evaluate, logloss
+from recsys.progress import progress
 
 __all__ = ["MOST_CELLS", "MOST_ROWS", "baseline", "baseline_main", "read"]
 
@@ -147,7 +147,7 @@ def baseline(folder: Path, seed: int = 0) -> dict[str, Any]:
     most = min(MOST_ROWS, MOST_CELLS // max(1, width))
     train = _rows(shards["train"], most, seed)
     models: dict[str, Any] = {}
-    with Progress(console=Console(stderr=True)) as bar:
+    with progress() as bar:
         task = bar.add_task("baselines", total=2)
         for name, fit in (("logistic regression", _linear), ("LightGBM", _trees)):
             bar.update(task, description=name)

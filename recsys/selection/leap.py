@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from rich.progress import Progress
 from torch import Tensor
 
 from recsys.data.batch import Batch
@@ -119,7 +120,6 @@ def leap(
     started = time.perf_counter()
     check_fields(model.schema)
     model.eval()
-from recsys.progress import progress
     batch_size = min(batch_size, len(valid))
     whole = units(model, valid, groups)
     price = price_or_default(price, model, valid, gain_share)
@@ -133,7 +133,7 @@ from recsys.progress import progress
         return _Search(model, Gates(found, weight_U, seed, steps, start, stock), batches, steps, recipe.how.precision)
 
     at_price, ramp = search(parts, seed, 0.4), search(whole, seed + 1, 1 - EDGE)
-    with Progress(refresh_per_second=2) as bar:
+    with progress(refresh_per_second=2) as bar:
         task = bar.add_task("learn gates", total=steps)
         curve: list[float] = []
         for _ in range(steps):

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
+from recsys.progress import progress
 from recsys.schema import Schema
 from recsys.train import TrainConfig, bf16, seed_everything
 
@@ -113,7 +113,7 @@ def train_gated(
     total, number = epochs * (len(train) // size), 0
     adam = torch.optim.AdamW(_by_size(model, how.weight_decay), lr=how.lr)
     gate_adam = torch.optim.Adam(gates.parameters(), lr=gate_rate(total, reach)) if gates else None
-    with Progress(refresh_per_second=2) as bar:
+    with progress(refresh_per_second=2) as bar:
         task = bar.add_task("train with gates", total=total)
         for epoch in range(epochs):
             for batch in train.shuffled(size, [seed, epoch]):

@@ -3,10 +3,10 @@
 import time
 
 import torch
-from rich.progress import Progress
 
 from recsys.data.shards import Shards
 from recsys.models.ctr import CTR
+from recsys.progress import progress
 from recsys.selection.columns import field_of_column
 from recsys.selection.recipe import Recipe
 from recsys.selection.scores import FieldScores, check_fields
@@ -40,7 +40,7 @@ def sfs(
     model.eval()
     column_W = field_of_column(model.widths)
     total_F, count = torch.zeros(len(model.widths)), 0
-    with Progress(refresh_per_second=2) as bar:
+    with progress(refresh_per_second=2) as bar:
         task = bar.add_task("mask gradients", total=min(batches, max(1, len(valid) // batch_size)))
         for batch in valid.shuffled(batch_size, [seed, 11]):
             with torch.no_grad():

@@ -3,11 +3,11 @@
 import time
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
 from recsys.data.shards import Shards
 from recsys.models.ctr import CTR
+from recsys.progress import progress
 from recsys.selection.columns import field_of_column
 from recsys.selection.recipe import Recipe
 from recsys.selection.scores import FieldScores, check_fields
@@ -47,7 +47,7 @@ def shark(model: CTR, train: Shards, valid: Shards, recipe: Recipe, seed: int, b
     column_W = field_of_column(model.widths)
     mean_W = _mean_embedding(model, valid)
     total_F = torch.zeros(len(model.widths), dtype=torch.float64)
-    with Progress(refresh_per_second=2) as bar:
+    with progress(refresh_per_second=2) as bar:
         task = bar.add_task("first-order losses", total=len(valid))
         for batch in valid.batches(batch_size):
             with torch.no_grad():
