@@ -1,5 +1,6 @@
 """MLflow: one parent run an experiment, one child a stage. The only file that imports mlflow."""
 
+import fcntl
 import os
 import re
 import subprocess
@@ -78,6 +79,19 @@ with warnings.catch_warnings(record=True):  # MLflow asks for hints on predict, 
             return self.bundle.score(rows)
 
 
+@contextmanager
+def _first_use(uri: str) -> Generator[None]:
+    """One process at a time: two that make the tables of one SQLite file at once break it."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    path = Path(uri.removeprefix("sqlite:///"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class Tracker:
     """Writes a run to MLflow.
 
@@ -94,14 +108,15 @@ class Tracker:
         self.uri = uri or default_uri(runs)
         self.ids: dict[str, str] = {}
         try:
-            mlflow.set_tracking_uri(self.uri)
-            self.client = mlflow.MlflowClient()
-            found = self.client.get_experiment_by_name(experiment)
-            if found is None:
-                local = self.uri.startswith("sqlite")
-                where = (Path(runs).resolve() / "mlartifacts").as_uri() if local else None
-                self.client.create_experiment(experiment, artifact_location=where)
-            mlflow.set_experiment(experiment)
+            with _first_use(self.uri):
+                mlflow.set_tracking_uri(self.uri)
+                self.client = mlflow.MlflowClient()
+                found = self.client.get_experiment_by_name(experiment)
+                if found is None:
+                    local = self.uri.startswith("sqlite")
+                    where = (Path(runs).resolve() / "mlartifacts").as_uri() if local else None
+                    self.client.create_experiment(experiment, artifact_location=where)
+                mlflow.set_experiment(experiment)
         except MlflowException as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(

@@ -1,5 +1,8 @@
 """What MLflow is told stays distinct under names that it takes."""
 
+import subprocess
+import sys
+
 import mlflow
 import pytest
 
@@ -19,3 +22,13 @@ def test_columns_may_be_called_anything(tmp_path):
     assert kept["test.unseen.genre_s"] == 0 and kept["test.unseen.genre_s_2"] == 1
     params = mlflow.MlflowClient().get_run(tracker.ids["parent"]).data.params
     assert len(params) == len(names)
+
+
+@pytest.mark.slow  # three interpreters that load MLflow
+def test_runs_that_begin_together_share_a_new_store(tmp_path):
+    """Made at once, MLflow's tables come out broken ("duplicate column name")."""
+    code = (
+        "import sys; from pathlib import Path; from recsys.tracking import Tracker; Tracker(None, sys.argv[1], Path())"
+    )
+    begun = [subprocess.Popen([sys.executable, "-c", code, f"experiment {i}"], cwd=tmp_path) for i in range(3)]
+    assert [p.wait(timeout=200) for p in begun] == [0, 0, 0]
