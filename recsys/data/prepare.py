@@ -1,6 +1,6 @@
 """Raw table → encoders fitted on the training rows → schema and shards, cached by a digest.
 
-Two passes: `recsys.data.spool` reads the table once; here its columns become splits, encoders and
+Two passes: `recsys.data.first_pass` reads the table once; here its columns become splits, encoders and
 row-major shards, a range of rows at a time.
 """
 
@@ -19,13 +19,14 @@ import pyarrow as pa
 
 from recsys.data.encode import TableEncoder
 from recsys.data.fields import FieldConfig, field_configs
+from recsys.data.first_pass import Source, read_source
 from recsys.data.fit import field_of, fit
 from recsys.data.history import add_past, snapshot
 from recsys.data.labels import zeros_and_ones
 from recsys.data.scan import Scan
 from recsys.data.shards import ShardWriter
 from recsys.data.split import SPLITS, split_codes
-from recsys.data.spool import PAD, Source, Spool, read_source
+from recsys.data.spool import PAD, Spool
 from recsys.encoding import AnyEncoder, encoder_from_json
 from recsys.errors import ConfigError, DataError
 from recsys.progress import progress

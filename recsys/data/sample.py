@@ -13,7 +13,7 @@ from recsys.errors import DataError
 from recsys.progress import progress
 
 if TYPE_CHECKING:
-    from recsys.data.spool import Source
+    from recsys.data.first_pass import Source
 
 __all__ = ["labels", "plain", "sample"]
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from recsys.data.encode import TableEncoder
 from recsys.data.fields import FieldConfig
+from recsys.data.first_pass import read_source
 from recsys.data.fit import field_of, fit
 from recsys.data.scan import Scan
-from recsys.data.spool import Spool, read_source
+from recsys.data.spool import Spool
 from recsys.encoding import (
     MISSING,
     UNSEEN,
