@@ -77,7 +77,7 @@ def test_every_setting_of_a_field_and_its_default():
 
 def test_every_setting_of_the_past():
     rows = {spans(row[0])[0]: row[1] for row in tables("What had happened before")[0]}
-    assert list(rows) == ["what", "by", "of", "delay_days", "prior"]
+    assert list(rows) == ["what", "by", "of", "delay_days", "prior", "where"]
     assert _past({"what": "last", "by": ["u"], "of": "item", "delay_days": 1, "prior": 2}, "at")
     assert set(WHATS) <= set(spans(rows["what"]))
     assert rows["prior"].split(":")[0] == f"{_past({'what': 'rate', 'by': ['u']}, '').prior:g}"
