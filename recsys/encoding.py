@@ -112,6 +112,8 @@ def instant(value: object, name: str) -> int | None:
 
 def joined(parts: Sequence[str | None]) -> str | None:
     """The text of a cross: its spelled parts with `SEPARATOR` between; None if every part is missing."""
+    if None not in parts:
+        return SEPARATOR.join(parts)  # type: ignore[arg-type]
     if all(p is None for p in parts):
         return None
     return SEPARATOR.join(ABSENT if p is None else p for p in parts)

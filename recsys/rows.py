@@ -33,6 +33,7 @@ __all__ = ["RowEncoder"]
 
 Rows = Sequence[dict[str, Any]]
 _LISTS = (list, tuple, np.ndarray)
+_USUAL: dict[str, type[str] | type[int]] = {"string": str, "int": int}  # what JSON gives for a column of such a type
 
 
 class RowEncoder:
@@ -67,11 +68,11 @@ class RowEncoder:
         """Row → id of a field with one value; the usual types take a short way to what `id` gives."""
         encoder, column, dtype = self.encoders[field.name], field.inputs[0], field.dtypes[0]
         assert isinstance(encoder, Vocabulary | Hash)
-        if len(field.inputs) > 1:
-            named = tuple(zip(field.inputs, field.dtypes, strict=True))
-            return lambda row: encoder.id([text(row[c], t, c) for c, t in named])
-        usual = {"string": str, "int": int}.get(dtype)
-        if usual is None or isinstance(encoder, Hash):
+        usual = _USUAL.get(dtype)
+        if isinstance(encoder, Hash):
+            named = [(c, t, _USUAL.get(t)) for c, t in zip(field.inputs, field.dtypes, strict=True)]
+            return lambda row: encoder.id([_spelled(row[c], t, c, u) for c, t, u in named])
+        if usual is None:
             return lambda row: encoder.id((text(row[column], dtype, column),))
         known = encoder.known(usual)
 
@@ -204,6 +205,13 @@ class RowEncoder:
                 parts.append(one)
         parts += [self.weights(f, rows) for f in self.schema.fields if f.weighted]
         return np.concatenate(parts, axis=1) if parts else np.empty((len(rows), 0), np.float32)
+
+
+def _spelled(value: Any, dtype: str, column: str, usual: type | None) -> str | None:
+    """`text`, by a short way for the usual types."""
+    if type(value) is usual and value != "":
+        return value if usual is str else str(value)
+    return text(value, dtype, column)
 
 
 def _quick(value: Any, column: str) -> float:
