@@ -18,7 +18,7 @@ from recsys.train import logits
 
 __all__ = ["VERSION", "doubt", "health", "make_report", "write_html"]
 
-VERSION = 2
+VERSION = 3
 _OVERFIT_GAP = 0.08  # train AUC − validation AUC past which a report is inconclusive
 
 
