@@ -66,9 +66,9 @@ def _ranks(reports: Mapping[str, Any]) -> go.Figure:
     return figure
 
 
-def _changes(found: Mapping[str, Any]) -> go.Figure:
+def _changes(paired: Mapping[str, Any]) -> go.Figure:
     figure = go.Figure()
-    for i, (pair, c) in enumerate((p, c["curves"]) for p, c in found.items() if c["curves"]):
+    for i, (pair, c) in enumerate(paired.items()):
         at_k = list(c["at_k"].items())
         bars = [(m["high"] - m["mean"] if "high" in m else 0) for _, m in at_k]
         figure.add_scatter(
@@ -80,7 +80,7 @@ def _changes(found: Mapping[str, Any]) -> go.Figure:
             line_color=_COLOURS[i % len(_COLOURS)],
         )
     figure.add_hline(y=0, line={"dash": "dot", "color": "#8a919a"})
-    metric = next(c["curves"]["metric"] for c in found.values() if c["curves"])
+    metric = next(c["metric"] for c in paired.values())
     figure.update_layout(xaxis_title="fields kept, k", yaxis_title=f"Δ{metric}", height=340)
     return figure
 
@@ -104,6 +104,19 @@ def _fields(reports: Mapping[str, Any]) -> str:
     )
 
 
+def _curves(found: Mapping[str, Any]) -> list[tuple[str, str | go.Figure]]:
+    """Paired changes of the retrained metric; nothing where no two reports carry curves."""
+    paired = {p: c["curves"] for p, c in found.items() if c["curves"]}
+    if not paired:
+        return []
+    rows = [[p, k, signed(change)] for p, c in paired.items() for k, change in c["at_k"].items()]
+    rows += [[p, "area", signed(c["area"])] for p, c in paired.items() if "area" in c]
+    return [
+        ("Change of the retrained metric, second − first", _changes(paired)),
+        ("Paired over seeds", table(["pair", "k", "change, 95 % interval"], rows)),
+    ]
+
+
 def compare_page(
     reports: Mapping[str, Any], paths: Mapping[str, Path], found: Mapping[str, Any], phi: Mapping[str, float] | None
 ) -> str:
@@ -119,25 +132,17 @@ def compare_page(
     keys = ("rbo", "jaccard", "jaccard_by_chance", "k", "kendall_tau", "spearman")
     rows = [[p, *("" if c[k] is None else c[k] for k in keys), len(c["flips"])] for p, c in found.items()]
     overlaps = {None: "not known", True: "overlap", False: "apart"}
-    movers = [[p, n, was, now, overlaps[o]] for p, c in found.items() for n, was, now, o in c["movers"]]
-    flips = [[p, *flip] for p, c in found.items() for flip in c["flips"]]
+    movers = [[n, p, was, now, overlaps[o]] for p, c in found.items() for n, was, now, o in c["movers"]]
+    flips = [[n, p, was, now] for p, c in found.items() for n, was, now in c["flips"]]
     changed = [[p, what, n] for p, c in found.items() for what in ("added", "removed") for n in c[what]]
     sections: list[tuple[str, str | go.Figure]] = [
         ("Agreement", table(head, rows)),
         ("Agreement of the top k, beside chance", _agreement(found)),
-        ("Verdicts that changed", table(["field", "pair", "before", "after"], [[f[1], f[0], *f[2:]] for f in flips])),
-        ("Biggest movers", table(["field", "pair", "rank before", "rank after", "intervals"], [[m[1], m[0], *m[2:]] for m in movers])),
+        *_curves(found),
+        ("Verdicts that changed", table(["field", "pair", "before", "after"], flips)),
+        ("Biggest movers", table(["field", "pair", "rank before", "rank after", "intervals"], movers)),
         ("Ranks (orange: the verdict changed, green kept, grey dropped)", _ranks(reports)),
-    ]  # fmt: skip
-    if any(c["curves"] for c in found.values()):
-        deltas = [
-            [p, k, signed(m)]
-            for p, c in found.items()
-            if c["curves"]
-            for k, m in [*c["curves"]["at_k"].items(), *([("area", c["curves"]["area"])] if "area" in c["curves"] else [])]
-        ]  # fmt: skip
-        sections.insert(2, ("Change of the retrained metric", _changes(found)))
-        sections.insert(3, ("Paired over seeds", table(["pair", "k", "second − first, 95 % interval"], deltas)))
+    ]
     if changed:
         sections.append(("Fields added and removed", table(["pair", "", "field"], changed)))
     about = [
