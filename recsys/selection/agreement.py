@@ -71,7 +71,7 @@ def stability(kept_MF: np.ndarray) -> dict[str, float] | None:
     return {"index": index, "low": index - 1.96 * error, "high": min(1.0, index + 1.96 * error)}
 
 
-def mean_with_interval(values: Sequence[float]) -> dict[str, float]:
+def mean_with_interval(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Mean, and from two values on its 95 % interval by Student's t."""
     mean = float(np.mean(values))
     if len(values) < 2:

@@ -141,28 +141,31 @@ def _gates(fields: Report) -> go.Figure:
 
 
 def _path(report: Report) -> go.Figure:
-    """How many gates are open at each price, and which closed there."""
-    closes = sorted((f["closes_at"], n) for n, f in report["fields"].items())
-    left = [len(closes) - i for i in range(len(closes) + 1)]
-    x = [1e-5, *(c for c, _ in closes)]
+    """How many gates are open at each price of the ramp, and which closed there."""
+    most = 0.1  # where the ramp ends: a gate that is open there has not closed
+    closes = sorted((f["closes_at"], n) for n, f in report["fields"].items() if f["closes_at"] < most)
+    total, price = len(report["fields"]), report["search"]["price"]
+    x = [1e-5, *(c for c, _ in closes), most]
+    y = [*range(total, total - len(closes) - 1, -1), total - len(closes)]
+    text = [f"{total} open", *(f"{n} closes at {c:.1e}" for c, n in closes), f"{y[-1]} still open"]
     figure = go.Figure()
-    text = ["", *(n for _, n in closes)]
     figure.add_scatter(
-        x=x, y=left, text=text, mode="lines+markers", line={"shape": "hv", "color": _COLOURS["keep"]},
-        hovertemplate="%{text} closes at %{x:.1e}<extra></extra>", showlegend=False,
+        x=x, y=y, text=text, mode="lines+markers", line={"shape": "hv", "color": _COLOURS["keep"]}, name="open gates",
+        hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
-    figure.add_vline(
-        x=report["search"]["price"], line={"dash": "dot", "color": _COLOURS["uncertain"]}, annotation_text="price"
-    )
-    figure.update_xaxes(type="log", exponentformat="power", dtick=1, title="λ, nats a row")
-    figure.update_layout(height=320, yaxis_title="open gates")
+    price_line = {"dash": "dot", "color": _COLOURS["uncertain"]}
+    figure.add_scatter(x=[price, price], y=[0, total], mode="lines", line=price_line, name=f"price {price:.1e}")
+    title = "λ, nats a row (gates lag behind a climbing λ)"
+    figure.update_xaxes(type="log", exponentformat="power", dtick=1, title=title)
+    figure.update_layout(height=320, yaxis={"title": "open gates", "rangemode": "tozero"})
+    figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"})
     return figure
 
 
 def _fields(report: Report) -> str:
     columns = (
-        "field", "rank", "verdict", "score", "interval", "gate", "closes_at", "delta_logloss", "kind", "cardinality",
-        "width", "active_share", "change_rate", "weight", "table_bytes", "cluster", "reason",
+        "field", "rank", "verdict", "reason", "score", "interval", "gate", "closes_at", "delta_logloss", "kind",
+        "cardinality", "width", "active_share", "change_rate", "weight", "table_bytes", "cluster",
     )  # fmt: skip
     fields = report["fields"]
     shown = [c for c in columns if c == "field" or any(f.get(c) is not None for f in fields.values())]
@@ -178,12 +181,18 @@ def _fields(report: Report) -> str:
     return table([c.replace("_", " ") for c in shown], [[cell(n, f, c) for c in shown] for n, f in fields.items()])
 
 
+def _words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_words(v)}" for k, v in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _search(report: Report) -> str:
     about, search = report["provenance"], report["search"]
-    rows = [["method", report["method"]], ["seconds", search["seconds"]]]
-    rows += [[k, search[k]] for k in ("price", "steps", "repeats", "alpha", "rows") if k in search]
-    rows += [[k, str(about[k])] for k in ("data", "split", "policy", "seed", "versions") if k in about]
-    return table(["", ""], rows)
+    rows = [["method", report["method"]]]
+    rows += [[k, search[k]] for k in ("seconds", "price", "steps", "repeats", "alpha", "rows") if k in search]
+    rows += [[k, about[k]] for k in ("data", "split", "policy", "seed", "versions") if k in about]
+    return table(["", ""], [[k, _words(v)] for k, v in rows])
 
 
 def write_html(report: Report, path: Path) -> None:

@@ -35,10 +35,10 @@ def size(model: CTR) -> dict[str, int]:
     }
 
 
-def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
+def median_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
     """The median and its 95 % interval by order statistics, which assumes no distribution."""
     ordered = np.sort(np.asarray(values, np.float64))
-    low = int(binom.ppf(0.025, len(ordered), 0.5))
+    low = max(0, int(binom.ppf(0.025, len(ordered), 0.5)) - 1)  # P(fewer than so many below the median) < .025
     return float(np.median(ordered)), float(ordered[low]), float(ordered[len(ordered) - 1 - low])
 
 
