@@ -37,7 +37,7 @@ def _agreement(found: Mapping[str, Any]) -> go.Figure:
         marker = {"color": colour, "size": 9, "symbol": "diamond"}
         figure.add_scatter(x=[c["k"]], y=[c["jaccard"]], marker=marker, mode="markers", showlegend=False, name="kept")
     figure.update_layout(xaxis_title="k (◆ as many as the stricter keeps)", yaxis_title="Jaccard@k", height=360)
-    figure.update_layout(legend={"orientation": "h", "y": 1.15}, yaxis_range=[0, 1.03])
+    figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"}, yaxis_range=[0, 1.03])
     return figure
 
 
@@ -82,6 +82,7 @@ def _changes(paired: Mapping[str, Any]) -> go.Figure:
     figure.add_hline(y=0, line={"dash": "dot", "color": "#8a919a"})
     metric = next(c["metric"] for c in paired.values())
     figure.update_layout(xaxis_title="fields kept, k", yaxis_title=f"Δ{metric}", height=340)
+    figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"})
     return figure
 
 
@@ -132,15 +133,15 @@ def compare_page(
     keys = ("rbo", "jaccard", "jaccard_by_chance", "k", "kendall_tau", "spearman")
     rows = [[p, *("" if c[k] is None else c[k] for k in keys), len(c["flips"])] for p, c in found.items()]
     overlaps = {None: "not known", True: "overlap", False: "apart"}
-    movers = [[n, p, was, now, overlaps[o]] for p, c in found.items() for n, was, now, o in c["movers"]]
-    flips = [[n, p, was, now] for p, c in found.items() for n, was, now in c["flips"]]
+    movers = [[n, was, now, overlaps[o], p] for p, c in found.items() for n, was, now, o in c["movers"]]
+    flips = [[n, was, now, p] for p, c in found.items() for n, was, now in c["flips"]]
     changed = [[p, what, n] for p, c in found.items() for what in ("added", "removed") for n in c[what]]
     sections: list[tuple[str, str | go.Figure]] = [
         ("Agreement", table(head, rows)),
         ("Agreement of the top k, beside chance", _agreement(found)),
         *_curves(found),
-        ("Verdicts that changed", table(["field", "pair", "before", "after"], flips)),
-        ("Biggest movers", table(["field", "pair", "rank before", "rank after", "intervals"], movers)),
+        ("Verdicts that changed", table(["field", "before", "after", "pair"], flips)),
+        ("Biggest movers, by rank", table(["field", "before", "after", "intervals", "pair"], movers)),
         ("Ranks (orange: the verdict changed, green kept, grey dropped)", _ranks(reports)),
     ]
     if changed:

@@ -58,22 +58,25 @@ def _lead(report: Report) -> str:
     lead += f"That saves {_amount(saved['table_bytes'])} of {_amount(before['table_bytes'])} of tables, "
     lead += f"{saved['parameters']:,} of {before['parameters']:,} parameters and "
     speed = f"{saved['us_per_row']:.2f} of {before['us_per_row']:.2f} µs a row (95 %: {low:.2f} to {high:.2f})."
-    return lead + (speed if low > 0 else "no time that could be measured: " + speed)
+    lead += speed if low > 0 else "no time that could be measured: " + speed
+    if probes := report["probes"]:
+        lead += f" Probes imply {probes['false_discovery_rate']:.0%} false discoveries among what is kept"
+        lead += f" (at most {probes['at_most']:.0%})."
+    return lead
 
 
 def _savings(saved: Report) -> str:
     names = {
-        "fields": "fields", "width": "inputs of the interaction", "parameters": "parameters",
-        "table_bytes": "bytes of tables", "optimizer_bytes": "bytes of optimiser state",
-        "us_per_row": "µs a row, eager, 512 rows",
+        "fields": "fields", "width": "inputs", "parameters": "parameters", "table_bytes": "table bytes",
+        "optimizer_bytes": "optimiser bytes", "us_per_row": "µs a row",
     }  # fmt: skip
-    before, after = saved["before"], saved.get("after", {})
+    before, after = saved["before"], saved["after"]
     rows = [
-        [text, before[k], after[k], saved[k], f"{saved[k] / before[k]:.0%}" if before[k] else ""]
+        [text, saved[k], f"{saved[k] / before[k]:.0%}" if before[k] else "", before[k], after[k]]
         for k, text in names.items()
-        if k in before and k in after
+        if k in before
     ]
-    return table(["", "now", "on what is kept", "saved", ""], rows)
+    return table(["", "saved", "share", "now", "on what is kept"], rows)
 
 
 def _sure(report: Report) -> str:
@@ -203,7 +206,7 @@ def write_html(report: Report, path: Path) -> None:
     title = "Importance" if len(fields) <= _MOST_BARS else f"Importance of the first {_MOST_BARS} of {len(fields)}"
     sections: list[tuple[str, str | go.Figure]] = []
     if "after" in report["savings"]:
-        sections.append(("What it saves", _savings(report["savings"])))
+        sections.append(("What it saves (µs: eager, 512 rows at a time, on this machine)", _savings(report["savings"])))
     sections += [("How sure", _sure(report)), (title, _importance(report))]
     if all("gate" in f for f in fields.values()):
         sections.append(("Gates: near 0 or 1 is settled", _gates(fields)))
@@ -211,8 +214,8 @@ def write_html(report: Report, path: Path) -> None:
         sections.append(("The price at which each gate closes", _path(report)))
     if groups:
         verdicts = [", ".join(f"{n} ({fields[n]['verdict']})" for n in g["fields"]) for g in groups]
-        rows = [[v, g["redundancy"]] for v, g in zip(verdicts, groups, strict=True)]
-        sections.append(("Fields that repeat each other", table(["fields", "redundancy"], rows)))
+        rows = [[g["redundancy"], v] for v, g in zip(verdicts, groups, strict=True)]
+        sections.append(("Fields that repeat each other", table(["redundancy", "fields"], rows)))
     sections += [("Fields", _fields(report)), ("Search", _search(report))]
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(page("Feature selection report", _lead(report), notes, sections))
