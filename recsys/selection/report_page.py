@@ -117,10 +117,12 @@ def _importance(report: Report) -> go.Figure:
         half = [(f["interval"][1] - f["interval"][0]) / 2 if "interval" in f else 0.0 for f in part.values()]
         error = {"array": half, "color": "#7d8590"} if any(half) else None
         figure.add_bar(
-            x=[f["score"] for f in part.values()], y=[_short(n) for n in part], orientation="h", name=verdict,
+            x=[f["score"] for f in part.values()], y=list(part), orientation="h", name=verdict,
             marker_color=colour, error_x=error,
         )  # fmt: skip
-    figure.update_yaxes(categoryorder="array", categoryarray=[_short(n) for n in shown][::-1], dtick=1)
+    names = list(shown)[::-1]
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=names)
+    figure.update_yaxes(tickvals=names, ticktext=[_short(n) for n in names])  # two names may be short for the same
     figure.update_layout(height=130 + 20 * len(shown), barmode="overlay", xaxis_title=f"score by {report['method']}")
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"})
     return figure
