@@ -42,6 +42,8 @@ def _stages(config: dict[str, Any], earlier: dict[str, Path]) -> list[str]:
         raise ConfigError(f"stages: unknown {unknown}: expected some of {', '.join(STAGES)}")
     if not asked:
         raise ConfigError(f"stages is empty: name some of {', '.join(STAGES)}")
+    if config["select"]["apply"] is not None and "train" not in asked:
+        raise ConfigError("select.apply is what stage train trains on, and stages lacks it: add train, or unset it")
     wanted = set(asked) | (set() if "prepare" in earlier else {"prepare"})
     return [s for s in STAGES if s in wanted]
 

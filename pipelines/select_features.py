@@ -1,7 +1,12 @@
 """Stage select: which fields earn their keep."""
 
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
+import torch
+from omegaconf import OmegaConf
+
+import recsys
 from pipelines.stage import Result, Stage, write_json
 from recsys import checkpoint
 from recsys.data.shards import Shards
@@ -10,11 +15,19 @@ from recsys.models.ctr import CTR
 from recsys.recipe import facts, resolve
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.recipe import Recipe
-from recsys.selection.report import doubt, health, make_report, write_html
+from recsys.selection.redundancy import clusters
+from recsys.selection.report import doubt, health, make_report
+from recsys.selection.report_page import write_csv, write_html
+from recsys.selection.savings import savings
 from recsys.selection.scores import FieldScores, check_policy, decide
 from recsys.train import TrainConfig, fit, seed_everything
 
 __all__ = ["run"]
+
+_OVERRIDE = """# @package _global_
+# Trains on the fields that selection by {method} kept: select.apply=THIS FILE, or copy it to experiment/NAME.yaml
+# of the folder that you are in and add experiment=NAME.
+"""
 
 
 def _search(
@@ -45,12 +58,16 @@ def run(stage: Stage) -> Result:
     found_health = health(model, train, valid)
     scores, probes = _search(stage, model, train, valid, recipe)
     verdicts = decide(scores, top_k, protect, doubt(found_health))
-    provenance = {"data": stage.data.name, "model": spec, "seed": stage.config["seed"]}
-    report = make_report(model, scores, verdicts, found_health, provenance, probes)
-    write_json(stage.folder / "report.json", report)
-    write_html(report, stage.folder / "report.html")
-    kept = [n for n in model.schema.names if report["fields"][n]["verdict"] != "drop"]
-    write_json(stage.folder / "selection.json", {"keep": kept})
+    kept = [v.field for v in verdicts if v.verdict != "drop"]
+    kept = [n for n in model.schema.names if n in kept]
+    measured = {
+        "health": found_health,
+        "probes": probes,
+        "savings": savings(model, recipe.build, kept, valid),
+        "clusters": clusters(valid, scores.ranking),
+    }
+    report = make_report(model, scores, verdicts, measured, _provenance(stage, spec, train, valid))
+    artifacts = _write(stage.folder, report, kept)
     metrics = {
         "fields_kept": float(len(kept)),
         "fields_dropped": float(len(model.schema.fields) - len(kept)),
@@ -63,5 +80,31 @@ def run(stage: Stage) -> Result:
         metrics |= {k: probes[k] for k in ("probes_kept", "false_discovery_rate")}
     if "price" in scores.about:
         metrics["price"] = scores.about["price"]
-    names = ("report.json", "report.html", "selection.json")
-    return Result(metrics, artifacts=[stage.folder / n for n in names])
+    return Result(metrics, artifacts=artifacts)
+
+
+def _provenance(stage: Stage, spec: dict[str, Any], train: Shards, valid: Shards) -> dict[str, Any]:
+    """Where a report comes from: what `recsys compare` lays side by side."""
+    config = stage.config
+    return {
+        "data": stage.data.name,
+        "split": {"shape": config["data"]["split"], "train_rows": len(train), "valid_rows": len(valid)},
+        "model": spec,
+        "checkpoint": str(stage.earlier("train").resolve()),
+        "policy": {k: config["select"][k] for k in ("top_k", "protect")},
+        "selection": config["selection"],
+        "seed": config["seed"],
+        "versions": {"recsys": recsys.__version__, "torch": str(torch.__version__)},
+    }
+
+
+def _write(folder: Path, report: dict[str, Any], kept: list[str]) -> list[Path]:
+    """The report as JSON, CSV and a page, and what applies it: for stage retrain, and for later runs."""
+    write_json(folder / "report.json", report)
+    write_csv(report, folder / "report.csv")
+    write_html(report, folder / "report.html")
+    write_json(folder / "selection.json", {"keep": kept})
+    unfinished = folder / "kept.tmp"
+    unfinished.write_text(_OVERRIDE.format(method=report["method"]) + OmegaConf.to_yaml({"select": {"apply": kept}}))
+    unfinished.rename(folder / "kept.yaml")
+    return [folder / n for n in ("report.json", "report.csv", "report.html", "selection.json", "kept.yaml")]

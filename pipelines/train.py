@@ -1,7 +1,8 @@
 """Stages train and retrain: a model on all fields, then one on the fields that selection kept."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from recsys.data.shards import Shards
 from recsys.factory import make_dataclass
 from recsys.recipe import facts, resolve
 from recsys.schema import Schema
+from recsys.selection.find import kept
 from recsys.train import TrainConfig, fit, seed_everything
 
 __all__ = ["run", "run_again"]
@@ -55,8 +57,14 @@ def _train(stage: Stage, schema: Schema) -> Result:
 
 
 def run(stage: Stage) -> Result:
-    """Train `config.model` over `config.embedding` on every field."""
-    return _train(stage, Schema.load(stage.data / "schema.json"))
+    """Train `config.model` over `config.embedding` on every field, or on those that `select.apply` keeps."""
+    schema, apply = Schema.load(stage.data / "schema.json"), stage.config["select"]["apply"]
+    if apply is None:
+        return _train(stage, schema)
+    names = kept(apply, Path(stage.config["runs"]), schema.names)
+    chosen = write_json(stage.folder / "selection.json", {"keep": names})
+    result = _train(stage, schema.subset(names))
+    return replace(result, artifacts=[*result.artifacts, chosen])
 
 
 def run_again(stage: Stage) -> Result:

@@ -93,13 +93,13 @@ def _doctor(arguments: Sequence[str]) -> int:
 
 def _compare(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("recsys compare", description="Compare two or more feature-selection reports.")
-    parser.add_argument("reports", nargs="+", help="run ids, run folders or report.json files")
+    parser.add_argument("reports", nargs="+", help="run ids, run folders, report.json files or MLflow run ids")
     parser.add_argument("--runs", default="runs", help="folder of runs")
     parser.add_argument("--out", default=None, help="write an HTML page there")
     given = parser.parse_args(arguments)
-    from recsys.selection import compare
+    from recsys.selection import compare, find
 
-    compare.show([compare.find(r, Path(given.runs)) for r in given.reports], Path(given.out) if given.out else None)
+    compare.show([find.find(r, Path(given.runs)) for r in given.reports], Path(given.out) if given.out else None)
     return 0
 
 

@@ -7,11 +7,12 @@ import plotly.graph_objects as go
 
 __all__ = ["Fragment", "page", "table"]
 
+_GRID = "rgba(128,128,128,.25)"
 _STYLE = """
 :root { color-scheme: light dark; --line: #d5d8dc; --soft: #f4f5f7; --ink: #1c1f23; --paper: #fff }
 @media (prefers-color-scheme: dark) { :root { --line: #3a3f46; --soft: #23272d; --ink: #e6e8eb; --paper: #16191d } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper) }
-body { margin: 0 auto; max-width: 70rem; padding: 1rem }
+body { margin: 0 auto; max-width: 70rem; padding: 1rem; overflow-wrap: anywhere }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 .lead { font-size: 1.1rem } .note { border-left: 4px solid #c77700; padding: .3rem .8rem; background: var(--soft) }
 .wide { overflow-x: auto } .wide th:first-child, .wide td:first-child { position: sticky; left: 0 }
@@ -61,8 +62,8 @@ def page(title: str, lead: str, notes: Sequence[str], sections: Sequence[tuple[s
                 font_color="#7d8590",
                 margin={"t": 10, "r": 10},
             )
-            content.update_xaxes(gridcolor="rgba(128,128,128,.25)", automargin=True)
-            content.update_yaxes(gridcolor="rgba(128,128,128,.25)", automargin=True)
+            content.update_xaxes(gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
+            content.update_yaxes(gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
             content = content.to_html(full_html=False, include_plotlyjs=script, config={"displayModeBar": False})
             script = False
         parts.append(f"<section><h2>{escape(heading)}</h2>{content}</section>")

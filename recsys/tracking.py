@@ -24,7 +24,7 @@ with warnings.catch_warnings():  # MLflow warns about its own type hints
 import recsys
 from recsys.errors import ConfigError
 
-__all__ = ["BundleModel", "Tracker", "default_uri"]
+__all__ = ["BundleModel", "Tracker", "artifact", "default_uri"]
 
 _MOST = 900  # metrics a log_batch call may hold is 1000
 _LONGEST = 240  # letters of a name; MLflow takes 250
@@ -33,6 +33,34 @@ _LONGEST = 240  # letters of a name; MLflow takes 250
 def default_uri(runs: Path) -> str:
     """MLFLOW_TRACKING_URI, or SQLite in the runs folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs).resolve() / 'mlflow.db'}"
+
+
+def artifact(run_id: str, name: str, runs: Path) -> Path:
+    """A copy of a file that a run, or one of its stages, has logged.
+
+    Args:
+        run_id: 32 hexadecimal digits.
+        name: Of the file.
+        runs: Folder of runs, for `default_uri`.
+
+    Raises:
+        ConfigError: If there is no such run, or it has no such file.
+    """
+    uri = default_uri(runs)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise ConfigError(f"no MLflow run {run_id}: there is no database at {uri}: set MLFLOW_TRACKING_URI, or --runs")
+    client = mlflow.MlflowClient(uri)
+    try:
+        run = client.get_run(run_id)
+        filter_ = f"tags.`mlflow.parentRunId` = '{run_id}'"
+        children = client.search_runs([run.info.experiment_id], filter_)
+        for found in (run, *children):
+            if any(f.path == name for f in client.list_artifacts(found.info.run_id)):
+                return Path(client.download_artifacts(found.info.run_id, name))
+    except MlflowException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"no MLflow run {run_id} at {uri}: {reason}: set MLFLOW_TRACKING_URI, or --runs") from error
+    raise ConfigError(f"MLflow run {run_id} has no {name}, nor have its stages: name a run with stage select")
 
 
 def _commit() -> str:

@@ -1,192 +1,193 @@
-"""Compare feature-selection reports: do two searches agree, and where do they not?"""
+"""Compare feature-selection reports: do searches agree, and where do they not?"""
 
-import json
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, spearmanr
 
 from recsys.errors import ConfigError
-from recsys.html import page, table
-from recsys.selection.report import VERSION
+from recsys.selection.agreement import jaccard, jaccard_by_chance, paired_curves, rbo, stability
+from recsys.selection.compare_page import compare_page, signed, stable
+from recsys.selection.find import read
 
-__all__ = ["compare", "find", "jaccard", "jaccard_by_chance", "rbo", "show"]
+__all__ = ["LABELS", "compare", "differences", "show", "together"]
 
-
-def rbo(a: Sequence[str], b: Sequence[str], p: float = 0.9) -> float:
-    """Rank-biased overlap of two rankings of the same names, 1 if they are equal.
-
-    (1 − p)·Σ_d p^(d−1)·|A_d ∩ B_d| / d, divided by its value for equal rankings of this length, so
-    that a short list can reach 1. With p = .9 the top ten carry .86 of the weight.
-
-    Source: Webber, Moffat and Zobel, 2010, equation 4; the division is ours.
-    """
-    weights = [p**d for d in range(len(a))]
-    agree = [len(set(a[: d + 1]) & set(b[: d + 1])) / (d + 1) for d in range(len(a))]
-    return sum(w * x for w, x in zip(weights, agree, strict=True)) / sum(weights)
+LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+Report = dict[str, Any]
 
 
-def jaccard(a: Sequence[str], b: Sequence[str], k: int) -> float:
-    """|top k of A ∩ top k of B| / |top k of A ∪ top k of B|."""
-    top_a, top_b = set(a[:k]), set(b[:k])
-    return len(top_a & top_b) / len(top_a | top_b)
+def _model(report: Report) -> Report:
+    return {k: v for k, v in report["provenance"]["model"].items() if k != "seed"}
 
 
-def jaccard_by_chance(k: int, total: int) -> float:
-    """Mean of Jaccard@k between two random rankings: Σ_m P(m in common)·m / (2k − m)."""
-    from scipy.stats import hypergeom
-
-    shared = hypergeom(total, k, k)
-    return float(sum(shared.pmf(m) * m / (2 * k - m) for m in range(k + 1)))
-
-
-def find(name: str, runs: Path) -> Path:
-    """The report.json of a run id, a run folder or a file.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    for base in (Path(name), runs / name):
-        for path in (base, base / "report.json", base / "select" / "report.json"):
-            if path.is_file() and path.suffix == ".json":
-                return path
-    raise ConfigError(f"no selection report for {name!r}: expected a run id in {runs}, a run's folder or a report.json")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        report = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path} is no selection report (not JSON): give the report.json of a run") from error
-    if not isinstance(report, dict) or report.get("version") != VERSION:
-        raise ConfigError(f"{path}: expected a selection report of version {VERSION}: make it again with this recsys")
-    return report
+def differences(a: Report, b: Report) -> list[str]:
+    """What forbids a plain reading of two reports side by side."""
+    of_a, of_b = a["provenance"], b["provenance"]
+    found = [f"{k} differs: {of_a[k]} and {of_b[k]}" for k in ("data", "split") if of_a.get(k) != of_b.get(k)]
+    if parts := [k for k in _model(a) | _model(b) if _model(a).get(k) != _model(b).get(k)]:
+        found.append(f"the models differ in {', '.join(parts)}")
+    if of_a.get("policy") != of_b.get("policy"):
+        found.append(
+            f"policy differs, so that verdicts mean other things: {of_a.get('policy')} and {of_b.get('policy')}"
+        )
+    metrics = [r["curve"]["metric"] if r.get("curve") else None for r in (a, b)]
+    if None not in metrics and metrics[0] != metrics[1]:
+        found.append(f"the metric of the curves differs: {metrics[0]} and {metrics[1]}, so that they are not compared")
+    if a["method"] == b["method"]:
+        prices = [r["search"].get("price") for r in (a, b)]
+        if None not in prices and not np.isclose(prices[0], prices[1], rtol=0.25):  # a default price follows the model
+            found.append(f"price differs: {prices[0]:.2e} and {prices[1]:.2e} nats")
+    for label, r in zip(("first", "second"), (a, b), strict=True):
+        if r["health"]["verdict"] != "sound":
+            found.append(f"the {label} report's model is {r['health']['verdict']}: its order may be chance")
+    return found
 
 
-def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+def compare(a: Report, b: Report) -> dict[str, Any]:
     """Agreement of two reports over the fields that both have.
 
     Returns:
-        warnings, added and removed fields, rbo, jaccard (with chance and k = fields that A keeps),
-        kendall_tau, flips (verdicts that differ) and movers (largest changes of rank first).
+        warnings; added and removed fields; rbo; k, the smaller count kept, with jaccard and
+        jaccard_by_chance at it; jaccard_curve (k, value, chance); kendall_tau (τ-b) and spearman of
+        scores, None where one report scores all alike; flips (verdicts that differ); movers (largest
+        changes of rank first, and whether intervals overlap, None where a report has none);
+        curves, see `paired_curves`; bytes_saved and seconds of each.
 
     Raises:
-        ConfigError: If they share no field.
+        ConfigError: If they share no field, or have curves on different grids.
     """
     shared = [n for n in a["fields"] if n in b["fields"]]
     if not shared:
         raise ConfigError("the reports share no field: compare reports of the same data")
+    fields_a, fields_b = a["fields"], b["fields"]
     rank_a, rank_b = ([n for n in r["fields"] if n in set(shared)] for r in (a, b))
-    at_b = {n: i for i, n in enumerate(rank_b)}
-    keeps = [{n for n in shared if r["fields"][n]["verdict"] != "drop"} for r in (a, b)]
-    k = max(1, len(keeps[0]))
-    warnings = [
-        f"{what} differs: {a['provenance'][key]!r} and {b['provenance'][key]!r}"
-        for what, key in (("data", "data"), ("model", "model"))
-        if a["provenance"][key] != b["provenance"][key] and key != "model"
-    ]
-    if a["provenance"]["model"] | {"seed": 0} != b["provenance"]["model"] | {"seed": 0}:
-        warnings.append("the models differ: see provenance in the reports")
-    warnings += [
-        f"report {n}: the model is {r['health']['verdict']}"
-        for n, r in (("A", a), ("B", b))
-        if r["health"]["verdict"] != "sound"
-    ]
-    movers = sorted(((n, i + 1, at_b[n] + 1) for i, n in enumerate(rank_a)), key=lambda m: -abs(m[1] - m[2]))
+    k = max(1, min(sum(fields[n]["verdict"] != "drop" for n in shared) for fields in (fields_a, fields_b)))
+    steps = np.unique(np.linspace(1, len(shared), min(len(shared), 60)).round().astype(int)).tolist()
     return {
-        "warnings": warnings,
-        "added": [n for n in b["fields"] if n not in a["fields"]],
-        "removed": [n for n in a["fields"] if n not in b["fields"]],
+        "warnings": differences(a, b),
+        "added": [n for n in fields_b if n not in fields_a],
+        "removed": [n for n in fields_a if n not in fields_b],
+        "shared": len(shared),
         "rbo": rbo(rank_a, rank_b),
         "k": k,
         "jaccard": jaccard(rank_a, rank_b, k),
         "jaccard_by_chance": jaccard_by_chance(k, len(shared)),
-        "kendall_tau": float(kendalltau(range(len(rank_a)), [at_b[n] for n in rank_a]).statistic)
-        if len(shared) > 1
-        else 1.0,
+        "jaccard_curve": [(i, jaccard(rank_a, rank_b, i), jaccard_by_chance(i, len(shared))) for i in steps],
+        **_correlation([(fields_a[n]["score"], fields_b[n]["score"]) for n in shared]),
         "flips": [
-            (n, a["fields"][n]["verdict"], b["fields"][n]["verdict"])
+            (n, fields_a[n]["verdict"], fields_b[n]["verdict"])
             for n in shared
-            if (n in keeps[0]) != (n in keeps[1])
+            if fields_a[n]["verdict"] != fields_b[n]["verdict"]
         ],
-        "movers": [m for m in movers if m[1] != m[2]][:10],
-        "bytes_saved": [a["savings"]["table_bytes"], b["savings"]["table_bytes"]],
+        "movers": _movers(fields_a, fields_b, rank_a, rank_b, a["method"] == b["method"]),
+        "curves": _curves(a, b),
+        "bytes_saved": [r["savings"]["table_bytes"] for r in (a, b)],
+        "seconds": [r["search"]["seconds"] for r in (a, b)],
     }
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> dict[str, float | None]:
+    x, y = zip(*pairs, strict=True)
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return {"kendall_tau": None, "spearman": None}
+    return {"kendall_tau": float(kendalltau(x, y).statistic), "spearman": float(spearmanr(x, y).statistic)}
+
+
+def _movers(
+    a: Report, b: Report, rank_a: list[str], rank_b: list[str], same_unit: bool
+) -> list[tuple[str, int, int, bool | None]]:
+    """Ten largest changes of rank; intervals of scores in other units are not laid side by side."""
+    at_b = {n: i for i, n in enumerate(rank_b, 1)}
+    moved: list[tuple[str, int, int, bool | None]] = []
+    for i, name in enumerate(rank_a, 1):
+        if i == at_b[name]:
+            continue
+        of_a, of_b = a[name].get("interval"), b[name].get("interval")
+        overlap = of_a[0] <= of_b[1] and of_b[0] <= of_a[1] if same_unit and of_a and of_b else None
+        moved.append((name, i, at_b[name], overlap))
+    return sorted(moved, key=lambda m: -abs(m[1] - m[2]))[:10]
+
+
+def _curves(a: Report, b: Report) -> dict[str, Any] | None:
+    of_a, of_b = a.get("curve"), b.get("curve")
+    if not of_a or not of_b:
+        return None
+    if of_a["grid"] != of_b["grid"]:
+        raise ConfigError(
+            f"the grids of k differ, {of_a['grid']} and {of_b['grid']}: areas over different grids cannot be "
+            "compared: retrain both over one grid"
+        )
+    return paired_curves(of_a, of_b) if of_a["metric"] == of_b["metric"] else None
+
+
+def together(reports: Sequence[Report]) -> dict[str, float] | None:
+    """Stability of what all reports keep, over the fields that all have; see `stability`."""
+    shared = [n for n in reports[0]["fields"] if all(n in r["fields"] for r in reports)]
+    if not shared:
+        return None
+    return stability(np.array([[r["fields"][n]["verdict"] != "drop" for n in shared] for r in reports]))
 
 
 def show(paths: Sequence[Path], out: Path | None = None) -> None:
     """Print every pair's agreement, and write a page if asked.
 
     Raises:
-        ConfigError: If there are fewer than two reports, or two share no field.
+        ConfigError: If there are fewer than two reports, more than 26, or two cannot be compared.
     """
-    if len(paths) < 2:
-        raise ConfigError(f"compare needs at least two reports, got {len(paths)}: name another")
-    reports = [_read(p) for p in paths]
-    labels = [chr(ord("A") + i) for i in range(len(reports))]
-    console = Console(width=None)
-    for label, path, report in zip(labels, paths, reports, strict=True):
-        kept = sum(f["verdict"] != "drop" for f in report["fields"].values())
-        console.print(
-            f"{label}: {path} ({report['method']}, keeps {kept} of {len(report['fields'])})",
-            highlight=False,
-            soft_wrap=True,
-        )
-    found = {f"{x} with {y}": compare(a, b) for (x, a), (y, b) in combinations(zip(labels, reports, strict=True), 2)}
-    summary = [
-        [
-            pair,
-            f"{c['rbo']:.3f}",
-            f"{c['jaccard']:.3f} (chance {c['jaccard_by_chance']:.3f}, k = {c['k']})",
-            f"{c['kendall_tau']:.3f}",
-            len(c["flips"]),
-        ]
-        for pair, c in found.items()
-    ]
-    columns = ["pair", "RBO", "Jaccard@k", "Kendall τ", "verdict flips"]
-    grid = Table(*columns)
-    for row in summary:
-        grid.add_row(*(str(v) for v in row))
-    console.print(grid)
+    if not 2 <= len(paths) <= len(LABELS):
+        raise ConfigError(f"compare needs 2 to {len(LABELS)} reports, got {len(paths)}: name other ones")
+    reports = dict(zip(LABELS, (read(p) for p in paths), strict=False))
+    found = {f"{x} → {y}": compare(reports[x], reports[y]) for x, y in combinations(reports, 2)}
+    phi = together(list(reports.values()))
+    page = compare_page(reports, dict(zip(reports, paths, strict=True)), found, phi) if out else ""
+    console = Console()
+    for (label, report), path in zip(reports.items(), paths, strict=True):
+        count = sum(f["verdict"] != "drop" for f in report["fields"].values())
+        line = f"{label}: {path} ({report['method']}, keeps {count} of {len(report['fields'])})"
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    console.print(_grid(found))
+    if phi:
+        console.print(f"stability of the kept sets over {len(reports)} reports: {stable(phi)}", highlight=False)
     for pair, c in found.items():
-        for warning in c["warnings"]:
-            console.print(f"[yellow]warning[/] {pair}: {warning}", soft_wrap=True)
-        for name, was, now in c["flips"]:
-            console.print(f"{pair}: {name}: {was} → {now}")
+        _details(console, pair, c)
     if out:
-        out.write_text(_page(labels, reports, found, columns, summary))
-        console.print(f"page: {out}")
+        unfinished = out.with_name(f".{out.name}.unfinished")
+        unfinished.write_text(page)
+        unfinished.rename(out)
+        console.print(f"page: {out}", soft_wrap=True, markup=False)
 
 
-def _page(
-    labels: list[str],
-    reports: list[dict[str, Any]],
-    found: dict[str, Any],
-    columns: list[str],
-    summary: list[list[Any]],
-) -> str:
-    names = list(dict.fromkeys(n for r in reports for n in r["fields"]))
-    head = ["field", *(f"rank {x}" for x in labels), *(f"verdict {x}" for x in labels)]
-    rows = [
-        [
-            n,
-            *(r["fields"].get(n, {}).get("rank", "") for r in reports),
-            *(r["fields"].get(n, {}).get("verdict", "") for r in reports),
-        ]
-        for n in names
-    ]
-    first = next(iter(found.values()))
-    lead = f"RBO {first['rbo']:.2f}, Jaccard@{first['k']} {first['jaccard']:.2f} "
-    lead += f"against {first['jaccard_by_chance']:.2f} by chance."
-    notes = [f"{pair}: {w}" for pair, c in found.items() for w in c["warnings"]]
-    movers = [[pair, *m] for pair, c in found.items() for m in c["movers"]]
-    sections = [
-        ("Agreement", table(columns, summary)),
-        ("Biggest movers", table(["pair", "field", "rank before", "rank after"], movers)),
-        ("All fields", table(head, rows)),
-    ]
-    return page("Feature selection reports compared", lead, notes, sections)
+def _grid(found: dict[str, Any]) -> Table:
+    grid = Table("pair", "RBO", "Jaccard@k", "by chance", "Kendall τ-b", "Spearman ρ", "flips")
+    for pair, c in found.items():
+        tau, rho = ("" if c[k] is None else f"{c[k]:.3f}" for k in ("kendall_tau", "spearman"))
+        top = f"{c['jaccard']:.3f} (k = {c['k']})"
+        grid.add_row(pair, f"{c['rbo']:.3f}", top, f"{c['jaccard_by_chance']:.3f}", tau, rho, str(len(c["flips"])))
+    return grid
+
+
+def _details(console: Console, pair: str, c: dict[str, Any]) -> None:
+    def line(text: str, style: str = "") -> None:
+        console.print(f"{pair}: {text}", soft_wrap=True, highlight=False, markup=False, style=style)
+
+    for warning in c["warnings"]:
+        line(f"warning: {warning}", "yellow")
+    for what in ("added", "removed"):
+        if c[what]:
+            line(f"{what}: {', '.join(c[what])}")
+    for name, was, now in c["flips"]:
+        line(f"{name}: {was} → {now}")
+    for name, was, now, overlap in c["movers"]:
+        note = {None: "", True: ", intervals overlap", False: ", intervals apart"}[overlap]
+        line(f"{name}: rank {was} → {now}{note}")
+    if c["curves"]:
+        metric, at_k, area = (c["curves"].get(k) for k in ("metric", "at_k", "area"))
+        for k, change in at_k.items():
+            line(f"Δ{metric}@{k} {signed(change)}")
+        if area:
+            line(f"Δ area under {metric} by k {signed(area)} over {len(c['curves']['seeds'])} paired seeds")

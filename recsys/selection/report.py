@@ -1,24 +1,21 @@
-"""The selection report: as JSON that other tools read, and as one page that a person reads."""
+"""The selection report as JSON that other tools read, and what it says of the model first."""
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
 from recsys.data.shards import Shards
-from recsys.html import page, table
 from recsys.metrics import auc
 from recsys.models.ctr import CTR
 from recsys.selection.price import gain_over_constant
-from recsys.selection.scores import FieldScores, Verdict
+from recsys.selection.scores import FieldScores, Verdict, intervals
 from recsys.train import logits
 
-__all__ = ["VERSION", "doubt", "health", "make_report", "write_html"]
+__all__ = ["VERSION", "doubt", "health", "make_report"]
 
-VERSION = 2
+VERSION = 3  # of the form; `recsys compare` refuses others
 _OVERFIT_GAP = 0.08  # train AUC − validation AUC past which a report is inconclusive
 
 
@@ -68,22 +65,22 @@ def doubt(found_health: dict[str, Any]) -> str:
     return ""
 
 
-def _table_bytes(model: CTR, names: set[str]) -> dict[str, int]:
-    """Bytes of the tables that only this field reads; a shared table belongs to nobody."""
+def _own_tables(model: CTR, names: set[str]) -> dict[str, tuple[int, int]]:
+    """Bytes and rows of the tables that only this field reads; a shared table belongs to nobody."""
     plain = model.embedding.plain()  # type: ignore[operator]
     readers: dict[str, set[str]] = {}
     for k in plain.lookups:
         readers.setdefault(k.table, set()).add(k.field)
-    return {n: sum(plain.tables[t].nbytes for t, r in readers.items() if r == {n}) for n in names}
+    own = {n: [plain.tables[t] for t, r in readers.items() if r == {n}] for n in names}
+    return {n: (sum(t.nbytes for t in tables), sum(t.rows for t in tables)) for n, tables in own.items()}
 
 
 def make_report(
     model: CTR,
     scores: FieldScores,
     verdicts: Sequence[Verdict],
-    found_health: dict[str, Any],
+    measured: dict[str, Any],
     provenance: dict[str, Any],
-    probes: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Everything the search found, ready for JSON; `fields` is in order of importance.
 
@@ -91,103 +88,36 @@ def make_report(
         model: Whose fields were scored.
         scores: Of these fields.
         verdicts: On them.
-        found_health: See `health`.
+        measured: `health`; `savings`; `clusters` (see `recsys.selection.redundancy.clusters`);
+            `probes` (see `recsys.selection.probes.discovery_rate`), None where there were none.
         provenance: Where all this comes from.
-        probes: See `recsys.selection.probes.discovery_rate`; None where there were none.
     """
-    held = _table_bytes(model, set(model.schema.names))
+    held = _own_tables(model, set(model.schema.names))
     width = dict(zip(model.schema.names, model.widths, strict=True))
-    fields = {
-        v.field: {
+    between, first = intervals(scores), _first_of_cluster(measured["clusters"])
+    keeps = {v.field for v in verdicts if v.verdict != "drop"}
+    fields: dict[str, dict[str, Any]] = {}
+    for rank, v in enumerate(verdicts, 1):
+        cluster = first.get(v.field)
+        repeats = v.field in keeps and cluster in keeps and cluster != v.field
+        fields[v.field] = {
             "rank": rank,
             "score": scores.score[v.field],
+            **({"interval": list(between[v.field])} if v.field in between else {}),
             "verdict": v.verdict,
-            "reason": v.reason,
+            "reason": f"{v.reason}; repeats {cluster}" if repeats else v.reason,
             "kind": model.schema[v.field].kind,
             "cardinality": model.schema[v.field].cardinality,
             "width": width[v.field],
-            "table_bytes": held[v.field],
+            "rows": held[v.field][1],
+            "table_bytes": held[v.field][0],
+            "cluster": cluster,
             **scores.details[v.field],
         }
-        for rank, v in enumerate(verdicts, 1)
-    }
-    dropped = [n for n, f in fields.items() if f["verdict"] == "drop"]
-    return {
-        "version": VERSION,
-        "method": scores.about["method"],
-        "provenance": provenance,
-        "health": found_health,
-        "search": scores.about,
-        "probes": probes,
-        "fields": fields,
-        "savings": {
-            "fields": len(dropped),
-            "table_bytes": sum(held[n] for n in dropped),
-            "width": sum(width[n] for n in dropped),
-        },
-    }
+    about = {"version": VERSION, "method": scores.about["method"], "provenance": provenance, "search": scores.about}
+    return {**about, **measured, "fields": fields}
 
 
-def write_html(report: dict[str, Any], path: Path) -> None:
-    """One self-contained page: the decision first, then importance, then every field."""
-    fields, kept = report["fields"], [n for n, f in report["fields"].items() if f["verdict"] != "drop"]
-    dropped = [n for n in fields if n not in kept]
-    saved = report["savings"]
-    lead = f"Keep {len(kept)} of {len(fields)} fields; dropping {', '.join(dropped) or 'none'} saves "
-    width = sum(f["width"] for f in fields.values())
-    lead += f"{saved['table_bytes'] / 1e6:.2f} MB of tables and {saved['width']} of {width:g} inputs."
-    if probes := report["probes"]:
-        lead += f" {probes['probes_kept']} of {probes['probes']} probe fields were kept, which implies "
-        lead += f"{probes['false_discovery_rate']:.0%} false discoveries (at most {probes['at_most']:.0%})."
-    sick = report["health"]["verdict"]
-    gap = f"training AUC {report['health']['train_auc']:.3f}, held-out {report['health']['valid_auc']:.3f}"
-    reason = report["health"]["reason"]
-    cautions = {
-        "no signal": f"No signal: {reason} ({gap}). No field can be told from noise; none is dropped.",
-        "inconclusive": f"Inconclusive: {reason} ({gap}). Regularise the model, then select again.",
-    }
-    notes = [cautions[sick]] if sick in cautions else []
-    notes += report["search"].get("warnings", [])
-    colours = {"keep": "#2a7f62", "protected": "#3b6fb6", "drop": "#b0b4ba", "uncertain": "#c77700"}
-    bars = go.Figure(
-        go.Bar(
-            x=[f["score"] for f in fields.values()][::-1],
-            y=list(fields)[::-1],
-            orientation="h",
-            marker_color=[colours[f["verdict"]] for f in fields.values()][::-1],
-        )
-    )
-    bars.update_layout(height=120 + 20 * len(fields), xaxis_title=f"importance by {report['method']}")
-    columns = [
-        "field",
-        "rank",
-        "verdict",
-        "score",
-        "gate",
-        "closes_at",
-        "delta_logloss",
-        "kind",
-        "cardinality",
-        "width",
-        "table_bytes",
-        "reason",
-    ]
-    shown = [c for c in columns if c == "field" or any(c in f for f in fields.values())]
-    rows = [[n if c == "field" else f.get(c, "") for c in shown] for n, f in fields.items()]
-    health_row = [f"{report['health']['train_auc']:.4f}", f"{report['health']['valid_auc']:.4f}", sick]
-    price = report["search"].get("price")
-    about = [
-        [report["method"], "" if price is None else f"{price:.2e}", f"{report['search']['seconds']:.1f}", *health_row]
-    ]
-    path.write_text(
-        page(
-            "Feature selection report",
-            lead,
-            notes,
-            [
-                ("Importance (green kept, grey dropped, orange uncertain)", bars),
-                ("Fields", table(shown, rows)),
-                ("Search", table(["method", "price, nats", "seconds", "train AUC", "validation AUC", "model"], about)),
-            ],
-        )
-    )
+def _first_of_cluster(clusters: dict[str, Any]) -> dict[str, str]:
+    """Field → the most important of those that say the same."""
+    return {n: group["fields"][0] for group in clusters["found"] for n in group["fields"]}

@@ -1,5 +1,6 @@
 """What every selector returns, and the one policy that turns scores into a decision."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from recsys.errors import ConfigError
 from recsys.schema import Schema
 
-__all__ = ["FieldScores", "Verdict", "check_fields", "check_policy", "decide"]
+__all__ = ["FieldScores", "Verdict", "check_fields", "check_policy", "decide", "intervals"]
 
 _PROTECTED = ("protected", "named in select.protect")
 
@@ -53,10 +54,27 @@ class Verdict:
     reason: str
 
 
+def intervals(scores: FieldScores) -> dict[str, tuple[float, float]]:
+    """For each field whose score is a mean over R ≥ 2 repeats, its 95 % interval over them.
+
+    mean ± t₀.₉₇₅(R − 1)·s/√R, from `deviation` of the details (which divides by R) and `repeats`.
+    """
+    repeats = scores.about.get("repeats", 1)
+    if repeats < 2:
+        return {}
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, repeats - 1)) / math.sqrt(repeats - 1)
+    of = {n: half * d["deviation"] for n, d in scores.details.items() if "deviation" in d}
+    return {n: (scores.score[n] - h, scores.score[n] + h) for n, h in of.items()}
+
+
 def decide(
     scores: FieldScores, top_k: int | None = None, protect: Sequence[str] = (), doubt: str = ""
 ) -> list[Verdict]:
     """Keep the top k, or what the method would keep; protected fields always.
+
+    Without top_k, a field whose interval holds its price is uncertain, which keeps it.
 
     Args:
         scores: Of a selector.
@@ -80,6 +98,7 @@ def decide(
         )
     free = (top_k or 0) - len(set(protect))
     made: list[Verdict] = []
+    between, price = intervals(scores), scores.about.get("price")
     for name in scores.ranking:
         if name in protect:
             made.append(Verdict(name, *_PROTECTED))
@@ -87,6 +106,8 @@ def decide(
             there = free > 0
             made.append(Verdict(name, "keep" if there else "drop", f"{'in' if there else 'out of'} the top {top_k}"))
             free -= 1
+        elif price is not None and name in between and between[name][0] <= price <= between[name][1]:
+            made.append(Verdict(name, "uncertain", f"its price {price:.1e} is within its interval: repeat more"))
         elif scores.keep is not None:
             worth = "worth at least its price" if scores.keep[name] else "not worth its price"
             made.append(Verdict(name, "keep" if scores.keep[name] else "drop", worth))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from recsys.cli import main
 from tests.pipeline.small import SMALL, recsys
 
 QUICK = [a for a in SMALL if not a.startswith("selection.")]
@@ -39,5 +40,52 @@ def test_a_ranking_with_probes_by_the_command(place, finished):
 )
 def test_what_cannot_be_is_one_line(place, finished, arguments, message):
     done = recsys(place, "run", *QUICK, "stages=[select]", f"from_run={finished['id']}", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def trained_on(place: Path, done) -> set[str]:
+    assert done.returncode == 0, done.stderr
+    result = json.loads((place / done.stdout.splitlines()[-1]).read_text())
+    about = json.loads((Path(result["stages"]["train"]["folder"]) / "model.json").read_text())
+    return {f["name"] for f in about["schema"]["fields"]}
+
+
+def test_a_report_is_compared_by_its_mlflow_run_and_by_its_stage(place, finished, capsys):
+    done = recsys(
+        place, "compare", finished["id"], finished["mlflow"]["run_id"],
+        finished["stages"]["select"]["mlflow_run_id"], "--out", "compare.html",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1.000" in done.stdout and "→" in done.stdout and "warning" not in done.stdout
+    assert "compared" in (place / "compare.html").read_text()
+    for run, message in (("0" * 32, "no MLflow run"), (finished["stages"]["train"]["mlflow_run_id"], "no report.json")):
+        assert main(["compare", finished["id"], run, "--runs", str(place / "runs")]) == 2
+        said = capsys.readouterr().err
+        assert message in said and len(said.strip().splitlines()) == 1
+
+
+def test_what_a_run_kept_is_what_the_next_one_trains_on(place, finished):
+    """By the run's id, and by its kept.yaml as an experiment of one's own, which select then looks at again."""
+    folder = Path(finished["stages"]["select"]["folder"])
+    kept = set(json.loads((folder / "selection.json").read_text())["keep"])
+    assert 1 < len(kept) < 7
+    quick = [*SMALL, "train.max_epochs=1", "stages=[train]"]
+    assert trained_on(place, recsys(place, "run", *quick, f"select.apply={finished['id']}")) == kept
+    (place / "experiment").mkdir()
+    (place / "experiment" / "fewer.yaml").write_text((folder / "kept.yaml").read_text())
+    done = recsys(place, "run", *quick[:-1], "stages=[train,select]", "experiment=fewer")
+    assert trained_on(place, done) == set(report(place, done)["fields"]) == kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["select.apply=[item,colour]", "stages=[train]"], "keeps ['colour'], which this data lacks"),
+        (["select.apply=[item]", "stages=[select]"], "stages lacks it: add train"),
+    ],
+)
+def test_what_cannot_be_applied_is_one_line(place, finished, arguments, message):
+    done = recsys(place, "run", *SMALL, *arguments, f"from_run={finished['id']}")
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr

@@ -1,41 +1,64 @@
-"""Agreement of rankings against the definitions, by hand and by chance."""
+"""Agreement of rankings, sets and curves against the definitions, by hand and by chance."""
 
 import copy
+import json
 import random
+from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
+from recsys.cli import main
 from recsys.errors import ConfigError
-from recsys.selection.compare import compare, jaccard, jaccard_by_chance, rbo
-
-
-def report(ranking: list[str], keep: int, data: str = "d", health: str = "sound") -> dict:
-    fields = {n: {"rank": i + 1, "verdict": "keep" if i < keep else "drop"} for i, n in enumerate(ranking)}
-    provenance = {"data": data, "model": {"seed": 0}}
-    return {"fields": fields, "provenance": provenance, "health": {"verdict": health}, "savings": {"table_bytes": 0}}
-
+from recsys.selection.agreement import jaccard, jaccard_by_chance, paired_curves, rbo, stability
+from recsys.selection.compare import compare, together
+from recsys.selection.report import VERSION
 
 NAMES = [f"f{i}" for i in range(12)]
 
 
+def report(ranking: list[str], keep: int, data: str = "d", health: str = "sound", **more) -> dict:
+    fields = {
+        n: {"rank": i + 1, "score": 1 / (i + 1), "verdict": "keep" if i < keep else "drop"}
+        for i, n in enumerate(ranking)
+    }
+    return {
+        "version": VERSION,
+        "method": "leap",
+        "fields": fields,
+        "provenance": {"data": data, "model": {"seed": 0}, "seed": 0, "split": {}, "policy": {}},
+        "health": {"verdict": health, "valid_auc": 0.7},
+        "search": {"seconds": 1.0},
+        "savings": {"table_bytes": 0},
+        **more,
+    }
+
+
+def curve(*values: list[float], grid: list[int] | None = None, metric: str = "auc") -> dict:
+    return {"metric": metric, "grid": grid or [2, 4, 8], "by_seed": {str(i): v for i, v in enumerate(values)}}
+
+
 def test_a_report_with_itself_agrees_fully():
     found = compare(report(NAMES, 5), report(NAMES, 5))
-    assert (found["rbo"], found["jaccard"], found["kendall_tau"]) == pytest.approx((1, 1, 1))
+    measures = ("rbo", "jaccard", "kendall_tau", "spearman")
+    assert [found[m] for m in measures] == pytest.approx([1] * 4)
     assert not found["flips"] and not found["movers"] and not found["warnings"]
 
 
 def test_a_reversed_ranking_has_tau_of_minus_one():
     found = compare(report(NAMES, 5), report(NAMES[::-1], 5))
-    assert found["kendall_tau"] == pytest.approx(-1)
+    assert found["kendall_tau"] == pytest.approx(-1) and found["spearman"] == pytest.approx(-1)
     assert found["jaccard"] == 0
     assert len(found["flips"]) == 10
 
 
 def test_rbo_is_its_definition():
-    a, b, p = ["x", "y", "z"], ["y", "x", "w"], 0.9
-    overlap = [0, 1, 2 / 3]
-    assert rbo(a, b, p) == pytest.approx(sum(p**d * o for d, o in enumerate(overlap)) / (1 + p + p * p))
+    rng = random.Random(3)
+    for a, b, p in [(["x", "y", "z"], ["y", "x", "w"], 0.9), (NAMES, rng.sample(NAMES, 12), 0.7)]:
+        overlap = [len(set(a[:d]) & set(b[:d])) / d for d in range(1, len(a) + 1)]
+        weight = [p**d for d in range(len(a))]
+        assert rbo(a, b, p) == pytest.approx(np.dot(weight, overlap) / sum(weight))
 
 
 def test_random_rankings_meet_the_chance_level():
@@ -46,14 +69,132 @@ def test_random_rankings_meet_the_chance_level():
     assert jaccard_by_chance(12, 12) == pytest.approx(1)
 
 
+def test_kendall_tau_b_counts_ties_as_its_definition_does():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 4, 12), rng.integers(0, 4, 12)
+    a, b = report(NAMES, 5), report(NAMES, 5)
+    for found, values in ((a, x), (b, y)):
+        for n, v in zip(NAMES, values, strict=True):
+            found["fields"][n]["score"] = float(v)
+    pairs = list(combinations(range(12), 2))
+    agree = sum(np.sign(x[i] - x[j]) * np.sign(y[i] - y[j]) for i, j in pairs)
+    untied = [sum(v[i] != v[j] for i, j in pairs) for v in (x, y)]
+    assert compare(a, b)["kendall_tau"] == pytest.approx(agree / np.sqrt(untied[0] * untied[1]))
+    for f in b["fields"].values():
+        f["score"] = 0.0
+    assert compare(a, b)["kendall_tau"] is None
+
+
+def test_stability_of_sets_of_one_size_is_kunchevas_index():
+    rng, fields, k = np.random.default_rng(1), 20, 7
+    kept = np.array([rng.permutation(fields) < k for _ in range(6)])
+    pairs = [((a & b).sum() - k * k / fields) / (k - k * k / fields) for a, b in combinations(kept, 2)]
+    assert stability(kept)["index"] == pytest.approx(np.mean(pairs))
+    assert stability(np.tile(kept[:1], (5, 1))) == pytest.approx({"index": 1, "low": 1, "high": 1})
+    assert "low" not in stability(kept[:2]) and stability(np.ones((3, 4))) is None
+
+
+def test_the_interval_of_stability_covers_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    chance = np.array([0.95] * 6 + [0.5] * 4 + [0.1] * 20)
+    true = stability(rng.random((20_000, 30)) < chance)["index"]
+    drawn = [stability(rng.random((60, 30)) < chance) for _ in range(400)]
+    covered = np.mean([d["low"] <= true <= d["high"] for d in drawn])
+    assert 0.89 < covered < 0.99
+
+
+def test_paired_changes_have_the_interval_of_a_paired_t_test():
+    a, b = curve([0.70, 0.74, 0.75], [0.71, 0.73, 0.76]), curve([0.72, 0.745, 0.75], [0.72, 0.74, 0.77], [9, 9, 9])
+    found = compare(report(NAMES, 5, curve=a), report(NAMES, 5, curve=b))["curves"]
+    assert found["seeds"] == ["0", "1"]
+    want = ttest_rel([0.72, 0.72], [0.70, 0.71]).confidence_interval(0.95)
+    assert (found["at_k"][2]["low"], found["at_k"][2]["high"]) == pytest.approx((want.low, want.high))
+
+    def area(v):
+        return (2 * (v[0] + v[1]) / 2 + 4 * (v[1] + v[2]) / 2) / 6
+
+    change = [area(b["by_seed"][s]) - area(a["by_seed"][s]) for s in ("0", "1")]
+    assert found["area"]["mean"] == pytest.approx(np.mean(change))
+    assert "low" not in paired_curves(a, curve([0.7, 0.7, 0.7]))["area"]
+
+
+def test_curves_that_cannot_be_paired():
+    a = report(NAMES, 5, curve=curve([0.7, 0.7, 0.7]))
+    with pytest.raises(ConfigError, match="grids of k differ"):
+        compare(a, report(NAMES, 5, curve=curve([0.7, 0.7], grid=[2, 4])))
+    found = compare(a, report(NAMES, 5, curve=curve([0.7, 0.7, 0.7], metric="logloss")))
+    assert found["curves"] is None and "metric of the curves differs" in found["warnings"][0]
+    other_seed = {**curve(), "by_seed": {"9": [1, 1, 1]}}
+    assert compare(a, report(NAMES, 5, curve=other_seed))["curves"] is None
+    assert compare(a, report(NAMES, 5))["curves"] is None
+
+
 def test_differences_that_forbid_trust_are_named():
     a, b = report(NAMES, 5), report([*NAMES[1:], "new"], 5, data="other", health="overfit")
-    b["provenance"]["model"] = {"seed": 1, "model": "fm"}
+    b["provenance"] |= {"model": {"seed": 1, "model": "fm"}, "split": {"gap_days": 1}, "policy": {"top_k": 5}}
+    b["search"]["price"], a["search"]["price"] = 1e-3, 1e-4
     found = compare(a, b)
     assert found["added"] == ["new"] and found["removed"] == ["f0"]
-    assert len(found["warnings"]) == 3
+    words = ("data differs", "split differs", "models differ in model", "policy differs", "price differs", "overfit")
+    assert [w in n for w, n in zip(words, found["warnings"], strict=True)] == [True] * 6
     same_but_for_the_seed = copy.deepcopy(a)
     same_but_for_the_seed["provenance"]["model"]["seed"] = 7
     assert not compare(a, same_but_for_the_seed)["warnings"]
     with pytest.raises(ConfigError, match="share no field"):
         compare(a, report(["z"], 1))
+
+
+def test_movers_say_whether_intervals_overlap():
+    a, b = report(NAMES, 5), report([*NAMES[1:], "f0"], 5)
+    for n, of_a, of_b in (("f0", [1, 2], [3, 4]), ("f1", [1, 2], [1.5, 4])):
+        a["fields"][n]["interval"], b["fields"][n]["interval"] = of_a, of_b
+    movers = {m[0]: m for m in compare(a, b)["movers"]}
+    assert movers["f0"] == ("f0", 1, 12, False)
+    assert movers["f1"][3] is True and movers["f2"][3] is None
+    b["method"] = "permutation"
+    assert {m[3] for m in compare(a, b)["movers"]} == {None}
+
+
+def test_three_reports_by_the_command(tmp_path, capsys):
+    made = [report(NAMES, 5), report([*NAMES[1:], "f0"], 6), report(NAMES[::-1], 5)]
+    for name, r in zip("abc", made, strict=True):
+        r["curve"] = curve([0.7, 0.71, 0.72], [0.71, 0.71, 0.73])
+        (tmp_path / "runs" / name / "select").mkdir(parents=True)
+        (tmp_path / "runs" / name / "select" / "report.json").write_text(json.dumps(r))
+    runs, out = tmp_path / "runs", tmp_path / "page.html"
+    by_name = ["a", str(runs / "b"), str(runs / "c" / "select" / "report.json")]
+    assert main(["compare", *by_name, "--runs", str(runs), "--out", str(out)]) == 0
+    said, html = capsys.readouterr().out, out.read_text()
+    phi = together(made)
+    for text in ("A → C", "f0: keep → drop", "f0: rank 1 → 12", "Δauc@4 +0.00000", f"{phi['index']:.3f}"):
+        assert text in said
+    assert html.count("Plotly.newPlot") == 3 and "Stability of the kept sets over 3 reports" in html
+    assert "http://" not in html.split("<script")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "not JSON"),
+        ("{}", "no selection report"),
+        ('{"version": 2, "fields": {}}', f"expected a selection report of version {VERSION}, got 2"),
+    ],
+)
+def test_what_is_no_report_of_this_version_is_one_line(tmp_path, capsys, text, message):
+    (tmp_path / "report.json").write_text(json.dumps(report(NAMES, 5)))
+    (tmp_path / "bad.json").write_text(text)
+    assert main(["compare", str(tmp_path / "report.json"), str(tmp_path / "bad.json")]) == 2
+    said = capsys.readouterr().err
+    assert message in said and len(said.strip().splitlines()) == 1
+
+
+def test_too_few_reports_and_unknown_ones(tmp_path, capsys):
+    (tmp_path / "report.json").write_text(json.dumps(report(NAMES, 5)))
+    path = str(tmp_path / "report.json")
+    for arguments, message in (
+        ([path], "needs 2 to 26"),
+        ([path, "none"], "no selection report for 'none'"),
+        ([path, "0" * 32, "--runs", str(tmp_path)], "there is no database"),
+    ):
+        assert main(["compare", *arguments]) == 2
+        assert message in capsys.readouterr().err

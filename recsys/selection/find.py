@@ -1,0 +1,103 @@
+"""Find a selection report by any name a person has for it, and read what it says to keep."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import ConfigError
+from recsys.selection.report import VERSION
+
+__all__ = ["find", "kept", "read"]
+
+_NAMES = ("report.json", "select/report.json")
+
+
+def find(name: str, runs: Path) -> Path:
+    """The report.json of a run id, a run folder, a file or an MLflow run id (the run's or its stage select's).
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    for base in (Path(name), runs / name):
+        for path in (base, *(base / n for n in _NAMES)):
+            if path.is_file() and path.suffix == ".json":
+                return path
+    if re.fullmatch(r"[0-9a-f]{32}", name):
+        from recsys.tracking import artifact
+
+        return artifact(name, "report.json", runs)
+    wanted = f"a run id in {runs}, a run's folder, a report.json or an MLflow run id"
+    raise ConfigError(f"no selection report for {name!r}: expected {wanted}")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The report in a file.
+
+    Raises:
+        ConfigError: If it is none, or one of another version.
+    """
+    try:
+        report = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is no selection report (not JSON): give the report.json of a run") from error
+    if not isinstance(report, dict) or "fields" not in report:
+        raise ConfigError(f"{path} is no selection report: give the report.json of a run")
+    if report.get("version") != VERSION:
+        raise ConfigError(
+            f"{path}: expected a selection report of version {VERSION}, got {report.get('version')}: "
+            "select again with this recsys"
+        )
+    return report
+
+
+def kept(source: "str | Sequence[str]", runs: Path, known: Sequence[str]) -> list[str]:
+    """The fields that `select.apply` asks for.
+
+    Args:
+        source: Names of fields, or where they stand: report.json, selection.json, kept.yaml, or
+            whatever `find` takes.
+        runs: Folder of runs.
+        known: Fields that there are.
+
+    Raises:
+        ConfigError: If there is no such selection, or it names a field that is not there.
+    """
+    names = _named(source, runs) if isinstance(source, str) else list(source)
+    where = source if isinstance(source, str) else "the list"
+    if not names or not all(isinstance(n, str) for n in names):
+        raise ConfigError(f"select.apply: expected names of fields in {where}, got {names!r}: give a report.json")
+    if unknown := [n for n in names if n not in known]:
+        have = ", ".join(known)
+        raise ConfigError(f"select.apply: {where} keeps {unknown}, which this data lacks: expected some of {have}")
+    return names
+
+
+def _named(source: str, runs: Path) -> Any:
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return _at(_yaml(path), ("select", "apply"))
+    if path.name == "selection.json" and path.is_file():
+        try:
+            return _at(json.loads(path.read_text()), ("keep",))
+        except ValueError as error:
+            raise ConfigError(f"select.apply: {path} is not JSON: give the selection.json of a run") from error
+    report = read(find(source, runs))
+    return [n for n, f in report["fields"].items() if f["verdict"] != "drop"]
+
+
+def _yaml(path: Path) -> Any:
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OSError) as error:
+        raise ConfigError(f"select.apply: {path} is not YAML: give the kept.yaml of a run") from error
+
+
+def _at(value: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,211 @@
+"""What a report says: repeats, savings, intervals, the page and the CSV; and what reads a selection back."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from recsys import checkpoint
+from recsys.data.shards import Shards
+from recsys.errors import ConfigError
+from recsys.selection.find import kept
+from recsys.selection.redundancy import clusters, codes, redundancy
+from recsys.selection.report import make_report
+from recsys.selection.report_page import write_csv, write_html
+from recsys.selection.savings import median_interval, savings, size
+from recsys.selection.scores import FieldScores, Verdict, decide, intervals
+
+SPEC = {
+    "embedding": {"_target_": "recsys.embeddings.per_field.per_field", "_partial_": True, "dim": 8},
+    "model": {"_target_": "recsys.models.dcn.DCN", "_partial_": True},
+    "embedding_dropout": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def model(schema):
+    return checkpoint.build(schema, SPEC)
+
+
+def build(schema):
+    return checkpoint.build(schema, SPEC)
+
+
+def mutual(a, b):
+    """I(a; b) from the table of counts, cell by cell."""
+    total = 0.0
+    for x in np.unique(a):
+        for y in np.unique(b):
+            both = np.mean((a == x) & (b == y))
+            if both:
+                total += both * math.log(both / np.mean(a == x) / np.mean(b == y))
+    return total
+
+
+def test_redundancy_is_adjusted_mutual_information():
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 8, 3000)
+    b = np.where(rng.random(3000) < 0.1, rng.integers(0, 8, 3000), (3 * a + 1) % 8)
+    chance = mutual(a, np.random.default_rng(1).permutation(b))
+    want = (mutual(a, b) - chance) / (max(mutual(a, a), mutual(b, b)) - chance)
+    assert redundancy(a, b, 0.1, np.random.default_rng(1)) == pytest.approx(want)
+    assert 0.5 < want < 0.95
+
+
+@pytest.mark.parametrize("values", [2, 50, 5000])
+def test_fields_without_relation_do_not_repeat_each_other_however_many_their_values(values):
+    rng = np.random.default_rng(values)
+    a, b = rng.integers(0, values, (2, 4000))
+    assert redundancy(a, b, 0.0, rng) < 0.05
+    if values < 5000:
+        assert redundancy(a, rng.permutation(values)[a], 0.9, rng) == pytest.approx(1)
+
+
+def test_a_part_of_a_field_is_no_repeat_of_it():
+    """A city tells less than its postcode, so that dropping the postcode loses something."""
+    a = np.random.default_rng(0).integers(0, 64, 5000)
+    assert redundancy(a, a // 16, 0.0, np.random.default_rng(0)) < 0.5
+
+
+def test_numbers_that_rise_together_have_the_same_codes():
+    x = np.random.default_rng(0).normal(size=(2000, 1)).astype(np.float32)
+    a, b = codes(x), codes(np.exp(2 * x))
+    assert np.mean(a == b) > 0.99 and len(np.unique(a)) == 20
+    assert len(np.unique(codes(np.array([[1, 2], [1, 2], [2, 1]])))) == 2
+
+
+def test_clusters_follow_links_and_the_order_of_importance(valid, monkeypatch):
+    rng = np.random.default_rng(0)
+    a, other = rng.integers(0, 9, (2, 2000))
+    columns = {"z": other, "copy": (a + 4) % 9, "a": a}
+    monkeypatch.setattr(
+        "recsys.selection.redundancy.raw_blocks", lambda shards, rows: {n: c[:, None] for n, c in columns.items()}
+    )
+    (group,) = clusters(valid, ["copy", "z", "a"])["found"]
+    assert group["fields"] == ["copy", "a"] and group["redundancy"] == pytest.approx(1)
+    assert clusters(valid, ["copy", "z", "a"], most=2)["found"] == []
+
+
+def test_savings_are_those_of_the_model_on_what_is_kept(model, valid):
+    names = ["item", "price", "tags"]
+    found, smaller = savings(model, build, names, valid), build(model.schema.subset(names))
+    assert found["after"] | {"us_per_row": 0} == {**size(smaller), "us_per_row": 0}
+    assert found["table_bytes"] == size(model)["table_bytes"] - size(smaller)["table_bytes"] > 0
+    everything = sum(p.numel() for p in smaller.parameters())
+    assert found["after"]["parameters"] == everything
+    states = sum(v.numel() * 4 for v in smaller.embedding.fisher().values())
+    dense = sum(p.numel() for p in smaller.interaction.parameters())
+    assert found["after"]["optimizer_bytes"] == states + 8 * dense
+    low, high = found["us_per_row_interval"]
+    assert low <= found["us_per_row"] <= high
+    assert savings(model, build, model.schema.names, valid)["table_bytes"] == 0
+
+
+def test_fields_that_make_no_model_are_named_not_hidden(model, valid):
+    def refuse(schema):
+        raise ConfigError("attention needs its candidate")
+
+    assert "attention needs" in savings(model, refuse, ["item"], valid)["note"]
+
+
+def test_the_interval_of_a_median_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    found = [median_interval(rng.exponential(size=41)) for _ in range(2000)]
+    assert 0.94 <= np.mean([low <= math.log(2) <= high for _, low, high in found]) < 0.985
+
+
+def test_a_field_whose_interval_holds_its_price_is_uncertain():
+    draws = {"a": [0.5, 0.7, 0.6], "b": [0.05, 0.2, 0.1], "c": [0.0, 0.01, 0.002]}
+    score = {n: float(np.mean(v)) for n, v in draws.items()}
+    details = {n: {"deviation": float(np.std(v))} for n, v in draws.items()}
+    about = {"method": "permutation", "price": 0.1, "repeats": 3}
+    scores = FieldScores(score, {n: s > 0.1 for n, s in score.items()}, details, about)
+    for n, v in draws.items():
+        half = t.ppf(0.975, 2) * np.std(v, ddof=1) / math.sqrt(3)
+        assert intervals(scores)[n] == pytest.approx((score[n] - half, score[n] + half))
+    assert [v.verdict for v in decide(scores)] == ["keep", "uncertain", "drop"]
+    assert [v.verdict for v in decide(scores, top_k=1)] == ["keep", "drop", "drop"]
+    once = FieldScores(score, scores.keep, details, {**about, "repeats": 1})
+    assert [v.verdict for v in decide(once)] == ["keep", "keep", "drop"] and not intervals(once)
+
+
+@pytest.fixture
+def report(model, valid: Shards):
+    names = model.schema.names
+    score = {n: 1 - i / 10 for i, n in enumerate(names)}
+    about = {"method": "leap", "price": 1e-3, "seconds": 1.0, "repeats": 2}
+    details = {n: {"gate": s, "closes_at": s / 10, "deviation": 0.01} for n, s in score.items()}
+    scores = FieldScores(score, None, details, about)
+    verdicts = [Verdict(n, "drop" if i > 4 else "keep", "why") for i, n in enumerate(names)]
+    group = {"fields": [names[1], names[2], names[5]], "redundancy": 0.95}
+    measured = {
+        "health": {
+            "train_auc": 0.8, "valid_auc": 0.7, "gain": 0.1, "gain_error": 0.01, "verdict": "sound", "reason": "",
+        },
+        "probes": {"probes": 5, "probes_kept": 1, "false_discovery_rate": 0.2, "at_most": 0.4},
+        "savings": savings(model, build, names[:5], valid),
+        "clusters": {"found": [group], "looked_at": 7, "rows": 10, "threshold": 0.9},
+    }  # fmt: skip
+    return make_report(model, scores, verdicts, measured, {"data": "small", "seed": 0})
+
+
+def test_the_page_leads_with_the_decision_and_what_it_saves(report, tmp_path):
+    write_html(report, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    names = list(report["fields"])
+    lead = text.split('class="lead">')[1].split("</p>")[0]
+    assert lead.startswith(f"Drop 2 of 7 fields: {', '.join(names[5:])}. That saves ")
+    assert f"{report['savings']['parameters']:,} of" in lead and "µs a row" in lead
+    assert text.count("Plotly.newPlot") == 3 and "implies 20% false discoveries" in text
+    assert "http://" not in text.split("<script")[0]
+
+
+def test_a_kept_repeat_is_told_and_a_dropped_one_is_not(report):
+    names, fields = list(report["fields"]), report["fields"]
+    assert fields[names[2]]["reason"] == f"why; repeats {names[1]}"
+    assert fields[names[1]]["reason"] == fields[names[5]]["reason"] == "why"
+    assert fields[names[5]]["cluster"] == names[1] and fields[names[0]]["cluster"] is None
+
+
+def test_the_csv_is_the_fields_of_the_json(report, tmp_path):
+    write_csv(report, tmp_path / "report.csv")
+    with (tmp_path / "report.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["field"] for r in rows] == list(report["fields"])
+    for row, f in zip(rows, report["fields"].values(), strict=True):
+        assert float(row["score"]) == f["score"] and row["verdict"] == f["verdict"]
+        assert [float(row["low"]), float(row["high"])] == f["interval"]
+        assert row["cluster"] == (f["cluster"] or "")
+
+
+def test_a_selection_is_read_from_whatever_names_it(report, tmp_path):
+    known = list(report["fields"])
+    folder = tmp_path / "runs" / "r1" / "select"
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "selection.json").write_text(json.dumps({"keep": known[:2]}))
+    (folder / "kept.yaml").write_text(f"select:\n  apply: [{known[3]}]\n")
+    runs = tmp_path / "runs"
+    for source in ("r1", str(folder), str(folder / "report.json")):
+        assert kept(source, runs, known) == known[:5]
+    assert kept(str(folder / "selection.json"), runs, known) == known[:2]
+    assert kept(str(folder / "kept.yaml"), runs, known) == known[3:4] == kept(known[3:4], runs, known)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("{", "selection.json", "is not JSON"),
+        ("{}", "selection.json", "expected names of fields"),
+        ("[", "kept.yaml", "is not YAML"),
+        ("select: 3", "kept.yaml", "expected names of fields"),
+        ("select: {apply: [a, z]}", "kept.yaml", r"keeps \['z'\], which this data lacks: expected some of a, b"),
+    ],
+)
+def test_what_is_no_selection_is_refused(tmp_path, text, name, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        kept(str(tmp_path / name), tmp_path, ["a", "b"])
