@@ -129,6 +129,22 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"the configuration does not resolve: {str(error).splitlines()[0]}: set that key") from error
 
 
+def _unused(folder: str) -> str:
+    """The folder itself, or the first of FOLDER-2, FOLDER-3 … that no run has: two may begin in one second."""
+    path, number = Path(folder), 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            path = Path(f"{folder}-{number}")
+        else:
+            return str(path)
+
+
+OmegaConf.register_new_resolver("unused", _unused, use_cache=True)
+
+
 def started() -> int:
     """How many runs of this process got past their configuration."""
     return len(_begun)

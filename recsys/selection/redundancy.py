@@ -5,11 +5,11 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from rich.progress import Progress
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from recsys.data.shards import Shards
+from recsys.progress import progress
 from recsys.selection.columns import raw_blocks
 
 __all__ = ["clusters", "codes", "redundancy"]
@@ -87,7 +87,7 @@ def clusters(
     rng = np.random.default_rng(31)
     entropy = {n: _entropy(code[n]) for n in names}
     links: list[tuple[int, int, float]] = []
-    with Progress(refresh_per_second=2) as bar:
+    with progress(refresh_per_second=2) as bar:
         task = bar.add_task("fields that repeat each other", total=len(names) * (len(names) - 1) // 2)
         for (i, a), (j, b) in combinations(enumerate(names), 2):
             value = _redundancy(code[a], code[b], (entropy[a], entropy[b]), least, rng)

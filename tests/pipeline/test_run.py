@@ -10,7 +10,9 @@ import mlflow
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 
+import pipelines.run  # noqa: F401 (registers the resolver that the configuration uses)
 from recsys.cli import main
 from tests.pipeline.small import SMALL, recsys
 
@@ -38,7 +40,7 @@ def test_selection_kept_what_matters_and_retraining_used_only_that(finished):
     model = json.loads((Path(finished["stages"]["retrain"]["folder"]) / "model.json").read_text())
     assert [f["name"] for f in model["schema"]["fields"]] == kept
     report = (Path(finished["stages"]["select"]["folder"]) / "report.html").read_text()
-    assert "Keep" in report
+    assert f"Drop {7 - len(kept)} of 7 fields" in report
     assert "http://" not in report.split("<script")[0]
 
 
@@ -78,6 +80,12 @@ def test_from_run_goes_on_from_an_earlier_run(finished, place):
     result = json.loads((place / done.stdout.splitlines()[-1]).read_text())
     assert result["stages"]["retrain"]["folder"] == finished["stages"]["retrain"]["folder"]
     assert result["stages"]["compress"]["folder"] != finished["stages"]["compress"]["folder"]
+
+
+def test_runs_that_begin_in_one_second_have_folders_of_their_own(tmp_path):
+    configs = [OmegaConf.create({"dir": f"${{unused:{tmp_path}/run}}"}) for _ in range(3)]
+    assert [Path(c.dir).name for c in configs] == ["run", "run-2", "run-3"]
+    assert Path(configs[0].dir).name == "run"  # a run asks more than once
 
 
 def test_verify_names_a_changed_file(finished, tmp_path):
