@@ -17,7 +17,7 @@ from recsys.metrics import evaluate, fit_calibrator, sigmoid
 from recsys.models.ctr import CTR
 from recsys.train import logits
 
-__all__ = ["run"]
+__all__ = ["measure", "run"]
 
 
 def _nbytes(model: CTR) -> int:
@@ -39,7 +39,7 @@ def _microseconds(model: CTR, shards: Shards) -> float:
     return 1e6 * statistics.median(times) / len(batch)
 
 
-def _measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+def measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """A model's figures, and its probabilities on validation and on test."""
     model, _ = checkpoint.load(folder)
     valid, test = (Shards(stage.data, split, model.schema) for split in ("valid", "test"))
@@ -73,7 +73,7 @@ def run(stage: Stage) -> Result:
     curves: dict[str, np.ndarray] = {}
     newest = newest_model(stage)
     for name in (n for n in MODEL_STAGES if n in stage.done):
-        found[name], valid_B, test_B = _measure(stage.done[name], stage)
+        found[name], valid_B, test_B = measure(stage.done[name], stage)
         curves[name] = test_B
     rate = float(valid.label_B.mean())
     constant = evaluate(np.full(len(test), rate), test.label_B)

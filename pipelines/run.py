@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from pipelines import CONF, compress, evaluate, export, prepare, select_features, summary, train
+from pipelines import CONF, benchmark, compress, evaluate, export, prepare, select_features, summary, train
 from pipelines.stage import Result, Stage, write_json
 from recsys.errors import ConfigError, RecsysError
 from recsys.tracking import Tracker
@@ -30,6 +30,7 @@ STAGES: dict[str, Callable[[Stage], Result]] = {
     "compress": compress.run,
     "evaluate": evaluate.run,
     "export": export.run,
+    "benchmark": benchmark.run,
 }
 _console = Console(stderr=True)
 _begun: list[str] = []  # folders of the runs that this process has begun

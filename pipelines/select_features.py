@@ -10,6 +10,7 @@ import recsys
 from pipelines.stage import Result, Stage, write_json
 from recsys import checkpoint
 from recsys.data.shards import Shards
+from recsys.errors import ConfigError
 from recsys.factory import make, make_dataclass
 from recsys.models.ctr import CTR
 from recsys.recipe import facts, resolve
@@ -19,10 +20,10 @@ from recsys.selection.redundancy import clusters
 from recsys.selection.report import doubt, health, make_report
 from recsys.selection.report_page import write_csv, write_html
 from recsys.selection.savings import savings
-from recsys.selection.scores import FieldScores, check_policy, decide
+from recsys.selection.scores import FieldScores, check_policy, decide, without_repeats
 from recsys.train import TrainConfig, fit, seed_everything
 
-__all__ = ["run"]
+__all__ = ["run", "write_report"]
 
 _OVERRIDE = """# @package _global_
 # Trains on the fields that selection by {method} kept: select.apply=THIS FILE, or copy it to experiment/NAME.yaml
@@ -44,30 +45,38 @@ def _search(
     probed = recipe.build(probed_train.schema)
     fit(probed, probed_train, probed_valid, recipe.how, seed)
     scores = select(probed, probed_train, probed_valid, recipe, seed)
-    return without_probes(scores), discovery_rate(kept_with_probes(scores, stage.config["select"]["top_k"]), count)
+    top_k = stage.config["select"]["top_k"]
+    if top_k is None and scores.keep is None:
+        top_k = stage.config["select"]["no_cut"]
+    return without_probes(scores), discovery_rate(kept_with_probes(scores, top_k), count)
 
 
 def run(stage: Stage) -> Result:
     """Score every field of the model of stage train on validation rows, and decide."""
     model, spec = checkpoint.load(stage.earlier("train"))
     train, valid = (Shards(stage.data, split, model.schema) for split in ("train", "valid"))
-    top_k, protect = stage.config["select"]["top_k"], stage.config["select"]["protect"]
+    top_k, protect, no_cut = (stage.config["select"][k] for k in ("top_k", "protect", "no_cut"))
     check_policy(model.schema.names, top_k, protect)
+    check_policy(model.schema.names, no_cut, protect)
+    drops_repeats = _drops_repeats(stage)
     how = make_dataclass(TrainConfig, resolve(stage.config, facts(train))["train"], "train")
     recipe = Recipe(lambda schema: checkpoint.build(schema, spec), how)
     found_health = health(model, train, valid)
     scores, probes = _search(stage, model, train, valid, recipe)
-    verdicts = decide(scores, top_k, protect, doubt(found_health))
+    verdicts = decide(scores, top_k, protect, doubt(found_health), no_cut)
+    repeats = clusters(valid, scores.ranking)
+    if drops_repeats:
+        verdicts = without_repeats(verdicts, [g["fields"] for g in repeats["found"]])
     kept = [v.field for v in verdicts if v.verdict != "drop"]
     kept = [n for n in model.schema.names if n in kept]
     measured = {
         "health": found_health,
         "probes": probes,
         "savings": savings(model, recipe.build, kept, valid),
-        "clusters": clusters(valid, scores.ranking),
+        "clusters": repeats,
     }
     report = make_report(model, scores, verdicts, measured, _provenance(stage, spec, train, valid))
-    artifacts = _write(stage.folder, report, kept)
+    artifacts = write_report(stage.folder, report, kept)
     metrics = {
         "fields_kept": float(len(kept)),
         "fields_dropped": float(len(model.schema.fields) - len(kept)),
@@ -83,6 +92,13 @@ def run(stage: Stage) -> Result:
     return Result(metrics, artifacts=artifacts)
 
 
+def _drops_repeats(stage: Stage) -> bool:
+    asked = stage.config["select"]["repeats"]
+    if asked not in ("keep", "drop"):
+        raise ConfigError(f"select.repeats: expected keep or drop, got {asked!r}: change it")
+    return asked == "drop"
+
+
 def _provenance(stage: Stage, spec: dict[str, Any], train: Shards, valid: Shards) -> dict[str, Any]:
     """Where a report comes from: what `recsys compare` lays side by side."""
     config = stage.config
@@ -91,14 +107,14 @@ def _provenance(stage: Stage, spec: dict[str, Any], train: Shards, valid: Shards
         "split": {"shape": config["data"]["split"], "train_rows": len(train), "valid_rows": len(valid)},
         "model": spec,
         "checkpoint": str(stage.earlier("train").resolve()),
-        "policy": {k: config["select"][k] for k in ("top_k", "protect")},
+        "policy": {k: config["select"][k] for k in ("top_k", "no_cut", "protect", "repeats")},
         "selection": config["selection"],
         "seed": config["seed"],
         "versions": {"recsys": recsys.__version__, "torch": str(torch.__version__)},
     }
 
 
-def _write(folder: Path, report: dict[str, Any], kept: list[str]) -> list[Path]:
+def write_report(folder: Path, report: dict[str, Any], kept: list[str]) -> list[Path]:
     """The report as JSON, CSV and a page, and what applies it: for stage retrain, and for later runs."""
     write_json(folder / "report.json", report)
     write_csv(report, folder / "report.csv")

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from recsys.selection.benchmark_page import columns, rows
+
 __all__ = ["show"]
 
 
@@ -47,6 +49,13 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
         console.print(
             "µs a row: 512 rows at a time, one batch in eager PyTorch; of the bundle, its graph alone.", style="dim"
         )
+    if "benchmark" in stages:
+        about = json.loads((Path(stages["benchmark"]["folder"]) / "benchmark.json").read_text())
+        table = Table(*columns(about), title=f"{config['data']['name']}: retrained on the top k, test split")
+        for row in rows(about):
+            table.add_row(*row)
+        console.print(table)
+        console.print("± half of the 95 % interval over seeds; Δ is paired with all fields.", style="dim")
     _next(console, result)
 
 
@@ -65,6 +74,12 @@ def _next(console: Console, result: dict[str, Any]) -> None:
         lines = {"experiment runs": uri}
     if "select" in stages:
         lines["selection report"] = _near(Path(stages["select"]["folder"]) / "report.html")
+    if "benchmark" in stages:
+        folder = Path(stages["benchmark"]["folder"])
+        lines["benchmark"] = _near(folder / "benchmark.html")
+        if len(reports := sorted((folder / "reports").iterdir())) > 1:
+            lines["compare two"] = f"{_near(programs / 'recsys')} compare {_near(reports[0])} {_near(reports[1])}"
+            lines["compare two"] += " --out compare.html"
     if "bundle" in stages.get("export", {}):
         lines["serve"] = f"{_near(programs / 'recsys')} serve {_near(stages['export']['bundle'])}"
     for what, line in lines.items():

@@ -1,13 +1,12 @@
 """MLflow: one parent run an experiment, one child a stage. The only file that imports mlflow."""
 
-import fcntl
 import os
 import re
 import subprocess
 import time
 import warnings
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ with warnings.catch_warnings():  # MLflow warns about its own type hints
 
 import recsys
 from recsys.errors import ConfigError
+from recsys.lock import locked
 
 __all__ = ["BundleModel", "Tracker", "artifact", "default_uri"]
 
@@ -107,17 +107,11 @@ with warnings.catch_warnings(record=True):  # MLflow asks for hints on predict, 
             return self.bundle.score(rows)
 
 
-@contextmanager
-def _first_use(uri: str) -> Generator[None]:
+def _first_use(uri: str) -> AbstractContextManager[None]:
     """One process at a time: two that make the tables of one SQLite file at once break it."""
     if not uri.startswith("sqlite:///"):
-        yield
-        return
-    path = Path(uri.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        return nullcontext()
+    return locked(Path(uri.removeprefix("sqlite:///")).with_suffix(".lock"))
 
 
 class Tracker:

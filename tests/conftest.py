@@ -109,6 +109,12 @@ def batch(train: Shards) -> Batch:
 
 
 @pytest.fixture(autouse=True)
+def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that sets MLflow's store (which is an environment variable) sets it for itself alone."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def one_seed() -> None:
     """A test that draws weights draws the same ones whatever ran before it."""
     torch.manual_seed(0)

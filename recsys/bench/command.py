@@ -7,7 +7,10 @@ from recsys.errors import ConfigError
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = {"data": "preparation, loading and encoding"}
+COMMANDS = {
+    "data": "preparation, loading and encoding",
+    "select": "what feature selection costs, beside an epoch and permutation",
+}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import hypergeom, t
 
-__all__ = ["jaccard", "jaccard_by_chance", "mean_with_interval", "paired_curves", "rbo", "stability"]
+__all__ = ["area", "jaccard", "jaccard_by_chance", "mean_with_interval", "paired_curves", "rbo", "stability"]
 
 
 def rbo(a: Sequence[str], b: Sequence[str], p: float = 0.9) -> float:
@@ -80,6 +80,11 @@ def mean_with_interval(values: Sequence[float] | np.ndarray) -> dict[str, float]
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
+def area(grid: Sequence[int], value_SK: np.ndarray) -> np.ndarray:
+    """Trapezoid over the grid divided by k_max − k_min → [S]: a mean of the values."""
+    return np.trapezoid(value_SK, np.asarray(grid, np.float64), axis=1) / (grid[-1] - grid[0])
+
+
 def paired_curves(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any] | None:
     """B − A of a retrained metric at each k and of its area, over the seeds that both have.
 
@@ -88,16 +93,15 @@ def paired_curves(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any] | None
         b: The same form, on the same grid.
 
     Returns:
-        seeds, at_k (k → mean and interval) and area: the trapezoid over the grid divided by
-        k_max − k_min (a grid of one k has none). None if no seed is shared: nothing can be paired.
+        seeds, at_k (k → mean and interval) and area, see `area` (a grid of one k has none).
+        None if no seed is shared: nothing can be paired.
     """
     seeds = [s for s in a["by_seed"] if s in b["by_seed"]]
     if not seeds:
         return None
-    grid = np.asarray(a["grid"], np.float64)
     change_SK = np.array([b["by_seed"][s] for s in seeds]) - np.array([a["by_seed"][s] for s in seeds])
     found: dict[str, Any] = {"metric": a["metric"], "seeds": seeds}
     found["at_k"] = {k: mean_with_interval(change_SK[:, i]) for i, k in enumerate(a["grid"])}
-    if len(grid) > 1:
-        found["area"] = mean_with_interval(np.trapezoid(change_SK, grid, axis=1) / (grid[-1] - grid[0]))
+    if len(a["grid"]) > 1:
+        found["area"] = mean_with_interval(area(a["grid"], change_SK))
     return found

@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from recsys.html import page, table
+from recsys.selection.curve_plot import add_curve, legend_above
 
 __all__ = ["write_csv", "write_html"]
 
@@ -52,6 +53,7 @@ def _lead(report: Report) -> str:
         return f"Keep all {len(fields)} fields: none is worth dropping, or none can be told from noise."
     named = ", ".join(dropped[:8]) + (f" and {len(dropped) - 8} more" if len(dropped) > 8 else "")
     lead = f"Drop {len(dropped)} of {len(fields)} fields: {named}. "
+    lead += _cost(report)
     if saved["note"]:
         return f"{lead}What it saves is not known: {saved['note']}"
     before, (low, high) = saved["before"], saved["us_per_row_interval"]
@@ -63,6 +65,27 @@ def _lead(report: Report) -> str:
         lead += f" Probes imply {probes['false_discovery_rate']:.0%} false discoveries among what is kept"
         lead += f" (at most {probes['at_most']:.0%})."
     return lead
+
+
+def _cost(report: Report) -> str:
+    """What training on the kept fields alone changes, where that was tried."""
+    if not report.get("curve"):
+        return ""
+    curve, change = report["curve"], report["curve"]["summary"]["kept_change"]
+    tried = f"over {len(curve['kept'])} seeds" if len(curve["kept"]) > 1 else "under one seed"
+    interval = f" (95 %: {change['low']:+.4f} to {change['high']:+.4f})" if "low" in change else ""
+    return f"Trained without them, test {curve['metric']} changes by {change['mean']:+.4f}{interval} {tried}. "
+
+
+def _retrained(curve: Report) -> go.Figure:
+    figure = go.Figure()
+    add_curve(figure, curve["grid"], curve["by_seed"], "top k by this method", _COLOURS["keep"])
+    if curve["random"]:
+        add_curve(figure, curve["grid"], curve["random"], "random k", "#9aa1a9", "dot")
+    ends = [curve["grid"][0], curve["grid"][-1]]
+    add_curve(figure, ends, {s: [v, v] for s, v in curve["full"].items()}, "all fields", "#7d8590", "dash")
+    figure.update_layout(xaxis_title="fields kept, k", yaxis_title=f"test {curve['metric']}", height=340)
+    return legend_above(figure)
 
 
 def _savings(saved: Report) -> str:
@@ -100,10 +123,16 @@ def _sure(report: Report) -> str:
         between = [n for n, f in fields.items() if _SETTLED < f.get("gate", 0) < 1 - _SETTLED]
         said.append(f"Gates that have not settled: {', '.join(between) or 'none'}.")
     if not any("interval" in f for f in fields.values()):
-        said.append("Scores have no interval: compare runs of other seeds (recsys compare) to see what is stable.")
+        said.append(
+            "Scores have no interval: experiment=selection_benchmark gives one over seeds, recsys compare stability."
+        )
     pairs = [f"{', '.join(g['fields'])} ({g['redundancy']:.2f})" for g in report["clusters"]["found"]]
     said.append(f"Fields that repeat each other: {'; '.join(pairs) or 'none'}.")
-    said.append("What dropping costs in AUC shows once stages retrain and evaluate have run (evaluation.html).")
+    if curve := report.get("curve"):
+        near = curve["summary"]["smallest_k"]
+        said.append(f"Fewest fields of the grid within .001 of all fields' {curve['metric']}: {near or 'none'}.")
+    else:
+        said.append("What dropping costs in AUC shows once stages retrain and evaluate have run (evaluation.html).")
     return "<ul>" + "".join(f"<li>{escape(s)}</li>" for s in said) + "</ul>"
 
 
@@ -124,8 +153,7 @@ def _importance(report: Report) -> go.Figure:
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names)
     figure.update_yaxes(tickvals=names, ticktext=[_short(n) for n in names])  # two names may be short for the same
     figure.update_layout(height=130 + 20 * len(shown), barmode="overlay", xaxis_title=f"score by {report['method']}")
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"})
-    return figure
+    return legend_above(figure)
 
 
 def _short(name: str) -> str:
@@ -141,8 +169,7 @@ def _gates(fields: Report) -> go.Figure:
             bins = {"start": 0, "end": 1.0001, "size": 0.05}
             figure.add_histogram(x=gates, xbins=bins, name=verdict, marker_color=colour)
     figure.update_layout(barmode="stack", xaxis_title="gate", yaxis_title="fields", height=300, xaxis_range=[0, 1])
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"})
-    return figure
+    return legend_above(figure)
 
 
 def _path(report: Report) -> go.Figure:
@@ -163,8 +190,7 @@ def _path(report: Report) -> go.Figure:
     title = "λ, nats a row (gates lag behind a climbing λ)"
     figure.update_xaxes(type="log", exponentformat="power", dtick=1, title=title)
     figure.update_layout(height=320, yaxis={"title": "open gates", "rangemode": "tozero"})
-    figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"})
-    return figure
+    return legend_above(figure)
 
 
 def _fields(report: Report) -> str:
@@ -209,7 +235,10 @@ def write_html(report: Report, path: Path) -> None:
     sections: list[tuple[str, str | go.Figure]] = []
     if "after" in report["savings"]:
         sections.append(("What it saves (µs: eager, 512 rows at a time, on this machine)", _savings(report["savings"])))
-    sections += [("How sure", _sure(report)), (title, _importance(report))]
+    sections.append(("How sure", _sure(report)))
+    if report.get("curve"):
+        sections.append(("Retrained from scratch on the top k", _retrained(report["curve"])))
+    sections += [(title, _importance(report))]
     if all("gate" in f for f in fields.values()):
         sections.append(("Gates: near 0 or 1 is settled", _gates(fields)))
     if all("closes_at" in f for f in fields.values()):

@@ -8,7 +8,7 @@ from typing import Any
 from recsys.errors import ConfigError
 from recsys.schema import Schema
 
-__all__ = ["FieldScores", "Verdict", "check_fields", "check_policy", "decide", "intervals"]
+__all__ = ["FieldScores", "Verdict", "check_fields", "check_policy", "decide", "intervals", "without_repeats"]
 
 _PROTECTED = ("protected", "named in select.protect")
 
@@ -70,7 +70,11 @@ def intervals(scores: FieldScores) -> dict[str, tuple[float, float]]:
 
 
 def decide(
-    scores: FieldScores, top_k: int | None = None, protect: Sequence[str] = (), doubt: str = ""
+    scores: FieldScores,
+    top_k: int | None = None,
+    protect: Sequence[str] = (),
+    doubt: str = "",
+    no_cut: int | None = None,
 ) -> list[Verdict]:
     """Keep the top k, or what the method would keep; protected fields always.
 
@@ -81,6 +85,7 @@ def decide(
         top_k: Count of fields to keep, protected ones included; None follows the method.
         protect: Fields that must stay.
         doubt: Why no score can be believed, if so: every field is then uncertain, and none dropped.
+        no_cut: top_k of a method that gives an order and no cut.
 
     Returns:
         One verdict a field, in order of importance.
@@ -88,13 +93,15 @@ def decide(
     Raises:
         ConfigError: If a protected field does not exist, top_k is out of range or needed, or nothing is kept.
     """
+    if top_k is None and scores.keep is None:
+        top_k = no_cut
     check_policy(list(scores.score), top_k, protect)
     if doubt:
         return [Verdict(n, *(_PROTECTED if n in protect else ("uncertain", doubt))) for n in scores.ranking]
     if top_k is None and scores.keep is None:
         raise ConfigError(
-            f"selection={scores.about['method']} gives an order of fields and no cut: set select.top_k, "
-            f"1 to {len(scores.score)}"
+            f"selection={scores.about['method']} gives an order of fields and no cut: set select.top_k, or "
+            f"select.no_cut for such methods alone, 1 to {len(scores.score)}"
         )
     free = (top_k or 0) - len(set(protect))
     made: list[Verdict] = []
@@ -113,6 +120,28 @@ def decide(
             made.append(Verdict(name, "keep" if scores.keep[name] else "drop", worth))
     if all(v.verdict == "drop" for v in made):
         raise ConfigError("selection keeps no field: lower selection.price, or set select.top_k")
+    return made
+
+
+def without_repeats(verdicts: Sequence[Verdict], groups: Sequence[Sequence[str]]) -> list[Verdict]:
+    """Of each group of fields that say the same, drop all that would be kept but the most important.
+
+    Args:
+        verdicts: In order of importance. Protected and uncertain fields stay.
+        groups: Names of fields, each in one group at most.
+    """
+    group_of = {n: i for i, g in enumerate(groups) for n in g}
+    first: dict[int, str] = {}
+    made: list[Verdict] = []
+    for v in verdicts:
+        group = group_of.get(v.field)
+        if group is None or v.verdict == "drop":
+            made.append(v)
+        elif group in first and v.verdict == "keep":
+            made.append(Verdict(v.field, "drop", f"repeats {first[group]}"))
+        else:
+            first.setdefault(group, v.field)
+            made.append(v)
     return made
 
 

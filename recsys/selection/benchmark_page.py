@@ -1,0 +1,110 @@
+"""A benchmark of selectors: its table, and the page with the curves."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from recsys.html import Fragment, page, table
+from recsys.selection.curve_plot import add_curve, legend_above
+
+__all__ = ["columns", "rows", "write_page"]
+
+_COLOURS = (
+    "#2a7f62", "#3b6fb6", "#c77700", "#a0489b", "#b5473c", "#6b7785", "#0f9bb3", "#8a7a1f",
+    "#5b4bb5", "#d0609a", "#4a9a3c", "#a86a3d",
+)  # fmt: skip
+About = Mapping[str, Any]
+
+
+def _spread(figure: Mapping[str, float] | None, sign: bool = False) -> str:
+    """Mean ± half of the 95 % interval."""
+    if figure is None:
+        return ""
+    half = f" ± {figure['high'] - figure['mean']:.4f}" if "high" in figure else ""
+    return f"{figure['mean']:{'+' if sign else ''}.4f}{half}"
+
+
+def columns(about: About) -> list[str]:
+    """Heads of the table of `rows`."""
+    metric = about["metric"]
+    return ["method", "AUKC", *(f"{metric}@{k}" for k in about["grid"]), "keeps", f"Δ{metric} of it", "search, s"]
+
+
+def rows(about: About) -> list[list[str]]:
+    """A row a method, best area first; then the methods without an answer, and all fields."""
+    found = about["methods"]
+    sign = -1 if about["metric"] == "auc" else 1
+    answered = [n for n, m in found.items() if not m.get("failed")]
+    whole = found[answered[0]]["full"] if answered else None
+
+    def place(name: str) -> float:
+        figure = found[name]["area"] or found[name]["at_k"][str(about["grid"][-1])]
+        return sign * figure["mean"]
+
+    made: list[list[str]] = []
+    for name in sorted(answered, key=place):
+        m = found[name]
+        at_k = [_spread(m["at_k"][str(k)]) for k in about["grid"]]
+        least, most = min(m["kept"]), max(m["kept"])
+        keeps = str(least) if least == most else f"{least} to {most}"
+        made.append(
+            [name, _spread(m["area"]), *at_k, keeps, _spread(m["kept_change"], True), f"{m['search_seconds']:.1f}"]
+        )
+    blank = [""] * len(about["grid"])
+    made += [[n, m["failed"], *blank, "", "", ""] for n, m in found.items() if m.get("failed")]
+    if whole:
+        made.append(["all fields", _spread(whole), *blank, str(about["fields"]), "", ""])
+    return made
+
+
+def _curves(about: About, answered: Mapping[str, Any]) -> go.Figure:
+    figure = go.Figure()
+    for i, (name, m) in enumerate((n, m) for n, m in answered.items() if n != "random"):
+        add_curve(figure, m["curve"]["grid"], m["curve"]["by_seed"], name, _COLOURS[i % len(_COLOURS)])
+    any_curve = next(iter(answered.values()))["curve"]
+    if any_curve["random"]:
+        add_curve(figure, about["grid"], any_curve["random"], "random", "#9aa1a9", "dot")
+    add_curve(
+        figure, [about["grid"][0], about["grid"][-1]], {s: [v, v] for s, v in any_curve["full"].items()},
+        "all fields", "#7d8590", "dash",
+    )  # fmt: skip
+    figure.update_layout(xaxis_title="fields kept, k", yaxis_title=f"test {about['metric']}", height=480)
+    return legend_above(figure)
+
+
+def _lead(about: About, answered: Mapping[str, Any]) -> str:
+    if not answered:
+        return "No method gave an answer."
+    best = rows(about)[0]
+    seeds = f"{len(about['seeds'])} seed{'s' if len(about['seeds']) > 1 else ''}"
+    lead = f"{best[0]} ranks best: mean test {about['metric']} over the grid (AUKC) {best[1]}; {seeds}. "
+    if "leap" in answered:
+        m = answered["leap"]
+        lead += f"What LeAP keeps ({' / '.join(str(k) for k in m['kept'])} of {about['fields']} fields) changes the "
+        lead += f"{about['metric']} of all fields by {_spread(m['kept_change'], True)}."
+    return lead
+
+
+def write_page(about: About, path: Path) -> None:
+    """One self-contained page: which method ranks best, the table, the curves, and where each report is."""
+    answered = {n: m for n, m in about["methods"].items() if not m.get("failed")}
+    notes = [f"{n} has no answer: {m['failed']}" for n, m in about["methods"].items() if m.get("failed")]
+    unsound = {m["health"]["reason"]: m["health"]["verdict"] for m in answered.values()}
+    notes += [f"The model is {v}: {r}." for r, v in unsound.items() if v != "sound"]
+    sections: list[tuple[str, str | go.Figure]] = [
+        (
+            "Methods (± half of the 95 % interval over seeds; Δ is paired with all fields)",
+            table(columns(about), rows(about)),
+        )
+    ]
+    if answered:
+        links = [[Fragment(f'<a href="{m["report"]}">{n}</a>'), m["smallest_k"] or "none"] for n, m in answered.items()]
+        sections += [
+            (f"Test {about['metric']} of a model retrained on the top k", _curves(about, answered)),
+            ("Reports, and the smallest k within .001 of all fields", table(["method", "smallest k"], links)),
+        ]
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(page("Feature selectors compared", _lead(about, answered), notes, sections))
+    unfinished.rename(path)

@@ -1,0 +1,34 @@
+"""A retrain curve as a line: mean over seeds, bars for the 95 % interval."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from recsys.selection.agreement import mean_with_interval
+
+__all__ = ["add_curve", "legend_above"]
+
+
+def add_curve(
+    figure: go.Figure,
+    grid: Sequence[int],
+    by_seed: Mapping[str, Sequence[float]],
+    name: str,
+    colour: str,
+    dash: str = "solid",
+) -> None:
+    """Add one line, K points of S seeds."""
+    value_SK = np.array(list(by_seed.values()))
+    points = [mean_with_interval(value_SK[:, i]) for i in range(len(grid))]
+    half = [p["high"] - p["mean"] if "high" in p else 0.0 for p in points]
+    bars = {"array": half, "thickness": 1} if any(half) and dash == "solid" else None
+    figure.add_scatter(
+        x=list(grid), y=[p["mean"] for p in points], error_y=bars, name=name,
+        mode="lines+markers" if dash == "solid" else "lines", line={"color": colour, "dash": dash},
+    )  # fmt: skip
+
+
+def legend_above(figure: go.Figure) -> go.Figure:
+    """The legend in a row over the plot."""
+    return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"})

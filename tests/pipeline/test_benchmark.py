@@ -1,0 +1,108 @@
+"""`recsys run experiment=selection_benchmark` as a user runs it: table, pages, the cache of retrains."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recsys.cli import conf, main
+from tests.pipeline.small import SMALL, recsys
+
+SMALLER = [a for a in SMALL if not a.startswith(("selection.", "train.max_epochs", "name="))]
+METHODS = ("leap", "sfs", "random")
+
+
+def others() -> list[str]:
+    lines = (conf() / "experiment" / "selection_benchmark.yaml").read_text().splitlines()
+    named = [line.split(".methods.")[1].split(":")[0] for line in lines if "@benchmark.methods." in line]
+    return [f"~benchmark.methods.{n}" for n in named if n not in METHODS]
+
+
+ARGUMENTS = [
+    "experiment=selection_benchmark", *SMALLER, *others(), "train.max_epochs=1", "benchmark.seeds=[0,1]",
+    "benchmark.grid=[2,4]", "benchmark.methods.leap.steps=150", "benchmark.methods.leap.batch_size=256",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(place: Path) -> tuple:
+    first = recsys(place, "run", *ARGUMENTS)
+    assert first.returncode == 0, first.stderr
+    result = json.loads((place / first.stdout.splitlines()[-1]).read_text())
+    return first, Path(result["stages"]["benchmark"]["folder"]), result
+
+
+def test_every_selector_is_in_the_benchmark():
+    options = {p.stem for p in (conf() / "selection").glob("*.yaml")}
+    assert {n.removeprefix("~benchmark.methods.") for n in others()} | set(METHODS) == options
+
+
+def test_the_table_the_page_and_a_report_for_each_method(done):
+    first, folder, _ = done
+    about = json.loads((folder / "benchmark.json").read_text())
+    assert set(about["methods"]) == set(METHODS) and about["grid"] == [2, 4] and about["seeds"] == [0, 1]
+    for name, m in about["methods"].items():
+        assert name in first.stderr
+        assert set(m["curve"]["by_seed"]) == {"0", "1"} and "low" in m["area"]
+        report = json.loads((folder / "reports" / name / "report.json").read_text())
+        assert report["curve"]["random"] == about["methods"]["random"]["curve"]["by_seed"]
+        assert (folder / "reports" / name / "kept.yaml").exists()
+        assert "Retrained from scratch on the top k" in (folder / "reports" / name / "report.html").read_text()
+    assert about["methods"]["leap"]["area"]["mean"] > about["methods"]["random"]["area"]["mean"]
+    assert "ranks best" in (folder / "benchmark.html").read_text()
+
+
+def test_a_curve_is_of_models_trained_on_the_top_k(done, place):
+    _, folder, _ = done
+    about = json.loads((folder / "benchmark.json").read_text())
+    known = {}
+    for path in (place / "runs" / "cache" / "retrains").glob("*/metrics.json"):
+        spec = json.loads((path.parent / "model.json").read_text())
+        names = frozenset(f["name"] for f in spec["schema"]["fields"])
+        known[names, spec["spec"]["seed"]] = json.loads(path.read_text())["auc"]
+    for seed in (0, 1):
+        ranking = list(json.loads((folder / "searches" / "leap" / str(seed) / "report.json").read_text())["fields"])
+        wanted = [known[frozenset(ranking[:k]), seed] for k in (2, 4)]
+        assert about["methods"]["leap"]["curve"]["by_seed"][str(seed)] == wanted
+
+
+def test_two_of_its_reports_are_compared_over_seeds(done, place):
+    _, folder, _ = done
+    reports = [str(folder / "reports" / n) for n in ("random", "leap")]
+    compared = recsys(place, "compare", *reports, "--out", "page.html")
+    assert compared.returncode == 0, compared.stderr
+    assert "Δauc@2" in compared.stdout and "over 2 paired seeds" in compared.stdout
+    assert "Paired over seeds" in (place / "page.html").read_text()
+
+
+def test_a_second_run_trains_nothing_again(done, place, monkeypatch, capfd):
+    _, folder, result = done
+    kept = {p: p.stat().st_mtime_ns for p in (place / "runs" / "cache" / "retrains").glob("*/metrics.json")}
+    assert kept
+    monkeypatch.chdir(place)
+    capfd.readouterr()
+    assert main(["run", *ARGUMENTS]) == 0
+    again = capfd.readouterr()
+    assert {p: p.stat().st_mtime_ns for p in (place / "runs" / "cache" / "retrains").glob("*/metrics.json")} == kept
+    assert "(known)" in again.err
+    other = Path(json.loads((place / again.out.splitlines()[-1]).read_text())["stages"]["benchmark"]["folder"])
+    first, second = (json.loads((f / "benchmark.json").read_text())["methods"] for f in (folder, other))
+    assert {n: m["curve"] for n, m in first.items()} == {n: m["curve"] for n, m in second.items()}
+    assert result["id"] != other.parent.name
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("benchmark.seeds=[1,1]", "benchmark.seeds: expected different seeds, got [1, 1]"),
+        ("benchmark.grid=[4,2]", "benchmark.grid: expected climbing counts of fields from 1 to 7"),
+        ("benchmark.metric=f1", "benchmark.metric: expected auc or logloss, got 'f1'"),
+        ("+benchmark.methods.leap.stepz=3", "stepz"),
+        ("~benchmark", "stage benchmark needs the key benchmark: start from experiment=selection_benchmark"),
+    ],
+)
+def test_what_cannot_be_is_one_line(place, override, message, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+    assert main(["run", *ARGUMENTS, override]) == 2
+    said = capfd.readouterr().err
+    assert message in said and "Traceback" not in said

@@ -1,0 +1,130 @@
+"""Retrain curves, reports merged over seeds, repeats: against definitions worked by hand."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy.stats import t
+
+from recsys.data.decoys import add
+from recsys.errors import ConfigError
+from recsys.selection.benchmark_page import columns, rows, write_page
+from recsys.selection.curve import checked_grid, curve_summary
+from recsys.selection.over_seeds import kept_names, over_seeds
+from recsys.selection.scores import FieldScores, Verdict, decide, without_repeats
+
+
+def curve(by_seed: dict, full: dict, kept: dict, metric: str = "auc") -> dict:
+    return {"metric": metric, "grid": [2, 4, 8], "by_seed": by_seed, "full": full, "kept": kept, "random": None}
+
+
+CURVE = curve({"0": [0.70, 0.74, 0.76], "1": [0.72, 0.75, 0.76]}, {"0": 0.76, "1": 0.761}, {"0": 0.758, "1": 0.762})
+
+
+def test_the_area_is_the_trapezoid_over_the_grid():
+    found = curve_summary(CURVE)
+    by_hand = [((0.70 + 0.74) / 2 * 2 + (0.74 + 0.76) / 2 * 4) / 6, ((0.72 + 0.75) / 2 * 2 + (0.75 + 0.76) / 2 * 4) / 6]
+    assert found["area"]["mean"] == pytest.approx(np.mean(by_hand))
+    half = t.ppf(0.975, 1) * abs(by_hand[0] - by_hand[1]) / 2
+    assert found["area"]["high"] - found["area"]["mean"] == pytest.approx(half)
+    assert found["at_k"]["4"]["mean"] == pytest.approx(0.745)
+    assert found["kept_change"]["mean"] == pytest.approx((-0.002 + 0.001) / 2)
+    assert found["smallest_k"] == 8
+
+
+def test_the_smallest_k_follows_the_direction_of_the_metric():
+    loss = curve({"0": [0.50, 0.4505, 0.45]}, {"0": 0.45}, {"0": 0.45}, "logloss")
+    assert curve_summary(loss)["smallest_k"] == 4
+    assert curve_summary(loss, within=1e-4)["smallest_k"] == 8
+    assert curve_summary(curve({"0": [0.5, 0.6, 0.7]}, {"0": 0.9}, {"0": 0.9}))["smallest_k"] is None
+
+
+def test_a_grid_of_one_k_has_no_area():
+    one = {**CURVE, "grid": [2], "by_seed": {"0": [0.7], "1": [0.7]}}
+    assert curve_summary(one)["area"] is None
+
+
+def test_the_grid():
+    assert checked_grid(None, 24) == [3, 6, 12, 18]
+    assert checked_grid(None, 2) == [1, 2]
+    assert checked_grid([1, 24], 24) == [1, 24]
+    for wrong in ([], [4, 2], [2, 2], [0, 3], [3, 25]):
+        with pytest.raises(ConfigError, match="climbing counts of fields from 1 to 24"):
+            checked_grid(wrong, 24)
+
+
+def report(verdicts: dict[str, str], scores: dict[str, float], seed: int = 0, health: str = "sound") -> dict:
+    order = sorted(scores, key=lambda n: -scores[n])
+    fields = {
+        n: {"rank": i + 1, "score": scores[n], "verdict": verdicts[n], "reason": "why", "kind": "numeric",
+            "width": 1, "table_bytes": 0, "rows": 0, "cardinality": 0, "cluster": None, "gate": scores[n] / 2}
+        for i, n in enumerate(order)
+    }  # fmt: skip
+    return {
+        "version": 3, "method": "leap", "fields": fields, "search": {"seconds": 1.0 + seed},
+        "provenance": {"data": "d", "seed": seed}, "health": {"verdict": health, "reason": health},
+    }  # fmt: skip
+
+
+def test_over_seeds_the_mean_ranks_and_disagreement_is_uncertain():
+    a = report({"x": "keep", "y": "keep", "z": "drop"}, {"x": 0.9, "y": 0.8, "z": 0.1}, 0)
+    b = report({"x": "keep", "y": "drop", "z": "drop"}, {"x": 0.5, "y": 0.2, "z": 0.3}, 1, "inconclusive")
+    c = report({"x": "keep", "y": "drop", "z": "drop"}, {"x": 0.7, "y": 0.8, "z": 0.2}, 2)
+    found = over_seeds([a, b, c])
+    assert list(found["fields"]) == ["x", "y", "z"]
+    assert {n: f["verdict"] for n, f in found["fields"].items()} == {"x": "keep", "y": "uncertain", "z": "drop"}
+    assert found["fields"]["y"]["reason"] == "kept under 1 of 3 seeds"
+    x = found["fields"]["x"]
+    assert x["score"] == pytest.approx(0.7) and x["gate"] == pytest.approx(0.35) and x["rank"] == 1
+    assert x["interval"][1] - 0.7 == pytest.approx(t.ppf(0.975, 2) * 0.2 / np.sqrt(3))
+    assert found["health"]["verdict"] == "inconclusive" and found["provenance"]["seed"] == [0, 1, 2]
+    assert found["search"]["seconds"] == pytest.approx(2.0) and kept_names(found) == ["x", "y"]
+
+
+def test_one_seed_is_the_report_itself():
+    a = report({"x": "protected", "y": "drop"}, {"x": 0.9, "y": 0.8})
+    assert over_seeds([a]) == {**a, "provenance": {"data": "d", "seed": [0]}}
+
+
+def test_of_fields_that_repeat_each_other_the_most_important_stays():
+    said = [
+        Verdict(n, v, "")
+        for n, v in zip("abcdef", ["keep", "keep", "drop", "protected", "uncertain", "keep"], strict=True)
+    ]
+    found = without_repeats(said, [["b", "d", "e", "f"], ["a", "c"]])
+    assert [v.verdict for v in found] == ["keep", "keep", "drop", "protected", "uncertain", "drop"]
+    assert found[-1].reason == "repeats b"
+
+
+def test_a_method_without_a_cut_keeps_no_cut_fields_and_others_do_not():
+    order = FieldScores({"x": 3.0, "y": 2.0, "z": 1.0}, None, {}, {"method": "sfs"})
+    assert [v.verdict for v in decide(order, no_cut=2)] == ["keep", "keep", "drop"]
+    cut = FieldScores(order.score, {"x": True, "y": False, "z": False}, {}, {"method": "leap"})
+    assert [v.verdict for v in decide(cut, no_cut=2)] == ["keep", "drop", "drop"]
+
+
+def test_the_page_leads_with_the_best_method_and_tells_who_has_no_answer(tmp_path):
+    better = {**CURVE, "by_seed": {s: [v + 0.01 for v in row] for s, row in CURVE["by_seed"].items()}}
+    methods = {
+        n: {**curve_summary(c), "kept": [4, 5], "search_seconds": 1.0, "health": {"verdict": "sound", "reason": ""},
+            "curve": c, "report": "r.html"}
+        for n, c in (("leap", CURVE), ("sfs", better))
+    }  # fmt: skip
+    methods["lasso"] = {"failed": "selection keeps no field"}
+    about = {"data": "d", "fields": 9, "metric": "auc", "grid": [2, 4, 8], "seeds": [0, 1], "methods": methods}
+    made = rows(about)
+    assert [r[0] for r in made] == ["sfs", "leap", "lasso", "all fields"]
+    assert all(len(r) == len(columns(about)) for r in made) and made[1][5] == "4 to 5"
+    write_page(about, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "sfs ranks best" in page and "lasso has no answer: selection keeps no field" in page
+    assert "What LeAP keeps (4 / 5 of 9 fields) changes" in page
+
+
+def test_decoys_are_the_same_values_in_another_order_and_in_the_same():
+    table = pa.table({"a": np.arange(1000), "b": np.arange(1000) % 7})
+    found = add(table, ["a", "b"], ["b"], 0)
+    assert found.column_names == ["a", "b", "noise_a", "noise_b", "copy_b"]
+    assert sorted(found["noise_a"].to_pylist()) == list(range(1000)) != found["noise_a"].to_pylist()
+    assert found["copy_b"] == found["b"]
+    with pytest.raises(ConfigError, match=r"no column \['c'\]"):
+        add(table, ["c"], [], 0)
