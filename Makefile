@@ -53,7 +53,7 @@ lint: setup  ## style, types and layers
 	$(BIN)/lint-imports --no-logo
 
 test: lint  ## what CI runs: lint, then all tests but the slow ones
-	@$(BIN)/pytest -m "not slow"
+	@$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup  ## the slow tests only
 	@$(BIN)/pytest -m slow -o faulthandler_timeout=1800

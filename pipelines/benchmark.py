@@ -90,7 +90,7 @@ def _retrain(stage: Stage, names: Sequence[str], seed: int) -> tuple[Path, dict[
     config = stage.config
     parts = {k: config[k] for k in ("model", "embedding", "sequence", "train")}
     versions = [recsys.__version__, torch.__version__]
-    key = json.dumps([str(stage.data), parts, seed, sorted(names), versions], sort_keys=True)
+    key = json.dumps([stage.data.name, parts, seed, sorted(names), versions], sort_keys=True)
     folder = Path(config["runs"]) / "cache" / "retrains" / hashlib.sha256(key.encode()).hexdigest()[:20]
     done, label = folder / "metrics.json", f"  {len(names)} fields"
     with locked(folder.with_suffix(".lock")):

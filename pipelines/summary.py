@@ -55,7 +55,7 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
         for row in rows(about):
             table.add_row(*row)
         console.print(table)
-        console.print("± half of the 95 % interval over seeds; Δ is paired with all fields.", style="dim")
+        console.print("Mean ± deviation over seeds; Δ is paired with all fields.", style="dim")
     _next(console, result)
 
 

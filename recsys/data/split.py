@@ -29,7 +29,8 @@ def kth_smallest(read: Callable[[int, int], np.ndarray], rows: int, k: int) -> i
         for a, b in ranges:
             x = read(a, b)
             below += int((x < low).sum())
-            counts += np.bincount((x[(x >= low) & (x <= high)] - low) // width, minlength=65_537)
+            above = x[(x >= low) & (x <= high)].view(np.uint64) - np.uint64(low % 2**64)  # 64 bits hold the difference
+            counts += np.bincount((above // np.uint64(width)).astype(np.int64), minlength=65_537)
         at = int(np.searchsorted(np.cumsum(counts), k - below, side="right"))
         low, high = low + at * width, min(high, low + (at + 1) * width - 1)
     return low

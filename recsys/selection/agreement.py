@@ -72,12 +72,13 @@ def stability(kept_MF: np.ndarray) -> dict[str, float] | None:
 
 
 def mean_with_interval(values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """Mean, and from two values on its 95 % interval by Student's t."""
+    """Mean, and from two values on their deviation and the mean's 95 % interval by Student's t."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return {"mean": mean}
-    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    deviation = float(np.std(values, ddof=1))
+    half = float(t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+    return {"mean": mean, "deviation": deviation, "low": mean - half, "high": mean + half}
 
 
 def area(grid: Sequence[int], value_SK: np.ndarray) -> np.ndarray:

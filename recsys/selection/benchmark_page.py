@@ -18,17 +18,21 @@ _COLOURS = (
 About = Mapping[str, Any]
 
 
+def _name(metric: str) -> str:
+    return "AUC" if metric == "auc" else metric
+
+
 def _spread(figure: Mapping[str, float] | None, sign: bool = False) -> str:
-    """Mean ± half of the 95 % interval."""
+    """Mean ± deviation."""
     if figure is None:
         return ""
-    half = f" ± {figure['high'] - figure['mean']:.4f}" if "high" in figure else ""
-    return f"{figure['mean']:{'+' if sign else ''}.4f}{half}"
+    deviation = f" ± {figure['deviation']:.4f}" if "deviation" in figure else ""
+    return f"{figure['mean']:{'+' if sign else ''}.4f}{deviation}"
 
 
 def columns(about: About) -> list[str]:
     """Heads of the table of `rows`."""
-    metric = about["metric"]
+    metric = _name(about["metric"])
     return ["method", "AUKC", *(f"{metric}@{k}" for k in about["grid"]), "keeps", f"Δ{metric} of it", "search, s"]
 
 
@@ -70,7 +74,7 @@ def _curves(about: About, answered: Mapping[str, Any]) -> go.Figure:
         figure, [about["grid"][0], about["grid"][-1]], {s: [v, v] for s, v in any_curve["full"].items()},
         "all fields", "#7d8590", "dash",
     )  # fmt: skip
-    figure.update_layout(xaxis_title="fields kept, k", yaxis_title=f"test {about['metric']}", height=480)
+    figure.update_layout(xaxis_title="fields kept, k", yaxis_title=f"test {_name(about['metric'])}", height=480)
     return legend_above(figure)
 
 
@@ -79,11 +83,11 @@ def _lead(about: About, answered: Mapping[str, Any]) -> str:
         return "No method gave an answer."
     best = rows(about)[0]
     seeds = f"{len(about['seeds'])} seed{'s' if len(about['seeds']) > 1 else ''}"
-    lead = f"{best[0]} ranks best: mean test {about['metric']} over the grid (AUKC) {best[1]}; {seeds}. "
+    lead = f"{best[0]} ranks best: mean test {_name(about['metric'])} over the grid (AUKC) {best[1]}; {seeds}. "
     if "leap" in answered:
         m = answered["leap"]
         lead += f"What LeAP keeps ({' / '.join(str(k) for k in m['kept'])} of {about['fields']} fields) changes the "
-        lead += f"{about['metric']} of all fields by {_spread(m['kept_change'], True)}."
+        lead += f"{_name(about['metric'])} of all fields by {_spread(m['kept_change'], True)}."
     return lead
 
 
@@ -95,14 +99,14 @@ def write_page(about: About, path: Path) -> None:
     notes += [f"The model is {v}: {r}." for r, v in unsound.items() if v != "sound"]
     sections: list[tuple[str, str | go.Figure]] = [
         (
-            "Methods (± half of the 95 % interval over seeds; Δ is paired with all fields)",
+            "Methods (mean ± deviation over seeds; Δ is paired with all fields)",
             table(columns(about), rows(about)),
         )
     ]
     if answered:
         links = [[Fragment(f'<a href="{m["report"]}">{n}</a>'), m["smallest_k"] or "none"] for n, m in answered.items()]
         sections += [
-            (f"Test {about['metric']} of a model retrained on the top k", _curves(about, answered)),
+            (f"Test {_name(about['metric'])} of a model retrained on the top k", _curves(about, answered)),
             ("Reports, and the smallest k within .001 of all fields", table(["method", "smallest k"], links)),
         ]
     unfinished = path.with_name(f".{path.name}.unfinished")

@@ -1,4 +1,4 @@
-"""A retrain curve as a line: mean over seeds, bars for the 95 % interval."""
+"""A retrain curve as a line: mean over seeds, bars for the deviation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,8 +21,8 @@ def add_curve(
     """Add one line, K points of S seeds."""
     value_SK = np.array(list(by_seed.values()))
     points = [mean_with_interval(value_SK[:, i]) for i in range(len(grid))]
-    half = [p["high"] - p["mean"] if "high" in p else 0.0 for p in points]
-    bars = {"array": half, "thickness": 1} if any(half) and dash == "solid" else None
+    spread = [p.get("deviation", 0.0) for p in points]
+    bars = {"array": spread, "thickness": 1} if any(spread) and dash == "solid" else None
     figure.add_scatter(
         x=list(grid), y=[p["mean"] for p in points], error_y=bars, name=name,
         mode="lines+markers" if dash == "solid" else "lines", line={"color": colour, "dash": dash},
