@@ -56,7 +56,7 @@ test: lint  ## what CI runs: lint, then all tests but the slow ones
 	@$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup  ## the slow tests only
-	@$(BIN)/pytest -m slow -o faulthandler_timeout=1800
+	@$(BIN)/pytest -m slow -n 2 --dist loadfile -o faulthandler_timeout=1800
 
 wheel: setup  ## dist/: the wheel, and beside it the stand-in for fbgemm-gpu that CPU machines need
 	@rm -rf dist

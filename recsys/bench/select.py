@@ -94,7 +94,7 @@ def _categorical(folder: Path, rows: int, fields: int, dim: int) -> _Case:
 
 def wide_once(folder: str, dimensions: str) -> dict[str, float]:
     """Search for each of many dimensions of 64-wide vectors → seconds, and peak memory in bytes of this process."""
-    rows, width = 8192, 64
+    rows, width = 21_000, 64  # of which validation has two batches
     count = -(-int(dimensions) // width)
     r = np.random.default_rng(0)
     columns, fields = {}, {f"v{i}": {"kind": "vector"} for i in range(count)}
