@@ -22,7 +22,7 @@ def _models(result: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def show(result: dict[str, Any], config: dict[str, Any]) -> None:
     """Print test metrics of every model, sizes and speed, then the commands that come next."""
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 110)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
     models, stages = _models(result), result["stages"]
     if models:
         table = Table(title=f"{config['data']['name']}: test split")
