@@ -92,8 +92,10 @@ def leap(
     L = BCE(y, f(x̃)) + λ·Σ_i w_i g_i, with x̃_i = g_i·x_i + (1 − g_i)·x_i[π_i] and g_i = σ(5θ_i).
     λ is a price in logloss: near an optimum the gates that stay open are the fields whose
     permutation costs more than λ·w_i. A field is kept if g_i > ½ after `steps` at λ. Since
-    saturated gates tie, the ranking is the gate's mean over a second pass in which λ climbs
-    from 1e-5 to 1e-1: the price at which each gate closes.
+    saturated gates tie, the ranking comes from a second pass in which λ climbs from 1e-5 to 1e-1:
+    where a gate closes, λ·w_i is what the field is worth, in nats a row. A field's score is that,
+    with λ = 10^(4ḡ_i − 5), ḡ_i the gate's mean over the climb. (A narrow or sparse field may so be
+    kept where a wider one that is worth more is not: it pays less.)
 
     Args:
         model: Trained and early-stopped; not changed.
@@ -143,7 +145,8 @@ def leap(
     about: dict[str, Any] = {"method": "leap", "price": price, "steps": 2 * steps, "warnings": notes, "gate_bce": curve}
     about["dimensions"] = _dimensions(model, parts, at_price.gates.gates().detach())
     about["seconds"] = time.perf_counter() - started
-    return _scores(model, at_price.gates, parts, whole, mean_U, closed_U, about)
+    worth_U = ramp.gates.weight_U * 10 ** (4 * mean_U - 5)
+    return _scores(model, at_price.gates, parts, whole, worth_U, closed_U, about)
 
 
 def _dimensions(model: CTR, found: Units, gate_U: Tensor) -> dict[str, list[float]]:
@@ -153,14 +156,14 @@ def _dimensions(model: CTR, found: Units, gate_U: Tensor) -> dict[str, list[floa
 
 
 def _scores(
-    model: CTR, gates: Gates, parts: Units, whole: Units, mean_U: Tensor, closed_U: Tensor, about: dict[str, Any]
+    model: CTR, gates: Gates, parts: Units, whole: Units, worth_U: Tensor, closed_U: Tensor, about: dict[str, Any]
 ) -> FieldScores:
     gate_U = gates.gates().detach()
     score: dict[str, float] = {}
     details: dict[str, dict[str, float]] = {}
     for name in model.schema.names:
         (i,), own = whole.of_field(name), parts.of_field(name)
-        score[name] = float(mean_U[i])
+        score[name] = float(worth_U[i])
         details[name] = {
             "gate": float(gate_U[own].max()),
             "closes_at": float(closed_U[i]),

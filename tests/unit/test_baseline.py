@@ -196,7 +196,7 @@ def test_a_data_config_anywhere_is_prepared_as_a_run_would(place, monkeypatch, t
     (tmp_path / "mine").mkdir()
     config = {
         "name": "clicks",
-        "source": {"_target_": "recsys.data.table.load", "path": str(place / "clicks.parquet")},
+        "source": {"_target_": "recsys.data.scan.scan", "path": str(place / "clicks.parquet")},
         "label": "click", "time": "at", "group": "user", "split": {"shares": [0.8, 0.1, 0.1]},
         "fields": {"item": {}, "city": {}, "price": {"kind": "numeric"}},
     }  # fmt: skip

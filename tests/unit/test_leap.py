@@ -17,6 +17,7 @@ from recsys.models.ctr import CTR
 from recsys.selection.columns import change_rates, field_generators, units
 from recsys.selection.gates import Gates, adaptive_weights, gated, rolled
 from recsys.selection.leap import leap
+from recsys.selection.permutation import permutation
 from recsys.selection.recipe import Recipe
 from recsys.train import TrainConfig
 
@@ -75,7 +76,7 @@ def test_order_of_fields_changes_no_score(tmp_path):
     first = search(*linear(tmp_path / "1", weight)[:2], price=1e-3)
     second = search(*linear(tmp_path / "2", dict(reversed(weight.items())))[:2], price=1e-3)
     for name in weight:
-        assert first.score[name] == pytest.approx(second.score[name], abs=1e-4)
+        assert first.score[name] == pytest.approx(second.score[name], rel=1e-3)
 
 
 def test_a_column_ten_times_larger_under_a_weight_ten_times_smaller_keeps_its_gate(tmp_path):
@@ -143,3 +144,18 @@ def test_bad_settings_are_refused(tmp_path):
 def test_every_name_and_seed_draws_its_own():
     drawn = [torch.rand(3, generator=g).tolist() for s in (0, 1, 2**32) for g in field_generators(["a", "b"], s)]
     assert len({tuple(d) for d in drawn}) == 6
+
+
+def test_a_score_is_what_the_field_is_worth_in_nats(tmp_path):
+    """Near λ·w where the gate closes; so in the order, and about the size, of what permuting it costs."""
+    weight = {"a": 1.0, "b": 0.5, "c": 0.25}
+    model, valid, _ = linear(tmp_path, weight)
+    found = search(model, valid, price=1e-3)
+    assert found.ranking == ["a", "b", "c"]
+    for name, d in found.details.items():
+        if d["closes_at"] < 0.1:
+            assert 0.3 < found.score[name] / (d["closes_at"] * d["weight"]) < 2
+    recipe = Recipe(lambda schema: model, TrainConfig(precision="fp32"))
+    cost = permutation(model, valid, valid, recipe, 0, repeats=5).score
+    for name in ("b", "c"):  # a's gate is open where the climb ends
+        assert 0.3 < found.score[name] / cost[name] < 3

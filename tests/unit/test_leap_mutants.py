@@ -97,6 +97,6 @@ def test_name_order_and_seed_do_not_change_what_a_field_is_worth(tmp_path):
     model, valid, _ = linear(tmp_path / "2", {f"x{n}": w for n, w in weight.items()})
     renamed, seeded = search(model, valid, price=1e-3), search(model, valid, seed=9, price=1e-3)
     for name in weight:
-        assert renamed.score[f"x{name}"] == pytest.approx(first.score[name], abs=0.05)
-        assert seeded.score[f"x{name}"] == pytest.approx(first.score[name], abs=0.05)
+        for other in (renamed, seeded):  # a fifth of a decade: the gate's mean over the climb within .05
+            assert np.log10(other.score[f"x{name}"]) == pytest.approx(np.log10(first.score[name]), abs=0.2)
     assert renamed.keep == seeded.keep == {f"x{n}": k for n, k in first.keep.items()}
