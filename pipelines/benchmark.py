@@ -10,13 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 
 import recsys
-from pipelines import select_features, train
+from pipelines import CONF, select_features, train
 from pipelines.evaluate import measure
 from pipelines.stage import Result, Stage, write_json
 from recsys import checkpoint
@@ -42,30 +43,45 @@ class Settings:
     """What a benchmark goes through.
 
     Args:
-        methods: Name → configuration of a selector.
+        methods: Names of options of the group selection; None is all of them.
+        settings: By name, what differs from its conf file.
         seeds: Of searches and retrains; each search is on the model trained with its seed.
         grid: Climbing counts of fields; None chooses them.
         metric: `auc` or `logloss`, of the test split.
         no_cut: Fields kept by a method that gives an order and no cut; None is half of all.
     """
 
-    methods: dict[str, dict[str, Any]]
-    seeds: list[int]
+    methods: list[str] | None = None
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     grid: list[int] | None = None
     metric: str = "auc"
     no_cut: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.methods:
-            raise ConfigError(
-                "benchmark.methods is empty: name a selector, as conf/experiment/selection_benchmark does"
-            )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"benchmark.seeds: expected different seeds, got {self.seeds}: for example [0, 1, 2]")
         if self.metric not in _METRICS:
             raise ConfigError(f"benchmark.metric: expected auc or logloss, got {self.metric!r}: change it")
-        for name, config in self.methods.items():
-            make(config, f"benchmark.methods.{name}")
+
+    def selectors(self) -> dict[str, dict[str, Any]]:
+        """Name → configuration of each method.
+
+        Raises:
+            ConfigError: If there is no such selector, or one of its settings cannot be.
+        """
+        options = {p.stem: p for p in sorted((CONF / "selection").glob("*.yaml"))}
+        names = list(options) if self.methods is None else self.methods
+        unknown = [n for n in (*names, *self.settings) if n not in options]
+        if unknown or not names:
+            named = unknown or "named"
+            raise ConfigError(f"benchmark.methods: no selector {named}: expected some of {', '.join(options)}")
+        found: dict[str, dict[str, Any]] = {}
+        for name in names:
+            own = OmegaConf.to_container(OmegaConf.load(options[name]))
+            found[name] = {**cast(dict[str, Any], own), **self.settings.get(name, {})}
+            make(found[name], f"benchmark.settings.{name}")
+        return found
 
 
 @dataclass
@@ -111,12 +127,12 @@ def _retrain(stage: Stage, names: Sequence[str], seed: int) -> tuple[Path, dict[
     return folder, found
 
 
-def _search(stage: Stage, name: str, settings: Settings, seed: int, model: Path, no_cut: int) -> dict[str, Any]:
+def _search(stage: Stage, name: str, method: dict[str, Any], seed: int, model: Path, no_cut: int) -> dict[str, Any]:
     """The method's report on the model in that folder; searched once."""
     folder = stage.folder / "searches" / name / str(seed)
     if not (folder / "kept.yaml").exists():  # the last thing that is written
         folder.mkdir(parents=True, exist_ok=True)
-        config = {**stage.config, "seed": seed, "selection": settings.methods[name]}
+        config = {**stage.config, "seed": seed, "selection": method}
         config["select"] = {**stage.config["select"], "no_cut": no_cut}
         select_features.run(Stage(config, folder, {**stage.done, "train": model}))
         (folder / "report.html").unlink()  # the page over all seeds is written at the end
@@ -124,14 +140,15 @@ def _search(stage: Stage, name: str, settings: Settings, seed: int, model: Path,
 
 
 def run(stage: Stage) -> Result:
-    """Benchmark `config.benchmark.methods` → a table, a page, and a report for each with its retrain curve."""
+    """Benchmark what `config.benchmark` names → a table, a page, and a report for each with its retrain curve."""
     if "benchmark" not in stage.config:
         raise ConfigError("stage benchmark needs the key benchmark: start from experiment=selection_benchmark")
     settings = make_dataclass(Settings, stage.config["benchmark"], "benchmark")
     schema = Schema.load(stage.data / "schema.json")
     grid = checked_grid(settings.grid, len(schema.fields))
     no_cut = settings.no_cut or max(1, len(schema.fields) // 2)
-    found = {name: _Found() for name in settings.methods}
+    methods = settings.selectors()
+    found = {name: _Found() for name in methods}
     full: list[dict[str, float]] = []
     models: list[Path] = []
     for i, seed in enumerate(settings.seeds):
@@ -145,7 +162,7 @@ def run(stage: Stage) -> Result:
             about = f"({j + 1} of {len(found)} methods, seed {i + 1} of {len(settings.seeds)})"
             _console.print(f"[bold]{name}[/] {about}", highlight=False)
             try:
-                report = _search(stage, name, settings, seed, model, no_cut)
+                report = _search(stage, name, methods[name], seed, model, no_cut)
             except ConfigError as error:
                 of.failed = str(error)
                 _console.print(f"[yellow]{name} has no answer:[/] {error}", highlight=False, soft_wrap=True)

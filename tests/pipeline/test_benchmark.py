@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.benchmark import Settings
 from recsys.cli import conf, main
 from tests.pipeline.small import SMALL, recsys
 
@@ -12,15 +13,10 @@ SMALLER = [a for a in SMALL if not a.startswith(("selection.", "train.max_epochs
 METHODS = ("leap", "sfs", "random")
 
 
-def others() -> list[str]:
-    lines = (conf() / "experiment" / "selection_benchmark.yaml").read_text().splitlines()
-    named = [line.split(".methods.")[1].split(":")[0] for line in lines if "@benchmark.methods." in line]
-    return [f"~benchmark.methods.{n}" for n in named if n not in METHODS]
-
-
 ARGUMENTS = [
-    "experiment=selection_benchmark", *SMALLER, *others(), "train.max_epochs=1", "benchmark.seeds=[0,1]",
-    "benchmark.grid=[2,4]", "benchmark.methods.leap.steps=150", "benchmark.methods.leap.batch_size=256",
+    "experiment=selection_benchmark", *SMALLER, "train.max_epochs=1", "benchmark.seeds=[0,1]",
+    "benchmark.grid=[2,4]", "benchmark.methods=[leap,sfs,random]",
+    "+benchmark.settings.leap={steps: 150, batch_size: 256}",
 ]  # fmt: skip
 
 
@@ -32,9 +28,9 @@ def done(place: Path) -> tuple:
     return first, Path(result["stages"]["benchmark"]["folder"]), result
 
 
-def test_every_selector_is_in_the_benchmark():
+def test_all_selectors_are_the_default():
     options = {p.stem for p in (conf() / "selection").glob("*.yaml")}
-    assert {n.removeprefix("~benchmark.methods.") for n in others()} | set(METHODS) == options
+    assert set(Settings().selectors()) == options and len(options) >= 13
 
 
 def test_the_table_the_page_and_a_report_for_each_method(done):
@@ -97,7 +93,9 @@ def test_a_second_run_trains_nothing_again(done, place, monkeypatch, capfd):
         ("benchmark.seeds=[1,1]", "benchmark.seeds: expected different seeds, got [1, 1]"),
         ("benchmark.grid=[4,2]", "benchmark.grid: expected climbing counts of fields from 1 to 7"),
         ("benchmark.metric=f1", "benchmark.metric: expected auc or logloss, got 'f1'"),
-        ("+benchmark.methods.leap.stepz=3", "stepz"),
+        ("+benchmark.settings.leap.stepz=3", "benchmark.settings.leap: unknown stepz"),
+        ("benchmark.methods=[magic]", "benchmark.methods: no selector ['magic']: expected some of autofield"),
+        ("benchmark.methods=[]", "benchmark.methods: no selector named"),
         ("~benchmark", "stage benchmark needs the key benchmark: start from experiment=selection_benchmark"),
     ],
 )
