@@ -51,6 +51,8 @@ class RowEncoder:
         self._told = [f for f in schema.fields if f.past and f.name in known]
         told = {f.name for f in self._told}
         self._needed = [c for c in schema.raw_columns if c not in told]
+        self._needed_set = frozenset(self._needed)
+        self._width = sum(f.max_length for f in schema.sparse)
         self._single = [f for f in schema.sparse if self._is_single(f)]  # one value, one id: coded a row at a time
         self._coders = [self._coder(f) for f in self._single]
         self._at = [schema.id_columns[f.name].start for f in self._single]
@@ -58,6 +60,7 @@ class RowEncoder:
         self._numbers = [f for f in schema.fields if f.kind == "numeric"]
         scales = [e for f in self._numbers if isinstance(e := encoders[f.name], Scale)]
         self._columns = [f.inputs[0] for f in self._numbers]
+        self._floats, self._weighted = schema.numeric, [f for f in schema.fields if f.weighted]
         self._log_N = np.array([e.log for e in scales], bool)
         self._mean_N, self._std_N = np.array([e.mean for e in scales]), np.array([e.std for e in scales])
 
@@ -180,12 +183,12 @@ class RowEncoder:
         Raises:
             DataError: If a row lacks a column or holds a value of another type.
         """
-        for c in self._needed:
-            for b, row in enumerate(rows):
-                if c not in row:
-                    raise DataError(f"row {b}: expected a value for column {c!r}, got none: send null if it is missing")
+        for b, row in enumerate(rows):
+            if not row.keys() >= self._needed_set:
+                c = next(c for c in self._needed if c not in row)
+                raise DataError(f"row {b}: expected a value for column {c!r}, got none: send null if it is missing")
         rows = self._with_past(rows)
-        ids_BL = np.empty((len(rows), sum(f.max_length for f in self.schema.sparse)), np.int64)
+        ids_BL = np.empty((len(rows), self._width), np.int64)
         if self._coders:
             ids_BL[:, self._at] = [[code(row) for code in self._coders] for row in rows] or ids_BL[:, self._at]
         for f in self._blocks:
@@ -196,14 +199,16 @@ class RowEncoder:
     def _dense(self, rows: Rows) -> np.ndarray:
         """→ dense_BN float32."""
         parts, scalars = [], self._scalars(rows) if self._numbers else None
-        if scalars is not None and len(self._numbers) == len(self.schema.numeric):
+        if scalars is not None and len(self._numbers) == len(self._floats):
+            if not self._weighted:
+                return scalars
             parts.append(scalars)
         else:
             at = {f.name: i for i, f in enumerate(self._numbers)}
-            for f in self.schema.numeric:
+            for f in self._floats:
                 one = scalars[:, at[f.name], None] if scalars is not None and f.name in at else self._vector(f, rows)
                 parts.append(one)
-        parts += [self.weights(f, rows) for f in self.schema.fields if f.weighted]
+        parts += [self.weights(f, rows) for f in self._weighted]
         return np.concatenate(parts, axis=1) if parts else np.empty((len(rows), 0), np.float32)
 
 
