@@ -188,7 +188,7 @@ class Bundle:
         """
         try:
             return self.encoder(rows)
-        except (DataError, TypeError) as error:
+        except (DataError, TypeError, AttributeError) as error:
             if len(rows) > 1:  # find the culprit only now: the good path stays fast
                 for i, row in enumerate(rows):
                     self.encode([row], first + i)
@@ -197,7 +197,7 @@ class Bundle:
                 raise DataError(
                     f"row {first}: expected an object of column: value, got {type(row).__name__}: send one a row"
                 ) from error
-            if isinstance(error, TypeError):
+            if not isinstance(error, DataError):
                 raise  # not the row's fault: a bug
             reason = str(error).removeprefix("row 0: ")
             raise DataError(f"row {first}: {reason}") from error
