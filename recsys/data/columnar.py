@@ -41,7 +41,8 @@ def _schema(file: File) -> pa.Schema:
 def _parts(file: File, columns: Sequence[str]) -> Iterator[pa.Table]:
     columns = list(columns)
     if file.format == "parquet":
-        with file.seekable() as source, pyarrow.parquet.ParquetFile(source) as parquet:
+        # pre_buffer would keep every part that was read until the file ends
+        with file.seekable() as source, pyarrow.parquet.ParquetFile(source, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(_ROWS, columns=columns):
                 yield pa.Table.from_batches([batch])
     elif file.format == "orc":

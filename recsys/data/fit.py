@@ -16,7 +16,7 @@ from recsys.schema import Field
 
 __all__ = ["column_of", "field_of", "fit"]
 
-_STEP = 1 << 22  # numbers in memory at once
+_STEP = 1 << 20  # numbers in memory at once
 _SAMPLE = 4_000_000  # quantiles and cuts are found on at most this many training rows, evenly spaced
 
 

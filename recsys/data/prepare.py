@@ -136,6 +136,8 @@ def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source
 
 def _check_labels(spool: Spool, config: Mapping[str, Any]) -> None:
     for name, column in [(config["label"], "label"), *((o, f"label/{o}") for o in config.get("labels") or [])]:
+        if _is_binary(spool, column):
+            continue
         label_B = spool.read(column)
         binary_B = zeros_and_ones(label_B, name)
         if not np.array_equal(binary_B, label_B):
@@ -146,11 +148,23 @@ def _check_labels(spool: Spool, config: Mapping[str, Any]) -> None:
             raise DataError(f"weight {config['weight']!r}: expected numbers of at least 0 in every row: mend them")
 
 
+def _is_binary(spool: Spool, column: str) -> bool:
+    """Whether every row has 0 or 1, and both are there: looked at in parts."""
+    seen: set[float] = set()
+    for a in range(0, spool.rows, _STEP):
+        seen |= set(np.unique(spool.read(column, a, min(spool.rows, a + _STEP))).tolist())
+    return seen == {0.0, 1.0}
+
+
 def _train_rate(spool: Spool, code_B: np.ndarray) -> float:
-    label_B = spool.read("label")[code_B == 0]
-    if label_B.min() == label_B.max():
+    rows, positive = 0, 0.0
+    for a in range(0, spool.rows, _STEP):
+        b = min(spool.rows, a + _STEP)
+        label_B = spool.read("label", a, b)[code_B[a:b] == 0]
+        rows, positive = rows + len(label_B), positive + float(label_B.sum(dtype=np.float64))
+    if positive in (0, rows):
         raise DataError("the train split holds one label only: change data.split")
-    return float(label_B.mean())
+    return positive / rows
 
 
 def _fit_all(
