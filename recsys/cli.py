@@ -40,7 +40,9 @@ def conf() -> Path:
 
 def _run(arguments: Sequence[str]) -> int:
     from pipelines import own_options, run
+    from recsys.memory import keep_freed_memory
 
+    keep_freed_memory()
     arguments = list(arguments)
     if any(a in ("-h", "--help") for a in arguments):
         print(_RUN_HELP)
@@ -74,7 +76,9 @@ def _resume(run_id: str, others: list[str]) -> list[str]:
 
 def _bench(arguments: Sequence[str]) -> int:
     from recsys.bench.command import main as bench
+    from recsys.memory import keep_freed_memory
 
+    keep_freed_memory()
     return bench(arguments)
 
 

