@@ -216,7 +216,9 @@ def _conclude(
         curve: dict[str, Any] = {**curves[settings.metric], "random": by_chance}
         report = over_seeds(of.reports)
         kept = _ordered(schema, kept_names(report))
-        report["savings"] = savings(whole, lambda s: checkpoint.build(s, spec), kept, valid)
+        report["savings"] = savings(
+            whole, lambda s: checkpoint.build(s, spec), kept, valid, stage.config["train"]["precision"]
+        )
         report["curve"] = {**curve, "summary": curve_summary(curve)}
         folder = stage.folder / "reports" / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """Stage select: which fields earn their keep."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from omegaconf import OmegaConf
 
 import recsys
@@ -21,10 +21,12 @@ from recsys.selection.report import doubt, health, make_report
 from recsys.selection.report_page import write_csv, write_html
 from recsys.selection.savings import savings
 from recsys.selection.scores import FieldScores, check_policy, decide, without_repeats
+from recsys.selection.shuffle import shuffled_cost
 from recsys.train import TrainConfig, fit, seed_everything
 
 __all__ = ["run", "write_report"]
 
+_TOLD = ("torch", "torchrec", "fbgemm-gpu-cpu", "numpy")
 _OVERRIDE = """# @package _global_
 # Trains on the fields that selection by {method} kept: select.apply=THIS FILE, or copy it to experiment/NAME.yaml
 # of the folder that you are in and add experiment=NAME.
@@ -72,7 +74,8 @@ def run(stage: Stage) -> Result:
     measured = {
         "health": found_health,
         "probes": probes,
-        "savings": savings(model, recipe.build, kept, valid),
+        "savings": savings(model, recipe.build, kept, valid, how.precision),
+        "shuffled": _shuffled(model, valid, kept, stage.config["seed"]),
         "clusters": repeats,
     }
     report = make_report(model, scores, verdicts, measured, _provenance(stage, spec, train, valid))
@@ -92,6 +95,12 @@ def run(stage: Stage) -> Result:
     return Result(metrics, artifacts=artifacts)
 
 
+def _shuffled(model: CTR, valid: Shards, kept: list[str], seed: int) -> dict[str, float] | None:
+    """What the model as it stands loses where all that is dropped is shuffled; None where nothing is."""
+    dropped = [n for n in model.schema.names if n not in kept]
+    return shuffled_cost(model, valid, {"dropped": dropped}, seed)["dropped"] if dropped else None
+
+
 def _drops_repeats(stage: Stage) -> bool:
     asked = stage.config["select"]["repeats"]
     if asked not in ("keep", "drop"):
@@ -109,8 +118,9 @@ def _provenance(stage: Stage, spec: dict[str, Any], train: Shards, valid: Shards
         "checkpoint": str(stage.earlier("train").resolve()),
         "policy": {k: config["select"][k] for k in ("top_k", "no_cut", "protect", "repeats")},
         "selection": config["selection"],
+        "train": config["train"],
         "seed": config["seed"],
-        "versions": {"recsys": recsys.__version__, "torch": str(torch.__version__)},
+        "versions": {"recsys": recsys.__version__, **{n: version(n) for n in _TOLD}},
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau, spearmanr, weightedtau
 
 from recsys.errors import ConfigError
 from recsys.selection.agreement import jaccard, jaccard_by_chance, paired_curves, rbo, stability
@@ -18,6 +18,7 @@ from recsys.selection.find import read
 __all__ = ["LABELS", "compare", "differences", "show", "together"]
 
 LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_CORRELATIONS = {"kendall_tau": kendalltau, "weighted_tau": weightedtau, "spearman": spearmanr}
 Report = dict[str, Any]
 
 
@@ -53,10 +54,10 @@ def compare(a: Report, b: Report) -> dict[str, Any]:
 
     Returns:
         warnings; added and removed fields; rbo; k, the smaller count kept, with jaccard and
-        jaccard_by_chance at it; jaccard_curve (k, value, chance); kendall_tau (τ-b) and spearman of
-        scores, None where one report scores all alike; flips (verdicts that differ); movers (largest
-        changes of rank first, and whether intervals overlap, None where a report has none);
-        curves, see `paired_curves`; bytes_saved and seconds of each.
+        jaccard_by_chance at it; jaccard_curve (k, value, chance); kendall_tau (τ-b), weighted_tau (Vigna,
+        2015: hyperbolic weights, the top counts most) and spearman of scores, None where one report
+        scores all alike; flips (verdicts that differ); movers (largest changes of rank first, and whether
+        intervals overlap, None where a report has none); curves, see `paired_curves`; bytes_saved and seconds of each.
 
     Raises:
         ConfigError: If they share no field, or have curves on different grids.
@@ -94,8 +95,8 @@ def compare(a: Report, b: Report) -> dict[str, Any]:
 def _correlation(pairs: Sequence[tuple[float, float]]) -> dict[str, float | None]:
     x, y = zip(*pairs, strict=True)
     if len(set(x)) < 2 or len(set(y)) < 2:
-        return {"kendall_tau": None, "spearman": None}
-    return {"kendall_tau": float(kendalltau(x, y).statistic), "spearman": float(spearmanr(x, y).statistic)}
+        return dict.fromkeys(_CORRELATIONS)
+    return {name: float(of(x, y).statistic) for name, of in _CORRELATIONS.items()}
 
 
 def _movers(
@@ -163,11 +164,11 @@ def show(paths: Sequence[Path], out: Path | None = None) -> None:
 
 
 def _grid(found: dict[str, Any]) -> Table:
-    grid = Table("pair", "RBO", "Jaccard@k", "by chance", "Kendall τ-b", "Spearman ρ", "flips")
+    grid = Table("pair", "RBO", "Jaccard@k", "by chance", "Kendall τ-b", "weighted τ", "Spearman ρ", "flips")
     for pair, c in found.items():
-        tau, rho = ("" if c[k] is None else f"{c[k]:.3f}" for k in ("kendall_tau", "spearman"))
+        correlations = ["" if c[k] is None else f"{c[k]:.3f}" for k in _CORRELATIONS]
         top = f"{c['jaccard']:.3f} (k = {c['k']})"
-        grid.add_row(pair, f"{c['rbo']:.3f}", top, f"{c['jaccard_by_chance']:.3f}", tau, rho, str(len(c["flips"])))
+        grid.add_row(pair, f"{c['rbo']:.3f}", top, f"{c['jaccard_by_chance']:.3f}", *correlations, str(len(c["flips"])))
     return grid
 
 

@@ -129,8 +129,8 @@ def compare_page(
         found: What `recsys.selection.compare.compare` found, a pair each.
         phi: Stability over all of them.
     """
-    head = ["pair", "RBO", "Jaccard@k", "by chance", "k", "Kendall τ-b", "Spearman ρ", "flips"]
-    keys = ("rbo", "jaccard", "jaccard_by_chance", "k", "kendall_tau", "spearman")
+    head = ["pair", "RBO", "Jaccard@k", "by chance", "k", "Kendall τ-b", "weighted τ", "Spearman ρ", "flips"]
+    keys = ("rbo", "jaccard", "jaccard_by_chance", "k", "kendall_tau", "weighted_tau", "spearman")
     rows = [[p, *("" if c[k] is None else c[k] for k in keys), len(c["flips"])] for p, c in found.items()]
     overlaps = {None: "not known", True: "overlap", False: "apart"}
     movers = [[n, was, now, overlaps[o], p] for p, c in found.items() for n, was, now, o in c["movers"]]

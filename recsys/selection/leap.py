@@ -18,12 +18,14 @@ from recsys.selection.columns import Units, units
 from recsys.selection.gates import EDGE, Gates, adaptive_weights, reservoirs
 from recsys.selection.price import price_or_default
 from recsys.selection.recipe import Recipe, batches_forever, gate_loss
-from recsys.selection.scores import FieldScores, check_fields
+from recsys.selection.scores import UNSETTLED, FieldScores, check_fields
+from recsys.selection.shuffle import shuffled_cost
 
 __all__ = ["leap"]
 
 _LEAST_STEPS = 150  # for the gates to settle
 _MOST_PASSES = 100  # over the validation rows, in one search
+_MOST_CHECKED = 20  # unsettled gates, each one pass over the validation rows
 
 
 def _affordable(steps: int, batch_size: int, rows: int) -> tuple[int, list[str]]:
@@ -95,7 +97,8 @@ def leap(
     saturated gates tie, the ranking comes from a second pass in which λ climbs from 1e-5 to 1e-1:
     where a gate closes, λ·w_i is what the field is worth, in nats a row. A field's score is that,
     with λ = 10^(4ḡ_i − 5), ḡ_i the gate's mean over the climb. (A narrow or sparse field may so be
-    kept where a wider one that is worth more is not: it pays less.)
+    kept where a wider one that is worth more is not: it pays less.) Fields whose gate has not settled
+    (¼ < g < ¾) are shuffled in the model itself, and the details tell what that costs.
 
     Args:
         model: Trained and early-stopped; not changed.
@@ -144,9 +147,24 @@ def leap(
         mean_U, closed_U = _ranked(ramp, steps, bar)
     about: dict[str, Any] = {"method": "leap", "price": price, "steps": 2 * steps, "warnings": notes, "gate_bce": curve}
     about["dimensions"] = _dimensions(model, parts, at_price.gates.gates().detach())
-    about["seconds"] = time.perf_counter() - started
     worth_U = ramp.gates.weight_U * 10 ** (4 * mean_U - 5)
-    return _scores(model, at_price.gates, parts, whole, worth_U, closed_U, about)
+    checked = _checked(model, valid, at_price.gates, parts, about["dimensions"], seed)
+    about["seconds"] = time.perf_counter() - started
+    return _scores(model, at_price.gates, parts, whole, worth_U, closed_U, about, checked)
+
+
+def _checked(
+    model: CTR, valid: Shards, gates: Gates, parts: Units, split: dict[str, list[float]], seed: int
+) -> dict[str, dict[str, float]]:
+    """For each field whose gate has not settled, what shuffling it costs (with its group, if it has one)."""
+    gate_U = gates.gates().tolist()
+    low, high = UNSETTLED
+    unsettled = [i for i, m in enumerate(parts.members) if low < gate_U[i] < high and m[0] not in split]
+    unsettled = sorted(unsettled, key=lambda i: abs(gate_U[i] - 0.5))[:_MOST_CHECKED]
+    if not unsettled:
+        return {}
+    cost = shuffled_cost(model, valid, {parts.names[i]: parts.members[i] for i in unsettled}, seed)
+    return {field: cost[parts.names[i]] for i in unsettled for field in parts.members[i]}
 
 
 def _dimensions(model: CTR, found: Units, gate_U: Tensor) -> dict[str, list[float]]:
@@ -156,7 +174,14 @@ def _dimensions(model: CTR, found: Units, gate_U: Tensor) -> dict[str, list[floa
 
 
 def _scores(
-    model: CTR, gates: Gates, parts: Units, whole: Units, worth_U: Tensor, closed_U: Tensor, about: dict[str, Any]
+    model: CTR,
+    gates: Gates,
+    parts: Units,
+    whole: Units,
+    worth_U: Tensor,
+    closed_U: Tensor,
+    about: dict[str, Any],
+    checked: dict[str, dict[str, float]],
 ) -> FieldScores:
     gate_U = gates.gates().detach()
     score: dict[str, float] = {}
@@ -170,6 +195,7 @@ def _scores(
             "weight": float(gates.weight_U[own].max()),
             "change_rate": float(whole.change_U[i]),
             "active_share": float(whole.active_U[i]),
+            **checked.get(name, {}),
         }
         if name in about["dimensions"]:
             details[name]["dimensions_kept"] = float((gate_U[own] > 0.5).sum())

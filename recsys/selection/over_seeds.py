@@ -9,7 +9,7 @@ from recsys.selection.agreement import mean_with_interval
 
 __all__ = ["kept_names", "over_seeds"]
 
-_SAME = ("kind", "cardinality", "width", "rows", "table_bytes")
+_SAME = ("kind", "cardinality", "width", "rows", "table_bytes", "optimizer_bytes")
 _OWN = ("rank", "interval", "verdict", "reason", "cluster")
 Report = Mapping[str, Any]
 
@@ -24,7 +24,8 @@ def _verdict(of: Sequence[Report]) -> dict[str, str]:
     if (len(set(said)) == 1 and said[0] in ("protected", "uncertain")) or len(of) == 1:
         return {"verdict": said[0], "reason": of[0]["reason"]}
     count = sum(v != "drop" for v in said)
-    verdict = "drop" if count == 0 else "keep" if set(said) == {"keep"} else "uncertain"
+    sure = count == len(said) and "keep" in said
+    verdict = "drop" if count == 0 else "keep" if sure else "uncertain"
     return {"verdict": verdict, "reason": f"kept under {count} of {len(said)} seeds"}
 
 
@@ -37,15 +38,21 @@ def _field(of: Sequence[Report]) -> dict[str, Any]:
     elif "interval" in first:
         found["interval"] = first["interval"]
     found |= {**_verdict(of), "cluster": first["cluster"]}
-    for key in (k for k in first if k not in (*_OWN, "score")):
-        found[key] = first[key] if key in _SAME else float(np.mean([f[key] for f in of]))
+    for key in dict.fromkeys(k for f in of for k in f if k not in (*_OWN, "score")):
+        found[key] = first[key] if key in _SAME else float(np.mean([f[key] for f in of if key in f]))
     return found
+
+
+def _shuffled(reports: Sequence[Report]) -> dict[str, float] | None:
+    of = [s for r in reports if (s := r["shuffled"])]
+    return {k: float(np.mean([s[k] for s in of])) for k in of[0]} if of else None
 
 
 def over_seeds(reports: Sequence[Report]) -> dict[str, Any]:
     """Mean scores with their 95 % interval over seeds, and verdicts on which the seeds agree.
 
-    A field that some seeds keep and others drop is uncertain, which keeps it. Ranks follow the mean
+    A field that some seeds keep and others drop is uncertain, which keeps it; what shuffling costs is the
+    mean over the seeds that measured it. Ranks follow the mean
     score. Health is the worst that a seed's model had; savings are the first seed's and hold only
     where its kept fields are the same: measure them anew.
 
@@ -60,5 +67,10 @@ def over_seeds(reports: Sequence[Report]) -> dict[str, Any]:
     unsound = [r["health"] for r in reports if r["health"]["verdict"] != "sound"]
     search = {**first["search"], "seconds": float(np.mean([r["search"]["seconds"] for r in reports]))}
     provenance = {**first["provenance"], "seed": [r["provenance"]["seed"] for r in reports]}
-    about = {"search": search, "provenance": provenance, "health": unsound[0] if unsound else first["health"]}
+    about = {
+        "shuffled": _shuffled(reports),
+        "search": search,
+        "provenance": provenance,
+        "health": unsound[0] if unsound else first["health"],
+    }
     return {**first, **about, "fields": {n: fields[n] for n in ranking}}

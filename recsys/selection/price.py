@@ -11,7 +11,7 @@ from recsys.metrics import sigmoid
 from recsys.models.ctr import CTR
 from recsys.train import logits
 
-__all__ = ["Gain", "default_price", "gain_over_constant", "price_or_default"]
+__all__ = ["Gain", "default_price", "gain_over_constant", "losses", "price_or_default"]
 
 _LEAST_GAIN = 0.05  # of the constant's logloss: a model that gains nothing still has a price for its fields
 
@@ -31,7 +31,8 @@ class Gain:
     constant: float
 
 
-def _losses(p_B: np.ndarray, label_B: np.ndarray) -> np.ndarray:
+def losses(p_B: np.ndarray, label_B: np.ndarray) -> np.ndarray:
+    """Binary cross-entropy of each row, nats."""
     p_B = np.clip(p_B, 1e-15, 1 - 1e-15)
     return -np.where(label_B > 0.5, np.log(p_B), np.log1p(-p_B))
 
@@ -39,8 +40,8 @@ def _losses(p_B: np.ndarray, label_B: np.ndarray) -> np.ndarray:
 def gain_over_constant(logit_B: np.ndarray, label_B: np.ndarray) -> Gain:
     """Compare a model's held-out logits with the mean label, row by row."""
     label_B = np.asarray(label_B, np.float64)
-    constant_B = _losses(np.full(len(label_B), label_B.mean()), label_B)
-    gain_B = constant_B - _losses(sigmoid(logit_B), label_B)
+    constant_B = losses(np.full(len(label_B), label_B.mean()), label_B)
+    gain_B = constant_B - losses(sigmoid(logit_B), label_B)
     return Gain(float(gain_B.mean()), float(gain_B.std() / math.sqrt(len(gain_B))), float(constant_B.mean()))
 
 

@@ -15,7 +15,7 @@ from recsys.train import logits
 
 __all__ = ["VERSION", "doubt", "health", "make_report"]
 
-VERSION = 3  # of the form; `recsys compare` refuses others
+VERSION = 4  # of the form; `recsys compare` refuses others
 _OVERFIT_GAP = 0.08  # train AUC − validation AUC past which a report is inconclusive
 
 
@@ -88,7 +88,8 @@ def make_report(
         model: Whose fields were scored.
         scores: Of these fields.
         verdicts: On them.
-        measured: `health`; `savings`; `clusters` (see `recsys.selection.redundancy.clusters`);
+        measured: `health`; `savings`; `shuffled`, see `recsys.selection.shuffle.shuffled_cost`, of all
+            that is dropped, None where nothing is; `clusters` (see `recsys.selection.redundancy.clusters`);
             `probes` (see `recsys.selection.probes.discovery_rate`), None where there were none.
         provenance: Where all this comes from.
     """
@@ -111,6 +112,7 @@ def make_report(
             "width": width[v.field],
             "rows": held[v.field][1],
             "table_bytes": held[v.field][0],
+            "optimizer_bytes": 4 * held[v.field][1],  # row-wise Adagrad: one float32 a row
             "cluster": cluster,
             **scores.details[v.field],
         }

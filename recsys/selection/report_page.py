@@ -10,12 +10,13 @@ import plotly.graph_objects as go
 
 from recsys.html import page, table
 from recsys.selection.curve_plot import add_curve, legend_above
+from recsys.selection.scores import UNSETTLED
 
 __all__ = ["write_csv", "write_html"]
 
 _COLOURS = {"keep": "#2a7f62", "protected": "#3b6fb6", "uncertain": "#c77700", "drop": "#9aa1a9"}
 _MOST_BARS = 80
-_SETTLED = 0.25  # a gate this near to 0 or 1
+_FEW = 30  # fields up to which permutation importance is as cheap as gates
 _CAUTIONS = {
     "no signal": "No signal: {}. No field can be told from noise; none is dropped.",
     "inconclusive": "Inconclusive: {}. Regularise the model, then select again.",
@@ -61,6 +62,10 @@ def _lead(report: Report) -> str:
     lead += f"{saved['parameters']:,} of {before['parameters']:,} parameters and "
     speed = f"{saved['us_per_row']:.2f} of {before['us_per_row']:.2f} µs a row (95 %: {low:.2f} to {high:.2f})."
     lead += speed if low > 0 else "no time that could be measured: " + speed
+    low, high = (v / before["train_us_per_row"] for v in saved["train_us_per_row_interval"])
+    share = saved["train_us_per_row"] / before["train_us_per_row"]
+    lead += f" A training step takes {share:.0%} less time" if low > 0 else " A training step takes as long as before"
+    lead += f" (95 %: {low:.0%} to {high:.0%} less)."
     if probes := report["probes"]:
         lead += f" Probes imply {probes['false_discovery_rate']:.0%} false discoveries among what is kept"
         lead += f" (at most {probes['at_most']:.0%})."
@@ -68,13 +73,19 @@ def _lead(report: Report) -> str:
 
 
 def _cost(report: Report) -> str:
-    """What training on the kept fields alone changes, where that was tried."""
+    """What training on the kept fields alone changes, where that was tried; else what shuffling the others does."""
     if not report.get("curve"):
-        return ""
+        return f"With them shuffled in the model as it stands, {_loses(report['shuffled'])}. "
     curve, change = report["curve"], report["curve"]["summary"]["kept_change"]
     tried = f"over {len(curve['kept'])} seeds" if len(curve["kept"]) > 1 else "under one seed"
     interval = f" (95 %: {change['low']:+.4f} to {change['high']:+.4f})" if "low" in change else ""
     return f"Trained without them, test {curve['metric']} changes by {change['mean']:+.4f}{interval} {tried}. "
+
+
+def _loses(shuffled: Report) -> str:
+    half = 1.96 * shuffled["delta_logloss_error"]
+    lost = f"held-out logloss changes by {shuffled['delta_logloss']:+.5f} ± {half:.5f}"
+    return f"{lost} and AUC by {shuffled['delta_auc']:+.4f}"
 
 
 def _retrained(curve: Report) -> go.Figure:
@@ -91,7 +102,8 @@ def _retrained(curve: Report) -> go.Figure:
 def _savings(saved: Report) -> str:
     names = {
         "fields": "fields", "width": "inputs", "parameters": "parameters", "table_bytes": "table bytes",
-        "optimizer_bytes": "optimiser bytes", "us_per_row": "µs a row",
+        "optimizer_bytes": "optimiser bytes", "us_per_row": "µs a row, scoring",
+        "train_us_per_row": "µs a row, a training step",
     }  # fmt: skip
     before, after = saved["before"], saved["after"]
     rows = [
@@ -120,8 +132,12 @@ def _sure(report: Report) -> str:
     if uncertain:
         said.append(f"Uncertain, and so kept: {', '.join(uncertain)}.")
     if any("gate" in f for f in fields.values()):
-        between = [n for n, f in fields.items() if _SETTLED < f.get("gate", 0) < 1 - _SETTLED]
+        between = [n for n, f in fields.items() if UNSETTLED[0] < f.get("gate", 0) < UNSETTLED[1]]
         said.append(f"Gates that have not settled: {', '.join(between) or 'none'}.")
+        if len(fields) <= _FEW:
+            said.append(
+                f"With {len(fields)} fields selection=permutation costs about as much, and asks the model itself."
+            )
     if not any("interval" in f for f in fields.values()):
         said.append(
             "Scores have no interval: experiment=selection_benchmark gives one over seeds, recsys compare stability."
@@ -131,6 +147,8 @@ def _sure(report: Report) -> str:
     if curve := report.get("curve"):
         near = curve["summary"]["smallest_k"]
         said.append(f"Fewest fields of the grid within .001 of all fields' {curve['metric']}: {near or 'none'}.")
+        if report["shuffled"]:
+            said.append(f"With what is dropped shuffled instead of trained without, {_loses(report['shuffled'])}.")
     else:
         said.append("What dropping costs in AUC shows once stages retrain and evaluate have run (evaluation.html).")
     return "<ul>" + "".join(f"<li>{escape(s)}</li>" for s in said) + "</ul>"
@@ -193,10 +211,21 @@ def _path(report: Report) -> go.Figure:
     return legend_above(figure)
 
 
+def _convergence(bce: list[float]) -> go.Figure:
+    """The loss of the gates' steps, each the mean of the last twenty."""
+    last = 20
+    smooth = [sum(part) / len(part) for i in range(len(bce)) if (part := bce[max(0, i - last + 1) : i + 1])]
+    figure = go.Figure()
+    figure.add_scatter(y=smooth, mode="lines", line_color=_COLOURS["keep"])
+    figure.update_layout(xaxis_title="step", yaxis_title="BCE, nats a row", height=280)
+    return figure
+
+
 def _fields(report: Report) -> str:
     columns = (
-        "field", "rank", "verdict", "reason", "score", "interval", "gate", "closes_at", "delta_logloss", "kind",
-        "cardinality", "width", "active_share", "change_rate", "weight", "table_bytes", "cluster",
+        "field", "rank", "verdict", "reason", "score", "interval", "gate", "closes_at", "delta_logloss",
+        "delta_logloss_error", "delta_auc", "kind",
+        "cardinality", "width", "active_share", "change_rate", "weight", "table_bytes", "optimizer_bytes", "cluster",
     )  # fmt: skip
     fields = report["fields"]
     shown = [c for c in columns if c == "field" or any(f.get(c) is not None for f in fields.values())]
@@ -243,6 +272,10 @@ def write_html(report: Report, path: Path) -> None:
         sections.append(("Gates: near 0 or 1 is settled", _gates(fields)))
     if all("closes_at" in f for f in fields.values()):
         sections.append(("The price at which each gate closes", _path(report)))
+    if bce := report["search"].get("gate_bce"):
+        sections.append(
+            (f"Convergence: loss of the gates' {len(bce)} steps at the price, mean of 20", _convergence(bce))
+        )
     if groups:
         verdicts = [", ".join(f"{n} ({fields[n]['verdict']})" for n in g["fields"]) for g in groups]
         rows = [[g["redundancy"], v] for v, g in zip(verdicts, groups, strict=True)]

@@ -8,8 +8,18 @@ from typing import Any
 from recsys.errors import ConfigError
 from recsys.schema import Schema
 
-__all__ = ["FieldScores", "Verdict", "check_fields", "check_policy", "decide", "intervals", "without_repeats"]
+__all__ = [
+    "UNSETTLED",
+    "FieldScores",
+    "Verdict",
+    "check_fields",
+    "check_policy",
+    "decide",
+    "intervals",
+    "without_repeats",
+]
 
+UNSETTLED = (0.25, 0.75)  # a gate between has not settled
 _PROTECTED = ("protected", "named in select.protect")
 
 
@@ -69,6 +79,26 @@ def intervals(scores: FieldScores) -> dict[str, tuple[float, float]]:
     return {n: (scores.score[n] - h, scores.score[n] + h) for n, h in of.items()}
 
 
+def _in_doubt(scores: FieldScores) -> dict[str, str]:
+    """Fields whose price is within the interval of what they are worth, and why that is so."""
+    price = scores.about.get("price")
+    if price is None:
+        return {}
+    found = {
+        n: f"its price {price:.1e} is within its interval: repeat more"
+        for n, (low, high) in intervals(scores).items()
+        if low <= price <= high
+    }
+    for name, d in scores.details.items():
+        if "delta_logloss_error" in d:
+            half, own = 1.96 * d["delta_logloss_error"], price * d["weight"]
+            if abs(d["delta_logloss"] - own) <= half:
+                found[name] = (
+                    f"its price {own:.1e} is within what shuffling it costs, {d['delta_logloss']:.1e} ± {half:.1e}"
+                )
+    return found
+
+
 def decide(
     scores: FieldScores,
     top_k: int | None = None,
@@ -78,7 +108,8 @@ def decide(
 ) -> list[Verdict]:
     """Keep the top k, or what the method would keep; protected fields always.
 
-    Without top_k, a field whose interval holds its price is uncertain, which keeps it.
+    Without top_k, a field whose interval holds its price is uncertain, which keeps it; the interval is of
+    its score over repeats, or of what shuffling it costs over rows, where a gate has not settled.
 
     Args:
         scores: Of a selector.
@@ -105,7 +136,7 @@ def decide(
         )
     free = (top_k or 0) - len(set(protect))
     made: list[Verdict] = []
-    between, price = intervals(scores), scores.about.get("price")
+    in_doubt = _in_doubt(scores)
     for name in scores.ranking:
         if name in protect:
             made.append(Verdict(name, *_PROTECTED))
@@ -113,8 +144,8 @@ def decide(
             there = free > 0
             made.append(Verdict(name, "keep" if there else "drop", f"{'in' if there else 'out of'} the top {top_k}"))
             free -= 1
-        elif price is not None and name in between and between[name][0] <= price <= between[name][1]:
-            made.append(Verdict(name, "uncertain", f"its price {price:.1e} is within its interval: repeat more"))
+        elif name in in_doubt:
+            made.append(Verdict(name, "uncertain", in_doubt[name]))
         elif scores.keep is not None:
             worth = "worth at least its price" if scores.keep[name] else "not worth its price"
             made.append(Verdict(name, "keep" if scores.keep[name] else "drop", worth))

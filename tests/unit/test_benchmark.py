@@ -60,7 +60,7 @@ def report(verdicts: dict[str, str], scores: dict[str, float], seed: int = 0, he
         for i, n in enumerate(order)
     }  # fmt: skip
     return {
-        "version": 3, "method": "leap", "fields": fields, "search": {"seconds": 1.0 + seed},
+        "version": 4, "shuffled": None, "method": "leap", "fields": fields, "search": {"seconds": 1.0 + seed},
         "provenance": {"data": "d", "seed": seed}, "health": {"verdict": health, "reason": health},
     }  # fmt: skip
 
@@ -78,6 +78,15 @@ def test_over_seeds_the_mean_ranks_and_disagreement_is_uncertain():
     assert x["interval"][1] - 0.7 == pytest.approx(t.ppf(0.975, 2) * 0.2 / np.sqrt(3))
     assert found["health"]["verdict"] == "inconclusive" and found["provenance"]["seed"] == [0, 1, 2]
     assert found["search"]["seconds"] == pytest.approx(2.0) and kept_names(found) == ["x", "y"]
+
+
+def test_over_seeds_a_figure_is_the_mean_of_the_seeds_that_have_it():
+    kept = [report({"x": v, "y": "keep"}, {"x": 0.2, "y": 0.9}, i) for i, v in enumerate(["keep", "uncertain", "keep"])]
+    kept[1]["fields"]["x"] |= {"delta_logloss": 0.25}
+    kept[1]["shuffled"] = {"delta_auc": -0.5}
+    found = over_seeds(kept)
+    assert found["fields"]["x"]["delta_logloss"] == 0.25 and found["fields"]["x"]["verdict"] == "keep"
+    assert found["shuffled"] == {"delta_auc": -0.5} and "delta_logloss" not in found["fields"]["y"]
 
 
 def test_one_seed_is_the_report_itself():

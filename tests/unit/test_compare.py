@@ -41,8 +41,8 @@ def curve(*values: list[float], grid: list[int] | None = None, metric: str = "au
 
 def test_a_report_with_itself_agrees_fully():
     found = compare(report(NAMES, 5), report(NAMES, 5))
-    measures = ("rbo", "jaccard", "kendall_tau", "spearman")
-    assert [found[m] for m in measures] == pytest.approx([1] * 4)
+    measures = ("rbo", "jaccard", "kendall_tau", "weighted_tau", "spearman")
+    assert [found[m] for m in measures] == pytest.approx([1] * 5)
     assert not found["flips"] and not found["movers"] and not found["warnings"]
 
 

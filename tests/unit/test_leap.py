@@ -19,6 +19,7 @@ from recsys.selection.gates import Gates, adaptive_weights, gated, rolled
 from recsys.selection.leap import leap
 from recsys.selection.permutation import permutation
 from recsys.selection.recipe import Recipe
+from recsys.selection.scores import decide
 from recsys.train import TrainConfig
 
 
@@ -159,3 +160,27 @@ def test_a_score_is_what_the_field_is_worth_in_nats(tmp_path):
     cost = permutation(model, valid, valid, recipe, 0, repeats=5).score
     for name in ("b", "c"):  # a's gate is open where the climb ends
         assert 0.3 < found.score[name] / cost[name] < 3
+
+
+def test_a_gate_that_has_not_settled_is_checked_by_shuffling_its_field(tmp_path):
+    """At a price of what shuffling costs, the verdict is uncertain; far from it, the gate has settled."""
+    model, valid, _ = linear(tmp_path, {"a": 1.0, "b": 0.5, "c": 0.25})
+    recipe = Recipe(lambda schema: model, TrainConfig(precision="fp32"))
+    weight = search(model, valid, price=1e-3).details["b"]["weight"]
+    worth = permutation(model, valid, valid, recipe, 0, repeats=5).score["b"]
+    for price in np.geomspace(0.5, 2, 9) * worth / weight:  # near an optimum 1 − g = λw / κ: one gate is in between
+        found = search(model, valid, price=float(price))
+        unsettled = {n for n, d in found.details.items() if 0.25 < d["gate"] < 0.75}
+        assert unsettled == {n for n, d in found.details.items() if "delta_logloss" in d}
+        for v in decide(found):
+            d = found.details[v.field]
+            close = (
+                v.field in unsettled
+                and abs(d["delta_logloss"] - price * d["weight"]) <= 1.96 * d["delta_logloss_error"]
+            )
+            assert (v.verdict == "uncertain") == close
+            assert ("shuffling it costs" in v.reason) == close
+        if "b" in unsettled:
+            assert found.details["b"]["delta_logloss"] == pytest.approx(worth, rel=0.2)
+            return
+    raise AssertionError("no price left b's gate unsettled")

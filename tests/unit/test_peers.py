@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Lasso
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from recsys.data.shards import Shards
@@ -26,6 +27,7 @@ from recsys.selection.random_order import random_order
 from recsys.selection.recipe import Recipe, gate_loss, train_gated
 from recsys.selection.sfs import sfs
 from recsys.selection.shark import shark
+from recsys.selection.shuffle import shuffled_cost
 from recsys.selection.variational_dropout import ConcreteDropout, variational_dropout
 from recsys.train import TrainConfig, fit
 from tests.unit.test_leap import linear
@@ -69,6 +71,32 @@ def test_permutation_is_the_loss_of_shuffling_one_field(model, train, valid):
             deltas.append(float(bce(model.head(y_BW), batch.label_B) - base))
     error = np.std(deltas) / 30**0.5
     assert found.score[name] == pytest.approx(np.mean(deltas), abs=6 * error)
+
+
+def test_what_shuffling_costs_is_measured_row_by_row_with_its_error(model, valid):
+    """Fields shuffled together, against 40 shuffles done here; alone, the same as permutation importance."""
+    found = [shuffled_cost(model, valid, {"both": ["price", "item"], "one": ["price"]}, s) for s in range(40)]
+    batch, names = whole(valid), model.schema.names
+    label, r, deltas, aucs = batch.label_B.numpy(), np.random.default_rng(0), [], []
+    with torch.no_grad():
+        x_BW = model.embedding(batch)
+        base = model.head(x_BW)
+        blocks = dict(zip(names, x_BW.split(model.widths, 1), strict=True))
+        for _ in range(40):
+            order = {n: torch.from_numpy(r.permutation(len(label))) for n in ("price", "item")}
+            logit = model.head(torch.cat([b[order[n]] if n in order else b for n, b in blocks.items()], 1))
+            delta = (bce(logit, batch.label_B, "none") - bce(base, batch.label_B, "none")).numpy()
+            deltas.append((float(delta.mean()), float(delta.std(ddof=1)) / len(delta) ** 0.5))
+            aucs.append(roc_auc_score(label, logit) - roc_auc_score(label, base))
+    means, errors = zip(*deltas, strict=True)
+    both = {k: [f["both"][k] for f in found] for k in found[0]["both"]}
+    spread = float(np.std(means)) / 40**0.5
+    assert np.mean(both["delta_logloss"]) == pytest.approx(np.mean(means), abs=6 * spread)
+    assert np.mean(both["delta_logloss_error"]) == pytest.approx(np.mean(errors), rel=0.1)
+    assert np.mean(both["delta_auc"]) == pytest.approx(np.mean(aucs), abs=6 * np.std(aucs) / 40**0.5)
+    alone = permutation(model, valid, valid, RECIPE, 0, repeats=40).score["price"]
+    one = [f["one"]["delta_logloss"] for f in found]
+    assert np.mean(one) == pytest.approx(alone, abs=6 * np.std(one) / 40**0.5)
 
 
 def test_sfs_is_the_slope_of_the_loss_in_each_mask(model, train, valid):
