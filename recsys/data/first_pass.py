@@ -245,7 +245,8 @@ def _read(spool: Spool, source: Source, configs: Sequence[FieldConfig], config: 
                 pass
             spool.keep_sample(batch)
             spool.rows += len(batch)
-            bar.update(task, completed=spool.rows, speed=f"{bar.tasks[task].speed or 0:,.0f}")
+            speed = spool.rows / max(bar.tasks[task].elapsed or 0, 1e-3)
+            bar.update(task, completed=spool.rows, speed=f"{speed:,.0f}")
     if late := [n for n in plan.jobs if n not in spool and spool.rows]:
         raise DataError(f"{late[0]}: expected vectors, got none but missing: drop the field")
     if spool.rows == 0:
