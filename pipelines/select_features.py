@@ -67,7 +67,7 @@ def run(stage: Stage) -> Result:
     scores, probes = _search(stage, model, train, valid, recipe)
     verdicts = decide(scores, top_k, protect, doubt(found_health), no_cut)
     repeats = clusters(valid, scores.ranking)
-    if drops_repeats:
+    if drops_repeats and not doubt(found_health):
         verdicts = without_repeats(verdicts, [g["fields"] for g in repeats["found"]])
     kept = [v.field for v in verdicts if v.verdict != "drop"]
     kept = [n for n in model.schema.names if n in kept]

@@ -63,6 +63,12 @@ def rows(about: About) -> list[list[str]]:
     return made
 
 
+def _near(about: About, answered: Mapping[str, Any]) -> go.Figure:
+    """The same curves, no farther than .01 of the metric from all fields: where the good ones part."""
+    full = next(iter(answered.values()))["full"]["mean"]
+    return _curves(about, answered).update_layout(yaxis_range=[full - 0.01, full + 0.01])
+
+
 def _curves(about: About, answered: Mapping[str, Any]) -> go.Figure:
     figure = go.Figure()
     for i, (name, m) in enumerate((n, m) for n, m in answered.items() if n != "random"):
@@ -74,16 +80,18 @@ def _curves(about: About, answered: Mapping[str, Any]) -> go.Figure:
         figure, [about["grid"][0], about["grid"][-1]], {s: [v, v] for s, v in any_curve["full"].items()},
         "all fields", "#7d8590", "dash",
     )  # fmt: skip
-    figure.update_layout(xaxis_title="fields kept, k", yaxis_title=f"test {_name(about['metric'])}", height=480)
+    height = 420 + 20 * len(answered)  # on a phone each name of the legend has a line of its own
+    figure.update_layout(xaxis_title="fields kept, k", yaxis_title=f"test {_name(about['metric'])}", height=height)
     return legend_above(figure)
 
 
 def _lead(about: About, answered: Mapping[str, Any]) -> str:
     if not answered:
         return "No method gave an answer."
-    best = rows(about)[0]
+    best, *others = rows(about)[: len(answered)]
     seeds = f"{len(about['seeds'])} seed{'s' if len(about['seeds']) > 1 else ''}"
-    lead = f"{best[0]} ranks best: mean test {_name(about['metric'])} over the grid (AUKC) {best[1]}; {seeds}. "
+    after = f", then {others[0][0]}, {others[0][1]}" if others else ""
+    lead = f"{best[0]} ranks best: mean test {_name(about['metric'])} over the grid (AUKC) {best[1]}{after}; {seeds}. "
     if "leap" in answered:
         m = answered["leap"]
         lead += f"What LeAP keeps ({' / '.join(str(k) for k in m['kept'])} of {about['fields']} fields) changes the "
@@ -107,6 +115,7 @@ def write_page(about: About, path: Path) -> None:
         links = [[Fragment(f'<a href="{m["report"]}">{n}</a>'), m["smallest_k"] or "none"] for n, m in answered.items()]
         sections += [
             (f"Test {_name(about['metric'])} of a model retrained on the top k", _curves(about, answered)),
+            ("The same, within .01 of all fields", _near(about, answered)),
             ("Reports, and the smallest k within .001 of all fields", table(["method", "smallest k"], links)),
         ]
     unfinished = path.with_name(f".{path.name}.unfinished")

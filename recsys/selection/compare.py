@@ -164,10 +164,10 @@ def show(paths: Sequence[Path], out: Path | None = None) -> None:
 
 
 def _grid(found: dict[str, Any]) -> Table:
-    grid = Table("pair", "RBO", "Jaccard@k", "by chance", "Kendall τ-b", "weighted τ", "Spearman ρ", "flips")
+    grid = Table("pair", "RBO", "Jaccard@k", "chance", "Kendall τ-b", "weighted τ", "flips")
     for pair, c in found.items():
-        correlations = ["" if c[k] is None else f"{c[k]:.3f}" for k in _CORRELATIONS]
-        top = f"{c['jaccard']:.3f} (k = {c['k']})"
+        correlations = ["" if c[k] is None else f"{c[k]:.3f}" for k in ("kendall_tau", "weighted_tau")]
+        top = f"{c['jaccard']:.3f} (k={c['k']})"
         grid.add_row(pair, f"{c['rbo']:.3f}", top, f"{c['jaccard_by_chance']:.3f}", *correlations, str(len(c["flips"])))
     return grid
 

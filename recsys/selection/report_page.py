@@ -79,7 +79,8 @@ def _cost(report: Report) -> str:
     curve, change = report["curve"], report["curve"]["summary"]["kept_change"]
     tried = f"over {len(curve['kept'])} seeds" if len(curve["kept"]) > 1 else "under one seed"
     interval = f" (95 %: {change['low']:+.4f} to {change['high']:+.4f})" if "low" in change else ""
-    return f"Trained without them, test {curve['metric']} changes by {change['mean']:+.4f}{interval} {tried}. "
+    trained = "Trained without them" if len(curve["kept"]) == 1 else "Trained on what each seed's search keeps"
+    return f"{trained}, test {curve['metric']} changes by {change['mean']:+.4f}{interval} {tried}. "
 
 
 def _loses(shuffled: Report) -> str:

@@ -158,7 +158,7 @@ def without_repeats(verdicts: Sequence[Verdict], groups: Sequence[Sequence[str]]
     """Of each group of fields that say the same, drop all that would be kept but the most important.
 
     Args:
-        verdicts: In order of importance. Protected and uncertain fields stay.
+        verdicts: In order of importance. Protected fields stay.
         groups: Names of fields, each in one group at most.
     """
     group_of = {n: i for i, g in enumerate(groups) for n in g}
@@ -168,7 +168,7 @@ def without_repeats(verdicts: Sequence[Verdict], groups: Sequence[Sequence[str]]
         group = group_of.get(v.field)
         if group is None or v.verdict == "drop":
             made.append(v)
-        elif group in first and v.verdict == "keep":
+        elif group in first and v.verdict in ("keep", "uncertain"):  # what it is worth, the other is worth too
             made.append(Verdict(v.field, "drop", f"repeats {first[group]}"))
         else:
             first.setdefault(group, v.field)

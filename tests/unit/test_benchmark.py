@@ -100,8 +100,8 @@ def test_of_fields_that_repeat_each_other_the_most_important_stays():
         for n, v in zip("abcdef", ["keep", "keep", "drop", "protected", "uncertain", "keep"], strict=True)
     ]
     found = without_repeats(said, [["b", "d", "e", "f"], ["a", "c"]])
-    assert [v.verdict for v in found] == ["keep", "keep", "drop", "protected", "uncertain", "drop"]
-    assert found[-1].reason == "repeats b"
+    assert [v.verdict for v in found] == ["keep", "keep", "drop", "protected", "drop", "drop"]
+    assert found[-1].reason == found[-2].reason == "repeats b"
 
 
 def test_a_method_without_a_cut_keeps_no_cut_fields_and_others_do_not():
