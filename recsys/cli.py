@@ -22,6 +22,7 @@ _RUN_HELP = """recsys run [OVERRIDE …]     submit an experiment run; Hydra ove
   recsys run experiment=demo -m seed=1,2,3            one run for each value
   recsys run from_run=ID stages=[compress,export]     go on from an earlier run
   recsys run resume=ID                                take up a run that was killed
+  recsys run experiment=demo +selection=PATH          train on what a selection kept: select.apply=PATH
   recsys run --cfg job                                print the configuration
   recsys run data=shop                                data/shop.yaml of the folder that you are in
 
@@ -47,6 +48,8 @@ def _run(arguments: Sequence[str]) -> int:
     if any(a in ("-h", "--help") for a in arguments):
         print(_RUN_HELP)
         return 0
+    short = "+selection="
+    arguments = [f"select.apply={a.removeprefix(short)}" if a.startswith(short) else a for a in arguments]
     resumed = [a for a in arguments if a.startswith("resume=")]
     if resumed:
         arguments = _resume(resumed[0].removeprefix("resume="), [a for a in arguments if a not in resumed])

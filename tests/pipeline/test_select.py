@@ -72,6 +72,7 @@ def test_what_a_run_kept_is_what_the_next_one_trains_on(place, finished):
     assert 1 < len(kept) < 7
     quick = [*SMALL, "train.max_epochs=1", "stages=[train]"]
     assert trained_on(place, recsys(place, "run", *quick, f"select.apply={finished['id']}")) == kept
+    assert trained_on(place, recsys(place, "run", *quick, f"+selection={folder / 'kept.yaml'}")) == kept
     (place / "experiment").mkdir()
     (place / "experiment" / "fewer.yaml").write_text((folder / "kept.yaml").read_text())
     done = recsys(place, "run", *quick[:-1], "stages=[train,select]", "experiment=fewer")
