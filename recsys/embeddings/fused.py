@@ -8,6 +8,7 @@ B rows, K fields, P lookups, L positions of a sequence, W the width of all field
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,37 @@ def ids_of_tables(schema: Schema) -> dict[str, int]:
                 f"got {f.cardinality} of {f.name!r}: prepare the data again"
             )
     return ids
+
+
+class _OneKey(NamedTuple):
+    ids: Tensor
+    counts: Tensor
+    factors: Tensor | None
+
+    def values(self) -> Tensor:
+        return self.ids
+
+    def lengths(self) -> Tensor:
+        return self.counts
+
+    def weights(self) -> Tensor | None:
+        return self.factors
+
+
+class _ByKey:
+    """A KeyedJaggedTensor as FusedEmbeddingBagCollection reads it; TorchRec's own to_dict takes 7 ms for 500 keys."""
+
+    def __init__(self, ids: KeyedJaggedTensor):
+        self._ids = ids
+
+    def to_dict(self) -> dict[str, _OneKey]:
+        """Key → its ids, how many each row has, and their weights."""
+        keys, count = self._ids.keys(), self._ids.length_per_key()
+        length_KB = self._ids.lengths().view(len(keys), -1)
+        weights = self._ids.weights_or_none()
+        factors = [None] * len(keys) if weights is None else weights.split(count)
+        parts = zip(self._ids.values().split(count), length_KB.unbind(0), factors, strict=True)
+        return {key: _OneKey(*part) for key, part in zip(keys, parts, strict=True)}
 
 
 class FusedLookups(nn.Module):
@@ -212,7 +244,7 @@ class FusedLookups(nn.Module):
         """→ x_BW: the fields in schema order; lists are averaged, sequences are L·D wide, position by position."""
         if not self.keys:  # numbers only
             return batch.dense_BN
-        looked, dense_BN = self.bags(self.route(batch)), batch.dense_BN[:, : self._numbers]
+        looked, dense_BN = self.bags(_ByKey(self.route(batch))), batch.dense_BN[:, : self._numbers]
         if self._stands:  # as the tables give it
             return torch.cat([looked.values(), dense_BN], 1)
         parts: dict[str, list[Tensor]] = {}
