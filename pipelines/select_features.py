@@ -26,7 +26,7 @@ from recsys.train import TrainConfig, fit, seed_everything
 
 __all__ = ["run", "write_report"]
 
-_TOLD = ("torch", "torchrec", "fbgemm-gpu-cpu", "numpy")
+_TOLD = ("torch", "torchrec", "fbgemm-gpu", "numpy")  # torchrec asks for fbgemm-gpu on every machine
 _OVERRIDE = """# @package _global_
 # Trains on the fields that selection by {method} kept: select.apply=THIS FILE, or copy it to experiment/NAME.yaml
 # of the folder that you are in and add experiment=NAME.

@@ -135,7 +135,7 @@ def _sure(report: Report) -> str:
     if any("gate" in f for f in fields.values()):
         between = [n for n, f in fields.items() if UNSETTLED[0] < f.get("gate", 0) < UNSETTLED[1]]
         said.append(f"Gates that have not settled: {', '.join(between) or 'none'}.")
-        if len(fields) <= _FEW:
+        if report["method"] == "leap" and len(fields) <= _FEW:
             said.append(
                 f"With {len(fields)} fields selection=permutation costs about as much, and asks the model itself."
             )
