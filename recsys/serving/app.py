@@ -60,6 +60,8 @@ async def _body(request: Request, limits: Limits) -> bytes:
                 parts.append(part)
     except TimeoutError as error:
         raise _Refusal(408, f"the body did not come whole within {limits.body_seconds:g} s: send it again") from error
+    except asyncio.CancelledError as error:  # uvicorn cancels what has not ended when the server must stop
+        raise _Refusal(503, "the server is stopping: send it again later") from error
     return b"".join(parts)
 
 
@@ -137,7 +139,9 @@ def make_app(
         hosts: Host headers that are answered; None answers all.
     """
     limits = limits or Limits()
-    app = FastAPI(title="recsys", description="Scores raw rows with one bundle", docs_url=None, redoc_url=None)
+    # FastAPI's own pages load scripts from elsewhere.
+    about = "Scores raw rows with one bundle"
+    app = FastAPI(title="recsys", description=about, docs_url=None, redoc_url=None, openapi_url=None)
     scoring = _Scoring(bundle, limits)
     name = str(bundle.card.get("name") or "recsys")
 

@@ -15,7 +15,8 @@ from recsys.serving.limits import HEADER_BYTES, Limits, connection_class
 
 __all__ = ["serve"]
 
-_SPARE_FILES = 64  # descriptors for all but connections: the graph, standard streams, the event loop
+_BACKLOG = 64  # connections that the event loop accepts before it asks whether they are too many
+_SPARE_FILES = _BACKLOG + 64  # descriptors for all but connections: the graph, standard streams, the event loop
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -31,7 +32,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         door.bind((host, port))
-        door.listen(128)
+        door.listen(_BACKLOG)
     except OSError as error:
         door.close()
         reason = error.strerror or str(error)
@@ -117,6 +118,7 @@ def serve(
             log_level="warning",
             access_log=False,
             server_header=False,
+            backlog=_BACKLOG,
             h11_max_incomplete_event_size=HEADER_BYTES,
             timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
         )
