@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ _CONNECTIONS = 16
 
 
 @contextmanager
-def _server(bundle: Path) -> Iterator[str]:
+def _server(bundle: Path) -> Generator[str]:
     """A server of the bundle on a free port of this machine → `host:port`."""
     command = [sys.executable, "-m", "recsys", "serve", str(bundle), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
