@@ -40,7 +40,7 @@ def made(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def independent(train: Shards, valid: Shards, prepared: Path, schema: Schema):
-    """scikit-learn's own encoders: a function of C → probabilities of validation and of test."""
+    """scikit-learn's own encoders: a function of C → logits of validation and of test."""
     single = [i for n, at in schema.id_columns.items() if schema[n].kind == "categorical" for i in at]
     tags = list(schema.id_columns["tags"])
     splits = [arrays(s) for s in (train, valid, Shards(prepared, "test"))]
@@ -57,10 +57,10 @@ def independent(train: Shards, valid: Shards, prepared: Path, schema: Schema):
                 bags[row, often.index(i) if i in often else -1] += len(here) ** -0.5
         return sparse.hstack([one_hot.transform(ids[:, single]), bags, scaler.transform(dense)], format="csr")
 
-    def fit(strength: float) -> list[np.ndarray]:
+    def fit(strength: float) -> list[np.ndarray]:  # logits
         model = LogisticRegression(C=strength, max_iter=5000, tol=1e-8)
         model.fit(columns(*splits[0][:2]), splits[0][2])
-        return [model.predict_proba(columns(*s[:2]))[:, 1] for s in splits[1:]]
+        return [model.decision_function(columns(*s[:2])) for s in splits[1:]]
 
     return fit
 
@@ -70,8 +70,8 @@ def test_logistic_regression_is_the_one_scikit_learn_fits_by_itself(made, indepe
     found = json.loads((made / "baselines.json").read_text())["models"]["logistic regression"]
     test = Shards(prepared, "test")
     wanted = independent(found["settings"]["C"])
-    for split, shards, p_B in (("valid", valid, wanted[0]), ("test", test, wanted[1])):
-        slow = evaluate(p_B, shards.label_B, shards.group_B)
+    for split, shards, logit_B in (("valid", valid, wanted[0]), ("test", test, wanted[1])):
+        slow = evaluate(logit_B, shards.label_B, shards.group_B)
         for key in ("auc", "logloss", "ne", "gauc"):
             assert found[split][key] == pytest.approx(slow[key], abs=1e-3), (split, key)
     losses = {c: evaluate(independent(c)[0], valid.label_B)["logloss"] for c in baselines.STRENGTHS[1:-1:2]}
@@ -186,7 +186,7 @@ def test_every_evaluation_after_shows_the_baselines(made, schema, tmp_path) -> N
     assert result.metrics["logistic regression.auc"] == shown["logistic regression"]["auc"]
     page = (tmp_path / "evaluate" / "evaluation.html").read_text()
     assert "<td>logistic regression</td>" in page and "<td>LightGBM</td>" in page
-    assert f"Test AUC {metrics['recalibrated']['auc']:.4f}" in page, "the lead is about our model, not a baseline"
+    assert f"test AUC {metrics['recalibrated']['auc']:.4f}" in page, "the lead is about our model, not a baseline"
 
 
 @needs_lightgbm
