@@ -8,16 +8,31 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
-from pipelines.stage import MODEL_STAGES, Result, Stage, newest_model, write_json
+from pipelines.stage import MODEL_STAGES, RECALIBRATED, Result, Stage, newest_model, row_names, write_json
 from recsys import checkpoint
 from recsys.data import baseline
 from recsys.data.shards import Shards
 from recsys.html import page, table
-from recsys.metrics import evaluate, fit_calibrator, sigmoid
+from recsys.metrics import equal_bins, evaluate, fit_calibrator, sigmoid
 from recsys.models.ctr import CTR
 from recsys.train import logits
 
 __all__ = ["measure", "run"]
+
+MENDED = ("logloss", "ne", "calibration", "ece")  # figures that recalibration is meant to change
+COLUMNS = {
+    "auc": "AUC",
+    "logloss": "logloss",
+    "recalibrated_logloss": "recalibrated logloss",
+    "ne": "NE",
+    "gauc": "GAUC",
+    "calibration": "calibration",
+    "ece": "ECE",
+    "recalibrated_ece": "recalibrated ECE",
+    "fields": "fields",
+    "bytes": "bytes",
+    "us_per_row": "µs a row",
+}
 
 
 def _nbytes(model: CTR) -> int:
@@ -40,56 +55,68 @@ def _microseconds(model: CTR, shards: Shards) -> float:
 
 
 def measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
-    """A model's figures, and its probabilities on validation and on test."""
+    """A model's figures, and its logits on validation and on test."""
     model, _ = checkpoint.load(folder)
     valid, test = (Shards(stage.data, split, model.schema) for split in ("valid", "test"))
-    valid_B, test_B = sigmoid(logits(model, valid)), sigmoid(logits(model, test))
-    found = evaluate(test_B, test.label_B, test.group_B)
-    found |= {f"valid_{k}": v for k, v in evaluate(valid_B, valid.label_B).items() if k in ("auc", "logloss")}
+    valid_B, test_B = logits(model, valid), logits(model, test)
+    found = evaluate(test_B, test.label_B, test.group_B, test.weight_B)
+    seen = evaluate(valid_B, valid.label_B, weight_B=valid.weight_B)
+    found |= {f"valid_{k}": seen[k] for k in ("auc", "logloss")}
     plain = model.embedding.plain()  # type: ignore[operator]
     found |= {"fields": len(model.schema.fields), "bytes": _nbytes(model), "table_bytes": plain.nbytes}
     return found | {"us_per_row": _microseconds(model, test)}, valid_B, test_B
 
 
-def _reliability(curves: dict[str, np.ndarray], label_B: np.ndarray) -> go.Figure:
+def _reliability(curves: dict[str, np.ndarray], test: Shards) -> go.Figure:
+    """Share of clicks against mean prediction, in 20 bins of equal weight a model."""
     figure = go.Figure()
     for name, p_B in curves.items():
-        parts = np.array_split(np.argsort(p_B, kind="stable"), 20)
-        x, y = [float(p_B[p].mean()) for p in parts], [float(label_B[p].mean()) for p in parts]
-        figure.add_scatter(x=x, y=y, name=name, mode="lines+markers")
+        bins = equal_bins(p_B, test.label_B, test.weight_B)
+        figure.add_scatter(x=bins.probability, y=bins.label, name=name, mode="lines+markers")
     figure.add_scatter(x=[0, 1], y=[0, 1], name="perfect", line={"dash": "dot", "color": "grey"})
     figure.update_layout(xaxis_title="predicted", yaxis_title="clicked", height=420)
     return figure
 
 
-def run(stage: Stage) -> Result:
-    """Measure each model; fit the calibrator of the newest one on validation.
+def _page(shown: dict[str, dict[str, float]], curves: dict[str, np.ndarray], test: Shards) -> str:
+    """evaluation.html; its first sentence is about the model that a bundle would hold."""
+    names, best = row_names(shown), list(shown)[-1]
+    lead = f"{names[best]}: test AUC {shown[best]['auc']:.4f}, logloss {shown[best]['logloss']:.4f}"
+    lead += f" over {len(test):,} rows{', each counted by its weight' if test.weight_B is not None else ''}."
+    rows = [[names[n], *(m.get(c, "") for c in COLUMNS)] for n, m in shown.items()]
+    models = table(["model", *COLUMNS.values()], rows) + f"<p>{RECALIBRATED} A blank was not measured.</p>"
+    plot = _reliability({names[n]: p_B for n, p_B in curves.items()}, test)
+    return page("Evaluation on the test split", lead, [], [("Models", models), ("Reliability", plot)])
 
-    Where `recsys data baseline` was run on the data, its figures stand beside the models'.
+
+def _constant(valid: Shards, test: Shards) -> dict[str, float]:
+    """Figures of saying validation's click rate for every row."""
+    rate = np.average(valid.label_B, weights=valid.weight_B)
+    return evaluate(np.full(len(test), np.log(rate / (1 - rate))), test.label_B, weight_B=test.weight_B)
+
+
+def run(stage: Stage) -> Result:
+    """Measure each model as it is and recalibrated on validation; write down the newest one's calibrator.
+
+    If `recsys data baseline` was run on the data, its figures stand beside the models'.
     """
     valid, test = Shards(stage.data, "valid"), Shards(stage.data, "test")
-    valid_B = test_B = np.empty(0)
-    found: dict[str, dict[str, float]] = {}
+    shown = {"constant": _constant(valid, test), **baseline.read(stage.data)}
     curves: dict[str, np.ndarray] = {}
-    newest = newest_model(stage)
+    newest = newest_model(stage).name
     for name in (n for n in MODEL_STAGES if n in stage.done):
-        found[name], valid_B, test_B = measure(stage.done[name], stage)
-        curves[name] = test_B
-    rate = float(valid.label_B.mean())
-    constant = evaluate(np.full(len(test), rate), test.label_B)
-    if stage.config["calibrate"]:
-        calibrator = fit_calibrator(valid_B, valid.label_B)
-        curves["recalibrated"] = calibrator(test_B)
-        unchanged = {k: found[newest.name][k] for k in ("fields", "bytes", "table_bytes", "us_per_row")}
-        found["recalibrated"] = {**evaluate(curves["recalibrated"], test.label_B, test.group_B), **unchanged}
-        write_json(stage.folder / "calibrator.json", calibrator.to_json())
-    shown = {"constant": constant, **baseline.read(stage.data), **found}
+        shown[name], valid_B, test_B = measure(stage.done[name], stage)
+        curves[name] = sigmoid(test_B)
+        if not stage.config["calibrate"]:
+            continue
+        calibrator = fit_calibrator(sigmoid(valid_B), valid.label_B, valid.weight_B)
+        mended = evaluate(test_B, test.label_B, test.group_B, test.weight_B, calibrator)
+        shown[name] |= {f"recalibrated_{k}": mended[k] for k in MENDED}
+        if name == newest:
+            kept = {k: shown[name][k] for k in ("fields", "bytes", "table_bytes", "us_per_row")}
+            shown["recalibrated"], curves["recalibrated"] = {**mended, **kept}, calibrator(curves[name])
+            write_json(stage.folder / "calibrator.json", calibrator.to_json())
     write_json(stage.folder / "metrics.json", shown)
-    columns = ["auc", "logloss", "ne", "gauc", "calibration", "ece", "fields", "bytes", "us_per_row"]
-    rows = [[n, *(m.get(c, "") for c in columns)] for n, m in shown.items()]
-    best = found[list(found)[-1]]
-    lead = f"Test AUC {best['auc']:.4f}, logloss {best['logloss']:.4f} over {len(test):,} rows."
-    sections = [("Models", table(["model", *columns], rows)), ("Reliability", _reliability(curves, test.label_B))]
-    (stage.folder / "evaluation.html").write_text(page("Evaluation on the test split", lead, [], sections))
+    (stage.folder / "evaluation.html").write_text(_page(shown, curves, test))
     metrics = {f"{name}.{k}": float(v) for name, m in shown.items() for k, v in m.items()}
     return Result(metrics, artifacts=[stage.folder / "metrics.json", stage.folder / "evaluation.html"])

@@ -8,9 +8,12 @@ from typing import Any
 
 from recsys.errors import ConfigError
 
-__all__ = ["Result", "Stage", "newest_model", "write_json"]
+__all__ = ["RECALIBRATED", "Result", "Stage", "newest_model", "row_names", "write_json"]
 
 MODEL_STAGES = ("train", "retrain", "compress")  # those that leave a model, in order
+RECALIBRATED = (
+    "A recalibrated row holds the predictions as the bundle gives them: through a curve fitted on validation."
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,12 @@ def newest_model(stage: Stage, before: str = "") -> Path:
         if name in stage.done:
             return stage.done[name]
     return stage.earlier("train")
+
+
+def row_names(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Key of an evaluation's metrics.json → the row's name for people: `compress, recalibrated`."""
+    models = [n for n in MODEL_STAGES if n in metrics]
+    return {n: f"{models[-1]}, recalibrated" if n == "recalibrated" else n for n in metrics}
 
 
 def write_json(path: Path, value: Any) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.stage import RECALIBRATED, row_names
 from recsys.selection.benchmark_page import columns, rows
 
 __all__ = ["show"]
@@ -26,15 +27,27 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
     models, stages = _models(result), result["stages"]
     if models:
         table = Table(title=f"{config['data']['name']}: test split")
-        for column in ("model", "AUC", "logloss", "NE", "fields", "tables, MB", "all, MB", "µs a row"):
+        for column in (
+            "model",
+            "AUC",
+            "logloss",
+            "recalibrated logloss",
+            "NE",
+            "fields",
+            "tables, MB",
+            "all, MB",
+            "µs a row",
+        ):
             table.add_column(column, justify="left" if column == "model" else "right")
+        names = row_names(models)
         for name, m in models.items():
             size = [f"{m[k] / 1e6:.2f}" if k in m else "" for k in ("table_bytes", "bytes")]
             speed = f"{m['us_per_row']:.2f}" if "us_per_row" in m else ""
             table.add_row(
-                name,
+                names[name],
                 f"{m['auc']:.4f}",
                 f"{m['logloss']:.4f}",
+                f"{m['recalibrated_logloss']:.4f}" if "recalibrated_logloss" in m else "",
                 f"{m['ne']:.4f}",
                 f"{m.get('fields', 0):.0f}" if "fields" in m else "",
                 *size,
@@ -44,8 +57,9 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
         if exported:
             fast = [v for k, v in exported.items() if k.startswith("latency.") and "graph" in k and "512" in k]
             size = f"{exported['bundle_bytes'] / 1e6:.2f}"
-            table.add_row("bundle on disk", "", "", "", "", "", size, f"{fast[0]:.2f}" if fast else "")
+            table.add_row("bundle on disk", "", "", "", "", "", "", size, f"{fast[0]:.2f}" if fast else "")
         console.print(table)
+        console.print(RECALIBRATED, style="dim")
         console.print(
             "µs a row: 512 rows at a time, one batch in eager PyTorch; of the bundle, its graph alone.", style="dim"
         )

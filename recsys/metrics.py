@@ -1,9 +1,11 @@
 """Metrics of click predictions, exact, and a recalibration fitted on validation.
 
-B rows. `logit_B` and `probability_B` are float32 or float64; `label_B` holds 0 and 1.
+B rows, G groups, T ties, K bins. `logit_B` and `probability_B` are float32 or float64; `label_B` holds 0 and 1.
+`weight_B` holds weights ≥ 0, or is None: a row of weight 3 counts as three equal rows, one of weight 0 not at all.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from recsys.errors import DataError
 
-__all__ = ["AUC", "Calibrator", "auc", "ece", "evaluate", "fit_calibrator", "gauc", "logloss", "sigmoid"]
+__all__ = ["AUC", "Calibrator", "auc", "ece", "equal_bins", "evaluate", "fit_calibrator", "gauc", "logloss", "sigmoid"]
 
 _CHUNK = 1 << 20
 
@@ -22,42 +24,80 @@ def sigmoid(logit_B: np.ndarray) -> np.ndarray:
     return np.where(np.asarray(logit_B) >= 0, 1 / (1 + e_B), e_B / (1 + e_B))
 
 
+def _counting(weight_B: np.ndarray | None, *columns: np.ndarray) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
+    """Drop the rows of weight 0; weights that are all 1 become None, so that they change no bit of an answer.
+
+    Raises:
+        DataError: If there are rows, and all of them weigh 0.
+    """
+    arrays = tuple(np.asarray(c) for c in columns)
+    if weight_B is None:
+        return None, arrays
+    weight_B = np.asarray(weight_B, np.float64)
+    counts_B = weight_B > 0
+    if not counts_B.all():
+        if not counts_B.any():
+            raise DataError(f"expected a row of weight above 0, got {len(weight_B)} of weight 0: widen the split")
+        weight_B, arrays = weight_B[counts_B], tuple(c[counts_B] for c in arrays)
+    return (None if (weight_B == 1).all() else weight_B), arrays
+
+
 class AUC:
-    """Exact area under the ROC curve from a stream; 8 bytes a row, ties count half.
+    """Exact area under the ROC curve from a stream; ties count half; 8 bytes a row, 16 if rows have weights.
 
     A row is one uint64: its float32 score, mapped to integers of the same order, above its label.
-    Sorting them in place puts equal scores side by side.
+    Sorting them puts equal scores side by side.
     """
 
     def __init__(self) -> None:
         self._parts: list[np.ndarray] = []
+        self._weights: list[np.ndarray | None] = []
 
-    def add(self, score_B: np.ndarray, label_B: np.ndarray) -> None:
-        """Take a batch in; scores are compared as float32."""
-        score = np.asarray(score_B, dtype=np.float32)
+    def add(self, score_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None) -> None:
+        """Take a batch in; scores are compared as float32: give logits, as large probabilities round to 1."""
+        weight, (score, label) = _counting(weight_B, np.asarray(score_B, np.float32), label_B)
         if np.isnan(score).any():
             raise DataError("AUC: expected finite scores, got NaN: the model diverged, lower its learning rates")
         bits = (score + np.float32(0)).view(np.uint32)  # adding 0 turns −0 into +0
         negative = bits >> np.uint32(31) == 1
         ordered = np.where(negative, ~bits, bits | np.uint32(1 << 31)).astype(np.uint64)
-        self._parts.append(ordered << np.uint64(1) | np.asarray(label_B).astype(bool))
+        self._parts.append(ordered << np.uint64(1) | label.astype(bool))
+        self._weights.append(weight)
+
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """All rows in order of score and, unless all weigh 1, their weights; held as one part from now on."""
+        rows = self._parts[0] if len(self._parts) == 1 else np.concatenate([np.empty(0, np.uint64), *self._parts])
+        weight = None
+        if all(w is None for w in self._weights):
+            rows.sort()
+        else:
+            pairs = zip(self._weights, self._parts, strict=True)
+            weight = np.concatenate([np.ones(len(p)) if w is None else w for w, p in pairs])
+            order = np.argsort(rows, kind="stable")
+            rows, weight = rows[order], weight[order]
+        self._parts, self._weights = [rows], [weight]
+        return rows, weight
 
     def compute(self) -> float:
-        """P(score of a positive > score of a negative) + ½ P(equal).
+        """P(score of a positive > score of a negative) + ½ P(equal), over pairs that count w₊·w₋ times.
 
         Raises:
             DataError: If only one label came.
         """
-        rows = self._parts[0] if len(self._parts) == 1 else np.concatenate([np.empty(0, np.uint64), *self._parts])
-        self._parts = [rows]
-        rows.sort()
-        wins, negatives, tied_negatives, tied_positives, last = 0.0, 0, 0, 0, -1
+        rows, weight = self._sorted()
+        wins, positives, negatives, tied_negatives, tied_positives, last = 0.0, 0, 0, 0, 0, -1
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
             score, label = chunk >> np.uint64(1), (chunk & np.uint64(1)).astype(np.int64)
             first = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])
+            if weight is None:
+                size = np.diff(np.r_[first, len(chunk)])
+            else:
+                size = np.add.reduceat(weight[start : start + _CHUNK], first)
+                label = label * weight[start : start + _CHUNK]
             p = np.add.reduceat(label, first)
-            n = np.diff(np.r_[first, len(chunk)]) - p
+            n = size - p
+            positives += label.sum()
             if int(score[0]) == last:  # a tie runs over from the chunk before
                 p[0] += tied_positives
                 n[0] += tied_negatives
@@ -65,79 +105,148 @@ class AUC:
                 wins -= tied_positives * (negatives + tied_negatives / 2)
             before = negatives + np.cumsum(n) - n
             wins += float(np.sum(p * (before + n / 2)))
-            negatives = int(before[-1] + n[-1])
-            tied_positives, tied_negatives, last = int(p[-1]), int(n[-1]), int(score[-1])
-        positives = len(rows) - negatives
+            negatives = before[-1] + n[-1]
+            tied_positives, tied_negatives, last = p[-1], n[-1], int(score[-1])
         if not positives or not negatives:
             which = "clicks" if positives else "non-clicks"
             raise DataError(f"AUC: expected both labels, got {len(rows)} rows of {which} only: widen the split")
-        return wins / (positives * negatives)
+        return float(wins / (positives * negatives))
 
 
-def auc(score_B: np.ndarray, label_B: np.ndarray) -> float:
+def auc(score_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None) -> float:
     """Exact AUC of arrays; see `AUC`."""
     meter = AUC()
-    meter.add(score_B, label_B)
+    meter.add(score_B, label_B, weight_B)
     return meter.compute()
 
 
-def gauc(score_B: np.ndarray, label_B: np.ndarray, group_B: np.ndarray) -> float:
-    """Mean over groups of AUC, weighted by rows; groups of one label are left out. NaN if all are.
+def gauc(score_B: np.ndarray, label_B: np.ndarray, group_B: np.ndarray, weight_B: np.ndarray | None = None) -> float:
+    """Mean over groups of AUC, weighted by the group's weight; groups of one label are left out. NaN if all are.
 
     Source: Zhou et al., Deep Interest Network, 2018, equation 7 (impressions as weights).
     """
-    order = np.lexsort((score_B, group_B))
-    score, label, group = (np.asarray(x)[order] for x in (score_B, label_B, group_B))
-    label = label.astype(np.float64)
+    weight, (score, label, group) = _counting(weight_B, score_B, label_B, group_B)
+    weight = np.ones(len(label)) if weight is None else weight
+    order = np.lexsort((score, group))
+    score, label, group, weight = (x[order] for x in (score, label, group, weight))
     fresh_group = np.r_[True, group[1:] != group[:-1]]
-    start_G = np.flatnonzero(fresh_group)
-    size_G = np.diff(np.r_[start_G, len(group)])
     fresh_tie = fresh_group | np.r_[True, score[1:] != score[:-1]]
-    start_T = np.flatnonzero(fresh_tie)
-    size_T = np.diff(np.r_[start_T, len(group)])
-    within_T = start_T - np.repeat(start_G, np.add.reduceat(fresh_tie.astype(int), start_G))
-    rank = np.repeat(within_T + (size_T + 1) / 2, size_T)
-    p_G = np.add.reduceat(label, start_G)
-    n_G = size_G - p_G
-    wins_G = np.add.reduceat(rank * label, start_G) - p_G * (p_G + 1) / 2
+    start_G, start_T = np.flatnonzero(fresh_group), np.flatnonzero(fresh_tie)
+    positive_T = np.add.reduceat(weight * label, start_T, dtype=np.float64)
+    negative_T = np.add.reduceat(weight * (1 - label), start_T, dtype=np.float64)
+    first_G = np.searchsorted(start_T, start_G)  # a group's first tie
+    before_T = np.cumsum(negative_T) - negative_T
+    before_T -= np.repeat(before_T[first_G], np.diff(np.r_[first_G, len(start_T)]))  # negatives of the group alone
+    wins_G = np.add.reduceat(positive_T * (before_T + negative_T / 2), first_G)
+    p_G, n_G = np.add.reduceat(positive_T, first_G), np.add.reduceat(negative_T, first_G)
     both = (p_G > 0) & (n_G > 0)
     if not both.any():
         return float("nan")
-    return float(np.average(wins_G[both] / (p_G * n_G)[both], weights=size_G[both]))
+    return float(np.average(wins_G[both] / (p_G * n_G)[both], weights=(p_G + n_G)[both]))
 
 
 def logloss(probability_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None) -> float:
     """−mean[y·ln p + (1 − y)·ln(1 − p)], weighted if so asked, p kept within [1e-7, 1 − 1e-7], in nats."""
-    p = np.clip(np.asarray(probability_B, np.float64), 1e-7, 1 - 1e-7)
-    y = np.asarray(label_B, np.float64)
+    weight, (probability, label) = _counting(weight_B, probability_B, label_B)
+    p = np.clip(np.asarray(probability, np.float64), 1e-7, 1 - 1e-7)
+    y = np.asarray(label, np.float64)
     gain_B = y * np.log(p) + (1 - y) * np.log1p(-p)
-    return float(-np.mean(gain_B) if weight_B is None else -np.average(gain_B, weights=weight_B))
+    return float(-np.mean(gain_B) if weight is None else -np.average(gain_B, weights=weight))
 
 
-def ece(probability_B: np.ndarray, label_B: np.ndarray, bins: int = 20) -> float:
-    """Expected calibration error over `bins` of equal count: Σ share·|mean p − mean y|."""
-    order = np.argsort(probability_B, kind="stable")
-    total = len(order)
-    parts = [p for p in np.array_split(order, bins) if len(p)]
-    return float(sum(len(p) / total * abs(probability_B[p].mean() - label_B[p].mean()) for p in parts))
+@dataclass(frozen=True)
+class Bins:
+    """Rows in K bins of equal weight, in ascending order of probability.
+
+    Args:
+        probability: Mean prediction of each bin.
+        label: Share of clicks of each bin.
+        weight: Sum of each bin's weights.
+    """
+
+    probability: np.ndarray
+    label: np.ndarray
+    weight: np.ndarray
 
 
-def evaluate(probability_B: np.ndarray, label_B: np.ndarray, group_B: np.ndarray | None = None) -> dict[str, float]:
+def equal_bins(
+    probability_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None, bins: int = 20
+) -> Bins:
+    """Cut the rows, ascending by probability, into at most `bins` bins of equal weight.
+
+    A row that lies across a cut counts in both bins, by its shares. Whole weights are cut where as
+    many unweighted rows would be: the first bins hold one row more if the rows do not divide.
+    """
+    weight, (p_B, y_B) = _counting(weight_B, probability_B, label_B)
+    order = np.argsort(p_B, kind="stable")
+    if weight is None:
+        parts = [(part, None) for part in np.array_split(order, bins) if len(part)]
+    else:
+        parts = _cut(order, weight[order], bins)
+    return Bins(
+        np.array([p_B[i].mean() if w is None else np.average(p_B[i], weights=w) for i, w in parts], np.float64),
+        np.array([y_B[i].mean() if w is None else np.average(y_B[i], weights=w) for i, w in parts], np.float64),
+        np.array([len(i) if w is None else w.sum() for i, w in parts], np.float64),
+    )
+
+
+def _cut(order: np.ndarray, weight: np.ndarray, bins: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each bin's rows and how much of their weight falls into it; `weight` is in the order of `order`."""
+    end = np.cumsum(weight)
+    start, total, k = end - weight, end[-1], np.arange(bins + 1)
+    whole = (weight == np.floor(weight)).all()
+    cut = k * (total // bins) + np.minimum(k, total % bins) if whole else total * k / bins
+    parts = []
+    for low, high in pairwise(cut):
+        inside = slice(np.searchsorted(end, low, "right"), np.searchsorted(start, high, "left"))
+        share = np.minimum(end[inside], high) - np.maximum(start[inside], low)
+        if share.sum() > 0:
+            parts.append((order[inside][share > 0], share[share > 0]))
+    return parts
+
+
+def ece(probability_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None, bins: int = 20) -> float:
+    """Expected calibration error over `bins` of equal weight: Σ share·|mean p − mean y|."""
+    cut = equal_bins(probability_B, label_B, weight_B, bins)
+    return float(sum(cut.weight / cut.weight.sum() * abs(cut.probability - cut.label)))
+
+
+def evaluate(
+    logit_B: np.ndarray,
+    label_B: np.ndarray,
+    group_B: np.ndarray | None = None,
+    weight_B: np.ndarray | None = None,
+    calibrator: "Calibrator | None" = None,
+) -> dict[str, float]:
     """AUC, logloss, normalised entropy, calibration ratio, ECE and, with groups, GAUC.
 
     Normalised entropy divides logloss by that of always saying the mean label (He et al., 2014);
-    the calibration ratio is Σp / Σy.
+    the calibration ratio is Σp / Σy. AUC and GAUC compare logits: large ones are the same
+    probability in floating point, yet the model did tell them apart.
+
+    Args:
+        logit_B: Predictions before the sigmoid.
+        label_B: 0 or 1.
+        group_B: Groups of GAUC.
+        weight_B: Sample weights.
+        calibrator: Measure the predictions that it makes of the model's.
 
     Raises:
-        DataError: If the rows hold one label only.
+        DataError: If the rows hold one label only, or none has weight.
     """
-    rate = float(np.mean(label_B))
-    found = {"auc": auc(probability_B, label_B), "logloss": logloss(probability_B, label_B)}
-    found["ne"] = found["logloss"] / logloss(np.full(len(label_B), rate), label_B)
-    found["calibration"] = float(np.mean(probability_B, dtype=np.float64)) / rate
-    found["ece"] = ece(probability_B, label_B)
-    if group_B is not None:
-        found["gauc"] = gauc(probability_B, label_B, group_B)
+    groups = [] if group_B is None else [group_B]
+    weight_B, (logit_B, label_B, *groups) = _counting(weight_B, logit_B, label_B, *groups)
+    p_B = sigmoid(logit_B)
+    if calibrator is not None:
+        p_B = calibrator(p_B)
+        logit_B = np.log(p_B) - np.log1p(-p_B)
+    found = {"auc": auc(logit_B, label_B, weight_B), "logloss": logloss(p_B, label_B, weight_B)}
+    rate = float(np.mean(label_B) if weight_B is None else np.average(label_B, weights=weight_B))
+    found["ne"] = found["logloss"] / logloss(np.full(len(label_B), rate), label_B, weight_B)
+    found["calibration"] = float(np.average(p_B, weights=weight_B)) / rate
+    found["ece"] = ece(p_B, label_B, weight_B)
+    for group_B in groups:
+        found["gauc"] = gauc(logit_B, label_B, group_B, weight_B)
     return found
 
 
@@ -162,20 +271,23 @@ class Calibrator:
         return {"x": self.x.tolist(), "y": self.y.tolist()}
 
 
-def fit_calibrator(probability_B: np.ndarray, label_B: np.ndarray, bins: int = 200) -> Calibrator:
-    """Isotonic regression on validation, over quantile bins, so that few rows cannot bend it.
+def fit_calibrator(
+    probability_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None, bins: int = 200
+) -> Calibrator:
+    """Isotonic regression on validation, over bins of equal weight, so that few rows cannot bend it.
 
-    A bin's value is kept within half a row of 0 and 1, so that no later row costs infinite logloss,
-    and each bin rises by 2e-6, enough for float32 to keep most of the order (and AUC) inside level runs.
+    A bin holds at least 50 effective rows: (Σw)² / Σw² rows of equal weight would be as certain. Its
+    value is at least what half a click (of mean weight) in it would make, and at most what half a
+    non-click would leave, so that no later row costs infinite logloss. Each bin rises by 2e-6, enough
+    for float32 to keep most of the order (and AUC) inside level runs.
     """
-    order = np.argsort(probability_B, kind="stable")
-    parts = [p for p in np.array_split(order, min(bins, max(1, len(order) // 50))) if len(p)]
-    x = np.array([probability_B[p].mean() for p in parts], dtype=np.float64)
-    y = np.array([label_B[p].mean() for p in parts], dtype=np.float64)
-    size = np.array([len(p) for p in parts], dtype=np.float64)
-    smooth = IsotonicRegression().fit(x, y, sample_weight=size).predict(x)
-    floor = 0.5 / size
-    smooth = np.clip(smooth, floor, 1 - floor)
+    weight, (p_B, y_B) = _counting(weight_B, probability_B, label_B)
+    rows = len(p_B) if weight is None else weight.sum() ** 2 / (weight**2).sum()
+    cut = equal_bins(p_B, y_B, weight, min(bins, max(1, int(rows * (1 + 1e-9)) // 50)))
+    isotonic = IsotonicRegression().fit(cut.probability, cut.label, sample_weight=cut.weight)
+    click, other = (1.0 if weight is None or not (y_B == y).any() else weight[y_B == y].mean() for y in (1, 0))
+    low, high = (0.5 * np.minimum(w / cut.weight, 1) for w in (click, other))
+    smooth = np.clip(isotonic.predict(cut.probability), low, 1 - high)
     rise = 2e-6 * np.arange(len(smooth))
     smooth = (np.maximum.accumulate(smooth) + rise) / (1 + rise[-1])
-    return Calibrator(np.r_[0.0, x, 1.0], np.r_[smooth[0] / 2, smooth, (1 + smooth[-1]) / 2])
+    return Calibrator(np.r_[0.0, cut.probability, 1.0], np.r_[smooth[0] / 2, smooth, (1 + smooth[-1]) / 2])

@@ -161,9 +161,9 @@ class _Fit:
         logit_B = logits(self.model, valid)
         if not np.isfinite(logit_B).all():
             raise DataError(f"the model diverged at step {self.step}: lower train.lr and train.table_lr")
-        p_B = sigmoid(logit_B)
-        seen = {"step": self.step, "train_loss": train_loss}
-        seen |= {"valid_logloss": logloss(p_B, valid.label_B, valid.weight_B), "valid_auc": auc(p_B, valid.label_B)}
+        loss = logloss(sigmoid(logit_B), valid.label_B, valid.weight_B)
+        valid_auc = auc(logit_B, valid.label_B, valid.weight_B)
+        seen = {"step": self.step, "train_loss": train_loss, "valid_logloss": loss, "valid_auc": valid_auc}
         self.history.append(seen)
         if seen["valid_logloss"] < self.best:
             self.best, self.bad_looks = seen["valid_logloss"], 0

@@ -22,13 +22,12 @@ import numpy as np
 import scipy.sparse as sp
 from rich.console import Console
 from rich.table import Table
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from recsys.data.matrices import MIN_COUNT, PRIOR, OneHot, TargetRates
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
-from recsys.metrics import evaluate, logloss
+from recsys.metrics import evaluate, fit_calibrator, logloss, sigmoid
 from recsys.progress import progress
 
 __all__ = ["MOST_CELLS", "MOST_ROWS", "baseline", "baseline_main", "read"]
@@ -36,72 +35,80 @@ __all__ = ["MOST_CELLS", "MOST_ROWS", "baseline", "baseline_main", "read"]
 MOST_ROWS = 1_000_000  # of training; above, a random share of this size stands for all
 MOST_CELLS = 40_000_000  # rows × columns held at once: about 1 GB in either baseline
 CHUNK = 65_536
+ITERATIONS = 100  # of Newton's method at most; it needs about five
 STRENGTHS = tuple(float(c) for c in np.logspace(-3, 2, 11).round(5))
 LEAVES = (15, 63)
-_FIGURES = ("auc", "logloss", "ne", "gauc", "calibration", "ece")
 
-Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids_BL, dense_BN, label_B
+Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids_BL, dense_BN → logit_B
+Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]  # ids_BL, dense_BN, label_B, weight_B
 
 
 def _rows(shards: Shards, most: int, seed: int) -> Part:
-    """All rows of a split, or a random share of them in their order."""
-    total = len(shards)
+    """All rows of a split that have weight, or a random share of them, in their order."""
+    total, weight_B = len(shards), shards.weight_B
     ids, dense, label = [], [], []
+    counting = np.arange(total) if weight_B is None else np.flatnonzero(weight_B)
     kept = np.zeros(total, bool)
-    kept[np.random.default_rng(seed).permutation(total)[:most]] = True
+    kept[counting[np.random.default_rng(seed).permutation(len(counting))[:most]]] = True
     for start, batch in zip(range(0, total, CHUNK), shards.batches(CHUNK), strict=True):
         pick = kept[start : start + CHUNK]
         ids.append(batch.ids_BL.numpy()[pick].astype(np.int32))
         dense.append(batch.dense_BN.numpy()[pick])
         label.append(batch.label_B.numpy()[pick])
-    return np.concatenate(ids), np.concatenate(dense), np.concatenate(label)
+    weight = None if weight_B is None else np.asarray(weight_B)[kept]
+    return np.concatenate(ids), np.concatenate(dense), np.concatenate(label), weight
 
 
-def _scored(shards: Shards, predict: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    """Probabilities of every row of a split, a chunk at a time."""
+def _scored(shards: Shards, predict: Predict) -> np.ndarray:
+    """Logits of every row of a split, a chunk at a time."""
     return np.concatenate([predict(b.ids_BL.numpy(), b.dense_BN.numpy()) for b in shards.batches(CHUNK)])
 
 
-def _figures(shards: Shards, predict: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> dict[str, float]:
-    found = evaluate(_scored(shards, predict), np.asarray(shards.label_B), shards.group_B)
-    return {k: float(found[k]) for k in _FIGURES if k in found and np.isfinite(found[k])}
+def _figures(valid: Shards, test: Shards, predict: Predict) -> dict[str, dict[str, float]]:
+    """Of validation and of test; those of test also after recalibration on validation."""
+    logit = {s: _scored(s, predict) for s in (valid, test)}
+    found = {s: evaluate(x_B, s.label_B, s.group_B, s.weight_B) for s, x_B in logit.items()}
+    calibrator = fit_calibrator(sigmoid(logit[valid]), valid.label_B, valid.weight_B)
+    mended = evaluate(logit[test], test.label_B, None, test.weight_B, calibrator)
+    found[test] |= {f"recalibrated_{k}": mended[k] for k in ("logloss", "ne", "calibration", "ece")}
+    return {s.split: {k: float(v) for k, v in found[s].items() if np.isfinite(v)} for s in (valid, test)}
 
 
 def _linear(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Any, dict[str, Any]]:
     """Logistic regression; C climbs a grid from strong to weak until validation logloss rises."""
-    encoder = OneHot(shards["train"].schema, train[0], train[1])
+    encoder = OneHot(shards["train"].schema, train[0], train[1], train[3])
     cuts = range(0, len(train[2]), CHUNK)
-    x, label = sp.vstack([encoder(*(p[c : c + CHUNK] for p in train[:2])) for c in cuts], "csr"), train[2]
-    label_V = np.asarray(shards["valid"].label_B)
-    model = LogisticRegression(max_iter=100, tol=1e-6, warm_start=True, random_state=seed)
+    x, valid = sp.vstack([encoder(*(p[c : c + CHUNK] for p in train[:2])) for c in cuts], "csr"), shards["valid"]
+    model = LogisticRegression(solver="newton-cg", max_iter=ITERATIONS, tol=1e-6, warm_start=True, random_state=seed)
     best: tuple[float, float, np.ndarray, np.ndarray] = (np.inf, 0.0, np.empty(0), np.empty(0))
+    about: dict[str, Any] = {}
 
     def predict(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
-        return model.predict_proba(encoder(ids_BL, dense_BN))[:, 1]
+        return model.decision_function(encoder(ids_BL, dense_BN))
 
     for strength in STRENGTHS:
         model.C = strength
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # n_iter_ is in the settings below
-            model.fit(x, label)
-        loss = logloss(_scored(shards["valid"], predict), label_V)
+        with warnings.catch_warnings(record=True) as warned:  # told by `converged` below
+            warnings.simplefilter("always")
+            model.fit(x, train[2], train[3])
+        loss = logloss(sigmoid(_scored(valid, predict)), valid.label_B, valid.weight_B)
         if loss >= best[0]:
             break
         best = (loss, strength, model.coef_.copy(), model.intercept_.copy())
+        about = {"iterations": int(model.n_iter_[0]), "converged": not warned}
     model.C, model.coef_, model.intercept_ = best[1:]
-    about = {"C": best[1], "min_count": MIN_COUNT, "columns": encoder.width, "iterations": int(model.n_iter_[0])}
-    return predict, about
+    return predict, {"C": best[1], "min_count": MIN_COUNT, "columns": encoder.width, **about}
 
 
 def _trees(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Any, dict[str, Any]]:
     """LightGBM; stops early on validation, which also chooses the number of leaves."""
     lightgbm = _lightgbm()
-    encoder = TargetRates(shards["train"].schema, train[0], train[2], seed)
+    encoder = TargetRates(shards["train"].schema, train[0], train[2], train[3], seed)
     valid = _rows(shards["valid"], len(train[2]), seed)
-    data = lightgbm.Dataset(
-        encoder.crossed(train[0], train[1]), train[2], categorical_feature=encoder.native, free_raw_data=False
-    )
-    held = lightgbm.Dataset(encoder(valid[0], valid[1]), valid[2], reference=data, free_raw_data=False)
+    x = encoder.crossed(train[0], train[1])
+    data = lightgbm.Dataset(x, train[2], weight=train[3], categorical_feature=encoder.native, free_raw_data=False)
+    x = encoder(valid[0], valid[1])
+    held = lightgbm.Dataset(x, valid[2], weight=valid[3], reference=data, free_raw_data=False)
     fixed = {"objective": "binary", "learning_rate": 0.05, "verbose": -1, "seed": seed, "deterministic": True}
     fixed |= {"force_row_wise": True, "feature_pre_filter": False}
     fits = {}
@@ -111,7 +118,7 @@ def _trees(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Any, dict
     leaves, model = min(fits.items(), key=lambda f: f[1].best_score["valid_0"]["binary_logloss"])
 
     def predict(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
-        return np.asarray(model.predict(encoder(ids_BL, dense_BN)))
+        return np.asarray(model.predict(encoder(ids_BL, dense_BN), raw_score=True))
 
     about = {"trees": int(model.best_iteration), "num_leaves": leaves, "learning_rate": 0.05, "prior": PRIOR}
     return predict, {**about, "native_categorical": len(encoder.native), "columns": encoder.width}
@@ -153,7 +160,7 @@ def baseline(folder: Path, seed: int = 0) -> dict[str, Any]:
             bar.update(task, description=name)
             started = time.perf_counter()
             predict, settings = fit(shards, train, seed)
-            found = {s: _figures(shards[s], predict) for s in ("valid", "test")}
+            found = _figures(shards["valid"], shards["test"], predict)
             seconds = round(time.perf_counter() - started, 1)
             models[name] = {**found, "settings": settings, "seconds": seconds}
             bar.advance(task)
@@ -176,7 +183,7 @@ def read(folder: Path) -> dict[str, dict[str, float]]:
         folder: A prepared data set.
 
     Returns:
-        Name → auc, logloss, ne … on test, valid_auc and valid_logloss.
+        Name → auc, logloss, ne, recalibrated_logloss … on test, valid_auc and valid_logloss.
     """
     path = Path(folder) / "baselines.json"
     if not path.exists():
@@ -246,6 +253,8 @@ def baseline_main(arguments: Sequence[str]) -> int:
         table.add_row(*line)
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 110)
     console.print(table)
+    if not about["models"]["logistic regression"]["settings"]["converged"]:
+        console.print("logistic regression did not converge: its figures may be too low; try another --seed")
     if about["rows"]["used"] < about["rows"]["of"]:
         console.print(f"fitted on {about['rows']['used']:,} of {about['rows']['of']:,} training rows, drawn at random")
     print(folder / "baselines.json", flush=True)

@@ -1,7 +1,7 @@
 """Prepared ids and numbers → the matrices of logistic regression and of trees.
 
 B rows, L id columns, N numbers, W columns of the matrix. A list (multi or sequence) is a set of
-ids in its field's columns; −1 pads. Weights of weighted lists are not used.
+ids in its field's columns; −1 pads. An id of a weighted list counts by its weight; of other lists, by 1.
 """
 
 import numpy as np
@@ -21,20 +21,38 @@ def _numbers(schema: Schema, dense_BN: np.ndarray) -> np.ndarray:
     return dense_BN[:, : sum(f.max_length for f in schema.numeric)]
 
 
+def _listed(schema: Schema, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A field's ids and how much each counts: its weight, or 1; 0 if it pads."""
+    ids = ids_BL[:, schema.id_columns[name].start : schema.id_columns[name].stop]
+    if not schema[name].weighted:
+        return ids, (ids >= 0).astype(np.float64)
+    at = schema.weight_columns[name]
+    return ids, np.where(ids >= 0, dense_BN[:, at.start : at.stop], 0).astype(np.float64)
+
+
 class OneHot:
     """Ids as columns of 0 and 1, then numbers of mean 0 and deviation 1.
 
     Each field has a column for every id with at least `min_count` training rows and one for all
-    others. A list of n ids puts 1/√n in each one's column, so that every field has norm 1.
+    others. A list of n ids puts 1/√n in each one's column, so that every field has norm 1; a
+    weighted list puts w / √Σw².
 
     Args:
         schema: The fields.
         ids_BL: Training ids.
         dense_BN: Training numbers.
-        min_count: Least rows of an id with a column of its own.
+        weight_B: Sample weights, which mean and deviation of numbers follow; None weighs all rows alike.
+        min_count: Least rows, whatever their weight, of an id with a column of its own.
     """
 
-    def __init__(self, schema: Schema, ids_BL: np.ndarray, dense_BN: np.ndarray, min_count: int = MIN_COUNT):
+    def __init__(
+        self,
+        schema: Schema,
+        ids_BL: np.ndarray,
+        dense_BN: np.ndarray,
+        weight_B: np.ndarray | None = None,
+        min_count: int = MIN_COUNT,
+    ):
         self.schema = schema
         self.place: dict[str, np.ndarray] = {}
         self.width = 0
@@ -45,7 +63,8 @@ class OneHot:
             self.place[name] = np.where(often, self.width + np.cumsum(often), self.width)
             self.width += 1 + int(often.sum())
         x_BN = _numbers(schema, dense_BN).astype(np.float64)
-        self.mean, deviation = x_BN.mean(0), x_BN.std(0)
+        self.mean = np.average(x_BN, axis=0, weights=weight_B)
+        deviation = np.sqrt(np.average((x_BN - self.mean) ** 2, axis=0, weights=weight_B))
         self.deviation = np.where(deviation > 1e-12, deviation, 1.0)
         self.width += x_BN.shape[1]
 
@@ -54,13 +73,13 @@ class OneHot:
         x_BN = ((_numbers(self.schema, dense_BN) - self.mean) / self.deviation).astype(np.float32)
         total = len(ids_BL)
         rows, columns, values = [], [], []
-        for name, at in self.schema.id_columns.items():
-            ids = ids_BL[:, at.start : at.stop]
-            row, slot = np.nonzero(ids >= 0)
-            length_B = np.bincount(row, minlength=total)
+        for name in self.schema.id_columns:
+            ids, counts = _listed(self.schema, name, ids_BL, dense_BN)
+            row, slot = np.nonzero(counts)
+            squares_B = (counts**2).sum(1)
             rows.append(row)
             columns.append(self.place[name][ids[row, slot]])
-            values.append((1 / np.sqrt(length_B[row])).astype(np.float32))
+            values.append((counts[row, slot] / np.sqrt(squares_B[row])).astype(np.float32))
         start = self.width - x_BN.shape[1]
         row_BN, column_BN = np.indices(x_BN.shape)
         rows.append(row_BN.ravel())
@@ -73,22 +92,32 @@ class OneHot:
 class TargetRates:
     """Numbers and narrow ids as they are, wide ids as the label rate of their value and its rows.
 
-    rate(v) = (Σ label + PRIOR·mean) / (rows + PRIOR). On training rows the rates are those of the
-    other folds, so that no row sees its own label. A list takes the mean over its ids.
+    rate(v) = (Σ label + PRIOR·mean) / (rows + PRIOR), a row counted by its sample weight. On training
+    rows the rates are those of the other folds, so that no row sees its own label. A list takes the
+    mean over its ids, weighted if the list is.
 
     Args:
         schema: The fields.
         ids_BL: Training ids.
         label_B: Training labels.
+        weight_B: Sample weights; None weighs all rows alike.
         seed: Fixes the folds.
 
     Source: Micci-Barreca, A preprocessing scheme for high-cardinality categorical attributes,
     2001, equation 4, with λ(n) = n / (n + PRIOR); folds are ours.
     """
 
-    def __init__(self, schema: Schema, ids_BL: np.ndarray, label_B: np.ndarray, seed: int = 0):
+    def __init__(
+        self,
+        schema: Schema,
+        ids_BL: np.ndarray,
+        label_B: np.ndarray,
+        weight_B: np.ndarray | None = None,
+        seed: int = 0,
+    ):
         self.schema, self.label, self.seed = schema, label_B.astype(np.float64), seed
-        self.mean = float(self.label.mean())
+        self.weight = np.ones(len(label_B)) if weight_B is None else weight_B.astype(np.float64)
+        self.mean = float(np.average(self.label, weights=self.weight))
         numbers = sum(f.max_length for f in schema.numeric)
         plain = {f.name for f in schema.sparse if f.kind == "categorical" and f.cardinality <= NATIVE}
         self.wide = [f.name for f in schema.sparse if f.name not in plain]
@@ -98,22 +127,23 @@ class TargetRates:
         self.sums = {n: self._sums(n, ids_BL, np.arange(len(ids_BL))) for n in self.wide}
 
     def _sums(self, name: str, ids_BL: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Σ label and rows of every id, over some rows."""
+        """Weighted Σ label and weighted rows of every id, over some rows."""
         at = self.schema.id_columns[name]
         ids, size = ids_BL[rows, at.start : at.stop], self.schema[name].cardinality
         row, slot = np.nonzero(ids >= 0)
-        flat = ids[row, slot]
-        return np.bincount(flat, self.label[rows][row], size), np.bincount(flat, minlength=size)
+        flat, weight = ids[row, slot], self.weight[rows][row]
+        return np.bincount(flat, self.label[rows][row] * weight, size), np.bincount(flat, weight, size)
 
-    def _encode(self, name: str, ids_BL: np.ndarray, sums: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """→ B×2: mean rate and mean log rows over the row's ids; the mean label where it has none."""
+    def _encode(
+        self, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray, sums: tuple[np.ndarray, np.ndarray]
+    ) -> np.ndarray:
+        """→ B×2: mean rate and mean log rows over the row's ids; the mean label if it has none."""
         rate, often = (sums[0] + PRIOR * self.mean) / (sums[1] + PRIOR), np.log1p(sums[1])
-        at = self.schema.id_columns[name]
-        ids = ids_BL[:, at.start : at.stop]
-        there, safe = ids >= 0, np.maximum(ids, 0)
-        length_B = there.sum(1)
-        made = [np.where(there, v[safe], 0).sum(1) / np.maximum(length_B, 1) for v in (rate, often)]
-        return np.stack([np.where(length_B > 0, made[0], self.mean), made[1]], 1).astype(np.float32)
+        ids, counts = _listed(self.schema, name, ids_BL, dense_BN)
+        total_B, safe = counts.sum(1), np.maximum(ids, 0)
+        filled_B = total_B > 0
+        made = [(counts * v[safe]).sum(1) / np.where(filled_B, total_B, 1) for v in (rate, often)]
+        return np.stack([np.where(filled_B, made[0], self.mean), made[1]], 1).astype(np.float32)
 
     def _beside(self, ids_BL: np.ndarray, dense_BN: np.ndarray, wide: list[np.ndarray]) -> np.ndarray:
         at = self.schema.id_columns
@@ -122,7 +152,7 @@ class TargetRates:
 
     def __call__(self, ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
         """→ x_BW, rates from all training rows."""
-        return self._beside(ids_BL, dense_BN, [self._encode(n, ids_BL, self.sums[n]) for n in self.wide])
+        return self._beside(ids_BL, dense_BN, [self._encode(n, ids_BL, dense_BN, self.sums[n]) for n in self.wide])
 
     def crossed(self, ids_BL: np.ndarray, dense_BN: np.ndarray, folds: int = 5) -> np.ndarray:
         """→ x_BW of the training rows themselves, rates from the other folds."""
@@ -130,5 +160,5 @@ class TargetRates:
         if self.wide:
             for seen, held in KFold(folds, shuffle=True, random_state=self.seed).split(ids_BL):
                 for name, made in zip(self.wide, wide, strict=True):
-                    made[held] = self._encode(name, ids_BL[held], self._sums(name, ids_BL, seen))
+                    made[held] = self._encode(name, ids_BL[held], dense_BN[held], self._sums(name, ids_BL, seen))
         return self._beside(ids_BL, dense_BN, wide)

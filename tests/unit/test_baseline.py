@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
@@ -16,6 +17,7 @@ from pipelines.stage import Stage, write_json
 from recsys import checkpoint
 from recsys.data import baseline as baselines
 from recsys.data.matrices import PRIOR, OneHot, TargetRates
+from recsys.data.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
 from recsys.metrics import evaluate
@@ -40,7 +42,7 @@ def made(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def independent(train: Shards, valid: Shards, prepared: Path, schema: Schema):
-    """scikit-learn's own encoders: a function of C → probabilities of validation and of test."""
+    """scikit-learn's own encoders: a function of C → logits of validation and of test."""
     single = [i for n, at in schema.id_columns.items() if schema[n].kind == "categorical" for i in at]
     tags = list(schema.id_columns["tags"])
     splits = [arrays(s) for s in (train, valid, Shards(prepared, "test"))]
@@ -57,10 +59,10 @@ def independent(train: Shards, valid: Shards, prepared: Path, schema: Schema):
                 bags[row, often.index(i) if i in often else -1] += len(here) ** -0.5
         return sparse.hstack([one_hot.transform(ids[:, single]), bags, scaler.transform(dense)], format="csr")
 
-    def fit(strength: float) -> list[np.ndarray]:
+    def fit(strength: float) -> list[np.ndarray]:  # logits
         model = LogisticRegression(C=strength, max_iter=5000, tol=1e-8)
         model.fit(columns(*splits[0][:2]), splits[0][2])
-        return [model.predict_proba(columns(*s[:2]))[:, 1] for s in splits[1:]]
+        return [model.decision_function(columns(*s[:2])) for s in splits[1:]]
 
     return fit
 
@@ -70,8 +72,8 @@ def test_logistic_regression_is_the_one_scikit_learn_fits_by_itself(made, indepe
     found = json.loads((made / "baselines.json").read_text())["models"]["logistic regression"]
     test = Shards(prepared, "test")
     wanted = independent(found["settings"]["C"])
-    for split, shards, p_B in (("valid", valid, wanted[0]), ("test", test, wanted[1])):
-        slow = evaluate(p_B, shards.label_B, shards.group_B)
+    for split, shards, logit_B in (("valid", valid, wanted[0]), ("test", test, wanted[1])):
+        slow = evaluate(logit_B, shards.label_B, shards.group_B)
         for key in ("auc", "logloss", "ne", "gauc"):
             assert found[split][key] == pytest.approx(slow[key], abs=1e-3), (split, key)
     losses = {c: evaluate(independent(c)[0], valid.label_B)["logloss"] for c in baselines.STRENGTHS[1:-1:2]}
@@ -186,7 +188,7 @@ def test_every_evaluation_after_shows_the_baselines(made, schema, tmp_path) -> N
     assert result.metrics["logistic regression.auc"] == shown["logistic regression"]["auc"]
     page = (tmp_path / "evaluate" / "evaluation.html").read_text()
     assert "<td>logistic regression</td>" in page and "<td>LightGBM</td>" in page
-    assert f"Test AUC {metrics['recalibrated']['auc']:.4f}" in page, "the lead is about our model, not a baseline"
+    assert f"test AUC {metrics['recalibrated']['auc']:.4f}" in page, "the lead is about our model, not a baseline"
 
 
 @needs_lightgbm
@@ -219,3 +221,103 @@ def test_mistakes_are_one_line(prepared, tmp_path, monkeypatch, capfd) -> None:
     with pytest.raises(DataError, match="could not be prepared"):
         baselines.baseline_main(["absent"])
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One table prepared with whole weights, with its rows repeated so often, and with those of weight 0 left out."""
+    r = np.random.default_rng(0)
+    rows, place = 3000, tmp_path_factory.mktemp("weighted")
+    item, x = r.integers(0, 80, rows), r.normal(0, 1, rows)
+    tags = [r.integers(0, 9, n).tolist() for n in r.integers(0, 4, rows)]
+    stress = [r.integers(0, 3, len(t)).astype(float).tolist() for t in tags]
+    logit = r.normal(0, 1, 80)[item] + x + [sum(w * (t - 4) / 4 for t, w in zip(*p, strict=True)) for p in
+                                            zip(tags, stress, strict=True)]  # fmt: skip
+    table = pa.table(
+        {
+            "item": item, "x": x, "tags": tags, "stress": stress, "w": r.integers(0, 4, rows).astype(float),
+            "click": (r.random(rows) < 1 / (1 + np.exp(-logit))).astype(int),
+            "part": np.repeat(["train", "valid", "test"], rows // 3),
+        }
+    )  # fmt: skip
+    times = table["w"].to_numpy().astype(int)
+    fields = {"item": {}, "tags": {"kind": "multi", "max_length": 4, "weights": "stress"}, "x": {"kind": "numeric"}}
+    config = {"label": "click", "split": {"column": "part"}, "fields": fields}
+    repeated = table.take(np.arange(rows).repeat(times))
+    made = {"weights": prepare({**config, "name": "weights", "weight": "w"}, lambda: table, place)}
+    made["repeated"] = prepare({**config, "name": "repeated"}, lambda: repeated, place)
+    made["dropped"] = place / "dropped"
+    shutil.copytree(made["weights"], made["dropped"])
+    for split in ("train", "valid", "test"):
+        kept = np.load(made["weights"] / split / "weight.npy") > 0
+        for path in (made["dropped"] / split).glob("*.npy"):
+            np.save(path, np.load(path)[kept])
+    return made
+
+
+@needs_lightgbm
+def test_rows_of_weight_0_are_no_rows_to_either_baseline(weighted) -> None:
+    whole, dropped = (baselines.baseline(weighted[n])["models"] for n in ("weights", "dropped"))
+    for name in whole:
+        for split in ("valid", "test"):
+            assert whole[name][split] == pytest.approx(dropped[name][split], rel=1e-9), (name, split)
+
+
+@needs_lightgbm
+def test_weights_are_repeated_rows_to_both_baselines(weighted, monkeypatch) -> None:
+    monkeypatch.setattr(baselines, "MIN_COUNT", 1)
+    monkeypatch.setattr(baselines, "OneHot", lambda *a: OneHot(*a, min_count=1))  # else rows are counted, not weights
+    got, want = (baselines.baseline(weighted[n])["models"] for n in ("weights", "repeated"))
+    linear = "logistic regression"
+    assert got[linear]["settings"]["C"] == want[linear]["settings"]["C"] and got[linear]["settings"]["converged"]
+    for split in ("valid", "test"):
+        for key in ("auc", "logloss", "ne", "calibration", "ece"):
+            assert got[linear][split][key] == pytest.approx(want[linear][split][key], rel=1e-4), (split, key)
+        assert got["LightGBM"][split]["logloss"] == pytest.approx(want["LightGBM"][split]["logloss"], abs=0.03)
+
+
+def test_rates_and_numbers_follow_weights_as_repeated_rows(weighted) -> None:
+    shards = Shards(weighted["weights"], "train")
+    rows, weight = arrays(shards), np.asarray(shards.weight_B)
+    coded = []
+    for (ids, dense, label), w in ((rows, weight), ([r.repeat(weight.astype(int), 0) for r in rows], None)):
+        one_hot, rates = OneHot(shards.schema, ids, dense, w, 1), TargetRates(shards.schema, ids, label, w)
+        coded.append((one_hot.mean, one_hot.deviation, rates.mean, *rates.sums["item"], *rates.sums["tags"]))
+    for got, want in zip(*coded, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
+def test_a_weighted_list_counts_its_ids_by_their_weights(weighted) -> None:
+    shards = Shards(weighted["weights"], "train")
+    ids, dense, label = arrays(shards)
+    schema = shards.schema
+    at, stress = schema.id_columns["tags"], dense[:, list(schema.weight_columns["tags"])]
+    encode, rates = OneHot(schema, ids, dense, min_count=1), TargetRates(schema, ids, label)
+    made, wide = encode(ids, dense).toarray(), rates(ids, dense)
+    column = wide.shape[1] - 2 * (len(rates.wide) - rates.wide.index("tags"))
+    total, rows = rates.sums["tags"]
+    for row in range(0, len(ids), 31):
+        weight = np.zeros(schema["tags"].cardinality)
+        for i, w in zip(ids[row, at.start : at.stop], stress[row], strict=True):
+            weight[i] += w * (i >= 0)
+        norm = np.sqrt(sum(w * w for i, w in zip(ids[row, at.start : at.stop], stress[row], strict=True) if i >= 0))
+        for i in np.flatnonzero(weight):
+            assert made[row, encode.place["tags"][i]] == pytest.approx(weight[i] / norm, rel=1e-5)
+        rate = (total + PRIOR * label.mean()) / (rows + PRIOR)
+        slow = (weight * rate).sum() / weight.sum() if weight.sum() else label.mean()
+        assert wide[row, column] == pytest.approx(slow, abs=1e-6)
+
+
+@needs_lightgbm
+def test_logistic_regression_converges_and_says_when_it_does_not(made, prepared, tmp_path, monkeypatch, capfd) -> None:
+    about = json.loads((made / "baselines.json").read_text())["models"]["logistic regression"]["settings"]
+    assert about["converged"] is True and 1 <= about["iterations"] < baselines.ITERATIONS
+    folder = tmp_path / "small"
+    shutil.copytree(prepared, folder)
+    monkeypatch.setattr(baselines, "ITERATIONS", 1)
+    assert baselines.baseline_main([str(folder)]) == 0
+    assert "logistic regression did not converge" in capfd.readouterr().err
+    assert (
+        json.loads((folder / "baselines.json").read_text())["models"]["logistic regression"]["settings"]["converged"]
+        is False
+    )

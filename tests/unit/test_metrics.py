@@ -72,7 +72,7 @@ def test_auc_goes_on_after_compute() -> None:
 @pytest.mark.parametrize(("label", "word"), [([1, 1], "clicks only"), ([0, 0], "non-clicks only")])
 def test_one_label_is_a_clear_error(label: list[int], word: str) -> None:
     with pytest.raises(DataError, match=f"of {word}.*widen the split"):
-        evaluate(np.array([0.1, 0.7]), np.array(label))
+        evaluate(np.array([-1.0, 0.7]), np.array(label))
 
 
 def test_no_rows_and_nan_are_clear_errors() -> None:
@@ -109,14 +109,15 @@ def test_logloss_sums_the_rows_and_stays_finite_at_0_and_1() -> None:
 
 def test_normalised_entropy_of_the_mean_label_is_1() -> None:
     label = np.array([1, 0, 0, 0, 1] * 20)
-    found = evaluate(np.full(100, 0.4), label)
+    found = evaluate(np.full(100, math.log(0.4 / 0.6)), label)
     assert found["ne"] == pytest.approx(1) and found["calibration"] == pytest.approx(1) and found["auc"] == 0.5
     p = np.where(label, 0.7, 0.2)
     entropy = -(0.4 * math.log(0.4) + 0.6 * math.log(0.6))
     ll = -(0.4 * math.log(0.7) + 0.6 * math.log(0.8))
-    found = evaluate(p, label)
+    logit = np.log(p / (1 - p))
+    found = evaluate(logit, label)
     assert found["ne"] == pytest.approx(ll / entropy) and found["calibration"] == pytest.approx((28 + 12) / 40)
-    assert "gauc" not in found and "gauc" in evaluate(p, label, np.arange(100) % 7)
+    assert "gauc" not in found and "gauc" in evaluate(logit, label, np.arange(100) % 7)
 
 
 @pytest.mark.parametrize("rows", [7, 20, 93, 400])
@@ -188,3 +189,111 @@ def test_calibrator_keeps_auc_on_few_and_weak_rows(seed: int) -> None:
 def test_logloss_weighs_rows_as_often_as_they_would_stand():
     p, y, times = np.array([0.2, 0.9, 0.5]), np.array([0, 1, 1]), np.array([3, 0, 2])
     assert logloss(p, y, times) == pytest.approx(logloss(p.repeat(times), y.repeat(times)), rel=1e-12)
+
+
+def weighted_rows(rows: int, seed: int, most: int = 4):
+    """Logits with ties, labels, groups and whole weights from 0."""
+    rng = np.random.default_rng(seed)
+    logit = rng.normal(-1, 1.5, rows).round(2).astype(np.float32)
+    label = (rng.random(rows) < sigmoid(1.5 * logit + 0.5)).astype(np.float32)
+    return logit, label, rng.integers(0, 9, rows), rng.integers(0, most, rows).astype(np.float32)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 300), st.integers(1, 400))
+def test_whole_weights_are_repeated_rows(seed: int, rows: int, chunk: int) -> None:
+    logit, label, group, weight = weighted_rows(rows, seed)
+    label[:2], weight[:2] = (0, 1), 1
+    times = weight.astype(int)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_CHUNK", chunk)
+        got = evaluate(logit, label, group, weight)
+        want = evaluate(logit.repeat(times), label.repeat(times), group.repeat(times))
+    assert got == pytest.approx(want, rel=1e-6, nan_ok=True)
+    counted = weight > 0
+    dropped = evaluate(logit[counted], label[counted], group[counted], weight[counted])
+    assert got == pytest.approx(dropped, rel=0, abs=0, nan_ok=True), "a row of weight 0 is no row"
+    ones = evaluate(logit, label, group, np.ones(rows, np.float32))
+    assert ones == pytest.approx(evaluate(logit, label, group), rel=0, abs=0, nan_ok=True), "weight 1 changes no bit"
+
+
+def test_weighted_auc_and_ece_against_loops() -> None:
+    logit, label, _, _ = weighted_rows(200, 3)
+    weight = np.random.default_rng(4).lognormal(0, 1, 200)
+    wins = total = 0.0
+    for s, w in zip(logit[label == 1], weight[label == 1], strict=True):
+        for t, v in zip(logit[label == 0], weight[label == 0], strict=True):
+            total += w * v
+            wins += w * v * ((s > t) + 0.5 * (s == t))
+    assert auc(logit, label, weight) == pytest.approx(wins / total, rel=1e-12)
+    assert auc(logit, label, 7 * weight) == pytest.approx(wins / total, rel=1e-12)
+    p, share = sigmoid(logit), weight.sum() / 20
+    order, error, bin_, room = np.argsort(p, kind="stable"), 0.0, np.zeros(2), share
+    for row in order:
+        left = weight[row]
+        while left > 0:
+            part = min(left, room)
+            bin_ += part * np.array([p[row], label[row]])
+            left, room = left - part, room - part
+            if room <= 1e-9:
+                error, bin_, room = error + abs(bin_[0] - bin_[1]) / weight.sum(), np.zeros(2), share
+    assert ece(p, label, weight) == pytest.approx(error, rel=1e-6)
+
+
+def test_auc_meter_takes_weighted_and_unweighted_batches() -> None:
+    logit, label, _, weight = weighted_rows(400, 5)
+    meter = AUC()
+    meter.add(logit[:200], label[:200])
+    meter.add(logit[200:], label[200:], weight[200:])
+    times = np.r_[np.ones(200), weight[200:]].astype(int)
+    want = slow_auc(logit.repeat(times), label.repeat(times))
+    assert meter.compute() == pytest.approx(want, rel=1e-12)
+    assert meter.compute() == pytest.approx(want, rel=1e-12)
+
+
+def test_rows_that_all_weigh_nothing_are_a_clear_error() -> None:
+    with pytest.raises(DataError, match="weight above 0, got 2"):
+        evaluate(np.array([0.1, 0.7]), np.array([0, 1]), weight_B=np.zeros(2))
+
+
+def test_evaluate_tells_saturated_logits_apart() -> None:
+    """float32(σ(20)) = float32(σ(30)) = 1, yet the model ranks them."""
+    logit, label = np.array([20.0, 30.0, 25.0, 35.0], np.float32), np.array([0, 1, 0, 1])
+    found = evaluate(logit, label, np.zeros(4, int))
+    assert found["auc"] == found["gauc"] == 1.0
+
+
+def test_calibrator_of_whole_weights_is_that_of_repeated_rows() -> None:
+    p, y = miscalibrated(30_000, 4)
+    times = np.random.default_rng(0).integers(0, 4, len(p))
+    got, want = fit_calibrator(p, y, times), fit_calibrator(p.repeat(times), y.repeat(times))
+    np.testing.assert_allclose(got.x, want.x, rtol=1e-6)
+    inside = slice(20, -20)  # at the ends, half a click is the bound, and one of weight 3 is three if repeated
+    np.testing.assert_allclose(got.y[inside], want.y[inside], rtol=1e-5)
+    dropped = fit_calibrator(p[times > 0], y[times > 0], times[times > 0])
+    ones, plain = fit_calibrator(p, y, np.ones(len(p))), fit_calibrator(p, y)
+    for a, b in ((got, dropped), (ones, plain)):
+        assert np.array_equal(a.x, b.x) and np.array_equal(a.y, b.y)
+
+
+def test_calibrator_bins_follow_effective_rows() -> None:
+    """One heavy row is no evidence of many rows."""
+    p, y = miscalibrated(10_000, 5)
+    weight = np.full(len(p), 1e-3)
+    weight[:60] = 1.0
+    assert len(fit_calibrator(p, y, weight).x) <= 2 + 3
+    scaled = fit_calibrator(p, y, np.full(len(p), 0.01))
+    np.testing.assert_allclose(scaled.y, fit_calibrator(p, y).y, rtol=1e-6)
+
+
+def test_calibrator_of_sampled_negatives_tells_the_truth() -> None:
+    """Negatives kept 1:10 and weighted 10: a calibrator that forgets the weights answers 4 times too high."""
+    rng = np.random.default_rng(6)
+    truth = sigmoid(rng.normal(-3, 1, 400_000))
+    click = rng.random(len(truth)) < truth
+    kept = click | (rng.random(len(truth)) < 0.1)
+    p, y, weight = truth[kept], click[kept].astype(np.float32), np.where(click, 1.0, 10.0)[kept]
+    half = np.arange(len(p)) % 2 == 0
+    calibrated = fit_calibrator(p[half], y[half], weight[half])(p[~half])
+    assert np.average(calibrated, weights=weight[~half]) == pytest.approx(truth.mean(), rel=0.03)
+    assert logloss(calibrated, y[~half], weight[~half]) < logloss(p[~half], y[~half], weight[~half]) + 1e-3

@@ -298,3 +298,23 @@ def test_validation_of_one_label_is_a_clear_error(train: Shards, prepared: Path)
 def test_values_out_of_range_are_refused_by_name(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=f"train.{next(iter(wrong))}"):
         changed(**wrong)
+
+
+def test_a_look_counts_weights_as_repeated_rows_and_compares_logits(train: Shards, valid: Shards) -> None:
+    weighted = Shards(valid.folder, "valid")
+    weighted.weight_B = np.random.default_rng(0).integers(0, 4, len(valid)).astype(np.float32)
+    times = weighted.weight_B.astype(int)
+    model = build(train)
+    history = fit(model, train, weighted, changed(max_epochs=1, evals_per_epoch=1), seed=0)
+    with torch.no_grad():
+        logit_B = logits(model, valid)
+    want = (auc(logit_B.repeat(times), valid.label_B.repeat(times)),
+            logloss(sigmoid(logit_B).repeat(times), valid.label_B.repeat(times)))  # fmt: skip
+    assert (history[0]["valid_auc"], history[0]["valid_logloss"]) == pytest.approx(want, rel=1e-9)
+    model = build(train)
+    model.head = lambda x_BW, head=model.head: head(x_BW) + 40  # probabilities of 1, all of them
+    assert training._Fit(model, QUICK, 1).look(valid, 0.0) is False
+    far = training._Fit(model, QUICK, 1)
+    far.look(valid, 0.0)
+    assert far.history[0]["valid_auc"] == pytest.approx(auc(logits(model, valid), valid.label_B), abs=1e-12)
+    assert far.history[0]["valid_auc"] != 0.5, "saturated probabilities tie, logits do not"

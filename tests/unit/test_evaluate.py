@@ -1,0 +1,110 @@
+"""Stage evaluate and the baselines on sampled negatives, and what the tables say is recalibrated."""
+
+import importlib.util
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from pipelines import evaluate as evaluate_stage
+from pipelines import summary
+from pipelines.stage import Stage, write_json
+from recsys import checkpoint
+from recsys.data import baseline as baselines
+from recsys.data.prepare import prepare
+from recsys.data.shards import Shards
+from recsys.metrics import evaluate, logloss, sigmoid
+from recsys.schema import Schema
+from recsys.train import TrainConfig, fit, logits, seed_everything
+
+SPEC: dict[str, Any] = {
+    "model": {"_target_": "recsys.models.fm.FM"},
+    "embedding": {"_target_": "recsys.embeddings.per_field.per_field", "dim": 4},
+    "embedding_dropout": 0.0,
+}
+
+
+def sampled(rows: int = 60_000) -> tuple[pa.Table, float]:
+    """Clicks that follow two fields, of whose negatives one in ten stayed with weight 10; and the true rate."""
+    r = np.random.default_rng(0)
+    item, city = r.integers(0, 30, rows), r.integers(0, 8, rows)
+    truth = sigmoid(r.normal(-3, 1, 30)[item] + r.normal(0, 0.5, 8)[city])
+    click = r.random(rows) < truth
+    kept = click | (r.random(rows) < 0.1)
+    columns = {"item": item, "city": city, "click": click.astype(int), "at": 1_500_000_000 + 60 * np.arange(rows)}
+    columns["w"] = np.where(click, 1.0, 10.0)
+    return pa.table({k: v[kept] for k, v in columns.items()}), float(truth.mean())
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, float]:
+    """Prepared data and the folder of stage evaluate over two models, trained long and not at all; the true rate."""
+    place = tmp_path_factory.mktemp("sampled")
+    table, rate = sampled()
+    config = {"name": "sampled", "label": "click", "time": "at", "weight": "w", "fields": {"item": {}, "city": {}}}
+    data = prepare({**config, "split": {"shares": [0.4, 0.3, 0.3]}}, lambda: table, place)
+    for name in ("prepare", "train", "retrain", "evaluate"):
+        (place / name).mkdir()
+    write_json(place / "prepare" / "data.json", {"folder": str(data)})
+    if importlib.util.find_spec("lightgbm"):
+        baselines.baseline(data)
+    schema = Schema.load(data / "schema.json")
+    for name, epochs in (("train", 1), ("retrain", 4)):
+        seed_everything(0)
+        model = checkpoint.build(schema, SPEC)
+        quick = TrainConfig(batch_size=256, max_epochs=epochs, evals_per_epoch=1, warmup_steps=0, table_lr=0.1)
+        fit(model, Shards(data, "train"), Shards(data, "valid"), quick, 0)
+        checkpoint.save(place / name, model, SPEC)
+    done = {n: place / n for n in ("prepare", "train", "retrain")}
+    evaluate_stage.run(Stage({"calibrate": True}, place / "evaluate", done))
+    return data, place, rate
+
+
+def test_recalibration_keeps_what_the_weights_say(evaluated) -> None:
+    data, place, rate = evaluated
+    found = json.loads((place / "evaluate" / "metrics.json").read_text())
+    curve = json.loads((place / "evaluate" / "calibrator.json").read_text())
+    test = Shards(data, "test")
+    model, _ = checkpoint.load(place / "retrain")
+    p_B = np.interp(sigmoid(logits(model, test)), curve["x"], curve["y"])
+    assert np.average(p_B, weights=test.weight_B) == pytest.approx(
+        rate, rel=0.15
+    )  # .49 of the rows that stayed clicked
+    assert found["recalibrated"]["logloss"] == pytest.approx(logloss(p_B, test.label_B, test.weight_B), rel=1e-9)
+    assert found["recalibrated"]["logloss"] < found["retrain"]["logloss"] + 0.002
+    assert found["recalibrated"]["logloss"] < found["constant"]["logloss"] < 1.0
+    assert found["constant"]["calibration"] == pytest.approx(1, abs=0.1)
+
+
+def test_every_row_is_that_of_repeated_rows(evaluated) -> None:
+    data, place, _ = evaluated
+    found = json.loads((place / "evaluate" / "metrics.json").read_text())
+    for name in ("train", "retrain"):
+        model, _ = checkpoint.load(place / name)
+        for split, prefix in (("test", ""), ("valid", "valid_")):
+            shards = Shards(data, split)
+            times = np.asarray(shards.weight_B).astype(int)
+            want = evaluate(logits(model, shards).repeat(times), shards.label_B.repeat(times))
+            for key in ("auc", "logloss"):
+                assert found[name][prefix + key] == pytest.approx(want[key], rel=1e-6), (name, split, key)
+
+
+def test_every_model_is_recalibrated_and_every_table_says_so(evaluated, monkeypatch) -> None:
+    data, place, _ = evaluated
+    found = json.loads((place / "evaluate" / "metrics.json").read_text())
+    for name in ("train", "retrain", *baselines.read(data)):
+        assert found[name]["recalibrated_logloss"] < found["constant"]["logloss"], name
+    assert found["retrain"]["recalibrated_logloss"] == found["recalibrated"]["logloss"]
+    assert "recalibrated_logloss" not in found["recalibrated"]
+    page = (place / "evaluate" / "evaluation.html").read_text()
+    assert "<td>retrain, recalibrated</td>" in page and "<th>recalibrated logloss</th>" in page
+    said = io.StringIO()
+    monkeypatch.setattr(summary, "Console", lambda **_: Console(file=said, width=200))
+    result = {"stages": {"evaluate": {"folder": str(place / "evaluate")}}, "mlflow": {"uri": "sqlite:///x"}}
+    summary.show(result, {"data": {"name": "sampled"}})
+    assert "retrain, recalibrated" in said.getvalue() and "recalibrated logloss" in said.getvalue()
