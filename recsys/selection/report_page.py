@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from recsys.html import page, table
-from recsys.selection.curve_plot import add_curve, legend_above
+from recsys.selection.curve_plot import add_curve, convergence, legend_above
 from recsys.selection.scores import UNSETTLED
 
 __all__ = ["write_csv", "write_html"]
@@ -218,20 +218,9 @@ def _path(report: Report) -> go.Figure:
     )  # fmt: skip
     price_line = {"dash": "dot", "color": _COLOURS["uncertain"]}
     figure.add_scatter(x=[price, price], y=[0, total], mode="lines", line=price_line, name=f"price {price:.1e}")
-    title = "λ of the climb (gates lag behind it, so not what a field is worth)"
-    figure.update_xaxes(type="log", exponentformat="power", dtick=1, title=title)
+    figure.update_xaxes(type="log", exponentformat="power", dtick=1, title="λ of the climb (gates lag behind it)")
     figure.update_layout(height=320, yaxis={"title": "open gates", "rangemode": "tozero"})
     return legend_above(figure)
-
-
-def _convergence(bce: list[float]) -> go.Figure:
-    """The loss of the gates' steps, each the mean of the last twenty."""
-    last = 20
-    smooth = [sum(part) / len(part) for i in range(len(bce)) if (part := bce[max(0, i - last + 1) : i + 1])]
-    figure = go.Figure()
-    figure.add_scatter(y=smooth, mode="lines", line_color=_COLOURS["keep"])
-    figure.update_layout(xaxis_title="step", yaxis_title="BCE, nats a row", height=280)
-    return figure
 
 
 def _fields(report: Report) -> str:
@@ -296,7 +285,10 @@ def write_html(report: Report, path: Path) -> None:
         sections.append(("The λ at which each gate closes", _path(report)))
     if bce := report["search"].get("gate_bce"):
         sections.append(
-            (f"Convergence: loss of the gates' {len(bce)} steps at the price, mean of 20", _convergence(bce))
+            (
+                f"Convergence: loss of the gates' {len(bce)} steps at the price, mean of 20",
+                convergence(bce, _COLOURS["keep"]),
+            )
         )
     if groups:
         verdicts = [", ".join(f"{n} ({fields[n]['verdict']})" for n in g["fields"]) for g in groups]

@@ -101,7 +101,7 @@ def _in_doubt(scores: FieldScores) -> dict[str, str]:
 
 def _why(scores: FieldScores, name: str) -> str:
     """What a method's own cut went by."""
-    d, keep = scores.details[name], (scores.keep or {})[name]
+    d, keep = scores.details.get(name, {}), (scores.keep or {})[name]
     if "price" not in d:
         return "worth at least its price" if keep else "not worth its price"
     own = f"its price of {d['price']:.1e} nats a row"
