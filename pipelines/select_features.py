@@ -17,7 +17,7 @@ from recsys.recipe import facts, resolve
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.recipe import Recipe
 from recsys.selection.redundancy import clusters
-from recsys.selection.report import doubt, health, make_report
+from recsys.selection.report import doubt, health, make_report, with_probes
 from recsys.selection.report_page import write_csv, write_html
 from recsys.selection.savings import savings
 from recsys.selection.scores import FieldScores, check_policy, decide, without_repeats
@@ -65,6 +65,7 @@ def run(stage: Stage) -> Result:
     recipe = Recipe(lambda schema: checkpoint.build(schema, spec), how)
     found_health = health(model, train, valid)
     scores, probes = _search(stage, model, train, valid, recipe)
+    found_health = with_probes(found_health, probes)
     verdicts = decide(scores, top_k, protect, doubt(found_health), no_cut)
     repeats = clusters(valid, scores.ranking)
     if drops_repeats and not doubt(found_health):

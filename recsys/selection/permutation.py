@@ -27,7 +27,8 @@ def permutation(
 ) -> FieldScores:
     """score_i = mean over repeats of logloss(field i permuted over rows) − logloss.
 
-    Costs repeats × F passes over the rows.
+    Costs repeats × F passes over the rows. With sample weights the logloss is weighted, and a field's value is
+    replaced by those of rows drawn as often as they weigh.
 
     Args:
         model: Trained; not changed.
@@ -44,13 +45,14 @@ def permutation(
     started = time.perf_counter()
     check_fields(model.schema)
     rows_of, schema = Shuffled(model, valid, seed, rows), model.schema
-    base = logloss(rows_of.probabilities(), rows_of.label_R)
+    label_R, weight_R = rows_of.label_R, rows_of.weight_R
+    base = logloss(rows_of.probabilities(), label_R, weight_R)
     score: dict[str, float] = {}
     details = {}
     with progress(refresh_per_second=2) as bar:
         task = bar.add_task("permute fields", total=len(schema.names))
         for name in schema.names:
-            losses = [logloss(rows_of.probabilities([name]), rows_of.label_R) - base for _ in range(repeats)]
+            losses = [logloss(rows_of.probabilities([name]), label_R, weight_R) - base for _ in range(repeats)]
             score[name] = float(np.mean(losses))
             details[name] = {"delta_logloss": score[name], "deviation": float(np.std(losses))}
             bar.advance(task)

@@ -15,6 +15,7 @@ from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
 from recsys.progress import progress
 from recsys.schema import Schema
+from recsys.selection.gates import Gates
 from recsys.train import TrainConfig, bf16, seed_everything
 
 __all__ = ["Recipe", "Step", "batches_forever", "gate_loss", "gate_rate", "train_gated"]
@@ -60,14 +61,19 @@ def gate_loss(model: CTR, gate: nn.Module, batch: Batch, precision: str) -> Tens
     """BCE(y, head(gate(x))), with x looked up without gradient: a loss of the gates alone.
 
     The head runs in the precision of training, its input too: where the processor multiplies bf16
-    that is several times as fast.
+    that is several times as fast. Σ w·l / Σ w if rows have sample weights; LeAP's gates then replace
+    rows by others as often as these weigh.
     """
+    weight_B = batch.weight_B
     with torch.no_grad():
         x_BW = model.features(batch)
-    half, mixed_BW = bf16(precision), gate(x_BW)
+    half, mixed_BW = bf16(precision), gate(x_BW, weight_B) if isinstance(gate, Gates) else gate(x_BW)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         logit_B = model.head(mixed_BW.bfloat16() if half else mixed_BW)
-    return nn.functional.binary_cross_entropy_with_logits(logit_B.float(), batch.label_B)
+    if weight_B is None:
+        return nn.functional.binary_cross_entropy_with_logits(logit_B.float(), batch.label_B)
+    loss_B = nn.functional.binary_cross_entropy_with_logits(logit_B.float(), batch.label_B, reduction="none")
+    return (weight_B * loss_B).sum() / weight_B.sum().clamp(min=1e-12)
 
 
 def _by_size(model: CTR, decay: float) -> list[dict[str, object]]:
