@@ -51,6 +51,9 @@ QUICK = {
     "batch_size": 512,
 }
 FEW_ROWS = {
+    "autofield": {"gate_lr": 0.05},  # at the dense part's rate 110 steps leave a field of noise at one half
+    "lpfs": {"gain_share": 0.02},  # as for shufflegate
+    "optfs": {"gain_share": 0.03},  # as for shufflegate
     "permutation": {"price": 1e-3},  # 3,600 rows cannot tell 1e-4 nats from nothing
     "shufflegate": {"gain_share": 0.02},  # its gates see training rows, where learned noise pays the default price
 }
