@@ -44,7 +44,7 @@ def lpfs(
 ) -> FieldScores:
     """Train a fresh model whose field i is multiplied by g(x_i), with a proximal L1 step on the gates' x.
 
-    score_i = x_i, from 1 on; a field is kept if its x ends above 0.
+    score_i = |x_i|, from 1 on; a field is kept if its x is not exactly 0.
 
     Args:
         model: Sets the default price; not changed.
@@ -61,11 +61,12 @@ def lpfs(
         ConfigError: If a setting is out of range or there are fewer than two fields.
 
     Source: Guo et al., LPFS, 2022, equations 4, 7 and 8 (LPFS++), in the form of ERASE's code: g is
-    odd, nothing is normalised, x starts at 1, ε at .1, the order is that of x. Ours differs in two
-    ways. ERASE shrinks by .01 times Adam's rate, whatever the gradient; the proximal step here is
-    taken in Adam's metric (x ← S(x − η·m/√v, η·λ/√v), m and v the gradient's running moments), so
-    that λ is in nats. ERASE's ε shrinks by .9978 every 100 steps, for millions of steps; ours
-    reaches `last_epsilon` at the last one.
+    odd, nothing is normalised, x starts at 1, ε at .1. Ours differs in three ways. ERASE orders by
+    x, we by |x|: the large steps of a short training can carry a gate in use below 0. ERASE shrinks
+    by .01 times Adam's rate, whatever the gradient; the proximal step here is taken in Adam's
+    metric (x ← S(x − η·m/√v, η·λ/√v), m and v the gradient's running moments), so that λ is in
+    nats. ERASE's ε shrinks by .9978 every 100 steps, for millions of steps; ours reaches
+    `last_epsilon` at the last one.
     """
     started = time.perf_counter()
     check_fields(model.schema)
@@ -94,7 +95,7 @@ def lpfs(
             x_F.grad = None
         epsilon = 0.1 * (last_epsilon / 0.1) ** (step.number / step.total)
     names = model.schema.names
-    score = dict(zip(names, x_F.tolist(), strict=True))
+    score = dict(zip(names, x_F.abs().tolist(), strict=True))
     g_F = polarised(x_F.detach(), epsilon).tolist()
     details = {n: {"gate": g, "x": x} for n, g, x in zip(names, g_F, x_F.tolist(), strict=True)}
     about = {"method": "lpfs", "price": price, "seconds": time.perf_counter() - started}

@@ -124,11 +124,12 @@ def test_the_page_leads_with_the_best_method_and_tells_who_has_no_answer(tmp_pat
     better = {**CURVE, "by_seed": {s: [v + 0.01 for v in row] for s, row in CURVE["by_seed"].items()}}
     methods = {
         n: {**curve_summary(c), "kept": [4, 5], "search_seconds": 1.0, "health": {"verdict": "sound", "reason": ""},
-            "curve": c, "report": "r.html"}
+            "curve": c, "report": "r.html", "frontier": []}
         for n, c in (("leap", CURVE), ("sfs", better))
     }  # fmt: skip
     methods["lasso"] = {"failed": "selection keeps no field"}
     about = {"data": "d", "fields": 9, "metric": "auc", "grid": [2, 4, 8], "seeds": [0, 1], "methods": methods}
+    about["differences"] = {}
     made = rows(about)
     assert [r[0] for r in made] == ["sfs", "leap", "lasso", "all fields"]
     assert all(len(r) == len(columns(about)) for r in made) and made[1][5] == "4 to 5"
