@@ -16,7 +16,7 @@ def test_what_selection_costs(capfd):
     assert found["bench"] == "select" and found["wide_gates"] == 256
     ratios = ("leap_over_epoch", *(f"times_faster_than_permutation_r{r}_f{f}" for r in (1, 3) for f in (40, 80)))
     assert all(found[r] > 0 for r in (*ratios, "leap_f40_over_f20", "wide_peak_bytes"))
-    assert found["permutation_rows"] == {"f40": 800, "f80": 800}, "of the rows there are, not of more"
+    assert all(600 < rows < 1000 for rows in found["permutation_rows"].values()), "the rows there are, not more"
 
 
 @pytest.mark.slow
