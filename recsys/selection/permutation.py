@@ -8,6 +8,7 @@ from recsys.data.shards import Shards
 from recsys.metrics import logloss
 from recsys.models.ctr import CTR
 from recsys.progress import progress
+from recsys.selection.price import price_or_default
 from recsys.selection.recipe import Recipe
 from recsys.selection.scores import FieldScores, check_fields
 from recsys.selection.shuffle import Shuffled
@@ -22,7 +23,8 @@ def permutation(
     recipe: Recipe,
     seed: int,
     repeats: int = 1,
-    price: float = 1e-4,
+    price: float | None = None,
+    gain_share: float = 0.005,
     rows: int = 50_000,
 ) -> FieldScores:
     """score_i = mean over repeats of logloss(field i permuted over rows) − logloss.
@@ -37,13 +39,16 @@ def permutation(
         recipe: Not used.
         seed: Fixes the permutations, each field's by its name.
         repeats: R ≥ 1.
-        price: A field is kept if it is worth more logloss (nats a row) than this.
+        price: A field is kept if it is worth more logloss (nats a row) than this; None takes
+            `gain_share` of the model's gain over a constant.
+        gain_share: See `price`.
         rows: Held-out rows to use, drawn at random, at most.
 
     Source: Breiman, Random Forests, 2001, section 10; Fisher et al., 2019, for any model.
     """
     started = time.perf_counter()
     check_fields(model.schema)
+    price = price_or_default(price, model, valid, gain_share)
     rows_of, schema = Shuffled(model, valid, seed, rows), model.schema
     label_R, weight_R = rows_of.label_R, rows_of.weight_R
     base = logloss(rows_of.probabilities(), label_R, weight_R)

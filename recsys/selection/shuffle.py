@@ -12,6 +12,7 @@ from recsys.models.ctr import CTR
 from recsys.selection.columns import field_generators
 from recsys.selection.counted import counted, donors, weighted_mean
 from recsys.selection.price import losses
+from recsys.train import bf16
 
 __all__ = ["Shuffled", "shuffled_cost"]
 
@@ -26,11 +27,12 @@ class Shuffled:
         valid: Held-out rows; those of weight 0 are left out.
         seed: Draws the rows, and fixes the permutations, each field's by its name.
         rows: To use, at most.
+        precision: Of the head, see `recsys.train.TrainConfig`.
     """
 
     @torch.no_grad()
-    def __init__(self, model: CTR, valid: Shards, seed: int, rows: int):
-        self.model, valid = model.eval(), counted(valid)
+    def __init__(self, model: CTR, valid: Shards, seed: int, rows: int, precision: str = "fp32"):
+        self.model, self._half, valid = model.eval(), bf16(precision), counted(valid)
         rows = min(rows, max(2, _MOST_NUMBERS // sum(model.widths)))
         chosen = np.sort(np.random.default_rng(seed).permutation(len(valid))[:rows])
         parts = [valid.batch(part) for part in np.array_split(chosen, -(-len(chosen) // 8192))]
@@ -48,7 +50,8 @@ class Shuffled:
         kept = {n: self._blocks[n].clone() for n in names}
         for name, block_RD in kept.items():
             self._blocks[name].copy_(block_RD[donors(len(block_RD), self._weight_R, self._generators[name])])
-        logit_R = torch.cat([self.model.head(part) for part in self.x_RW.split(8192)])
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._half):
+            logit_R = torch.cat([self.model.head(part).float() for part in self.x_RW.split(8192)])
         for name, block_RD in kept.items():
             self._blocks[name].copy_(block_RD)
         return sigmoid(logit_R.numpy())
