@@ -278,6 +278,7 @@ def test_training_with_gates_that_pass_all_is_training(change, train, valid):
     """Identity gates give the very weights that `fit` keeps, after as many steps as its best look took."""
     how = replace(HOW, evals_per_epoch=3, max_epochs=3, **{k: v for k, v in change.items() if k != "weights"})
     if "weights" in change:
+        train = Shards(train.folder, "train")  # the fixture is shared by all tests
         train.weight_B = np.random.default_rng(0).integers(0, 3, len(train)).astype(np.float32)
     plain, mine = (
         CTR(train.schema, per_field(train.schema, dim=4), partial(DCN, hidden=(8,)), how.embedding_dropout)
@@ -385,6 +386,7 @@ def test_rows_of_weight_0_do_not_count(name, tmp_path):
 def test_label_means_are_those_of_the_counted_rows_alone(train):
     """Weight 0 for half of the rows leaves them out; any scale of the weights will do."""
     weight = (np.arange(len(train)) % 2 * 3).astype(np.float32)
+    train = Shards(train.folder, "train")
     train.weight_B = weight
     x_RC, label_R, weight_R, _ = label_encoded(train, len(train), 0)
     assert len(x_RC) == (weight > 0).sum() and weight_R.tolist() == pytest.approx([1.0] * len(x_RC))
@@ -394,6 +396,7 @@ def test_label_means_are_those_of_the_counted_rows_alone(train):
 
 
 def test_a_row_of_weight_2_is_two_rows_to_lasso(model, train, valid):
+    train = Shards(train.folder, "train")
     train.weight_B = (1 + np.arange(len(train)) % 2).astype(np.float32)
     x_RC, y, weight_R, _ = label_encoded(train, len(train), 0)
     twice = np.repeat(np.arange(len(y)), 1 + np.arange(len(y)) % 2)
