@@ -1,6 +1,6 @@
 # Scoring image: no torch, pandas or mlflow. Not built here: checked with a linter only.
 #   docker build -f docker/serve.Dockerfile -t recsys-serve .
-#   docker run -p 8080:8080 -v ./bundle:/bundle:ro recsys-serve
+#   docker run --init -e RECSYS_TOKEN -p 8080:8080 -v ./bundle:/bundle:ro recsys-serve    (callers send that token)
 FROM python:3.11-slim AS wheel
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./

@@ -9,9 +9,11 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -26,16 +28,19 @@ from recsys.errors import ConfigError
 from recsys.factory import make, make_dataclass
 from recsys.lock import locked
 from recsys.schema import Schema
+from recsys.selection.agreement import holm, influence, mean_with_interval, paired_difference
 from recsys.selection.benchmark_page import write_page
 from recsys.selection.curve import checked_grid, curve_summary
 from recsys.selection.find import read
 from recsys.selection.over_seeds import kept_names, over_seeds
 from recsys.selection.savings import savings
+from recsys.train import logits
 
 __all__ = ["Settings", "run"]
 
 _console = Console(stderr=True)
 _METRICS = ("auc", "logloss")
+_LOGITS = "test_logits.npy"
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Settings:
         grid: Climbing counts of fields; None chooses them.
         metric: `auc` or `logloss`, of the test split.
         no_cut: Fields kept by a method that gives an order and no cut; None is half of all.
+        gain_shares: Prices, as shares of the model's gain, at which each priced method searches too, for
+            the frontier of fields kept against the change of a retrain; None is none.
     """
 
     methods: list[str] | None = None
@@ -57,12 +64,15 @@ class Settings:
     grid: list[int] | None = None
     metric: str = "auc"
     no_cut: int | None = None
+    gain_shares: list[float] | None = None
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"benchmark.seeds: expected different seeds, got {self.seeds}: for example [0, 1, 2]")
         if self.metric not in _METRICS:
             raise ConfigError(f"benchmark.metric: expected auc or logloss, got {self.metric!r}: change it")
+        if self.gain_shares is not None and not all(0 < s < 1 for s in self.gain_shares):
+            raise ConfigError(f"benchmark.gain_shares: expected shares in (0, 1), got {self.gain_shares}: change them")
 
     def selectors(self) -> dict[str, dict[str, Any]]:
         """Name → configuration of each method.
@@ -91,13 +101,19 @@ class _Found:
     Args:
         reports: Its searches.
         at_grid: Test figures of its top k, by k.
+        folders: Of the models of `at_grid`, which hold their test logits.
+        kept_folders: The same of `kept`.
         kept: Of what it keeps.
+        at_price: By share of the gain: a list of (fields kept, figures of a retrain on them).
         failed: Why it has no answer.
     """
 
     reports: list[dict[str, Any]] = field(default_factory=list)
     at_grid: list[list[dict[str, float]]] = field(default_factory=list)
     kept: list[dict[str, float]] = field(default_factory=list)
+    folders: list[list[Path]] = field(default_factory=list)
+    kept_folders: list[Path] = field(default_factory=list)
+    at_price: dict[float, list[tuple[int, dict[str, float]]]] = field(default_factory=dict)
     failed: str = ""
 
 
@@ -110,7 +126,7 @@ def _retrain(stage: Stage, names: Sequence[str], seed: int) -> tuple[Path, dict[
     folder = Path(config["runs"]) / "cache" / "retrains" / hashlib.sha256(key.encode()).hexdigest()[:20]
     done, label = folder / "metrics.json", f"  {len(names)} fields"
     with locked(folder.with_suffix(".lock")):
-        if done.exists():
+        if done.exists() and (folder / _LOGITS).exists():
             found = json.loads(done.read_text())
             _console.print(f"{label}: test AUC {found['auc']:.4f} (known)", highlight=False)
             return folder, found
@@ -120,6 +136,8 @@ def _retrain(stage: Stage, names: Sequence[str], seed: int) -> tuple[Path, dict[
         own = Stage({**config, "seed": seed, "select": apply}, folder, stage.done)
         train.run(own)
         found, _, _ = measure(folder, own)
+        model, _ = checkpoint.load(folder)
+        np.save(folder / _LOGITS, logits(model, Shards(stage.data, "test", model.schema)).astype(np.float32))
         if len(names) < len(Schema.load(stage.data / "schema.json").fields):
             (folder / "model.pt").unlink()  # only searches need weights
         write_json(done, found)
@@ -137,6 +155,53 @@ def _search(stage: Stage, name: str, method: dict[str, Any], seed: int, model: P
         select_features.run(Stage(config, folder, {**stage.done, "train": model}))
         (folder / "report.html").unlink()  # the page over all seeds is written at the end
     return read(folder / "report.json")
+
+
+def _kept_at(
+    stage: Stage, name: str, method: dict[str, Any], seed: int, model: Path, share: float, report: dict[str, Any]
+) -> list[str]:
+    """What the method keeps at another price; permutation's scores do not depend on it and are cut anew."""
+    if name == "permutation" and method["price"] is None:
+        price = report["search"]["price"] * share / method["gain_share"]
+        chosen = [n for n, f in report["fields"].items() if f["score"] > price] or list(report["fields"])[:1]
+    else:
+        priced = {**method, "price": None, "gain_share": share}
+        chosen = kept_names(_search(stage, f"{name}_at_{share:g}", priced, seed, model, 1))
+    return _ordered(Schema.load(stage.data / "schema.json"), chosen)
+
+
+class _Rows:
+    """The test rows, and how far each moves a figure of a retrained model."""
+
+    def __init__(self, data: Path):
+        self.test = Shards(data, "test")
+        self.influence = cache(self._influence)
+
+    def _influence(self, folder: Path, metric: str) -> np.ndarray:
+        return influence(metric, np.load(folder / _LOGITS), self.test.label_B, self.test.weight_B)
+
+    def of(self, folders: Sequence[Path], metric: str) -> np.ndarray:
+        """Of the mean over seeds → [R]."""
+        return np.mean([self.influence(f, metric) for f in folders], 0)
+
+
+def _differences(rows: _Rows, settings: Settings, grid: list[int], found: Mapping[str, _Found]) -> dict[str, Any]:
+    """LeAP − each other method at each k, with p corrected by Holm for all of them together."""
+    leap, made = found["leap"], dict[str, dict[str, Any]]()
+    for name, of in found.items():
+        if name == "leap":
+            continue
+        made[name] = {}
+        for i, k in enumerate(grid):
+            change_S = [
+                a[i][settings.metric] - b[i][settings.metric] for a, b in zip(leap.at_grid, of.at_grid, strict=True)
+            ]
+            ours, theirs = (rows.of([f[i] for f in m.folders], settings.metric) for m in (leap, of))
+            made[name][str(k)] = paired_difference(change_S, ours - theirs)
+    flat = [d for by_k in made.values() for d in by_k.values()]
+    for d, p in zip(flat, holm([d["p"] for d in flat]), strict=True):
+        d["p_holm"] = p
+    return made
 
 
 def run(stage: Stage) -> Result:
@@ -169,8 +234,15 @@ def run(stage: Stage) -> Result:
                 continue
             ranking = list(report["fields"])
             of.reports.append(report)
-            of.at_grid.append([_retrain(stage, _ordered(schema, ranking[:k]), seed)[1] for k in grid])
-            of.kept.append(_retrain(stage, _ordered(schema, kept_names(report)), seed)[1])
+            retrained = [_retrain(stage, _ordered(schema, ranking[:k]), seed) for k in grid]
+            of.folders.append([folder for folder, _ in retrained])
+            of.at_grid.append([figures for _, figures in retrained])
+            kept_folder, kept_figures = _retrain(stage, _ordered(schema, kept_names(report)), seed)
+            of.kept.append(kept_figures)
+            of.kept_folders.append(kept_folder)
+            for share in settings.gain_shares or () if "gain_share" in methods[name] else ():
+                names = _kept_at(stage, name, methods[name], seed, model, share, report)
+                of.at_price.setdefault(share, []).append((len(names), _retrain(stage, names, seed)[1]))
     return _conclude(stage, settings, schema, grid, found, full, models)
 
 
@@ -191,6 +263,18 @@ def _curve(
     }
 
 
+def _frontier(of: _Found, full: list[dict[str, float]], metric: str) -> list[dict[str, Any]]:
+    """At each price, the fields kept and the change of a retrain on them, paired over seeds."""
+    return [
+        {
+            "gain_share": share,
+            "kept": [count for count, _ in at],
+            "change": mean_with_interval([m[metric] - f[metric] for (_, m), f in zip(at, full, strict=True)]),
+        }
+        for share, at in sorted(of.at_price.items())
+    ]
+
+
 def _conclude(
     stage: Stage,
     settings: Settings,
@@ -204,6 +288,7 @@ def _conclude(
     valid = Shards(stage.data, "valid", schema)
     whole, spec = checkpoint.load(models[0])
     answered = {name: of for name, of in found.items() if not of.failed}
+    rows, metric = _Rows(stage.data), settings.metric
     chance = found.get("random")
     by_chance = (
         _curve(settings, grid, chance, full, settings.metric)["by_seed"] if chance and not chance.failed else None
@@ -225,8 +310,12 @@ def _conclude(
         select_features.write_report(folder, report, kept)
         artifacts.append(folder)
         summary = curve_summary(curve)
+        change_S = [a[metric] - b[metric] for a, b in zip(of.kept, full, strict=True)]
+        moved_R = rows.of(of.kept_folders, metric) - rows.of(models, metric)
+        summary["kept_change"] = paired_difference(change_S, moved_R)
         methods[name] = {
             **summary,
+            "frontier": _frontier(of, full, metric),
             "kept": [len(kept_names(r)) for r in of.reports],
             "logloss_kept_change": curve_summary(curves["logloss"])["kept_change"],
             "search_seconds": report["search"]["seconds"],
@@ -248,6 +337,7 @@ def _conclude(
         "grid": grid,
         "seeds": settings.seeds,
         "methods": methods,
+        "differences": _differences(rows, settings, grid, answered) if "leap" in answered else {},
     }
     table = write_json(stage.folder / "benchmark.json", about)
     page = stage.folder / "benchmark.html"

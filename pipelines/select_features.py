@@ -1,5 +1,7 @@
 """Stage select: which fields earn their keep."""
 
+import json
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -17,12 +19,12 @@ from recsys.recipe import facts, resolve
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.recipe import Recipe
 from recsys.selection.redundancy import clusters
-from recsys.selection.report import doubt, health, make_report
+from recsys.selection.report import doubt, health, make_report, with_probes
 from recsys.selection.report_page import write_csv, write_html
 from recsys.selection.savings import savings
 from recsys.selection.scores import FieldScores, check_policy, decide, without_repeats
 from recsys.selection.shuffle import shuffled_cost
-from recsys.train import TrainConfig, fit, seed_everything
+from recsys.train import TrainConfig, best_look, fit, seed_everything
 
 __all__ = ["run", "write_report"]
 
@@ -45,8 +47,9 @@ def _search(
     probed_train, probed_valid = (cast(Shards, Probed(s, sources, seed)) for s in (train, valid))
     seed_everything(seed)
     probed = recipe.build(probed_train.schema)
-    fit(probed, probed_train, probed_valid, recipe.how, seed)
-    scores = select(probed, probed_train, probed_valid, recipe, seed)
+    history = fit(probed, probed_train, probed_valid, recipe.how, seed)
+    own = replace(recipe, steps=int(best_look(history)["step"]))
+    scores = select(probed, probed_train, probed_valid, own, seed)
     top_k = stage.config["select"]["top_k"]
     if top_k is None and scores.keep is None:
         top_k = stage.config["select"]["no_cut"]
@@ -62,9 +65,11 @@ def run(stage: Stage) -> Result:
     check_policy(model.schema.names, no_cut, protect)
     drops_repeats = _drops_repeats(stage)
     how = make_dataclass(TrainConfig, resolve(stage.config, facts(train))["train"], "train")
-    recipe = Recipe(lambda schema: checkpoint.build(schema, spec), how)
+    history = json.loads((stage.earlier("train") / "history.json").read_text())
+    recipe = Recipe(lambda schema: checkpoint.build(schema, spec), how, int(best_look(history)["step"]))
     found_health = health(model, train, valid)
     scores, probes = _search(stage, model, train, valid, recipe)
+    found_health = with_probes(found_health, probes)
     verdicts = decide(scores, top_k, protect, doubt(found_health), no_cut)
     repeats = clusters(valid, scores.ranking)
     if drops_repeats and not doubt(found_health):

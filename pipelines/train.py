@@ -14,7 +14,7 @@ from recsys.factory import make_dataclass
 from recsys.recipe import facts, resolve
 from recsys.schema import Schema
 from recsys.selection.find import kept
-from recsys.train import TrainConfig, fit, seed_everything
+from recsys.train import TrainConfig, best_look, fit, seed_everything
 
 __all__ = ["run", "run_again"]
 
@@ -39,7 +39,7 @@ def _train(stage: Stage, schema: Schema) -> Result:
     checkpoint.save(stage.folder, model, spec)
     write_json(stage.folder / "history.json", history)
     resume.unlink(missing_ok=True)
-    best = min(history, key=lambda h: h["valid_logloss"])
+    best = best_look(history)
     dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.bags.")]
     metrics = {
         "valid_logloss": best["valid_logloss"],

@@ -6,6 +6,7 @@ are installed (and, for serve, fastapi and uvicorn).
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,12 +158,24 @@ def _predict(arguments: Sequence[str]) -> int:
 def _serve(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("recsys serve", description="Score raw rows over HTTP: POST /predict.")
     parser.add_argument("bundle")
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="other than this machine's own needs RECSYS_TOKEN or --anyone"
+    )
     parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--runtime", default="auto", help="auto, onnx or pt2")
+    parser.add_argument("--anyone", action="store_true", help="serve other machines without a token")
+    from dataclasses import fields
+
+    from recsys.serving.limits import Limits
+
+    for f in fields(Limits):
+        parser.add_argument(f"--{f.name.replace('_', '-')}", type=type(f.default), default=f.default)
     given = parser.parse_args(arguments)
     from recsys.serving.server import serve
 
-    serve(given.bundle, given.host, given.port)
+    limits = Limits(**{f.name: getattr(given, f.name) for f in fields(Limits)})
+    token = os.environ.get("RECSYS_TOKEN")
+    serve(given.bundle, given.host, given.port, given.runtime, limits=limits, token=token, anyone=given.anyone)
     return 0
 
 

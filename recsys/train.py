@@ -6,7 +6,7 @@ B rows of a batch.
 import copy
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,16 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
 from recsys.metrics import auc, logloss, sigmoid
 from recsys.models.ctr import CTR
 from recsys.progress import progress
 
-__all__ = ["TrainConfig", "bf16", "fit", "logits", "seed_everything"]
+__all__ = ["Fit", "TrainConfig", "batch_loss", "best_look", "bf16", "fit", "logits", "seed_everything"]
+
+Mix = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _loss(logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None) -> Tensor:
+def batch_loss(logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None) -> Tensor:
     """Σ w·l / Σ w, l the binary cross-entropy of a row; 0 where no row of the batch counts."""
     if weight_B is None:
         return nn.functional.binary_cross_entropy_with_logits(logit_B.float(), label_B)
@@ -115,7 +118,7 @@ def logits(model: CTR, shards: Shards, batch_size: int = 8192) -> np.ndarray:
     return np.concatenate(parts)
 
 
-class _Fit:
+class Fit:
     """The state of one training, so that it can be written down and taken up again."""
 
     def __init__(self, model: CTR, config: TrainConfig, steps_per_epoch: int):
@@ -140,16 +143,26 @@ class _Fit:
             group["lr"] = self.config.lr * share
         self.model.embedding.set_learning_rate(self.config.table_lr * share)  # type: ignore[operator]
 
-    def learn(self, batch: Any, autocast: bool) -> float:
-        """One step; the tables are updated inside backward."""
+    def learn(self, batch: Batch, autocast: bool, mix: Mix | None = None) -> float:
+        """One step; the tables are updated inside backward.
+
+        Args:
+            batch: Rows.
+            autocast: Whether the head runs in bf16.
+            mix: (x_BW, batch) → (what the head is given instead, a penalty to add); None leaves x_BW.
+
+        Returns:
+            The loss of these rows, without penalties.
+        """
         self.set_rates()
         x_BW = self.model.features(batch)
+        mixed_BW, penalty = mix(x_BW, batch) if mix else (x_BW, 0.0)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            logit_B = self.model.head(x_BW)
-        loss = _loss(logit_B, batch.label_B, batch.weight_B)
-        total = loss
+            logit_B = self.model.head(mixed_BW)
+        loss = batch_loss(logit_B, batch.label_B, batch.weight_B)
+        total = loss + penalty
         if self.config.table_l2:
-            total = loss + 0.5 * self.config.table_l2 * self.model.looked_up(x_BW).square().sum(1).mean()
+            total = total + 0.5 * self.config.table_l2 * self.model.looked_up(x_BW).square().sum(1).mean()
         self.adam.zero_grad()
         total.backward()
         self.adam.step()
@@ -197,6 +210,11 @@ class _Fit:
         self.best_state, self.history = state["best_state"], state["history"]
 
 
+def best_look(history: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The look with the lowest validation logloss, the first of equal ones: its weights are what `fit` leaves."""
+    return min(history, key=lambda h: h["valid_logloss"])
+
+
 def _bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
     return progress(*columns, refresh_per_second=2)
@@ -232,7 +250,7 @@ def fit(
     seed_everything(seed)
     size = min(config.batch_size, len(train))
     per_epoch = len(train) // size
-    state = _Fit(model, config, per_epoch)
+    state = Fit(model, config, per_epoch)
     if checkpoint and checkpoint.exists():
         state.load(checkpoint)
     looks = {round(per_epoch * (i + 1) / config.evals_per_epoch) for i in range(config.evals_per_epoch)} - {0}

@@ -9,6 +9,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "data": "preparation, loading and encoding",
+    "serve": "requests a second and latency of a bundle's server",
     "select": "what feature selection costs, beside an epoch and permutation",
 }
 

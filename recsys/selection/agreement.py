@@ -1,13 +1,28 @@
-"""How far rankings, kept sets and curves agree. M runs, F fields, K points of a grid, S seeds."""
+"""How far rankings, kept sets and curves agree. M runs, F fields, K points of a grid, S seeds, R test rows."""
 
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import hypergeom, t
+from scipy.stats import hypergeom, norm, t
 
-__all__ = ["area", "jaccard", "jaccard_by_chance", "mean_with_interval", "paired_curves", "rbo", "stability"]
+from recsys.metrics import sigmoid
+from recsys.selection.price import losses
+
+__all__ = [
+    "area",
+    "area_weights",
+    "holm",
+    "influence",
+    "jaccard",
+    "jaccard_by_chance",
+    "mean_with_interval",
+    "paired_curves",
+    "paired_difference",
+    "rbo",
+    "stability",
+]
 
 
 def rbo(a: Sequence[str], b: Sequence[str], p: float = 0.9) -> float:
@@ -84,6 +99,84 @@ def mean_with_interval(values: Sequence[float] | np.ndarray) -> dict[str, float]
 def area(grid: Sequence[int], value_SK: np.ndarray) -> np.ndarray:
     """Trapezoid over the grid divided by k_max − k_min → [S]: a mean of the values."""
     return np.trapezoid(value_SK, np.asarray(grid, np.float64), axis=1) / (grid[-1] - grid[0])
+
+
+def area_weights(grid: Sequence[int]) -> np.ndarray:
+    """What each point of the grid counts in `area` → [K]; they sum to 1."""
+    return area(grid, np.eye(len(grid)))
+
+
+def influence(metric: str, logit_R: np.ndarray, label_R: np.ndarray, weight_R: np.ndarray | None = None) -> np.ndarray:
+    """How far each test row moves the metric → [R]: the sum of squares is the metric's variance over rows.
+
+    For logloss w_r·(l_r − mean) / Σw. For AUC, of a positive row w_r·(V_r − AUC) / Σ w of positive
+    rows, V_r the weighted share of negative rows ranked below it (ties count ½), and of a negative
+    row the same with the positive rows above it. Differences of two models' influences on the same
+    rows are the influence of the difference: noise that they share cancels.
+
+    Args:
+        metric: `auc` or `logloss`.
+        logit_R: Scores.
+        label_R: 0 or 1, both present.
+        weight_R: Sample weights; None weighs all alike.
+
+    Source: DeLong, DeLong and Clarke-Pearson, 1988, section 3, divided by n instead of n − 1 and
+    with weights, which are ours.
+    """
+    w_R = np.ones(len(logit_R)) if weight_R is None else np.asarray(weight_R, np.float64)
+    if metric == "logloss":
+        loss_R = losses(sigmoid(np.asarray(logit_R)), np.asarray(label_R, np.float64))
+        return w_R * (loss_R - np.average(loss_R, weights=w_R)) / w_R.sum()
+    value, of_R = np.unique(logit_R, return_inverse=True)
+    found_R, positive_R = np.zeros(len(w_R)), np.asarray(label_R) > 0.5
+    for own_R, sign in ((positive_R, 1), (~positive_R, -1)):
+        at = np.bincount(of_R, w_R * ~own_R, minlength=len(value))  # weight of the other label at each score
+        share = (np.cumsum(at) - at / 2) / at.sum()  # of the other label below, ties ½
+        v_R = share[of_R] if sign > 0 else 1 - share[of_R]
+        total = w_R[own_R].sum()
+        found_R += own_R * w_R * (v_R - (w_R * own_R) @ v_R / total) / total
+    return found_R
+
+
+def paired_difference(change_S: Sequence[float] | np.ndarray, influence_R: np.ndarray) -> dict[str, float]:
+    """Mean of S paired differences, with an interval that holds the noise of seeds and of test rows.
+
+    variance = s² / S + Σ_r influence_r²: all seeds share the test rows, so that their noise does not
+    shrink with S. Student's t with Satterthwaite's degrees of freedom; one seed has the noise of rows
+    alone. Rows are taken to be independent.
+
+    Args:
+        change_S: A difference a seed.
+        influence_R: Of the mean difference, see `influence`.
+
+    Returns:
+        mean; error, the standard error; low and high (95 %); p, two-sided, of no difference; from two
+        seeds on deviation.
+    """
+    change_S, seeds = np.asarray(change_S, np.float64), len(change_S)
+    mean, rows = float(change_S.mean()), float(np.square(influence_R).sum())
+    of_seeds = float(change_S.var(ddof=1)) / seeds if seeds > 1 else 0.0
+    error = math.sqrt(of_seeds + rows)
+    found = {"mean": mean, "error": error, "low": mean, "high": mean, "p": 1.0}
+    if seeds > 1:
+        found["deviation"] = math.sqrt(of_seeds * seeds)
+    if error > 0:
+        law = t((of_seeds + rows) ** 2 * (seeds - 1) / of_seeds**2) if of_seeds > 0 else norm()
+        half = float(law.ppf(0.975)) * error
+        found |= {"low": mean - half, "high": mean + half, "p": float(2 * law.sf(abs(mean) / error))}
+    return found
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values corrected for their number: max over p_j ≤ p_i of min(1, (n − rank of p_j)·p_j), ranks from 0.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    order, found, most = np.argsort(p, kind="stable"), [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        most = max(most, min(1.0, (len(p) - rank) * p[i]))
+        found[i] = most
+    return found
 
 
 def paired_curves(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any] | None:

@@ -15,24 +15,28 @@ from recsys.selection.scores import FieldScores, check_fields
 
 __all__ = ["AutoFieldGate", "autofield"]
 
+_LAST_TAU = 0.01
+
 
 class AutoFieldGate(nn.Module):
-    """x̃_i = p_i·norm(x_i), with p_i the first of Gumbel-softmax((log α_i + noise) / τ).
-
-    Batch normalisation without a slope of its own puts all fields on one scale; without it a field
-    of noise is kept for its mean, which acts as a bias.
+    """x̃_i = p_i·x_i, with p_i the first of softmax((log α_i + Gumbel noise) / τ), τ = max(.01, 1 − n·tau_step).
 
     Args:
         column_W: The field of each column of x_BW.
         seed: Fixes the noise.
+        tau_step: By how much τ falls a call; n is the number of calls, this one included.
     """
 
-    def __init__(self, column_W: Tensor, seed: int):
+    def __init__(self, column_W: Tensor, seed: int, tau_step: float):
         super().__init__()
-        self.column_W, self.tau = column_W, 1.0
+        self.column_W, self.tau_step, self.calls = column_W, tau_step, 0
         self.alpha_F2 = nn.Parameter(torch.zeros(int(column_W[-1]) + 1, 2))  # log α: keep, drop
-        self.norm = nn.BatchNorm1d(len(column_W), affine=False)
         self.generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def tau(self) -> float:
+        """The temperature of the last call."""
+        return max(_LAST_TAU, 1 - self.calls * self.tau_step)
 
     def keep(self) -> Tensor:
         """α_keep / (α_keep + α_drop) → [F]."""
@@ -40,10 +44,11 @@ class AutoFieldGate(nn.Module):
 
     def forward(self, x_BW: Tensor) -> Tensor:
         """→ x̃_BW, with new noise for each field and batch."""
+        self.calls += 1
         uniform_F2 = torch.rand(self.alpha_F2.shape, generator=self.generator).clamp(1e-9, 1 - 1e-7)
         noise_F2 = -torch.log(-torch.log(uniform_F2))
         p_F2 = ((self.alpha_F2.log_softmax(1) + noise_F2) / self.tau).softmax(1)
-        return self.norm(x_BW) * p_F2[:, 0][self.column_W]
+        return x_BW * p_F2[:, 0][self.column_W]
 
 
 def autofield(
@@ -52,10 +57,10 @@ def autofield(
     valid: Shards,
     recipe: Recipe,
     seed: int,
-    epochs: int = 2,
+    epochs: int | None = None,
     every: int = 10,
-    gate_lr: float = 0.05,
-    last_tau: float = 0.01,
+    gate_lr: float | None = None,
+    tau_step: float = 5e-5,
 ) -> FieldScores:
     """Train a fresh model on training rows, and every few steps its choices on a validation batch.
 
@@ -68,38 +73,38 @@ def autofield(
         valid: Rows of the choices.
         recipe: How the fresh model is built and trained.
         seed: Fixes model, noise and rows.
-        epochs: Over the training rows.
-        every: Steps of the model between two of the choices.
-        gate_lr: Adam's rate for log α.
-        last_tau: Temperature at the end, in (0, 1]; it falls from 1 in a line.
+        epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
+        every: Steps of the model between two of the choices, of which the first follows the first step.
+        gate_lr: Adam's rate for log α; None takes that of the dense part.
+        tau_step: By how much the temperature falls a pass, from 1 down to .01; in [0, 1].
 
     Raises:
         ConfigError: If a setting is out of range or there are fewer than two fields.
 
     Source: Wang et al., AutoField, 2022, equations 3 to 9, with the first-order update of section
-    3.4. The paper lets τ fall by a constant a step; so do we, down to `last_tau` at the last step.
+    3.4; gates, rates and temperature as in ERASE's code (KDD 2024), whose passes over validation
+    rows lower τ too. There the model's dropout acts in the steps of the choices; here it does not.
     """
     started = time.perf_counter()
     check_fields(model.schema)
-    if every < 1 or not 0 < last_tau <= 1 or gate_lr <= 0:
-        wanted = "selection: expected every ≥ 1, gate_lr > 0 and last_tau in (0, 1]"
-        raise ConfigError(f"{wanted}, got {every}, {gate_lr} and {last_tau}: change them")
+    if every < 1 or not 0 <= tau_step <= 1 or (gate_lr is not None and gate_lr <= 0):
+        wanted = "selection: expected every ≥ 1, gate_lr > 0 or null, and tau_step in [0, 1]"
+        raise ConfigError(f"{wanted}, got {every}, {gate_lr} and {tau_step}: change them")
     torch.manual_seed(seed)
     own = recipe.build(model.schema)
-    gate = AutoFieldGate(field_of_column(own.widths), seed)
-    adam = torch.optim.Adam(gate.parameters(), lr=gate_lr)
+    gate = AutoFieldGate(field_of_column(own.widths), seed, tau_step)
+    adam = torch.optim.Adam(gate.parameters(), lr=gate_lr or recipe.how.lr)
     held_out = batches_forever(valid, recipe.how.batch_size, seed)
 
-    def forward(batch: Batch) -> tuple[Tensor, Tensor]:
-        return own.head(gate(own.features(batch))), torch.zeros(())
+    def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return gate(x_BW), torch.zeros(())
 
-    for step in train_gated(own, forward, train, recipe.how, seed, epochs):
-        if step.number % every == 0:
+    for step in train_gated(own, mix, train, recipe, seed, epochs):
+        if (step.number - 1) % every == 0:
             own.eval()
             loss = gate_loss(own, gate, next(held_out), recipe.how.precision)
             (gate.alpha_F2.grad,) = torch.autograd.grad(loss, [gate.alpha_F2])
             adam.step()
-        gate.tau = 1 - (1 - last_tau) * step.number / step.total
     score = dict(zip(model.schema.names, gate.keep().tolist(), strict=True))
-    about = {"method": "autofield", "seconds": time.perf_counter() - started}
+    about = {"method": "autofield", "tau": gate.tau, "seconds": time.perf_counter() - started}
     return FieldScores(score, {n: p > 0.5 for n, p in score.items()}, {n: {"keep": p} for n, p in score.items()}, about)

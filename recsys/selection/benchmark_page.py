@@ -63,6 +63,23 @@ def rows(about: About) -> list[list[str]]:
     return made
 
 
+def _difference_rows(about: About) -> list[list[str]]:
+    """LeAP − another method at each k: mean, its interval and p after Holm's correction."""
+    return [
+        [n, *(f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}] p {d['p_holm']:.3f}" for d in by_k.values())]
+        for n, by_k in about["differences"].items()
+    ]
+
+
+def _frontier_rows(answered: Mapping[str, Any]) -> list[list[str]]:
+    """A row a method and price."""
+    return [
+        [n, f"{at['gain_share']:g}", " / ".join(map(str, at["kept"])), _spread(at["change"], True)]
+        for n, m in answered.items()
+        for at in m["frontier"]
+    ]
+
+
 def _near(about: About, answered: Mapping[str, Any]) -> go.Figure:
     """The same curves, at most .01 of the metric worse than all fields: where the good ones part."""
     full = next(iter(answered.values()))["full"]["mean"]
@@ -119,6 +136,14 @@ def write_page(about: About, path: Path) -> None:
             ("The same, at most .01 worse than all fields", _near(about, answered)),
             ("Reports, and the smallest k within .001 of all fields", table(["method", "smallest k"], links)),
         ]
+    metric = _name(about["metric"])
+    if about["differences"]:
+        heads = ["LeAP −", *(f"{metric}@{k}" for k in about["grid"])]
+        what = "Paired differences with 95 % intervals over seeds and test rows, p corrected by Holm for all of them"
+        sections.append((what, table(heads, _difference_rows(about))))
+    if priced := _frontier_rows(answered):
+        heads = ["method", "price, share of the model's gain", "fields kept, by seed", f"Δ{metric} of a retrain"]
+        sections.append(("Fields kept against what a retrain on them loses, at each price", table(heads, priced)))
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(page("Feature selectors compared", _lead(about, answered), notes, sections))
     unfinished.rename(path)

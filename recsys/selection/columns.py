@@ -90,7 +90,7 @@ def units(
 
     Args:
         model: Tells the fields and their widths.
-        shards: Rows from which c and a are counted, over the first `most_rows`.
+        shards: Rows from which c and a are counted, as they weigh, over the first `most_rows`.
         groups: Name → fields that share a gate and a permutation.
         split_width: Vectors of at least so many dimensions get a gate a dimension; None splits none.
         most_rows: See `shards`; a split vector is counted over a tenth of them.
@@ -115,7 +115,8 @@ def units(
         raw[group] = np.concatenate([_bytes(blocks[n]) for n in members[group]], 1)
     at = {n: i for i, n in enumerate(members)}
     of_column_W = torch.tensor([at[n] for n in column_unit])
-    change, active = zip(*(_rates(raw[n]) for n in members), strict=True)
+    weight_B = None if shards.weight_B is None else shards.weight_B[:most_rows]
+    change, active = zip(*(_rates(raw[n], weight_B) for n in members), strict=True)
     width_U = torch.bincount(of_column_W, minlength=len(at)).float()
     return Units(
         list(members), list(members.values()), of_column_W, width_U, torch.tensor(change), torch.tensor(active)
@@ -124,18 +125,23 @@ def units(
 
 def change_rates(shards: Shards, most_rows: int = 100_000) -> dict[str, float]:
     """c = P(x ≠ x of another row) = 1 − Σ_v p_v² for each field, over the first `most_rows` rows."""
-    return {n: _rates(block)[0] for n, block in raw_blocks(shards, slice(0, most_rows)).items()}
+    weight_B = None if shards.weight_B is None else shards.weight_B[:most_rows]
+    return {n: _rates(block, weight_B)[0] for n, block in raw_blocks(shards, slice(0, most_rows)).items()}
 
 
 def _bytes(block: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(block).view(np.uint8)
 
 
-def _rates(block: np.ndarray) -> tuple[float, float]:
-    """(1 − Σ p², 1 − max p) over the distinct rows of a block."""
+def _rates(block: np.ndarray, weight_B: np.ndarray | None) -> tuple[float, float]:
+    """(1 − Σ p², 1 − max p) over the distinct rows of a block, p the share of rows, or of their weight."""
     block = np.ascontiguousarray(block)
     if block.shape[1] > 1:  # compared as bytes, which is slower than as numbers
         block = block.view(np.dtype((np.void, block.dtype.itemsize * block.shape[1])))
-    count = np.unique(block, return_counts=True)[1]
+    if weight_B is None:
+        count = np.unique(block, return_counts=True)[1]
+    else:
+        inverse = np.unique(block, return_inverse=True)[1].ravel()
+        count = np.bincount(inverse, np.asarray(weight_B[: len(block)], np.float64))
     share = count / count.sum()
     return float(1 - np.square(share).sum()), float(1 - share.max())

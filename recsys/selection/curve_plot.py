@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from recsys.selection.agreement import mean_with_interval
 
-__all__ = ["add_curve", "legend_above"]
+__all__ = ["add_curve", "convergence", "legend_above"]
 
 
 def add_curve(
@@ -32,3 +32,13 @@ def add_curve(
 def legend_above(figure: go.Figure) -> go.Figure:
     """The legend in a row over the plot."""
     return figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"})
+
+
+def convergence(bce: list[float], colour: str) -> go.Figure:
+    """The loss of the gates' steps, each the mean of the last twenty."""
+    last = 20
+    smooth = [sum(part) / len(part) for i in range(len(bce)) if (part := bce[max(0, i - last + 1) : i + 1])]
+    figure = go.Figure()
+    figure.add_scatter(y=smooth, mode="lines", line_color=colour)
+    figure.update_layout(xaxis_title="step", yaxis_title="BCE, nats a row", height=280)
+    return figure

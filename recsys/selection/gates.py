@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recsys.data.shards import Shards
 from recsys.models.ctr import CTR
 from recsys.selection.columns import Units, field_generators, raw_blocks
+from recsys.selection.counted import resampled
 
 __all__ = ["EDGE", "Gates", "Reservoir", "adaptive_weights", "gated", "reservoirs", "rolled", "theta_of"]
 
@@ -104,21 +105,26 @@ def reservoirs(model: CTR, shards: Shards, found: Units, batch_size: int, size: 
         shards: The history: held-out rows.
         found: Units with their shares of active rows.
         batch_size: Rows a step.
-        size: Active rows to hold, at most.
+        size: Active rows to hold, at most; with sample weights, drawn as often as they weigh.
     """
     few = [i for i, a in enumerate(found.active_U.tolist()) if 0 < a * batch_size < _LEAST_ACTIVE]
     blocks = raw_blocks(shards, slice(0, len(shards))) if few else {}
+    weight_B = None if shards.weight_B is None else torch.from_numpy(np.asarray(shards.weight_B, np.float64))
     made: list[Reservoir] = []
     for i in few:
         columns_D = (found.of_column_W == i).nonzero().squeeze(1)
         block = torch.cat([torch.from_numpy(blocks[n]).double() for n in found.members[i]], 1)
-        value, inverse, count = block.unique(dim=0, return_inverse=True, return_counts=True)
-        rows_R = (inverse != count.argmax()).nonzero().squeeze(1)
+        value, inverse = block.unique(dim=0, return_inverse=True)
+        common = torch.bincount(inverse, weight_B).argmax()
+        rows_R = (inverse != common).nonzero().squeeze(1)
         if len(value) < 2 or len(rows_R) == 0:
             continue  # active somewhere only by rounding: a permutation is all there is
-        usual = int((inverse == count.argmax()).nonzero()[0])
-        x_RW = model.features(shards.batch(torch.cat([torch.tensor([usual]), rows_R[:size]]).numpy()))
+        usual = int((inverse == common).nonzero()[0])
         share = len(rows_R) / len(block)
+        if weight_B is not None:
+            share = float(weight_B[rows_R].sum() / weight_B.sum())
+            rows_R = rows_R[resampled(weight_B[rows_R], size)]
+        x_RW = model.features(shards.batch(torch.cat([torch.tensor([usual]), rows_R[:size]]).numpy()))
         made.append(Reservoir(i, columns_D, share, x_RW[1:, columns_D], x_RW[0, columns_D]))
     return made
 
@@ -159,12 +165,18 @@ class Gates(nn.Module):
         """Σ_i w_i g_i."""
         return (self.weight_U * self.gates()).sum()
 
-    def forward(self, x_BW: Tensor) -> Tensor:
-        """→ x̃_BW, where x_BW has at least two rows; no gradient flows into what replaces a row."""
+    def forward(self, x_BW: Tensor, weight_B: Tensor | None = None) -> Tensor:
+        """→ x̃_BW; no gradient flows into what replaces a row.
+
+        Args:
+            x_BW: At least two rows.
+            weight_B: Sample weights: a row replaces others as often as it weighs.
+        """
         share_U = self.draw_SU[self.calls % len(self.draw_SU)]
         self.calls += 1
         shift_U = 1 + (share_U * (len(x_BW) - 1)).long()
-        other_BW = rolled(x_BW.detach(), shift_U, self.of_column_W)
+        from_BW = x_BW.detach() if weight_B is None else x_BW.detach()[resampled(weight_B, len(x_BW))]
+        other_BW = rolled(from_BW, shift_U, self.of_column_W)
         if not self.stock:
             return gated(x_BW, other_BW, self.gates(), self.of_column_W)
         scale_BW = torch.ones_like(other_BW)

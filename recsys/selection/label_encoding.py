@@ -10,11 +10,12 @@ __all__ = ["label_encoded"]
 _PRIOR_ROWS = 20.0  # rows of the mean label that every id starts with
 
 
-def label_encoded(train: Shards, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def label_encoded(train: Shards, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Ids become the label's mean where the id was seen, numbers stay.
 
     The mean comes from the other half of the rows (two folds), so that an id seen once does not
     carry its own label; a list is the mean over its ids; 20 rows of the mean label smooth rare ids.
+    Rows count by their sample weights; those of weight 0 are left out.
 
     Args:
         train: Training rows.
@@ -22,36 +23,44 @@ def label_encoded(train: Shards, rows: int, seed: int) -> tuple[np.ndarray, np.n
         seed: Draws the rows and the halves.
 
     Returns:
-        x_RC float64, label_R, and the number of the field of each column [C].
+        x_RC float64, label_R, weight_R, which sums to the effective number of rows (Σw)² / Σw², and the
+        number of the field of each column [C].
 
     Source: Micci-Barreca, A preprocessing scheme for high-cardinality categorical attributes, 2001,
     equation 4 with a fixed smoothing; the folds are ours.
     """
-    order = np.random.default_rng(seed).permutation(len(train))[:rows]
+    counted = np.arange(len(train)) if train.weight_B is None else np.flatnonzero(train.weight_B)
+    order = np.random.default_rng(seed).permutation(counted)[:rows]
     half_R = np.arange(len(order)) % 2
     rows_R = np.sort(order)
     half_R = half_R[np.argsort(order)]
     blocks, label_R = raw_blocks(train, rows_R), np.asarray(train.label_B[rows_R], np.float64)
+    weight_R = np.ones(len(rows_R)) if train.weight_B is None else np.asarray(train.weight_B[rows_R], np.float64)
+    weight_R *= weight_R.sum() / np.square(weight_R).sum()
     columns: list[np.ndarray] = []
     field: list[int] = []
     for i, f in enumerate(train.schema.fields):
         block = blocks[f.name]
-        found = _label_means(block, label_R, half_R, f.cardinality) if f.is_sparse else block.astype(np.float64)
-        columns.append(found)
-        field += [i] * found.shape[1]
-    return np.concatenate(columns, 1), label_R, np.array(field)
+        if f.is_sparse:
+            block = _label_means(block, label_R, weight_R, half_R, f.cardinality)
+        columns.append(block.astype(np.float64))
+        field += [i] * block.shape[1]
+    return np.concatenate(columns, 1), label_R, weight_R, np.array(field)
 
 
-def _label_means(ids_RC: np.ndarray, label_R: np.ndarray, half_R: np.ndarray, cardinality: int) -> np.ndarray:
-    mean = label_R.mean()
+def _label_means(
+    ids_RC: np.ndarray, label_R: np.ndarray, weight_R: np.ndarray, half_R: np.ndarray, cardinality: int
+) -> np.ndarray:
+    mean = float(np.average(label_R, weights=weight_R))
     there_RC = ids_RC >= 0
     encoded_R = np.zeros(len(label_R))
     for half in (0, 1):
         other = half_R != half
-        ids, labels = ids_RC[other], np.broadcast_to(label_R[other, None], ids_RC[other].shape)
+        ids = ids_RC[other]
+        labels, weights = (np.broadcast_to(x_R[other, None], ids.shape) for x_R in (label_R, weight_R))
         seen = ids >= 0
-        count = np.bincount(ids[seen], minlength=cardinality)
-        clicks = np.bincount(ids[seen], labels[seen], minlength=cardinality)
+        count = np.bincount(ids[seen], weights[seen], minlength=cardinality)
+        clicks = np.bincount(ids[seen], (weights * labels)[seen], minlength=cardinality)
         rate = (clicks + _PRIOR_ROWS * mean) / (count + _PRIOR_ROWS)
         own = half_R == half
         value_RC = np.where(there_RC[own], rate[np.maximum(ids_RC[own], 0)], 0.0)

@@ -25,7 +25,7 @@ def lasso(
     alpha: float | None = None,
     rows: int = 100_000,
 ) -> FieldScores:
-    """score_i = ‖β_i‖₂ over the field's standardised columns, of ½·mean (y − xβ)² + α‖β‖₁.
+    """score_i = ‖β_i‖₂ over the field's standardised columns, of ½·mean (y − xβ)² + α‖β‖₁, means by sample weights.
 
     A field is kept if any of its coefficients is not 0. It sees each field alone and in a straight
     line: a pair that matters only together scores 0.
@@ -37,7 +37,7 @@ def lasso(
         recipe: Not used.
         seed: Draws rows and halves.
         alpha: α > 0; None takes the universal threshold σ_y·√(2 ln C / R), which a column of noise
-            passes with a chance that vanishes.
+            passes with a chance that vanishes; R is there the effective number of rows.
         rows: R at most.
 
     Raises:
@@ -49,12 +49,15 @@ def lasso(
     check_fields(model.schema)
     if alpha is not None and alpha <= 0:
         raise ConfigError(f"selection.alpha must be above 0, got {alpha}: for example 1e-3, or null")
-    x_RC, label_R, field_C = label_encoded(train, rows, seed)
-    deviation_C = x_RC.std(0)
-    x_RC = (x_RC - x_RC.mean(0)) / np.where(deviation_C > 0, deviation_C, 1.0)
+    x_RC, label_R, weight_R, field_C = label_encoded(train, rows, seed)
+    x_RC = x_RC - np.average(x_RC, 0, weight_R)
+    deviation_C = np.sqrt(np.average(np.square(x_RC), 0, weight_R))
+    x_RC /= np.where(deviation_C > 0, deviation_C, 1.0)
     if alpha is None:
-        alpha = max(1e-12, float(label_R.std()) * math.sqrt(2 * math.log(max(2, x_RC.shape[1])) / len(label_R)))
-    fitted = Lasso(alpha=alpha).fit(x_RC, label_R)
+        mean = float(np.average(label_R, weights=weight_R))  # the label is 0 or 1: its variance is mean·(1 − mean)
+        threshold = math.sqrt(2 * math.log(max(2, x_RC.shape[1])) / float(weight_R.sum()))
+        alpha = max(1e-12, math.sqrt(mean * (1 - mean)) * threshold)
+    fitted = Lasso(alpha=alpha).fit(x_RC, label_R, weight_R)
     square_F = np.bincount(field_C, np.square(fitted.coef_), minlength=len(model.schema.fields))
     score = {n: math.sqrt(s) for n, s in zip(model.schema.names, square_F, strict=True)}
     about = {"method": "lasso", "alpha": alpha, "rows": len(label_R), "seconds": time.perf_counter() - started}

@@ -26,7 +26,7 @@ def leap_joint(
     seed: int,
     price: float | None = None,
     gain_share: float = 0.005,
-    epochs: int = 2,
+    epochs: int | None = None,
     batch_size: int = 2048,
     adaptive: bool = True,
     groups: dict[str, list[str]] | None = None,
@@ -44,7 +44,7 @@ def leap_joint(
         seed: Fixes the model, the permutations and the order of rows.
         price: λ in nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
-        epochs: Over the training rows.
+        epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
         batch_size: Rows of a gate step.
         adaptive: Whether w_i is `adaptive_weights`, or 1 for all.
         groups: Name → fields that share one gate and one permutation.
@@ -64,12 +64,12 @@ def leap_joint(
     own = recipe.build(model.schema)
     gates = Gates(found, weight_U, seed, 1000, float(torch.tensor(5.0).sigmoid()))
 
-    def forward(batch: Batch) -> tuple[Tensor, Tensor]:
-        return own.head(gates(own.features(batch))), torch.zeros(())
+    def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return gates(x_BW, batch.weight_B), torch.zeros(())
 
     adam: torch.optim.Adam | None = None
     held_out = batches_forever(valid, batch_size, seed)
-    for step in train_gated(own, forward, train, recipe.how, seed, epochs):
+    for step in train_gated(own, mix, train, recipe, seed, epochs):
         adam = adam or torch.optim.Adam([gates.theta_U], lr=gate_rate(step.total, 3.0), betas=(0.9, 0.99))
         own.eval()
         loss = gate_loss(own, gates, next(held_out), recipe.how.precision) + price * gates.cost()

@@ -51,7 +51,7 @@ def lightgbm_gain(
         from lightgbm import LGBMClassifier
     except ImportError as error:
         raise ConfigError("selection=lightgbm_gain needs lightgbm: pip install lightgbm") from error
-    x_RC, label_R, field_C = label_encoded(train, rows, seed)
+    x_RC, label_R, weight_R, field_C = label_encoded(train, rows, seed)
     trained = LGBMClassifier(
         n_estimators=trees,
         num_leaves=leaves,
@@ -61,7 +61,7 @@ def lightgbm_gain(
         force_row_wise=True,
         n_jobs=torch.get_num_threads(),
         verbose=-1,
-    ).fit(x_RC, label_R)
+    ).fit(x_RC, label_R, weight_R)
     gain_F = np.bincount(field_C, trained.feature_importances_, minlength=len(model.schema.fields))
     share_F = gain_F / max(gain_F.sum(), 1e-12)
     score = dict(zip(model.schema.names, share_F.tolist(), strict=True))

@@ -3,7 +3,7 @@
 import time
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
@@ -18,13 +18,12 @@ __all__ = ["lpfs", "polarised", "soft_threshold"]
 
 
 def polarised(x_F: Tensor, epsilon: float) -> Tensor:
-    """g = x² / (x² + ε) + sign(x)·10·√ε·atan(x): 0 at 0, near 1 elsewhere as ε shrinks.
+    """g = sign(x)·x² / (x² + ε) + 10·√ε·atan(x): 0 at 0, near 1 above and −1 below as ε shrinks.
 
-    The second term keeps a slope at 0 (its right one, sign(0) = 1), so that a closed gate can open again.
+    It climbs everywhere; the second term keeps a slope at 0, so that a closed gate can open again.
     """
     square_F = x_F.square()
-    sign_F = torch.where(x_F < 0, -1.0, 1.0)
-    return square_F / (square_F + epsilon) + sign_F * 10 * epsilon**0.5 * x_F.atan()
+    return x_F.sign() * square_F / (square_F + epsilon) + 10 * epsilon**0.5 * x_F.atan()
 
 
 def soft_threshold(x_F: Tensor, by: Tensor | float) -> Tensor:
@@ -39,13 +38,13 @@ def lpfs(
     recipe: Recipe,
     seed: int,
     price: float | None = None,
-    gain_share: float = 0.02,
-    epochs: int = 2,
+    gain_share: float = 0.005,
+    epochs: int | None = None,
     last_epsilon: float = 1e-4,
 ) -> FieldScores:
-    """Train a fresh model with x̃_i = g(x_i)·norm(x_i) and a proximal L1 step on the gates' x.
+    """Train a fresh model whose field i is multiplied by g(x_i), with a proximal L1 step on the gates' x.
 
-    A field is kept if its x is not exactly 0.
+    score_i = |x_i|, from 1 on; a field is kept if its x is not exactly 0.
 
     Args:
         model: Sets the default price; not changed.
@@ -55,15 +54,19 @@ def lpfs(
         seed: Fixes model and rows.
         price: λ of λ‖x‖₁, in nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
-        epochs: Over the training rows.
+        epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
         last_epsilon: ε at the end; it shrinks from .1 by a constant factor a step.
 
     Raises:
         ConfigError: If a setting is out of range or there are fewer than two fields.
 
-    Source: Guo et al., LPFS, 2022, equations 4, 7 and 8 (LPFS++). The proximal step is taken in
-    Adam's metric (x ← S(x − η·m/√v, η·λ/√v), m and v the gradient's running moments), and each column is
-    normalised over the batch first, else a field of noise is kept for its mean: both ours.
+    Source: Guo et al., LPFS, 2022, equations 4, 7 and 8 (LPFS++), in the form of ERASE's code: g is
+    odd, nothing is normalised, x starts at 1, ε at .1. Ours differs in three ways. ERASE orders by
+    x, we by |x|: the large steps of a short training can carry a gate in use below 0. ERASE shrinks
+    by .01 times Adam's rate, whatever the gradient; the proximal step here is taken in Adam's
+    metric (x ← S(x − η·m/√v, η·λ/√v), m and v the gradient's running moments), so that λ is in
+    nats. ERASE's ε shrinks by .9978 every 100 steps, for millions of steps; ours reaches
+    `last_epsilon` at the last one.
     """
     started = time.perf_counter()
     check_fields(model.schema)
@@ -74,14 +77,13 @@ def lpfs(
     own = recipe.build(model.schema)
     column_W = field_of_column(own.widths)
     x_F = torch.ones(len(own.widths), requires_grad=True)
-    norm = nn.BatchNorm1d(len(column_W), affine=False)
     epsilon = 0.1
 
-    def forward(batch: Batch) -> tuple[Tensor, Tensor]:
-        return own.head(norm(own.features(batch)) * polarised(x_F, epsilon)[column_W]), torch.zeros(())
+    def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return x_BW * polarised(x_F, epsilon)[column_W], torch.zeros(())
 
     first_F, second_F = torch.zeros_like(x_F), torch.zeros_like(x_F)
-    for step in train_gated(own, forward, train, recipe.how, seed, epochs):
+    for step in train_gated(own, mix, train, recipe, seed, epochs):
         if x_F.grad is None:
             raise RuntimeError("the model's head ignores its input")
         with torch.no_grad():

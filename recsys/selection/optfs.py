@@ -64,9 +64,9 @@ def optfs(
     recipe: Recipe,
     seed: int,
     price: float | None = None,
-    gain_share: float = 0.03,
-    epochs: int = 2,
-    last_tau: float = 100.0,
+    gain_share: float = 0.005,
+    epochs: int | None = None,
+    last_tau: float = 200.0,
 ) -> FieldScores:
     """Train a fresh model with a mask on each value under L1, sharpened until masks are 0 or 1.
 
@@ -82,7 +82,7 @@ def optfs(
         price: λ of λ·Σ_fields mean over the batch's rows of the mask, in nats a row; None takes
             `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
-        epochs: Over the training rows.
+        epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
         last_tau: Temperature at the end, ≥ 1; it grows from 1 by a constant factor a step.
 
     Raises:
@@ -90,7 +90,8 @@ def optfs(
 
     Source: Lyu et al., OptFS, 2023, equations 6 to 9. The paper's L1 sums over all values; ours
     weights a value by how often it comes, so that λ is in nats a row, and numbers, which the paper
-    makes categories, have one mask a field. Retraining is the retrain stage's.
+    makes categories, have one mask a field. c₀ = ½ and the last τ = 200 are those of the authors'
+    code, which raises τ once an epoch (20 epochs; here once a step). Retraining is stage retrain's.
     """
     started = time.perf_counter()
     check_fields(model.schema)
@@ -101,11 +102,11 @@ def optfs(
     own = recipe.build(model.schema)
     masks, column_W = ValueMasks(model.schema, 0.5), field_of_column(own.widths)
 
-    def forward(batch: Batch) -> tuple[Tensor, Tensor]:
+    def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         mask_BF = masks(batch)
-        return own.head(own.features(batch) * mask_BF[:, column_W]), price * mask_BF.mean(0).sum()
+        return x_BW * mask_BF[:, column_W], price * _row_mean(mask_BF, batch.weight_B).sum()
 
-    for step in train_gated(own, forward, train, recipe.how, seed, epochs, masks, reach=2.0):
+    for step in train_gated(own, mix, train, recipe, seed, epochs, masks, reach=2.0):
         masks.tau = last_tau ** (step.number / step.total)
     names = model.schema.names
     open_F, mean_F = _shares(masks, valid)
@@ -113,6 +114,13 @@ def optfs(
     details = {n: {"values_kept": o, "mask": m} for n, o, m in zip(names, open_F, mean_F, strict=True)}
     about = {"method": "optfs", "price": price, "seconds": time.perf_counter() - started}
     return FieldScores(score, {n: d["values_kept"] > 0.5 for n, d in details.items()}, details, about)
+
+
+def _row_mean(mask_BF: Tensor, weight_B: Tensor | None) -> Tensor:
+    """Mean over rows by their sample weights → [F]; 0 if no row counts."""
+    if weight_B is None:
+        return mask_BF.mean(0)
+    return weight_B @ mask_BF / weight_B.sum().clamp(min=1e-12)
 
 
 @torch.no_grad()
@@ -123,5 +131,9 @@ def _shares(masks: ValueMasks, valid: Shards) -> tuple[list[float], list[float]]
     for number_V in (hard, soft):
         masks.c_V.copy_(torch.logit(number_V.clamp(1e-6, 1 - 1e-6)))
         masks.tau, masks.scale = 1.0, 1.0
-        totals.append(sum((masks(b).sum(0) for b in valid.batches(8192)), torch.zeros(len(masks.sizes))) / len(valid))
+        total_F, rows = torch.zeros(len(masks.sizes)), 0.0
+        for b in valid.batches(8192):
+            weight_B = torch.ones(len(b)) if b.weight_B is None else b.weight_B
+            total_F, rows = total_F + weight_B @ masks(b), rows + float(weight_B.sum())
+        totals.append(total_F / rows)
     return totals[0].tolist(), totals[1].tolist()

@@ -8,6 +8,7 @@ from recsys.data.shards import Shards
 from recsys.metrics import logloss
 from recsys.models.ctr import CTR
 from recsys.progress import progress
+from recsys.selection.price import price_or_default
 from recsys.selection.recipe import Recipe
 from recsys.selection.scores import FieldScores, check_fields
 from recsys.selection.shuffle import Shuffled
@@ -22,12 +23,14 @@ def permutation(
     recipe: Recipe,
     seed: int,
     repeats: int = 1,
-    price: float = 1e-4,
+    price: float | None = None,
+    gain_share: float = 0.005,
     rows: int = 50_000,
 ) -> FieldScores:
     """score_i = mean over repeats of logloss(field i permuted over rows) − logloss.
 
-    Costs repeats × F passes over the rows.
+    Costs repeats × F passes over the rows. With sample weights the logloss is weighted, and a field's value is
+    replaced by those of rows drawn as often as they weigh.
 
     Args:
         model: Trained; not changed.
@@ -36,21 +39,25 @@ def permutation(
         recipe: Not used.
         seed: Fixes the permutations, each field's by its name.
         repeats: R ≥ 1.
-        price: A field is kept if it is worth more logloss (nats a row) than this.
+        price: A field is kept if it is worth more logloss (nats a row) than this; None takes
+            `gain_share` of the model's gain over a constant.
+        gain_share: See `price`.
         rows: Held-out rows to use, drawn at random, at most.
 
     Source: Breiman, Random Forests, 2001, section 10; Fisher et al., 2019, for any model.
     """
     started = time.perf_counter()
     check_fields(model.schema)
+    price = price_or_default(price, model, valid, gain_share)
     rows_of, schema = Shuffled(model, valid, seed, rows), model.schema
-    base = logloss(rows_of.probabilities(), rows_of.label_R)
+    label_R, weight_R = rows_of.label_R, rows_of.weight_R
+    base = logloss(rows_of.probabilities(), label_R, weight_R)
     score: dict[str, float] = {}
     details = {}
     with progress(refresh_per_second=2) as bar:
         task = bar.add_task("permute fields", total=len(schema.names))
         for name in schema.names:
-            losses = [logloss(rows_of.probabilities([name]), rows_of.label_R) - base for _ in range(repeats)]
+            losses = [logloss(rows_of.probabilities([name]), label_R, weight_R) - base for _ in range(repeats)]
             score[name] = float(np.mean(losses))
             details[name] = {"delta_logloss": score[name], "deviation": float(np.std(losses))}
             bar.advance(task)

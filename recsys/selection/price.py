@@ -1,6 +1,5 @@
 """What a model gains over a constant, and the price of a field that follows from it."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +8,7 @@ from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.metrics import sigmoid
 from recsys.models.ctr import CTR
+from recsys.selection.counted import counted, weighted_mean
 from recsys.train import logits
 
 __all__ = ["Gain", "default_price", "gain_over_constant", "losses", "price_or_default"]
@@ -18,7 +18,7 @@ _LEAST_GAIN = 0.05  # of the constant's logloss: a model that gains nothing stil
 
 @dataclass(frozen=True)
 class Gain:
-    """Held-out logloss of always saying the mean label, minus the model's.
+    """Held-out logloss of always saying the mean label, minus the model's; both count sample weights.
 
     Args:
         mean: Nats a row.
@@ -37,17 +37,18 @@ def losses(p_B: np.ndarray, label_B: np.ndarray) -> np.ndarray:
     return -np.where(label_B > 0.5, np.log(p_B), np.log1p(-p_B))
 
 
-def gain_over_constant(logit_B: np.ndarray, label_B: np.ndarray) -> Gain:
-    """Compare a model's held-out logits with the mean label, row by row."""
+def gain_over_constant(logit_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None) -> Gain:
+    """Compare a model's held-out logits with the (weighted) mean label, row by row."""
     label_B = np.asarray(label_B, np.float64)
-    constant_B = losses(np.full(len(label_B), label_B.mean()), label_B)
-    gain_B = constant_B - losses(sigmoid(logit_B), label_B)
-    return Gain(float(gain_B.mean()), float(gain_B.std() / math.sqrt(len(gain_B))), float(constant_B.mean()))
+    constant_B = losses(np.full(len(label_B), weighted_mean(label_B, weight_B)[0]), label_B)
+    mean, error = weighted_mean(constant_B - losses(sigmoid(logit_B), label_B), weight_B)
+    return Gain(mean, error, weighted_mean(constant_B, weight_B)[0])
 
 
 def default_price(model: CTR, valid: Shards, share: float) -> float:
     """λ = `share` of the model's gain over a constant, or of 5 % of the constant's logloss if that is more."""
-    gain = gain_over_constant(logits(model, valid), valid.label_B)
+    valid = counted(valid)
+    gain = gain_over_constant(logits(model, valid), valid.label_B, valid.weight_B)
     return share * max(gain.mean, _LEAST_GAIN * gain.constant)
 
 

@@ -10,6 +10,7 @@ from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.schema import Schema
+from recsys.selection.counted import counted, resampled
 from recsys.selection.scores import FieldScores
 
 __all__ = ["PREFIX", "Probed", "discovery_rate", "is_probe", "kept_with_probes", "probe_sources", "without_probes"]
@@ -42,12 +43,13 @@ class Probed:
     the label and to all other fields is broken. It takes what `Shards` offers to selectors.
 
     Args:
-        shards: The real rows.
+        shards: The real rows; those of weight 0 are left out, others lend their values as often as they weigh.
         sources: Fields to copy.
         seed: Draws the order.
     """
 
     def __init__(self, shards: Shards, sources: Sequence[str], seed: int):
+        shards = counted(shards)
         self._real, self.label_B, self.group_B = shards, shards.label_B, shards.group_B
         self.weight_B = shards.weight_B
         self._sources = [shards.schema[n] for n in sources]
@@ -55,7 +57,11 @@ class Probed:
         order = [*shards.schema.sparse, *(f for f in copies if f.is_sparse)]
         order += [*shards.schema.numeric, *(f for f in copies if not f.is_sparse)]
         self.schema: Schema = replace(shards.schema, fields=tuple(order), _index={})
-        self._order = np.random.default_rng([seed, len(shards), 29]).permutation(len(shards))
+        rng = np.random.default_rng([seed, len(shards), 29])
+        self._order = rng.permutation(len(shards))
+        if shards.weight_B is not None:
+            drawn = resampled(torch.from_numpy(np.asarray(shards.weight_B[self._order])), len(shards)).numpy()
+            self._order = rng.permutation(self._order[drawn])
 
     def __len__(self) -> int:
         return len(self._real)

@@ -4,7 +4,7 @@ B rows, W the joined width.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
 from recsys.progress import progress
 from recsys.schema import Schema
-from recsys.train import TrainConfig, bf16, seed_everything
+from recsys.selection.gates import Gates
+from recsys.train import Fit, TrainConfig, batch_loss, bf16, seed_everything
 
 __all__ = ["Recipe", "Step", "batches_forever", "gate_loss", "gate_rate", "train_gated"]
 
@@ -27,10 +28,13 @@ class Recipe:
     Args:
         build: Schema → a fresh model.
         how: Settings of its training.
+        steps: Of that training until the look at validation whose weights it kept; None is all
+            steps of `how.max_epochs`.
     """
 
     build: Callable[[Schema], CTR]
     how: TrainConfig
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,45 +64,43 @@ def gate_loss(model: CTR, gate: nn.Module, batch: Batch, precision: str) -> Tens
     """BCE(y, head(gate(x))), with x looked up without gradient: a loss of the gates alone.
 
     The head runs in the precision of training, its input too: where the processor multiplies bf16
-    that is several times as fast.
+    that is several times as fast. Σ w·l / Σ w if rows have sample weights; LeAP's gates then replace
+    rows by others as often as these weigh.
     """
+    weight_B = batch.weight_B
     with torch.no_grad():
         x_BW = model.features(batch)
-    half, mixed_BW = bf16(precision), gate(x_BW)
+    half, mixed_BW = bf16(precision), gate(x_BW, weight_B) if isinstance(gate, Gates) else gate(x_BW)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         logit_B = model.head(mixed_BW.bfloat16() if half else mixed_BW)
-    return nn.functional.binary_cross_entropy_with_logits(logit_B.float(), batch.label_B)
-
-
-def _by_size(model: CTR, decay: float) -> list[dict[str, object]]:
-    dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.bags.")]
-    return [
-        {"params": [p for p in dense if p.ndim > 1], "weight_decay": decay},
-        {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    return batch_loss(logit_B, batch.label_B, weight_B)
 
 
 def train_gated(
     model: CTR,
-    forward: Callable[[Batch], tuple[Tensor, Tensor]],
+    mix: Callable[[Tensor, Batch], tuple[Tensor, Tensor]],
     train: Shards,
-    how: TrainConfig,
+    recipe: Recipe,
     seed: int,
-    epochs: int,
+    epochs: int | None = None,
     gates: nn.Module | None = None,
     reach: float = 3.0,
 ) -> Iterator[Step]:
-    """Train a model whose forward pass holds gates; yield after each step.
+    """Train a model whose looked-up numbers pass through gates; yield after each step.
 
-    Dense parameters and tables learn as in `recsys.train.fit`, without its looks at validation.
+    Each step is one of `recsys.train.fit` (rates, decay, precision, sample weights, `table_l2`,
+    `fresh_tables`), and so are the rows; there are as many as the model needed that frozen methods
+    are given, so that both see a model trained alike. It is not looked at on validation: gates
+    that have not closed yet would stop it early.
 
     Args:
         model: Changed in place.
-        forward: Batch → (logit_B, penalty): the model with its gates, and what they cost.
+        mix: (x_BW, batch) → (x̃_BW, penalty): looked-up numbers after the gates, and what the gates cost.
         train: Training rows.
-        how: Rates, batch size, warm-up.
+        recipe: How the model is trained.
         seed: Fixes the order of rows and the dropout.
-        epochs: At least 1.
+        epochs: Over the training rows, at least 1; a linear decay then ends with them. None takes
+            `recipe.steps`.
         gates: Learned in the same step by Adam; None are not.
         reach: How far Adam can move a gate's parameter in all. Where the whole way is short, gates
             close before the model has learned what they hide.
@@ -106,34 +108,29 @@ def train_gated(
     Raises:
         ConfigError: If there is no epoch.
     """
-    if epochs < 1:
-        raise ConfigError(f"selection.epochs must be at least 1, got {epochs}: raise it")
-    seed_everything(seed)
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"selection.epochs must be at least 1, or null, got {epochs}: raise it")
+    how = replace(recipe.how, max_epochs=epochs or recipe.how.max_epochs)
     size = min(how.batch_size, len(train))
-    total, number = epochs * (len(train) // size), 0
-    adam = torch.optim.AdamW(_by_size(model, how.weight_decay), lr=how.lr)
+    per_epoch = len(train) // size
+    total = recipe.steps if epochs is None and recipe.steps else per_epoch * how.max_epochs
+    seed_everything(seed)
+    fitting, autocast = Fit(model, how, per_epoch), bf16(how.precision)
     gate_adam = torch.optim.Adam(gates.parameters(), lr=gate_rate(total, reach)) if gates else None
     with progress(refresh_per_second=2) as bar:
         task = bar.add_task("train with gates", total=total)
-        for epoch in range(epochs):
-            for batch in train.shuffled(size, [seed, epoch]):
+        for epoch in range(-(-total // per_epoch)):
+            if epoch and how.fresh_tables:
+                model.embedding.reset()  # type: ignore[operator]
+            for _, batch in zip(range(total - fitting.step), train.shuffled(size, [seed, epoch]), strict=False):
                 model.train()
-                share = min(1.0, (number + 1) / max(1, how.warmup_steps))
-                for group in adam.param_groups:
-                    group["lr"] = how.lr * share
-                model.embedding.set_learning_rate(how.table_lr * share)  # type: ignore[operator]
-                logit_B, penalty = forward(batch)
-                loss = nn.functional.binary_cross_entropy_with_logits(logit_B.float(), batch.label_B)
-                adam.zero_grad()
                 if gate_adam:
                     gate_adam.zero_grad()
-                (loss + penalty).backward()
-                adam.step()
+                loss = fitting.learn(batch, autocast, mix)
                 if gate_adam:
                     gate_adam.step()
-                number += 1
                 bar.advance(task)
-                yield Step(number, total, float(loss.detach()))
+                yield Step(fitting.step, total, loss)
     model.eval()
 
 

@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from recsys.data.shards import Shards
 from recsys.progress import progress
 from recsys.selection.columns import raw_blocks
+from recsys.selection.counted import counted
 
 __all__ = ["clusters", "codes", "redundancy"]
 
@@ -71,7 +72,7 @@ def clusters(
     """Groups of fields that repeat each other, linked where `redundancy` is at least `least`.
 
     Args:
-        shards: Rows to look at, the first `rows`.
+        shards: Rows to look at, the first `rows` of those whose sample weight is above 0.
         ranking: Fields in order of importance.
         least: In (0, 1].
         rows: See `shards`.
@@ -81,6 +82,7 @@ def clusters(
         looked_at, rows, threshold and found: a list of groups, each its fields in order of
         importance and the smallest redundancy that links them.
     """
+    shards = counted(shards)
     blocks = raw_blocks(shards, slice(0, rows))
     names = list(ranking)[:most]
     code = {n: codes(blocks[n]) for n in names}

@@ -9,14 +9,17 @@ import numpy as np
 from recsys.data.shards import Shards
 from recsys.metrics import auc
 from recsys.models.ctr import CTR
+from recsys.selection.counted import counted
+from recsys.selection.halves import agreement_of_halves
 from recsys.selection.price import gain_over_constant
 from recsys.selection.scores import FieldScores, Verdict, intervals
 from recsys.train import logits
 
-__all__ = ["VERSION", "doubt", "health", "make_report"]
+__all__ = ["VERSION", "doubt", "health", "make_report", "with_probes"]
 
-VERSION = 4  # of the form; `recsys compare` refuses others
-_OVERFIT_GAP = 0.08  # train AUC − validation AUC past which a report is inconclusive
+VERSION = 5  # of the form; `recsys compare` refuses others
+_LEAST_AGREEMENT = 0.5  # of halves: below it more of what fields seem to be worth is luck than not
+_MOST_LUCK = 0.5  # false discoveries that kept probes imply
 
 
 def health(model: CTR, train: Shards, valid: Shards, rows: int = 100_000) -> dict[str, Any]:
@@ -24,43 +27,65 @@ def health(model: CTR, train: Shards, valid: Shards, rows: int = 100_000) -> dic
 
     Returns:
         train_auc (over the first `rows` training rows), valid_auc; gain, the held-out logloss saved
-        over a constant, and gain_error, its standard error; a verdict and the reason for it:
-        `no signal` (validation AUC within 3 standard errors of ½, or no gain beyond 3 of its own),
-        `inconclusive` (AUC but no gain: worse than a constant; or train − validation AUC of .08 or
-        more: overfit) or `sound`.
+        over a constant, and gain_error, its standard error; agreement, see `agreement_of_halves`; a
+        verdict and the reason for it: `no signal` (validation AUC within 3 standard errors of ½, or no
+        gain beyond 3 of its own), `inconclusive` (AUC but no gain: worse than a constant; or an
+        agreement below ½: two halves of the held-out rows find other fields useful) or `sound`. All
+        count sample weights. train − validation AUC decides nothing: a field of many ids, a cross of two
+        above all, overfits in it always, and fields are judged on held-out rows.
     """
     batches = [train.batch(slice(s, s + 8192)) for s in range(0, min(rows, len(train)), 8192)]
     model.eval()
     train_logit = np.concatenate([model(b).detach().numpy() for b in batches])
-    train_auc = auc(train_logit, np.concatenate([b.label_B.numpy() for b in batches]))
-    valid_logit = logits(model, valid)
-    valid_auc, gain = auc(valid_logit, valid.label_B), gain_over_constant(valid_logit, valid.label_B)
-    clicks = float(valid.label_B.sum())
-    auc_error = math.sqrt((len(valid) + 1) / (12 * clicks * (len(valid) - clicks)))  # Mann and Whitney, no relation
-    gap = train_auc - valid_auc
+    train_weight = None if train.weight_B is None else train.weight_B[: len(train_logit)]
+    train_auc = auc(train_logit, train.label_B[: len(train_logit)], train_weight)
+    valid = counted(valid)
+    valid_logit, label_B, weight_B = logits(model, valid), valid.label_B, valid.weight_B
+    valid_auc, gain = auc(valid_logit, label_B, weight_B), gain_over_constant(valid_logit, label_B, weight_B)
+    auc_error, agreement = _auc_error(label_B, weight_B), agreement_of_halves(model, valid)
     if valid_auc <= 0.5 + 3 * auc_error:
         verdict, reason = "no signal", f"validation AUC {valid_auc:.4f} is what chance gives (.5 ± {auc_error:.4f})"
     elif gain.mean <= 0:
         verdict, reason = "inconclusive", f"the model's held-out logloss is {-gain.mean:.5f} worse than a constant's"
     elif gain.mean <= 3 * gain.error:
         verdict, reason = "no signal", f"the model gains {gain.mean:.6f} ± {gain.error:.6f} nats a row over a constant"
-    elif gap >= _OVERFIT_GAP:
-        verdict, reason = (
-            "inconclusive",
-            f"the model is overfit by {gap:.3f} of AUC",
-        )
+    elif agreement < _LEAST_AGREEMENT:
+        verdict = "inconclusive"
+        reason = f"two halves of the held-out rows disagree on which fields matter (agreement {agreement:.2f} of 1)"
     else:
         verdict, reason = "sound", ""
     found = {"train_auc": train_auc, "valid_auc": valid_auc, "gain": gain.mean, "gain_error": gain.error}
+    found["agreement"] = agreement
     return {**found, "verdict": verdict, "reason": reason}
 
 
-def doubt(found_health: dict[str, Any]) -> str:
-    """Why no field's score can be believed; empty where they can.
+def _auc_error(label_B: np.ndarray, weight_B: np.ndarray | None) -> float:
+    """Standard error of AUC if scores and labels have no relation (Mann and Whitney).
 
-    An overfit model keeps its verdicts, under a caution: scores come from held-out rows.
+    With weights each label has (Σ w)² / Σ w² rows.
     """
-    if found_health["verdict"] == "no signal" or found_health["gain"] <= 0:
+    w_B = np.ones(len(label_B)) if weight_B is None else np.asarray(weight_B, np.float64)
+    p, n = (w.sum() ** 2 / max(np.square(w).sum(), 1e-300) for w in (w_B[label_B > 0.5], w_B[label_B <= 0.5]))
+    return math.sqrt((p + n + 1) / (12 * p * n))
+
+
+def with_probes(found_health: dict[str, Any], probes: dict[str, float] | None) -> dict[str, Any]:
+    """A sound model's verdict turns `inconclusive` if probes say that half of what is kept is luck."""
+    if probes is None or found_health["verdict"] != "sound" or probes["false_discovery_rate"] < _MOST_LUCK:
+        return found_health
+    reason = f"kept probes imply that {probes['false_discovery_rate']:.0%} of the kept fields are luck"
+    return {**found_health, "verdict": "inconclusive", "reason": reason}
+
+
+def doubt(found_health: dict[str, Any]) -> str:
+    """Why no field's score can be believed; empty if they can.
+
+    Where probes alone speak against it, verdicts stand, under a caution: too much is kept, not too little.
+    """
+    if (
+        found_health["verdict"] == "no signal"
+        or min(found_health["gain"], found_health["agreement"] - _LEAST_AGREEMENT) <= 0
+    ):
         return f"{found_health['verdict']}: {found_health['reason']}"
     return ""
 

@@ -9,17 +9,18 @@ from typing import Any
 import plotly.graph_objects as go
 
 from recsys.html import page, table
-from recsys.selection.curve_plot import add_curve, legend_above
+from recsys.selection.curve_plot import add_curve, convergence, legend_above
 from recsys.selection.scores import UNSETTLED
 
 __all__ = ["write_csv", "write_html"]
 
 _COLOURS = {"keep": "#2a7f62", "protected": "#3b6fb6", "uncertain": "#c77700", "drop": "#9aa1a9"}
 _MOST_BARS = 80
+_LEAST_SHARE = 0.02  # of the tables' bytes: less is not worth a word in the lead
 _FEW = 30  # fields up to which permutation importance is as cheap as gates
 _CAUTIONS = {
     "no signal": "No signal: {}. No field can be told from noise; none is dropped.",
-    "inconclusive": "Inconclusive: {}. Regularise the model, then select again.",
+    "inconclusive": "Inconclusive: {}. Give more held-out rows or regularise the model, then select again.",
 }
 Report = Mapping[str, Any]
 
@@ -57,19 +58,25 @@ def _lead(report: Report) -> str:
     lead += _cost(report)
     if saved["note"]:
         return f"{lead}What it saves is not known: {saved['note']}"
-    before, (low, high) = saved["before"], saved["us_per_row_interval"]
-    lead += f"That saves {_amount(saved['table_bytes'])} of {_amount(before['table_bytes'])} of tables, "
-    lead += f"{saved['parameters']:,} of {before['parameters']:,} parameters and "
-    speed = f"{saved['us_per_row']:.2f} of {before['us_per_row']:.2f} µs a row (95 %: {low:.2f} to {high:.2f})."
-    lead += speed if low > 0 else "no time that could be measured: " + speed
-    low, high = (v / before["train_us_per_row"] for v in saved["train_us_per_row_interval"])
-    share = saved["train_us_per_row"] / before["train_us_per_row"]
-    lead += f" A training step takes {share:.0%} less time" if low > 0 else " A training step takes as long as before"
-    lead += f" (95 %: {low:.0%} to {high:.0%} less)."
+    lead += f"{_time(saved)} Inputs: {saved['width']} of {saved['before']['width']} fewer."
+    if saved["table_bytes"] >= _LEAST_SHARE * saved["before"]["table_bytes"]:
+        lead += f" Tables: {_amount(saved['table_bytes'])} of {_amount(saved['before']['table_bytes'])} less."
     if probes := report["probes"]:
         lead += f" Probes imply {probes['false_discovery_rate']:.0%} false discoveries among what is kept"
         lead += f" (at most {probes['at_most']:.0%})."
     return lead
+
+
+def _time(saved: Report) -> str:
+    before, (low, high) = saved["before"], saved["us_per_row_interval"]
+    said = f"Scoring takes {saved['us_per_row']:.2f} of {before['us_per_row']:.2f} µs a row less"
+    if low <= 0:
+        said = "Scoring takes no less time that could be measured"
+    said += f" (95 %: {low:.2f} to {high:.2f} µs less)."
+    low, high = (v / before["train_us_per_row"] for v in saved["train_us_per_row_interval"])
+    share = saved["train_us_per_row"] / before["train_us_per_row"]
+    said += f" A training step takes {share:.0%} less time" if low > 0 else " A training step takes as long as before"
+    return f"{said} (95 %: {low:.0%} to {high:.0%} less)."
 
 
 def _cost(report: Report) -> str:
@@ -120,7 +127,8 @@ def _sure(report: Report) -> str:
     health, fields, probes = report["health"], report["fields"], report["probes"]
     said = [
         f"The model: held-out AUC {health['valid_auc']:.4f} (training {health['train_auc']:.4f}); it gains "
-        f"{health['gain']:.5f} ± {1.96 * health['gain_error']:.5f} nats a row over a constant: {health['verdict']}."
+        f"{health['gain']:.5f} ± {1.96 * health['gain_error']:.5f} nats a row over a constant; two halves of the "
+        f"held-out rows agree by {health['agreement']:.2f} of 1 on what fields are worth: {health['verdict']}."
     ]
     if probes:
         said.append(
@@ -171,8 +179,12 @@ def _importance(report: Report) -> go.Figure:
     names = list(shown)[::-1]
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names)
     figure.update_yaxes(tickvals=names, ticktext=[_short(n) for n in names])  # two names may be short for the same
-    figure.update_layout(height=130 + 20 * len(shown), barmode="overlay", xaxis_title=f"score by {report['method']}")
+    figure.update_layout(height=130 + 20 * len(shown), barmode="overlay", xaxis_title=_score_title(report["method"]))
     return legend_above(figure)
+
+
+def _score_title(method: str) -> str:
+    return "LeAP's gate score (no unit: its order counts)" if method == "leap" else f"score by {method}"
 
 
 def _short(name: str) -> str:
@@ -206,26 +218,15 @@ def _path(report: Report) -> go.Figure:
     )  # fmt: skip
     price_line = {"dash": "dot", "color": _COLOURS["uncertain"]}
     figure.add_scatter(x=[price, price], y=[0, total], mode="lines", line=price_line, name=f"price {price:.1e}")
-    title = "λ, nats a row (gates lag behind a climbing λ)"
-    figure.update_xaxes(type="log", exponentformat="power", dtick=1, title=title)
+    figure.update_xaxes(type="log", exponentformat="power", dtick=1, title="λ of the climb (gates lag behind it)")
     figure.update_layout(height=320, yaxis={"title": "open gates", "rangemode": "tozero"})
     return legend_above(figure)
 
 
-def _convergence(bce: list[float]) -> go.Figure:
-    """The loss of the gates' steps, each the mean of the last twenty."""
-    last = 20
-    smooth = [sum(part) / len(part) for i in range(len(bce)) if (part := bce[max(0, i - last + 1) : i + 1])]
-    figure = go.Figure()
-    figure.add_scatter(y=smooth, mode="lines", line_color=_COLOURS["keep"])
-    figure.update_layout(xaxis_title="step", yaxis_title="BCE, nats a row", height=280)
-    return figure
-
-
 def _fields(report: Report) -> str:
     columns = (
-        "field", "rank", "verdict", "reason", "score", "interval", "gate", "closes_at", "delta_logloss",
-        "delta_logloss_error", "delta_auc", "kind",
+        "field", "rank", "verdict", "reason", "score", "interval", "price", "delta_logloss", "delta_logloss_error",
+        "delta_auc", "gate", "closes_at", "kind",
         "cardinality", "width", "active_share", "change_rate", "weight", "table_bytes", "optimizer_bytes", "cluster",
     )  # fmt: skip
     fields = report["fields"]
@@ -239,7 +240,16 @@ def _fields(report: Report) -> str:
         value = f.get(column)
         return "" if value is None else value
 
-    return table([c.replace("_", " ") for c in shown], [[cell(n, f, c) for c in shown] for n, f in fields.items()])
+    heads = {
+        "score": "gate score" if report["method"] == "leap" else "score",
+        "price": "price, nats a row",
+        "delta_logloss": "worth, nats a row",
+        "delta_logloss_error": "± one standard error",
+        "closes_at": "closes at λ",
+    }
+    return table(
+        [heads.get(c, c.replace("_", " ")) for c in shown], [[cell(n, f, c) for c in shown] for n, f in fields.items()]
+    )
 
 
 def _words(value: object) -> str:
@@ -272,10 +282,13 @@ def write_html(report: Report, path: Path) -> None:
     if all("gate" in f for f in fields.values()):
         sections.append(("Gates: near 0 or 1 is settled", _gates(fields)))
     if all("closes_at" in f for f in fields.values()):
-        sections.append(("The price at which each gate closes", _path(report)))
+        sections.append(("The λ at which each gate closes", _path(report)))
     if bce := report["search"].get("gate_bce"):
         sections.append(
-            (f"Convergence: loss of the gates' {len(bce)} steps at the price, mean of 20", _convergence(bce))
+            (
+                f"Convergence: loss of the gates' {len(bce)} steps at the price, mean of 20",
+                convergence(bce, _COLOURS["keep"]),
+            )
         )
     if groups:
         verdicts = [", ".join(f"{n} ({fields[n]['verdict']})" for n in g["fields"]) for g in groups]

@@ -91,12 +91,24 @@ def _in_doubt(scores: FieldScores) -> dict[str, str]:
     }
     for name, d in scores.details.items():
         if "delta_logloss_error" in d:
-            half, own = 1.96 * d["delta_logloss_error"], price * d["weight"]
+            half, own = 1.96 * d["delta_logloss_error"], d["price"]
             if abs(d["delta_logloss"] - own) <= half:
                 found[name] = (
                     f"its price {own:.1e} is within what shuffling it costs, {d['delta_logloss']:.1e} ± {half:.1e}"
                 )
     return found
+
+
+def _why(scores: FieldScores, name: str) -> str:
+    """What a method's own cut went by."""
+    d, keep = scores.details.get(name, {}), (scores.keep or {})[name]
+    if "price" not in d:
+        return "worth at least its price" if keep else "not worth its price"
+    own = f"its price of {d['price']:.1e} nats a row"
+    if "delta_logloss_error" in d:
+        half = 1.96 * d["delta_logloss_error"]
+        return f"worth {d['delta_logloss']:.1e} ± {half:.1e}, {'above' if keep else 'below'} {own}"
+    return f"its gate {'stays open' if keep else 'closes'} at {own}"
 
 
 def decide(
@@ -109,7 +121,7 @@ def decide(
     """Keep the top k, or what the method would keep; protected fields always.
 
     Without top_k, a field whose interval holds its price is uncertain, which keeps it; the interval is of
-    its score over repeats, or of what shuffling it costs over rows, where a gate has not settled.
+    its score over repeats, or of what shuffling it costs over rows, if that was measured.
 
     Args:
         scores: Of a selector.
@@ -147,8 +159,7 @@ def decide(
         elif name in in_doubt:
             made.append(Verdict(name, "uncertain", in_doubt[name]))
         elif scores.keep is not None:
-            worth = "worth at least its price" if scores.keep[name] else "not worth its price"
-            made.append(Verdict(name, "keep" if scores.keep[name] else "drop", worth))
+            made.append(Verdict(name, "keep" if scores.keep[name] else "drop", _why(scores, name)))
     if all(v.verdict == "drop" for v in made):
         raise ConfigError("selection keeps no field: lower selection.price, or set select.top_k")
     return made

@@ -3,21 +3,34 @@
 import time
 
 import torch
+from torch import nn
 
 from recsys.data.shards import Shards
 from recsys.models.ctr import CTR
 from recsys.progress import progress
 from recsys.selection.columns import field_of_column
-from recsys.selection.recipe import Recipe
+from recsys.selection.counted import counted
+from recsys.selection.recipe import Recipe, gate_loss
 from recsys.selection.scores import FieldScores, check_fields
 
 __all__ = ["sfs"]
 
 
+class _Mask(nn.Module):
+    """x̃_i = m_i·x_i at m = 1."""
+
+    def __init__(self, column_W: torch.Tensor, fields: int):
+        super().__init__()
+        self.column_W, self.mask_F = column_W, nn.Parameter(torch.ones(fields))
+
+    def forward(self, x_BW: torch.Tensor) -> torch.Tensor:
+        return x_BW * self.mask_F[self.column_W]
+
+
 def sfs(
     model: CTR, train: Shards, valid: Shards, recipe: Recipe, seed: int, batch_size: int = 1024, batches: int = 200
 ) -> FieldScores:
-    """score_i = mean over validation batches of |∂L/∂m_i| at m = 1, where x̃_i = m_i·x_i.
+    """score_i = mean over validation batches of |∂L/∂m_i| at m = 1, where x̃_i = m_i·x_i, L weighted as rows are.
 
     Args:
         model: Trained; not changed. Near its optimum the gradient is small for every field, so
@@ -38,17 +51,15 @@ def sfs(
     started = time.perf_counter()
     check_fields(model.schema)
     model.eval()
+    valid = counted(valid)
     column_W = field_of_column(model.widths)
     total_F, count = torch.zeros(len(model.widths)), 0
     with progress(refresh_per_second=2) as bar:
         task = bar.add_task("mask gradients", total=min(batches, max(1, len(valid) // batch_size)))
         for batch in valid.shuffled(batch_size, [seed, 11]):
-            with torch.no_grad():
-                x_BW = model.features(batch)
-            mask_F = torch.ones(len(model.widths), requires_grad=True)
-            logit_B = model.head(x_BW * mask_F[column_W])
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logit_B, batch.label_B)
-            total_F += torch.autograd.grad(loss, mask_F)[0].abs()
+            mask = _Mask(column_W, len(model.widths))
+            loss = gate_loss(model, mask, batch, "fp32")
+            total_F += torch.autograd.grad(loss, mask.mask_F)[0].abs()
             count += 1
             bar.advance(task)
             if count == batches:

@@ -5,10 +5,12 @@ import time
 import torch
 from torch import Tensor
 
+from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.models.ctr import CTR
 from recsys.progress import progress
 from recsys.selection.columns import field_of_column
+from recsys.selection.counted import counted
 from recsys.selection.recipe import Recipe
 from recsys.selection.scores import FieldScores, check_fields
 
@@ -17,14 +19,20 @@ __all__ = ["shark"]
 
 @torch.no_grad()
 def _mean_embedding(model: CTR, valid: Shards) -> Tensor:
-    total_W = torch.zeros(sum(model.widths), dtype=torch.float64)
+    total_W, weight = torch.zeros(sum(model.widths), dtype=torch.float64), 0.0
     for batch in valid.batches(8192):
-        total_W += model.features(batch).double().sum(0)
-    return (total_W / len(valid)).float()
+        weight_B = _weights(batch)
+        total_W += weight_B @ model.features(batch).double()
+        weight += float(weight_B.sum())
+    return (total_W / weight).float()
+
+
+def _weights(batch: Batch) -> Tensor:
+    return torch.ones(len(batch), dtype=torch.float64) if batch.weight_B is None else batch.weight_B.double()
 
 
 def shark(model: CTR, train: Shards, valid: Shards, recipe: Recipe, seed: int, batch_size: int = 8192) -> FieldScores:
-    """score_i = mean over rows of |⟨∂ℓ/∂x_i, E[x_i] − x_i⟩|, ℓ a row's own logloss.
+    """score_i = mean over rows of |⟨∂ℓ/∂x_i, E[x_i] − x_i⟩|, ℓ a row's own logloss; means are weighted as rows are.
 
     The loss is summed over the batch, so that one backward pass gives every row's own gradient.
 
@@ -44,9 +52,10 @@ def shark(model: CTR, train: Shards, valid: Shards, recipe: Recipe, seed: int, b
     started = time.perf_counter()
     check_fields(model.schema)
     model.eval()
+    valid = counted(valid)
     column_W = field_of_column(model.widths)
     mean_W = _mean_embedding(model, valid)
-    total_F = torch.zeros(len(model.widths), dtype=torch.float64)
+    total_F, weight = torch.zeros(len(model.widths), dtype=torch.float64), 0.0
     with progress(refresh_per_second=2) as bar:
         task = bar.add_task("first-order losses", total=len(valid))
         for batch in valid.batches(batch_size):
@@ -60,9 +69,11 @@ def shark(model: CTR, train: Shards, valid: Shards, recipe: Recipe, seed: int, b
             with torch.no_grad():
                 change_BW = gradient_BW * (mean_W - x_BW)
                 change_BF = torch.zeros(len(batch), len(model.widths)).index_add_(1, column_W, change_BW)
-                total_F += change_BF.abs().double().sum(0)
+                weight_B = _weights(batch)
+                total_F += weight_B @ change_BF.abs().double()
+                weight += float(weight_B.sum())
             bar.advance(task, len(batch))
     names = model.schema.names
-    score = dict(zip(names, (total_F / len(valid)).tolist(), strict=True))
+    score = dict(zip(names, (total_F / weight).tolist(), strict=True))
     about = {"method": "shark", "seconds": time.perf_counter() - started}
     return FieldScores(score, None, {n: {"first_order_loss": s} for n, s in score.items()}, about)

@@ -10,7 +10,9 @@ from recsys.data.shards import Shards
 from recsys.metrics import auc, sigmoid
 from recsys.models.ctr import CTR
 from recsys.selection.columns import field_generators
+from recsys.selection.counted import counted, donors, weighted_mean
 from recsys.selection.price import losses
+from recsys.train import bf16
 
 __all__ = ["Shuffled", "shuffled_cost"]
 
@@ -22,30 +24,34 @@ class Shuffled:
 
     Args:
         model: Trained; not changed.
-        valid: Held-out rows.
+        valid: Held-out rows; those of weight 0 are left out.
         seed: Draws the rows, and fixes the permutations, each field's by its name.
         rows: To use, at most.
+        precision: Of the head, see `recsys.train.TrainConfig`.
     """
 
     @torch.no_grad()
-    def __init__(self, model: CTR, valid: Shards, seed: int, rows: int):
-        self.model = model.eval()
+    def __init__(self, model: CTR, valid: Shards, seed: int, rows: int, precision: str = "fp32"):
+        self.model, self._half, valid = model.eval(), bf16(precision), counted(valid)
         rows = min(rows, max(2, _MOST_NUMBERS // sum(model.widths)))
         chosen = np.sort(np.random.default_rng(seed).permutation(len(valid))[:rows])
         parts = [valid.batch(part) for part in np.array_split(chosen, -(-len(chosen) // 8192))]
         self.x_RW = torch.cat([model.features(b) for b in parts])
         self.label_R = np.concatenate([b.label_B.numpy() for b in parts])
+        self.weight_R = None if valid.weight_B is None else np.asarray(valid.weight_B[chosen], np.float64)
+        self._weight_R = None if self.weight_R is None else torch.from_numpy(self.weight_R)
         names = model.schema.names
         self._blocks: dict[str, Tensor] = dict(zip(names, self.x_RW.split(model.widths, 1), strict=True))
         self._generators = dict(zip(names, field_generators(names, seed), strict=True))
 
     @torch.no_grad()
     def probabilities(self, names: Sequence[str] = ()) -> np.ndarray:
-        """p_R with these fields shuffled, each by a permutation of its own; each call draws others."""
+        """p_R with these fields shuffled, each by `donors` of its own; each call draws others."""
         kept = {n: self._blocks[n].clone() for n in names}
         for name, block_RD in kept.items():
-            self._blocks[name].copy_(block_RD[torch.randperm(len(block_RD), generator=self._generators[name])])
-        logit_R = torch.cat([self.model.head(part) for part in self.x_RW.split(8192)])
+            self._blocks[name].copy_(block_RD[donors(len(block_RD), self._weight_R, self._generators[name])])
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._half):
+            logit_R = torch.cat([self.model.head(part).float() for part in self.x_RW.split(8192)])
         for name, block_RD in kept.items():
             self._blocks[name].copy_(block_RD)
         return sigmoid(logit_R.numpy())
@@ -65,18 +71,18 @@ def shuffled_cost(
 
     Returns:
         For each name delta_logloss, nats a row, positive where the model loses; delta_logloss_error, its
-        standard error over rows; delta_auc, negative where the model loses.
+        standard error over rows; delta_auc, negative where the model loses. All count sample weights.
     """
     rows_of = Shuffled(model, valid, seed, rows)
-    p_R, label_R = rows_of.probabilities(), rows_of.label_R
-    loss_R, base = losses(p_R, label_R), auc(p_R, label_R)
+    p_R, label_R, weight_R = rows_of.probabilities(), rows_of.label_R, rows_of.weight_R
+    loss_R, base = losses(p_R, label_R), auc(p_R, label_R, weight_R)
     found: dict[str, dict[str, float]] = {}
     for name, fields in groups.items():
         shuffled_R = rows_of.probabilities(fields)
-        delta_R = losses(shuffled_R, label_R) - loss_R
+        mean, error = weighted_mean(losses(shuffled_R, label_R) - loss_R, weight_R)
         found[name] = {
-            "delta_logloss": float(delta_R.mean()),
-            "delta_logloss_error": float(delta_R.std() / np.sqrt(len(delta_R))),
-            "delta_auc": auc(shuffled_R, label_R) - base,
+            "delta_logloss": mean,
+            "delta_logloss_error": error,
+            "delta_auc": auc(shuffled_R, label_R, weight_R) - base,
         }
     return found

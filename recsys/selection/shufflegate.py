@@ -27,7 +27,7 @@ def shufflegate(
     seed: int,
     price: float | None = None,
     gain_share: float = 0.005,
-    epochs: int = 2,
+    epochs: int | None = None,
 ) -> FieldScores:
     """Minimise BCE(y, f(x̃)) + λ·Σ_i g_i over a fresh model and its gates, on training rows.
 
@@ -41,7 +41,7 @@ def shufflegate(
         seed: Fixes the model, the permutations and the order of rows.
         price: λ in nats a row, the same for every field; None takes `gain_share` of the model's gain.
         gain_share: See `price`.
-        epochs: Over the training rows.
+        epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
 
     Raises:
         ConfigError: If a setting is out of range or there are fewer than two fields.
@@ -56,10 +56,10 @@ def shufflegate(
     own = recipe.build(model.schema)
     gates = Gates(found, torch.ones(len(found.names)), seed, 1000, float(torch.tensor(5.0).sigmoid()))
 
-    def forward(batch: Batch) -> tuple[Tensor, Tensor]:
-        return own.head(gates(own.features(batch))), price * gates.cost()
+    def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return gates(x_BW, batch.weight_B), price * gates.cost()
 
-    for _ in train_gated(own, forward, train, recipe.how, seed, epochs, gates):
+    for _ in train_gated(own, mix, train, recipe, seed, epochs, gates):
         gates.clamp()
     about: dict[str, Any] = {"method": "shufflegate", "price": price, "seconds": time.perf_counter() - started}
     return gate_scores(model.schema.names, found, gates, about)

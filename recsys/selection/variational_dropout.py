@@ -50,8 +50,8 @@ def variational_dropout(
     recipe: Recipe,
     seed: int,
     price: float | None = None,
-    gain_share: float = 0.02,
-    epochs: int = 2,
+    gain_share: float = 0.005,
+    epochs: int | None = None,
     temperature: float = 0.1,
 ) -> FieldScores:
     """Minimise BCE + λ·Σ_i κ_i over a fresh model and the keep rates κ; a field is kept if κ_i > ½.
@@ -64,7 +64,7 @@ def variational_dropout(
         seed: Fixes model, draws and rows.
         price: λ in nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
-        epochs: Over the training rows.
+        epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
         temperature: Of the concrete draws, in (0, 1].
 
     Raises:
@@ -82,10 +82,10 @@ def variational_dropout(
     own = recipe.build(model.schema)
     dropout = ConcreteDropout(field_of_column(own.widths), temperature, seed)
 
-    def forward(batch: Batch) -> tuple[Tensor, Tensor]:
-        return own.head(dropout(own.features(batch))), price * dropout.keep().sum()
+    def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return dropout(x_BW), price * dropout.keep().sum()
 
-    for _ in train_gated(own, forward, train, recipe.how, seed, epochs, dropout, reach=8.0):
+    for _ in train_gated(own, mix, train, recipe, seed, epochs, dropout, reach=8.0):
         pass
     score = dict(zip(model.schema.names, dropout.keep().tolist(), strict=True))
     about = {"method": "variational_dropout", "price": price, "seconds": time.perf_counter() - started}

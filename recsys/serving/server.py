@@ -1,98 +1,128 @@
-"""A scoring server over one bundle: POST /predict, GET /health, GET /card."""
+"""Serve one bundle over HTTP until told to stop."""
 
+import ipaddress
+import logging
+import resource
 import socket
 from pathlib import Path
-from typing import Annotated, Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse
 
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError
+from recsys.serving.app import make_app
 from recsys.serving.bundle import Bundle
-from recsys.serving.rows import parse_json
+from recsys.serving.limits import HEADER_BYTES, Limits, connection_class
 
-__all__ = ["make_app", "serve"]
+__all__ = ["serve"]
 
-
-async def _body(request: Request) -> bytes:
-    """Take the body as it is: FastAPI's own parsing lets NaN pass and words errors its own way."""
-    return await request.body()
-
-
-def _answer(bundle: Bundle, sent: Any) -> dict[str, Any]:
-    if isinstance(sent, dict) and set(sent) == {"rows"} and "rows" not in bundle.schema.raw_columns:
-        sent = sent["rows"]
-        if not isinstance(sent, list):
-            raise DataError(f"rows: expected a list of rows, got {type(sent).__name__}: put the row in [ ]")
-    if isinstance(sent, list):
-        return {"probabilities": bundle.score(sent).tolist()}
-    if isinstance(sent, dict):
-        return {"probability": float(bundle.score([sent])[0])}
-    raise DataError(f'expected a row as an object, a list of rows or {{"rows": […]}}, got {type(sent).__name__}')
-
-
-def make_app(bundle: Bundle) -> FastAPI:
-    """The application.
-
-    `POST /predict` takes a raw row, a list of rows or `{"rows": [...]}` and answers
-    `{"probability": p}` or `{"probabilities": [...]}`; a request that cannot be scored gets HTTP
-    422 and `{"error": "<one line>"}`. `GET /health` answers `{"status": "ok"}`, `GET /card` the
-    bundle's card.
-
-    Args:
-        bundle: The model; FastAPI's threads share it.
-    """
-    app = FastAPI(title="recsys", description="Scores raw rows with one bundle")
-
-    @app.exception_handler(DataError)
-    async def refuse(_: Request, error: DataError) -> JSONResponse:
-        return JSONResponse({"error": " ".join(str(error).split())}, status_code=422)
-
-    @app.post("/predict")
-    def predict(body: Annotated[bytes, Depends(_body)]) -> dict[str, Any]:
-        return _answer(bundle, parse_json(body))
-
-    @app.get("/health")
-    def health() -> dict[str, str]:
-        return {"status": "ok", "runtime": bundle.runtime}
-
-    @app.get("/card")
-    def card() -> dict[str, Any]:
-        return bundle.card
-
-    return app
+_BACKLOG = 64  # connections that the event loop accepts before it asks whether they are too many
+_SPARE_FILES = _BACKLOG + 64  # descriptors for all but connections: the graph, standard streams, the event loop
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Take the address before anything is loaded: uvicorn would log a refusal and exit 1."""
+    """Take the address before anything is loaded: uvicorn would log a refusal and exit 1.
+
+    The protocol is named: asyncio turns Nagle's algorithm off for IPPROTO_TCP only, and with it on every
+    answer on a connection that is kept open waits 40 ms for the client's delayed acknowledgement.
+    """
     if not 0 <= port <= 65535:
         raise ConfigError(f"serve: expected a port from 0 to 65535, got {port}: choose another")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    door = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.bind((host, port))
+        door.listen(_BACKLOG)
     except OSError as error:
+        door.close()
         reason = error.strerror or str(error)
         raise ConfigError(f"serve: cannot listen on {host}:{port}: {reason}: choose another host or port") from error
+    return door
 
 
-def serve(path: Path | str, host: str = "127.0.0.1", port: int = 8000, runtime: str = "auto") -> None:
-    """Serve a bundle until interrupted.
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_access(host: str, token: str | None, anyone: bool) -> None:
+    if token == "":
+        raise ConfigError("serve: the token is empty: set RECSYS_TOKEN to a long random word")
+    if token is None and not anyone and not _is_loopback(host):
+        raise ConfigError(
+            f"serve: other machines reach {host}, and no token is set: set the environment variable RECSYS_TOKEN, "
+            "or give --anyone if a proxy in front checks callers"
+        )
+
+
+def _check_files(limits: Limits) -> None:
+    """Raise the limit of open files to what the connections need.
+
+    Raises:
+        ConfigError: If the system does not allow so many.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = limits.connections + _SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            most = hard - _SPARE_FILES
+            raise ConfigError(
+                f"serve: {limits.connections} connections need {needed} open files, this process may have {hard}: "
+                f"set --connections {max(1, most)}, or raise the limit (ulimit -n)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def serve(
+    path: Path | str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    runtime: str = "auto",
+    *,
+    limits: Limits | None = None,
+    token: str | None = None,
+    anyone: bool = False,
+) -> None:
+    """Serve a bundle until interrupted (SIGINT or SIGTERM).
 
     Args:
         path: The bundle.
         host: Address to listen on.
         port: 0 (any free one) to 65535.
         runtime: See `Bundle.load`.
+        limits: See `Limits`.
+        token: What callers must send as `Authorization: Bearer TOKEN`; None asks for none.
+        anyone: Whether a host that other machines reach may be served without a token.
 
     Raises:
-        ConfigError: If the address cannot be listened on.
+        ConfigError: If the address cannot be listened on, or would be open to everyone unasked.
         BundleError: If the bundle is damaged or cannot be scored here.
     """
+    limits = limits or Limits()
+    _check_access(host, token, anyone)
+    _check_files(limits)
     with _listen(host, port) as door:
-        app = make_app(Bundle.load(path, runtime))
+        hosts = ["localhost", "127.0.0.1", "[::1]", host] if token is None and _is_loopback(host) else None
+        app = make_app(Bundle.load(path, runtime), limits, token, hosts)
         address = f"[{host}]" if ":" in host else host
-        print(
-            f"serving {path} on http://{address}:{door.getsockname()[1]} (POST /predict, GET /health, /card)",
-            flush=True,
+        where = f"http://{address}:{door.getsockname()[1]}"
+        print(f"serving {path} on {where} (POST /predict, GET /health, /card, /docs)", flush=True)
+        logging.getLogger("uvicorn.error").addFilter(lambda record: "Invalid HTTP request" not in record.getMessage())
+        config = uvicorn.Config(
+            app,
+            http=connection_class(limits),
+            ws="none",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            h11_max_incomplete_event_size=HEADER_BYTES,
+            timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
         )
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[door])
+        try:
+            uvicorn.Server(config).run(sockets=[door])
+        except KeyboardInterrupt:  # uvicorn raises it again after it has stopped in good order
+            return

@@ -12,7 +12,7 @@ from recsys import checkpoint
 from recsys.errors import ConfigError
 from recsys.metrics import auc
 from recsys.schema import Schema
-from recsys.train import TrainConfig, _Fit
+from recsys.train import Fit, TrainConfig
 from tests.sequences import LENGTH, event_batch, event_schema, rows_of
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -62,7 +62,7 @@ def test_model_keeps_its_promises(given: dict[str, Any], tmp_path: Path, exporte
 def step(model, batch) -> None:
     """One step of training moves every table and every dense parameter, in place."""
     before = {n: v.detach().clone() for n, v in model.state_dict().items()}
-    state = _Fit(model, TrainConfig(warmup_steps=0, table_l2=1e-3, precision="fp32"), 10)
+    state = Fit(model, TrainConfig(warmup_steps=0, table_l2=1e-3, precision="fp32"), 10)
     model.train()
     assert torch.tensor(state.learn(batch, autocast=False)).isfinite()
     fixed = {n for n in before if n.endswith("projection_DM")}
@@ -113,7 +113,7 @@ def test_attention_learns_whether_the_candidate_was_met_before() -> None:
         torch.manual_seed(0)
         schema = event_schema(10, ids=300).subset(["past", "product"])
         model = checkpoint.build(schema, {**spec("mlp", "per_field", sequence), "embedding_dropout": 0.0})
-        state = _Fit(model, TrainConfig(lr=3e-3, table_lr=0.1, warmup_steps=0, precision="fp32"), 1000)
+        state = Fit(model, TrainConfig(lr=3e-3, table_lr=0.1, warmup_steps=0, precision="fp32"), 1000)
         for seed in range(501):
             batch = event_batch(schema, 512, seed)
             met_B = torch.rand(512) < 0.5

@@ -14,8 +14,9 @@ def test_what_selection_costs(capfd):
     assert main(["bench", "select", *sizes, "--repeats", "1"]) == 0
     found = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert found["bench"] == "select" and found["wide_gates"] == 256
-    ratios = ("leap_over_epoch", "times_faster_than_permutation_f40", "times_faster_than_permutation_f80")
+    ratios = ("leap_over_epoch", *(f"times_faster_than_permutation_r{r}_f{f}" for r in (1, 3) for f in (40, 80)))
     assert all(found[r] > 0 for r in (*ratios, "leap_f40_over_f20", "wide_peak_bytes"))
+    assert all(600 < rows < 1000 for rows in found["permutation_rows"].values()), "the rows there are, not more"
 
 
 @pytest.mark.slow

@@ -10,12 +10,12 @@ from recsys.cli import conf, main
 from tests.pipeline.small import SMALL, recsys
 
 SMALLER = [a for a in SMALL if not a.startswith(("selection.", "train.max_epochs", "name="))]
-METHODS = ("leap", "sfs", "random")
+METHODS = ("leap", "permutation", "sfs", "random")
 
 
 ARGUMENTS = [
     "experiment=selection_benchmark", *SMALLER, "train.max_epochs=1", "benchmark.seeds=[0,1]",
-    "benchmark.grid=[2,4]", "benchmark.methods=[leap,sfs,random]",
+    "benchmark.grid=[2,4]", "benchmark.methods=[leap,permutation,sfs,random]", "benchmark.gain_shares=[.005,.3]",
     "+benchmark.settings.leap={steps: 150, batch_size: 256}",
 ]  # fmt: skip
 
@@ -62,6 +62,40 @@ def test_a_curve_is_of_models_trained_on_the_top_k(done, place):
         assert about["methods"]["leap"]["curve"]["by_seed"][str(seed)] == wanted
 
 
+def test_differences_hold_row_noise_and_are_corrected(done):
+    """LeAP − each method at each k, worked anew from what the table says and from the stored test logits."""
+    _, folder, _ = done
+    about = json.loads((folder / "benchmark.json").read_text())
+    assert set(about["differences"]) == set(METHODS) - {"leap"}
+    flat = [(n, i, d) for n, by_k in about["differences"].items() for i, d in enumerate(by_k.values())]
+    assert len(flat) == 6
+    for name, i, d in flat:
+        ours, theirs = (about["methods"][n]["curve"]["by_seed"] for n in ("leap", name))
+        change = [ours[s][i] - theirs[s][i] for s in ("0", "1")]
+        assert d["mean"] == pytest.approx(sum(change) / 2) and d["low"] <= d["mean"] <= d["high"]
+        assert d["error"] >= abs(change[0] - change[1]) / 2 - 1e-12, "at least the noise of seeds"
+        assert 0 <= d["p"] <= d["p_holm"] <= 1
+        if change[0] != 0:
+            assert d["error"] > abs(change[0] - change[1]) / 2, "and that of rows"
+    assert min(d["p_holm"] for *_, d in flat) == pytest.approx(min(1, 6 * min(d["p"] for *_, d in flat)))
+    assert "corrected by Holm" in (folder / "benchmark.html").read_text()
+
+
+def test_the_frontier_has_each_priced_method_at_each_price(done):
+    _, folder, _ = done
+    about = json.loads((folder / "benchmark.json").read_text())
+    for name in METHODS:
+        at = about["methods"][name]["frontier"]
+        assert [a["gain_share"] for a in at] == ([0.005, 0.3] if name in ("leap", "permutation") else [])
+        if at:
+            assert all(few <= many for few, many in zip(at[1]["kept"], at[0]["kept"], strict=True))
+    report = json.loads((folder / "searches" / "permutation" / "0" / "report.json").read_text())
+    price = report["search"]["price"] * 0.3 / 0.005
+    above = max(1, sum(f["score"] > price for f in report["fields"].values()))
+    assert about["methods"]["permutation"]["frontier"][1]["kept"][0] == above
+    assert "Fields kept against" in (folder / "benchmark.html").read_text()
+
+
 def test_two_of_its_reports_are_compared_over_seeds(done, place):
     _, folder, _ = done
     reports = [str(folder / "reports" / n) for n in ("random", "leap")]
@@ -92,6 +126,7 @@ def test_a_second_run_trains_nothing_again(done, place, monkeypatch, capfd):
     [
         ("benchmark.seeds=[1,1]", "benchmark.seeds: expected different seeds, got [1, 1]"),
         ("benchmark.grid=[4,2]", "benchmark.grid: expected climbing counts of fields from 1 to 7"),
+        ("benchmark.gain_shares=[2]", "benchmark.gain_shares: expected shares in (0, 1), got [2"),
         ("benchmark.metric=f1", "benchmark.metric: expected auc or logloss, got 'f1'"),
         ("+benchmark.settings.leap.stepz=3", "benchmark.settings.leap: unknown stepz"),
         ("benchmark.methods=[magic]", "benchmark.methods: no selector ['magic']: expected some of autofield"),

@@ -1,25 +1,39 @@
-"""The scoring server answers as the bundle does, and refuses in one line."""
+"""The scoring server answers as the bundle does, refuses in one line, and no client can hold it up."""
 
+import http.client
 import json
+import os
+import re
+import resource
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 
+from recsys.cli import main
 from recsys.errors import ConfigError
 from recsys.serving.bundle import Bundle
-from recsys.serving.server import make_app, serve
+from recsys.serving.limits import Limits
+from recsys.serving.openapi import example_row
+from recsys.serving.server import serve
+
+JSON = {"content-type": "application/json"}
+TIGHT = [
+    "--body-bytes", "20000", "--rows", "50", "--header-seconds", "0.5", "--body-seconds", "0.5", "--connections", "8",
+    "--stop-seconds", "1",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +46,56 @@ def rows(bundle: Path) -> list[dict[str, Any]]:
     return json.loads((bundle / "golden.json").read_text())["rows"]
 
 
-@pytest.fixture(scope="module")
-def client(loaded: Bundle) -> Iterator[httpx.Client]:
-    """A client of a real server, on a port that the system chose."""
-    server = uvicorn.Server(uvicorn.Config(make_app(loaded), log_level="error"))
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
-        thread.start()
+@contextmanager
+def running(bundle: Path, *options: str, **env: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command in a process of its own → the process and its address."""
+    command = [sys.executable, "-m", "recsys", "serve", str(bundle), "--port", "0", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = {k: v for k, v in os.environ.items() if k != "RECSYS_TOKEN"} | env
+    with subprocess.Popen(command, env=environment, **pipes) as process:
         try:
-            until = time.monotonic() + 30
-            while not server.started and thread.is_alive() and time.monotonic() < until:
-                time.sleep(0.01)
-            address = f"http://127.0.0.1:{door.getsockname()[1]}"
-            with httpx.Client(base_url=address, trust_env=False, timeout=30) as client:
-                yield client
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            yield process, line.split()[3]
         finally:
-            server.should_exit = True
-            thread.join(30)
+            process.kill()
+
+
+@contextmanager
+def client_of(address: str, **headers: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, trust_env=False, timeout=30, headers=headers) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(bundle: Path) -> Iterator[httpx.Client]:
+    with running(bundle) as (_, address), client_of(address, **JSON) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def tight(bundle: Path) -> Iterator[str]:
+    """Address of a server with small limits."""
+    with running(bundle, *TIGHT) as (_, address):
+        yield address
+
+
+def connect(address: str, sent: str = "") -> socket.socket:
+    host, port = address.removeprefix("http://").rsplit(":", 1)
+    door = socket.create_connection((host, int(port)), timeout=10)
+    door.sendall(sent.encode())
+    return door
+
+
+def everything(door: socket.socket) -> str:
+    """What comes until the server closes."""
+    parts = []
+    while part := door.recv(65536):
+        parts.append(part)
+    return b"".join(parts).decode()
+
+
+HEAD = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def test_one_row_a_list_and_named_rows(client: httpx.Client, loaded: Bundle, rows: list[dict[str, Any]]) -> None:
@@ -62,6 +109,13 @@ def test_one_row_a_list_and_named_rows(client: httpx.Client, loaded: Bundle, row
         assert list(answer.json()) == ["probabilities"]
         np.testing.assert_allclose(answer.json()["probabilities"], want, atol=1e-6)
     assert client.post("/predict", json=[]).json() == {"probabilities": []}
+
+
+def test_a_large_request_is_scored_in_a_thread_and_answers_the_same(client, loaded, rows) -> None:
+    many = [rows[i % len(rows)] for i in range(2000)]
+    np.testing.assert_allclose(
+        client.post("/predict", json=many).json()["probabilities"], loaded.score(many), atol=1e-6
+    )
 
 
 def test_unseen_and_missing_are_fine(client: httpx.Client, rows: list[dict[str, Any]]) -> None:
@@ -103,6 +157,33 @@ def test_health_and_card(client: httpx.Client, loaded: Bundle) -> None:
     assert client.get("/health").json()["status"] == "ok"
     assert client.get("/card").json() == loaded.card
     assert client.get("/predict").status_code == 405
+    head = client.head("/health")
+    assert (head.status_code, head.content) == (200, b"")
+
+
+def test_the_docs_load_nothing_from_elsewhere_and_their_example_can_be_scored(client, loaded) -> None:
+    page = client.get("/docs").text
+    assert not re.search(r"<script|<link|src=|https?://", page)
+    assert all(f"<code>{c}</code>" in page for c in loaded.schema.raw_columns)
+    described = client.get("/openapi.json").json()["paths"]["/predict"]["post"]["requestBody"]["content"]
+    described = described["application/json"]
+    assert described["example"] == example_row(loaded.schema)
+    assert set(described["schema"]["oneOf"][0]["properties"]) >= set(loaded.schema.raw_columns)
+    assert client.post("/predict", json=described["example"]).status_code == 200
+    assert client.get("/redoc").status_code == 404
+
+
+def test_a_connection_that_is_kept_open_does_not_wait_for_delayed_acknowledgements(client, rows) -> None:
+    """40 ms a request before the socket named its protocol; ab -k speaks HTTP/1.0 and did not show it."""
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port)
+    taken = []
+    for i in range(40):
+        started = time.perf_counter()
+        connection.request("POST", "/predict", json.dumps(rows[i]), JSON)
+        connection.getresponse().read()
+        taken.append(time.perf_counter() - started)
+    connection.close()
+    assert statistics.median(taken) < 0.03  # Linux delays by 40 ms at least
 
 
 def test_many_requests_at_once_do_not_mix(client: httpx.Client, loaded: Bundle, rows: list[dict[str, Any]]) -> None:
@@ -115,18 +196,141 @@ def test_many_requests_at_once_do_not_mix(client: httpx.Client, loaded: Bundle, 
         np.testing.assert_allclose(list(pool.map(ask, range(40))), want, atol=1e-6)
 
 
-def test_serve_answers_until_it_is_told_to_stop(bundle: Path, rows: list[dict[str, Any]], loaded: Bundle) -> None:
-    """The command's own door, in a process of its own: a printed address, an answer, a quiet end."""
-    code = "import sys; from recsys.serving.server import serve; serve(sys.argv[1], port=0)"
-    with subprocess.Popen([sys.executable, "-c", code, str(bundle)], stdout=subprocess.PIPE, text=True) as server:
+@pytest.mark.parametrize(
+    ("sent", "status", "says"),
+    [
+        (HEAD + "Content-Length: 900000000\r\n\r\n{", 413, "at most 20,000 bytes"),
+        (HEAD + "Transfer-Encoding: chunked\r\n\r\n" + f"2710\r\n{' ' * 10_000}\r\n" * 4, 413, "at most 20,000 bytes"),
+        (HEAD + "Content-Length: 400\r\n\r\n{", 408, "within 0.5 s"),
+        ("", 408, "headers did not come"),
+        ("POST /predict HTTP/1.1\r\nHost: local", 408, "headers did not come"),
+        (f"GET /health HTTP/1.1\r\nHost: localhost\r\nX: {'x' * 17_000}", 400, "Invalid"),
+    ],
+    ids=["length", "chunks", "slow body", "no headers", "half headers", "large headers"],
+)
+def test_a_body_or_header_that_is_too_large_or_slow_is_ended(tight: str, sent: str, status: int, says: str) -> None:
+    with connect(tight, sent) as door:
+        said = everything(door)
+    assert f"HTTP/1.1 {status} " in said
+    assert says in said
+
+
+def test_a_later_request_that_never_ends_its_headers_is_ended(tight: str) -> None:
+    with connect(tight, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n") as door:
+        assert "200 OK" in door.recv(65536).decode()
+        door.sendall(b"GET /hea")
+        assert "HTTP/1.1 408 " in everything(door)
+
+
+def test_too_many_rows_and_other_types_are_refused(tight: str) -> None:
+    with client_of(tight) as client:
+        rows = client.post("/predict", content="[" + ",".join(["{}"] * 51) + "]", headers=JSON)
+        assert (rows.status_code, rows.json()["error"]) == (
+            413,
+            "expected at most 50 rows, got 51: send fewer at a time",
+        )
+        form = client.post("/predict", content="{}", headers={"content-type": "text/plain"})
+        assert form.status_code == 415  # what any web page may send without asking
+        assert "application/json" in form.json()["error"]
+
+
+def test_one_connection_too_many_is_told_so_and_room_comes_back(tight: str) -> None:
+    doors = [connect(tight, "POST /predict HTTP/1.1\r\n") for _ in range(8)]
+    with connect(tight) as late:
+        assert "503 Service Unavailable" in everything(late)
+    for door in doors:
+        everything(door)
+        door.close()
+    with client_of(tight) as client:
+        assert client.get("/health").status_code == 200
+
+
+def test_only_hosts_of_this_machine_are_answered_on_it(client: httpx.Client) -> None:
+    rebound = client.get("/card", headers={"host": "attacker.example"})
+    assert rebound.status_code == 400
+    assert "Host" in rebound.json()["error"]
+    for host in ("localhost:8080", "127.0.0.1", "[::1]:9"):
+        assert client.get("/card", headers={"host": host}).status_code == 200
+
+
+def test_a_token_guards_all_but_health(bundle: Path, rows: list[dict[str, Any]]) -> None:
+    with running(bundle, "--host", "0.0.0.0", RECSYS_TOKEN="a long word") as (_, address):
+        here = address.replace("0.0.0.0", "127.0.0.1")
+        with client_of(here, host="elsewhere.example") as client:
+            assert client.get("/health").status_code == 200
+            for path in ("/card", "/docs", "/openapi.json"):
+                assert client.get(path).status_code == 401
+            assert client.post("/predict", json=rows[0], headers={"authorization": "Bearer wrong"}).status_code == 401
+            right = {"authorization": "Bearer a long word"}
+            assert client.post("/predict", json=rows[0], headers=right).status_code == 200
+            assert client.get("/card", headers=right).status_code == 200
+
+
+def test_other_machines_are_not_served_without_a_token_unless_asked(bundle, monkeypatch, capsys) -> None:
+    monkeypatch.delenv("RECSYS_TOKEN", raising=False)
+    assert main(["serve", str(bundle), "--host", "0.0.0.0"]) == 2
+    assert "RECSYS_TOKEN" in capsys.readouterr().err
+    assert main(["serve", str(bundle), "--rows", "0"]) == 2
+    assert "--rows must be above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_when_told_to_even_if_a_body_is_half_sent_and_prints_no_traceback(bundle, rows, number) -> None:
+    with running(bundle, "--stop-seconds", "1") as (process, address):
+        assert httpx.post(f"{address}/predict", json=rows[0], trust_env=False).status_code == 200
+        with connect(address, HEAD + "Content-Length: 400\r\n\r\n{"), connect(address, "GET"):
+            with connect(address, HEAD + "Content-Length: 400\r\n\r\n{"):
+                time.sleep(0.2)  # and goes away with its body half sent
+            process.send_signal(number)
+            process.wait(10)
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_health_answers_while_large_requests_are_scored_and_too_many_of_them_are_refused(bundle, rows) -> None:
+    body = json.dumps([rows[i % len(rows)] for i in range(10_000)])
+    with running(bundle, "--waiting", "4") as (_, address), client_of(address, **JSON) as client:
+        statuses: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: statuses.append(client.post("/predict", content=body).status_code))
+            for _ in range(20)
+        ]
+        for thread in threads:
+            thread.start()
+        slowest = 0.0
+        while any(t.is_alive() for t in threads):
+            started = time.perf_counter()
+            with client_of(address) as other:
+                assert other.get("/health").status_code == 200
+            slowest = max(slowest, time.perf_counter() - started)
+        assert slowest < 2
+        assert set(statuses) == {200, 503}
+
+
+@pytest.mark.slow
+def test_few_file_descriptors_neither_stop_it_nor_fill_the_log(bundle) -> None:
+    """600 half-sent requests to a server that may open 256 files."""
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256));"
+    code += "from recsys.cli import main; sys.exit(main(['serve', sys.argv[1], '--port', '0', *sys.argv[2:]]))"
+    command = [sys.executable, "-c", code, str(bundle)]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "--connections 128" in refused.stderr
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "--connections", "128", "--header-seconds", "2"], **pipes) as process:
         try:
-            assert server.stdout is not None
-            address = server.stdout.readline().split()[3]
-            answer = httpx.post(f"{address}/predict", json=rows[0], trust_env=False, timeout=30)
-            assert answer.json()["probability"] == pytest.approx(loaded.score(rows[:1])[0], abs=1e-6)
+            address = process.stdout.readline().split()[3]
+            doors = [connect(address, "POST /predict HTTP/1.1\r\n") for _ in range(600)]
+            for door in doors:
+                door.close()
+            time.sleep(2.5)
+            assert httpx.get(f"{address}/health", trust_env=False).status_code == 200
         finally:
-            server.send_signal(signal.SIGTERM)
-        server.wait(30)
+            process.terminate()
+        assert len(process.stderr.read()) < 1000
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_an_address_in_use_or_out_of_range_is_one_line(bundle: Path) -> None:
@@ -136,3 +340,5 @@ def test_an_address_in_use_or_out_of_range_is_one_line(bundle: Path) -> None:
             serve(bundle, port=port)
     with pytest.raises(ConfigError, match="0 to 65535, got 70000"):
         serve(bundle, port=70_000)
+    with pytest.raises(ConfigError, match="above 0"):
+        Limits(body_seconds=0)

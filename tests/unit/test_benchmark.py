@@ -7,6 +7,15 @@ from scipy.stats import t
 
 from recsys.data.decoys import add
 from recsys.errors import ConfigError
+from recsys.metrics import auc
+from recsys.selection.agreement import (
+    area,
+    area_weights,
+    holm,
+    influence,
+    mean_with_interval,
+    paired_difference,
+)
 from recsys.selection.benchmark_page import columns, rows, write_page
 from recsys.selection.curve import checked_grid, curve_summary
 from recsys.selection.over_seeds import kept_names, over_seeds
@@ -115,11 +124,12 @@ def test_the_page_leads_with_the_best_method_and_tells_who_has_no_answer(tmp_pat
     better = {**CURVE, "by_seed": {s: [v + 0.01 for v in row] for s, row in CURVE["by_seed"].items()}}
     methods = {
         n: {**curve_summary(c), "kept": [4, 5], "search_seconds": 1.0, "health": {"verdict": "sound", "reason": ""},
-            "curve": c, "report": "r.html"}
+            "curve": c, "report": "r.html", "frontier": []}
         for n, c in (("leap", CURVE), ("sfs", better))
     }  # fmt: skip
     methods["lasso"] = {"failed": "selection keeps no field"}
     about = {"data": "d", "fields": 9, "metric": "auc", "grid": [2, 4, 8], "seeds": [0, 1], "methods": methods}
+    about["differences"] = {}
     made = rows(about)
     assert [r[0] for r in made] == ["sfs", "leap", "lasso", "all fields"]
     assert all(len(r) == len(columns(about)) for r in made) and made[1][5] == "4 to 5"
@@ -137,3 +147,86 @@ def test_decoys_are_the_same_values_in_another_order_and_in_the_same():
     assert found["copy_b"] == found["b"]
     with pytest.raises(ConfigError, match=r"no column \['c'\]"):
         add(table, ["c"], [], 0)
+
+
+def rows_of(seed: int, n: int = 60):
+    """Two correlated scores with ties, labels and whole weights."""
+    r = np.random.default_rng(seed)
+    label = (r.random(n) < 0.4).astype(np.float32)
+    a = (label + r.normal(0, 1, n)).round(1)
+    return a, (a + r.normal(0, 0.5, n)).round(1), label, r.integers(0, 3, n).astype(np.float64)
+
+
+def slow_auc(score, label, weight):
+    pairs = [
+        (wi * wj, float(si > sj) + 0.5 * float(si == sj))
+        for si, yi, wi in zip(score, label, weight, strict=True)
+        for sj, yj, wj in zip(score, label, weight, strict=True)
+        if yi > yj
+    ]
+    return sum(w * hit for w, hit in pairs) / sum(w for w, _ in pairs)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_influence_is_the_slope_of_the_metric_in_a_rows_weight(weighted):
+    """Against all pairs, with each row's weight moved a little: d metric / d w_r · w_r."""
+    score, _, label, weight = rows_of(0)
+    weight = weight if weighted else np.ones(len(score))
+
+    def logloss(w):
+        loss = np.log1p(np.exp(-score * (2 * label - 1)))
+        return float(w @ loss / w.sum())
+
+    for metric, value in (("auc", lambda w: slow_auc(score, label, w)), ("logloss", logloss)):
+        found = influence(metric, score, label, weight if weighted else None)
+        for r in range(0, len(score), 7):
+            step = np.zeros(len(score))
+            step[r] = 1e-4
+            slope = (value(weight + step) - value(weight - step * (weight[r] > 0))) / (1e-4 * (1 + (weight[r] > 0)))
+            assert found[r] == pytest.approx(weight[r] * slope, abs=1e-7), (metric, r)
+
+
+def test_row_noise_of_a_difference_is_that_of_resampled_rows():
+    """DeLong's paired error against 2,000 bootstraps of the rows; an unpaired one would be twice as wide."""
+    a, b, label, _ = rows_of(1, 400)
+    r, ones = np.random.default_rng(2), np.ones(400)
+    changes = []
+    for _ in range(2000):
+        rows = r.integers(0, 400, 400)
+        changes.append(auc(b[rows], label[rows]) - auc(a[rows], label[rows]))
+    moved = influence("auc", b, label) - influence("auc", a, label)
+    assert np.sqrt(np.square(moved).sum()) == pytest.approx(np.std(changes), rel=0.1)
+    assert auc(a, label) == pytest.approx(slow_auc(a, label, ones))
+
+
+def test_an_interval_of_seeds_and_rows_holds_the_truth_as_often_as_it_says():
+    """Means over three seeds that share their rows' noise, made here: 95 % of 4,000 intervals hold 0."""
+    r, rows = np.random.default_rng(0), 50
+    hits = rejected = 0
+    for _ in range(4000):
+        noise_R = r.normal(0, 1, rows) / rows
+        change_S = r.normal(0, 0.1, 3) + noise_R.sum()
+        found = paired_difference(change_S, noise_R)
+        hits += found["low"] <= 0 <= found["high"]
+        rejected += found["p"] < 0.05
+    assert hits / 4000 == pytest.approx(0.95, abs=0.025) and rejected == 4000 - hits
+    assert paired_difference([0.2], np.array([0.06, 0.08]))["error"] == pytest.approx(0.1)
+    assert paired_difference([0.2, 0.4], np.zeros(2)) == pytest.approx(
+        {**mean_with_interval([0.2, 0.4]), "error": 0.1, "p": float(2 * t(1).sf(3))}
+    )
+
+
+def test_holm_is_the_step_down_of_its_definition():
+    p = [0.04, 0.001, 0.03, 0.01, 0.8]
+    for level in (0.004, 0.01, 0.03, 0.05, 0.1, 0.5, 0.9):
+        rejected = set()
+        for rank, i in enumerate(sorted(range(5), key=lambda i: p[i])):
+            if p[i] > level / (5 - rank):
+                break
+            rejected.add(i)
+        assert {i for i, q in enumerate(holm(p)) if q <= level} == rejected
+
+
+def test_points_of_the_grid_count_in_the_area_as_the_trapezoid_says():
+    value = np.random.default_rng(0).random((3, 4))
+    assert value @ area_weights([1, 3, 4, 9]) == pytest.approx(area([1, 3, 4, 9], value))

@@ -16,7 +16,7 @@ from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
 from recsys.selection.columns import change_rates, field_generators, units
 from recsys.selection.gates import Gates, adaptive_weights, gated, rolled
-from recsys.selection.leap import leap
+from recsys.selection.leap import _worth_its_price, leap
 from recsys.selection.permutation import permutation
 from recsys.selection.recipe import Recipe
 from recsys.selection.scores import decide
@@ -147,40 +147,50 @@ def test_every_name_and_seed_draws_its_own():
     assert len({tuple(d) for d in drawn}) == 6
 
 
-def test_a_score_is_what_the_field_is_worth_in_nats(tmp_path):
-    """Near λ·w where the gate closes; so in the order, and about the size, of what permuting it costs."""
+def test_a_score_orders_fields_as_permuting_them_does_and_is_not_called_nats(tmp_path):
     weight = {"a": 1.0, "b": 0.5, "c": 0.25}
     model, valid, _ = linear(tmp_path, weight)
-    found = search(model, valid, price=1e-3)
-    assert found.ranking == ["a", "b", "c"]
-    for name, d in found.details.items():
-        if d["closes_at"] < 0.1:
-            assert 0.3 < found.score[name] / (d["closes_at"] * d["weight"]) < 2
-    recipe = Recipe(lambda schema: model, TrainConfig(precision="fp32"))
-    cost = permutation(model, valid, valid, recipe, 0, repeats=5).score
-    for name in ("b", "c"):  # a's gate is open where the climb ends
-        assert 0.3 < found.score[name] / cost[name] < 3
+    assert search(model, valid, price=1e-3).ranking == ["a", "b", "c"]
+    assert "no unit" in " ".join((leap.__doc__ or "").split())
 
 
-def test_a_gate_that_has_not_settled_is_checked_by_shuffling_its_field(tmp_path):
-    """At a price of what shuffling costs, the verdict is uncertain; far from it, the gate has settled."""
+def test_a_price_that_is_given_is_every_fields_and_adding_a_field_does_not_move_it(tmp_path):
+    """A flag of few active rows pays by default by its weight, far from 1; at a given price what all pay."""
+    price = 2e-3
+    for n, extra in enumerate(({}, {"z1": 0.0, "z2": 0.0})):
+        found = search(*linear(tmp_path / str(n), {"a": 1.0, "b": 0.3, **extra}, rows=8000)[:2], price=price)
+        assert [d["price"] for d in found.details.values()] == pytest.approx([price] * (2 + len(extra)))
+    model, valid, _ = linear(tmp_path / "2", {"a": 1.0, "flag": 0.3}, rows=8000)
+    column = valid._dense[:, model.schema.names.index("flag")]
+    column[:] = (column > 2).astype(np.float32)
+    by_default, given = search(model, valid), search(model, valid, price=price)
+    assert by_default.details["flag"]["price"] < 0.7 * by_default.details["a"]["price"]
+    assert given.details["flag"]["price"] == given.details["a"]["price"] == pytest.approx(price)
+
+
+def test_near_its_price_a_field_is_kept_by_what_shuffling_it_costs(tmp_path):
+    """Whatever its gate says; the verdict and its reason tell both figures, in nats."""
     model, valid, _ = linear(tmp_path, {"a": 1.0, "b": 0.5, "c": 0.25})
     recipe = Recipe(lambda schema: model, TrainConfig(precision="fp32"))
-    weight = search(model, valid, price=1e-3).details["b"]["weight"]
     worth = permutation(model, valid, valid, recipe, 0, repeats=5).score["b"]
-    for price in np.geomspace(0.5, 2, 9) * worth / weight:  # near an optimum 1 − g = λw / κ: one gate is in between
+    measured = 0
+    for price in np.geomspace(0.3, 3, 7) * worth:
         found = search(model, valid, price=float(price))
-        unsettled = {n for n, d in found.details.items() if 0.25 < d["gate"] < 0.75}
-        assert unsettled == {n for n, d in found.details.items() if "delta_logloss" in d}
         for v in decide(found):
             d = found.details[v.field]
-            close = (
-                v.field in unsettled
-                and abs(d["delta_logloss"] - price * d["weight"]) <= 1.96 * d["delta_logloss_error"]
-            )
-            assert (v.verdict == "uncertain") == close
-            assert ("shuffling it costs" in v.reason) == close
-        if "b" in unsettled:
+            if "delta_logloss" not in d:
+                assert found.keep[v.field] == (d["gate"] > 0.5) and not 0.1 < d["gate"] < 0.9
+                continue
+            measured += 1
+            assert found.keep[v.field] == (d["delta_logloss"] > price)
+            close = abs(d["delta_logloss"] - price) <= 1.96 * d["delta_logloss_error"]
+            assert v.verdict == ("uncertain" if close else "keep" if d["delta_logloss"] > price else "drop")
+            assert f"{d['delta_logloss']:.1e}" in v.reason and f"{price:.1e}" in v.reason
+        if "delta_logloss" in found.details["b"]:
             assert found.details["b"]["delta_logloss"] == pytest.approx(worth, rel=0.2)
-            return
-    raise AssertionError("no price left b's gate unsettled")
+    assert measured
+
+
+def test_a_measured_cost_overrules_the_gate():
+    assert _worth_its_price({"gate": 0.2, "price": 1e-3, "delta_logloss": 2e-3})
+    assert not _worth_its_price({"gate": 0.8, "price": 1e-3, "delta_logloss": 5e-4})

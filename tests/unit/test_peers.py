@@ -19,6 +19,7 @@ from recsys.schema import Schema
 from recsys.selection.autofield import AutoFieldGate, autofield
 from recsys.selection.label_encoding import label_encoded
 from recsys.selection.lasso import lasso
+from recsys.selection.leap_joint import leap_joint
 from recsys.selection.lightgbm_gain import lightgbm_gain
 from recsys.selection.lpfs import lpfs, polarised, soft_threshold
 from recsys.selection.optfs import ValueMasks, optfs
@@ -28,8 +29,9 @@ from recsys.selection.recipe import Recipe, gate_loss, train_gated
 from recsys.selection.sfs import sfs
 from recsys.selection.shark import shark
 from recsys.selection.shuffle import shuffled_cost
+from recsys.selection.shufflegate import shufflegate
 from recsys.selection.variational_dropout import ConcreteDropout, variational_dropout
-from recsys.train import TrainConfig, fit
+from recsys.train import TrainConfig, best_look, fit
 from tests.unit.test_leap import linear
 
 HOW = TrainConfig(batch_size=256, lr=5e-3, table_lr=0.05, warmup_steps=5, precision="fp32", max_epochs=1)
@@ -136,7 +138,7 @@ def test_shark_is_the_first_order_loss_of_each_row(model, train, valid):
 
 
 def test_label_encoding_shows_no_row_its_own_label(train):
-    x_RC, label_R, field_C = label_encoded(train, len(train), 0)
+    x_RC, label_R, _, field_C = label_encoded(train, len(train), 0)
     assert len(x_RC) == len(train) and (label_R == train.label_B).all()
     assert field_C.tolist() == list(range(len(train.schema.fields)))
     order = np.random.default_rng(0).permutation(len(train))
@@ -157,7 +159,7 @@ def test_label_encoding_shows_no_row_its_own_label(train):
 
 def test_lasso_is_scikit_learns_on_standardised_columns(model, train, valid):
     found = lasso(model, train, valid, RECIPE, 0, alpha=5e-3)
-    x_RC, y, _ = label_encoded(train, len(train), 0)
+    x_RC, y, _, _ = label_encoded(train, len(train), 0)
     slow = np.abs(Lasso(alpha=5e-3).fit((x_RC - x_RC.mean(0)) / x_RC.std(0), y).coef_)
     assert [found.score[n] for n in model.schema.names] == pytest.approx(slow.tolist())
     assert found.keep == {n: s > 0 for n, s in zip(model.schema.names, slow, strict=True)}
@@ -179,12 +181,25 @@ def test_tree_gains_are_shares_and_see_a_pair_that_lasso_cannot(tmp_path):
         lightgbm_gain(model, valid, valid, RECIPE, 0, trees=0)
 
 
+def test_autofield_is_gumbel_softmax_at_a_falling_temperature():
+    """Field by field, with the noise drawn again: τ falls by `tau_step` a call, this one included."""
+    gate = AutoFieldGate(torch.tensor([0, 1, 1]), 5, tau_step=0.2)
+    gate.alpha_F2.data.copy_(torch.tensor([[0.7, 0.1], [-0.4, 0.3]]))
+    noise, x_BW = torch.Generator().manual_seed(5), torch.tensor([[2.0, -1.0, 3.0], [0.5, 4.0, 1.0]])
+    for call in range(1, 8):
+        tau = max(0.01, 1 - 0.2 * call)
+        drawn = -np.log(-np.log(torch.rand(2, 2, generator=noise).double().numpy()))
+        logit_F2 = (gate.alpha_F2.detach().double().numpy() + drawn) / tau
+        keep = 1 / (1 + np.exp(np.clip(logit_F2[:, 1] - logit_F2[:, 0], -600, 600)))
+        slow = x_BW.numpy() * keep[[0, 1, 1]]
+        assert gate(x_BW).detach().numpy() == pytest.approx(slow, rel=1e-3, abs=1e-5), call
+        assert gate.tau == pytest.approx(tau)
+
+
 def test_autofield_chooses_by_gumbel_softmax():
     """P(keep wins) over the noise is α_keep, whatever τ; as τ falls the choice hardens."""
-    gate = AutoFieldGate(torch.tensor([0, 1, 1]), 0)
+    gate = AutoFieldGate(torch.tensor([0, 1, 1]), 0, tau_step=1.0)
     gate.alpha_F2.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
-    gate.norm.eval()
-    gate.tau = 0.01
     x_BW = torch.ones(1, 3)
     with torch.no_grad():
         p = torch.cat([gate(x_BW) for _ in range(4000)])
@@ -197,11 +212,12 @@ def test_autofield_chooses_by_gumbel_softmax():
 def test_lpfs_polarises_and_steps_to_zero_exactly():
     x = torch.tensor([-2.0, -0.1, 0.0, 0.1, 2.0], dtype=torch.float64, requires_grad=True)
     g = polarised(x, 1e-4)
-    slow = [v * v / (v * v + 1e-4) + np.sign(v) * 0.1 * np.arctan(v) for v in x.tolist()]
+    slow = [np.sign(v) * v * v / (v * v + 1e-4) + 0.1 * np.arctan(v) for v in x.tolist()]
     assert g.tolist() == pytest.approx(slow)
     assert polarised(torch.zeros(1), 1e-4) == 0 and polarised(torch.ones(1), 1e-8).item() == pytest.approx(1, abs=1e-2)
     (slope,) = torch.autograd.grad(g.sum(), x)
     assert slope[2] == pytest.approx(0.1), "a closed gate still has a slope"
+    assert (slope > 0).all(), "a gate climbs on both sides of 0"
     stepped = soft_threshold(torch.tensor([-2.0, -0.1, 0.1, 2.0]), 0.5)
     torch.testing.assert_close(stepped, torch.tensor([-1.5, 0.0, 0.0, 1.5]))
 
@@ -238,32 +254,60 @@ def test_concrete_dropout_keeps_with_its_rate_and_passes_a_slope():
 def test_gates_on_held_out_rows_leave_the_model_alone(model, valid):
     """The gate step looks tables up without gradient: their fused update must not run."""
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    gate = AutoFieldGate(torch.arange(len(model.widths)).repeat_interleave(torch.tensor(model.widths)), 0)
+    gate = AutoFieldGate(torch.arange(len(model.widths)).repeat_interleave(torch.tensor(model.widths)), 0, 5e-5)
     loss = gate_loss(model, gate, whole(valid), "fp32")
     assert torch.autograd.grad(loss, gate.alpha_F2)[0].abs().sum() > 0
     for k, v in model.state_dict().items():
         torch.testing.assert_close(v, before[k], rtol=0, atol=0)
 
 
-def test_training_with_gates_that_pass_all_is_training(train, valid):
-    """Identity gates give the very weights that `fit` gives."""
-    torch.manual_seed(0)
-    plain = RECIPE.build(train.schema)
-    torch.manual_seed(0)
-    mine = RECIPE.build(train.schema)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"decay": "linear"},
+        {"table_l2": 1e-2},
+        {"embedding_dropout": 0.3},
+        {"fresh_tables": True},
+        {"precision": "bf16"},
+        {"weights": True},
+    ],
+    ids=lambda c: "_".join(c) or "plain",
+)
+def test_training_with_gates_that_pass_all_is_training(change, train, valid):
+    """Identity gates give the very weights that `fit` keeps, after as many steps as its best look took."""
+    how = replace(HOW, evals_per_epoch=3, max_epochs=3, **{k: v for k, v in change.items() if k != "weights"})
+    if "weights" in change:
+        train.weight_B = np.random.default_rng(0).integers(0, 3, len(train)).astype(np.float32)
+    plain, mine = (
+        CTR(train.schema, per_field(train.schema, dim=4), partial(DCN, hidden=(8,)), how.embedding_dropout)
+        for _ in range(2)
+    )
     mine.load_state_dict(plain.state_dict())
-    how = replace(HOW, evals_per_epoch=1)
-    fit(plain, train, valid, how, 3)
-    steps = list(train_gated(mine, lambda b: (mine.head(mine.embedding(b)), torch.zeros(())), train, how, 3, 1))
-    assert [s.number for s in steps] == list(range(1, len(train) // 256 + 1)) and steps[-1].number == steps[-1].total
+    best = int(best_look(fit(plain, train, valid, how, 3))["step"])
+    assert best > len(train) // 256, "the best look is in the second epoch or later"
+    recipe = replace(RECIPE, how=how, steps=best)
+    steps = list(train_gated(mine, lambda x_BW, batch: (x_BW, torch.zeros(())), train, recipe, 3))
+    assert [s.number for s in steps] == list(range(1, best + 1)) and steps[-1].total == best
     for (name, a), b in zip(plain.state_dict().items(), mine.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
+
+
+@pytest.mark.parametrize(("epochs", "steps", "times"), [(3, 5, 3), (None, 5, 5 / 7), (None, None, 1), (1, None, 1)])
+def test_epochs_stand_before_the_steps_of_the_model(epochs, steps, times, train):
+    recipe, model = replace(RECIPE, steps=steps), RECIPE.build(train.schema)
+    size = len(train) // 7
+    recipe = replace(recipe, how=replace(HOW, batch_size=size))
+    done = list(train_gated(model, lambda x_BW, batch: (x_BW, torch.zeros(())), train, recipe, 0, epochs))
+    assert len(done) == done[0].total == round(7 * times)
 
 
 @pytest.mark.parametrize(
     ("run", "message"),
     [
         (partial(autofield, every=0), "every"),
+        (partial(autofield, tau_step=-1.0), "tau_step"),
+        (partial(autofield, gate_lr=0.0), "gate_lr"),
         (partial(autofield, epochs=0), "epochs"),
         (partial(lpfs, last_epsilon=0.5), "last_epsilon"),
         (partial(optfs, last_tau=0.5), "last_tau"),
@@ -285,3 +329,85 @@ def test_a_schema_of_numbers_alone_will_do(tmp_path):
     fit(model, valid, valid, HOW, 0)
     for method in (autofield, lpfs, optfs, variational_dropout):
         assert method(model, valid, valid, RECIPE, 0, epochs=6).ranking[0] == "a", method.__name__
+
+
+def test_lpfs_epsilon_shrinks_to_its_last_by_a_constant_factor(model, train, valid, monkeypatch):
+    seen = []
+    monkeypatch.setattr("recsys.selection.lpfs.polarised", lambda x_F, e: (seen.append(e), polarised(x_F, e))[1])
+    lpfs(model, train, valid, replace(RECIPE, steps=9), 0, last_epsilon=1e-3)
+    assert seen == pytest.approx([0.1 * 0.01 ** (n / 9) for n in range(10)])
+
+
+def test_optfs_tau_grows_to_its_last_by_a_constant_factor(model, train, valid, monkeypatch):
+    seen, values = [], ValueMasks.values
+    monkeypatch.setattr(ValueMasks, "values", lambda self: (seen.append(self.tau), values(self))[1])
+    optfs(model, train, valid, replace(RECIPE, steps=9), 0, last_tau=50.0)
+    assert seen[:9] == pytest.approx([50 ** (n / 9) for n in range(9)])
+
+
+def test_autofield_temperature_falls_with_each_pass(model, train, valid):
+    """Nine passes over training rows and, after steps 1 and 6, two over validation rows."""
+    found = autofield(model, train, valid, replace(RECIPE, steps=9), 0, every=5, tau_step=0.01)
+    assert found.about["tau"] == pytest.approx(1 - 11 * 0.01)
+
+
+def apart(tmp_path, counted: str, other: str, weights: bool):
+    """Rows of even numbers follow one field, the others another more strongly; if asked, the others weigh 0."""
+    model, shards, _ = linear(tmp_path, {"a": 0.0, "b": 0.0, "c": 0.0}, rows=10_000)
+    x, r = whole(shards).dense_BN.numpy(), np.random.default_rng(1)
+    even = np.arange(len(shards)) % 2 == 0
+    at = [model.schema.names.index(n) for n in (counted, other)]
+    logit = np.where(even, 2 * x[:, at[0]], 6 * x[:, at[1]])
+    shards.label_B[:] = (r.random(len(x)) < 1 / (1 + np.exp(-logit))).astype(np.float32)
+    if weights:
+        shards.weight_B = even.astype(np.float32)
+    return shards
+
+
+JOINT = {"autofield": autofield, "leap_joint": leap_joint, "lpfs": lpfs, "optfs": optfs}
+JOINT |= {"shufflegate": shufflegate, "variational_dropout": variational_dropout}
+
+
+@pytest.mark.parametrize("name", [*JOINT, "lasso", "lightgbm_gain"])
+def test_rows_of_weight_0_do_not_count(name, tmp_path):
+    """Half of the rows follow b, more strongly than the others follow a: b is first unless they weigh 0."""
+    select = {**JOINT, "lasso": lasso, "lightgbm_gain": lightgbm_gain}[name]
+    settings = {"epochs": 12} if name in JOINT else {}
+    settings |= {"every": 2, "gate_lr": 0.05} if name == "autofield" else {}
+    leads = []
+    for weights in (False, True):
+        shards = apart(tmp_path / str(weights), "a", "b", weights)
+        found = select(RECIPE.build(shards.schema), shards, shards, RECIPE, 0, **settings)
+        leads.append(found.score["a"] - found.score["b"])
+    assert leads[0] <= 0 < leads[1]  # gates of both may be wide open while both count
+
+
+def test_label_means_are_those_of_the_counted_rows_alone(train):
+    """Weight 0 for half of the rows leaves them out; any scale of the weights will do."""
+    weight = (np.arange(len(train)) % 2 * 3).astype(np.float32)
+    train.weight_B = weight
+    x_RC, label_R, weight_R, _ = label_encoded(train, len(train), 0)
+    assert len(x_RC) == (weight > 0).sum() and weight_R.tolist() == pytest.approx([1.0] * len(x_RC))
+    assert label_R.tolist() == train.label_B[weight > 0].tolist()
+    train.weight_B = np.where(weight > 0, 1.0, 0.0).astype(np.float32)
+    assert (label_encoded(train, len(train), 0)[0] == x_RC).all()
+
+
+def test_a_row_of_weight_2_is_two_rows_to_lasso(model, train, valid):
+    train.weight_B = (1 + np.arange(len(train)) % 2).astype(np.float32)
+    x_RC, y, weight_R, _ = label_encoded(train, len(train), 0)
+    twice = np.repeat(np.arange(len(y)), 1 + np.arange(len(y)) % 2)
+    x, y = x_RC[twice], y[twice]
+    slow = np.abs(Lasso(alpha=5e-3).fit((x - x.mean(0)) / x.std(0), y).coef_)
+    found = lasso(model, train, valid, RECIPE, 0, alpha=5e-3)
+    assert [found.score[n] for n in model.schema.names] == pytest.approx(slow.tolist(), abs=1e-4)
+    assert weight_R.max() / weight_R.min() == pytest.approx(2)
+
+
+def test_autofield_gates_learn_on_validation_rows(tmp_path):
+    """Both fields tell the label of a training row; on validation rows one of them has turned round."""
+    _, train, _ = linear(tmp_path / "t", {"a": 1.0, "b": 1.0}, rows=10_000)
+    for turned in ("a", "b"):
+        _, valid, _ = linear(tmp_path / turned, {"a": 1.0, "b": 1.0, turned: -1.0}, rows=10_000)
+        found = autofield(RECIPE.build(train.schema), train, valid, RECIPE, 0, epochs=4, every=1, gate_lr=0.05)
+        assert found.ranking[-1] == turned and found.score[turned] < 0.5

@@ -154,6 +154,7 @@ def report(model, valid: Shards):
     group = {"fields": [names[1], names[2], names[5]], "redundancy": 0.95}
     measured = {
         "health": {
+            "agreement": 0.9,
             "train_auc": 0.8, "valid_auc": 0.7, "gain": 0.1, "gain_error": 0.01, "verdict": "sound", "reason": "",
         },
         "probes": {"probes": 5, "probes_kept": 1, "false_discovery_rate": 0.2, "at_most": 0.4},
@@ -172,11 +173,22 @@ def test_the_page_leads_with_the_decision_and_what_it_saves(report, tmp_path):
     assert lead.startswith(
         f"Drop 2 of 7 fields: {', '.join(names[5:])}. With them shuffled in the model as it stands, "
     )
-    assert "logloss changes by +0.01230 ± 0.00196 and AUC by -0.0045. That saves " in lead
-    assert "A training step" in lead
-    assert f"{report['savings']['parameters']:,} of" in lead and "µs a row" in lead
+    assert "logloss changes by +0.01230 ± 0.00196 and AUC by -0.0045. Scoring takes " in lead
+    assert "A training step" in lead and "Inputs: " in lead and lead.index("logloss") < lead.index("Inputs")
+    assert ("Tables: " in lead) == (
+        report["savings"]["table_bytes"] >= 0.02 * report["savings"]["before"]["table_bytes"]
+    )
     assert text.count("Plotly.newPlot") == 3 and "implies 20% false discoveries" in text
     assert "http://" not in text.split("<script")[0]
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.0002, False), (0.1, True)])
+def test_the_lead_names_bytes_only_if_they_are_a_part_of_the_whole(report, tmp_path, share, told):
+    """11 kB of 53 MB is no reason to drop 13 fields."""
+    report["savings"]["table_bytes"] = share * report["savings"]["before"]["table_bytes"]
+    write_html(report, tmp_path / "report.html")
+    lead = (tmp_path / "report.html").read_text().split('class="lead">')[1].split("</p>")[0]
+    assert ("Tables: " in lead) == told
 
 
 def test_a_kept_repeat_is_told_and_a_dropped_one_is_not(report):

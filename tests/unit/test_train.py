@@ -97,7 +97,7 @@ def test_best_weights_are_restored(train: Shards, valid: Shards) -> None:
 
 def test_fresh_tables_start_every_later_epoch_within_init_and_forget_the_moments(train, valid, monkeypatch) -> None:
     seen = []
-    learn = training._Fit.learn
+    learn = training.Fit.learn
 
     def watch(self, batch, autocast: bool) -> float:
         if self.step in (0, len(train) // 128):
@@ -105,7 +105,7 @@ def test_fresh_tables_start_every_later_epoch_within_init_and_forget_the_moments
             seen.append((table, float(self.model.embedding.fisher()["item"].sum())))
         return learn(self, batch, autocast)
 
-    monkeypatch.setattr(training._Fit, "learn", watch)
+    monkeypatch.setattr(training.Fit, "learn", watch)
     fit(build(train), train, valid, changed(fresh_tables=True), seed=0)
     (first, moment), (second, later) = seen
     assert moment == later == 0
@@ -133,7 +133,7 @@ def test_batch_larger_than_the_split_is_one_step_an_epoch(train: Shards, valid: 
 
 def test_tables_never_hold_a_dense_gradient_and_adam_never_holds_a_table(train: Shards) -> None:
     model = build(train)
-    state = training._Fit(model, QUICK, 10)
+    state = training.Fit(model, QUICK, 10)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     state.learn(train.batch(slice(0, 128)), autocast=False)
     bags = {n: p for n, p in model.named_parameters() if n.startswith("embedding.bags.")}
@@ -149,11 +149,11 @@ def test_loss_is_the_weighted_mean_and_its_gradient_too(train: Shards) -> None:
     logit_B = torch.randn(6, dtype=torch.float64, requires_grad=True)
     label_B = torch.tensor([0, 1, 1, 0, 0, 1.0], dtype=torch.float64)
     weight_B = torch.tensor([1, 2, 0, 1, 0, 3.0], dtype=torch.float64)
-    found = torch.autograd.grad(training._loss(logit_B, label_B, weight_B), [logit_B])[0]
+    found = torch.autograd.grad(training.batch_loss(logit_B, label_B, weight_B), [logit_B])[0]
     times = weight_B.long()
-    repeated = training._loss(logit_B.repeat_interleave(times), label_B.repeat_interleave(times), None)
+    repeated = training.batch_loss(logit_B.repeat_interleave(times), label_B.repeat_interleave(times), None)
     torch.testing.assert_close(found, torch.autograd.grad(repeated, [logit_B])[0], rtol=1e-5, atol=1e-7)
-    assert training._loss(logit_B, label_B, torch.zeros(6)).item() == 0
+    assert training.batch_loss(logit_B, label_B, torch.zeros(6)).item() == 0
 
 
 @pytest.mark.parametrize("how", ["ones", "none"])
@@ -185,7 +185,7 @@ def test_rows_without_weight_teach_nothing(train: Shards, valid: Shards) -> None
 
 @pytest.mark.parametrize("decay", ["none", "linear"])
 def test_rates_warm_up_then_stay_or_fall(train: Shards, decay: str) -> None:
-    state = training._Fit(build(train), changed(warmup_steps=4, decay=decay, max_epochs=2), steps_per_epoch=5)
+    state = training.Fit(build(train), changed(warmup_steps=4, decay=decay, max_epochs=2), steps_per_epoch=5)
     seen = []
     state.model.embedding.set_learning_rate = seen.append  # type: ignore[assignment]
     for step in range(10):
@@ -199,7 +199,7 @@ def test_rates_warm_up_then_stay_or_fall(train: Shards, decay: str) -> None:
 def test_first_dense_step_is_adam_at_the_warm_rate(train: Shards) -> None:
     """Adam's first step is lr·sign(gradient), whatever the gradient's size."""
     model = build(train)
-    state = training._Fit(model, changed(warmup_steps=10), 100)
+    state = training.Fit(model, changed(warmup_steps=10), 100)
     before = model.interaction.logit.weight.detach().clone()
     state.learn(train.batch(slice(0, 128)), autocast=False)
     step = model.interaction.logit.weight.detach() - before
@@ -208,7 +208,7 @@ def test_first_dense_step_is_adam_at_the_warm_rate(train: Shards) -> None:
 
 def test_weight_decay_touches_matrices_not_biases(train: Shards) -> None:
     decays = {}
-    state = training._Fit(build(train), changed(weight_decay=0.1), 10)
+    state = training.Fit(build(train), changed(weight_decay=0.1), 10)
     for group in state.adam.param_groups:
         decays.update({p.ndim: group["weight_decay"] for p in group["params"]})
     assert decays == {1: 0.0, 2: 0.1}
@@ -222,7 +222,7 @@ def test_table_l2_pulls_the_looked_up_rows_towards_zero(train: Shards) -> None:
         model = build(train, dropout=0.0)
         model.dropout = nn.Identity()
         model.dropout.p = 0.0
-        state = training._Fit(model, changed(table_l2=l2), 10)
+        state = training.Fit(model, changed(table_l2=l2), 10)
         kept = {}
 
         def keep(_module, _inputs, x_BW, kept=kept) -> None:
@@ -313,8 +313,8 @@ def test_a_look_counts_weights_as_repeated_rows_and_compares_logits(train: Shard
     assert (history[0]["valid_auc"], history[0]["valid_logloss"]) == pytest.approx(want, rel=1e-9)
     model = build(train)
     model.head = lambda x_BW, head=model.head: head(x_BW) + 40  # probabilities of 1, all of them
-    assert training._Fit(model, QUICK, 1).look(valid, 0.0) is False
-    far = training._Fit(model, QUICK, 1)
+    assert training.Fit(model, QUICK, 1).look(valid, 0.0) is False
+    far = training.Fit(model, QUICK, 1)
     far.look(valid, 0.0)
     assert far.history[0]["valid_auc"] == pytest.approx(auc(logits(model, valid), valid.label_B), abs=1e-12)
     assert far.history[0]["valid_auc"] != 0.5, "saturated probabilities tie, logits do not"

@@ -1,0 +1,101 @@
+"""Sample weights in selection: rows that do not count are left out, others replace rows as they weigh. B rows."""
+
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.data.batch import Batch
+from recsys.data.shards import Shards
+from recsys.errors import DataError
+
+__all__ = ["Rows", "counted", "donors", "resampled", "weighted_mean"]
+
+
+class Rows:
+    """Some rows of a split; it takes what `Shards` offers to selectors.
+
+    Args:
+        shards: The split.
+        rows_B: Numbers of the rows to keep. If these weigh all alike, they have no weights any more.
+    """
+
+    def __init__(self, shards: Shards, rows_B: np.ndarray):
+        self._real, self._rows_B, self.schema = shards, rows_B, shards.schema
+        self.label_B = shards.label_B[rows_B]
+        self.group_B = None if shards.group_B is None else shards.group_B[rows_B]
+        weight_B = None if shards.weight_B is None else shards.weight_B[rows_B]
+        self.weight_B = None if weight_B is None or (weight_B == weight_B[0]).all() else weight_B
+
+    def __len__(self) -> int:
+        return len(self._rows_B)
+
+    def batch(self, rows: slice | np.ndarray) -> Batch:
+        """The given rows, counted among those that are kept."""
+        batch = self._real.batch(self._rows_B[rows])
+        if self.weight_B is None:
+            batch.weight_B = None
+        return batch
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """As `Shards.batches`."""
+        for start in range(0, len(self), size):
+            yield self.batch(slice(start, start + size))
+
+    def shuffled(self, size: int, seed: int | list[int], skip: int = 0) -> Iterator[Batch]:
+        """As `Shards.shuffled`."""
+        size = min(size, len(self))
+        order = np.random.default_rng(seed).permutation(len(self))
+        for b in range(skip, len(self) // size):
+            yield self.batch(order[b * size : (b + 1) * size])
+
+
+def counted(shards: Shards) -> Shards:
+    """The rows whose sample weight is above 0: a row of weight 0 is as good as not there.
+
+    Raises:
+        DataError: If no row is left.
+    """
+    if shards.weight_B is None or (shards.weight_B > 0).all():
+        return shards
+    rows_B = np.flatnonzero(shards.weight_B > 0)
+    if len(rows_B) == 0:
+        raise DataError("selection: expected held-out rows of a sample weight above 0, got none: check the weights")
+    return cast(Shards, Rows(shards, rows_B))
+
+
+def weighted_mean(value_B: np.ndarray, weight_B: np.ndarray | None) -> tuple[float, float]:
+    """m = Σ w·v / Σ w, and its standard error √(Σ w²·(v − m)²) / Σ w.
+
+    Without weights that is the mean, and the deviation over √B. Rows are drawn, not their copies: a
+    weight of two gives the mean of two equal rows, but a larger error than two rows that were drawn apart.
+    """
+    w_B = np.ones(len(value_B)) if weight_B is None else np.asarray(weight_B, np.float64)
+    mean = float(np.average(value_B, weights=w_B))
+    return mean, float(np.sqrt(np.sum(np.square(w_B * (value_B - mean)))) / w_B.sum())
+
+
+def resampled(weight_B: Tensor, count: int) -> Tensor:
+    """`count` row numbers, ascending, each row as often as it weighs → int64 [count].
+
+    Row i comes count·w_i / Σ w times, rounded up or down (systematic sampling), so that equal weights
+    and a count of B give every row once. The rows should stand in random order.
+    """
+    share_B = weight_B.double().cumsum(0)
+    at = (torch.arange(count, dtype=torch.float64) + 0.5) / count * share_B[-1]
+    return torch.searchsorted(share_B, at).clamp(max=len(weight_B) - 1)
+
+
+def donors(rows: int, weight_B: Tensor | None, generator: torch.Generator) -> Tensor:
+    """For each row, the row whose value replaces its own → int64 [B].
+
+    Without weights a random permutation; with weights a random order of rows drawn as often as they
+    weigh, so that what replaces a value is distributed as values are, weights counted.
+    """
+    order_B = torch.randperm(rows, generator=generator)
+    if weight_B is None:
+        return order_B
+    drawn_B = order_B[resampled(weight_B[order_B], rows)]
+    return drawn_B[torch.randperm(rows, generator=generator)]

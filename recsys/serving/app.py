@@ -1,0 +1,184 @@
+"""The scoring application: POST /predict, GET /health, /card, /docs and /openapi.json."""
+
+import asyncio
+import hmac
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from starlette.requests import ClientDisconnect
+
+from recsys.errors import DataError
+from recsys.serving.bundle import Bundle
+from recsys.serving.limits import Limits
+from recsys.serving.openapi import docs_page, predict_schema
+from recsys.serving.rows import parse_json
+
+__all__ = ["make_app"]
+
+_AT_ONCE = 8_192  # bytes of a body that is scored without a thread: handing it over costs more than it saves
+_NOBODY = 499  # nobody reads this answer: the client has gone
+
+
+class _Refusal(Exception):
+    """A request that gets another answer than a score.
+
+    Args:
+        status: HTTP status.
+        error: One line that says how to mend it.
+    """
+
+    def __init__(self, status: int, error: str):
+        self.status, self.error = status, error
+
+
+def _json(value: dict[str, Any], status: int = 200) -> Response:
+    headers = {"connection": "close"} if status in (408, 413) else {}  # the rest of the body is not read
+    headers |= {"retry-after": "1"} if status == 503 else {}
+    headers |= {"www-authenticate": "Bearer"} if status == 401 else {}
+    return Response(json.dumps(value), status, headers, "application/json")
+
+
+async def _body(request: Request, limits: Limits) -> bytes:
+    """The body, unless it is too large, too slow or of another type."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise _Refusal(415, "expected the header Content-Type: application/json: add it")
+    too_large = f"expected a body of at most {limits.body_bytes:,} bytes: send fewer rows at a time"
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limits.body_bytes:
+        raise _Refusal(413, too_large)
+    parts, size = list[bytes](), 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for part in request.stream():
+                size += len(part)
+                if size > limits.body_bytes:
+                    raise _Refusal(413, too_large)
+                parts.append(part)
+    except TimeoutError as error:
+        raise _Refusal(408, f"the body did not come whole within {limits.body_seconds:g} s: send it again") from error
+    except asyncio.CancelledError as error:  # uvicorn cancels what has not ended when the server must stop
+        raise _Refusal(503, "the server is stopping: send it again later") from error
+    return b"".join(parts)
+
+
+def _answer(bundle: Bundle, body: bytes, most_rows: int) -> dict[str, Any]:
+    """Score what a request holds."""
+    sent = parse_json(body)
+    if isinstance(sent, dict) and set(sent) == {"rows"} and "rows" not in bundle.schema.raw_columns:
+        sent = sent["rows"]
+        if not isinstance(sent, list):
+            raise DataError(f"rows: expected a list of rows, got {type(sent).__name__}: put the row in [ ]")
+    if isinstance(sent, list):
+        if len(sent) > most_rows:
+            raise _Refusal(413, f"expected at most {most_rows:,} rows, got {len(sent):,}: send fewer at a time")
+        return {"probabilities": bundle.score(sent).tolist()}
+    if isinstance(sent, dict):
+        return {"probability": float(bundle.score([sent])[0])}
+    raise DataError(f'expected a row as an object, a list of rows or {{"rows": […]}}, got {type(sent).__name__}')
+
+
+class _Scoring:
+    """Scores bodies: small ones at once, large ones in a few threads with a bounded queue."""
+
+    def __init__(self, bundle: Bundle, limits: Limits):
+        self.bundle, self.limits, self.inside = bundle, limits, 0
+        self.pool = ThreadPoolExecutor(limits.threads, "score")
+
+    async def __call__(self, body: bytes) -> dict[str, Any]:
+        """The answer to a body.
+
+        Raises:
+            _Refusal, DataError: As `_answer`, or if too many wait already.
+        """
+        if len(body) <= _AT_ONCE:
+            return _answer(self.bundle, body, self.limits.rows)
+        if self.inside >= self.limits.threads + self.limits.waiting:
+            raise _Refusal(503, f"{self.limits.waiting} requests wait already: try again later")
+        self.inside += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self.pool, _answer, self.bundle, body, self.limits.rows)
+        finally:
+            self.inside -= 1
+
+
+def _check_caller(request: Request, token: str | None, hosts: Sequence[str] | None) -> None:
+    """Refuse a request without the token, or one that a web page of another name sends to this machine."""
+    if hosts is not None:
+        named = request.headers.get("host", "")
+        host = named.rsplit(":", 1)[0] if not named.endswith("]") else named
+        if host.lower() not in hosts:
+            raise _Refusal(400, f"expected a Host header among {', '.join(hosts)}, got {host[:60]!r}")
+    if token is not None:
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            raise _Refusal(401, "expected the header Authorization: Bearer TOKEN with this server's token")
+
+
+Route = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(
+    bundle: Bundle, limits: Limits | None = None, token: str | None = None, hosts: Sequence[str] | None = None
+) -> FastAPI:
+    """The application.
+
+    `POST /predict` takes a raw row, a list of rows or `{"rows": [...]}` and answers
+    `{"probability": p}` or `{"probabilities": [...]}`; a request that cannot be scored gets
+    `{"error": "<one line>"}` and the status that /openapi.json names. `GET /health` answers
+    `{"status": "ok"}` to anybody, `GET /card` the bundle's card, `GET /docs` a page.
+
+    Args:
+        bundle: The model.
+        limits: What it takes at most; see `Limits`.
+        token: What callers send as `Authorization: Bearer TOKEN`; None asks for none.
+        hosts: Host headers that are answered; None answers all.
+    """
+    limits = limits or Limits()
+    # FastAPI's own pages load scripts from elsewhere.
+    about = "Scores raw rows with one bundle"
+    app = FastAPI(title="recsys", description=about, docs_url=None, redoc_url=None, openapi_url=None)
+    scoring = _Scoring(bundle, limits)
+    name = str(bundle.card.get("name") or "recsys")
+
+    def guarded(route: Route, token: str | None = token) -> Route:
+        async def answer(request: Request) -> Response:
+            try:
+                _check_caller(request, token, hosts)
+                return await route(request)
+            except _Refusal as refusal:
+                return _json({"error": refusal.error}, refusal.status)
+            except DataError as error:
+                return _json({"error": " ".join(str(error).split())}, 422)
+            except ClientDisconnect:
+                return Response(status_code=_NOBODY)
+
+        return answer
+
+    async def predict(request: Request) -> Response:
+        return _json(await scoring(await _body(request, limits)))
+
+    async def health(request: Request) -> Response:
+        return _json({"status": "ok", "runtime": bundle.runtime})
+
+    async def card(request: Request) -> Response:
+        return _json(bundle.card)
+
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(docs_page(bundle.schema, name, token is not None))
+
+    async def description(request: Request) -> Response:
+        return _json(app.openapi())
+
+    read = ["GET", "HEAD"]
+    extra = predict_schema(bundle.schema)
+    app.add_api_route("/predict", guarded(predict), methods=["POST"], openapi_extra=extra, response_model=None)
+    app.add_api_route("/health", guarded(health, None), methods=read, response_model=None)
+    app.add_api_route("/card", guarded(card), methods=read, response_model=None)
+    app.add_route("/docs", guarded(docs), methods=read, include_in_schema=False)
+    app.add_route("/openapi.json", guarded(description), methods=read, include_in_schema=False)
+    return app

@@ -1,0 +1,142 @@
+"""Sample weights in selection: weight 0 is no row, weight n is n rows."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from recsys.data.prepare import prepare
+from recsys.data.shards import Shards
+from recsys.embeddings.per_field import per_field
+from recsys.factory import make
+from recsys.models.ctr import CTR
+from recsys.selection.columns import change_rates
+from recsys.selection.counted import Rows, counted, donors, resampled, weighted_mean
+from recsys.selection.price import default_price, gain_over_constant
+from recsys.selection.recipe import Recipe, gate_loss
+from recsys.selection.report import health
+from recsys.selection.shuffle import shuffled_cost
+from recsys.train import TrainConfig
+from tests.unit.test_leap import Linear
+
+CONF = Path(__file__).parents[2] / "conf" / "selection"
+FROZEN = ("leap", "permutation", "sfs", "shark")
+WEIGHT = {"a": 1.0, "b": 0.8, "c": 0.0}
+
+
+def split_of(folder, columns, weight):
+    table = pa.table({**columns, "weight": weight.astype(np.float32)})
+    fields = {n: {"kind": "numeric"} for n in WEIGHT}
+    config = {"name": "w", "label": "label", "weight": "weight", "split": {"shares": [0.1, 0.8, 0.1]}, "fields": fields}
+    return Shards(prepare(config, lambda: table, folder), "valid")
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """Half of the rows weigh 0; their label follows b, the others' a."""
+    r, rows = np.random.default_rng(0), 12_000
+    columns = {n: r.normal(size=rows) for n in WEIGHT}
+    out = r.random(rows) < 0.5
+    logit = np.where(out, 2 * columns["b"], 1.5 * columns["a"])
+    columns["label"] = (r.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.int8)
+    valid = split_of(tmp_path_factory.mktemp("w"), columns, np.where(out, 0.0, 1.0))
+    model = CTR(valid.schema, per_field(valid.schema), partial(Linear, weight=[WEIGHT[n] for n in valid.schema.names]))
+    return model, valid
+
+
+def run(name, model, valid):
+    select = make(OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml")), "selection")
+    return select(model, valid, valid, Recipe(lambda s: model, TrainConfig(precision="fp32")), 0)
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_rows_of_weight_0_are_as_good_as_dropped(name, case):
+    model, valid = case
+    dropped = Rows(valid, np.flatnonzero(valid.weight_B > 0))
+    found, want = run(name, model, valid), run(name, model, dropped)
+    assert found.score == want.score and found.keep == want.keep
+    if name != "sfs":  # b misleads on the rows that count, which SFS takes for importance
+        assert found.ranking[0] == "a"
+    everything = Rows(valid, np.arange(len(valid)))
+    everything.weight_B = None
+    assert run(name, model, everything).score != pytest.approx(want.score, rel=0.1), "the test needs rows that matter"
+
+
+def test_health_price_and_shuffles_leave_out_rows_of_weight_0(case):
+    model, valid = case
+    dropped = Rows(valid, np.flatnonzero(valid.weight_B > 0))
+    assert default_price(model, valid, 0.01) == default_price(model, dropped, 0.01)
+    groups = {"x": ["a"], "y": ["b", "c"]}
+    assert shuffled_cost(model, valid, groups, 0) == shuffled_cost(model, dropped, groups, 0)
+    found, want = health(model, valid, valid), health(model, dropped, dropped)
+    assert found["agreement"] == want["agreement"] and found["gain"] == want["gain"]
+    assert found["train_auc"] == pytest.approx(want["train_auc"])
+
+
+@pytest.fixture(scope="module")
+def weighed(case):
+    """The rows that count, weighing 1, 2 or 3; and the same rows as often as they weigh."""
+    model, valid = case
+    once = counted(valid)
+    weight = np.random.default_rng(1).integers(1, 4, len(once)).astype(np.float32)
+    few = Rows(once, np.arange(len(once)))
+    few.weight_B = weight
+    few.batch = lambda rows: _with(once.batch(rows), weight[rows])
+    repeated = Rows(once, np.random.default_rng(2).permutation(np.repeat(np.arange(len(once)), weight.astype(int))))
+    return model, few, repeated
+
+
+def _with(batch, weight):
+    batch.weight_B = torch.from_numpy(weight)
+    return batch
+
+
+def test_a_weight_of_n_is_n_rows(weighed):
+    """Exactly for what draws nothing; within noise where other rows are drawn."""
+    model, few, repeated = weighed
+    one, many = (run("shark", model, s).score for s in (few, repeated))
+    assert one == pytest.approx(many, rel=1e-5)
+    assert change_rates(few) == pytest.approx(change_rates(repeated), abs=1e-9)
+    logit = [np.concatenate([model(b).detach().numpy() for b in s.batches(999)]) for s in (few, repeated)]
+    gain = [gain_over_constant(z, s.label_B, s.weight_B) for z, s in zip(logit, (few, repeated), strict=True)]
+    assert gain[0].mean == pytest.approx(gain[1].mean) and gain[0].constant == pytest.approx(gain[1].constant)
+    for name in WEIGHT:
+        (a,), (b,) = (shuffled_cost(model, s, {"x": [name]}, 0).values() for s in (few, repeated))
+        noise = 4 * (a["delta_logloss_error"] + b["delta_logloss_error"])
+        assert a["delta_logloss"] == pytest.approx(b["delta_logloss"], abs=noise + 1e-12)
+    one, many = (run("permutation", model, s).score for s in (few, repeated))
+    assert one == pytest.approx(many, abs=0.02)
+    one, many = (run("leap", model, s).score for s in (few, repeated))
+    assert np.log10(list(one.values())) == pytest.approx(np.log10(list(many.values())), abs=0.3)
+
+
+def test_gate_loss_is_the_weighted_mean(weighed):
+    model, few, _ = weighed
+    batch = few.batch(slice(0, 500))
+    z, y, w = (v.detach().double().numpy() for v in (model(batch), batch.label_B, batch.weight_B))
+    want = np.average(np.logaddexp(0, z) - y * z, weights=w)
+    assert float(gate_loss(model, torch.nn.Identity(), batch, "fp32").detach()) == pytest.approx(want, rel=1e-5)
+
+
+def test_rows_lend_their_values_as_often_as_they_weigh():
+    weight = torch.tensor([0.0, 1.0, 2.0, 5.0])
+    assert resampled(weight, 8).bincount(minlength=4).tolist() == [0, 1, 2, 5]
+    assert resampled(torch.full((6,), 0.3), 6).tolist() == list(range(6))
+    drawn = torch.stack([donors(4, weight, torch.Generator().manual_seed(s)) for s in range(3000)])
+    share = [(drawn == i).double().mean().item() for i in range(4)]
+    assert share == pytest.approx([0, 1 / 8, 2 / 8, 5 / 8], abs=0.02)
+    assert donors(9, None, torch.Generator().manual_seed(0)).sort().values.tolist() == list(range(9))
+
+
+def test_a_weighted_mean_has_its_error():
+    r = np.random.default_rng(0)
+    weight = r.integers(1, 9, 400).astype(np.float64)
+    means = [np.average(r.normal(3, 2, 400), weights=weight) for _ in range(3000)]
+    mean, error = weighted_mean(r.normal(3, 2, 400), weight)
+    assert error == pytest.approx(np.std(means), rel=0.15) and abs(mean - 3) < 4 * error
+    value = r.normal(size=50)
+    assert weighted_mean(value, None) == pytest.approx((value.mean(), value.std() / 50**0.5))
