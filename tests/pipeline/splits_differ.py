@@ -30,7 +30,8 @@ DATA = {
 }
 RUN = [
     "data=splits_differ", "name=splits", "train.batch_size=256", "train.max_epochs=6", "train.evals_per_epoch=2",
-    "embedding.dim=8", "selection=leap", "selection.steps=150", "selection.batch_size=512",
+    "embedding.dim=8", "selection=leap", "selection.steps=150", "selection.batch_size=512", "selection.price=0.02",
+    "compression=fwsvd", "compression.rank=3", "quantization=int8",
 ]  # fmt: skip
 
 
