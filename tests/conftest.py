@@ -21,6 +21,7 @@ from recsys.data.shards import Shards
 from recsys.models.ctr import CTR
 from recsys.schema import Schema
 from tests.pipeline.small import finished, place  # noqa: F401  # fixtures
+from tests.pipeline.splits_differ import planted_run  # noqa: F401  # fixture
 
 torch.set_num_threads(1)  # small tensors: threads only wait for each other, minutes long on a busy machine
 

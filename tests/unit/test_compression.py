@@ -45,6 +45,19 @@ def test_uniform_fisher_gives_plain_svd():
     torch.testing.assert_close(plain["t"].dense(), weighted["t"].dense(), atol=1e-5, rtol=1e-5)
 
 
+def test_fwsvd_weighs_rows_by_the_root_of_their_own_tables_fisher_information():
+    """Against the paper's Î = diag(√F) and LAPACK; F reaches over four decades, so that a missing root shows."""
+    tables = {n: Table(table(seed=i).float()) for i, n in enumerate("ab")}
+    r = torch.Generator().manual_seed(5)
+    fisher = {n: 10 ** (4 * torch.rand(60, generator=r, dtype=torch.float64)) for n in "ba"}
+    made, _ = fwsvd(tables, fisher, rank=3)
+    for name, w in tables.items():
+        want = by_svd(w.dense().double(), 3, fisher[name].sqrt())
+        torch.testing.assert_close(made[name].dense().double(), want, atol=2e-3, rtol=1e-3)
+        wrong = by_svd(w.dense().double(), 3, fisher[name])
+        assert (wrong - want).abs().max() > 0.1, "the test needs weights that show"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_weighting_trades_plain_error_for_weighted_error(seed):
     w = Table(table(seed=seed).float())

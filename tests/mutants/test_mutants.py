@@ -1,0 +1,212 @@
+"""Faults that each must make a fast test fail: one at a time, in a copy of the code."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RUN = "tests/pipeline/test_splits_differ.py::"
+LEAP = "tests/unit/test_leap_weights.py::"
+PEERS = "tests/unit/test_peers.py::"
+FWSVD = "tests/unit/test_compression.py::test_fwsvd_weighs_rows_by_the_root_of_their_own_tables_fisher_information"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault.
+
+    Args:
+        name: What it does.
+        file: Where, from the repository's root.
+        old: The text it replaces, which stands there exactly once.
+        new: What it puts there.
+        test: A test of `make test` that must fail.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+CALIBRATOR = "fit_calibrator(sigmoid(valid_B), valid.label_B, valid.weight_B)"
+MUTANTS = [
+    Mutant(
+        "training stops early by test rows",
+        "pipelines/train.py",
+        'Shards(stage.data, "train", schema), Shards(stage.data, "valid", schema)',
+        'Shards(stage.data, "train", schema), Shards(stage.data, "test", schema)',
+        RUN + "test_training_looks_at_validation_and_keeps_its_best",
+    ),
+    Mutant(
+        "selection judges by test rows",
+        "pipelines/select_features.py",
+        'for split in ("train", "valid"))',
+        'for split in ("train", "test"))',
+        RUN + "test_selection_judges_fields_by_validation_and_by_weight",
+    ),
+    Mutant(
+        "the calibrator is fitted on test rows",
+        "pipelines/evaluate.py",
+        CALIBRATOR,
+        "fit_calibrator(sigmoid(test_B), test.label_B, test.weight_B)",
+        RUN + "test_recalibration_is_fitted_on_validation_by_weight",
+    ),
+    Mutant(
+        "the calibrator forgets the weights",
+        "pipelines/evaluate.py",
+        CALIBRATOR,
+        "fit_calibrator(sigmoid(valid_B), valid.label_B)",
+        RUN + "test_recalibration_is_fitted_on_validation_by_weight",
+    ),
+    Mutant(
+        "validation is reported as test",
+        "pipelines/evaluate.py",
+        "found = evaluate(test_B, test.label_B, test.group_B, test.weight_B)",
+        "found = evaluate(valid_B, valid.label_B, valid.group_B, valid.weight_B)",
+        RUN + "test_the_evaluation_is_of_test_and_names_validation_so",
+    ),
+    Mutant(
+        "the bundle has no recalibration",
+        "pipelines/export.py",
+        "calibrator=calibrator",
+        "calibrator=None",
+        RUN + "test_the_bundle_is_the_compressed_model_recalibrated",
+    ),
+    Mutant(
+        "the bundle holds the model before compression",
+        "pipelines/export.py",
+        "source = newest_model(stage)",
+        'source = newest_model(stage, before="compress")',
+        RUN + "test_the_bundle_is_the_compressed_model_recalibrated",
+    ),
+    Mutant(
+        "nothing is quantised",
+        "pipelines/compress.py",
+        'if stage.config["quantization"]:',
+        "if False:",
+        RUN + "test_tables_are_quantised",
+    ),
+    Mutant(
+        "LeAP's gates all pay the same",
+        "recsys/selection/gates.py",
+        "return (self.weight_U * self.gates()).sum()",
+        "return self.gates().sum()",
+        LEAP + "test_a_gate_pays_its_weight_times_the_price",
+    ),
+    Mutant(
+        "LeAP's score forgets the weight",
+        "recsys/selection/leap.py",
+        "score_U = ramp.gates.weight_U * 10 **",
+        "score_U = 10 **",
+        LEAP + "test_a_score_is_weight_times_where_the_gate_closed",
+    ),
+    Mutant(
+        "LeAP's gates learn on training rows",
+        "recsys/selection/leap.py",
+        "batches = batches_forever(valid, batch_size, seed)",
+        "batches = batches_forever(train, batch_size, seed)",
+        RUN + "test_selection_judges_fields_by_validation_and_by_weight",
+    ),
+    Mutant(
+        "Fisher information without its root",
+        "recsys/compression/fwsvd.py",
+        "+ 1e-5).sqrt()",
+        "+ 1e-5)",
+        FWSVD,
+    ),
+    Mutant(
+        "Fisher information of another table",
+        "recsys/compression/fwsvd.py",
+        "fisher_weights(fisher[name])",
+        "fisher_weights(next(iter(fisher.values())))",
+        FWSVD,
+    ),
+    Mutant(
+        "AutoField's gates learn on training rows",
+        "recsys/selection/autofield.py",
+        "held_out = batches_forever(valid, recipe.how.batch_size, seed)",
+        "held_out = batches_forever(train, recipe.how.batch_size, seed)",
+        PEERS + "test_autofield_gates_learn_on_validation_rows",
+    ),
+    Mutant(
+        "AutoField's temperature does not fall",
+        "recsys/selection/autofield.py",
+        "return max(_LAST_TAU, 1 - self.calls * self.tau_step)",
+        "return 1.0",
+        PEERS + "test_autofield_is_gumbel_softmax_at_a_falling_temperature",
+    ),
+    Mutant(
+        "OptFS's temperature does not grow",
+        "recsys/selection/optfs.py",
+        "masks.tau = last_tau ** (step.number / step.total)",
+        "masks.tau = 1.0",
+        PEERS + "test_optfs_tau_grows_to_its_last_by_a_constant_factor",
+    ),
+    Mutant(
+        "LPFS's ε does not shrink",
+        "recsys/selection/lpfs.py",
+        "epsilon = 0.1 * (last_epsilon / 0.1) ** (step.number / step.total)",
+        "epsilon = 0.1",
+        PEERS + "test_lpfs_epsilon_shrinks_to_its_last_by_a_constant_factor",
+    ),
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
+def test_a_mutant_changes_what_is_there(mutant: Mutant) -> None:
+    source = (ROOT / mutant.file).read_text()
+    assert source.count(mutant.old) == 1, f"{mutant.file}: write the mutant for the code as it is"
+    compile(source.replace(mutant.old, mutant.new), mutant.file, "exec")
+    file, _, test = mutant.test.partition("::")
+    assert f"def {test}(" in (ROOT / file).read_text()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The code and its tests in another folder."""
+    skipped = shutil.ignore_patterns("__pycache__", ".hypothesis")
+    for name in ("recsys", "pipelines", "conf", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=skipped)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def judged(folder: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
+    """pytest in that folder, on the code that lies there."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=--import-mode=importlib",
+    ]
+    where = {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [*command, *tests], cwd=folder, env={**os.environ, **where}, capture_output=True, text=True, timeout=900
+    )
+
+
+@pytest.mark.slow
+def test_the_copy_passes_as_it_is(copy: Path) -> None:
+    done = judged(copy, sorted({m.test for m in MUTANTS}))
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
+def test_a_mutant_fails_its_test(mutant: Mutant, copy: Path) -> None:
+    file = copy / mutant.file
+    file.write_text(file.read_text().replace(mutant.old, mutant.new))
+    done = judged(copy, [mutant.test])
+    assert done.returncode == 1 and " failed" in done.stdout, f"{mutant.name} passes:\n{done.stdout[-3000:]}"
