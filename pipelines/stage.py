@@ -1,15 +1,27 @@
 """What a stage is given and gives back. A stage knows nothing of MLflow or of other stages' methods."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recsys.errors import ConfigError
+from recsys.files import write_json
+from recsys.results import VERSION, prepared_folder, relative
 
-__all__ = ["Result", "Stage", "newest_model", "write_json"]
+__all__ = ["MODEL_STAGES", "READS", "Result", "Stage", "newest_model", "write_json"]
 
+_TRAINING = ("model", "embedding", "sequence", "train", "seed")
+READS: dict[str, tuple[str, ...]] = {  # the stages in their order, and what of the configuration each reads
+    "prepare": ("data",),
+    "train": (*_TRAINING, "select.apply"),
+    "select": ("selection", "select", "train", "seed"),
+    "retrain": _TRAINING,
+    "compress": ("compression", "quantization"),
+    "evaluate": ("calibrate",),
+    "export": ("name",),
+    "benchmark": ("benchmark", "select", *_TRAINING),
+}
 MODEL_STAGES = ("train", "retrain", "compress")  # those that leave a model, in order
 
 
@@ -41,7 +53,7 @@ class Stage:
     @property
     def data(self) -> Path:
         """The prepared data set."""
-        return Path(json.loads((self.earlier("prepare") / "data.json").read_text())["folder"])
+        return prepared_folder(self.earlier("prepare"))
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,24 @@ class Result:
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
 
+    def to_json(self, folder: Path, seconds: float) -> dict[str, Any]:
+        """What result.json of the stage says: all that MLflow is told, so that it can be told later too.
+
+        Args:
+            folder: The stage's; paths are relative to it.
+            seconds: That the stage took.
+        """
+        about: dict[str, Any] = {
+            "version": VERSION,
+            "seconds": round(seconds, 3),
+            "metrics": self.metrics,
+            "tags": self.tags,
+            "params": self.params,
+            "history": self.history,
+            "artifacts": [relative(a, folder) for a in self.artifacts],
+        }
+        return about | ({"bundle": relative(self.bundle, folder)} if self.bundle else {})
+
 
 def newest_model(stage: Stage, before: str = "") -> Path:
     """The folder of the latest stage that left a model, among those before `before`."""
@@ -72,10 +102,3 @@ def newest_model(stage: Stage, before: str = "") -> Path:
         if name in stage.done:
             return stage.done[name]
     return stage.earlier("train")
-
-
-def write_json(path: Path, value: Any) -> Path:
-    """Write JSON under a temporary name, then rename: it is there whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    return temporary.rename(path)

@@ -16,13 +16,17 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from recsys.checkpoint import read_weights
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
+from recsys.files import whole
 from recsys.metrics import auc, logloss, sigmoid
 from recsys.models.ctr import CTR
 from recsys.progress import progress
 
 __all__ = ["TrainConfig", "bf16", "fit", "logits", "seed_everything"]
+
+RESUME_VERSION = 1  # of resume.pt
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,7 @@ class _Fit:
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on; the file appears whole or not at all."""
         state = {
+            "version": RESUME_VERSION,
             "model": self.model.state_dict(),
             "fisher": self.model.embedding.fisher(),  # type: ignore[operator]
             "adam": self.adam.state_dict(),
@@ -183,12 +188,16 @@ class _Fit:
             "best_state": self.best_state,
             "history": self.history,
         }
-        torch.save(state, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").rename(path)
+        with whole(path, "wb") as file:
+            torch.save(state, file)
 
     def load(self, path: Path) -> None:
-        """Take up what `save` wrote."""
-        state = torch.load(path, weights_only=True)
+        """Take up what `save` wrote.
+
+        Raises:
+            DataError: If it is damaged or of another version.
+        """
+        state = read_weights(path, "remove it to train from the start", RESUME_VERSION)
         self.model.load_state_dict(state["model"])
         self.model.embedding.load_fisher(state["fisher"])  # type: ignore[operator]
         self.adam.load_state_dict(state["adam"])
