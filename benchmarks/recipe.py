@@ -20,6 +20,7 @@ import torch
 
 from recsys.cli import main as recsys
 from recsys.data.baseline import baseline_main
+from recsys.results import read_result
 
 HEAD = (
     "table", "rows", "fields", "ids", "label", "LR AUC", "LightGBM AUC", "ours AUC", "LR logloss", "LightGBM logloss",
@@ -52,7 +53,7 @@ def measure(name: str, folder: Path, seeds: list[int]) -> list[str]:
     for seed in seeds:
         arguments = ["run", "--config-dir", str(folder / "conf"), f"data={name}", f"seed={seed}", f"name={name}", runs]
         arguments += ["stages=[prepare,train,evaluate]", f"hydra.run.dir={folder}/runs/{name}-{seed}"]
-        result = json.loads(last_line(said(recsys, arguments)).read_text())
+        result = read_result(last_line(said(recsys, arguments)))
         metrics = json.loads((Path(result["stages"]["evaluate"]["folder"]) / "metrics.json").read_text())
         ours.append(metrics["train"])
     train = json.loads((prepared / "prepared.json").read_text())["splits"]["train"]

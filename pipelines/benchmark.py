@@ -35,12 +35,14 @@ from recsys.selection.find import read
 from recsys.selection.over_seeds import kept_names, over_seeds
 from recsys.selection.savings import savings
 from recsys.train import logits
+from recsys.versions import code_version, targets
 
 __all__ = ["Settings", "run"]
 
 _console = Console(stderr=True)
 _METRICS = ("auc", "logloss")
 _LOGITS = "test_logits.npy"
+_NO_PART = ("recsys.html", "recsys.data.baseline", "recsys.selection")  # of a retrain: pages and what picks its fields
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,19 @@ class _Found:
     failed: str = ""
 
 
+def _retrain_name(stage: Stage, names: Sequence[str], seed: int) -> str:
+    """Names a retrain: all that its weights and figures depend on, the code included."""
+    parts = {k: stage.config[k] for k in ("model", "embedding", "sequence", "train")}
+    code = code_version("pipelines.train", "pipelines.evaluate", *targets(parts), without=_NO_PART)
+    versions = [recsys.__version__, torch.__version__, checkpoint.VERSION, code]
+    key = json.dumps([stage.data.name, parts, seed, sorted(names), versions], sort_keys=True)
+    return hashlib.sha256(key.encode()).hexdigest()[:20]
+
+
 def _retrain(stage: Stage, names: Sequence[str], seed: int) -> tuple[Path, dict[str, float]]:
     """The folder and the figures of a model trained on these fields alone, from the cache if it is there."""
     config = stage.config
-    parts = {k: config[k] for k in ("model", "embedding", "sequence", "train")}
-    versions = [recsys.__version__, torch.__version__]
-    key = json.dumps([stage.data.name, parts, seed, sorted(names), versions], sort_keys=True)
-    folder = Path(config["runs"]) / "cache" / "retrains" / hashlib.sha256(key.encode()).hexdigest()[:20]
+    folder = Path(config["runs"]) / "cache" / "retrains" / _retrain_name(stage, names, seed)
     done, label = folder / "metrics.json", f"  {len(names)} fields"
     with locked(folder.with_suffix(".lock")):
         if done.exists() and (folder / _LOGITS).exists():

@@ -2,6 +2,8 @@
 
 import json
 
+from rich.console import Console
+
 from pipelines.stage import Result, Stage, newest_model, write_json
 from recsys import checkpoint
 from recsys.export.bundle import export_bundle
@@ -20,6 +22,9 @@ def run(stage: Stage) -> Result:
         measured = json.loads((evaluated / "metrics.json").read_text())
         fitted = evaluated / "calibrator.json"
         calibrator = json.loads(fitted.read_text()) if fitted.exists() else None
+    if not evaluated:
+        said = "this run has no evaluation of the model: its card says so, and the bundle holds no calibrator: "
+        Console(stderr=True).print(said + "add evaluate to stages to measure and recalibrate it", soft_wrap=True)
     card = {
         "name": stage.config["name"],
         "task": stage.data.name.rpartition("-")[0],  # `recsys export RUN` is not told the data's configuration
@@ -27,6 +32,7 @@ def run(stage: Stage) -> Result:
         "stage": source.name,
         "model": spec,
         "metrics": {k: v for k, v in measured.items() if k in (source.name, "recalibrated", "constant")},
+        "measured": bool(evaluated),
     }
     bundle = stage.folder / "bundle"
     made = export_bundle(model, stage.data, bundle, calibrator=calibrator, card=card)

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
-from pipelines.stage import Result, Stage, write_json
+from pipelines.stage import Result, Stage
 from recsys.data.prepare import prepare
 from recsys.factory import make
+from recsys.results import write_prepared
 
 __all__ = ["run"]
 
@@ -21,7 +22,7 @@ def run(stage: Stage) -> Result:
     source = make(data["source"], "data.source")
     cache = Path(stage.config["runs"]) / "cache"
     folder = prepare(data, source, cache).resolve()
-    write_json(stage.folder / "data.json", {"folder": str(folder)})
+    write_prepared(stage.folder, folder)
     about = json.loads((folder / "prepared.json").read_text())
     metrics: dict[str, float] = {"rows": about["rows"], "bad_rows": about["bad_rows"]}
     for split, seen in about["splits"].items():

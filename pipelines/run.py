@@ -1,13 +1,14 @@
-"""`recsys run`: call the stages in order, tell MLflow, write result.json."""
+"""`recsys run`: call the stages in order, tell MLflow, write run.json and result.json."""
 
 import logging
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,8 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from pipelines import CONF, benchmark, compress, evaluate, export, prepare, select_features, summary, train
+from pipelines.earlier import settings, stages_to_run, taken_over
 from pipelines.stage import Result, Stage, write_json
 from recsys.errors import ConfigError, RecsysError
+from recsys.files import read_json
+from recsys.results import VERSION, read_result, read_stage, relative
 from recsys.tracking import Tracker
 
 __all__ = ["CONF", "STAGES", "execute", "main", "started"]
@@ -36,60 +40,46 @@ _console = Console(stderr=True)
 _begun: list[str] = []  # folders of the runs that this process has begun
 
 
-def _stages(config: dict[str, Any], earlier: dict[str, Path]) -> list[str]:
-    """The stages to run, in the order of the pipeline; prepare is cached and goes first where it lacks."""
-    asked = config["stages"]
-    if unknown := [s for s in asked if s not in STAGES]:
-        raise ConfigError(f"stages: unknown {unknown}: expected some of {', '.join(STAGES)}")
-    if not asked:
-        raise ConfigError(f"stages is empty: name some of {', '.join(STAGES)}")
-    if config["select"]["apply"] is not None and "train" not in asked:
-        raise ConfigError("select.apply is what stage train trains on, and stages lacks it: add train, or unset it")
-    wanted = set(asked) | (set() if "prepare" in earlier else {"prepare"})
-    return [s for s in STAGES if s in wanted]
-
-
-def _earlier(config: dict[str, Any]) -> dict[str, Path]:
-    """The stage folders of the run named by `from_run`, and of those that it went on from."""
-    if not config["from_run"]:
-        return {}
-    source = Path(config["runs"]) / str(config["from_run"])
-    result = source / "result.json"
-    if not result.exists():
-        known = sorted(str(p.parent.relative_to(config["runs"])) for p in Path(config["runs"]).glob("*/result.json"))
-        raise ConfigError(
-            f"from_run: no finished run {config['from_run']!r}: expected one of {', '.join(known[-5:]) or 'none yet'}"
-        )
-    stages = OmegaConf.to_container(OmegaConf.load(result))["stages"]  # type: ignore[index,call-overload]
-    return {name: Path(about["folder"]) for name, about in stages.items()}  # type: ignore[union-attr]
-
-
 def _run_stage(name: str, stage: Stage, tracker: Tracker, register: str) -> dict[str, Any]:
     """Run one stage, or find that this very run has finished it before it was killed."""
-    finished = stage.folder / "result.json"
-    if finished.exists():
+    if (stage.folder / "result.json").exists():
         _console.print(f"[bold]{name}[/] is done already")
-        return OmegaConf.to_container(OmegaConf.load(finished))  # type: ignore[return-value]
+        about = read_stage(stage.folder)
+        if "mlflow_run_id" not in about:  # killed before MLflow had been told
+            with tracker.stage(name):
+                about = _tell(stage.folder, about, tracker, register)
+        return about
     _console.rule(f"[bold]{name}")
     stage.folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with tracker.stage(name):
         result = STAGES[name](stage)
-        seconds = time.perf_counter() - started
-        tracker.tag(result.tags)
-        tracker.params(result.params)
-        tracker.log({**result.metrics, "seconds": seconds}, result.history, result.artifacts)
-        about: dict[str, Any] = {
-            "folder": str(stage.folder.resolve()),
-            "seconds": round(seconds, 3),
-            "mlflow_run_id": tracker.ids[name],
-            "metrics": result.metrics,
-        }
-        if result.bundle:
-            about["bundle"] = str(result.bundle.resolve())
-            about["model_uri"] = tracker.register(result.bundle, register)
-    write_json(finished, about)
+        about = result.to_json(stage.folder, time.perf_counter() - started)
+        write_json(stage.folder / "result.json", about)  # what was made counts, whatever becomes of MLflow
+        return _tell(stage.folder, about, tracker, register)
+
+
+def _tell(folder: Path, about: dict[str, Any], tracker: Tracker, register: str) -> dict[str, Any]:
+    """Log a stage's result on the active MLflow run, and note in it that this is done."""
+    tracker.tag(about["tags"])
+    tracker.params(about["params"])
+    files = [folder / a for a in about["artifacts"]]
+    tracker.log({**about["metrics"], "seconds": about["seconds"]}, about["history"], files)
+    if "bundle" in about:
+        about["model_uri"] = tracker.register(folder / about["bundle"], register)
+    about["mlflow_run_id"] = tracker.ids[folder.name]
+    write_json(folder / "result.json", about)
     return about
+
+
+def _begin(folder: Path, config: Mapping[str, Any]) -> str:
+    """Write run.json, or find it in a run that is resumed → the mark by which MLflow knows the run again."""
+    path = folder / "run.json"
+    if path.exists():
+        return read_json(path, "the settings of a run", "begin a new run", VERSION)["mark"]
+    mark = uuid4().hex
+    write_json(path, {"mark": mark, "config": settings(config)}, VERSION)
+    return mark
 
 
 def execute(config: dict[str, Any], folder: Path) -> Path:
@@ -98,26 +88,27 @@ def execute(config: dict[str, Any], folder: Path) -> Path:
     Raises:
         RecsysError: What the user can mend.
     """
-    earlier = _earlier(config)
-    names = _stages(config, earlier)
-    done = {n: p for n, p in earlier.items() if n == "prepare" or n not in names}
+    names = stages_to_run(config)
+    done = taken_over(config, names)
     tracker = Tracker(config["tracking"]["uri"], config["tracking"]["experiment"], Path(config["runs"]))
-    about: dict[str, Any] = {n: {"folder": str(p.resolve())} for n, p in done.items()}
-    with tracker.parent(f"{config['name']}-{config['seed']}", config, folder):
+    about: dict[str, Any] = {n: {"folder": relative(p, folder)} for n, p in done.items()}
+    with tracker.parent(f"{config['name']}-{config['seed']}", config, folder, _begin(folder, config)):
         for name in names:
-            stage = Stage(config, folder / name, done)
-            about[name] = _run_stage(name, stage, tracker, config["tracking"]["register"])
+            found = _run_stage(name, Stage(config, folder / name, done), tracker, config["tracking"]["register"])
+            shown = {k: found[k] for k in ("seconds", "mlflow_run_id", "metrics", "model_uri") if k in found}
+            about[name] = {"folder": name, **shown}
+            if "bundle" in found:
+                about[name]["bundle"] = f"{name}/{found['bundle']}"
             done[name] = folder / name
-    ordered = {n: about[n] for n in STAGES if n in about}
     result = {
         "id": str(folder.resolve().relative_to(Path(config["runs"]).resolve())),
         "name": config["name"],
         "seed": config["seed"],
         "mlflow": {"uri": tracker.uri, "experiment": config["tracking"]["experiment"], "run_id": tracker.ids["parent"]},
-        "stages": ordered,
+        "stages": about,
     }
-    path = write_json(folder / "result.json", result)
-    summary.show(result, config)
+    path = write_json(folder / "result.json", result, VERSION)
+    summary.show(read_result(path), config)
     return path
 
 

@@ -1,15 +1,27 @@
 """What a stage is given and gives back. A stage knows nothing of MLflow or of other stages' methods."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recsys.errors import ConfigError
+from recsys.files import write_json
+from recsys.results import VERSION, prepared_folder, relative
 
-__all__ = ["RECALIBRATED", "Result", "Stage", "newest_model", "row_names", "write_json"]
+__all__ = ["MODEL_STAGES", "READS", "RECALIBRATED", "Result", "Stage", "newest_model", "row_names", "write_json"]
 
+_TRAINING = ("model", "embedding", "sequence", "train", "seed")
+READS: dict[str, tuple[str, ...]] = {  # the stages in their order, and what of the configuration each reads
+    "prepare": ("data",),
+    "train": (*_TRAINING, "select.apply"),
+    "select": ("selection", "select", "train", "seed"),
+    "retrain": _TRAINING,
+    "compress": ("compression", "quantization"),
+    "evaluate": ("calibrate",),
+    "export": ("name",),
+    "benchmark": ("benchmark", "select", *_TRAINING),
+}
 MODEL_STAGES = ("train", "retrain", "compress")  # those that leave a model, in order
 RECALIBRATED = (
     "A recalibrated row holds the predictions as the bundle gives them: through a curve fitted on validation."
@@ -44,7 +56,7 @@ class Stage:
     @property
     def data(self) -> Path:
         """The prepared data set."""
-        return Path(json.loads((self.earlier("prepare") / "data.json").read_text())["folder"])
+        return prepared_folder(self.earlier("prepare"))
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,24 @@ class Result:
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
 
+    def to_json(self, folder: Path, seconds: float) -> dict[str, Any]:
+        """What result.json of the stage says: all that MLflow is told, so that it can be told later too.
+
+        Args:
+            folder: The stage's; paths are relative to it.
+            seconds: That the stage took.
+        """
+        about: dict[str, Any] = {
+            "version": VERSION,
+            "seconds": round(seconds, 3),
+            "metrics": self.metrics,
+            "tags": self.tags,
+            "params": self.params,
+            "history": self.history,
+            "artifacts": [relative(a, folder) for a in self.artifacts],
+        }
+        return about | ({"bundle": relative(self.bundle, folder)} if self.bundle else {})
+
 
 def newest_model(stage: Stage, before: str = "") -> Path:
     """The folder of the latest stage that left a model, among those before `before`."""
@@ -81,10 +111,3 @@ def row_names(metrics: Mapping[str, Any]) -> dict[str, str]:
     """Key of an evaluation's metrics.json → the row's name for people: `compress, recalibrated`."""
     models = [n for n in MODEL_STAGES if n in metrics]
     return {n: f"{models[-1]}, recalibrated" if n == "recalibrated" else n for n in metrics}
-
-
-def write_json(path: Path, value: Any) -> Path:
-    """Write JSON under a temporary name, then rename: it is there whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    return temporary.rename(path)

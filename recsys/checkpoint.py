@@ -1,6 +1,5 @@
 """A model on disk: what it is (JSON) and its numbers. `load` needs nothing but the folder."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +9,14 @@ import torch
 
 from recsys.errors import DataError
 from recsys.factory import make
+from recsys.files import read_json, whole, write_json
 from recsys.models.ctr import CTR
 from recsys.schema import Schema
 from recsys.tables import Lookup, PlainEmbedding, Table
 
-__all__ = ["build", "fisher", "load", "save"]
+__all__ = ["VERSION", "build", "fisher", "load", "read_weights", "save"]
+
+VERSION = 1  # of model.json and model.pt
 
 
 def build(schema: Schema, spec: dict[str, Any]) -> CTR:
@@ -48,8 +50,32 @@ def save(folder: Path, model: CTR, spec: dict[str, Any]) -> None:
         state["sequences"] = model.sequences.state_dict()
         state["tables"] = {n: {k: v for k, v in vars(t).items() if v is not None} for n, t in plain.tables.items()}
         about["lookups"] = [asdict(k) for k in plain.lookups]
-    torch.save(state, folder / "model.pt")
-    (folder / "model.json").write_text(json.dumps(about, indent=1))
+    with whole(folder / "model.pt", "wb") as file:
+        torch.save({"version": VERSION, **state}, file)
+    write_json(folder / "model.json", about, VERSION)
+
+
+def read_weights(path: Path, mend: str, version: int) -> dict[str, Any]:
+    """What torch.save wrote.
+
+    Args:
+        path: The file.
+        mend: What the user can do if it cannot be read.
+        version: The one version of the format that the caller reads.
+
+    Raises:
+        DataError: If there is no such file, or it is damaged or of another version.
+    """
+    try:
+        state = torch.load(path, weights_only=True)
+    except FileNotFoundError as error:
+        raise DataError(f"expected weights at {path}, found none: {mend}") from error
+    except Exception as error:  # torch raises many kinds for a torn file
+        raise DataError(f"{path} is damaged: expected what torch.save writes, it cannot be read: {mend}") from error
+    got = state.get("version", "none") if isinstance(state, dict) else "none"
+    if got != version:
+        raise DataError(f"{path}: expected weights of version {version}, got {got}: {mend}")
+    return state
 
 
 def fisher(model: CTR) -> dict[str, torch.Tensor]:
@@ -61,12 +87,10 @@ def load(folder: Path) -> tuple[CTR, dict[str, Any]]:
     """The model that `save` wrote, in eval mode, and its spec.
 
     Raises:
-        DataError: If the folder holds no model.
+        DataError: If the folder holds no model, or one of another version.
     """
-    if not (folder / "model.json").exists():
-        raise DataError(f"expected a model in {folder}, found none: run the stage that makes it first")
-    about = json.loads((folder / "model.json").read_text())
-    state = torch.load(folder / "model.pt", weights_only=True)
+    about = read_json(folder / "model.json", "a model", "run the stage that makes it", VERSION)
+    state = read_weights(folder / "model.pt", "run the stage that makes it again", VERSION)
     schema, spec = Schema.from_json(about["schema"]), about["spec"]
     if "tables" in state:
         tables = {n: Table(**parts) for n, parts in state["tables"].items()}

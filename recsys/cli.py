@@ -51,9 +51,7 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     short = "+selection="
     arguments = [f"select.apply={a.removeprefix(short)}" if a.startswith(short) else a for a in arguments]
-    resumed = [a for a in arguments if a.startswith("resume=")]
-    if resumed:
-        arguments = _resume(resumed[0].removeprefix("resume="), [a for a in arguments if a not in resumed])
+    arguments = _continued(arguments)
     sweep = [a for a in arguments if a in ("-m", "--multirun")]  # argparse wants flags before overrides
     arguments = [*sweep, *own_options(arguments, Path.cwd()), *(a for a in arguments if a not in sweep)]
     sys.argv, before = ["recsys run", *arguments], run.started()
@@ -65,17 +63,46 @@ def _run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _resume(run_id: str, others: list[str]) -> list[str]:
-    """The overrides of a killed run, with its folder: finished stages are found there."""
+def _continued(arguments: list[str]) -> list[str]:
+    """The overrides of the run that `resume=` or `from_run=` names, under those given now.
+
+    A resumed run works in its own folder, and finds its finished stages there.
+
+    Raises:
+        ConfigError: If there is no run to resume.
+    """
+    given = dict(a.split("=", 1) for a in arguments if a.startswith(("resume=", "from_run=", "runs=")))
+    kind = next((k for k in ("resume", "from_run") if given.get(k)), None)
+    if kind is None:
+        return arguments
+    folder = Path(given.get("runs", "runs")) / given[kind]
+    saved = _saved_overrides(folder)
+    if kind == "from_run":
+        skipped = ("stages", "from_run", "runs", "hydra")
+        return _over([o for o in saved or [] if _key(o).partition(".")[0] not in skipped], arguments)
+    if saved is None:
+        raise ConfigError(f"resume: no run {given[kind]!r} in {folder.parent}: expected the name of a folder there")
+    others = [a for a in arguments if not a.startswith("resume=")]
+    return [*_over([o for o in saved if _key(o) != "hydra.run.dir"], others), f"hydra.run.dir={folder}"]
+
+
+def _saved_overrides(folder: Path) -> list[str] | None:
+    """The overrides that Hydra noted in a run's folder; None if there is no such run."""
     from omegaconf import OmegaConf
 
-    runs = next((a.removeprefix("runs=") for a in others if a.startswith("runs=")), "runs")
-    folder = Path(runs) / run_id
-    saved = folder / ".hydra" / "overrides.yaml"
-    if not saved.exists():
-        raise ConfigError(f"resume: no run {run_id!r} in {runs}: expected the name of a folder there")
-    kept = [str(o) for o in OmegaConf.load(saved)]
-    return [*kept, *others, f"hydra.run.dir={folder}"]
+    path = folder / ".hydra" / "overrides.yaml"
+    return [str(o) for o in OmegaConf.load(path)] if path.is_file() else None
+
+
+def _key(override: str) -> str:
+    """What an override sets: `+data.fields={…}` → `data.fields`."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _over(earlier: list[str], now: list[str]) -> list[str]:
+    """Earlier overrides, then those given now; a key given now drops it, and what is inside it, from the earlier."""
+    given = {_key(a) for a in now}
+    return [o for o in earlier if not any(_key(o) == g or _key(o).startswith(f"{g}.") for g in given)] + now
 
 
 def _bench(arguments: Sequence[str]) -> int:

@@ -3,8 +3,7 @@
 B rows, L ids of a field. Needs numpy and xxhash only.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,32 @@ from recsys.encoding import (
     wrong,
 )  # fmt: skip
 from recsys.errors import DataError
+from recsys.files import read_json
 from recsys.past import Snapshot
 from recsys.schema import Field, Schema
 
-__all__ = ["RowEncoder"]
+__all__ = ["ENCODERS_VERSION", "RowEncoder", "encoders_to_json", "read_encoders"]
+
+ENCODERS_VERSION = 1  # of encoders.json
 
 Rows = Sequence[dict[str, Any]]
 _LISTS = (list, tuple, np.ndarray)
 _USUAL: dict[str, type[str] | type[int]] = {"string": str, "int": int}  # what JSON gives for a column of such a type
+
+
+def encoders_to_json(encoders: Mapping[str, AnyEncoder]) -> dict[str, Any]:
+    """What encoders.json holds: its version, and the encoder of each field."""
+    return {"version": ENCODERS_VERSION, "encoders": {n: e.to_json() for n, e in encoders.items()}}
+
+
+def read_encoders(folder: Path) -> dict[str, Any]:
+    """The stored encoder of each field, from the encoders.json of prepared data or of a bundle.
+
+    Raises:
+        DataError: If there is none, or it is damaged or of another version.
+    """
+    mend = "prepare the data, or export the bundle, again with this recsys"
+    return read_json(folder / "encoders.json", "encoders", mend, ENCODERS_VERSION)["encoders"]
 
 
 class RowEncoder:
@@ -91,7 +108,7 @@ class RowEncoder:
     def load(cls, folder: Path, schema: Schema | None = None) -> "RowEncoder":
         """Read `schema.json`, `encoders.json` and `past.npz` from a folder; `schema` may be a subset."""
         schema = schema or Schema.load(folder / "schema.json")
-        stored = json.loads((folder / "encoders.json").read_text())
+        stored = read_encoders(folder)
         past = Snapshot.load(folder / "past.npz") if (folder / "past.npz").exists() else None
         return cls(schema, {f.name: encoder_from_json(stored[f.name]) for f in schema.fields}, past)
 

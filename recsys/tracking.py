@@ -2,11 +2,12 @@
 
 import os
 import re
+import sqlite3
 import subprocess
 import time
 import warnings
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from recsys.lock import locked
 __all__ = ["BundleModel", "Tracker", "artifact", "default_uri"]
 
 _MOST = 900  # metrics a log_batch call may hold is 1000
+_MARK, _STAGE = "recsys.run", "recsys.stage"  # tags by which a resumed run finds its MLflow runs
 _LONGEST = 240  # letters of a name; MLflow takes 250
 
 
@@ -114,6 +116,27 @@ def _first_use(uri: str) -> AbstractContextManager[None]:
     return locked(Path(uri.removeprefix("sqlite:///")).with_suffix(".lock"))
 
 
+_ADDRESSES = (  # where MLflow's tables hold absolute addresses of artifacts
+    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+    ("model_versions", "source"), ("model_versions", "storage_location"),
+)  # fmt: skip
+
+
+def _follow(database: Path) -> None:
+    """If a runs folder was moved, let its MLflow store find the artifacts where they are now.
+
+    Args:
+        database: The default store of the folder; its artifacts are in `mlartifacts` beside it.
+    """
+    home = (database.parent / "mlartifacts").as_uri()
+    with closing(sqlite3.connect(database)) as store, store:
+        seen = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE 'file://%/mlartifacts'"
+        for (old,) in store.execute(seen).fetchall():
+            for table, column in _ADDRESSES if old != home else ():
+                moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                store.execute(moved, (home, len(old) + 1, len(old), old))
+
+
 class Tracker:
     """Writes a run to MLflow.
 
@@ -127,12 +150,14 @@ class Tracker:
     """
 
     def __init__(self, uri: str | None, experiment: str, runs: Path):
-        self.uri = uri or default_uri(runs)
+        self.uri, self.experiment = uri or default_uri(runs), experiment
         self.ids: dict[str, str] = {}
         try:
             with _first_use(self.uri):
                 mlflow.set_tracking_uri(self.uri)
                 self.client = mlflow.MlflowClient()
+                if self.uri == f"sqlite:///{Path(runs).resolve() / 'mlflow.db'}":
+                    _follow(Path(runs).resolve() / "mlflow.db")
                 found = self.client.get_experiment_by_name(experiment)
                 if found is None:
                     local = self.uri.startswith("sqlite")
@@ -146,23 +171,40 @@ class Tracker:
             ) from error
 
     @contextmanager
-    def parent(self, name: str, config: Mapping[str, Any], folder: Path) -> Generator[None]:
-        """The run that all stages hang under."""
-        with mlflow.start_run(run_name=name) as run:
+    def parent(self, name: str, config: Mapping[str, Any], folder: Path, mark: str) -> Generator[None]:
+        """The run that all stages hang under; the one that has the mark is opened again.
+
+        Args:
+            name: Of a new one.
+            config: Logged once, when the run is new.
+            folder: Where the run is.
+            mark: Names the run among all of the experiment; 32 hexadecimal digits.
+        """
+        earlier = self._find(f"tags.`{_MARK}` = '{mark}'")
+        tags = {_MARK: mark, "git_commit": _commit(), "recsys": recsys.__version__, "folder": str(folder)}
+        with mlflow.start_run(earlier, run_name=name, tags=tags) as run:
             self.ids["parent"] = run.info.run_id
-            mlflow.set_tags({"git_commit": _commit(), "recsys": recsys.__version__, "folder": str(folder)})
-            params = list(_legal(_flat(config)).items())
-            for start in range(0, len(params), 90):
-                mlflow.log_params(dict(params[start : start + 90]))
-            mlflow.log_dict(dict(config), "config.yaml")
+            if earlier is None:
+                params = list(_legal(_flat(config)).items())
+                for start in range(0, len(params), 90):
+                    mlflow.log_params(dict(params[start : start + 90]))
+                mlflow.log_dict(dict(config), "config.yaml")
             yield
 
     @contextmanager
     def stage(self, name: str) -> Generator[None]:
-        """A child run."""
-        with mlflow.start_run(run_name=name, nested=True) as run:
+        """A child run; that of a stage which was killed is opened again."""
+        child = f"tags.`mlflow.parentRunId` = '{self.ids['parent']}' and tags.`{_STAGE}` = '{name}'"
+        with mlflow.start_run(self._find(child), run_name=name, nested=True, tags={_STAGE: name}) as run:
             self.ids[name] = run.info.run_id
             yield
+
+    def _find(self, wanted: str) -> str | None:
+        """The id of the newest run of the experiment that a filter lets through."""
+        experiment = self.client.get_experiment_by_name(self.experiment)
+        assert experiment is not None
+        found = self.client.search_runs([experiment.experiment_id], wanted, max_results=1)
+        return found[0].info.run_id if found else None
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Tags on the active run."""

@@ -16,9 +16,11 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from recsys.checkpoint import read_weights
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
+from recsys.files import whole
 from recsys.metrics import auc, logloss, sigmoid
 from recsys.models.ctr import CTR
 from recsys.progress import progress
@@ -26,6 +28,8 @@ from recsys.progress import progress
 __all__ = ["Fit", "TrainConfig", "batch_loss", "best_look", "bf16", "fit", "logits", "seed_everything"]
 
 Mix = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
+
+RESUME_VERSION = 1  # of resume.pt
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,7 @@ class Fit:
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on; the file appears whole or not at all."""
         state = {
+            "version": RESUME_VERSION,
             "model": self.model.state_dict(),
             "fisher": self.model.embedding.fisher(),  # type: ignore[operator]
             "adam": self.adam.state_dict(),
@@ -196,12 +201,16 @@ class Fit:
             "best_state": self.best_state,
             "history": self.history,
         }
-        torch.save(state, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").rename(path)
+        with whole(path, "wb") as file:
+            torch.save(state, file)
 
     def load(self, path: Path) -> None:
-        """Take up what `save` wrote."""
-        state = torch.load(path, weights_only=True)
+        """Take up what `save` wrote.
+
+        Raises:
+            DataError: If it is damaged or of another version.
+        """
+        state = read_weights(path, "remove it to train from the start", RESUME_VERSION)
         self.model.load_state_dict(state["model"])
         self.model.embedding.load_fisher(state["fisher"])  # type: ignore[operator]
         self.adam.load_state_dict(state["adam"])

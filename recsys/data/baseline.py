@@ -29,6 +29,7 @@ from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
 from recsys.metrics import evaluate, fit_calibrator, logloss, sigmoid
 from recsys.progress import progress
+from recsys.results import prepared_folder, read_result
 
 __all__ = ["MOST_CELLS", "MOST_ROWS", "baseline", "baseline_main", "read"]
 
@@ -222,9 +223,8 @@ def _run_prepare(name: str, where: list[str], overrides: Sequence[str]) -> Path:
         code = main(["run", *where, f"data={name}", "stages=[prepare]", f"name={name}-prepare", *overrides])
     if code:
         raise DataError(f"baseline: data={name} could not be prepared: the line above says why")
-    result = json.loads(Path(said.getvalue().splitlines()[-1]).read_text())
-    about = json.loads((Path(result["stages"]["prepare"]["folder"]) / "data.json").read_text())
-    return Path(about["folder"])
+    result = read_result(Path(said.getvalue().splitlines()[-1]))
+    return prepared_folder(Path(result["stages"]["prepare"]["folder"]))
 
 
 def _lines(models: dict[str, Any]) -> Iterator[list[str]]:

@@ -30,19 +30,23 @@ from recsys.data.spool import PAD, Spool
 from recsys.encoding import AnyEncoder, encoder_from_json
 from recsys.errors import ConfigError, DataError
 from recsys.progress import progress
+from recsys.rows import encoders_to_json, read_encoders
 from recsys.schema import Schema
+from recsys.versions import code_version, targets
 
 __all__ = ["KEYS", "SPLITS", "prepare"]
 
+FORMAT = 1  # of the prepared folder; raise it if a reader of it must change
 GOLDEN_ROWS = 256  # raw test rows kept for the golden batch of a bundle
 _STEP = 1 << 16  # rows written at once
 KEYS = ("name", "source", "label", "labels", "weight", "time", "group", "split", "fields", "grow_from", "dropped")
 
 
 def _digest(config: Mapping[str, Any], source: Any) -> str:
-    """Names what was prepared: the configuration and, for files, their sizes and times of change."""
+    """Names what was prepared: format, code, configuration and, for files, their sizes and times of change."""
     config = {k: v for k, v in config.items() if k not in ("name", "dropped")}
-    known = [json.dumps(config, sort_keys=True, default=str), source and source.fingerprint()]
+    code = code_version(__name__, *targets(config.get("source")))
+    known = [FORMAT, code, json.dumps(config, sort_keys=True, default=str), source and source.fingerprint()]
     return hashlib.sha256(repr(known).encode()).hexdigest()[:12]
 
 
@@ -116,11 +120,11 @@ def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source
         rate = _train_rate(spool, code_B)
         add_past(spool, configs, config, rate)
         schema, encoders = _fit_all(spool, code_B, configs, config, rate)
-        stored = {n: e.to_json() for n, e in encoders.items()}
+        stored = encoders_to_json(encoders)
         (folder / "schema.json").write_text(json.dumps(schema.to_json(), indent=1))
         (folder / "encoders.json").write_text(json.dumps(stored, ensure_ascii=False))
         # what serving will read back is what writes the shards
-        encoders = {n: encoder_from_json(v) for n, v in json.loads(json.dumps(stored)).items()}
+        encoders = {n: encoder_from_json(v) for n, v in json.loads(json.dumps(stored["encoders"])).items()}
         about = _write_shards(spool, code_B, configs, schema, encoders, folder)
         golden = _golden(spool, code_B, schema)
         (folder / "golden_rows.json").write_text(json.dumps(golden, ensure_ascii=False))
@@ -190,10 +194,9 @@ def _earlier(folder: str | None) -> dict[str, Sequence[str]]:
     """The vocabularies of an earlier prepared data set, to grow."""
     if not folder:
         return {}
-    path = Path(folder) / "encoders.json"
-    if not path.is_file():
+    if not (Path(folder) / "encoders.json").is_file():
         raise ConfigError(f"data.grow_from: expected a prepared data set in {folder}, found none: check the path")
-    return {n: e["values"] for n, e in json.loads(path.read_text()).items() if e["encoder"] == "vocabulary"}
+    return {n: e["values"] for n, e in read_encoders(Path(folder)).items() if e["encoder"] == "vocabulary"}
 
 
 def _write_shards(

@@ -28,7 +28,7 @@ import recsys
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError, DataError
 from recsys.models.ctr import CTR
-from recsys.rows import RowEncoder
+from recsys.rows import RowEncoder, encoders_to_json
 from recsys.schema import Schema
 from recsys.serving.bundle import machine, probabilities, verify
 from recsys.serving.manifest import FORMAT, canonical, write_manifest
@@ -185,7 +185,7 @@ def _write(
     safetensors.torch.save_file(state, folder / "weights.safetensors")
     # safetensors makes its file for the owner alone; a server often runs as another user
     (folder / "weights.safetensors").chmod((folder / "schema.json").stat().st_mode)
-    stored = {f.name: encoder.encoders[f.name].to_json() for f in schema.fields}
+    stored = encoders_to_json({f.name: encoder.encoders[f.name] for f in schema.fields})
     (folder / "encoders.json").write_bytes(canonical(stored))
     if encoder.past and (past := encoder.past.subset(set(schema.names))).arrays:
         past.save(folder / "past.npz")

@@ -1,6 +1,5 @@
 """One small run through the command, shared by the tests that look at what it left."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+
+from recsys.results import read_result
 
 SMALL = [
     "data=table", "data.name=small", "data.source.path=clicks.parquet", "data.label=click", "data.time=at",
@@ -66,4 +67,4 @@ def finished(place: Path) -> dict:
     """result.json of a whole run."""
     done = recsys(place, "run", *SMALL)
     assert done.returncode == 0, done.stderr
-    return json.loads((place / done.stdout.splitlines()[-1]).read_text())
+    return read_result(place / done.stdout.splitlines()[-1])

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.benchmark import Settings
 from recsys.cli import conf, main
+from recsys.results import read_result
 from tests.pipeline.small import SMALL, recsys
 
 SMALLER = [a for a in SMALL if not a.startswith(("selection.", "train.max_epochs", "name="))]
@@ -24,7 +25,7 @@ ARGUMENTS = [
 def done(place: Path) -> tuple:
     first = recsys(place, "run", *ARGUMENTS)
     assert first.returncode == 0, first.stderr
-    result = json.loads((place / first.stdout.splitlines()[-1]).read_text())
+    result = read_result(place / first.stdout.splitlines()[-1])
     return first, Path(result["stages"]["benchmark"]["folder"]), result
 
 
@@ -115,7 +116,7 @@ def test_a_second_run_trains_nothing_again(done, place, monkeypatch, capfd):
     again = capfd.readouterr()
     assert {p: p.stat().st_mtime_ns for p in (place / "runs" / "cache" / "retrains").glob("*/metrics.json")} == kept
     assert "(known)" in again.err
-    other = Path(json.loads((place / again.out.splitlines()[-1]).read_text())["stages"]["benchmark"]["folder"])
+    other = Path(read_result(place / again.out.splitlines()[-1])["stages"]["benchmark"]["folder"])
     first, second = (json.loads((f / "benchmark.json").read_text())["methods"] for f in (folder, other))
     assert {n: m["curve"] for n, m in first.items()} == {n: m["curve"] for n, m in second.items()}
     assert result["id"] != other.parent.name

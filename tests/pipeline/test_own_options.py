@@ -10,6 +10,7 @@ import pytest
 
 from pipelines import CONF, own_options
 from recsys.cli import main
+from recsys.results import prepared_folder, read_result
 from tests.pipeline.small import clicks
 
 QUICK = ["stages=[prepare]", "name=own"]
@@ -24,15 +25,15 @@ def here(tmp_path, monkeypatch):
 
 
 def result(capfd):
-    return json.loads(Path(capfd.readouterr().out.splitlines()[-1]).read_text())
+    return read_result(Path(capfd.readouterr().out.splitlines()[-1]))
 
 
 def test_a_guessed_table_is_prepared_from_where_the_user_stands(here, capfd):
     capfd.readouterr()
     assert main(["run", "data=shop", *QUICK]) == 0
     found = result(capfd)
-    prepared = json.loads((Path(found["stages"]["prepare"]["folder"]) / "data.json").read_text())
-    schema = json.loads((Path(prepared["folder"]) / "schema.json").read_text())
+    prepared = prepared_folder(Path(found["stages"]["prepare"]["folder"]))
+    schema = json.loads((prepared / "schema.json").read_text())
     names = {f["name"] for f in schema["fields"]}
     assert {"user", "item", "city", "tags", "price", "at_hour"} <= names
     assert not {"one", "click"} & names

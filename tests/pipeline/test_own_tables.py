@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.export.bundle import compiler
+from recsys.results import read_result
 from tests.pipeline.small import recsys
 
 SMALL = [
@@ -49,7 +50,7 @@ def table_to_run(place: Path, file: str, guess: list[str], run: list[str], edit:
     assert "Fields, the most telling first" in page.read_text()
     out = ran(place, "run", f"data={name}", f"name={name}", *SMALL, *run, **env)
     assert len(out.splitlines()) == 1, "a script takes standard output for the result"
-    return json.loads(Path(out.strip()).read_text())
+    return read_result(place / out.strip())
 
 
 def predicted(place: Path, bundle: str, rows: Path) -> np.ndarray:
@@ -210,7 +211,7 @@ def test_lists_and_text(tmp_path):
     prepared = result["stages"]["prepare"]["metrics"]
     assert {"train.missing.genre/s", "test.unseen.cast.ids", "clipped.Größe (€)"} <= set(prepared)
     assert prepared["clipped.cast.ids"] == 0
-    exported = json.loads(Path(ran(tmp_path, "export", result["id"], **NO_COMPILER).splitlines()[-1]).read_text())
+    exported = read_result(Path(ran(tmp_path, "export", result["id"], **NO_COMPILER).splitlines()[-1]))
     bundle = bundle_of(exported)
     assert json.loads((Path(bundle) / "card.json").read_text())["task"] == "media"
     ran(tmp_path, "verify", bundle)

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 import pipelines.run  # noqa: F401 (registers the resolver that the configuration uses)
 from recsys.cli import main
+from recsys.results import read_result
 from tests.pipeline.small import SMALL, recsys
 
 STAGES = ["prepare", "train", "select", "retrain", "compress", "evaluate", "export"]
@@ -77,7 +78,7 @@ def test_the_registered_model_scores_as_the_bundle_does(finished, place):
 def test_from_run_goes_on_from_an_earlier_run(finished, place):
     done = recsys(place, "run", *SMALL, f"from_run={finished['id']}", "stages=[compress,evaluate]", "compression=svd")
     assert done.returncode == 0, done.stderr
-    result = json.loads((place / done.stdout.splitlines()[-1]).read_text())
+    result = read_result(place / done.stdout.splitlines()[-1])
     assert result["stages"]["retrain"]["folder"] == finished["stages"]["retrain"]["folder"]
     assert result["stages"]["compress"]["folder"] != finished["stages"]["compress"]["folder"]
 
@@ -120,6 +121,16 @@ def test_a_killed_run_takes_up_where_it_was(place):
     histories = [json.loads((place / "runs" / r / "train" / "history.json").read_text()) for r in ("whole", "killed")]
     assert histories[0] == histories[1]
     assert not resume.exists()
+    result = read_result(place / again.stdout.splitlines()[-1])
+    mlflow.set_tracking_uri(result["mlflow"]["uri"])
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(result["mlflow"]["experiment"])
+    runs = client.search_runs([experiment.experiment_id], "tags.folder LIKE '%runs/killed'")
+    assert [(r.info.run_id, r.info.status) for r in runs] == [(result["mlflow"]["run_id"], "FINISHED")]
+    children = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{runs[0].info.run_id}'")
+    assert sorted((c.info.run_name, c.info.status) for c in children) == [
+        ("prepare", "FINISHED"), ("train", "FINISHED"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

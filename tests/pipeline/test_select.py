@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from recsys.cli import main
+from recsys.results import read_result
 from tests.pipeline.small import SMALL, recsys
 
 QUICK = [a for a in SMALL if not a.startswith("selection.")]
@@ -13,7 +14,7 @@ QUICK = [a for a in SMALL if not a.startswith("selection.")]
 
 def report(place: Path, done) -> dict:
     assert done.returncode == 0, done.stderr
-    result = json.loads((place / done.stdout.splitlines()[-1]).read_text())
+    result = read_result(place / done.stdout.splitlines()[-1])
     return json.loads((Path(result["stages"]["select"]["folder"]) / "report.json").read_text())
 
 
@@ -46,7 +47,7 @@ def test_what_cannot_be_is_one_line(place, finished, arguments, message):
 
 def trained_on(place: Path, done) -> set[str]:
     assert done.returncode == 0, done.stderr
-    result = json.loads((place / done.stdout.splitlines()[-1]).read_text())
+    result = read_result(place / done.stdout.splitlines()[-1])
     about = json.loads((Path(result["stages"]["train"]["folder"]) / "model.json").read_text())
     return {f["name"] for f in about["schema"]["fields"]}
 
@@ -83,7 +84,7 @@ def test_what_a_run_kept_is_what_the_next_one_trains_on(place, finished):
     ("arguments", "message"),
     [
         (["select.apply=[item,colour]", "stages=[train]"], "keeps ['colour'], which this data lacks"),
-        (["select.apply=[item]", "stages=[select]"], "stages lacks it: add train"),
+        (["select.apply=[item]", "stages=[select]"], "not ['item']: add train to stages"),
     ],
 )
 def test_what_cannot_be_applied_is_one_line(place, finished, arguments, message):

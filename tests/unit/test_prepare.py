@@ -215,7 +215,7 @@ def test_encoders_are_fitted_on_training_rows_only(config, table, tmp_path) -> N
     user = ["old"] * (n * 6 // 10) + ["new"] * (n - n * 6 // 10)
     score = [float(i % 5) for i in range(n * 6 // 10)] + [1e6] * (n - n * 6 // 10)
     folder = prepare(config, lambda: put(put(table, "user", user), "score", score), tmp_path)
-    encoders = json.loads((folder / "encoders.json").read_text())
+    encoders = json.loads((folder / "encoders.json").read_text())["encoders"]
     assert encoders["user"]["values"] == ["old"]
     assert abs(encoders["score"]["mean"] - 2) < 0.01
     assert (np.load(folder / "test" / "ids.npy")[:, 0] == UNSEEN).all()
@@ -317,10 +317,10 @@ def test_yes_and_no_are_labels(config, table, tmp_path) -> None:
 
 def test_a_vocabulary_grows_and_keeps_its_ids(config, table, tmp_path) -> None:
     first = prepare(config, lambda: table, tmp_path)
-    old = json.loads((first / "encoders.json").read_text())["item"]["values"]
+    old = json.loads((first / "encoders.json").read_text())["encoders"]["item"]["values"]
     later = put(table, "item", [10_000 + i % 7 if i % 2 else v for i, v in enumerate(table["item"].to_pylist())])
     grown = prepare({**config, "grow_from": str(first)}, lambda: later, tmp_path)
-    new = json.loads((grown / "encoders.json").read_text())["item"]["values"]
+    new = json.loads((grown / "encoders.json").read_text())["encoders"]["item"]["values"]
     assert new[: len(old)] == old and {str(10_000 + i) for i in range(7)} <= set(new[len(old) :])
 
 

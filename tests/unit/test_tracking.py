@@ -14,7 +14,7 @@ def test_columns_may_be_called_anything(tmp_path):
     tracker = Tracker(None, "names", tmp_path)
     names = ["test.unseen.genre/s", "test.unseen.genre_s", "Größe (€)", "a//b", "x" * 300, "plain.name"]
     config = {"data": {"fields": {name: {"kind": "numeric"} for name in names}}}
-    with tracker.parent("run", config, tmp_path), tracker.stage("prepare"):
+    with tracker.parent("run", config, tmp_path, "0" * 32), tracker.stage("prepare"):
         tracker.log({name: float(i) for i, name in enumerate(names)}, [], [])
     kept = mlflow.MlflowClient().get_run(tracker.ids["prepare"]).data.metrics
     assert sorted(kept.values()) == list(range(len(names)))

@@ -1,0 +1,100 @@
+"""What a run takes over from an earlier one (`from_run=ID`), and in which order stages go.
+
+The rule: stages have an order (see `READS`), and a run takes over what stands *before* the first stage that
+it runs anew. Whatever stood at or behind it came from another model, and is left where it is.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.stage import READS
+from recsys.errors import ConfigError, DataError
+from recsys.files import read_json
+from recsys.results import VERSION, read_result
+
+__all__ = ["differences", "settings", "stages_to_run", "taken_over"]
+
+_NO_RESULT = ("stages", "tracking", "runs", "from_run")  # settings that no figure of a run depends on
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a run's configuration that its figures depend on."""
+    return {k: v for k, v in config.items() if k not in _NO_RESULT}
+
+
+def _in_order(stages: list[str]) -> list[str]:
+    return [s for s in READS if s in stages]
+
+
+def stages_to_run(config: Mapping[str, Any]) -> list[str]:
+    """The stages of a run; prepare goes first unless an earlier run has it.
+
+    Raises:
+        ConfigError: If a stage is unknown, named twice or out of order, or none is named.
+    """
+    asked = list(config["stages"])
+    if unknown := [s for s in asked if s not in READS]:
+        raise ConfigError(f"stages: unknown {unknown}: expected some of {', '.join(READS)}")
+    if not asked:
+        raise ConfigError(f"stages is empty: name some of {', '.join(READS)}")
+    if asked != _in_order(asked):
+        right, got = ", ".join(_in_order(asked)), ", ".join(asked)
+        raise ConfigError(f"stages: expected each once and in the order of the pipeline, got {got}: write {right}")
+    if config["select"]["apply"] is not None and "train" not in asked and not config["from_run"]:
+        raise ConfigError("select.apply is what stage train trains on, and stages lacks it: add train, or unset it")
+    return asked if config["from_run"] or asked[0] == "prepare" else ["prepare", *asked]
+
+
+def taken_over(config: Mapping[str, Any], names: list[str]) -> dict[str, Path]:
+    """The folders of earlier stages that a run goes on from, by name.
+
+    Args:
+        config: Of the new run; `from_run` names the earlier one.
+        names: The stages that the new run runs.
+
+    Raises:
+        ConfigError: If there is no such run, or a stage that is taken over read other settings than `config` has.
+        DataError: If the earlier run's files are damaged or of another version.
+    """
+    if not config["from_run"]:
+        return {}
+    runs, run = Path(config["runs"]), str(config["from_run"])
+    result = runs / run / "result.json"
+    if not result.exists():
+        known = sorted(str(p.parent.relative_to(runs)) for p in runs.glob("*/result.json"))
+        raise ConfigError(f"from_run: no finished run {run!r}: expected one of {', '.join(known[-5:]) or 'none yet'}")
+    first = list(READS).index(names[0])
+    stages = read_result(result)["stages"]
+    taken = {n: Path(stages[n]["folder"]) for n in list(READS)[:first] if n in stages}
+    if gone := [str(p) for p in taken.values() if not p.is_dir()]:
+        raise DataError(f"from_run: run {run} went on from {gone[0]}, which is gone: run it anew, without from_run")
+    before = read_json(runs / run / "run.json", "the settings of a run", "run it again with this recsys", VERSION)
+    for name, key in ((n, k) for n in taken for k in READS[n]):
+        if found := differences(_at(before["config"], key), _at(config, key), key):
+            raise ConfigError(
+                f"from_run: stage {name} of run {run} had {found[0]}: add {name} to stages, "
+                "or leave that setting as it was"
+            )
+    return taken
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def differences(before: Any, now: Any, at: str = "") -> list[str]:
+    """What differs between two configurations: `seed=0, not 5`, and so on, one entry a key."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = [*before, *(k for k in now if k not in before)]
+        inside = [differences(before.get(k), now.get(k), f"{at}.{k}" if at else str(k)) for k in keys]
+        return [d for some in inside for d in some]
+    return [] if before == now else [f"{at}={_short(before)}, not {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,74 @@
+"""What a run leaves for later runs and for people: run.json, and a result.json for it and for each stage.
+
+Paths in these files are relative to the file's own folder, so that a folder of runs may be moved.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from recsys.files import read_json, write_json
+
+__all__ = ["VERSION", "prepared_folder", "read_result", "read_stage", "relative", "write_prepared"]
+
+VERSION = 1  # of run.json, result.json and data.json; a reader reads its own version only
+_MEND = "run it again with this recsys"
+
+
+def relative(path: Path, folder: Path) -> str:
+    """The path as seen from a folder, through `..` if it is not below."""
+    return os.path.relpath(Path(path).resolve(), Path(folder).resolve())
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return str((folder / path).resolve())
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The result of a run, its paths made absolute.
+
+    Args:
+        path: Its result.json.
+
+    Returns:
+        id, name, seed, mlflow and stages: name → folder, seconds, metrics, mlflow_run_id and, of export,
+        bundle and model_uri.
+
+    Raises:
+        DataError: If there is none, or it is damaged or of another version.
+    """
+    result = read_json(path, "the result of a run", _MEND, VERSION)
+    paths = ("folder", "bundle")
+    result["stages"] = {
+        name: {k: _absolute(v, path.parent) if k in paths else v for k, v in stage.items()}
+        for name, stage in result["stages"].items()
+    }
+    return result
+
+
+def read_stage(folder: Path) -> dict[str, Any]:
+    """The result.json of one stage, as it stands.
+
+    Raises:
+        DataError: If there is none, or it is damaged or of another version.
+    """
+    mend = "remove it, and resume the run to run the stage again"
+    return read_json(folder / "result.json", "the result of a stage", mend, VERSION)
+
+
+def write_prepared(stage: Path, prepared: Path) -> Path:
+    """Note in the folder of stage prepare where the prepared data is → the note."""
+    return write_json(stage / "data.json", {"folder": relative(prepared, stage)}, VERSION)
+
+
+def prepared_folder(stage: Path) -> Path:
+    """Where the prepared data is that a stage prepare made or found.
+
+    Args:
+        stage: Its folder.
+
+    Raises:
+        DataError: If it noted none, or in another version.
+    """
+    note = read_json(stage / "data.json", "a note of where the prepared data is", _MEND, VERSION)
+    return (stage / note["folder"]).resolve()

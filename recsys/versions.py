@@ -1,0 +1,120 @@
+"""What code made a result: part of the name of everything that is kept for later runs.
+
+Results that are found again by a name (prepared data, retrained models) would outlive the code that made
+them. Their names therefore hold a hash of that code, and every file that a later process reads holds the
+version of its format.
+"""
+
+import ast
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+from importlib.machinery import PathFinder
+from importlib.util import resolve_name
+from pathlib import Path
+from typing import Any
+
+__all__ = ["code_version", "targets"]
+
+_OURS = ("recsys", "pipelines")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _file(module: str) -> Path | None:
+    """The source of a module, found without importing anything; None if there is no such module."""
+    top, *inside = module.split(".")
+    spec = PathFinder.find_spec(top)
+    if spec is None or not spec.origin:
+        return None
+    path = Path(spec.origin)
+    for part in inside:
+        if path.name != "__init__.py":
+            return None
+        folder = path.parent
+        path = next((p for p in (folder / part / "__init__.py", folder / f"{part}.py") if p.is_file()), Path())
+    return path if path.suffix == ".py" and path.is_file() else None
+
+
+def _source(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
+def _imports(tree: ast.Module, module: str, file: Path) -> Iterator[str]:
+    """Every name that a module may import, at its top or inside a function; some name no module."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+@lru_cache
+def _read(module: str) -> tuple[str, frozenset[str]] | None:
+    """The hash of one module's code, and the names that it imports."""
+    file = _file(module)
+    if file is None:
+        return None
+    tree = _without_docstrings(ast.parse(_source(file)))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(_imports(tree, module, file))
+
+
+def code_version(*modules: str, without: Collection[str] = ()) -> str:
+    """Hash the code of modules and of all that they import of recsys, pipelines and their own packages.
+
+    Comments, docstrings and layout do not count; anything else does. Another version of Python may hash the
+    same code differently: what is kept is then made again.
+
+    Args:
+        modules: Dotted names, such as `recsys.data.prepare`.
+        without: Modules and packages that are not followed, since no result depends on them.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Raises:
+        ModuleNotFoundError: If there is no source of such a module.
+    """
+    tops = {*_OURS, *(m.partition(".")[0] for m in modules)}
+    hashes: dict[str, str] = {}
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        left_out = any(module == w or module.startswith(f"{w}.") for w in without)
+        if module in hashes or left_out or module.partition(".")[0] not in tops:
+            continue
+        read = _read(module)
+        if read is None:
+            if module in modules:
+                raise ModuleNotFoundError(f"expected the source of a module {module}, found none")
+            continue  # a function or class that is imported by name
+        hashes[module], imported = read
+        waiting.extend(imported)
+    return hashlib.sha256(repr(sorted(hashes.items())).encode()).hexdigest()[:16]
+
+
+def targets(config: Any) -> list[str]:
+    """The modules of everything that a configuration builds: of each `_target_`, without the name in it."""
+    if isinstance(config, Mapping):
+        target = config.get("_target_")
+        found = [_module(target)] if isinstance(target, str) else []
+        return sorted({m for m in found if m}.union(*(targets(v) for v in config.values())))
+    if isinstance(config, list | tuple):
+        return sorted(set[str]().union(*(targets(v) for v in config)))
+    return []
+
+
+def _module(target: str) -> str:
+    """The longest beginning of a dotted name that is a module; empty if none is."""
+    while target and _file(target) is None:
+        target = target.rpartition(".")[0]
+    return target

@@ -1,0 +1,130 @@
+"""The code version follows code and imports, not comments; what it names is made again after a change."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.benchmark import _retrain_name
+from pipelines.stage import Stage
+from recsys import checkpoint, versions
+from recsys.data.prepare import prepare
+from recsys.errors import DataError
+from recsys.files import read_json, write_json
+from recsys.rows import read_encoders
+from recsys.versions import code_version, targets
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """A package whose door imports a room inside a function."""
+    folder = tmp_path / "shop_of_tests"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "door.py").write_text('"""A door."""\ndef enter():\n    from .room import size\n    return size()\n')
+    (folder / "room.py").write_text("def size():\n    return 3\n")
+    (folder / "cellar.py").write_text("DEEP = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    versions._read.cache_clear()
+    yield folder
+    versions._read.cache_clear()
+
+
+def version_after(file: Path, text: str) -> str:
+    file.write_text(text)
+    versions._read.cache_clear()
+    return code_version("shop_of_tests.door")
+
+
+def test_any_change_of_code_counts_and_no_other_does(shop):
+    before = code_version("shop_of_tests.door")
+    assert len(before) == 16
+    room, door = shop / "room.py", shop / "door.py"
+    assert version_after(room, '"""Told."""\n# a comment\ndef size():\n    """How large."""\n    return  3\n') == before
+    assert version_after(room, "def size():\n    return 4\n") != before, "it is imported inside a function"
+    assert version_after(room, "def size():\n    return 3\n") == before
+    assert version_after(door, '"""A door."""\ndef enter():\n    return 3\n') != before
+    assert version_after(shop / "cellar.py", "DEEP = False\n") == version_after(shop / "cellar.py", "DEEP = 1\n")
+
+
+def test_what_is_left_out_does_not_count(shop):
+    before = code_version("shop_of_tests.door", without=["shop_of_tests.room"])
+    (shop / "room.py").write_text("def size():\n    return 4\n")
+    versions._read.cache_clear()
+    assert code_version("shop_of_tests.door", without=["shop_of_tests.room"]) == before
+    with pytest.raises(ModuleNotFoundError, match=r"shop_of_tests\.attic"):
+        code_version("shop_of_tests.attic")
+
+
+def test_the_modules_of_a_configuration():
+    parts = {
+        "model": {"_target_": "recsys.models.dcn.DCN", "layers": 2},
+        "more": [{"_target_": "recsys.embeddings.per_field.PerField"}, {"_target_": "nowhere.x"}],
+        "none": None,
+    }
+    assert targets(parts) == ["recsys.embeddings.per_field", "recsys.models.dcn"]
+
+
+def edited(monkeypatch: pytest.MonkeyPatch, module: str, line: str) -> None:
+    """The source of a module ends with one more line."""
+    read = versions._source
+    monkeypatch.undo()
+    monkeypatch.setattr(versions, "_source", lambda f: read(f) + (f"\n{line}\n" if str(f).endswith(module) else ""))
+    versions._read.cache_clear()
+
+
+@pytest.fixture
+def own_code(monkeypatch):
+    yield lambda module, line: edited(monkeypatch, module, line)
+    monkeypatch.undo()
+    versions._read.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "module", ["recsys/encoding.py", "recsys/data/fit.py", "recsys/data/split.py", "recsys/past.py"]
+)
+def test_a_changed_encoder_prepares_again(config, table, tmp_path, own_code, module):
+    first = prepare(config, lambda: table, tmp_path)
+    own_code(module, "# only a comment")
+    assert prepare(config, lambda: table, tmp_path) == first
+    own_code("recsys/models/dcn.py", "CHANGED = 1")
+    assert prepare(config, lambda: table, tmp_path) == first, "preparation does not use models"
+    own_code(module, "CHANGED = 1")
+    assert prepare(config, lambda: table, tmp_path) != first
+
+
+def test_a_changed_trainer_retrains(prepared, tmp_path, own_code):
+    (tmp_path / "prepare").mkdir()
+    write_json(tmp_path / "prepare" / "data.json", {"folder": str(prepared)}, 1)
+    parts = {
+        "model": {"_target_": "recsys.models.dcn.DCN"},
+        "embedding": {"_target_": "recsys.embeddings.per_field.PerField"},
+        "sequence": {"_target_": "recsys.sequences.mean.Mean"},
+        "train": {"lr": 0.1},
+    }
+    stage = Stage(parts, tmp_path / "benchmark", {"prepare": tmp_path / "prepare"})
+    first = _retrain_name(stage, ["a", "b"], 0)
+    own_code("recsys/train.py", "# a comment")
+    assert _retrain_name(stage, ["b", "a"], 0) == first
+    for module in ("recsys/models/fm.py", "recsys/html.py", "recsys/selection/leap.py"):
+        own_code(module, "CHANGED = 1")
+        assert _retrain_name(stage, ["a", "b"], 0) == first, module
+    for module in (
+        "recsys/train.py", "recsys/models/dcn.py", "recsys/embeddings/fused.py", "recsys/metrics.py",
+        "recsys/recipe.py", "recsys/tables.py", "recsys/sequences/mean.py", "pipelines/evaluate.py",
+    ):  # fmt: skip
+        own_code(module, "CHANGED = 1")
+        assert _retrain_name(stage, ["a", "b"], 0) != first, module
+
+
+def test_files_of_another_version_are_refused_in_one_line(prepared, tmp_path):
+    for name, body in (("none", {"encoders": {}}), ("2", {"version": 2, "encoders": {}})):
+        (tmp_path / "encoders.json").write_text(json.dumps(body))
+        with pytest.raises(DataError, match=f"expected encoders of version 1, got {name}: prepare the data"):
+            read_encoders(tmp_path)
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(DataError, match="expected a model of version 1, got none: run the stage that makes it"):
+        checkpoint.load(tmp_path)
+    (tmp_path / "result.json").write_text("")
+    with pytest.raises(DataError, match="damaged: expected a result, got no JSON: run again"):
+        read_json(tmp_path / "result.json", "a result", "run again")
