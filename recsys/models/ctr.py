@@ -4,6 +4,7 @@ B rows, F fields, L positions of a sequence, W the width of all fields side by s
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
@@ -58,7 +59,8 @@ class CTR(nn.Module):
         schema: The fields.
         embedding: ids, dense → the fields side by side, sequences unpooled; it tells `widths`, one
             for each field.
-        interaction: Builds the interaction from the pooled widths.
+        interaction: Builds the interaction from the pooled widths. One that has a parameter `numbers` is
+            told how many of the last fields are numbers.
         embedding_dropout: Share of x_BW's entries of looked-up fields that training zeroes.
         sequence: Builds the pooling of one sequence from its width: query_BD, keys_BLD, there_BL →
             pooled_BD. The query is the field whose table the sequence reads.
@@ -72,7 +74,7 @@ class CTR(nn.Module):
         self,
         schema: Schema,
         embedding: nn.Module,
-        interaction: Callable[[list[int]], nn.Module],
+        interaction: Callable[..., nn.Module],
         embedding_dropout: float = 0.0,
         sequence: Callable[[int], nn.Module] | None = None,
     ):
@@ -87,7 +89,8 @@ class CTR(nn.Module):
         self._places = [(i, self._candidate(f), ids[f.name].start, ids[f.name].stop) for i, f in sequences.items()]
         self._looked_up = sum(w for f, w in zip(schema.fields, self.widths, strict=True) if f.is_sparse)
         self.dropout = nn.Dropout(embedding_dropout)
-        self.interaction = interaction(self.widths)
+        told = {"numbers": len(schema.numeric)} if "numbers" in inspect.signature(interaction).parameters else {}
+        self.interaction = interaction(self.widths, **told)
 
     def _candidate(self, f: Field) -> int | None:
         """Where the field stands that a sequence's table belongs to, if it is one vector a row."""
