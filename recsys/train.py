@@ -167,10 +167,20 @@ class _Fit:
         self.history.append(seen)
         if seen["valid_logloss"] < self.best:
             self.best, self.bad_looks = seen["valid_logloss"], 0
-            self.best_state = copy.deepcopy(self.model.state_dict())
+            self.best_state = self._weights()
         else:
             self.bad_looks += 1
         return self.bad_looks >= self.config.patience
+
+    def _weights(self) -> dict[str, Any]:
+        """A copy of the weights, and of the tables' optimiser state that belongs to them."""
+        embedding = self.model.embedding
+        return {"model": copy.deepcopy(self.model.state_dict()), "fisher": embedding.fisher()}  # type: ignore[operator]
+
+    def restore(self, weights: dict[str, Any]) -> None:
+        """Put back what `_weights` copied."""
+        self.model.load_state_dict(weights["model"])
+        self.model.embedding.load_fisher(weights["fisher"])  # type: ignore[operator]
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on; the file appears whole or not at all."""
@@ -189,8 +199,7 @@ class _Fit:
     def load(self, path: Path) -> None:
         """Take up what `save` wrote."""
         state = torch.load(path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.model.embedding.load_fisher(state["fisher"])  # type: ignore[operator]
+        self.restore(state)
         self.adam.load_state_dict(state["adam"])
         torch.set_rng_state(state["rng"])
         self.step, self.bad_looks, self.best = state["counters"]
@@ -211,7 +220,7 @@ def fit(
     checkpoint: Path | None = None,
     on_look: Callable[[dict[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Train until validation logloss stops falling, and leave the best weights in the model.
+    """Train until validation logloss stops falling; leave the best weights, and their optimiser state, in the model.
 
     Args:
         model: Changed in place.
@@ -261,6 +270,6 @@ def fit(
                         state.save(checkpoint)
                 if stop:
                     break
-    model.load_state_dict(state.best_state)
+    state.restore(state.best_state)
     model.eval()
     return state.history
