@@ -1,11 +1,12 @@
-"""Stage compress: low rank, then quantised rows."""
-
-from dataclasses import replace
+"""Stage compress: shared rows or a low rank, then fewer bits."""
 
 from rich.console import Console
 
 from pipelines.stage import Result, Stage, newest_model, write_json
 from recsys import checkpoint
+from recsys.compression.reads import count_reads
+from recsys.compression.report import compare
+from recsys.data.shards import Shards
 from recsys.factory import make
 from recsys.tables import PlainEmbedding
 
@@ -24,22 +25,17 @@ def run(stage: Stage) -> Result:
         said = "no tables to compress: all fields are numbers"
         Console(stderr=True).print(said)
         return Result({"table_bytes_before": 0, "table_bytes": 0}, tags={"note": said})
-    tables, reports = plain.tables, []
-    if stage.config["compression"]:
-        method = make(stage.config["compression"], "compression")
-        tables, reports = method(tables, checkpoint.fisher(model))
-    if stage.config["quantization"]:
-        method = make(stage.config["quantization"], "quantization")
-        tables, quantised = method(tables)
-        before = {r.table: r for r in reports}
-        merged = [
-            replace(r, bytes_before=before[r.table].bytes_before, note=before[r.table].note)
-            for r in quantised
-            if r.table in before
-        ]
-        reports = merged or quantised
+    train = Shards(stage.data, "train", model.schema)
+    reads = count_reads(model.embedding, {n: t.rows for n, t in plain.tables.items()}, train)
+    fisher = checkpoint.fisher(model)
+    tables, notes = plain.tables, dict[str, str]()
+    for group in ("compression", "quantization"):
+        if stage.config[group]:
+            tables, said_of = make(stage.config[group], group)(tables, reads, fisher)
+            notes = {n: "; ".join(filter(None, (notes.get(n), said_of.get(n)))) for n in tables}
     smaller = model.over(PlainEmbedding(model.schema, tables, plain.lookups))
     checkpoint.save(stage.folder, smaller, spec)
+    reports = compare(plain.tables, tables, reads, notes)
     report = write_json(stage.folder / "compression.json", [r.to_json() for r in reports])
     after = sum(t.nbytes for t in tables.values())
     metrics = {"table_bytes_before": plain.nbytes, "table_bytes": after, "times_smaller": plain.nbytes / after}

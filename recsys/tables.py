@@ -1,16 +1,17 @@
-"""Embedding tables as plain tensors: what compression shrinks and what an exported graph holds.
+"""Embedding tables as plain tensors, looked up: what an exported graph holds.
 
 B rows of a batch, L id columns, P lookups, V table rows, r rank, D embedding dim.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from recsys.data.batch import Batch
 from recsys.encoding import hash_text
+from recsys.forms import Table, held_row, places, unpack
 from recsys.schema import Schema
 
 __all__ = ["PRIME", "Lookup", "PlainEmbedding", "Table", "salted_rows", "weighted_mean"]
@@ -53,53 +54,6 @@ def weighted_mean(sum_D: Tensor, weight_1: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Table:
-    """W = dequantise(codes)·basis: dense, low-rank, quantised, or both.
-
-    Args:
-        codes: V×r float32, or uint8 where quantised.
-        scale: V float16 and `offset`: V float16; row i dequantises to codes·scale + offset. None
-            where not quantised.
-        offset: See `scale`.
-        basis: r×D float32 of a low-rank table; None means r = D.
-    """
-
-    codes: Tensor
-    scale: Tensor | None = None
-    offset: Tensor | None = None
-    basis: Tensor | None = None
-
-    @property
-    def rows(self) -> int:
-        """V, the count of rows."""
-        return self.codes.shape[0]
-
-    @property
-    def dim(self) -> int:
-        """D, the width of a looked-up row."""
-        return self.codes.shape[1] if self.basis is None else self.basis.shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of storage really held."""
-        return sum(
-            t.numel() * t.element_size() for t in (self.codes, self.scale, self.offset, self.basis) if t is not None
-        )
-
-    def dense(self) -> Tensor:
-        """The V×D float32 table it stands for."""
-        w = self.codes.float()
-        if self.scale is not None and self.offset is not None:
-            w = w * self.scale.float()[:, None] + self.offset.float()[:, None]
-        return w if self.basis is None else w @ self.basis
-
-    def to(self, device: torch.device) -> "Table":
-        """A copy on another device."""
-        parts = {k: v.to(device) for k, v in vars(self).items() if v is not None}
-        return replace(self, **parts)
-
-
-@dataclass(frozen=True)
 class _Read:
     """One result of a lookup.
 
@@ -126,7 +80,7 @@ class _Group(nn.Module):
 
     Args:
         tables: The tables, by name.
-        reads: R reads, sorted by pooling; all tables have one rank, dim and precision.
+        reads: R reads, sorted by pooling; all tables have one rank, dim and precision, and a map of ids or none.
     """
 
     columns: Tensor
@@ -138,56 +92,77 @@ class _Group(nn.Module):
     scale: Tensor | None
     offset: Tensor | None
     basis: Tensor | None
+    words: Tensor | None
+    word_start: Tensor
+    places: Tensor
 
     def __init__(self, tables: Mapping[str, Table], reads: Sequence[_Read]):
         super().__init__()
         lookups = [r.lookup for r in reads for _ in r.columns]
         names = list(dict.fromkeys(k.table for k in lookups))
-        start, at = 0, {}
-        for name in names:
-            at[name] = start
-            start += tables[name].rows
         ab = [k.coefficients() for k in lookups]
         self.salted = any(k.salt is not None for k in lookups)
-        self.register_buffer("columns", torch.tensor([c for r in reads for c in r.columns]))
+        first = tables[names[0]]
+        self.rank = first.rank
+        self.pads = any(r.padded or len(r.columns) > 1 for r in reads)
+        columns = [c for r in reads for c in r.columns]
+        self.first, self.side_by_side = columns[0], columns == list(range(columns[0], columns[0] + len(columns)))
+        self.register_buffer("columns", torch.tensor(columns))
         self.register_buffer("a", torch.tensor([a for a, _ in ab]))
         self.register_buffer("b", torch.tensor([b for _, b in ab]))
         self.register_buffer("rows", torch.tensor([tables[k.table].rows for k in lookups]))
-        self.register_buffer("start", torch.tensor([at[k.table] for k in lookups]))
-        first = tables[names[0]]
-        for part in ("codes", "scale", "offset"):
+        self._join("codes", "start", tables, names, lookups)
+        if first.words is None:
+            self.register_buffer("words", None)
+        else:
+            self._join("words", "word_start", tables, names, lookups)
+            self.register_buffer("places", places())
+        for part in ("scale", "offset", "basis"):
             there = getattr(first, part) is not None
-            self.register_buffer(
-                part,
-                torch.cat([getattr(tables[n], part) for n in names]) if there else None,
-            )
-        basis = torch.stack([tables[k.table].basis for k in lookups]) if first.basis is not None else None  # type: ignore[misc]
-        self.register_buffer("basis", basis)
+            stacked = torch.stack([getattr(tables[k.table], part) for k in lookups]) if there else None
+            self.register_buffer(part, stacked)
         self.pools: list[tuple[tuple[int, bool, bool], int, list[int]]] = []  # pooling, lookups, weight columns
         for pooling in dict.fromkeys(r.pooling for r in reads):
             alike = [r for r in reads if r.pooling == pooling]
             self.pools.append((pooling, len(alike) * pooling[0], [c for r in alike for c in r.weights]))
 
-    def _look(self, ids_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """→ looked-up x_BPD and there_BP, 1 where the id is not padding."""
-        ids_BP = ids_BL.index_select(1, self.columns)
-        there_BP = (ids_BP >= 0).float()
+    def _join(
+        self, part: str, start: str, tables: Mapping[str, Table], names: list[str], lookups: Sequence[Lookup]
+    ) -> None:
+        """One tensor of all tables' parts, and where each lookup's table begins in it."""
+        parts = [getattr(tables[n], part) for n in names]
+        ends = torch.tensor([len(p) for p in parts]).cumsum(0).tolist()
+        begins = dict(zip(names, [0, *ends[:-1]], strict=True))
+        self.register_buffer(part, torch.cat(parts))
+        self.register_buffer(start, torch.tensor([begins[k.table] for k in lookups]))
+
+    def _look(self, ids_BL: Tensor) -> tuple[Tensor, Tensor | None]:
+        """→ looked-up x_BPD and there_BP, 1 where the id is not padding; None if no read pads."""
+        if self.side_by_side:
+            ids_BP = ids_BL[:, self.first : self.first + len(self.columns)]
+        else:
+            ids_BP = ids_BL.index_select(1, self.columns)
+        there_BP = (ids_BP >= 0).float() if self.pads else None
         ids_BP = ids_BP.clamp(min=0)
         if self.salted:
             ids_BP = salted_rows(ids_BP, self.a, self.b, self.rows)
-        at_BP = ids_BP + self.start
-        if self.scale is None or self.offset is None:
-            x_BPr = nn.functional.embedding(at_BP, self.codes)
-        else:
-            x_BPr = self.codes[at_BP].float()
-            x_BPr = x_BPr * self.scale[at_BP].float().unsqueeze(-1) + self.offset[at_BP].float().unsqueeze(-1)
+        if self.words is not None:
+            ids_BP = held_row(ids_BP, (ids_BP >> 3) + self.word_start, self.words, self.places)
+        x_BPr = unpack(nn.functional.embedding(ids_BP + self.start, self.codes), self.rank)
+        if self.scale is not None and self.offset is not None:
+            x_BPr = torch.addcmul(self.offset, x_BPr, self.scale)
         if self.basis is None:
             return x_BPr, there_BP
-        return torch.einsum("bpr,prd->bpd", x_BPr, self.basis), there_BP
+        x_BPD = x_BPr[..., :1] * self.basis[:, 0]
+        for i in range(1, self.rank):  # r fused multiply-adds: a batched product of matrices this thin is slower
+            x_BPD = torch.addcmul(x_BPD, x_BPr[..., i : i + 1], self.basis[:, i])
+        return x_BPD, there_BP
 
     def forward(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:
         """→ x_BRD, lists averaged."""
         x_BPD, there_BP = self._look(ids_BL)
+        if there_BP is None:
+            return x_BPD
         parts, at = [], 0
         for (length, padded, weighted), count, columns in self.pools:
             x_BCD, there_BC1 = x_BPD[:, at : at + count], there_BP[:, at : at + count].unsqueeze(-1)
@@ -245,7 +220,8 @@ class PlainEmbedding(nn.Module):
         forms: dict[tuple[object, ...], list[int]] = {}
         for i, read in enumerate(reads):
             t = self.tables[read.lookup.table]
-            forms.setdefault((t.codes.shape[1], t.dim, t.scale is None, t.basis is None), []).append(i)
+            words = None if t.words is None else t.words.dtype
+            forms.setdefault((t.bits, t.dim, t.rank, t.scale is None, t.basis is None, words), []).append(i)
         self.groups = nn.ModuleList()
         placed: list[tuple[int, int, int]] = []  # (order of the read, its column in the joined output, width)
         at = 0

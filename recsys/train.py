@@ -29,7 +29,7 @@ __all__ = ["Fit", "TrainConfig", "batch_loss", "best_look", "bf16", "fit", "logi
 
 Mix = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 
-RESUME_VERSION = 1  # of resume.pt
+RESUME_VERSION = 2  # of resume.pt
 
 
 @dataclass(frozen=True)
@@ -184,10 +184,20 @@ class Fit:
         self.history.append(seen)
         if seen["valid_logloss"] < self.best:
             self.best, self.bad_looks = seen["valid_logloss"], 0
-            self.best_state = copy.deepcopy(self.model.state_dict())
+            self.best_state = self._weights()
         else:
             self.bad_looks += 1
         return self.bad_looks >= self.config.patience
+
+    def _weights(self) -> dict[str, Any]:
+        """A copy of the weights, and of the tables' optimiser state that belongs to them."""
+        embedding = self.model.embedding
+        return {"model": copy.deepcopy(self.model.state_dict()), "fisher": embedding.fisher()}  # type: ignore[operator]
+
+    def restore(self, weights: dict[str, Any]) -> None:
+        """Put back what `_weights` copied."""
+        self.model.load_state_dict(weights["model"])
+        self.model.embedding.load_fisher(weights["fisher"])  # type: ignore[operator]
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on; the file appears whole or not at all."""
@@ -211,8 +221,7 @@ class Fit:
             DataError: If it is damaged or of another version.
         """
         state = read_weights(path, "remove it to train from the start", RESUME_VERSION)
-        self.model.load_state_dict(state["model"])
-        self.model.embedding.load_fisher(state["fisher"])  # type: ignore[operator]
+        self.restore(state)
         self.adam.load_state_dict(state["adam"])
         torch.set_rng_state(state["rng"])
         self.step, self.bad_looks, self.best = state["counters"]
@@ -238,7 +247,7 @@ def fit(
     checkpoint: Path | None = None,
     on_look: Callable[[dict[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Train until validation logloss stops falling, and leave the best weights in the model.
+    """Train until validation logloss stops falling; leave the best weights, and their optimiser state, in the model.
 
     Args:
         model: Changed in place.
@@ -288,6 +297,6 @@ def fit(
                         state.save(checkpoint)
                 if stop:
                     break
-    model.load_state_dict(state.best_state)
+    state.restore(state.best_state)
     model.eval()
     return state.history

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from recsys.compression.low_rank import TableReport, compress_tables
+from recsys.compression.low_rank import compress_tables
 from recsys.errors import ConfigError
-from recsys.tables import Table
+from recsys.forms import Table
 
 __all__ = ["fisher_weights", "fwsvd"]
 
@@ -21,20 +21,27 @@ def fisher_weights(fisher_V: Tensor) -> Tensor:
 
 def fwsvd(
     tables: Mapping[str, Table],
+    reads: Mapping[str, Tensor],
     fisher: Mapping[str, Tensor],
     rank: int,
     ranks: Mapping[str, int] | None = None,
-) -> tuple[dict[str, Table], list[TableReport]]:
+) -> tuple[dict[str, Table], dict[str, str]]:
     """W ≈ A·B of rank r with the least ‖Î(W − A·B)‖_F, Î = diag(√Fisher of each row).
 
     With Î·W = U S Vᵀ the solution is A = Î⁻¹ U_r S_r = W·V_r, B = V_rᵀ.
 
     Args:
         tables: Dense tables, by name.
-        fisher: For each table, the row-wise Adagrad state: Σ mean_d(g²) a row, a free estimate of
-            the row's Fisher information.
+        reads: Not used.
+        fisher: For each table, the row-wise Adagrad state: Σ over steps of mean_d(g²) a row, g the
+            gradient summed over the batch. It is an estimate that costs nothing, and a rough one: the
+            squares of batch sums, not sums of squares row by row, gathered along the path of training
+            (since the tables were last drawn, with `fresh_tables`) rather than at the final weights.
         rank: r, for tables that gain by it.
         ranks: Other ranks for some tables.
+
+    Returns:
+        The tables, and a note for each that was kept whole.
 
     Raises:
         ConfigError: If a rank is past break-even, or a table's Fisher information is not there.

@@ -1,54 +1,19 @@
 """What truncated SVD and its weighted forms share: which rank for which table, and whether it pays."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from recsys.errors import ConfigError
-from recsys.tables import Table
+from recsys.forms import Table
 
-__all__ = ["TableReport", "break_even", "compress_tables", "factorise", "relative_error"]
-
-
-@dataclass(frozen=True)
-class TableReport:
-    """What became of one table.
-
-    Args:
-        table: Its name.
-        rows: V.
-        dim: D.
-        rank: r that is kept; D where the table was kept whole.
-        bytes_before: Storage before.
-        bytes_after: Storage after.
-        error: ‖W − Ŵ‖_F / ‖W‖_F.
-        note: Why it was kept whole, or empty.
-    """
-
-    table: str
-    rows: int
-    dim: int
-    rank: int
-    bytes_before: int
-    bytes_after: int
-    error: float
-    note: str = ""
-
-    def to_json(self) -> dict[str, object]:
-        """A JSON-ready form."""
-        return asdict(self)
+__all__ = ["break_even", "compress_tables", "factorise"]
 
 
 def break_even(rows: int, dim: int) -> float:
     """A rank must be below V·D / (V + D), or the factors hold more numbers than the table."""
     return rows * dim / (rows + dim)
-
-
-def relative_error(w_VD: Tensor, approximate_VD: Tensor) -> float:
-    """‖W − Ŵ‖_F / ‖W‖_F."""
-    return float((w_VD - approximate_VD).norm() / w_VD.norm().clamp(min=1e-30))
 
 
 def factorise(w_VD: Tensor, rank: int, weight_V: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -76,7 +41,7 @@ def compress_tables(
     rank: int,
     ranks: Mapping[str, int] | None,
     weight: Callable[[str, Table], Tensor | None],
-) -> tuple[dict[str, Table], list[TableReport]]:
+) -> tuple[dict[str, Table], dict[str, str]]:
     """Factorise every dense table that gains by it.
 
     Args:
@@ -84,6 +49,9 @@ def compress_tables(
         rank: For every table; one that is too small to gain is kept whole.
         ranks: Other ranks for some tables, by name.
         weight: Row weights of a table, or None.
+
+    Returns:
+        The tables, and a note for each that was kept whole.
 
     Raises:
         ConfigError: If a rank is below 1, names an unknown table, is past break-even for the table
@@ -103,18 +71,12 @@ def compress_tables(
             f"rank {chosen[name]} is past break-even for table {name!r} ({tables[name].rows}x{tables[name].dim}): "
             f"it must be below {limit[name]:.2f} to make it smaller; lower compression.rank"
         )
-    made: dict[str, Table] = {}
-    reports = []
+    made, notes = {}, {}
     for name, table in tables.items():
-        w = table.dense()
         if chosen[name] >= limit[name]:
             made[name] = table
-            note = f"kept whole: rank {chosen[name]} is past break-even {limit[name]:.2f}"
+            notes[name] = f"kept whole: rank {chosen[name]} is past break-even {limit[name]:.2f}"
         else:
-            codes, basis = factorise(w, chosen[name], weight(name, table))
-            made[name], note = Table(codes, basis=basis), ""
-        new = made[name]
-        error = relative_error(w, new.dense())
-        kept = new.codes.shape[1]
-        reports.append(TableReport(name, table.rows, table.dim, kept, table.nbytes, new.nbytes, error, note))
-    return made, reports
+            codes, basis = factorise(table.dense(), chosen[name], weight(name, table))
+            made[name] = Table(codes, basis=basis)
+    return made, notes

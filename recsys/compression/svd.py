@@ -4,25 +4,30 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from recsys.compression.low_rank import TableReport, compress_tables
-from recsys.tables import Table
+from recsys.compression.low_rank import compress_tables
+from recsys.forms import Table
 
 __all__ = ["svd"]
 
 
 def svd(
     tables: Mapping[str, Table],
+    reads: Mapping[str, Tensor],
     fisher: Mapping[str, Tensor],
     rank: int,
     ranks: Mapping[str, int] | None = None,
-) -> tuple[dict[str, Table], list[TableReport]]:
+) -> tuple[dict[str, Table], dict[str, str]]:
     """W ≈ A·B of rank r with the least ‖W − A·B‖_F.
 
     Args:
         tables: Dense tables, by name.
+        reads: Not used.
         fisher: Not used: every row counts alike.
         rank: r, for tables that gain by it.
         ranks: Other ranks for some tables.
+
+    Returns:
+        The tables, and a note for each that was kept whole.
 
     Raises:
         ConfigError: If a rank is past break-even.

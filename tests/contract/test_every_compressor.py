@@ -6,10 +6,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from recsys.compression.report import compare
 from recsys.factory import make
-from recsys.tables import Table
+from recsys.forms import Table
 
 CONF = Path(__file__).parents[2] / "conf"
+OPTIONS = sorted([*(CONF / "compression").glob("*.yaml"), *(CONF / "quantization").glob("*.yaml")])
 
 
 def tables() -> dict[str, Table]:
@@ -17,31 +19,26 @@ def tables() -> dict[str, Table]:
     return {"a": Table(torch.randn(400, 8, generator=r)), "b.c": Table(torch.randn(90, 8, generator=r))}
 
 
-def load(path: Path):
-    return make(OmegaConf.to_container(OmegaConf.load(path), resolve=True), path.stem)
+def counts(rows: int) -> torch.Tensor:
+    return torch.arange(rows) % 5  # a fifth of the rows is never read, a fifth once
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "compression").glob("*.yaml")), ids=lambda p: p.stem)
-def test_compression_gives_smaller_tables_of_the_same_shape_and_a_true_report(path):
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda p: p.stem)
+def test_it_gives_smaller_tables_of_the_same_shape_and_a_true_report(path):
     before = tables()
+    reads = {n: counts(t.rows) for n, t in before.items()}
     fisher = {n: torch.rand(t.rows) + 0.1 for n, t in before.items()}
-    after, reports = load(path)(before, fisher)
-    check(before, after, reports)
-    torch.testing.assert_close(before["a"].codes, tables()["a"].codes)  # the input is left alone
-
-
-@pytest.mark.parametrize("path", sorted((CONF / "quantization").glob("*.yaml")), ids=lambda p: p.stem)
-def test_quantization_gives_smaller_tables_of_the_same_shape_and_a_true_report(path):
-    before = tables()
-    check(before, *load(path)(before))
-
-
-def check(before, after, reports):
-    assert list(after) == list(before) == [r.table for r in reports]
-    for report in reports:
-        old, new = before[report.table], after[report.table]
-        assert (new.rows, new.dim) == (old.rows, old.dim)
+    settings = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    after, notes = make(settings, path.stem)(before, reads, fisher)
+    assert list(after) == list(before)
+    assert set(notes) <= set(before)
+    for report, (name, old) in zip(compare(before, after, reads, notes), before.items(), strict=True):
+        new, p_V = after[name], reads[name] / reads[name].sum()
+        assert (report.table, new.rows, new.dim) == (name, old.rows, old.dim)
         assert report.bytes_before == old.nbytes > report.bytes_after == new.nbytes
-        error = (old.dense() - new.dense()).norm() / old.dense().norm()
-        assert report.error == pytest.approx(float(error), abs=1e-6)
+        lost_V, norm_V = (old.dense() - new.dense()).norm(dim=1) ** 2, old.dense().norm(dim=1) ** 2
+        assert report.error == pytest.approx(float((lost_V.sum() / norm_V.sum()).sqrt()), abs=1e-6)
+        weighted = ((p_V * lost_V).sum() / (p_V * norm_V).sum()).sqrt()
+        assert report.weighted_error == pytest.approx(float(weighted), abs=1e-6)
         assert 0 < report.error < 1
+    torch.testing.assert_close(before["a"].codes, tables()["a"].codes)  # the input is left alone

@@ -13,7 +13,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import pipelines.run  # noqa: F401 (registers the resolver that the configuration uses)
+from recsys import checkpoint
 from recsys.cli import main
+from recsys.data.shards import Shards
 from recsys.results import read_result
 from tests.pipeline.small import SMALL, recsys
 
@@ -73,6 +75,30 @@ def test_the_registered_model_scores_as_the_bundle_does(finished, place):
     assert answer.returncode == 0, answer.stderr
     scored = [json.loads(x)["probability"] for x in answer.stdout.splitlines()]
     np.testing.assert_allclose(model.predict(raw), scored, atol=1e-6)
+
+
+def test_the_compression_report_is_true_of_the_two_models_on_disk(finished, place):
+    """Recomputed from both model.pt and the training ids: error against the trained table, after all steps."""
+    folders = {n: place / finished["stages"][n]["folder"] for n in ("prepare", "retrain", "compress")}
+    trained, _ = checkpoint.load(folders["retrain"])
+    small, _ = checkpoint.load(folders["compress"])
+    data = Path(json.loads((folders["prepare"] / "data.json").read_text())["folder"])
+    ids_BL = Shards(place / data, "train", trained.schema).batch(slice(None)).ids_BL
+    reports = {r["table"]: r for r in json.loads((folders["compress"] / "compression.json").read_text())}
+    before, after = trained.embedding.plain().tables, small.embedding.tables
+    assert list(reports) == list(before) == list(after)
+    for name, columns in trained.schema.id_columns.items():  # the scheme is per_field: a field is a table
+        w, approximate, report = before[name].codes, after[name].dense(), reports[name]
+        read = ids_BL[:, columns.start : columns.stop].flatten()
+        read = read[read >= 0]
+        lost, whole = (w - approximate).square(), w.square()
+        assert report["error"] == pytest.approx(float((lost.sum() / whole.sum()).sqrt()), rel=1e-4)
+        weighted = (lost[read].sum() / whole[read].sum()).sqrt()
+        assert report["weighted_error"] == pytest.approx(float(weighted), rel=1e-4)
+        assert report["weighted_error"] > 0.005  # each table is rounded
+        assert report["bytes_before"] == 4 * w.numel() > report["bytes_after"]
+    held = sum(r["bytes_after"] for r in reports.values())
+    assert held == finished["stages"]["compress"]["metrics"]["table_bytes"]
 
 
 def test_from_run_goes_on_from_an_earlier_run(finished, place):
@@ -167,7 +193,8 @@ def test_bad_input_is_one_clear_error_and_exit_code_2(place, overrides, message,
 
 
 def test_a_rank_past_break_even_is_refused(finished, place):
-    done = recsys(place, "run", *SMALL, f"from_run={finished['id']}", "stages=[compress]", "compression.rank=8")
+    changes = ["stages=[compress]", "compression=svd", "compression.rank=8"]
+    done = recsys(place, "run", *SMALL, f"from_run={finished['id']}", *changes)
     assert done.returncode == 2
     assert "past break-even" in done.stderr
 

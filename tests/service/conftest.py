@@ -1,6 +1,7 @@
 """Small models and their bundles, made once a session: a .pt2 takes the compiler half a minute."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from recsys.compression.rounding import rounded
 from recsys.embeddings.hashed import hashed
 from recsys.embeddings.per_field import per_field
 from recsys.embeddings.unified import unified
 from recsys.export import bundle as export
+from recsys.forms import Table, id_map
 from recsys.models.ctr import CTR
 from recsys.models.dcn import DCN
 from recsys.schema import Schema
-from recsys.tables import Lookup, PlainEmbedding, Table
+from recsys.tables import Lookup, PlainEmbedding
 
 SCHEMES: dict[str, Callable[..., Any]] = {
     "per_field": partial(per_field, dim=8, init=0.5),
@@ -32,20 +35,17 @@ def model(schema: Schema, scheme: str) -> CTR:
 
 
 def every_form(schema: Schema) -> CTR:
-    """A model whose tables are dense, low-rank, quantised and both, with and without a salt, lists among them."""
+    """Tables of 32, 16, 8 and 4 bits, dense and low-rank, with a shared row and without, under a salt and lists too."""
     torch.manual_seed(7)
     tables, lookups = {}, []
     for i, f in enumerate(schema.sparse):
-        rank, codes = 2, torch.randn(f.cardinality, 8)
-        if i % 2:
-            codes = codes[:, :rank].contiguous()
-        low = {"basis": torch.randn(rank, 8)} if i % 2 else {}
-        if i % 4 > 1:
-            scale = torch.rand(f.cardinality).add(0.1).half() / 100
-            quantised = {"scale": scale, "offset": torch.randn(f.cardinality).half() / 4}
-            tables[f.name] = Table(torch.randint(0, 256, codes.shape, dtype=torch.uint8), **quantised, **low)
-        else:
-            tables[f.name] = Table(codes, **low)
+        rank = 3 if i % 2 else 8
+        table = Table(torch.randn(f.cardinality, rank), basis=torch.randn(rank, 8) if i % 2 else None)
+        if i % 3 != 1:
+            kept_V = torch.rand(f.cardinality) < 0.6
+            codes = torch.cat([torch.randn(1, rank), table.codes[kept_V]])
+            table = replace(table, codes=codes, words=id_map(kept_V), ids=f.cardinality)
+        tables[f.name] = rounded(table, (4, 8, 16, 32)[i % 4], torch.ones(len(table.codes)))
         lookups.append(Lookup(f.name, f.name, "salt" if f.name == "item" else None))
     return CTR(schema, PlainEmbedding(schema, tables, lookups), partial(DCN, hidden=(16,)))
 

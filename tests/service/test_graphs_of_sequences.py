@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.compression.int8 import int8
+from recsys.compression.rounding import rounding
 from recsys.compression.svd import svd
 from recsys.embeddings.hashed import hashed
 from recsys.export.bundle import ScoringGraph, _program, _without_torch_notices, _write_onnx, _write_pt2, compiler
@@ -32,9 +32,9 @@ def subject(sequence: str, form: str) -> CTR:
     plain = embedding.plain()
     tables = plain.tables
     if "low rank" in form:
-        tables, _ = svd(tables, {}, rank=3)
+        tables, _ = svd(tables, {}, {}, rank=3)
     if "int8" in form:
-        tables, _ = int8(tables)
+        tables, _ = rounding(tables, {n: torch.ones(t.rows) for n, t in tables.items()}, {}, 8)
     return model.over(PlainEmbedding(SCHEMA, tables, plain.lookups)).eval()
 
 

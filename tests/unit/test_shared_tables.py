@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from recsys.compression.int8 import int8
+from recsys.compression.rounding import rounding
 from recsys.compression.svd import svd
 from recsys.embeddings.fused import FusedLookups
 from recsys.embeddings.hashed import hashed
@@ -145,9 +145,9 @@ def test_smaller_tables_are_shared_too(embedding: FusedLookups, form: str) -> No
     batch, plain = event_batch(SCHEMA, 30), embedding.plain()
     tables = plain.tables
     if form != "int8":
-        tables, _ = svd(tables, {}, rank=2)
+        tables, _ = svd(tables, {}, {}, rank=2)
     if form != "svd":
-        tables, _ = int8(tables)
+        tables, _ = rounding(tables, {n: torch.ones(t.rows) for n, t in tables.items()}, {}, 8)
     smaller = PlainEmbedding(SCHEMA, tables, plain.lookups)
     want = slow(embedding, SCHEMA, batch, {n: t.dense() for n, t in tables.items()})
     torch.testing.assert_close(smaller(batch), want, rtol=1e-4, atol=1e-5)

@@ -95,6 +95,34 @@ def test_best_weights_are_restored(train: Shards, valid: Shards) -> None:
     assert not model.training
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_optimiser_state_is_that_of_the_best_weights(
+    train: Shards, valid: Shards, tmp_path, monkeypatch, resumed
+) -> None:
+    model, states = build(train), []
+    monkeypatch.setattr(training, "logloss", lambda *_: abs(len(states) - 1.5))  # the second look is the best
+    checkpoint = tmp_path / "resume.pt" if resumed else None
+
+    def remember(seen: dict[str, float]) -> None:
+        states.append(model.embedding.fisher())
+
+    def remember_and_stop(seen: dict[str, float]) -> None:
+        remember(seen)
+        if len(states) == 4:  # the file of the look before is there, and its best look lies behind
+            raise Killed
+
+    config = changed(table_lr=0.5, fresh_tables=True, max_epochs=3, patience=9)
+    if resumed:
+        with pytest.raises(Killed):
+            fit(model, train, valid, config, 0, checkpoint=checkpoint, on_look=remember_and_stop)
+        states.pop()  # that look comes again
+        model = build(train)
+    history = fit(model, train, valid, config, seed=0, checkpoint=checkpoint, on_look=remember)
+    assert len(states) == len(history) == 6
+    assert same(model.embedding.fisher(), states[1])
+    assert not same(states[1], states[-1])
+
+
 def test_fresh_tables_start_every_later_epoch_within_init_and_forget_the_moments(train, valid, monkeypatch) -> None:
     seen = []
     learn = training.Fit.learn

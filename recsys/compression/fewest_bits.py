@@ -1,0 +1,45 @@
+"""For each table the fewest bits at which its rows are still close enough."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from recsys.compression.report import relative_error
+from recsys.compression.rounding import held_reads, rounded
+from recsys.errors import ConfigError
+from recsys.forms import Table
+
+__all__ = ["fewest_bits"]
+
+
+def fewest_bits(
+    tables: Mapping[str, Table], reads: Mapping[str, Tensor], fisher: Mapping[str, Tensor], error: float
+) -> tuple[dict[str, Table], dict[str, str]]:
+    """Each table in 4, 8, 16 or 32 bits a number: the first whose error by rounding is at most `error`.
+
+    The error is √(Σ_v p_v·‖w_v − ŵ_v‖² / Σ_v p_v·‖w_v‖²), p_v the share of training lookups that read row v.
+
+    Args:
+        tables: Dense or low-rank tables, with or without a shared row.
+        reads: For each table, how often training rows read each of its V rows.
+        fisher: Not used.
+        error: Above 0 and below 1.
+
+    Returns:
+        The tables; no notes.
+
+    Raises:
+        ConfigError: If `error` is out of range.
+    """
+    if not 0 < error < 1:
+        raise ConfigError(
+            f"quantization.error: expected a number above 0 and below 1, got {error!r}: set it, for instance to 0.2"
+        )
+    made = {}
+    for name, table in tables.items():
+        weight_R = held_reads(table, reads[name])
+        for bits in (4, 8, 16, 32):
+            made[name] = rounded(table, bits, weight_R)
+            if relative_error(table.held(), made[name].held(), weight_R) <= error:
+                break
+    return made, {}

@@ -1,0 +1,90 @@
+"""Rows in 16, 8 or 4 bits a number."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from recsys.errors import ConfigError
+from recsys.forms import Table, held_row, pack, places
+
+__all__ = ["held_reads", "rounded", "rounding"]
+
+_CLIPS = torch.linspace(1.0, 0.5, 6)  # never below half: frequent rows hold the large numbers, and shrinking them harms
+
+
+def held_reads(table: Table, reads_V: Tensor) -> Tensor:
+    """How often training rows read each row that is held → R, float64, never 0 in all."""
+    reads_R = reads_V.double() if reads_V.any() else torch.ones(len(reads_V), dtype=torch.double)
+    if table.words is None:
+        return reads_R
+    ids = torch.arange(table.rows)
+    held_V = held_row(ids, ids >> 3, table.words, places())
+    return torch.zeros(len(table.codes), dtype=torch.double).index_add(0, held_V, reads_R)
+
+
+def rounded(table: Table, bits: int, weight_R: Tensor) -> Table:
+    """The same table with the rows that it holds in `bits` bits a number.
+
+    With L = 2^bits − 1, column j holds codes c of 0 to L and stands for step_j·(c − L/2). The step
+    is 2·clip·max|w_j| / L. Of six clips from 1 to 1/2 the one of the least weighted squared error is
+    taken, so an error is at most half a step unless the number was clipped. One step serves a whole
+    column: a row pays for its codes alone, where a scale of its own would double four-bit rows of 8.
+
+    Args:
+        table: Float32 rows, or a low-rank table, whose factor A is rounded.
+        bits: 32 (as it is), 16 (float16), 8 or 4. One column of 4 bits takes 8, as a byte is the least.
+        weight_R: Of each held row, ≥ 0.
+    """
+    if bits == 32:
+        return table
+    if bits == 16:
+        return replace(table, codes=table.codes.half())
+    if bits == 4 and table.rank == 1:
+        bits = 8
+    x_Rr = table.codes.float()
+    levels = 2**bits - 1
+    weight_R1 = (weight_R / weight_R.sum()).float()[:, None]
+    largest_r = x_Rr.abs().amax(0).clamp(min=1e-12)
+    steps_Cr = 2 * _CLIPS[:, None] * largest_r / levels
+    errors = [(weight_R1 * (x_Rr - _stand_for(_codes(x_Rr, s_r, levels), s_r, levels)) ** 2).sum(0) for s_r in steps_Cr]
+    step_r = steps_Cr.gather(0, torch.stack(errors).argmin(0, keepdim=True))[0]
+    codes = _codes(x_Rr, step_r, levels).to(torch.uint8)
+    return replace(table, codes=pack(codes) if bits == 4 else codes, scale=step_r, offset=-step_r * levels / 2)
+
+
+def _codes(x_Rr: Tensor, step_r: Tensor, levels: int) -> Tensor:
+    return (x_Rr / step_r + levels / 2).round().clamp(0, levels)
+
+
+def _stand_for(codes_Rr: Tensor, step_r: Tensor, levels: int) -> Tensor:
+    return step_r * (codes_Rr - levels / 2)
+
+
+def rounding(
+    tables: Mapping[str, Table], reads: Mapping[str, Tensor], fisher: Mapping[str, Tensor], bits: int
+) -> tuple[dict[str, Table], dict[str, str]]:
+    """Every table that holds float32 rows, rounded to `bits` bits a number.
+
+    Args:
+        tables: Dense or low-rank tables; of a low-rank one the factor A is rounded.
+        reads: How often training rows read each row: the weight of its error.
+        fisher: Not used.
+        bits: 16, 8 or 4.
+
+    Returns:
+        The tables, and a note for each that was left as it is.
+
+    Raises:
+        ConfigError: If `bits` is another number.
+    """
+    if bits not in (16, 8, 4):
+        raise ConfigError(f"quantization.bits: expected 16, 8 or 4, got {bits!r}: change it")
+    made, notes = {}, {}
+    for name, table in tables.items():
+        if table.bits < 32:
+            made[name], notes[name] = table, f"holds {table.bits} bits a number already"
+        else:
+            made[name] = rounded(table, bits, held_reads(table, reads[name]))
+    return made, notes

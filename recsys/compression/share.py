@@ -1,0 +1,59 @@
+"""One row for all ids that training hardly read."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from recsys.errors import ConfigError
+from recsys.forms import Table, id_map
+
+__all__ = ["share"]
+
+
+def _shared(w_VD: Tensor, reads_V: Tensor, kept_V: Tensor) -> Tensor:
+    """The mean of the trained rows that are not kept; of all trained rows if none of those was read → 1×D."""
+    trained_V = reads_V > 0
+    for of_V in (trained_V & ~kept_V, trained_V):
+        if of_V.any():
+            return w_VD[of_V].mean(0, keepdim=True)
+    return w_VD.mean(0, keepdim=True)
+
+
+def share(
+    tables: Mapping[str, Table], reads: Mapping[str, Tensor], fisher: Mapping[str, Tensor], min_reads: int
+) -> tuple[dict[str, Table], dict[str, str]]:
+    """Drop the rows that training read fewer than `min_reads` times; their ids read one shared row.
+
+    A row that was never read still holds the random numbers it began with, and one that was read once
+    holds the noise of one label. The shared row is the mean of the trained rows among them. What is
+    held besides the rows is a map of half a byte an id (`recsys.forms.id_map`). A table whose map
+    would take as much as the rows it drops, if those are later held in four bits, stays whole.
+
+    Args:
+        tables: Dense tables, by name.
+        reads: For each table, how often training rows read each of its V rows.
+        fisher: Not used.
+        min_reads: 1 drops the rows that were never read, 2 also those that were read once.
+
+    Returns:
+        The tables, and a note for each that stays whole.
+
+    Raises:
+        ConfigError: If `min_reads` is below 1.
+    """
+    if min_reads < 1:
+        raise ConfigError(
+            f"compression.min_reads: expected at least 1, got {min_reads}: raise it, or set compression=null"
+        )
+    made, notes = {}, {}
+    for name, table in tables.items():
+        kept_V = reads[name] >= min_reads
+        words, dropped = id_map(kept_V), int((~kept_V).sum())
+        if dropped * table.dim / 2 <= words.numel() * words.element_size():
+            made[name], notes[name] = table, f"kept whole: {dropped} rows to drop take no more than a map of ids"
+        else:
+            w_VD = table.dense()
+            codes = torch.cat([_shared(w_VD, reads[name], kept_V), w_VD[kept_V]])
+            made[name] = Table(codes, words=words, ids=table.rows)
+    return made, notes
