@@ -53,7 +53,7 @@ def test_fwsvd_weighs_rows_by_the_root_of_their_own_tables_fisher_information():
     tables = {n: Table(table(seed=i).float()) for i, n in enumerate("ab")}
     r = torch.Generator().manual_seed(5)
     fisher = {n: 10 ** (4 * torch.rand(60, generator=r, dtype=torch.float64)) for n in "ba"}
-    made, _ = fwsvd(tables, fisher, rank=3)
+    made, _ = fwsvd(tables, {}, fisher, rank=3)
     for name, w in tables.items():
         want = by_svd(w.dense().double(), 3, fisher[name].sqrt())
         torch.testing.assert_close(made[name].dense().double(), want, atol=2e-3, rtol=1e-3)
