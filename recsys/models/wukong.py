@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.models.ctr import Stack, mlp
+from recsys.ranges import Count, Natural, Share
 
 __all__ = ["Wukong", "WukongLayer", "compressed_fm"]
 
@@ -87,14 +88,14 @@ class Wukong(nn.Module):
     def __init__(
         self,
         widths: Sequence[int],
-        dim: int | None = None,
-        layers: int = 2,
-        n_fm: int = 8,
-        n_linear: int = 8,
-        rank: int = 24,
-        hidden: Sequence[int] = (128,),
-        head: Sequence[int] = (128,),
-        dropout: float = 0.0,
+        dim: Count | None = None,
+        layers: Count = 2,
+        n_fm: Count = 8,
+        n_linear: Natural = 8,
+        rank: Count = 24,
+        hidden: Sequence[Count] = (128,),
+        head: Sequence[Count] = (128,),
+        dropout: Share = 0.0,
     ):
         super().__init__()
         dim = dim or max(widths)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.benchmark import Settings
-from recsys.cli import conf, main
+from recsys.cli import main
+from recsys.options import CONF
 from tests.pipeline.small import SMALL, recsys
 
 SMALLER = [a for a in SMALL if not a.startswith(("selection.", "train.max_epochs", "name="))]
@@ -29,7 +30,7 @@ def done(place: Path) -> tuple:
 
 
 def test_all_selectors_are_the_default():
-    options = {p.stem for p in (conf() / "selection").glob("*.yaml")}
+    options = {p.stem for p in (CONF / "selection").glob("*.yaml")}
     assert set(Settings().selectors()) == options and len(options) >= 13
 
 

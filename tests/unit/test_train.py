@@ -298,3 +298,11 @@ def test_validation_of_one_label_is_a_clear_error(train: Shards, prepared: Path)
 def test_values_out_of_range_are_refused_by_name(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=f"train.{next(iter(wrong))}"):
         changed(**wrong)
+
+
+def test_auto_precision_asks_the_processor_that_computes(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    for supported in (False, True):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
+        assert training.bf16("auto") is supported
