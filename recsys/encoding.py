@@ -1,4 +1,7 @@
-"""Encoders: one raw value → ids or a number. The same code runs in preparation and in serving.
+"""Encoders: one raw value → ids or a number.
+
+Preparation and serving share the code of vocabularies and words. Numbers, times and hashes have two forms, a
+column at a time for preparation and a value at a time for serving; tests hold both to the same answers.
 
 Reserved ids: 0 is always "missing". A vocabulary keeps 1 for "unseen" (also the home of values
 rarer than its minimum count, so that its row is trained). Needs numpy and xxhash only.
