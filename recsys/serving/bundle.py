@@ -8,10 +8,7 @@ machine code: load bundles only from people you trust.
 B rows, L id columns, N dense columns.
 """
 
-import importlib.util
 import json
-import logging
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,13 +20,11 @@ from recsys.errors import BundleError, DataError
 from recsys.rows import RowEncoder
 from recsys.schema import Schema
 from recsys.serving.manifest import check_manifest, read_manifest
+from recsys.serving.runtimes import RUNTIMES, Graph, load_graph, obstacle
 
-__all__ = ["DRIFT", "RUNTIMES", "Bundle", "latency", "machine", "probabilities", "sigmoid", "verify"]
+__all__ = ["DRIFT", "Bundle", "latency", "probabilities", "sigmoid", "verify"]
 
 DRIFT = 1e-4  # largest |logit difference| that verify takes for rounding
-RUNTIMES = {"onnx": "onnxruntime", "pt2": "torch"}  # in the order that `auto` prefers
-
-Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids_BL int64, dense_BN float32 → logit_B float32
 
 
 def sigmoid(logit_B: np.ndarray) -> np.ndarray:
@@ -43,76 +38,6 @@ def probabilities(logit_B: np.ndarray, calibrator: dict[str, list[float]] | None
     """σ(logit), then through the calibrator's piecewise-linear curve if there is one → float64."""
     p_B = sigmoid(logit_B)
     return p_B if calibrator is None else np.interp(p_B, calibrator["x"], calibrator["y"])
-
-
-def machine() -> str:
-    """System and processor family, which a compiled graph is bound to, as `Linux x86_64`."""
-    return f"{platform.system()} {platform.machine()}"
-
-
-def _onnx(path: Path) -> Graph:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # waking a pool costs more than a small batch; requests are the parallelism
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    takes = {i.name for i in session.get_inputs()}
-
-    def run(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
-        feed = {"ids_BL": ids_BL, "dense_BN": dense_BN}
-        (logit_B,) = session.run(["logit_B"], {k: v for k, v in feed.items() if k in takes})
-        return np.asarray(logit_B)
-
-    return run
-
-
-def _pt2(path: Path) -> Graph:
-    import torch
-    from torch._inductor import aoti_load_package  # type: ignore[attr-defined]
-
-    log = logging.getLogger("torch.export.pt2_archive._package")
-    level = log.level
-    log.setLevel(logging.ERROR)  # it warns of any other instruction set, a smaller one too; _obstacle has checked
-    try:
-        graph = aoti_load_package(str(path))
-    finally:
-        log.setLevel(level)
-
-    def run(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
-        return graph(torch.from_numpy(ids_BL), torch.from_numpy(dense_BN)).numpy()
-
-    return run
-
-
-def _obstacle(runtime: str, files: dict[str, Any], card: dict[str, Any]) -> str | None:
-    """Why a runtime cannot score this bundle here, or None where it can."""
-    if f"graph.{runtime}" not in files:
-        return f"the bundle holds no graph.{runtime} ({card.get('note') or 'not exported'})"
-    if importlib.util.find_spec(RUNTIMES[runtime]) is None:
-        return f"{RUNTIMES[runtime]} is not installed: pip install {RUNTIMES[runtime]}"
-    if runtime == "pt2":
-        built = card["pt2"]
-        if built["machine"] != machine():
-            return f"graph.pt2 was compiled for {built['machine']}, this is {machine()}"
-        import torch
-
-        able = torch.backends.cpu.get_cpu_capability()
-        if built["instructions"] == "AVX2" and not able.startswith("AVX"):
-            return f"graph.pt2 needs AVX2, this processor has {able}"
-    return None
-
-
-def _graph(folder: Path, runtime: str, card: dict[str, Any]) -> Graph:
-    try:
-        return {"onnx": _onnx, "pt2": _pt2}[runtime](folder / f"graph.{runtime}")
-    except Exception as error:  # each runtime has its own exception types, some not even RuntimeErrors
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        made = card["versions"].get({"onnx": "onnx", "pt2": "torch"}[runtime])
-        raise BundleError(
-            f"{folder}: {RUNTIMES[runtime]} cannot load graph.{runtime} (made with {made}): {reason}: match the version"
-        ) from error
 
 
 def _calibrator(folder: Path) -> dict[str, list[float]] | None:
@@ -168,12 +93,12 @@ class Bundle:
             raise BundleError(f"runtime: expected auto, {', '.join(RUNTIMES)}, got {runtime!r}: change it")
         card = json.loads((folder / "card.json").read_bytes())
         wanted = list(RUNTIMES) if runtime == "auto" else [runtime]
-        obstacles = {r: _obstacle(r, files, card) for r in wanted}
+        obstacles = {r: obstacle(r, files, card) for r in wanted}
         usable = [r for r, why in obstacles.items() if why is None]
         if not usable:
             raise BundleError(f"{folder}: no runtime to score with: {'; '.join(filter(None, obstacles.values()))}")
         return cls(
-            folder, usable[0], card, RowEncoder.load(folder), _calibrator(folder), _graph(folder, usable[0], card)
+            folder, usable[0], card, RowEncoder.load(folder), _calibrator(folder), load_graph(folder, usable[0], card)
         )
 
     def encode(self, rows: Sequence[dict[str, Any]], first: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -242,7 +167,7 @@ def verify(path: Path | str) -> dict[str, Any]:
     files = check_manifest(folder)
     golden = json.loads((folder / "golden.json").read_bytes())
     card = json.loads((folder / "card.json").read_bytes())
-    obstacles = {r: _obstacle(r, files, card) for r in RUNTIMES}
+    obstacles = {r: obstacle(r, files, card) for r in RUNTIMES}
     drift: dict[str, float] = {}
     for runtime in (r for r, why in obstacles.items() if why is None):
         logit_B = Bundle.load(folder, runtime, check=False).logits(golden["rows"])

@@ -31,18 +31,22 @@ def model(schema: Schema, scheme: str) -> CTR:
     return CTR(schema, SCHEMES[scheme](schema), partial(DCN, hidden=(16,), dropout=0.3), embedding_dropout=0.3)
 
 
+LARGE = 400_000  # rows of the salted table: large enough for weights to outweigh all else in a bundle
+
+
 def every_form(schema: Schema) -> CTR:
     """A model whose tables are dense, low-rank, quantised and both, with and without a salt, lists among them."""
     torch.manual_seed(7)
     tables, lookups = {}, []
     for i, f in enumerate(schema.sparse):
-        rank, codes = 2, torch.randn(f.cardinality, 8)
+        rows = LARGE if f.name == "item" else f.cardinality
+        rank, codes = 2, torch.randn(rows, 8)
         if i % 2:
             codes = codes[:, :rank].contiguous()
         low = {"basis": torch.randn(rank, 8)} if i % 2 else {}
         if i % 4 > 1:
-            scale = torch.rand(f.cardinality).add(0.1).half() / 100
-            quantised = {"scale": scale, "offset": torch.randn(f.cardinality).half() / 4}
+            scale = torch.rand(rows).add(0.1).half() / 100
+            quantised = {"scale": scale, "offset": torch.randn(rows).half() / 4}
             tables[f.name] = Table(torch.randint(0, 256, codes.shape, dtype=torch.uint8), **quantised, **low)
         else:
             tables[f.name] = Table(codes, **low)
