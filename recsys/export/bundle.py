@@ -87,7 +87,9 @@ def _card(given: dict[str, Any], schema: Schema, pt2: dict[str, str] | None, fol
             for f in schema.fields
         ],
     }
-    return _json_ready({"name": name, **given, **said})
+    measured = given.get("metrics") or None
+    why = None if measured else "not measured: the run has no evaluation of this model; add evaluate to stages"
+    return _json_ready({"name": name, **given, **said, "metrics": measured, "metrics_note": why})
 
 
 def _write(

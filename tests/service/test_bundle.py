@@ -206,10 +206,20 @@ def test_the_card_says_what_it_is(bundle: Path) -> None:
     card = Bundle.load(bundle).card
     assert card["name"] == "small"
     assert card["metrics"] == {"auc": 0.7, "gauc": None}  # JSON has no NaN
+    assert card["metrics_note"] is None
     assert card["runtimes"] == (["onnx", "pt2"] if compiler() else ["onnx"])
     assert [f["name"] for f in card["fields"]] == Bundle.load(bundle).schema.names
     assert card["bytes"]["graph.onnx"] == (bundle / "graph.onnx").stat().st_size
     assert card["versions"]["torch"].startswith("2.")
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_the_card_of_a_model_that_nobody_measured_says_so(schema: Schema, prepared: Path, tmp_path: Path) -> None:
+    m = model(schema, "per_field")
+    export_bundle(m, prepared, tmp_path / "b", calibrator=None, card={"name": "new", "metrics": {}})
+    card = Bundle.load(tmp_path / "b").card
+    assert card["metrics"] is None
+    assert "not measured" in card["metrics_note"]
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -392,6 +402,20 @@ predict_file(Bundle.load(sys.argv[1]), "-", sys.stdout)
     assert done.returncode == 0, done.stderr
     got = [json.loads(line)["probability"] for line in done.stdout.splitlines()]
     np.testing.assert_allclose(got, Bundle.load(bundle).score(rows), atol=1e-6)
+
+
+def test_latency_takes_other_rows_each_time(bundle: Path) -> None:
+    """One row again and again stays in the processor's cache, which no server's rows do."""
+    loaded, seen = Bundle.load(bundle), []
+    whole = loaded.encoder
+
+    def encoder(rows: list[dict[str, Any]]) -> Any:
+        seen.append(json.dumps(rows[0]))
+        return whole(rows)
+
+    loaded.encoder = encoder  # type: ignore[assignment]
+    latency(loaded, repeats=50, batches=(1,))
+    assert len(set(seen)) >= 50
 
 
 def test_latency_tells_graph_and_whole_way(bundle: Path) -> None:
