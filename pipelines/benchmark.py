@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 import recsys
-from pipelines import CONF, select_features, train
+from pipelines import select_features, train
 from pipelines.evaluate import measure
 from pipelines.stage import Result, Stage, write_json
 from recsys import checkpoint
@@ -27,6 +27,7 @@ from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.factory import make, make_dataclass
 from recsys.lock import locked
+from recsys.options import CONF
 from recsys.schema import Schema
 from recsys.selection.agreement import holm, influence, mean_with_interval, paired_difference
 from recsys.selection.benchmark_page import write_page

@@ -1,30 +1,21 @@
 """`recsys run`: call the stages in order, tell MLflow, write run.json and result.json."""
 
-import logging
-import sys
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from pipelines import CONF, benchmark, compress, evaluate, export, prepare, select_features, summary, train
+from pipelines import benchmark, compress, evaluate, export, prepare, select_features, summary, train
 from pipelines.earlier import settings, stages_to_run, taken_over
 from pipelines.stage import Result, Stage, write_json
-from recsys.errors import ConfigError, RecsysError
 from recsys.files import read_json
 from recsys.results import VERSION, read_result, read_stage, relative
 from recsys.tracking import Tracker
 
-__all__ = ["CONF", "STAGES", "execute", "main", "started"]
+__all__ = ["STAGES", "execute"]
 
 STAGES: dict[str, Callable[[Stage], Result]] = {
     "prepare": prepare.run,
@@ -37,7 +28,6 @@ STAGES: dict[str, Callable[[Stage], Result]] = {
     "benchmark": benchmark.run,
 }
 _console = Console(stderr=True)
-_begun: list[str] = []  # folders of the runs that this process has begun
 
 
 def _run_stage(name: str, stage: Stage, tracker: Tracker, register: str) -> dict[str, Any]:
@@ -110,62 +100,3 @@ def execute(config: dict[str, Any], folder: Path) -> Path:
     path = write_json(folder / "result.json", result, VERSION)
     summary.show(read_result(path), config)
     return path
-
-
-def _resolve(config: DictConfig) -> dict[str, Any]:
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise ConfigError(f"no value for {', '.join(missing)}: set it, for example {missing[0]}=…")
-    try:
-        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"the configuration does not resolve: {str(error).splitlines()[0]}: set that key") from error
-
-
-def _unused(folder: str) -> str:
-    """The folder itself, or the first of FOLDER-2, FOLDER-3 … that no run has: two may begin in one second."""
-    path, number = Path(folder), 1
-    while True:
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            path = Path(f"{folder}-{number}")
-        else:
-            return str(path)
-
-
-OmegaConf.register_new_resolver("unused", _unused, use_cache=True)
-
-
-def started() -> int:
-    """How many runs of this process got past their configuration."""
-    return len(_begun)
-
-
-def _quiet() -> None:
-    """Third parties' chatter that no user can act on."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    for name in ("torch", "torch.fx", "torch.onnx", "mlflow", "alembic", "torch.fx._symbolic_trace", "onnxscript"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@hydra.main(version_base=None, config_path=str(CONF), config_name="config")
-def main(config: DictConfig) -> None:
-    """One run; the path of its result.json is the last line printed."""
-    _quiet()
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    _begun.append(str(folder))
-    try:
-        resolved = _resolve(config)
-        print(execute(resolved, folder), flush=True)
-    except RecsysError as error:
-        _console.print(f"[red]error:[/] {error}", soft_wrap=True, highlight=False)
-        sys.exit(2)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

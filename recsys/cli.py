@@ -14,7 +14,7 @@ from pathlib import Path
 import recsys
 from recsys.errors import ConfigError, RecsysError
 
-__all__ = ["COMMANDS", "conf", "main"]
+__all__ = ["COMMANDS", "main"]
 
 _RUN_HELP = """recsys run [OVERRIDE …]     submit an experiment run; Hydra overrides pass through
 
@@ -33,18 +33,7 @@ option has. Paths in them are relative to that folder.
 The last line printed is the path of the run's result.json."""
 
 
-def conf() -> Path:
-    """The folder of the packaged options."""
-    from pipelines import CONF
-
-    return CONF
-
-
 def _run(arguments: Sequence[str]) -> int:
-    from pipelines import own_options, run
-    from recsys.memory import keep_freed_memory
-
-    keep_freed_memory()
     arguments = list(arguments)
     if any(a in ("-h", "--help") for a in arguments):
         print(_RUN_HELP)
@@ -52,15 +41,11 @@ def _run(arguments: Sequence[str]) -> int:
     short = "+selection="
     arguments = [f"select.apply={a.removeprefix(short)}" if a.startswith(short) else a for a in arguments]
     arguments = _continued(arguments)
-    sweep = [a for a in arguments if a in ("-m", "--multirun")]  # argparse wants flags before overrides
-    arguments = [*sweep, *own_options(arguments, Path.cwd()), *(a for a in arguments if a not in sweep)]
-    sys.argv, before = ["recsys run", *arguments], run.started()
-    try:
-        run.main()
-    except SystemExit as stop:
-        # Hydra ends with 1 when the overrides themselves are wrong; nothing has run then.
-        return 2 if stop.code == 1 and run.started() == before else int(stop.code or 0)
-    return 0
+    from pipelines import submit
+    from recsys.memory import keep_freed_memory
+
+    keep_freed_memory()
+    return submit.main(arguments)
 
 
 def _continued(arguments: list[str]) -> list[str]:

@@ -120,13 +120,14 @@ def _cores() -> int:
 
 
 def _device() -> Iterator[Finding]:
-    """What torch would compute on. Only called where torch loads."""
+    """What a run computes on, which is the CPU, also beside a GPU. Only called where torch loads."""
     import torch
 
-    cuda = torch.cuda.is_available()
-    yield Finding("device", torch.cuda.get_device_name() if cuda else f"cpu, {platform.machine()}")
+    gpu = torch.cuda.is_available()
+    unused = f"; {torch.cuda.get_device_name()} is not used: this version computes on the CPU only" if gpu else ""
+    yield Finding("device", f"CPU, {platform.machine()}{unused}")
     yield Finding("cores", f"{_cores()}, torch uses {torch.get_num_threads()}")
-    fast = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
+    fast = torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
     yield Finding("bf16", "yes" if fast else "no: precision=auto uses fp32")
 
 

@@ -1,19 +1,20 @@
-"""Encoders: one raw value → ids or a number. The same code runs in preparation and in serving.
+"""Encoders: one raw value → ids or a number.
+
+Preparation and serving share the code of vocabularies and words. Numbers, times and hashes have two forms, a
+column at a time for preparation and a value at a time for serving; tests hold both to the same answers.
 
 Reserved ids: 0 is always "missing". A vocabulary keeps 1 for "unseen" (also the home of values
 rarer than its minimum count, so that its row is trained). Needs numpy and xxhash only.
 """
 
-import math
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
 from typing import Any, Protocol
 
 import numpy as np
 import xxhash
 
-from recsys.errors import DataError
+from recsys.values import ABSENT, SEPARATOR, hash_text, instant, joined, number, text, wrong
 
 __all__ = [
     "ABSENT", "MISSING", "PARTS", "SEPARATOR", "UNSEEN", "AnyEncoder", "Bucket", "Encoder", "Hash", "Part", "Scale",
@@ -22,106 +23,7 @@ __all__ = [
 
 MISSING = 0
 UNSEEN = 1
-SEPARATOR = "\x1f"  # between the parts of a cross; it cannot come from a keyboard
-ABSENT = "\x00"  # a missing part of a cross
 PARTS = {"hour": 24, "weekday": 7, "day": 31, "month": 12}  # of a timestamp, and how many there are
-_EPOCH = datetime(1970, 1, 1)
-
-
-def wrong(name: str, expected: str, value: object) -> DataError:
-    """The error of a value that is not of its column's type."""
-    shown = repr(value)
-    shown = shown if len(shown) <= 40 else shown[:37] + "..."
-    got = f"{type(value).__name__} {shown}"
-    return DataError(f"column {name!r}: expected {expected} or null, got {got}: send the type it was trained on")
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-
-
-def text(value: object, dtype: str, name: str) -> str | None:
-    """The one spelling of a categorical value, or None where it is missing.
-
-    None, NaN and the empty string are missing. Whole numbers spell as digits, so 7 and 7.0 of an
-    `int` column are the same id.
-
-    Raises:
-        DataError: If the value is not of the column's type.
-    """
-    if _is_missing(value):
-        return None
-    if dtype == "string" and isinstance(value, str):
-        return value
-    if dtype == "bool" and isinstance(value, bool | np.bool_):
-        return "true" if value else "false"
-    whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())
-    if dtype == "int" and whole and not isinstance(value, bool):
-        return str(int(value))  # type: ignore[arg-type]
-    raise wrong(
-        name,
-        {"string": "a string", "bool": "true or false"}.get(dtype, "a whole number"),
-        value,
-    )
-
-
-def number(value: object, name: str) -> float:
-    """A numeric value as float; NaN where it is missing.
-
-    Raises:
-        DataError: If the value is not a finite number.
-    """
-    if _is_missing(value):
-        return math.nan
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise wrong(name, "a number", value)
-    try:
-        x = float(value)
-    except OverflowError:  # an int that no float holds
-        x = math.inf
-    if math.isinf(x):
-        raise wrong(name, "a finite number", value)
-    return x
-
-
-def instant(value: object, name: str) -> int | None:
-    """Microseconds since 1970 (UTC), or None where it is missing.
-
-    Takes ISO text, seconds since 1970, and datetimes; a time without a zone is UTC.
-
-    Raises:
-        DataError: If it is none of these.
-    """
-    if _is_missing(value):
-        return None
-    try:
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value)
-        elif isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-            return int(value) * 1_000_000
-        elif isinstance(value, date) and not isinstance(value, datetime):
-            value = datetime(value.year, value.month, value.day)
-    except (ValueError, OverflowError):
-        pass
-    if not isinstance(value, datetime):
-        raise wrong(name, "a time like 2017-02-01 12:30:00 or seconds since 1970", value)
-    if value.tzinfo is not None:
-        value = value.astimezone(UTC).replace(tzinfo=None)
-    return (value - _EPOCH) // timedelta(microseconds=1)
-
-
-def joined(parts: Sequence[str | None]) -> str | None:
-    """The text of a cross: its spelled parts with `SEPARATOR` between; None if every part is missing."""
-    if None not in parts:
-        return SEPARATOR.join(parts)  # type: ignore[arg-type]
-    if all(p is None for p in parts):
-        return None
-    return SEPARATOR.join(ABSENT if p is None else p for p in parts)
-
-
-def hash_text(value: str, seed: int = 0) -> int:
-    """Stable 64-bit hash: xxh64 of the UTF-8 bytes. `hash_text("") == 0xef46db3751d8e999`."""
-    return xxhash.xxh64_intdigest(value.encode("utf-8", "surrogatepass"), seed)  # JSON may hold half a pair
 
 
 class Encoder(Protocol):
@@ -144,9 +46,9 @@ class Vocabulary:
         self._id = {v: i + 2 for i, v in enumerate(self.values)}
         self.cardinality = len(self.values) + 2
 
-    def known(self, kind: type[str] | type[int]) -> dict[Any, int]:
-        """The ids by value of a type, `str` or `int`, rather than by spelling."""
-        return self._id if kind is str else {kind(v): i for v, i in self._id.items()}
+    def ids_by_value(self, kind: type[str] | type[int]) -> dict[Any, int]:
+        """The ids by value of a type, `str` or `int`, rather than by spelling; the empty string is missing."""
+        return {**self._id, "": MISSING} if kind is str else {kind(v): i for v, i in self._id.items()}
 
     def id(self, parts: Sequence[str | None]) -> int:
         """The id of one spelled value."""
@@ -170,8 +72,12 @@ class Hash:
 
     def id(self, parts: Sequence[str | None]) -> int:
         """The id of a value, or of a cross of several; missing only if every part is."""
-        whole = joined(parts)
-        return MISSING if whole is None else 1 + hash_text(whole, self.seed) % self.buckets
+        try:  # the short way, for a value that lacks no part: half the time
+            whole = SEPARATOR.join(parts).encode()  # type: ignore[arg-type]
+        except (TypeError, UnicodeEncodeError):
+            spelled = joined(parts)
+            return MISSING if spelled is None else 1 + hash_text(spelled, self.seed) % self.buckets
+        return 1 + xxhash.xxh64_intdigest(whole, self.seed) % self.buckets
 
     def to_json(self) -> dict[str, Any]:
         return {"encoder": "hash", "buckets": self.buckets, "seed": self.seed}
@@ -189,23 +95,33 @@ class Scale:
     """
 
     cardinality = 0
+    LIMIT = 1e6
 
     def __init__(self, log: bool, mean: float, std: float):
         self.log, self.mean, self.std = log, mean, std
 
     def numbers(self, x_B: np.ndarray) -> np.ndarray:
         """Encode an array of float64 with NaN where missing → float32 of the same shape."""
-        return self.encode(x_B, self.log, self.mean, self.std)
+        z_B = self.standardise(x_B, self.log, self.mean, self.std)
+        return np.clip(z_B, -self.LIMIT, self.LIMIT).astype(np.float32)
 
     @staticmethod
-    def encode(x_B: np.ndarray, log: Any, mean: Any, std: Any) -> np.ndarray:
-        """The same with one `log`, `mean` and `std` for all numbers, or an array of each for many fields' columns."""
-        if np.any(log):
-            x_B = np.where(log, np.sign(x_B) * np.log1p(np.abs(x_B)), x_B)
+    def standardise(x_B: np.ndarray, log: Any, mean: Any, std: Any) -> np.ndarray:
+        """Encode without the bound on |z| → float64.
+
+        Args:
+            x_B: Numbers, NaN where missing.
+            log: One bool for all numbers, or an array of one a column; `mean` and `std` likewise.
+            mean: See the class.
+            std: See the class.
+        """
+        if log is not False:
+            log_B = np.copysign(np.log1p(np.abs(x_B)), x_B)
+            x_B = log_B if log is True else np.where(log, log_B, x_B)
         with np.errstate(over="ignore"):
             z_B = (x_B - mean) / std
         z_B[np.isnan(z_B)] = 0.0
-        return np.clip(z_B, -1e6, 1e6).astype(np.float32)
+        return z_B
 
     def to_json(self) -> dict[str, Any]:
         return {"encoder": "scale", "log": self.log, "mean": self.mean, "std": self.std}

@@ -1,7 +1,7 @@
 """Past-only features: what had happened before a row, for its key; the same at serving.
 
 A row sees rows of its key that are strictly earlier: another row of the same instant is not past.
-Needs numpy only. B rows, G keys, L length.
+Needs numpy and xxhash only. B rows, G keys, L length.
 """
 
 from collections.abc import Mapping

@@ -5,16 +5,17 @@ insurance) and on what docs/log.md found on re-buy; docs/recipe.md has the rule 
 tables that it was judged on.
 """
 
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra.utils import get_object
-
-from recsys.data.shards import Shards
 from recsys.errors import ConfigError
+from recsys.factory import allowed
+from recsys.signature import parameters
+
+if TYPE_CHECKING:  # settings are checked before a run starts, without torch
+    from recsys.data.shards import Shards
 
 __all__ = ["AUTO", "Facts", "facts", "recipe", "resolve"]
 
@@ -44,7 +45,7 @@ class Facts:
         return max(1, min(self.positives, self.rows - self.positives))
 
 
-def facts(train: Shards) -> Facts:
+def facts(train: "Shards") -> Facts:
     """The facts of a training split, seen through its schema."""
     schema = train.schema
     cardinalities = tuple(f.cardinality for f in schema.sparse)
@@ -122,7 +123,5 @@ def resolve(config: Mapping[str, Any], about: Facts) -> dict[str, dict[str, Any]
 
 def _has_dropout(target: Any) -> bool:
     """Whether a model takes `dropout`; an unknown one does, so that making it names the mistake."""
-    try:
-        return "dropout" in inspect.signature(get_object(target)).parameters
-    except Exception:
-        return True
+    named = parameters(target) if allowed(target) else None
+    return named is None or "dropout" in named

@@ -4,6 +4,7 @@ B rows, L ids of a field. Needs numpy and xxhash only.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ ENCODERS_VERSION = 1  # of encoders.json
 
 Rows = Sequence[dict[str, Any]]
 _LISTS = (list, tuple, np.ndarray)
+_Coder = Callable[[dict[str, Any], Sequence[str | None]], int]
+_FEW = 8  # rows; up to here a row at a time is faster
 _USUAL: dict[str, type[str] | type[int]] = {"string": str, "int": int}  # what JSON gives for a column of such a type
 
 
@@ -68,39 +71,51 @@ class RowEncoder:
         self._told = [f for f in schema.fields if f.past and f.name in known]
         told = {f.name for f in self._told}
         self._needed = [c for c in schema.raw_columns if c not in told]
-        self._needed_set = frozenset(self._needed)
         self._width = sum(f.max_length for f in schema.sparse)
-        self._single = [f for f in schema.sparse if self._is_single(f)]  # one value, one id: coded a row at a time
-        self._coders = [self._coder(f) for f in self._single]
-        self._at = [schema.id_columns[f.name].start for f in self._single]
+        single = [f for f in schema.sparse if self._is_single(f)]  # one value, one id
+        crossed = [f for f in single if isinstance(encoders[f.name], Hash)]
+        spelled = {(c, t): None for f in crossed for c, t in zip(f.inputs, f.dtypes, strict=True)}  # each once a row
+        self._spellers = [_speller(c, t) for c, t in spelled]
+        self._coders = [self._coder(f, list(spelled)) for f in single]
+        at = [schema.id_columns[f.name].start for f in single]
+        self._at = slice(at[0], at[-1] + 1) if at and at == list(range(at[0], at[-1] + 1)) else at
         self._blocks = [f for f in schema.sparse if not self._is_single(f)]
         self._numbers = [f for f in schema.fields if f.kind == "numeric"]
         scales = [e for f in self._numbers if isinstance(e := encoders[f.name], Scale)]
         self._columns = [f.inputs[0] for f in self._numbers]
         self._floats, self._weighted = schema.numeric, [f for f in schema.fields if f.weighted]
-        self._log_N = np.array([e.log for e in scales], bool)
+        logs = {e.log for e in scales}
+        self._log = next(iter(logs)) if len(logs) == 1 else np.array([e.log for e in scales], bool)
         self._mean_N, self._std_N = np.array([e.mean for e in scales]), np.array([e.std for e in scales])
 
     def _is_single(self, field: Field) -> bool:
         return field.kind == "categorical" and isinstance(self.encoders[field.name], Vocabulary | Hash)
 
-    def _coder(self, field: Field) -> Callable[[dict[str, Any]], int]:
-        """Row → id of a field with one value; the usual types take a short way to what `id` gives."""
+    def _coder(self, field: Field, spelled: list[tuple[str, str]]) -> _Coder:
+        """Make a function: row and its spelled values → id of a field with one value.
+
+        The usual types take a short way to what the encoder's `id` gives.
+
+        Args:
+            field: The field.
+            spelled: Column and dtype of each spelled value.
+        """
         encoder, column, dtype = self.encoders[field.name], field.inputs[0], field.dtypes[0]
         assert isinstance(encoder, Vocabulary | Hash)
-        usual = _USUAL.get(dtype)
         if isinstance(encoder, Hash):
-            named = [(c, t, _USUAL.get(t)) for c, t in zip(field.inputs, field.dtypes, strict=True)]
-            return lambda row: encoder.id([_spelled(row[c], t, c, u) for c, t, u in named])
+            find, at = encoder.id, [spelled.index(part) for part in zip(field.inputs, field.dtypes, strict=True)]
+            if len(at) == 1:
+                return lambda _, values, at=at[0]: find((values[at],))
+            pick = itemgetter(*at)
+            return lambda _, values: find(pick(values))
+        usual = _USUAL.get(dtype)
         if usual is None:
-            return lambda row: encoder.id((text(row[column], dtype, column),))
-        known = encoder.known(usual)
+            return lambda row, _: encoder.id((text(row[column], dtype, column),))
+        known = encoder.ids_by_value(usual).get
 
-        def code(row: dict[str, Any]) -> int:
+        def code(row: dict[str, Any], _: Sequence[str | None]) -> int:
             value = row[column]
-            if type(value) is usual and value != "":
-                return known.get(value, UNSEEN)
-            return encoder.id((text(value, dtype, column),))
+            return known(value, UNSEEN) if type(value) is usual else encoder.id((text(value, dtype, column),))
 
         return code
 
@@ -142,11 +157,13 @@ class RowEncoder:
     def _scalars(self, rows: Rows) -> np.ndarray:
         """All numeric fields → B×N float32; zeros (the mean) where missing."""
         columns = self._columns
-        x_BN = np.array([[_quick(row[c], c) for c in columns] for row in rows]).reshape(len(rows), len(columns))
-        if np.isinf(x_BN).any():
-            b, n = np.argwhere(np.isinf(x_BN))[0]
-            number(rows[b][columns[n]], columns[n])  # says why
-        return Scale.encode(x_BN, self._log_N, self._mean_N, self._std_N)
+        x_BN = np.array([_quick(row[c], c) for row in rows for c in columns]).reshape(len(rows), len(columns))
+        z_BN = Scale.standardise(x_BN, self._log, self._mean_N, self._std_N)
+        if np.abs(z_BN).max(initial=0.0) > Scale.LIMIT:  # rare: infinity is among these
+            for b, n in np.argwhere(np.isinf(x_BN)):
+                number(rows[b][columns[n]], columns[n])  # says why
+            z_BN = np.clip(z_BN, -Scale.LIMIT, Scale.LIMIT)
+        return z_BN.astype(np.float32)
 
     def _vector(self, field: Field, rows: Rows) -> np.ndarray:
         """One vector field → B×width float32; zeros (the mean) where missing."""
@@ -200,18 +217,36 @@ class RowEncoder:
         Raises:
             DataError: If a row lacks a column or holds a value of another type.
         """
-        for b, row in enumerate(rows):
-            if not row.keys() >= self._needed_set:
-                c = next(c for c in self._needed if c not in row)
-                raise DataError(f"row {b}: expected a value for column {c!r}, got none: send null if it is missing")
-        rows = self._with_past(rows)
+        try:
+            return self._encode(self._with_past(rows))
+        except (KeyError, DataError) as error:
+            for b, row in enumerate(rows):  # a missing column goes before a wrong value
+                if lacking := [c for c in self._needed if c not in row]:
+                    raise DataError(
+                        f"row {b}: expected a value for column {lacking[0]!r}, got none: send null if it is missing"
+                    ) from error
+            raise
+
+    def _encode(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """`__call__` of rows that hold all their columns."""
         ids_BL = np.empty((len(rows), self._width), np.int64)
-        if self._coders:
-            ids_BL[:, self._at] = [[code(row) for code in self._coders] for row in rows] or ids_BL[:, self._at]
+        if self._coders and rows:
+            ids_BL[:, self._at] = self._codes(rows)
         for f in self._blocks:
             at = self.schema.id_columns[f.name]
             ids_BL[:, at.start : at.stop] = self._block(f, rows)
         return ids_BL, self._dense(rows)
+
+    def _codes(self, rows: Rows) -> np.ndarray:
+        """The ids of all fields that are single."""
+        coders, spellers = self._coders, self._spellers
+        if len(rows) < _FEW:
+            spelled = [[spell(row) for spell in spellers] for row in rows]
+            return np.array([[code(row, v) for code in coders] for row, v in zip(rows, spelled, strict=True)])
+        # A field at a time: one vocabulary after the other stays in the processor's cache.
+        columns = [[spell(row) for row in rows] for spell in spellers]
+        spelled = list(zip(*columns, strict=True)) if columns else [()] * len(rows)
+        return np.array([[code(row, v) for row, v in zip(rows, spelled, strict=True)] for code in coders]).T
 
     def _dense(self, rows: Rows) -> np.ndarray:
         """→ dense_BN float32."""
@@ -229,11 +264,17 @@ class RowEncoder:
         return np.concatenate(parts, axis=1) if parts else np.empty((len(rows), 0), np.float32)
 
 
-def _spelled(value: Any, dtype: str, column: str, usual: type | None) -> str | None:
-    """`text`, by a short way for the usual types."""
-    if type(value) is usual and value != "":
-        return value if usual is str else str(value)
-    return text(value, dtype, column)
+def _speller(column: str, dtype: str) -> Callable[[dict[str, Any]], str | None]:
+    """Make a function: row → `text` of a column, by a short way for the usual types."""
+    usual = _USUAL.get(dtype)
+
+    def spell(row: dict[str, Any]) -> str | None:
+        value = row[column]
+        if type(value) is usual and value != "":
+            return value if usual is str else str(value)
+        return text(value, dtype, column)
+
+    return spell
 
 
 def _quick(value: Any, column: str) -> float:

@@ -1,6 +1,6 @@
 """Field and Schema: what a row means. The order of fields is THE order everywhere.
 
-Needs only the standard library, so that a scoring machine can read a bundle.
+Needs numpy and xxhash only, so that a scoring machine can read a bundle.
 """
 
 import json

@@ -7,7 +7,6 @@ import copy
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ from torch import Tensor, nn
 from recsys.checkpoint import read_weights
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
-from recsys.errors import ConfigError, DataError
+from recsys.errors import DataError
 from recsys.files import whole
 from recsys.metrics import auc, logloss, sigmoid
 from recsys.models.ctr import CTR
 from recsys.progress import progress
+from recsys.train_config import TrainConfig
 
 __all__ = ["Fit", "TrainConfig", "batch_loss", "best_look", "bf16", "fit", "logits", "seed_everything"]
 
@@ -32,70 +32,10 @@ Mix = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 RESUME_VERSION = 2  # of resume.pt
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train; the `train` group of the configuration.
-
-    Args:
-        batch_size: Rows a step.
-        max_epochs: Passes over the training rows at most.
-        lr: Adam's rate for dense parameters.
-        table_lr: Row-wise Adagrad's rate for tables.
-        weight_decay: Decoupled decay of dense matrices (AdamW).
-        table_l2: λ of ½·λ·mean over rows of Σ looked-up numbers², so that a row decays as often as
-            it is read (FBGEMM's fused weight decay is ignored on CPU; this acts everywhere).
-        embedding_dropout: Share of looked-up numbers zeroed.
-        fresh_tables: Every epoch but the first starts with new tables under the trained dense part,
-            so that the one-epoch overfitting of tables does not limit the dense part (Fan et al.,
-            Multi-Epoch Learning with Data Augmentation for Deep CTR Prediction, 2024).
-        warmup_steps: Steps over which both rates rise linearly from 0.
-        decay: `none`, or `linear`: both rates fall to 0 at the end of `max_epochs`.
-        evals_per_epoch: Looks at validation in an epoch, at equal distances.
-        patience: Looks without a better validation logloss before stopping.
-        precision: `auto` (bf16 where the processor multiplies it), `fp32` or `bf16`.
-
-    Raises:
-        ConfigError: If a value is out of range.
-    """
-
-    batch_size: int = 1024
-    max_epochs: int = 3
-    lr: float = 1e-3
-    table_lr: float = 1e-2
-    weight_decay: float = 0.0
-    table_l2: float = 0.0
-    embedding_dropout: float = 0.0
-    fresh_tables: bool = False
-    warmup_steps: int = 100
-    decay: str = "none"
-    evals_per_epoch: int = 4
-    patience: int = 3
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "max_epochs", "evals_per_epoch", "patience", "warmup_steps"):
-            count, least = getattr(self, name), int(name != "warmup_steps")
-            if not isinstance(count, int) or count < least:
-                raise ConfigError(f"train.{name} must be a whole number of at least {least}, got {count!r}: change it")
-        for name in ("lr", "table_lr", "weight_decay", "table_l2"):
-            rate, wanted = getattr(self, name), "above 0" if name.endswith("lr") else "of at least 0"
-            if not isinstance(rate, int | float) or not 0 <= rate < math.inf or (rate == 0 and name.endswith("lr")):
-                raise ConfigError(f"train.{name} must be a number {wanted}, got {rate!r}: change it")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ConfigError(f"train.precision: expected auto, fp32 or bf16, got {self.precision!r}: change it")
-        if self.decay not in ("none", "linear"):
-            raise ConfigError(f"train.decay: expected none or linear, got {self.decay!r}: change it")
-        share: Any = self.embedding_dropout
-        if not isinstance(share, int | float) or not 0 <= share < 1:
-            raise ConfigError(f"train.embedding_dropout: expected [0, 1), got {share!r}: change it")
-
-
 def bf16(precision: str) -> bool:
-    """Whether the dense part runs in bf16 autocast: where the processor multiplies bf16 itself."""
+    """Whether the dense part runs in bf16 autocast; `auto` is yes if the processor (CPU) multiplies bf16 itself."""
     if precision != "auto":
         return precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
     return torch.cpu._is_avx512_bf16_supported()  # type: ignore[attr-defined]
 
 

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from recsys.errors import ConfigError
+from recsys.options import CONF, search_path
 
 __all__ = ["load_config"]
 
@@ -46,8 +47,6 @@ def load_config(name: str, folder: Path | None = None) -> dict[str, Any]:
 
 
 def _composed(name: str, folder: Path) -> Any:
-    from recsys.cli import conf  # the command line alone knows where the pipelines keep their options
-
-    own = [f"hydra.searchpath=['file://{folder}']"] if (folder / "data").is_dir() else []
-    with initialize_config_dir(str(conf()), version_base=None):
+    own = [search_path(folder)] if (folder / "data").is_dir() else []
+    with initialize_config_dir(str(CONF), version_base=None):
         return compose("config", [f"data={name}", *own]).data

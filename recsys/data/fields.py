@@ -1,4 +1,4 @@
-"""What `data.fields` may say of a field."""
+"""What the configuration of a data set may say, and what `data.fields` may say of a field."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -8,8 +8,9 @@ from recsys.encoding import PARTS
 from recsys.errors import ConfigError
 from recsys.past import WHATS, WHERES, Past
 
-__all__ = ["ENCODINGS", "FieldConfig", "field_configs"]
+__all__ = ["ENCODINGS", "KEYS", "FieldConfig", "data_fields", "field_configs"]
 
+KEYS = ("name", "source", "label", "labels", "weight", "time", "group", "split", "fields", "grow_from", "dropped")
 ENCODINGS = {
     "categorical": ("vocabulary", "hash", "bucket", "learned_bucket", *PARTS),
     "multi": ("vocabulary", "hash"),
@@ -153,6 +154,26 @@ def _expanded(name: str, entry: dict[str, Any]) -> list[tuple[str, dict[str, Any
         raise ConfigError(f"{at}: unknown {unknown}: a timestamp takes parts and inputs")
     inputs = entry.get("inputs") or [name]
     return [(f"{name}_{p}", {"encoding": p, "inputs": inputs}) for p in parts]
+
+
+def data_fields(config: Mapping[str, Any]) -> list[FieldConfig]:
+    """Check the configuration of a data set as far as it can be without the table → its fields.
+
+    Args:
+        config: The `data` group: see `KEYS` and docs/data.md.
+
+    Raises:
+        ConfigError: Whatever of it cannot be.
+    """
+    if unknown := sorted(set(config) - set(KEYS)):
+        raise ConfigError(f"data: unknown {', '.join(unknown)}: expected some of {', '.join(KEYS)}")
+    for key in ("name", "label", "split", "fields"):
+        if not config.get(key):
+            raise ConfigError(f"data.{key}: expected a value, got {config.get(key)!r}: set it")
+    for key, kind in (("fields", Mapping), ("split", Mapping), ("label", str), ("name", str)):
+        if not isinstance(config[key], kind):
+            raise ConfigError(f"data.{key}: expected {kind.__name__.lower()}, got {config[key]!r}: change it")
+    return field_configs(config["fields"])
 
 
 def field_configs(entries: Mapping[str, Any]) -> list[FieldConfig]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from recsys.data.decide import Given, Guessed, guess
 from recsys.data.documented import entry, scalar, write_yaml
 from recsys.errors import ConfigError
+from recsys.options import CONF
 
 __all__ = ["guess_main"]
 
@@ -104,9 +105,7 @@ def guess_main(arguments: Sequence[str]) -> int:
     if not name or scalar(name) != name:
         raise ConfigError(f"--name: expected letters, digits, _ and -, got {name!r}: give --name")
     out = given.out or Path("data") / f"{name}.yaml"
-    from recsys.cli import conf  # it alone knows where the packaged options are
-
-    if (conf() / "data" / f"{out.stem}.yaml").exists():
+    if (CONF / "data" / f"{out.stem}.yaml").exists():
         raise ConfigError(f"{out.stem} is the name of a packaged option: give another --name")
     if out.exists() and not given.force:
         raise ConfigError(f"{out} is there already: give another --out or --name, or --force to replace it")

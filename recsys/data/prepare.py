@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys.data.encode import TableEncoder
-from recsys.data.fields import FieldConfig, field_configs
+from recsys.data.fields import KEYS, FieldConfig, data_fields
 from recsys.data.first_pass import Source, read_source
 from recsys.data.fit import field_of, fit
 from recsys.data.history import add_past, snapshot
@@ -39,7 +39,6 @@ __all__ = ["KEYS", "SPLITS", "prepare"]
 FORMAT = 1  # of the prepared folder; raise it if a reader of it must change
 GOLDEN_ROWS = 256  # raw test rows kept for the golden batch of a bundle
 _STEP = 1 << 16  # rows written at once
-KEYS = ("name", "source", "label", "labels", "weight", "time", "group", "split", "fields", "grow_from", "dropped")
 
 
 def _digest(config: Mapping[str, Any], source: Any) -> str:
@@ -48,17 +47,6 @@ def _digest(config: Mapping[str, Any], source: Any) -> str:
     code = code_version(__name__, *targets(config.get("source")))
     known = [FORMAT, code, json.dumps(config, sort_keys=True, default=str), source and source.fingerprint()]
     return hashlib.sha256(repr(known).encode()).hexdigest()[:12]
-
-
-def _checked(config: Mapping[str, Any]) -> None:
-    if unknown := sorted(set(config) - set(KEYS)):
-        raise ConfigError(f"data: unknown {', '.join(unknown)}: expected some of {', '.join(KEYS)}")
-    for key in ("name", "label", "split", "fields"):
-        if not config.get(key):
-            raise ConfigError(f"data.{key}: expected a value, got {config.get(key)!r}: set it")
-    for key, kind in (("fields", Mapping), ("split", Mapping), ("label", str), ("name", str)):
-        if not isinstance(config[key], kind):
-            raise ConfigError(f"data.{key}: expected {kind.__name__.lower()}, got {config[key]!r}: change it")
 
 
 def prepare(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], cache: Path) -> Path:
@@ -76,8 +64,7 @@ def prepare(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], 
     Raises:
         ConfigError, DataError: Whatever of the table or configuration cannot work.
     """
-    _checked(config)
-    configs = field_configs(config["fields"])
+    configs = data_fields(config)
     cache = Path(cache)
     opened = _opened(load()) if "path" in (config.get("source") or {}) else None  # files: cheap to open
     name = f"{config['name']}-{_digest(config, opened)}"

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
 from recsys.errors import ConfigError
+from recsys.ranges import Count, Seed, Width
 from recsys.schema import Schema
 from recsys.tables import Lookup
 
@@ -13,12 +14,12 @@ __all__ = ["unified"]
 
 def unified(
     schema: Schema,
-    dim: int = 8,
-    rows: int = 65536,
-    num_tables: int = 2,
-    chunks: int = 2,
-    field_chunks: Mapping[str, int] | None = None,
-    seed: int = 0,
+    dim: Width = 8,
+    rows: Count = 65536,
+    num_tables: Count = 2,
+    chunks: Count = 2,
+    field_chunks: Mapping[str, Count] | None = None,
+    seed: Seed = 0,
     init: float = 0.05,
 ) -> FusedLookups:
     """x_f = T_{t(f,1)}[h_{f,1}(id)] ‖ … ‖ T_{t(f,C)}[h_{f,C}(id)], C the field's count of chunks.

@@ -4,120 +4,37 @@ B rows, L id columns, N dense columns, W the width of all fields side by side.
 """
 
 import json
-import logging
 import math
 import os
-import platform
 import shutil
-import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import safetensors.torch
 import torch
-from torch import Tensor, nn
-from torch._inductor import aoti_compile_and_package  # type: ignore[attr-defined]
-from torch._inductor.utils import fresh_cache
 
 import recsys
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError, DataError
+from recsys.export.graphs import (
+    ScoringGraph,
+    compiler,
+    input_widths,
+    trace,
+    without_torch_notices,
+    write_onnx,
+    write_pt2,
+    write_weights,
+)
 from recsys.models.ctr import CTR
 from recsys.rows import RowEncoder, encoders_to_json
 from recsys.schema import Schema
-from recsys.serving.bundle import machine, probabilities, verify
+from recsys.serving.bundle import probabilities, verify
 from recsys.serving.manifest import FORMAT, canonical, write_manifest
 
-__all__ = ["ScoringGraph", "compiler", "export_bundle"]
-
-_PROTOBUF_LIMIT = 1_900_000_000  # an .onnx file must stay below 2 GiB; larger weights go beside it
-
-
-class ScoringGraph(nn.Module):
-    """logit_B = head(pool(lookup(ids_BL, dense_BN))) over plain tensors: what every runtime runs.
-
-    Args:
-        model: Copied, but for tables: those become plain ones.
-    """
-
-    def __init__(self, model: CTR):
-        super().__init__()
-        self.model = model.over(model.embedding.plain())  # type: ignore[operator]  # the fused tables stay behind
-        self.eval()
-
-    def forward(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:
-        """→ logit_B."""
-        x = self.model.embedding.lookup(ids_BL, dense_BN)  # type: ignore[operator]
-        return self.model.head(self.model.pool(x, ids_BL))
-
-
-def compiler() -> str | None:
-    """The C++ compiler that .pt2 graphs are made with, or None."""
-    named = os.environ.get("CXX")
-    if named:
-        return shutil.which(named)
-    return next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-
-
-def _widths(schema: Schema) -> tuple[int, int]:
-    """L and N."""
-    weights = sum(len(columns) for columns in schema.weight_columns.values())
-    return sum(f.max_length for f in schema.sparse), sum(f.max_length for f in schema.numeric) + weights
-
-
-def _program(graph: ScoringGraph, schema: Schema) -> torch.export.ExportedProgram:
-    """Trace the graph for any batch size from 1."""
-    ids, dense = _widths(schema)
-    example = (torch.zeros(2, ids, dtype=torch.long), torch.zeros(2, dense))
-    free = {0: torch.export.Dim.DYNAMIC}
-    # Without this, torch takes a batch of 1 for a special case and refuses it.
-    with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        program = torch.export.export(graph, example, dynamic_shapes={"ids_BL": free, "dense_BN": free})
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it holds paths of this machine, and would end up in both graphs
-    return program
-
-
-@contextmanager
-def _without_torch_notices() -> Generator[None]:
-    """Keep out what torch 2.13 says about its own insides, which no user can mend."""
-    # The first warns that torchvision is not here, which nothing needs; the second of a function that inductor calls.
-    logs = [logging.getLogger(f"torch.{n}") for n in ("onnx._internal.exporter._registration", "fx._symbolic_trace")]
-    levels = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-            warnings.filterwarnings("ignore", r"`torch\.jit\.script.*` is deprecated", DeprecationWarning)
-            yield
-    finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)
-
-
-def _write_onnx(program: torch.export.ExportedProgram, path: Path, nbytes: int) -> None:
-    made = torch.onnx.export(
-        program, (), dynamo=True, input_names=["ids_BL", "dense_BN"], output_names=["logit_B"], verbose=False
-    )
-    assert made is not None
-    for node in made.model.graph:
-        node.metadata_props.clear()  # the tracer's notes are as long as the graph
-    made.save(path, external_data=nbytes > _PROTOBUF_LIMIT)
-
-
-def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> dict[str, str]:
-    """Compile for the processor family rather than this very processor, so that the file can travel."""
-    portable = platform.machine() in ("x86_64", "AMD64")
-    options: dict[str, Any] = {"cpp.march": "x86-64-v3", "cpp.simdlen": 256} if portable else {}
-    with fresh_cache(dir=str(path.parent)):  # compiled tables would pile up in the shared cache
-        aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
-    return {"machine": machine(), "instructions": "AVX2" if portable else "native"}
+__all__ = ["export_bundle"]
 
 
 def _golden(model: CTR, encoder: RowEncoder, rows: list[dict[str, Any]], calibrator: dict[str, Any] | None) -> bytes:
@@ -151,7 +68,7 @@ def _json_ready(value: Any) -> Any:
 
 
 def _card(given: dict[str, Any], schema: Schema, pt2: dict[str, str] | None, folder: Path, name: str) -> dict[str, Any]:
-    ids, dense = _widths(schema)
+    ids, dense = input_widths(schema)
     said = {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -170,7 +87,9 @@ def _card(given: dict[str, Any], schema: Schema, pt2: dict[str, str] | None, fol
             for f in schema.fields
         ],
     }
-    return _json_ready({"name": name, **given, **said})
+    measured = given.get("metrics") or None
+    why = None if measured else "not measured: the run has no evaluation of this model; add evaluate to stages"
+    return _json_ready({"name": name, **given, **said, "metrics": measured, "metrics_note": why})
 
 
 def _write(
@@ -180,20 +99,16 @@ def _write(
     encoder = RowEncoder.load(prepared, schema)
     rows = json.loads((prepared / "golden_rows.json").read_bytes())
     (folder / "golden.json").write_bytes(_golden(model, encoder, rows, calibrator))
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in graph.state_dict().items()}
     (folder / "schema.json").write_bytes(canonical(schema.to_json()))
-    safetensors.torch.save_file(state, folder / "weights.safetensors")
-    # safetensors makes its file for the owner alone; a server often runs as another user
-    (folder / "weights.safetensors").chmod((folder / "schema.json").stat().st_mode)
     stored = encoders_to_json({f.name: encoder.encoders[f.name] for f in schema.fields})
     (folder / "encoders.json").write_bytes(canonical(stored))
     if encoder.past and (past := encoder.past.subset(set(schema.names))).arrays:
         past.save(folder / "past.npz")
     (folder / "calibrator.json").write_bytes(canonical(calibrator))
-    with _without_torch_notices():
-        program = _program(graph, schema)
-        _write_onnx(program, folder / "graph.onnx", sum(t.nbytes for t in state.values()))
-        pt2 = _write_pt2(program, folder / "graph.pt2") if compiler() else None
+    with without_torch_notices():
+        state, program = write_weights(graph, folder), trace(graph, schema)
+        write_onnx(program, folder, state)
+        pt2 = write_pt2(program, folder) if compiler() else None
     (folder / "card.json").write_bytes(canonical(_card(card, schema, pt2, folder, name)))
     write_manifest(folder)
 

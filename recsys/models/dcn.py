@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from recsys.errors import ConfigError
 from recsys.models.ctr import mlp
+from recsys.ranges import Count, Natural, Share
 
 __all__ = ["DCN", "Cross"]
 
@@ -68,11 +69,11 @@ class DCN(nn.Module):
     def __init__(
         self,
         widths: Sequence[int],
-        layers: int = 2,
-        rank: int | None = None,
+        layers: Natural = 2,
+        rank: Count | None = None,
         structure: str = "parallel",
-        hidden: Sequence[int] = (256, 128),
-        dropout: float = 0.0,
+        hidden: Sequence[Count] = (256, 128),
+        dropout: Share = 0.0,
     ):
         super().__init__()
         if structure not in ("stacked", "parallel", "crossnet"):

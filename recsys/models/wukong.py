@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recsys.errors import ConfigError
 from recsys.models.ctr import Stack, mlp
+from recsys.ranges import Count, Natural, Share
 
 __all__ = ["AttentiveY", "Bottom", "FixedY", "Wukong", "WukongLayer", "compressed_fm", "over_rows"]
 
@@ -192,18 +193,18 @@ class Wukong(nn.Module):
     def __init__(
         self,
         widths: Sequence[int],
-        dim: int | None = None,
-        layers: int = 2,
-        n_fm: int = 8,
-        n_linear: int = 8,
-        rank: int = 24,
-        hidden: Sequence[int] = (128,),
-        head: Sequence[int] = (128,),
-        dropout: float = 0.0,
-        y_rows: int | None = 8,
-        y_hidden: Sequence[int] = (64,),
-        bottom: Sequence[int] | None = (64,),
-        bottom_rows: int = 1,
+        dim: Count | None = None,
+        layers: Count = 2,
+        n_fm: Count = 8,
+        n_linear: Natural = 8,
+        rank: Count = 24,
+        hidden: Sequence[Count] = (128,),
+        head: Sequence[Count] = (128,),
+        dropout: Share = 0.0,
+        y_rows: Count | None = 8,
+        y_hidden: Sequence[Count] = (64,),
+        bottom: Sequence[Count] | None = (64,),
+        bottom_rows: Count = 1,
         numbers: int = 0,
     ):
         super().__init__()

@@ -8,12 +8,9 @@ machine code: load bundles only from people you trust.
 B rows, L id columns, N dense columns.
 """
 
-import importlib.util
 import json
-import logging
-import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,100 +20,30 @@ from recsys.errors import BundleError, DataError
 from recsys.rows import RowEncoder
 from recsys.schema import Schema
 from recsys.serving.manifest import check_manifest, read_manifest
+from recsys.serving.runtimes import RUNTIMES, Graph, load_graph, obstacle
 
-__all__ = ["DRIFT", "RUNTIMES", "Bundle", "latency", "machine", "probabilities", "sigmoid", "verify"]
+__all__ = ["DRIFT", "Bundle", "latency", "probabilities", "sigmoid", "verify"]
 
 DRIFT = 1e-4  # largest |logit difference| that verify takes for rounding
-RUNTIMES = {"onnx": "onnxruntime", "pt2": "torch"}  # in the order that `auto` prefers
-
-Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids_BL int64, dense_BN float32 → logit_B float32
 
 
 def sigmoid(logit_B: np.ndarray) -> np.ndarray:
     """1 / (1 + e^−x) in float64, without overflow."""
     x_B = np.asarray(logit_B, np.float64)
     e_B = np.exp(-np.abs(x_B))
-    return np.where(x_B >= 0, 1 / (1 + e_B), e_B / (1 + e_B))
+    return np.where(x_B >= 0, 1.0, e_B) / (1 + e_B)
 
 
-def probabilities(logit_B: np.ndarray, calibrator: dict[str, list[float]] | None) -> np.ndarray:
+def probabilities(logit_B: np.ndarray, calibrator: Mapping[str, Any] | None) -> np.ndarray:
     """σ(logit), then through the calibrator's piecewise-linear curve if there is one → float64."""
     p_B = sigmoid(logit_B)
     return p_B if calibrator is None else np.interp(p_B, calibrator["x"], calibrator["y"])
 
 
-def machine() -> str:
-    """System and processor family, which a compiled graph is bound to, as `Linux x86_64`."""
-    return f"{platform.system()} {platform.machine()}"
-
-
-def _onnx(path: Path) -> Graph:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # waking a pool costs more than a small batch; requests are the parallelism
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    takes = {i.name for i in session.get_inputs()}
-
-    def run(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
-        feed = {"ids_BL": ids_BL, "dense_BN": dense_BN}
-        (logit_B,) = session.run(["logit_B"], {k: v for k, v in feed.items() if k in takes})
-        return np.asarray(logit_B)
-
-    return run
-
-
-def _pt2(path: Path) -> Graph:
-    import torch
-    from torch._inductor import aoti_load_package  # type: ignore[attr-defined]
-
-    log = logging.getLogger("torch.export.pt2_archive._package")
-    level = log.level
-    log.setLevel(logging.ERROR)  # it warns of any other instruction set, a smaller one too; _obstacle has checked
-    try:
-        graph = aoti_load_package(str(path))
-    finally:
-        log.setLevel(level)
-
-    def run(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
-        return graph(torch.from_numpy(ids_BL), torch.from_numpy(dense_BN)).numpy()
-
-    return run
-
-
-def _obstacle(runtime: str, files: dict[str, Any], card: dict[str, Any]) -> str | None:
-    """Why a runtime cannot score this bundle here, or None where it can."""
-    if f"graph.{runtime}" not in files:
-        return f"the bundle holds no graph.{runtime} ({card.get('note') or 'not exported'})"
-    if importlib.util.find_spec(RUNTIMES[runtime]) is None:
-        return f"{RUNTIMES[runtime]} is not installed: pip install {RUNTIMES[runtime]}"
-    if runtime == "pt2":
-        built = card["pt2"]
-        if built["machine"] != machine():
-            return f"graph.pt2 was compiled for {built['machine']}, this is {machine()}"
-        import torch
-
-        able = torch.backends.cpu.get_cpu_capability()
-        if built["instructions"] == "AVX2" and not able.startswith("AVX"):
-            return f"graph.pt2 needs AVX2, this processor has {able}"
-    return None
-
-
-def _graph(folder: Path, runtime: str, card: dict[str, Any]) -> Graph:
-    try:
-        return {"onnx": _onnx, "pt2": _pt2}[runtime](folder / f"graph.{runtime}")
-    except Exception as error:  # each runtime has its own exception types, some not even RuntimeErrors
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        made = card["versions"].get({"onnx": "onnx", "pt2": "torch"}[runtime])
-        raise BundleError(
-            f"{folder}: {RUNTIMES[runtime]} cannot load graph.{runtime} (made with {made}): {reason}: match the version"
-        ) from error
-
-
-def _calibrator(folder: Path) -> dict[str, list[float]] | None:
-    return json.loads((folder / "calibrator.json").read_bytes())
+def _calibrator(folder: Path) -> dict[str, np.ndarray] | None:
+    """The curve as arrays: converting its lists would cost more than reading them."""
+    curve = json.loads((folder / "calibrator.json").read_bytes())
+    return None if curve is None else {axis: np.asarray(curve[axis], np.float64) for axis in ("x", "y")}
 
 
 class Bundle:
@@ -142,7 +69,7 @@ class Bundle:
         runtime: str,
         card: dict[str, Any],
         encoder: RowEncoder,
-        calibrator: dict[str, list[float]] | None,
+        calibrator: dict[str, np.ndarray] | None,
         graph: Graph,
     ):
         self.folder, self.runtime, self.card, self.encoder = folder, runtime, card, encoder
@@ -168,12 +95,12 @@ class Bundle:
             raise BundleError(f"runtime: expected auto, {', '.join(RUNTIMES)}, got {runtime!r}: change it")
         card = json.loads((folder / "card.json").read_bytes())
         wanted = list(RUNTIMES) if runtime == "auto" else [runtime]
-        obstacles = {r: _obstacle(r, files, card) for r in wanted}
+        obstacles = {r: obstacle(r, files, card) for r in wanted}
         usable = [r for r, why in obstacles.items() if why is None]
         if not usable:
             raise BundleError(f"{folder}: no runtime to score with: {'; '.join(filter(None, obstacles.values()))}")
         return cls(
-            folder, usable[0], card, RowEncoder.load(folder), _calibrator(folder), _graph(folder, usable[0], card)
+            folder, usable[0], card, RowEncoder.load(folder), _calibrator(folder), load_graph(folder, usable[0], card)
         )
 
     def encode(self, rows: Sequence[dict[str, Any]], first: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -242,7 +169,7 @@ def verify(path: Path | str) -> dict[str, Any]:
     files = check_manifest(folder)
     golden = json.loads((folder / "golden.json").read_bytes())
     card = json.loads((folder / "card.json").read_bytes())
-    obstacles = {r: _obstacle(r, files, card) for r in RUNTIMES}
+    obstacles = {r: obstacle(r, files, card) for r in RUNTIMES}
     drift: dict[str, float] = {}
     for runtime in (r for r, why in obstacles.items() if why is None):
         logit_B = Bundle.load(folder, runtime, check=False).logits(golden["rows"])
@@ -260,8 +187,19 @@ def verify(path: Path | str) -> dict[str, Any]:
     return {"files": len(files) + 1, "rows": len(golden["rows"]), "max_drift": drift, "not_run": not_run}
 
 
-def latency(bundle: Bundle, repeats: int = 200, batches: Sequence[int] = (1, 512)) -> dict[str, Any]:
-    """Median time of scoring golden rows, in µs a row.
+def _median_us(job: Callable[[int], Any], repeats: int) -> float:
+    """Median µs of `job(i)`, i = 0, 1, …"""
+    job(0)
+    times = []
+    for i in range(repeats):
+        start = time.perf_counter_ns()
+        job(i)
+        times.append(time.perf_counter_ns() - start)
+    return float(np.median(times)) / 1000
+
+
+def latency(bundle: Bundle, repeats: int = 256, batches: Sequence[int] = (1, 512)) -> dict[str, Any]:
+    """Median time of scoring golden rows, in µs a row; each repeat takes other rows.
 
     Returns:
         `runtime` and, for each batch size B: `graph_us_b<B>` (ids to logits) and
@@ -270,18 +208,10 @@ def latency(bundle: Bundle, repeats: int = 200, batches: Sequence[int] = (1, 512
     rows = json.loads((bundle.folder / "golden.json").read_bytes())["rows"]
     found: dict[str, Any] = {"runtime": bundle.runtime}
     for size in batches:
-        batch = [rows[i % len(rows)] for i in range(size)]
-        arrays = bundle.encode(batch)
-        jobs: dict[str, Callable[[], Any]] = {
-            "graph": lambda arrays=arrays: bundle.graph(*arrays),
-            "end_to_end": lambda batch=batch: bundle.score(batch),
-        }
-        for name, job in jobs.items():
-            job()
-            times = []
-            for _ in range(max(5, repeats if size == 1 else repeats // 10)):
-                start = time.perf_counter_ns()
-                job()
-                times.append(time.perf_counter_ns() - start)
-            found[f"{name}_us_b{size}"] = round(float(np.median(times)) / 1000 / size, 3)
+        count = max(5, repeats if size == 1 else repeats // 10)
+        taken = [[rows[(start + i) % len(rows)] for i in range(size)] for start in range(min(count, len(rows)))]
+        arrays = [bundle.encode(batch) for batch in taken]
+        graph = _median_us(lambda i, a=arrays: bundle.graph(*a[i % len(a)]), count)
+        whole = _median_us(lambda i, t=taken: bundle.score(t[i % len(t)]), count)
+        found[f"graph_us_b{size}"], found[f"end_to_end_us_b{size}"] = round(graph / size, 3), round(whole / size, 3)
     return found

@@ -21,6 +21,7 @@ def run_without(missing, code):
         "recsys",
         "recsys.schema",
         "recsys.encoding",
+        "recsys.values",
         "recsys.past",
         "recsys.rows",
         "recsys.serving.bundle",

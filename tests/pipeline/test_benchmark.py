@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.benchmark import Settings
-from recsys.cli import conf, main
+from recsys.cli import main
+from recsys.options import CONF
 from recsys.results import read_result
 from tests.pipeline.small import SMALL, recsys
 
@@ -30,7 +31,7 @@ def done(place: Path) -> tuple:
 
 
 def test_all_selectors_are_the_default():
-    options = {p.stem for p in (conf() / "selection").glob("*.yaml")}
+    options = {p.stem for p in (CONF / "selection").glob("*.yaml")}
     assert set(Settings().selectors()) == options and len(options) >= 13
 
 

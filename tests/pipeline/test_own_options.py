@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import CONF, own_options
 from recsys.cli import main
+from recsys.options import CONF, own_options
 from recsys.results import prepared_folder, read_result
 from tests.pipeline.small import clicks
 
@@ -74,10 +74,34 @@ def test_a_packaged_name_is_refused(here, capfd):
 
 
 def test_which_folders_are_searched(tmp_path):
-    assert own_options([], tmp_path) == []
-    assert own_options([], CONF) == []
+    assert own_options(tmp_path) == []
+    assert own_options(CONF) == []
     (tmp_path / "data").mkdir()
-    assert own_options([], tmp_path) == [], "a folder of tables is not one of options"
+    assert own_options(tmp_path) == [], "a folder of tables is not one of options"
     (tmp_path / "data" / "shop.yaml").write_text("name: shop\n")
-    assert own_options(["data=shop"], tmp_path) == ["--config-dir", str(tmp_path)]
-    assert own_options(["--config-dir", "elsewhere"], tmp_path) == []
+    assert own_options(tmp_path) == [f"hydra.searchpath=['own://{tmp_path}']"]
+
+
+def test_a_folder_that_is_named_like_a_setting_is_no_group(here, capfd):
+    """`runs/` stands beside `data/` after the first run: `runs=…` must still be a setting."""
+    for name in ("runs", "name", "seed", "select", "stages"):
+        (here / name).mkdir()
+        (here / name / "x.yaml").write_text("a: 1\n")
+    capfd.readouterr()
+    settings = ["runs=elsewhere", "name=mine", "seed=3", "select.top_k=2", "stages=[prepare]"]
+    assert main(["run", "data=shop", *settings, "--cfg", "job"]) == 0
+    told = capfd.readouterr().out
+    assert "runs: elsewhere" in told and "name: mine" in told and "seed: 3" in told and "path: clicks.parquet" in told
+    assert main(["data", "report", "shop"]) == 0
+    assert main(["run", "data=shop", *settings]) == 0
+    assert (here / "elsewhere").is_dir()
+
+
+def test_options_of_a_folder_that_is_named(here, tmp_path_factory, capfd):
+    other = tmp_path_factory.mktemp("other")
+    (other / "model").mkdir()
+    (other / "model" / "theirs.yaml").write_text((CONF / "model" / "fm.yaml").read_text())
+    assert main(["run", "--config-dir", str(other), "model=theirs", "data=shop", "--cfg", "job"]) == 2
+    assert "data: no option 'shop'" in capfd.readouterr().err
+    assert main(["run", "model=theirs", "--config-dir", str(other), "--cfg", "job"]) == 0
+    assert "recsys.models.fm.FM" in capfd.readouterr().out

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.export.bundle import compiler
+from recsys.export.graphs import compiler
 from recsys.results import read_result
 from tests.pipeline.small import recsys
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-import pipelines.run  # noqa: F401 (registers the resolver that the configuration uses)
+import pipelines.submit  # noqa: F401 (registers the resolver that the configuration uses)
 from recsys import checkpoint
 from recsys.cli import main
 from recsys.data.shards import Shards
@@ -179,7 +179,7 @@ def test_a_killed_run_takes_up_where_it_was(place):
         (["stages=[compress]"], "needs train"),
         (["from_run=absent"], "no finished run 'absent'"),
         (["data.label=???"], "data.label"),
-        (["model._target_=os.system"], "inside recsys"),
+        (["model._target_=os.system"], "expected what a packaged option names"),
     ],
     ids=lambda v: v[0] if isinstance(v, list) else "",
 )

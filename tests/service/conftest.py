@@ -34,17 +34,21 @@ def model(schema: Schema, scheme: str) -> CTR:
     return CTR(schema, SCHEMES[scheme](schema), partial(DCN, hidden=(16,), dropout=0.3), embedding_dropout=0.3)
 
 
+LARGE = 400_000  # rows of the salted table: large enough for weights to outweigh all else in a bundle
+
+
 def every_form(schema: Schema) -> CTR:
     """Tables of 32, 16, 8 and 4 bits, dense and low-rank, with a shared row and without, under a salt and lists too."""
     torch.manual_seed(7)
     tables, lookups = {}, []
     for i, f in enumerate(schema.sparse):
+        rows = LARGE if f.name == "item" else f.cardinality
         rank = 3 if i % 2 else 8
-        table = Table(torch.randn(f.cardinality, rank), basis=torch.randn(rank, 8) if i % 2 else None)
+        table = Table(torch.randn(rows, rank), basis=torch.randn(rank, 8) if i % 2 else None)
         if i % 3 != 1:
-            kept_V = torch.rand(f.cardinality) < 0.6
+            kept_V = torch.rand(rows) < 0.6
             codes = torch.cat([torch.randn(1, rank), table.codes[kept_V]])
-            table = replace(table, codes=codes, words=id_map(kept_V), ids=f.cardinality)
+            table = replace(table, codes=codes, words=id_map(kept_V), ids=rows)
         tables[f.name] = rounded(table, (4, 8, 16, 32)[i % 4], torch.ones(len(table.codes)))
         lookups.append(Lookup(f.name, f.name, "salt" if f.name == "item" else None))
     return CTR(schema, PlainEmbedding(schema, tables, lookups), partial(DCN, hidden=(16,)))

@@ -7,6 +7,8 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import torch
 
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import BundleError, ConfigError, DataError
 from recsys.export import bundle as export
-from recsys.export.bundle import compiler, export_bundle
+from recsys.export.bundle import export_bundle
+from recsys.export.graphs import compiler
 from recsys.models.ctr import CTR
 from recsys.models.fm import FM
 from recsys.models.wukong import Wukong
@@ -28,6 +32,7 @@ from recsys.schema import Schema
 from recsys.serving.bundle import Bundle, latency, probabilities, sigmoid, verify
 from recsys.serving.manifest import write_manifest
 from recsys.serving.rows import CHUNK, predict_file
+from recsys.serving.weights import WEIGHTS, tensor_places
 from recsys.train import logits
 from tests.service.conftest import CALIBRATOR, SCHEMES, model
 
@@ -187,7 +192,7 @@ def test_no_bundle_or_no_runtime_is_one_clear_line(
 
 @needs_compiler
 def test_a_graph_compiled_elsewhere_is_not_run(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recsys.serving.bundle.machine", lambda: "Darwin arm64")
+    monkeypatch.setattr("recsys.serving.runtimes.machine", lambda: "Darwin arm64")
     assert Bundle.load(bundle).runtime == "onnx"
     assert "Darwin arm64" in verify(bundle)["not_run"]["pt2"]
     with pytest.raises(BundleError, match="compiled for"):
@@ -201,10 +206,20 @@ def test_the_card_says_what_it_is(bundle: Path) -> None:
     card = Bundle.load(bundle).card
     assert card["name"] == "small"
     assert card["metrics"] == {"auc": 0.7, "gauc": None}  # JSON has no NaN
+    assert card["metrics_note"] is None
     assert card["runtimes"] == (["onnx", "pt2"] if compiler() else ["onnx"])
     assert [f["name"] for f in card["fields"]] == Bundle.load(bundle).schema.names
     assert card["bytes"]["graph.onnx"] == (bundle / "graph.onnx").stat().st_size
     assert card["versions"]["torch"].startswith("2.")
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_the_card_of_a_model_that_nobody_measured_says_so(schema: Schema, prepared: Path, tmp_path: Path) -> None:
+    m = model(schema, "per_field")
+    export_bundle(m, prepared, tmp_path / "b", calibrator=None, card={"name": "new", "metrics": {}})
+    card = Bundle.load(tmp_path / "b").card
+    assert card["metrics"] is None
+    assert "not measured" in card["metrics_note"]
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -227,10 +242,62 @@ def test_export_leaves_the_model_as_it_was(schema: Schema, prepared: Path, tmp_p
     assert all(torch.equal(v, before[k]) for k, v in m.state_dict().items())
 
 
-@pytest.mark.usefixtures("no_compiler")
-def test_graphs_hold_no_paths_of_this_machine(schema: Schema, prepared: Path, tmp_path: Path) -> None:
-    folder = onnx_only(model(schema, "per_field"), prepared, tmp_path / "b")
-    assert str(Path(export.__file__).parents[2]).encode() not in (folder / "graph.onnx").read_bytes()
+def test_graphs_hold_no_paths_of_this_machine(bundle: Path) -> None:
+    held = {"graph.onnx": (bundle / "graph.onnx").read_bytes()}
+    if compiler():
+        with zipfile.ZipFile(bundle / "graph.pt2") as package:
+            held |= {name: package.read(name) for name in package.namelist()}
+        assert any(name.endswith(".so") for name in held)
+    roots = [Path(export.__file__).parents[2], Path(torch.__file__).parents[1], tempfile.gettempdir(), bundle.parent]
+    for name, data in held.items():
+        assert not [root for root in roots if f"{root}/".encode() in data], name
+
+
+def test_weights_lie_in_a_bundle_once(bundle: Path) -> None:
+    """Both graphs read weights.safetensors: a table in a graph too would double the bundle."""
+    size = {p.name: p.stat().st_size for p in bundle.iterdir()}
+    needed = size["weights.safetensors"] + size["encoders.json"]
+    assert sum(size.values()) <= 1.15 * needed
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_each_runtime_reads_the_weights_that_lie_beside_it(runtime: str, bundle: Path, tmp_path: Path) -> None:
+    """Other bytes there are other answers: no graph keeps a copy."""
+    other = tmp_path / "b"
+    shutil.copytree(bundle, other)
+    data = bytearray((other / WEIGHTS).read_bytes())
+    place = max(tensor_places(other / WEIGHTS).values(), key=lambda p: p.length)
+    data[place.start : place.start + place.length] = bytes(place.length)
+    (other / WEIGHTS).write_bytes(data)
+    write_manifest(other)
+    rows = golden(bundle)[:50]
+    off_B = Bundle.load(other, runtime).logits(rows) - Bundle.load(bundle, runtime).logits(rows)
+    assert np.abs(off_B).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff" * 8, (5).to_bytes(8, "little") + b"[1,2]", (2).to_bytes(8, "little") + b"{}", b"x"],
+)
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_sealed_weights_that_do_not_parse_are_one_line(runtime: str, data: bytes, bundle: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "b"
+    shutil.copytree(bundle, broken)
+    (broken / WEIGHTS).write_bytes(data)
+    write_manifest(broken)
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(broken, runtime)
+    assert "\n" not in str(caught.value)
+
+
+def test_places_of_tensors_are_those_that_safetensors_reads(bundle: Path) -> None:
+    data = (bundle / WEIGHTS).read_bytes()
+    stored = safetensors.torch.load(data)
+    places = tensor_places(bundle / WEIGHTS)
+    assert set(places) == set(stored)
+    for name, at in places.items():
+        assert at.shape == tuple(stored[name].shape)
+        assert data[at.start : at.start + at.length] == stored[name].numpy().tobytes()
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -335,6 +402,20 @@ predict_file(Bundle.load(sys.argv[1]), "-", sys.stdout)
     assert done.returncode == 0, done.stderr
     got = [json.loads(line)["probability"] for line in done.stdout.splitlines()]
     np.testing.assert_allclose(got, Bundle.load(bundle).score(rows), atol=1e-6)
+
+
+def test_latency_takes_other_rows_each_time(bundle: Path) -> None:
+    """One row again and again stays in the processor's cache, which no server's rows do."""
+    loaded, seen = Bundle.load(bundle), []
+    whole = loaded.encoder
+
+    def encoder(rows: list[dict[str, Any]]) -> Any:
+        seen.append(json.dumps(rows[0]))
+        return whole(rows)
+
+    loaded.encoder = encoder  # type: ignore[assignment]
+    latency(loaded, repeats=50, batches=(1,))
+    assert len(set(seen)) >= 50
 
 
 def test_latency_tells_graph_and_whole_way(bundle: Path) -> None:

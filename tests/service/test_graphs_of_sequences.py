@@ -10,13 +10,21 @@ import torch
 from recsys.compression.rounding import rounding
 from recsys.compression.svd import svd
 from recsys.embeddings.hashed import hashed
-from recsys.export.bundle import ScoringGraph, _program, _without_torch_notices, _write_onnx, _write_pt2, compiler
+from recsys.export.graphs import (
+    ScoringGraph,
+    compiler,
+    trace,
+    without_torch_notices,
+    write_onnx,
+    write_pt2,
+    write_weights,
+)
 from recsys.models.ctr import CTR
 from recsys.models.mlp import MLP
 from recsys.sequences.din import DIN
 from recsys.sequences.mean import Mean
 from recsys.sequences.sdim import SDIM
-from recsys.serving.bundle import _onnx, _pt2
+from recsys.serving.runtimes import Graph, load_onnx, load_pt2
 from recsys.tables import PlainEmbedding
 from tests.sequences import event_batch, event_schema, rows_of
 
@@ -38,7 +46,7 @@ def subject(sequence: str, form: str) -> CTR:
     return model.over(PlainEmbedding(SCHEMA, tables, plain.lookups)).eval()
 
 
-def check(run, model: CTR, atol: float = 1e-5) -> None:
+def check(run: Graph, model: CTR, atol: float = 1e-5) -> None:
     batch = event_batch(SCHEMA, 512)
     with torch.no_grad():
         want_B = model(batch).numpy()
@@ -56,9 +64,10 @@ SLOW = [pytest.param(form, marks=pytest.mark.slow) for form in ("dense", "int8",
 @pytest.mark.parametrize("sequence", list(POOLINGS))
 def test_onnx_is_the_model(sequence: str, form: str, tmp_path: Path) -> None:
     model = subject(sequence, form)
-    with _without_torch_notices():
-        _write_onnx(_program(ScoringGraph(model), SCHEMA), tmp_path / "graph.onnx", 0)
-    check(_onnx(tmp_path / "graph.onnx"), model)
+    graph = ScoringGraph(model)
+    with without_torch_notices():
+        write_onnx(trace(graph, SCHEMA), tmp_path, write_weights(graph, tmp_path))
+    check(load_onnx(tmp_path), model)
 
 
 @pytest.mark.slow
@@ -67,6 +76,8 @@ def test_onnx_is_the_model(sequence: str, form: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("sequence", list(POOLINGS))
 def test_pt2_is_the_model(sequence: str, form: str, tmp_path: Path) -> None:
     model = subject(sequence, form)
-    with _without_torch_notices():
-        _write_pt2(_program(ScoringGraph(model), SCHEMA), tmp_path / "graph.pt2")
-    check(_pt2(tmp_path / "graph.pt2"), model)
+    graph = ScoringGraph(model)
+    with without_torch_notices():
+        write_weights(graph, tmp_path)
+        write_pt2(trace(graph, SCHEMA), tmp_path)
+    check(load_pt2(tmp_path), model)

@@ -125,3 +125,14 @@ def test_it_tells_without_rich(monkeypatch, capsys):
     monkeypatch.setitem(doctor.sys.modules, "rich", None)
     assert doctor.main() == 0
     assert "ok      torch" in capsys.readouterr().out
+
+
+def test_a_gpu_is_named_as_not_used(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: pytest.fail("asked the GPU about the CPU"))
+    found = by_name()
+    assert found["device"].value.startswith("CPU, ") and "H100 is not used" in found["device"].value
+    assert found["device"].ok and found["bf16"].value

@@ -444,6 +444,15 @@ def test_odd_strings_of_a_request_still_get_an_id(value: str) -> None:
     assert ids_BL[0, 0] == UNSEEN and 1 <= ids_BL[0, 4] <= 1000
 
 
+@given(st.lists(row, min_size=9, max_size=20))
+@settings(max_examples=30, deadline=None)
+def test_a_batch_is_its_rows_one_by_one(rows: list[dict[str, Any]]) -> None:
+    """Few rows and many take their loops in another order."""
+    many = ENCODER(rows)
+    for whole, parts in zip(many, zip(*[ENCODER([r]) for r in rows], strict=True), strict=True):
+        np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
 def test_no_rows_give_empty_arrays() -> None:
     ids_BL, dense_BN = ENCODER([])
     assert ids_BL.shape == (0, 28) and dense_BN.shape == (0, 6)

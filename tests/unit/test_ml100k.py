@@ -10,11 +10,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from pipelines import CONF
 from recsys.data import ml100k
 from recsys.data.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.errors import DataError
+from recsys.options import CONF
 from recsys.schema import Schema
 
 INTER = """user_id:token\titem_id:token\trating:float\ttimestamp:float

@@ -346,3 +346,11 @@ def test_a_look_counts_weights_as_repeated_rows_and_compares_logits(train: Shard
     far.look(valid, 0.0)
     assert far.history[0]["valid_auc"] == pytest.approx(auc(logits(model, valid), valid.label_B), abs=1e-12)
     assert far.history[0]["valid_auc"] != 0.5, "saturated probabilities tie, logits do not"
+
+
+def test_auto_precision_asks_the_processor_that_computes(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    for supported in (False, True):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
+        assert training.bf16("auto") is supported

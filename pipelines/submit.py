@@ -1,0 +1,222 @@
+"""`recsys run`: compose the configuration, refuse what cannot be in one line, then run it.
+
+Imports no training code at the top, so that a mistake is told at once.
+"""
+
+import argparse
+import logging
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from pipelines.check import check
+from recsys.errors import ConfigError, RecsysError
+from recsys.options import CONF, own_options, search_path
+
+__all__ = ["main"]
+
+_WRONG = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)  # what composing raises
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's own options, and the command line with them before the overrides, as Hydra wants them."""
+    parser = get_args_parser()
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            given = parser.parse_intermixed_args(list(arguments))
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # --version
+        reason = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
+        raise ConfigError(f"{reason}: recsys run --help lists what there is") from None
+    overrides = list(given.overrides)
+    flags = list(arguments)
+    for o in overrides:
+        flags.remove(o)
+    return given, flags
+
+
+def _key(override: str) -> str:
+    """What an override sets: `+data.fields={…}` → `data.fields`."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _compose(overrides: Sequence[str], given: argparse.Namespace) -> DictConfig:
+    folder = Path(given.config_path).absolute() if given.config_path else CONF
+    with initialize_config_dir(str(folder), version_base=None):
+        return compose(given.config_name or "config", list(overrides), return_hydra_config=True)
+
+
+def _known_keys(key: str, overrides: Sequence[str], given: argparse.Namespace) -> str:
+    """What could stand where `key` is, from the configuration without it."""
+    try:
+        config = _compose([o for o in overrides if _key(o) != key], given)
+    except _WRONG:
+        return "those of recsys run --cfg job"
+    parent, deepest = OmegaConf.create(), key.rpartition(".")[0]
+    while True:
+        parent: Any = OmegaConf.select(config, deepest) if deepest else config
+        if isinstance(parent, DictConfig) or not deepest:
+            break
+        deepest = deepest.rpartition(".")[0]
+    return "some of " + ", ".join(sorted({str(k) for k in parent} - {"hydra", "_target_", "_partial_"}))
+
+
+def _reason(error: Exception, overrides: Sequence[str], given: argparse.Namespace) -> str:
+    """What is wrong with the overrides, in one line; Hydra's own text has up to twelve."""
+    said = " ".join(str(error).split("\nSee https://")[0].split())
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}: no option {name!r}: expected one of {', '.join(error.options or []) or 'none'}"
+    if isinstance(error, OverrideParseException):
+        what = next((o for o in overrides if "=" not in o and not o.startswith("~")), error.override or "")
+        return f"cannot read {what!r}: expected KEY=VALUE, with quotes around what holds , = [ ] {{ }} ' or blanks"
+    if key := re.match(r"Could not (?:override|delete from config\.) '(\S+?)'", said):
+        return f"{key[1]}: no such key: expected {_known_keys(key[1], overrides, given)}"
+    if value := re.match(r"Ambiguous value for argument '(.*?)' 1\.", said):
+        name, _, values = value[1].partition("=")
+        return f"{value[1]}: add -m to run each value, or write a list: {name}=[{values}]"
+    cause = f": {str(error.__cause__).splitlines()[0]}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+    return f"{said}{cause}"
+
+
+def _jobs(overrides: list[str], sweeps: bool) -> list[list[str]]:
+    """The overrides of each run that a sweep makes, one sweep at a time: what is wrong with a value shows up."""
+    if not sweeps:
+        return [overrides]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    tries = {i: list(o.sweep_string_iterator()) for i, o in enumerate(parsed) if o.is_sweep_override()}
+    first = list(overrides)
+    for i, values in tries.items():
+        first[i] = f"{parsed[i].get_key_element()}={values[0]}"
+    jobs = [first]
+    for i, values in tries.items():
+        for value in values[1:]:
+            jobs.append([*first[:i], f"{parsed[i].get_key_element()}={value}", *first[i + 1 :]])
+    return jobs
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, without Hydra's own part.
+
+    Raises:
+        ConfigError: If a value is missing or does not resolve.
+    """
+    config = config.copy()
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra", None)
+    try:
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise ConfigError(f"no value for {', '.join(missing)}: set it, for example {missing[0]}=…")
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{error.full_key}: the value does not resolve: {reason}: set that key") from error
+
+
+def _refuse_what_cannot_be(overrides: list[str], given: argparse.Namespace) -> None:
+    """Compose each run and check all that can be known before it starts.
+
+    Raises:
+        ConfigError: Whatever cannot be, in one line.
+    """
+    if device := next((o for o in overrides if _key(o).split(".")[-1] == "device"), None):
+        raise ConfigError(f"{device}: this version computes on the CPU only: leave it out")
+    try:
+        jobs = _jobs(overrides, given.multirun)
+        configs = [_compose(job, given) for job in jobs]
+    except _WRONG as error:
+        raise ConfigError(_reason(error, overrides, given)) from error
+    if not given.cfg:
+        for config in configs:
+            check(_resolved(config))
+
+
+def _unused(folder: str) -> str:
+    """The folder itself, or the first of FOLDER-2, FOLDER-3 … that no run has: two may begin in one second."""
+    path, number = Path(folder), 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            path = Path(f"{folder}-{number}")
+        else:
+            return str(path)
+
+
+OmegaConf.register_new_resolver("unused", _unused, use_cache=True)
+
+
+def _quiet() -> None:
+    """Third parties' chatter that no user can act on."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for name in ("torch", "torch.fx", "torch.onnx", "mlflow", "alembic", "torch.fx._symbolic_trace", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@hydra.main(version_base=None, config_path=str(CONF), config_name="config")
+def _submit(config: DictConfig) -> None:
+    """One run; the path of its result.json is the last line printed."""
+    _quiet()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        from pipelines.run import execute
+
+        print(execute(_resolved(config), folder), flush=True)
+    except RecsysError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check a run, or each run of a sweep, then run it → exit code.
+
+    Args:
+        arguments: Hydra's options and overrides, in any order.
+
+    Raises:
+        ConfigError: If something cannot be; nothing has been run or written then.
+    """
+    given, flags = _parsed(arguments)
+    overrides = list(given.overrides)
+    own_path = any(_key(o) == "hydra.searchpath" for o in overrides)
+    if given.config_dir and own_path:
+        raise ConfigError("expected --config-dir or hydra.searchpath, got both: give one")
+    if given.config_dir and not Path(given.config_dir).is_dir():
+        raise ConfigError(f"--config-dir: expected a folder, got {given.config_dir}: check the path")
+    if given.config_dir:  # Hydra puts it on the path itself
+        composed = [*overrides, search_path(Path(given.config_dir), "file")]
+    else:
+        composed = overrides = overrides if own_path or given.config_path else [*overrides, *own_options(Path.cwd())]
+    if not (given.hydra_help or given.shell_completion or given.info):
+        _refuse_what_cannot_be(composed, given)
+    before, sys.argv = sys.argv, ["recsys run", *flags, *overrides]
+    try:
+        _submit()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0

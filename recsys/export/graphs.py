@@ -1,0 +1,177 @@
+"""A model as graphs that scoring runtimes read: graph.onnx and graph.pt2, both without weights of their own.
+
+The weights lie in weights.safetensors alone: graph.onnx points into that file, and whoever loads
+graph.pt2 hands it that file's tensors.
+
+B rows, L id columns, N dense columns.
+"""
+
+import logging
+import os
+import platform
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from onnxscript import ir
+from torch import Tensor, nn
+from torch._inductor import aoti_compile_and_package  # type: ignore[attr-defined]
+from torch._inductor.utils import fresh_cache
+
+from recsys.models.ctr import CTR
+from recsys.schema import Schema
+from recsys.serving.runtimes import machine
+from recsys.serving.weights import WEIGHTS, tensor_places
+
+__all__ = [
+    "ScoringGraph", "compiler", "input_widths", "trace", "without_torch_notices", "write_onnx", "write_pt2",
+    "write_weights",
+]  # fmt: skip
+
+_INLINE_BYTES = 1024  # smaller constants stay inside graph.onnx: onnxruntime needs shapes there
+
+
+class ScoringGraph(nn.Module):
+    """logit_B = head(pool(lookup(ids_BL, dense_BN))) over plain tensors: what every runtime runs.
+
+    Args:
+        model: Copied, but for tables: those become plain ones.
+    """
+
+    def __init__(self, model: CTR):
+        super().__init__()
+        self.model = model.over(model.embedding.plain())  # type: ignore[operator]  # the fused tables stay behind
+        self.eval()
+
+    def forward(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:
+        """→ logit_B."""
+        x = self.model.embedding.lookup(ids_BL, dense_BN)  # type: ignore[operator]
+        return self.model.head(self.model.pool(x, ids_BL))
+
+
+def compiler() -> str | None:
+    """The C++ compiler that .pt2 graphs are made with, or None."""
+    named = os.environ.get("CXX")
+    if named:
+        return shutil.which(named)
+    return next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+
+
+def input_widths(schema: Schema) -> tuple[int, int]:
+    """L and N."""
+    weights = sum(len(columns) for columns in schema.weight_columns.values())
+    return sum(f.max_length for f in schema.sparse), sum(f.max_length for f in schema.numeric) + weights
+
+
+def trace(graph: ScoringGraph, schema: Schema) -> torch.export.ExportedProgram:
+    """Trace the graph for any batch size from 1."""
+    ids, dense = input_widths(schema)
+    example = (torch.zeros(2, ids, dtype=torch.long), torch.zeros(2, dense))
+    free = {0: torch.export.Dim.DYNAMIC}
+    # Without this, torch takes a batch of 1 for a special case and refuses it.
+    with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        program = torch.export.export(graph, example, dynamic_shapes={"ids_BL": free, "dense_BN": free})
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it holds paths of this machine, and would end up in both graphs
+    return program
+
+
+@contextmanager
+def without_torch_notices() -> Generator[None]:
+    """Keep out what torch 2.13 says about its own insides, which no user can mend."""
+    # The first warns that torchvision is not here, which nothing needs; the second of a function that inductor calls.
+    logs = [logging.getLogger(f"torch.{n}") for n in ("onnx._internal.exporter._registration", "fx._symbolic_trace")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", r"`torch\.jit\.script.*` is deprecated", DeprecationWarning)
+            yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
+
+
+def write_weights(graph: ScoringGraph, folder: Path) -> dict[str, Tensor]:
+    """Write weights.safetensors → what it holds, by name."""
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in graph.state_dict().items()}
+    safetensors.torch.save_file(state, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # its writer lets the owner alone read; servers must too
+    return state
+
+
+def write_onnx(program: torch.export.ExportedProgram, folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write graph.onnx, whose weights are places in the folder's weights.safetensors.
+
+    Args:
+        program: The traced graph.
+        folder: Of the bundle; it holds weights.safetensors already.
+        state: What weights.safetensors holds, by name.
+    """
+    made = torch.onnx.export(
+        program, (), dynamo=True, input_names=["ids_BL", "dense_BN"], output_names=["logit_B"], verbose=False
+    )
+    assert made is not None
+    for node in made.model.graph:
+        node.metadata_props.clear()  # the tracer's notes are as long as the graph
+    places = tensor_places(folder / WEIGHTS)
+    stored = {name: tensor.numpy() for name, tensor in state.items()}
+    for value in made.model.graph.initializers.values():
+        held = value.const_value
+        if held is None or held.nbytes < _INLINE_BYTES:
+            continue
+        array = held.numpy()  # the exporter renames tensors, so they are found by what they hold
+        same = (n for n, a in stored.items() if a.dtype == array.dtype and np.array_equal(a, array))
+        name = next(same, None)
+        if name is not None:
+            at, shape = places[name], ir.Shape(array.shape)
+            value.const_value = ir.ExternalTensor(
+                WEIGHTS, at.start, at.length, held.dtype, shape=shape, name=str(value.name), base_dir=folder
+            )
+    ir.save(made.model, folder / "graph.onnx")
+
+
+def write_pt2(program: torch.export.ExportedProgram, folder: Path) -> dict[str, str]:
+    """Write graph.pt2 without weights, compiled for the processor family rather than this very processor.
+
+    Returns:
+        `machine` and `instructions` that it needs.
+    """
+    portable = platform.machine() in ("x86_64", "AMD64")
+    options: dict[str, Any] = {"cpp.march": "x86-64-v3", "cpp.simdlen": 256} if portable else {}
+    options |= {"aot_inductor.package_constants_in_so": False, "aot_inductor.enable_line_tables": False}
+    with tempfile.TemporaryDirectory(prefix=".compile.", dir=folder) as place:
+        # A cache of its own: compiled tables would pile up in the shared one.
+        with fresh_cache(dir=place):
+            aoti_compile_and_package(program, package_path=f"{place}/graph.pt2", inductor_configs=options)
+        roots = [str(Path(torch.__file__).parents[1]), place, str(Path(place).resolve())]
+        _repack(Path(place) / "graph.pt2", folder / "graph.pt2", roots)
+    return {"machine": machine(), "instructions": "AVX2" if portable else "native"}
+
+
+def _repack(package: Path, out: Path, roots: list[str]) -> None:
+    """Copy a package without its C++ sources and without the paths of this machine, compressed.
+
+    Args:
+        package: What the compiler wrote.
+        out: The file to write.
+        roots: Folders whose paths are blotted out, each by as many slashes.
+    """
+    with zipfile.ZipFile(package) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.infolist():
+            if entry.filename.endswith(".cpp"):  # a copy for people; nothing loads it
+                continue
+            data = source.read(entry)
+            for root in roots:
+                data = data.replace(root.encode(), b"/" * len(root.encode()))
+            target.writestr(zipfile.ZipInfo(entry.filename), data, zipfile.ZIP_DEFLATED)

@@ -1,0 +1,128 @@
+"""The runtimes that can score a bundle: onnxruntime runs graph.onnx, torch runs graph.pt2.
+
+Neither graph holds weights: both read weights.safetensors, mapped into memory rather than copied, so
+that all processes that serve one bundle share its pages. Do not write into a bundle that is in use.
+"""
+
+import importlib.util
+import logging
+import mmap
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.errors import BundleError
+from recsys.serving.weights import WEIGHTS, tensor_places
+
+__all__ = ["RUNTIMES", "Graph", "load_graph", "load_onnx", "load_pt2", "machine", "obstacle"]
+
+RUNTIMES = {"onnx": "onnxruntime", "pt2": "torch"}  # package of each, in the order that `auto` prefers
+
+Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids_BL int64, dense_BN float32 → logit_B float32
+
+
+def machine() -> str:
+    """System and processor family, which a compiled graph is bound to, as `Linux x86_64`."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+def load_onnx(folder: Path) -> Graph:
+    """Read graph.onnx, which names the places of its weights in weights.safetensors."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # waking a pool costs more than a small batch; requests are the parallelism
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    session = onnxruntime.InferenceSession(str(folder / "graph.onnx"), options, providers=["CPUExecutionProvider"])
+    takes = {i.name for i in session.get_inputs()}
+
+    def run(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
+        feed = {"ids_BL": ids_BL, "dense_BN": dense_BN}
+        (logit_B,) = session.run(["logit_B"], {k: v for k, v in feed.items() if k in takes})
+        return np.asarray(logit_B)
+
+    return run
+
+
+def _tensors(folder: Path, names: list[str]) -> dict[str, Any]:
+    """Map tensors of weights.safetensors into memory."""
+    import torch
+
+    types = {
+        "F64": torch.float64, "I64": torch.int64, "F32": torch.float32, "I32": torch.int32, "F16": torch.float16,
+        "BF16": torch.bfloat16, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    }  # fmt: skip
+    places = tensor_places(folder / WEIGHTS)
+    if lacking := [n for n in names if n not in places]:
+        raise BundleError(f"{folder}: {WEIGHTS} lacks {lacking[0]!r}, which graph.pt2 reads: export it again")
+    with (folder / WEIGHTS).open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch refuses memory that is read-only
+    found = {}
+    for name in names:
+        place = places[name]
+        count = place.length // torch.empty((), dtype=types[place.dtype]).element_size()
+        flat = torch.frombuffer(mapped, dtype=types[place.dtype], count=count, offset=place.start)
+        found[name] = flat.view(place.shape)
+    return found
+
+
+def load_pt2(folder: Path) -> Graph:
+    """Read graph.pt2 and hand it the tensors of weights.safetensors."""
+    import torch
+    from torch._inductor import aoti_load_package  # type: ignore[attr-defined]
+
+    log = logging.getLogger("torch.export.pt2_archive._package")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of any other instruction set, a smaller one too; `obstacle` has checked
+    try:
+        graph = aoti_load_package(str(folder / "graph.pt2"))
+    finally:
+        log.setLevel(level)
+    # The graph keeps pointers: `tensors` must live as long as it does. Without weights it would crash the process.
+    tensors = _tensors(folder, graph.get_constant_fqns())
+    graph.load_constants(tensors, check_full_update=True, user_managed=True)
+
+    def run(ids_BL: np.ndarray, dense_BN: np.ndarray, tensors: Any = tensors) -> np.ndarray:
+        return graph(torch.from_numpy(ids_BL), torch.from_numpy(dense_BN)).numpy()
+
+    return run
+
+
+def obstacle(runtime: str, files: dict[str, Any], card: dict[str, Any]) -> str | None:
+    """Why a runtime cannot score this bundle here, or None if it can."""
+    if f"graph.{runtime}" not in files:
+        return f"the bundle holds no graph.{runtime} ({card.get('note') or 'not exported'})"
+    if importlib.util.find_spec(RUNTIMES[runtime]) is None:
+        return f"{RUNTIMES[runtime]} is not installed: pip install {RUNTIMES[runtime]}"
+    if runtime == "pt2":
+        built = card["pt2"]
+        if built["machine"] != machine():
+            return f"graph.pt2 was compiled for {built['machine']}, this is {machine()}"
+        import torch
+
+        able = torch.backends.cpu.get_cpu_capability()
+        if built["instructions"] == "AVX2" and not able.startswith("AVX"):
+            return f"graph.pt2 needs AVX2, this processor has {able}"
+    return None
+
+
+def load_graph(folder: Path, runtime: str, card: dict[str, Any]) -> Graph:
+    """Load a bundle's graph.
+
+    Raises:
+        BundleError: If the runtime refuses it.
+    """
+    try:
+        return {"onnx": load_onnx, "pt2": load_pt2}[runtime](folder)
+    except BundleError:
+        raise
+    except Exception as error:  # each runtime has its own exception types, some not even RuntimeErrors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        made = card["versions"].get({"onnx": "onnx", "pt2": "torch"}[runtime])
+        raise BundleError(
+            f"{folder}: {RUNTIMES[runtime]} cannot load graph.{runtime} (made with {made}): {reason}: match the version"
+        ) from error

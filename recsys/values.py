@@ -1,0 +1,112 @@
+"""One raw value → its spelling, its number, its time or its hash. Needs xxhash and numpy only."""
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import xxhash
+
+from recsys.errors import DataError
+
+__all__ = ["ABSENT", "SEPARATOR", "hash_text", "instant", "joined", "number", "text", "wrong"]
+
+SEPARATOR = "\x1f"  # between the parts of a cross; it cannot come from a keyboard
+ABSENT = "\x00"  # a missing part of a cross
+_EPOCH = datetime(1970, 1, 1)
+
+
+def wrong(name: str, expected: str, value: object) -> DataError:
+    """The error of a value that is not of its column's type."""
+    shown = repr(value)
+    shown = shown if len(shown) <= 40 else shown[:37] + "..."
+    got = f"{type(value).__name__} {shown}"
+    return DataError(f"column {name!r}: expected {expected} or null, got {got}: send the type it was trained on")
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def text(value: object, dtype: str, name: str) -> str | None:
+    """The one spelling of a categorical value, or None where it is missing.
+
+    None, NaN and the empty string are missing. Whole numbers spell as digits, so 7 and 7.0 of an
+    `int` column are the same id.
+
+    Raises:
+        DataError: If the value is not of the column's type.
+    """
+    if _is_missing(value):
+        return None
+    if dtype == "string" and isinstance(value, str):
+        return value
+    if dtype == "bool" and isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())
+    if dtype == "int" and whole and not isinstance(value, bool):
+        return str(int(value))  # type: ignore[arg-type]
+    raise wrong(
+        name,
+        {"string": "a string", "bool": "true or false"}.get(dtype, "a whole number"),
+        value,
+    )
+
+
+def number(value: object, name: str) -> float:
+    """A numeric value as float; NaN where it is missing.
+
+    Raises:
+        DataError: If the value is not a finite number.
+    """
+    if _is_missing(value):
+        return math.nan
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        raise wrong(name, "a number", value)
+    try:
+        x = float(value)
+    except OverflowError:  # an int that no float holds
+        x = math.inf
+    if math.isinf(x):
+        raise wrong(name, "a finite number", value)
+    return x
+
+
+def instant(value: object, name: str) -> int | None:
+    """Microseconds since 1970 (UTC), or None where it is missing.
+
+    Takes ISO text, seconds since 1970, and datetimes; a time without a zone is UTC.
+
+    Raises:
+        DataError: If it is none of these.
+    """
+    if _is_missing(value):
+        return None
+    try:
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        elif isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+            return int(value) * 1_000_000
+        elif isinstance(value, date) and not isinstance(value, datetime):
+            value = datetime(value.year, value.month, value.day)
+    except (ValueError, OverflowError):
+        pass
+    if not isinstance(value, datetime):
+        raise wrong(name, "a time like 2017-02-01 12:30:00 or seconds since 1970", value)
+    if value.tzinfo is not None:
+        value = value.astimezone(UTC).replace(tzinfo=None)
+    return (value - _EPOCH) // timedelta(microseconds=1)
+
+
+def joined(parts: Sequence[str | None]) -> str | None:
+    """The text of a cross: its spelled parts with `SEPARATOR` between; None if every part is missing."""
+    if None not in parts:
+        return SEPARATOR.join(parts)  # type: ignore[arg-type]
+    if all(p is None for p in parts):
+        return None
+    return SEPARATOR.join(ABSENT if p is None else p for p in parts)
+
+
+def hash_text(value: str, seed: int = 0) -> int:
+    """Stable 64-bit hash: xxh64 of the UTF-8 bytes. `hash_text("") == 0xef46db3751d8e999`."""
+    return xxhash.xxh64_intdigest(value.encode("utf-8", "surrogatepass"), seed)  # JSON may hold half a pair
