@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from recsys.data.shards import Shards
+from recsys.results import prepared_folder, read_result
 from tests.pipeline.small import recsys
 
 ROWS = {"train": 5000, "valid": 3500, "test": 3500}
@@ -65,7 +66,7 @@ class Run:
 
     def __init__(self, place: Path, result: dict):
         self.place, self.result = place, result
-        self.data = Path(self.read("prepare", "data.json")["folder"])
+        self.data = prepared_folder(self.folder("prepare"))
         self.shards = {s: Shards(self.data, s) for s in ROWS}
 
     def folder(self, stage: str) -> Path:
@@ -82,4 +83,4 @@ def planted_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     write(place)
     done = recsys(place, "run", *RUN)
     assert done.returncode == 0, done.stderr
-    return Run(place, json.loads((place / done.stdout.splitlines()[-1]).read_text()))
+    return Run(place, read_result(place / done.stdout.splitlines()[-1]))
