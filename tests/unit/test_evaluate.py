@@ -13,12 +13,13 @@ from rich.console import Console
 
 from pipelines import evaluate as evaluate_stage
 from pipelines import summary
-from pipelines.stage import Stage, write_json
+from pipelines.stage import Stage
 from recsys import checkpoint
 from recsys.data import baseline as baselines
 from recsys.data.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.metrics import evaluate, logloss, sigmoid
+from recsys.results import write_prepared
 from recsys.schema import Schema
 from recsys.train import TrainConfig, fit, logits, seed_everything
 
@@ -50,7 +51,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, flo
     data = prepare({**config, "split": {"shares": [0.4, 0.3, 0.3]}}, lambda: table, place)
     for name in ("prepare", "train", "retrain", "evaluate"):
         (place / name).mkdir()
-    write_json(place / "prepare" / "data.json", {"folder": str(data)})
+    write_prepared(place / "prepare", data)
     if importlib.util.find_spec("lightgbm"):
         baselines.baseline(data)
     schema = Schema.load(data / "schema.json")
