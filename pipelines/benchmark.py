@@ -127,6 +127,7 @@ def _retrain(stage: Stage, names: Sequence[str], seed: int) -> tuple[Path, dict[
         apply = {**config["select"], "apply": list(names)}
         own = Stage({**config, "seed": seed, "select": apply}, folder, stage.done)
         train.run(own)
+        (folder / "resume.pt").unlink(missing_ok=True)
         found, _, _ = measure(folder, own)
         if len(names) < len(Schema.load(stage.data / "schema.json").fields):
             (folder / "model.pt").unlink()  # only searches need weights

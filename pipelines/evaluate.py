@@ -12,6 +12,7 @@ from pipelines.stage import MODEL_STAGES, Result, Stage, newest_model, write_jso
 from recsys import checkpoint
 from recsys.data import baseline
 from recsys.data.shards import Shards
+from recsys.files import write_text
 from recsys.html import page, table
 from recsys.metrics import evaluate, fit_calibrator, sigmoid
 from recsys.models.ctr import CTR
@@ -90,6 +91,6 @@ def run(stage: Stage) -> Result:
     best = found[list(found)[-1]]
     lead = f"Test AUC {best['auc']:.4f}, logloss {best['logloss']:.4f} over {len(test):,} rows."
     sections = [("Models", table(["model", *columns], rows)), ("Reliability", _reliability(curves, test.label_B))]
-    (stage.folder / "evaluation.html").write_text(page("Evaluation on the test split", lead, [], sections))
+    write_text(stage.folder / "evaluation.html", page("Evaluation on the test split", lead, [], sections))
     metrics = {f"{name}.{k}": float(v) for name, m in shown.items() for k, v in m.items()}
     return Result(metrics, artifacts=[stage.folder / "metrics.json", stage.folder / "evaluation.html"])

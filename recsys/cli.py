@@ -12,6 +12,7 @@ from pathlib import Path
 
 import recsys
 from recsys.errors import ConfigError, RecsysError
+from recsys.signals import obey_sigterm
 
 __all__ = ["COMMANDS", "conf", "main"]
 
@@ -163,6 +164,7 @@ def _predict(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", default=None, help="file to write; standard output by default")
     parser.add_argument("--runtime", default="auto", help="auto, onnx or pt2")
     given = parser.parse_args(arguments)
+    from recsys.files import whole
     from recsys.serving.bundle import Bundle
     from recsys.serving.rows import predict_file
 
@@ -170,14 +172,8 @@ def _predict(arguments: Sequence[str]) -> int:
     if given.out is None:
         predict_file(bundle, given.rows, sys.stdout)
         return 0
-    out = Path(given.out)
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    try:
-        with unfinished.open("w") as file:
-            predict_file(bundle, given.rows, file)
-        unfinished.rename(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole(Path(given.out)) as file:
+        predict_file(bundle, given.rows, file)
     return 0
 
 
@@ -220,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] not in COMMANDS:
         print(f"error: no command {arguments[0]!r}\n{usage}", file=sys.stderr)
         return 2
+    obey_sigterm()
     try:
         return COMMANDS[arguments[0]][0](arguments[1:])
     except RecsysError as error:

@@ -27,6 +27,7 @@ from torch._inductor.utils import fresh_cache
 import recsys
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError, DataError
+from recsys.files import unfinished_folder
 from recsys.models.ctr import CTR
 from recsys.rows import RowEncoder, encoders_to_json
 from recsys.schema import Schema
@@ -222,12 +223,7 @@ def export_bundle(
         raise ConfigError(f"export: expected {out} not to exist yet, it does: choose another folder or remove it")
     if not (prepared / "golden_rows.json").is_file():
         raise ConfigError(f"export: expected golden_rows.json in {prepared}, found none: run stages=[prepare]")
-    building = out.with_name(f".{out.name}.{os.getpid()}")
-    building.mkdir(parents=True)
-    try:
+    with unfinished_folder(out) as building:
         _write(building, model, prepared, calibrator, card, str(card.get("name") or out.name))
         verified = verify(building)
-        building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return {**json.loads((out / "card.json").read_bytes()), "verified": verified}

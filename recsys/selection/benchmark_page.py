@@ -6,6 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from recsys.files import write_text
 from recsys.html import Fragment, page, table
 from recsys.selection.curve_plot import add_curve, legend_above
 
@@ -119,6 +120,4 @@ def write_page(about: About, path: Path) -> None:
             ("The same, at most .01 worse than all fields", _near(about, answered)),
             ("Reports, and the smallest k within .001 of all fields", table(["method", "smallest k"], links)),
         ]
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(page("Feature selectors compared", _lead(about, answered), notes, sections))
-    unfinished.rename(path)
+    write_text(path, page("Feature selectors compared", _lead(about, answered), notes, sections))
