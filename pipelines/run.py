@@ -23,7 +23,7 @@ from pipelines.stage import Result, Stage, write_json
 from recsys.errors import ConfigError, RecsysError
 from recsys.files import read_json
 from recsys.lock import locked
-from recsys.results import VERSION, read_result, read_stage, relative
+from recsys.results import VERSION, overrides, read_result, read_stage, relative
 from recsys.tracking import Tracker
 
 __all__ = ["CONF", "STAGES", "execute", "main", "started"]
@@ -45,10 +45,10 @@ _begun: list[str] = []  # folders of the runs that this process has begun
 def _run_stage(name: str, stage: Stage, tracker: Tracker, register: str) -> dict[str, Any]:
     """Run one stage, or find that this very run has finished it before it was killed."""
     if (stage.folder / "result.json").exists():
-        _console.print(f"[bold]{name}[/] is done already")
         about = read_stage(stage.folder)
         if name == "prepare":
             prepare.check(stage)
+        _console.print(f"[bold]{name}[/] is done already")
         if "mlflow_run_id" not in about:  # killed, or MLflow failed, before it had been told
             with tracker.stage(name):
                 about = _tell(stage.folder, about, tracker, register)
@@ -84,7 +84,7 @@ def _begin(folder: Path, config: Mapping[str, Any]) -> str:
     """
     path, now = folder / "run.json", json.loads(json.dumps(settings(config)))
     if not path.exists():
-        write_json(path, {"mark": uuid4().hex, "config": now}, VERSION)
+        write_json(path, {"mark": uuid4().hex, "config": now, "overrides": overrides(folder)}, VERSION)
     begun = read_json(path, "the settings of a run", "begin a new run", VERSION)
     if found := differences(begun["config"], now):
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""

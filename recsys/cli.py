@@ -76,7 +76,9 @@ def _continued(arguments: list[str]) -> list[str]:
     if kind is None:
         return arguments
     folder = Path(given.get("runs", "runs")) / given[kind]
-    saved = _saved_overrides(folder)
+    from recsys.results import overrides
+
+    saved = overrides(folder)
     if kind == "from_run":
         skipped = ("stages", "from_run", "runs", "hydra")
         return _over([o for o in saved or [] if _key(o).partition(".")[0] not in skipped], arguments)
@@ -84,14 +86,6 @@ def _continued(arguments: list[str]) -> list[str]:
         raise ConfigError(f"resume: no run {given[kind]!r} in {folder.parent}: expected the name of a folder there")
     others = [a for a in arguments if not a.startswith("resume=")]
     return [*_over([o for o in saved if _key(o) != "hydra.run.dir"], others), f"hydra.run.dir={folder}"]
-
-
-def _saved_overrides(folder: Path) -> list[str] | None:
-    """The overrides that Hydra noted in a run's folder; None if there is no such run."""
-    from omegaconf import OmegaConf
-
-    path = folder / ".hydra" / "overrides.yaml"
-    return [str(o) for o in OmegaConf.load(path)] if path.is_file() else None
 
 
 def _key(override: str) -> str:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from recsys.errors import DataError
 
@@ -37,7 +37,7 @@ def _mask() -> int:
 
 
 @contextmanager
-def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[IO[Any]]:
+def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[Any]:
     """Open a file that takes its name only when all of it is written and on the disk.
 
     An earlier file of that name stays until then, and stays for good if the block raises. A symbolic link

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import BinaryIO
 
 import numpy as np
 import polars as pl
@@ -166,7 +166,7 @@ class _Tables:
         return pa.table(made)
 
 
-def _svm(out: IO[Any], chunk: Chunk, cardinality_C: np.ndarray) -> None:
+def _svm(out: BinaryIO, chunk: Chunk, cardinality_C: np.ndarray) -> None:
     """Integers have indices from 1; every id of every categorical column one after them, with value 1."""
     ints = chunk.int_BI.shape[1]
     first_C = ints + 1 + np.concatenate([[0], np.cumsum(cardinality_C)[:-1]]).astype(int)
@@ -181,7 +181,7 @@ def _svm(out: IO[Any], chunk: Chunk, cardinality_C: np.ndarray) -> None:
 
 
 @contextmanager
-def _writer(out: IO[Any], format: str, schema: pa.Schema) -> Generator[Callable[[pa.Table], object]]:
+def _writer(out: BinaryIO, format: str, schema: pa.Schema) -> Generator[Callable[[pa.Table], object]]:
     with ExitStack() as stack:
         if format == "parquet":
             plain = pa.schema([(f.name, f.type) for f in schema])
