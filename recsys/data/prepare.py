@@ -105,7 +105,7 @@ def source_version(source: Any) -> str:
 
 
 def check_unchanged(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], folder: Path) -> None:
-    """Make sure that the files that data was prepared from are still those.
+    """Make sure that the files that data was prepared from are still those; files that are gone do no harm.
 
     Args:
         config: The `data` group.
@@ -116,7 +116,13 @@ def check_unchanged(config: Mapping[str, Any], load: Callable[[], "pa.Table | So
         DataError: If a file has changed since.
     """
     about = read_json(folder / "prepared.json", "prepared data", "remove the folder and prepare it again")
-    if "path" in (config.get("source") or {}) and about["source"] != source_version(_opened(load())):
+    if "path" not in (config.get("source") or {}):
+        return
+    try:
+        now = source_version(_opened(load()))
+    except DataError:  # what was prepared from them is whole
+        return
+    if now != about["source"]:
         raise DataError(f"the files of data.source.path have changed since {folder.name} was prepared: begin a new run")
 
 

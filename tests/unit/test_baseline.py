@@ -12,13 +12,14 @@ from sklearn.model_selection import KFold
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from pipelines import evaluate as evaluate_stage
-from pipelines.stage import Stage, write_json
+from pipelines.stage import Stage
 from recsys import checkpoint
 from recsys.data import baseline as baselines
 from recsys.data.matrices import PRIOR, OneHot, TargetRates
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
 from recsys.metrics import evaluate
+from recsys.results import write_prepared
 from recsys.schema import Schema
 
 needs_lightgbm = pytest.mark.skipif(not importlib.util.find_spec("lightgbm"), reason="the extra `baselines`")
@@ -174,7 +175,7 @@ def test_every_evaluation_after_shows_the_baselines(made, schema, tmp_path) -> N
             "embedding": {"_target_": "recsys.embeddings.per_field.per_field"}}  # fmt: skip
     for name in ("prepare", "train", "evaluate"):
         (tmp_path / name).mkdir()
-    write_json(tmp_path / "prepare" / "data.json", {"folder": str(made)})
+    write_prepared(tmp_path / "prepare", made)
     checkpoint.save(tmp_path / "train", checkpoint.build(schema, spec), spec)
     done = {n: tmp_path / n for n in ("prepare", "train")}
     result = evaluate_stage.run(Stage({"calibrate": True}, tmp_path / "evaluate", done))
