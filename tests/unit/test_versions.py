@@ -13,7 +13,7 @@ from recsys.data.prepare import prepare
 from recsys.errors import DataError
 from recsys.files import read_json, write_json
 from recsys.rows import read_encoders
-from recsys.train import TrainConfig, fit
+from recsys.train import RESUME_VERSION, TrainConfig, fit
 from recsys.versions import code_version, targets
 
 
@@ -125,7 +125,9 @@ def test_files_of_another_version_are_refused_in_one_line(prepared, tmp_path):
         with pytest.raises(DataError, match=f"expected encoders of version 1, got {name}: prepare the data"):
             read_encoders(tmp_path)
     (tmp_path / "model.json").write_text("{}")
-    with pytest.raises(DataError, match="expected a model of version 1, got none: run the stage that makes it"):
+    with pytest.raises(
+        DataError, match=f"expected a model of version {checkpoint.VERSION}, got none: run the stage that makes it"
+    ):
         checkpoint.load(tmp_path)
     (tmp_path / "result.json").write_text("")
     with pytest.raises(DataError, match="damaged: expected a result, got no JSON: run again"):
@@ -148,5 +150,5 @@ def test_a_torn_or_older_resume_file_is_one_line(schema, train, valid, tmp_path)
     with pytest.raises(DataError, match=r"resume\.pt is damaged: .*: remove it to train from the start"):
         fit(model, train, valid, config, 0, checkpoint=path)
     torch.save({"model": {}}, path)
-    with pytest.raises(DataError, match=r"expected weights of version 1, got none: remove it"):
+    with pytest.raises(DataError, match=f"expected weights of version {RESUME_VERSION}, got none: remove it"):
         fit(model, train, valid, config, 0, checkpoint=path)
