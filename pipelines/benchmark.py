@@ -144,6 +144,7 @@ def _retrain(stage: Stage, names: Sequence[str], seed: int) -> tuple[Path, dict[
         apply = {**config["select"], "apply": list(names)}
         own = Stage({**config, "seed": seed, "select": apply}, folder, stage.done)
         train.run(own)
+        (folder / "resume.pt").unlink(missing_ok=True)
         found, _, _ = measure(folder, own)
         model, _ = checkpoint.load(folder)
         np.save(folder / _LOGITS, logits(model, Shards(stage.data, "test", model.schema)).astype(np.float32))

@@ -15,7 +15,7 @@ from recsys.results import VERSION, read_result
 
 __all__ = ["differences", "settings", "stages_to_run", "taken_over"]
 
-_NO_RESULT = ("stages", "tracking", "runs", "from_run")  # settings that no figure of a run depends on
+_NO_RESULT = ("stages", "tracking", "runs")  # settings that no figure of a run depends on
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:

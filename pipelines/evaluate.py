@@ -13,6 +13,7 @@ from pipelines.stage import MODEL_STAGES, RECALIBRATED, Result, Stage, newest_mo
 from recsys import checkpoint
 from recsys.data import baseline
 from recsys.data.shards import Shards
+from recsys.files import write_text
 from recsys.html import page, table
 from recsys.metrics import equal_bins, evaluate, fit_calibrator, sigmoid
 from recsys.models.ctr import CTR
@@ -135,6 +136,6 @@ def run(stage: Stage) -> Result:
             shown["recalibrated"], curves["recalibrated"] = {**mended, **kept}, calibrator(curves[name])
             write_json(stage.folder / "calibrator.json", calibrator.to_json())
     write_json(stage.folder / "metrics.json", shown)
-    (stage.folder / "evaluation.html").write_text(_page(shown, curves, test))
+    write_text(stage.folder / "evaluation.html", _page(shown, curves, test))
     metrics = {f"{name}.{k}": float(v) for name, m in shown.items() for k, v in m.items()}
     return Result(metrics, artifacts=[stage.folder / "metrics.json", stage.folder / "evaluation.html"])

@@ -1,6 +1,7 @@
 """Stage export: a serving bundle of the newest model, verified by replaying its golden batch."""
 
 import json
+import shutil
 
 from rich.console import Console
 
@@ -35,6 +36,8 @@ def run(stage: Stage) -> Result:
         "measured": bool(evaluated),
     }
     bundle = stage.folder / "bundle"
+    if bundle.exists():  # of this very stage, killed before it could say that it was done
+        shutil.rmtree(bundle)
     made = export_bundle(model, stage.data, bundle, calibrator=calibrator, card=card)
     times = latency(Bundle.load(bundle))
     write_json(stage.folder / "verified.json", {"verified": made["verified"], "latency": times})

@@ -4,11 +4,21 @@ import json
 from pathlib import Path
 
 from pipelines.stage import Result, Stage
-from recsys.data.prepare import prepare
+from recsys.data.prepare import check_unchanged, prepare
 from recsys.factory import make
-from recsys.results import write_prepared
+from recsys.results import prepared_folder, write_prepared
 
-__all__ = ["run"]
+__all__ = ["check", "run"]
+
+
+def check(stage: Stage) -> None:
+    """Make sure, when a run is resumed, that its table is still the one that it prepared.
+
+    Raises:
+        DataError: If it has changed.
+    """
+    data = stage.config["data"]
+    check_unchanged(data, make(data["source"], "data.source"), prepared_folder(stage.folder))
 
 
 def run(stage: Stage) -> Result:

@@ -1,5 +1,6 @@
 """`recsys run`: call the stages in order, tell MLflow, write run.json and result.json."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,10 +10,11 @@ from uuid import uuid4
 from rich.console import Console
 
 from pipelines import benchmark, compress, evaluate, export, prepare, select_features, summary, train
-from pipelines.earlier import settings, stages_to_run, taken_over
+from pipelines.earlier import differences, settings, stages_to_run, taken_over
 from pipelines.stage import Result, Stage, write_json
 from recsys.files import read_json
-from recsys.results import VERSION, read_result, read_stage, relative
+from recsys.lock import locked
+from recsys.results import VERSION, overrides, read_result, read_stage, relative
 from recsys.tracking import Tracker
 
 __all__ = ["STAGES", "execute"]
@@ -33,9 +35,11 @@ _console = Console(stderr=True)
 def _run_stage(name: str, stage: Stage, tracker: Tracker, register: str) -> dict[str, Any]:
     """Run one stage, or find that this very run has finished it before it was killed."""
     if (stage.folder / "result.json").exists():
-        _console.print(f"[bold]{name}[/] is done already")
         about = read_stage(stage.folder)
-        if "mlflow_run_id" not in about:  # killed before MLflow had been told
+        if name == "prepare":
+            prepare.check(stage)
+        _console.print(f"[bold]{name}[/] is done already")
+        if "mlflow_run_id" not in about:  # killed, or MLflow failed, before it had been told
             with tracker.stage(name):
                 about = _tell(stage.folder, about, tracker, register)
         return about
@@ -46,30 +50,36 @@ def _run_stage(name: str, stage: Stage, tracker: Tracker, register: str) -> dict
         result = STAGES[name](stage)
         about = result.to_json(stage.folder, time.perf_counter() - started)
         write_json(stage.folder / "result.json", about)  # what was made counts, whatever becomes of MLflow
+        (stage.folder / "resume.pt").unlink(missing_ok=True)
         return _tell(stage.folder, about, tracker, register)
 
 
 def _tell(folder: Path, about: dict[str, Any], tracker: Tracker, register: str) -> dict[str, Any]:
-    """Log a stage's result on the active MLflow run, and note in it that this is done."""
-    tracker.tag(about["tags"])
-    tracker.params(about["params"])
-    files = [folder / a for a in about["artifacts"]]
-    tracker.log({**about["metrics"], "seconds": about["seconds"]}, about["history"], files)
-    if "bundle" in about:
-        about["model_uri"] = tracker.register(folder / about["bundle"], register)
-    about["mlflow_run_id"] = tracker.ids[folder.name]
-    write_json(folder / "result.json", about)
+    """Log a stage's result in MLflow, and note in it that this is done."""
+    told = tracker.log(folder.name, about, folder)
+    if "bundle" in about and told:
+        about["model_uri"] = tracker.register(folder.name, folder / about["bundle"], register)
+        told = about["model_uri"] is not None
+    if told:
+        about["mlflow_run_id"] = tracker.ids[folder.name]
+        write_json(folder / "result.json", about)
     return about
 
 
 def _begin(folder: Path, config: Mapping[str, Any]) -> str:
-    """Write run.json, or find it in a run that is resumed → the mark by which MLflow knows the run again."""
-    path = folder / "run.json"
-    if path.exists():
-        return read_json(path, "the settings of a run", "begin a new run", VERSION)["mark"]
-    mark = uuid4().hex
-    write_json(path, {"mark": mark, "config": settings(config)}, VERSION)
-    return mark
+    """Write run.json, or find it in a run that is resumed → the mark by which MLflow knows the run again.
+
+    Raises:
+        ConfigError: If the run was begun with other settings.
+    """
+    path, now = folder / "run.json", json.loads(json.dumps(settings(config)))
+    if not path.exists():
+        write_json(path, {"mark": uuid4().hex, "config": now, "overrides": overrides(folder)}, VERSION)
+    begun = read_json(path, "the settings of a run", "begin a new run", VERSION)
+    if found := differences(begun["config"], now):
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise ConfigError(f"run {folder.name} was begun with {found[0]}{more}: leave that out, or begin a new run")
+    return begun["mark"]
 
 
 def execute(config: dict[str, Any], folder: Path) -> Path:
@@ -78,11 +88,20 @@ def execute(config: dict[str, Any], folder: Path) -> Path:
     Raises:
         RecsysError: What the user can mend.
     """
+    try:
+        with locked(folder / ".lock", wait=False):
+            return _execute(config, folder)
+    except BlockingIOError as error:
+        raise ConfigError(f"run {folder.name} is being run by another process: wait for it, or stop it") from error
+
+
+def _execute(config: dict[str, Any], folder: Path) -> Path:
     names = stages_to_run(config)
     done = taken_over(config, names)
+    mark = _begin(folder, config)
     tracker = Tracker(config["tracking"]["uri"], config["tracking"]["experiment"], Path(config["runs"]))
     about: dict[str, Any] = {n: {"folder": relative(p, folder)} for n, p in done.items()}
-    with tracker.parent(f"{config['name']}-{config['seed']}", config, folder, _begin(folder, config)):
+    with tracker.parent(f"{config['name']}-{config['seed']}", config, folder, mark):
         for name in names:
             found = _run_stage(name, Stage(config, folder / name, done), tracker, config["tracking"]["register"])
             shown = {k: found[k] for k in ("seconds", "mlflow_run_id", "metrics", "model_uri") if k in found}
@@ -94,7 +113,11 @@ def execute(config: dict[str, Any], folder: Path) -> Path:
         "id": str(folder.resolve().relative_to(Path(config["runs"]).resolve())),
         "name": config["name"],
         "seed": config["seed"],
-        "mlflow": {"uri": tracker.uri, "experiment": config["tracking"]["experiment"], "run_id": tracker.ids["parent"]},
+        "mlflow": {
+            "uri": tracker.uri,
+            "experiment": config["tracking"]["experiment"],
+            "run_id": tracker.ids.get("parent"),
+        },
         "stages": about,
     }
     path = write_json(folder / "result.json", result, VERSION)

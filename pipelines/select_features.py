@@ -14,6 +14,7 @@ from recsys import checkpoint
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.factory import make, make_dataclass
+from recsys.files import write_text
 from recsys.models.ctr import CTR
 from recsys.recipe import facts, resolve
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
@@ -135,7 +136,6 @@ def write_report(folder: Path, report: dict[str, Any], kept: list[str]) -> list[
     write_csv(report, folder / "report.csv")
     write_html(report, folder / "report.html")
     write_json(folder / "selection.json", {"keep": kept})
-    unfinished = folder / "kept.tmp"
-    unfinished.write_text(_OVERRIDE.format(method=report["method"]) + OmegaConf.to_yaml({"select": {"apply": kept}}))
-    unfinished.rename(folder / "kept.yaml")
+    override = OmegaConf.to_yaml({"select": {"apply": kept}})
+    write_text(folder / "kept.yaml", _OVERRIDE.format(method=report["method"]) + override)
     return [folder / n for n in ("report.json", "report.csv", "report.html", "selection.json", "kept.yaml")]

@@ -38,7 +38,6 @@ def _train(stage: Stage, schema: Schema) -> Result:
     history = fit(model, train, valid, config, spec["seed"], checkpoint=resume)
     checkpoint.save(stage.folder, model, spec)
     write_json(stage.folder / "history.json", history)
-    resume.unlink(missing_ok=True)
     best = best_look(history)
     dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.bags.")]
     metrics = {

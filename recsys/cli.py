@@ -13,6 +13,7 @@ from pathlib import Path
 
 import recsys
 from recsys.errors import ConfigError, RecsysError
+from recsys.signals import obey_sigterm
 
 __all__ = ["COMMANDS", "main"]
 
@@ -61,7 +62,9 @@ def _continued(arguments: list[str]) -> list[str]:
     if kind is None:
         return arguments
     folder = Path(given.get("runs", "runs")) / given[kind]
-    saved = _saved_overrides(folder)
+    from recsys.results import overrides
+
+    saved = overrides(folder)
     if kind == "from_run":
         skipped = ("stages", "from_run", "runs", "hydra")
         return _over([o for o in saved or [] if _key(o).partition(".")[0] not in skipped], arguments)
@@ -69,14 +72,6 @@ def _continued(arguments: list[str]) -> list[str]:
         raise ConfigError(f"resume: no run {given[kind]!r} in {folder.parent}: expected the name of a folder there")
     others = [a for a in arguments if not a.startswith("resume=")]
     return [*_over([o for o in saved if _key(o) != "hydra.run.dir"], others), f"hydra.run.dir={folder}"]
-
-
-def _saved_overrides(folder: Path) -> list[str] | None:
-    """The overrides that Hydra noted in a run's folder; None if there is no such run."""
-    from omegaconf import OmegaConf
-
-    path = folder / ".hydra" / "overrides.yaml"
-    return [str(o) for o in OmegaConf.load(path)] if path.is_file() else None
 
 
 def _key(override: str) -> str:
@@ -149,6 +144,7 @@ def _predict(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", default=None, help="file to write; standard output by default")
     parser.add_argument("--runtime", default="auto", help="auto, onnx or pt2")
     given = parser.parse_args(arguments)
+    from recsys.files import whole
     from recsys.serving.bundle import Bundle
     from recsys.serving.rows import predict_file
 
@@ -156,14 +152,8 @@ def _predict(arguments: Sequence[str]) -> int:
     if given.out is None:
         predict_file(bundle, given.rows, sys.stdout)
         return 0
-    out = Path(given.out)
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    try:
-        with unfinished.open("w") as file:
-            predict_file(bundle, given.rows, file)
-        unfinished.rename(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole(Path(given.out)) as file:
+        predict_file(bundle, given.rows, file)
     return 0
 
 
@@ -218,6 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] not in COMMANDS:
         print(f"error: no command {arguments[0]!r}\n{usage}", file=sys.stderr)
         return 2
+    obey_sigterm()
     try:
         return COMMANDS[arguments[0]][0](arguments[1:])
     except RecsysError as error:

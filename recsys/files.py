@@ -1,17 +1,23 @@
 """Write a file whole or not at all, and read it with one clear word if it is damaged or of another version."""
 
+import errno
+import fcntl
+import glob
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from recsys.errors import DataError
 
-__all__ = ["read_json", "sync_folder", "whole", "write_json", "write_text"]
+__all__ = ["read_json", "sync_folder", "unfinished_folder", "whole", "write_json", "write_text"]
+
+_UNFINISHED = ".unfinished"
 
 
 def sync_folder(folder: Path) -> None:
@@ -23,15 +29,15 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _mode() -> int:
-    """What a new file's permissions are; a temporary file would be its owner's alone."""
+def _mask() -> int:
+    """What new files and folders are not permitted; temporary ones are their owner's alone."""
     mask = os.umask(0)
     os.umask(mask)
-    return 0o666 & ~mask
+    return mask
 
 
 @contextmanager
-def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[IO[Any]]:
+def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[Any]:
     """Open a file that takes its name only when all of it is written and on the disk.
 
     An earlier file of that name stays until then, and stays for good if the block raises. A symbolic link
@@ -41,24 +47,111 @@ def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[
         path: The file; its folder exists.
         mode: `w` or `wb`.
         newline: As for `open`.
+
+    Raises:
+        DataError: If there is no such folder, or the path is a folder.
     """
-    path = Path(os.path.realpath(path))
+    path, encoding = Path(os.path.realpath(path)), None if "b" in mode else "utf-8"
+    if not path.parent.is_dir() or path.is_dir():
+        wrong = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise DataError(f"cannot write {path}: {wrong}: give another path, or make the folder")
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-        with path.open(mode, newline=newline) as file:
+        with path.open(mode, newline=newline, encoding=encoding) as file:
             yield file
         return
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".unfinished", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=_UNFINISHED, dir=path.parent)
     try:
-        with os.fdopen(handle, mode, newline=newline) as file:
+        with os.fdopen(handle, mode, newline=newline, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, stat.S_IMODE(path.stat().st_mode) if path.exists() else _mode())
+        os.chmod(name, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_mask())
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _held(folder: Path) -> int | None:
+    """A handle that holds the folder's lock; None if another process has it, or the folder is gone."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), folder.stat()):
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(handle)
+    return None
+
+
+def _sweep(target: Path) -> None:
+    """Remove the unfinished folders of a target whose makers are dead: nobody holds their locks."""
+    for name in glob.glob(f".{glob.escape(target.name)}.*{_UNFINISHED}", root_dir=target.parent, include_hidden=True):
+        handle = _held(target.parent / name)
+        if handle is not None:
+            shutil.rmtree(target.parent / name, ignore_errors=True)
+            os.close(handle)
+
+
+def _new_folder(target: Path) -> tuple[Path, int]:
+    """→ an empty folder beside the target, and the handle that holds its lock."""
+    while True:  # another process may sweep the folder away before it is locked
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_UNFINISHED, dir=target.parent))
+        if (handle := _held(folder)) is not None:
+            return folder, handle
+
+
+def _sync_tree(folder: Path) -> None:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            handle = os.open(Path(place) / name, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        sync_folder(Path(place))
+
+
+@contextmanager
+def unfinished_folder(target: Path) -> Generator[Path]:
+    """A new folder beside the target, which becomes the target when the block ends.
+
+    Its name is unique and this process holds its lock, so that another process, on whatever machine or in
+    whatever container shares the disk, never takes it for left over. If the block raises, it is removed; if
+    the process is killed, the next one that makes the same target removes it.
+
+    Args:
+        target: Must not be there at the end; if it is, that one stays and the new one is removed.
+
+    Raises:
+        FileExistsError: If the target is there at the end.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target)
+    folder, handle = _new_folder(target)
+    try:
+        folder.chmod(0o777 & ~_mask())
+        yield folder
+        _sync_tree(folder)
+        _rename_folder(folder, target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _rename_folder(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise FileExistsError(error.errno, "is there already", str(target)) from error
+        raise
 
 
 def write_text(path: Path, text: str) -> Path:

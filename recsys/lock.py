@@ -9,13 +9,17 @@ __all__ = ["locked"]
 
 
 @contextmanager
-def locked(path: Path) -> Generator[None]:
+def locked(path: Path, wait: bool = True) -> Generator[None]:
     """Hold the file's lock; a process that is killed lets go of it.
 
     Args:
-        path: An empty file, made with its folder where it lacks.
+        path: Lock file, empty; created, with its folder, if missing.
+        wait: Until another process lets go of it.
+
+    Raises:
+        BlockingIOError: If another process holds it and `wait` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

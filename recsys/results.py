@@ -9,7 +9,7 @@ from typing import Any
 
 from recsys.files import read_json, write_json
 
-__all__ = ["VERSION", "prepared_folder", "read_result", "read_stage", "relative", "write_prepared"]
+__all__ = ["VERSION", "overrides", "prepared_folder", "read_result", "read_stage", "relative", "write_prepared"]
 
 VERSION = 1  # of run.json, result.json and data.json; a reader reads its own version only
 _MEND = "run it again with this recsys"
@@ -54,6 +54,22 @@ def read_stage(folder: Path) -> dict[str, Any]:
     """
     mend = "remove it, and resume the run to run the stage again"
     return read_json(folder / "result.json", "the result of a stage", mend, VERSION)
+
+
+def overrides(folder: Path) -> list[str] | None:
+    """The overrides that a run was begun with; None if there is no run in the folder.
+
+    Hydra notes those of the last attempt, which may have been refused: what run.json says counts.
+
+    Raises:
+        DataError: If run.json is damaged or of another version.
+    """
+    if (folder / "run.json").exists():
+        return read_json(folder / "run.json", "the settings of a run", "begin a new run", VERSION)["overrides"]
+    from omegaconf import OmegaConf
+
+    noted = folder / ".hydra" / "overrides.yaml"
+    return [str(o) for o in OmegaConf.load(noted)] if noted.is_file() else None
 
 
 def write_prepared(stage: Path, prepared: Path) -> Path:

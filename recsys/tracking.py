@@ -2,39 +2,37 @@
 
 import os
 import re
-import sqlite3
 import subprocess
+import sys
 import time
 import warnings
-from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # 7 by default, which takes minutes
 
 with warnings.catch_warnings():  # MLflow warns about its own type hints
     warnings.simplefilter("ignore")
     import mlflow
     import mlflow.pyfunc  # lazily imported otherwise, which undoes the filter of BundleModel below
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Param, RunTag
     from mlflow.exceptions import MlflowException
 
 import recsys
 from recsys.errors import ConfigError
 from recsys.lock import locked
+from recsys.store import database, default_uri, follow, make_store, masked, reach
 
 __all__ = ["BundleModel", "Tracker", "artifact", "default_uri"]
 
+T = TypeVar("T")
 _MOST = 900  # metrics a log_batch call may hold is 1000
 _MARK, _STAGE = "recsys.run", "recsys.stage"  # tags by which a resumed run finds its MLflow runs
 _LONGEST = 240  # letters of a name; MLflow takes 250
-
-
-def default_uri(runs: Path) -> str:
-    """MLFLOW_TRACKING_URI, or SQLite in the runs folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs).resolve() / 'mlflow.db'}"
 
 
 def artifact(run_id: str, name: str, runs: Path) -> Path:
@@ -109,36 +107,8 @@ with warnings.catch_warnings(record=True):  # MLflow asks for hints on predict, 
             return self.bundle.score(rows)
 
 
-def _first_use(uri: str) -> AbstractContextManager[None]:
-    """One process at a time: two that make the tables of one SQLite file at once break it."""
-    if not uri.startswith("sqlite:///"):
-        return nullcontext()
-    return locked(Path(uri.removeprefix("sqlite:///")).with_suffix(".lock"))
-
-
-_ADDRESSES = (  # where MLflow's tables hold absolute addresses of artifacts
-    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
-    ("model_versions", "source"), ("model_versions", "storage_location"),
-)  # fmt: skip
-
-
-def _follow(database: Path) -> None:
-    """If a runs folder was moved, let its MLflow store find the artifacts where they are now.
-
-    Args:
-        database: The default store of the folder; its artifacts are in `mlartifacts` beside it.
-    """
-    home = (database.parent / "mlartifacts").as_uri()
-    with closing(sqlite3.connect(database)) as store, store:
-        seen = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE 'file://%/mlartifacts'"
-        for (old,) in store.execute(seen).fetchall():
-            for table, column in _ADDRESSES if old != home else ():
-                moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
-                store.execute(moved, (home, len(old) + 1, len(old), old))
-
-
 class Tracker:
-    """Writes a run to MLflow.
+    """Writes a run to MLflow. If MLflow fails while the run goes on, says so once and keeps silent from then on.
 
     Args:
         uri: A tracking server, `sqlite:///…`, or None for `default_uri`.
@@ -146,29 +116,34 @@ class Tracker:
         runs: The runs folder; artifacts of a local store go beside it.
 
     Raises:
-        ConfigError: If the server cannot be reached.
+        ConfigError: If the server cannot be reached, or the store is broken.
     """
 
     def __init__(self, uri: str | None, experiment: str, runs: Path):
-        self.uri, self.experiment = uri or default_uri(runs), experiment
+        self.uri = uri or default_uri(runs)
         self.ids: dict[str, str] = {}
+        self.lost = False
+        file, home = database(self.uri), Path(runs).resolve()
+        reach(self.uri)
         try:
-            with _first_use(self.uri):
+            with locked(file.with_suffix(".lock")) if file else nullcontext():
+                if file and not file.exists():
+                    make_store(file, lambda at: mlflow.MlflowClient(at).search_experiments(max_results=1))
+                if file and file == home / "mlflow.db":
+                    follow(file)
                 mlflow.set_tracking_uri(self.uri)
                 self.client = mlflow.MlflowClient()
-                if self.uri == f"sqlite:///{Path(runs).resolve() / 'mlflow.db'}":
-                    _follow(Path(runs).resolve() / "mlflow.db")
                 found = self.client.get_experiment_by_name(experiment)
-                if found is None:
-                    local = self.uri.startswith("sqlite")
-                    where = (Path(runs).resolve() / "mlartifacts").as_uri() if local else None
-                    self.client.create_experiment(experiment, artifact_location=where)
+                where = (home / "mlartifacts").as_uri() if file else None
+                made = found is None and self.client.create_experiment(experiment, artifact_location=where)
+                self._experiment: str = found.experiment_id if found else str(made)
                 mlflow.set_experiment(experiment)
-        except MlflowException as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(
-                f"tracking.uri: cannot use {self.uri!r}: {reason}: start the server or change it"
-            ) from error
+        except Exception as error:  # MLflow, SQLAlchemy and sqlite3 each raise their own
+            reason = " ".join(str(error).split())[:200]
+            mend = "start the server or change it"
+            if file:
+                mend = f"if no other run holds it, it is broken: move {file} away, and a new one is made"
+            raise ConfigError(f"tracking.uri: cannot use {masked(self.uri)}: {reason}: {mend}") from error
 
     @contextmanager
     def parent(self, name: str, config: Mapping[str, Any], folder: Path, mark: str) -> Generator[None]:
@@ -180,63 +155,108 @@ class Tracker:
             folder: Where the run is.
             mark: Names the run among all of the experiment; 32 hexadecimal digits.
         """
-        earlier = self._find(f"tags.`{_MARK}` = '{mark}'")
         tags = {_MARK: mark, "git_commit": _commit(), "recsys": recsys.__version__, "folder": str(folder)}
-        with mlflow.start_run(earlier, run_name=name, tags=tags) as run:
-            self.ids["parent"] = run.info.run_id
-            if earlier is None:
-                params = list(_legal(_flat(config)).items())
-                for start in range(0, len(params), 90):
-                    mlflow.log_params(dict(params[start : start + 90]))
-                mlflow.log_dict(dict(config), "config.yaml")
+
+        def log_config(run_id: str) -> None:
+            params = [Param(k, v) for k, v in _legal(_flat(config)).items()]
+            for start in range(0, len(params), 90):
+                self.client.log_batch(run_id, params=params[start : start + 90])
+            self.client.log_dict(run_id, dict(config), "config.yaml")
+
+        with self._run("parent", name, f"tags.`{_MARK}` = '{mark}'", tags, log_config):
             yield
 
     @contextmanager
     def stage(self, name: str) -> Generator[None]:
         """A child run; that of a stage which was killed is opened again."""
-        child = f"tags.`mlflow.parentRunId` = '{self.ids['parent']}' and tags.`{_STAGE}` = '{name}'"
-        with mlflow.start_run(self._find(child), run_name=name, nested=True, tags={_STAGE: name}) as run:
-            self.ids[name] = run.info.run_id
+        parent = self.ids.get("parent", "")
+        wanted = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`{_STAGE}` = '{name}'"
+        with self._run(name, name, wanted, {_STAGE: name, "mlflow.parentRunId": parent}):
             yield
 
-    def _find(self, wanted: str) -> str | None:
-        """The id of the newest run of the experiment that a filter lets through."""
-        experiment = self.client.get_experiment_by_name(self.experiment)
-        assert experiment is not None
-        found = self.client.search_runs([experiment.experiment_id], wanted, max_results=1)
-        return found[0].info.run_id if found else None
+    @contextmanager
+    def _run(
+        self, key: str, name: str, wanted: str, tags: dict[str, str], begin: Callable[[str], None] | None = None
+    ) -> Generator[None]:
+        """A run, found by a filter or made; it ends as FINISHED, as FAILED by an error, else as KILLED."""
 
-    def tag(self, tags: Mapping[str, str]) -> None:
-        """Tags on the active run."""
-        mlflow.set_tags(dict(tags))
-
-    def params(self, params: Mapping[str, str]) -> None:
-        """Parameters of the active run."""
-        mlflow.log_params(dict(params))
-
-    def log(self, metrics: Mapping[str, float], history: list[dict[str, float]], artifacts: list[Path]) -> None:
-        """Metrics and curves in few calls, then files, on the active run."""
-        run = mlflow.active_run()
-        assert run is not None
-        now = int(1000 * time.time())
-        points = [Metric(k, float(v), now, 0) for k, v in _legal(metrics).items()]
-        points += [Metric(k, float(v), now, int(h["step"])) for h in history for k, v in h.items() if k != "step"]
-        for start in range(0, len(points), _MOST):
-            self.client.log_batch(run.info.run_id, metrics=points[start : start + _MOST])
-        for path in artifacts:
-            if path.is_dir():
-                mlflow.log_artifacts(str(path), path.name)
+        def open_run() -> None:
+            found = self.client.search_runs([self._experiment], wanted, max_results=1)
+            if found:
+                self.ids[key] = found[0].info.run_id
+                self.client.update_run(self.ids[key], status="RUNNING")
             else:
-                mlflow.log_artifact(str(path))
+                self.ids[key] = self.client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
+                if begin:
+                    begin(self.ids[key])
 
-    def register(self, bundle: Path, name: str) -> str:
-        """Register a bundle as a model that `mlflow models serve` can serve → its URI."""
+        self._tell(open_run)
+        status = "KILLED"  # by a signal
+        try:
+            yield
+            status = "FINISHED"
+        except Exception:
+            status = "FAILED"
+            raise
+        finally:
+            self._tell(lambda: self.client.set_terminated(self.ids[key], status))
+
+    def _tell(self, what: Callable[[], T]) -> T | None:
+        """Talk to MLflow → the answer; None if it fails now, which is said, or has failed before."""
+        if self.lost:
+            return None
+        try:
+            return what()
+        except Exception as error:  # MLflow, SQLAlchemy, requests and the file system each raise their own
+            self.lost = True
+            reason = " ".join(str(error).split())[:200]
+            said = f"warning: MLflow cannot be told, the run goes on without it: {reason}: resume=ID tells it later"
+            print(said.replace(self.uri, masked(self.uri)), file=sys.stderr)
+            return None
+
+    def log(self, stage: str, about: Mapping[str, Any], folder: Path) -> bool:
+        """Log the result of a stage on its run: metrics and curves in few calls, then files.
+
+        Args:
+            stage: Its name.
+            about: Its result.json.
+            folder: Its folder.
+
+        Returns:
+            Whether MLflow has all of it.
+        """
+        self._tell(lambda: self._log(self.ids[stage], about, folder))
+        return not self.lost
+
+    def _log(self, run: str, about: Mapping[str, Any], folder: Path) -> None:
+        now = int(1000 * time.time())
+        points = {**about["metrics"], "seconds": about["seconds"]}
+        metrics = [Metric(k, float(v), now, 0) for k, v in _legal(points).items()]
+        steps = [(k, v, int(h["step"])) for h in about["history"] for k, v in h.items() if k != "step"]
+        metrics += [Metric(k, float(v), now, step) for k, v, step in steps]
+        for start in range(0, len(metrics), _MOST):
+            self.client.log_batch(run, metrics=metrics[start : start + _MOST])
+        tags = [RunTag(k, str(v)) for k, v in _legal(about["tags"]).items()]
+        self.client.log_batch(run, tags=tags, params=[Param(k, v) for k, v in _legal(about["params"]).items()])
+        for path in (folder / a for a in about["artifacts"]):
+            if path.is_dir():
+                self.client.log_artifacts(run, str(path), path.name)
+            else:
+                self.client.log_artifact(run, str(path))
+
+    def register(self, stage: str, bundle: Path, name: str) -> str | None:
+        """Register a stage's bundle as a model that `mlflow models serve` can serve → its URI; None if MLflow fails."""
         needs = ["onnxruntime", "numpy", "xxhash", "pandas", f"recsys=={recsys.__version__}"]
-        made = mlflow.pyfunc.log_model(
-            name="bundle",
-            python_model=BundleModel(),
-            artifacts={"bundle": str(bundle)},
-            pip_requirements=needs,
-            registered_model_name=name,
-        )
-        return f"models:/{name}/{made.registered_model_version}"
+
+        def log_model() -> str:
+            with mlflow.start_run(self.ids[stage]):
+                made = mlflow.pyfunc.log_model(
+                    name="bundle",
+                    python_model=BundleModel(),
+                    artifacts={"bundle": str(bundle)},
+                    pip_requirements=needs,
+                    registered_model_name=name,
+                )
+            return f"models:/{name}/{made.registered_model_version}"
+
+        return self._tell(log_model)

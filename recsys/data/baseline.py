@@ -27,6 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from recsys.data.matrices import MIN_COUNT, PRIOR, OneHot, TargetRates
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
+from recsys.files import write_json
 from recsys.metrics import evaluate, fit_calibrator, logloss, sigmoid
 from recsys.progress import progress
 from recsys.results import prepared_folder, read_result
@@ -167,14 +168,8 @@ def baseline(folder: Path, seed: int = 0) -> dict[str, Any]:
             bar.advance(task)
     versions = {p: version(p) for p in ("scikit-learn", "lightgbm", "recsys")}
     about = {"models": models, "rows": {"used": len(train[2]), "of": len(shards["train"])}, "versions": versions}
-    _write(Path(folder) / "baselines.json", {**about, "seed": seed})
+    write_json(Path(folder) / "baselines.json", {**about, "seed": seed})
     return about
-
-
-def _write(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.rename(path)
 
 
 def read(folder: Path) -> dict[str, dict[str, float]]:

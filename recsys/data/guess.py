@@ -1,7 +1,6 @@
 """`recsys data guess`: look at a table, write a data configuration that a person can read and edit."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.table import Table
 from recsys.data.decide import Given, Guessed, guess
 from recsys.data.documented import entry, scalar, write_yaml
 from recsys.errors import ConfigError
+from recsys.files import write_text
 from recsys.options import CONF
 
 __all__ = ["guess_main"]
@@ -44,12 +44,7 @@ def _write(text: str, out: Path, force: bool) -> None:
     if out.exists() and not force:
         raise ConfigError(f"{out} is there already: give another --out or --name, or --force to replace it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text)
-        unfinished.rename(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_text(out, text)
 
 
 _EPILOG = """examples:

@@ -7,7 +7,6 @@ row-major shards, a range of rows at a time.
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,12 +28,13 @@ from recsys.data.split import SPLITS, split_codes
 from recsys.data.spool import PAD, Spool
 from recsys.encoding import AnyEncoder, encoder_from_json
 from recsys.errors import ConfigError, DataError
+from recsys.files import read_json, unfinished_folder
 from recsys.progress import progress
 from recsys.rows import encoders_to_json, read_encoders
 from recsys.schema import Schema
 from recsys.versions import code_version, targets
 
-__all__ = ["KEYS", "SPLITS", "prepare"]
+__all__ = ["KEYS", "SPLITS", "check_unchanged", "prepare", "source_version"]
 
 FORMAT = 1  # of the prepared folder; raise it if a reader of it must change
 GOLDEN_ROWS = 256  # raw test rows kept for the golden batch of a bundle
@@ -71,31 +71,50 @@ def prepare(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], 
     folder = cache / name
     if (folder / "prepared.json").exists():
         return folder
-    building = cache / f".{name}.{os.getpid()}"
     try:
-        (building / "spool").mkdir(parents=True)
-        _build(config, configs, opened or _opened(load()), building, name)
-        shutil.rmtree(building / "spool")
-        _publish(building, folder)
+        with unfinished_folder(folder) as building:
+            (building / "spool").mkdir()
+            _build(config, configs, opened or _opened(load()), building, name)
+            shutil.rmtree(building / "spool")
+    except FileExistsError:
+        if not (folder / "prepared.json").exists():  # another process may have been first: take its work
+            raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataError(f"{cache}: {error.strerror}: free some space, or give another folder by runs=…") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return folder
+
+
+def source_version(source: Any) -> str:
+    """Names the state of a source's files: their sizes and times of change, and how they are read."""
+    return hashlib.sha256(repr(source and source.fingerprint()).encode()).hexdigest()[:12]
+
+
+def check_unchanged(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], folder: Path) -> None:
+    """Make sure that the files that data was prepared from are still those; files that are gone do no harm.
+
+    Args:
+        config: The `data` group.
+        load: As for `prepare`.
+        folder: The prepared data.
+
+    Raises:
+        DataError: If a file has changed since.
+    """
+    about = read_json(folder / "prepared.json", "prepared data", "remove the folder and prepare it again")
+    if "path" not in (config.get("source") or {}):
+        return
+    try:
+        now = source_version(_opened(load()))
+    except DataError:  # what was prepared from them is whole
+        return
+    if now != about["source"]:
+        raise DataError(f"the files of data.source.path have changed since {folder.name} was prepared: begin a new run")
 
 
 def _opened(table: "pa.Table | Source") -> Any:
     return Scan.of(table) if isinstance(table, pa.Table) else table
-
-
-def _publish(building: Path, folder: Path) -> None:
-    try:
-        building.rename(folder)
-    except OSError:
-        if not (folder / "prepared.json").exists():  # another process may have been first: take its work
-            raise
 
 
 def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source, folder: Path, name: str) -> None:
@@ -118,7 +137,13 @@ def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source
         if past := snapshot(spool, configs, schema):
             past.save(folder / "past.npz")
         bad = getattr(source, "bad", None)
-        told = {"digest": name, "rows": spool.rows, "bad_rows": getattr(bad, "total", 0), "splits": about}
+        told = {
+            "digest": name,
+            "source": source_version(source),
+            "rows": spool.rows,
+            "bad_rows": getattr(bad, "total", 0),
+            "splits": about,
+        }
         told["clipped"] = {f: n / spool.rows for f, n in spool.clipped.items()}
         (folder / "prepared.json").write_text(json.dumps(told, indent=1))
     finally:

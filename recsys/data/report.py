@@ -1,7 +1,6 @@
 """`recsys data report`: one page that a person reads before training."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from recsys.data.configs import load_config
 from recsys.data.examine import Examined, examine, worries
 from recsys.data.field_stats import LARGE, SHIFT, FieldStats
 from recsys.errors import ConfigError
+from recsys.files import write_text
 from recsys.html import Fragment, page, table
 
 __all__ = ["html", "report_main"]
@@ -172,12 +172,7 @@ def report_main(arguments: Sequence[str]) -> int:
     found = examine(load_config(given.data), given.rows)
     out: Path = given.out or Path("data") / f"{Path(given.data).stem}.html"
     out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(html(found))
-        unfinished.rename(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_text(out, html(found))
     console = Console(stderr=True)
     for worry in worries(found):
         console.print(f"look at: {worry}", soft_wrap=True, markup=False)

@@ -97,6 +97,19 @@ def _collisions(hit: np.ndarray) -> float:
     return float(1 - (1 - 1 / m) ** max(0.0, n - 1))
 
 
+def _mapped(path: Path) -> np.ndarray:
+    """The array in a file, mapped; what is written to it stays in memory.
+
+    Raises:
+        DataError: If there is none, or it is cut off.
+    """
+    try:
+        return np.load(path, mmap_mode="c")
+    except (ValueError, EOFError, OSError) as error:
+        mend = f"remove {path.parent.parent} and run stages=[prepare]"
+        raise DataError(f"{path} is damaged: expected an array, it cannot be read: {mend}") from error
+
+
 class Shards:
     """One split on disk, seen through a schema (which may be a subset of what was prepared).
 
@@ -106,7 +119,7 @@ class Shards:
         schema: The fields to read; all by default.
 
     Raises:
-        DataError: If the split is not there.
+        DataError: If the split is not there, or one of its files is damaged.
     """
 
     def __init__(self, folder: Path, split: str, schema: Schema | None = None):
@@ -116,12 +129,9 @@ class Shards:
             raise DataError(f"expected prepared shards at {where}, found none: run stages=[prepare]")
         whole = Schema.load(self.folder / "schema.json")
         self.schema = schema or whole
-        self._ids = np.load(where / "ids.npy", mmap_mode="c")
-        self._dense = np.load(where / "dense.npy", mmap_mode="c")
-        self.label_B = np.load(where / "label.npy", mmap_mode="c")
+        self._ids, self._dense, self.label_B = (_mapped(where / f"{n}.npy") for n in ("ids", "dense", "label"))
         self.group_B, self.weight_B = (
-            np.load(where / f"{n}.npy", mmap_mode="c") if (where / f"{n}.npy").exists() else None
-            for n in ("group", "weight")
+            _mapped(where / f"{n}.npy") if (where / f"{n}.npy").exists() else None for n in ("group", "weight")
         )
         self._pick = None if self.schema == whole else _columns(whole, self.schema)
 

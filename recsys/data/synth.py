@@ -1,8 +1,6 @@
 """Criteo-like sets of any size with a planted truth, in every format that `scan` reads."""
 
 import argparse
-import json
-import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import pyarrow.orc
 import pyarrow.parquet
 
 from recsys.errors import ConfigError, DataError
+from recsys.files import whole, write_json
 from recsys.metrics import sigmoid
 from recsys.progress import progress
 
@@ -216,7 +215,6 @@ def write(out: Path, planted: Planted, rows: int, format: str) -> None:
         DataError: If it cannot be written: no folder, a full disk.
     """
     tables = _Tables(planted, format)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
     beside = out.with_name(f"{out.name}.truth.json")
     schema = tables.table(planted.chunk(0, 1), 0, rows).schema
     try:
@@ -224,7 +222,7 @@ def write(out: Path, planted: Planted, rows: int, format: str) -> None:
     except OSError as error:
         raise DataError(f"cannot write {out}: {error}: give another place") from error
     try:
-        with unfinished.open("wb") as file, progress() as bar:
+        with whole(out, "wb") as file, progress() as bar:
             task = bar.add_task(f"write {out.name} ", total=rows)
             with ExitStack() as stack:
                 put = None if format == "libsvm" else stack.enter_context(_writer(file, format, schema))
@@ -235,14 +233,9 @@ def write(out: Path, planted: Planted, rows: int, format: str) -> None:
                     else:
                         put(tables.table(chunk, start, rows))
                     bar.advance(task, len(chunk.label_B))
-        unfinished.rename(out)
-        truth = {"rows": rows, **planted.truth(tables.ints, tables.cats)}
-        unfinished.write_text(json.dumps(truth, indent=1))
-        unfinished.rename(beside)
+        write_json(beside, {"rows": rows, **planted.truth(tables.ints, tables.cats)})
     except OSError as error:
         raise DataError(f"cannot write {out}: {error}: free space, or give another place") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def synth_main(arguments: Sequence[str]) -> int:

@@ -5,8 +5,6 @@ B rows, L id columns, N dense columns, W the width of all fields side by side.
 
 import json
 import math
-import os
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from recsys.export.graphs import (
     write_pt2,
     write_weights,
 )
+from recsys.files import unfinished_folder
 from recsys.models.ctr import CTR
 from recsys.rows import RowEncoder, encoders_to_json
 from recsys.schema import Schema
@@ -137,12 +136,7 @@ def export_bundle(
         raise ConfigError(f"export: expected {out} not to exist yet, it does: choose another folder or remove it")
     if not (prepared / "golden_rows.json").is_file():
         raise ConfigError(f"export: expected golden_rows.json in {prepared}, found none: run stages=[prepare]")
-    building = out.with_name(f".{out.name}.{os.getpid()}")
-    building.mkdir(parents=True)
-    try:
+    with unfinished_folder(out) as building:
         _write(building, model, prepared, calibrator, card, str(card.get("name") or out.name))
         verified = verify(building)
-        building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return {**json.loads((out / "card.json").read_bytes()), "verified": verified}

@@ -6,6 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from recsys.files import write_text
 from recsys.html import Fragment, page, table
 from recsys.selection.curve_plot import add_curve, legend_above
 
@@ -144,6 +145,4 @@ def write_page(about: About, path: Path) -> None:
     if priced := _frontier_rows(answered):
         heads = ["method", "price, share of the model's gain", "fields kept, by seed", f"Δ{metric} of a retrain"]
         sections.append(("Fields kept against what a retrain on them loses, at each price", table(heads, priced)))
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(page("Feature selectors compared", _lead(about, answered), notes, sections))
-    unfinished.rename(path)
+    write_text(path, page("Feature selectors compared", _lead(about, answered), notes, sections))

@@ -11,6 +11,7 @@ from rich.table import Table
 from scipy.stats import kendalltau, spearmanr, weightedtau
 
 from recsys.errors import ConfigError
+from recsys.files import write_text
 from recsys.selection.agreement import jaccard, jaccard_by_chance, paired_curves, rbo, stability
 from recsys.selection.compare_page import compare_page, signed, stable
 from recsys.selection.find import read
@@ -157,9 +158,7 @@ def show(paths: Sequence[Path], out: Path | None = None) -> None:
     for pair, c in found.items():
         _details(console, pair, c)
     if out:
-        unfinished = out.with_name(f".{out.name}.unfinished")
-        unfinished.write_text(page)
-        unfinished.rename(out)
+        write_text(out, page)
         console.print(f"page: {out}", soft_wrap=True, markup=False)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from recsys.files import whole, write_text
 from recsys.html import page, table
 from recsys.selection.curve_plot import add_curve, convergence, legend_above
 from recsys.selection.scores import UNSETTLED
@@ -33,12 +34,10 @@ def write_csv(report: Report, path: Path) -> None:
         plain = {k: v for k, v in f.items() if k != "interval"}
         rows.append({"field": name, **plain, **({"low": low, "high": high} if "interval" in f else {})})
     columns = list(dict.fromkeys(k for row in rows for k in row))
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("w", newline="") as file:
+    with whole(path, newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    unfinished.rename(path)
 
 
 def _amount(count: float) -> str:
@@ -295,6 +294,4 @@ def write_html(report: Report, path: Path) -> None:
         rows = [[g["redundancy"], v] for v, g in zip(verdicts, groups, strict=True)]
         sections.append(("Fields that repeat each other", table(["redundancy", "fields"], rows)))
     sections += [("Fields", _fields(report)), ("Search", _search(report))]
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(page("Feature selection report", _lead(report), notes, sections))
-    unfinished.rename(path)
+    write_text(path, page("Feature selection report", _lead(report), notes, sections))

@@ -138,3 +138,16 @@ def test_subset_keeps_the_weights_of_its_lists_behind_its_numbers(tmp_path: Path
     assert part.ids_BL[1].tolist() == [1, 2, 3, 4, 5, 6, 11, 12, 13, 14]
     assert part.ids.keys() == ["liked"], "a sequence is read from ids_BL"
     assert part.ids.values().tolist() == [11, 12, 13, 14] * 2
+
+
+@pytest.mark.parametrize("name", ["ids", "dense", "label"])
+@pytest.mark.parametrize("left", [0, 40, 1000])
+def test_a_torn_array_is_one_line(prepared, tmp_path, name, left):
+    """As a power cut leaves it: empty, cut in its header, cut in its numbers."""
+    folder = tmp_path / "data"
+    shutil.copytree(prepared, folder)
+    path = folder / "train" / f"{name}.npy"
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(DataError, match=rf"{name}\.npy is damaged: .*: remove .*data and run") as error:
+        Shards(folder, "train")
+    assert len(str(error.value).splitlines()) == 1

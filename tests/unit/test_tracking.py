@@ -1,27 +1,154 @@
-"""What MLflow is told stays distinct under names that it takes."""
+"""What MLflow is told stays distinct under names that it takes; and no trouble with it costs a run."""
 
+import signal
+import socket
+import sqlite3
 import subprocess
 import sys
+import time
+from pathlib import Path
 
-import mlflow
 import pytest
 
+from recsys.errors import ConfigError
+from recsys.store import follow, masked, reach
 from recsys.tracking import Tracker
 
+MARK = "0" * 32
+TOLD = {"metrics": {"auc": 0.7}, "seconds": 1.0, "tags": {"note": "well"}, "params": {"lr": "0.1"}, "artifacts": []}
+TOLD["history"] = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
 
-@pytest.mark.slow  # MLflow makes a database
-def test_columns_may_be_called_anything(tmp_path):
-    tracker = Tracker(None, "names", tmp_path)
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """A folder of runs whose MLflow store is made: that takes seconds, so tests copy it."""
+    folder = tmp_path_factory.mktemp("store")
+    Tracker(None, "names", folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def runs(store, tmp_path) -> Path:
+    (tmp_path / "mlflow.db").write_bytes(store.read_bytes())
+    return tmp_path
+
+
+def test_columns_may_be_called_anything(runs):
+    tracker = Tracker(None, "names", runs)
     names = ["test.unseen.genre/s", "test.unseen.genre_s", "Größe (€)", "a//b", "x" * 300, "plain.name"]
     config = {"data": {"fields": {name: {"kind": "numeric"} for name in names}}}
-    with tracker.parent("run", config, tmp_path, "0" * 32), tracker.stage("prepare"):
-        tracker.log({name: float(i) for i, name in enumerate(names)}, [], [])
-    kept = mlflow.MlflowClient().get_run(tracker.ids["prepare"]).data.metrics
+    with tracker.parent("run", config, runs, MARK), tracker.stage("prepare"):
+        assert tracker.log("prepare", {**TOLD, "metrics": {n: float(i) for i, n in enumerate(names)}}, runs)
+    kept = tracker.client.get_run(tracker.ids["prepare"]).data.metrics
+    assert kept.pop("seconds") == 1 and kept.pop("loss") == 1
     assert sorted(kept.values()) == list(range(len(names)))
     assert kept["plain.name"] == 5
     assert kept["test.unseen.genre_s"] == 0 and kept["test.unseen.genre_s_2"] == 1
-    params = mlflow.MlflowClient().get_run(tracker.ids["parent"]).data.params
+    params = tracker.client.get_run(tracker.ids["parent"]).data.params
     assert len(params) == len(names)
+
+
+def children(tracker: Tracker) -> dict[str, str]:
+    found = tracker.client.search_runs([tracker._experiment])
+    return {r.info.run_name: r.info.status for r in found} | {"count": len(found)}
+
+
+def test_a_resumed_run_opens_its_runs_again(runs):
+    tracker = Tracker(None, "names", runs)
+    with pytest.raises(SystemExit), tracker.parent("run", {"a": 1}, runs, MARK), tracker.stage("train"):
+        sys.exit(143)
+    assert children(tracker) == {"run": "KILLED", "train": "KILLED", "count": 2}
+    again = Tracker(None, "names", runs)
+    with again.parent("run", {"a": 2}, runs, MARK), again.stage("train"):
+        assert children(again)["run"] == "RUNNING"
+        assert again.log("train", TOLD, runs)
+    assert again.ids == tracker.ids
+    assert children(again) == {"run": "FINISHED", "train": "FINISHED", "count": 2}
+    with pytest.raises(ValueError), again.parent("other", {}, runs, "1" * 32):
+        raise ValueError
+    assert children(again) == {"run": "FINISHED", "train": "FINISHED", "other": "FAILED", "count": 3}
+
+
+def test_a_failure_is_one_warning_and_the_run_goes_on(runs, capsys, monkeypatch):
+    tracker = Tracker(None, "names", runs)
+    went = []
+    with tracker.parent("run", {}, runs, MARK), tracker.stage("train"):
+        monkeypatch.setattr(tracker.client, "log_batch", lambda *a, **k: 1 / 0)
+        assert not tracker.log("train", TOLD, runs)
+        assert tracker.register("train", runs, "name") is None
+        went.append("on")
+    with tracker.stage("select"):
+        went.append("and on")
+    assert went == ["on", "and on"]
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "division by zero" in said[0] and "resume=ID" in said[0]
+
+
+def test_a_server_that_is_down_is_one_line_within_ten_seconds(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=rf"cannot reach http://127\.0\.0\.1:{port}: .*: start the server") as error:
+        Tracker(f"http://user:secret@127.0.0.1:{port}", "names", tmp_path)
+    assert time.monotonic() - started < 10
+    assert "secret" not in str(error.value)
+    reach("sqlite:///nowhere.db")
+    assert masked("http://user:secret@host:1/x") == "http://host:1/x"
+
+
+@pytest.mark.parametrize("how", ["tables", "torn"])
+def test_a_broken_store_is_one_line_with_the_mend(runs, how):
+    """Tables made in part, as a kill of an earlier version left them; and a file that is cut."""
+    if how == "torn":
+        (runs / "mlflow.db").write_bytes((runs / "mlflow.db").read_bytes()[:5000])
+    else:
+        (runs / "mlflow.db").unlink()
+        with sqlite3.connect(runs / "mlflow.db") as made:
+            made.execute("CREATE TABLE experiments (x INT)")
+        made.close()
+    with pytest.raises(ConfigError, match=r"it is broken: move .*mlflow\.db away") as error:
+        Tracker(None, "names", runs)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_artifacts_follow_a_moved_folder(runs):
+    old, new = "file:///gone/runs/mlartifacts", (runs / "mlartifacts").as_uri()
+    with sqlite3.connect(runs / "mlflow.db") as made:
+        made.execute("UPDATE experiments SET artifact_location = ? WHERE name = 'names'", [old])
+    made.close()
+    before = {r[0] for r in made_rows(runs)}
+    assert old in before
+    follow(runs / "mlflow.db")
+    assert {r[0] for r in made_rows(runs)} == before - {old} | {new}
+
+
+def made_rows(runs: Path) -> list[tuple[str]]:
+    with sqlite3.connect(runs / "mlflow.db") as store:
+        rows = store.execute("SELECT artifact_location FROM experiments").fetchall()
+    store.close()
+    return rows
+
+
+@pytest.mark.slow  # interpreters that load MLflow
+def test_a_kill_while_the_store_is_made_breaks_nothing(tmp_path):
+    """At moments over the first seconds, with each signal."""
+    code = "from pathlib import Path; from recsys.tracking import Tracker; print(1, flush=True); "
+    code += "Tracker(None, 'e', Path())"
+    for number, end in enumerate((signal.SIGKILL, signal.SIGINT, signal.SIGTERM) * 2):
+        begun = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        begun.stdout.readline()
+        time.sleep(0.2 + 0.5 * number)
+        begun.send_signal(end)
+        begun.wait(60)
+        begun.stdout.close()
+        if (tmp_path / "mlflow.db").exists():
+            Tracker(None, "e", tmp_path)  # it is whole
+            (tmp_path / "mlflow.db").unlink()
+    Tracker(None, "e", tmp_path)
+    assert not list(tmp_path.glob(".mlflow.db*"))
 
 
 @pytest.mark.slow  # three interpreters that load MLflow

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipelines.benchmark import _retrain_name
 from pipelines.stage import Stage
@@ -12,6 +13,7 @@ from recsys.data.prepare import prepare
 from recsys.errors import DataError
 from recsys.files import read_json, write_json
 from recsys.rows import read_encoders
+from recsys.train import RESUME_VERSION, TrainConfig, fit
 from recsys.versions import code_version, targets
 
 
@@ -123,8 +125,30 @@ def test_files_of_another_version_are_refused_in_one_line(prepared, tmp_path):
         with pytest.raises(DataError, match=f"expected encoders of version 1, got {name}: prepare the data"):
             read_encoders(tmp_path)
     (tmp_path / "model.json").write_text("{}")
-    with pytest.raises(DataError, match="expected a model of version 1, got none: run the stage that makes it"):
+    with pytest.raises(
+        DataError, match=f"expected a model of version {checkpoint.VERSION}, got none: run the stage that makes it"
+    ):
         checkpoint.load(tmp_path)
     (tmp_path / "result.json").write_text("")
     with pytest.raises(DataError, match="damaged: expected a result, got no JSON: run again"):
         read_json(tmp_path / "result.json", "a result", "run again")
+
+
+def test_a_torn_or_older_resume_file_is_one_line(schema, train, valid, tmp_path):
+    """Left by another version, or by a disk that lost its end: said, not a traceback, not a silent fresh start."""
+    spec = {
+        "model": {"_target_": "recsys.models.fm.FM"},
+        "embedding": {"_target_": "recsys.embeddings.per_field.per_field", "dim": 4},
+        "embedding_dropout": 0.0,
+    }
+    path = tmp_path / "resume.pt"
+    model = checkpoint.build(schema, spec)
+    config = TrainConfig(max_epochs=1, evals_per_epoch=1)
+    fit(model, train, valid, config, 0, checkpoint=path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"resume\.pt is damaged: .*: remove it to train from the start"):
+        fit(model, train, valid, config, 0, checkpoint=path)
+    torch.save({"model": {}}, path)
+    with pytest.raises(DataError, match=f"expected weights of version {RESUME_VERSION}, got none: remove it"):
+        fit(model, train, valid, config, 0, checkpoint=path)

@@ -1,0 +1,22 @@
+"""End a process in order when it is told to end."""
+
+import signal
+import sys
+import threading
+from types import FrameType
+
+__all__ = ["obey_sigterm"]
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def obey_sigterm() -> None:
+    """Let SIGTERM end this process as an error does: what is unfinished is removed, MLflow is told.
+
+    Without a handler it kills at once; and the first process of a container ignores it altogether. A handler
+    that is there already stays.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)

@@ -1,0 +1,88 @@
+"""Where MLflow's store is, and how it is made, moved and reached. No module but tracking imports MLflow itself."""
+
+import os
+import re
+import socket
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from recsys.errors import ConfigError
+from recsys.files import sync_folder
+
+__all__ = ["database", "default_uri", "follow", "make_store", "masked", "reach"]
+
+
+def default_uri(runs: Path) -> str:
+    """MLFLOW_TRACKING_URI, or SQLite in the runs folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(runs).resolve() / 'mlflow.db'}"
+
+
+def masked(uri: str) -> str:
+    """The address without a name and a password."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def database(uri: str) -> Path | None:
+    """The file of a SQLite store; None for a server."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def make_store(database: Path, make: Callable[[str], object]) -> None:
+    """Make a store under another name, then rename it.
+
+    MLflow takes seconds to make its tables, and a kill in between would leave a store that it can neither use
+    nor mend.
+
+    Args:
+        database: The file; the caller holds its lock.
+        make: Makes the tables of the store at an address.
+    """
+    for left in database.parent.glob(f".{database.name}.*"):  # by a process that was killed: the lock is ours
+        left.unlink()
+    unfinished = database.with_name(f".{database.name}.unfinished")
+    make(f"sqlite:///{unfinished}")
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    unfinished.rename(database)
+    sync_folder(database.parent)
+
+
+def reach(uri: str) -> None:
+    """Knock at a server's port, which MLflow itself would try for minutes.
+
+    Raises:
+        ConfigError: If nobody opens within 5 seconds.
+    """
+    where = urlsplit(uri)
+    if where.scheme not in ("http", "https") or not where.hostname:
+        return
+    try:
+        port = where.port or (443 if where.scheme == "https" else 80)
+        socket.create_connection((where.hostname, port), timeout=5).close()
+    except (OSError, ValueError) as error:
+        shown = f"{where.scheme}://{where.hostname}:{where.port}"  # without a name and a password
+        raise ConfigError(f"tracking.uri: cannot reach {shown}: {error}: start the server, or change it") from error
+
+
+_ADDRESSES = (  # where MLflow's tables hold absolute addresses of artifacts
+    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+    ("model_versions", "source"), ("model_versions", "storage_location"),
+)  # fmt: skip
+
+
+def follow(database: Path) -> None:
+    """If a runs folder was moved, let its MLflow store find the artifacts where they are now.
+
+    Args:
+        database: The default store of the folder; its artifacts are in `mlartifacts` beside it.
+    """
+    home = (database.parent / "mlartifacts").as_uri()
+    with closing(sqlite3.connect(database)) as store, store:
+        seen = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE 'file://%/mlartifacts'"
+        for (old,) in store.execute(seen).fetchall():
+            for table, column in _ADDRESSES if old != home else ():
+                moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                store.execute(moved, (home, len(old) + 1, len(old), old))

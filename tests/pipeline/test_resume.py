@@ -1,0 +1,139 @@
+"""A run that was cut off goes on, with the same settings, on the same table, in one process at a time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from recsys.cli import main
+from recsys.lock import locked
+from recsys.results import read_result
+from recsys.tracking import Tracker
+from tests.pipeline.small import SMALL, clicks, recsys
+
+QUICK = [*SMALL, "stages=[prepare]"]
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Path:
+    """A folder with a table, and a run of it whose stage prepare is done."""
+    folder = tmp_path_factory.mktemp("resume")
+    pyarrow.parquet.write_table(clicks(1500), folder / "clicks.parquet")
+    done = recsys(folder, "run", *QUICK, "hydra.run.dir=runs/one")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def here(begun, monkeypatch) -> Path:
+    monkeypatch.chdir(begun)
+    return begun
+
+
+def refused(capfd, *arguments: str) -> str:
+    capfd.readouterr()
+    assert main(["run", *arguments]) == 2
+    said = capfd.readouterr().err.strip()
+    assert len(said.splitlines()) == 1, said
+    return said
+
+
+def test_a_finished_stage_is_not_run_again(here, capfd):
+    assert main(["run", "resume=one"]) == 0
+    assert "prepare is done already" in capfd.readouterr().err
+
+
+def test_other_settings_are_refused_by_name(here, capfd):
+    assert "run one was begun with seed=0, not 5: leave that out" in refused(capfd, "resume=one", "seed=5")
+    said = refused(capfd, "resume=one", "model=fm")
+    assert "was begun with model._target_=recsys.models.dcn.DCN, not recsys.models.fm.FM and" in said
+
+
+def test_an_edited_table_is_refused(here, capfd):
+    table = here / "clicks.parquet"
+    before = table.stat()
+    os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+    try:
+        assert "the files of data.source.path have changed since small-" in refused(capfd, "resume=one")
+    finally:
+        os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert main(["run", "resume=one"]) == 0
+
+
+def test_two_at_once_are_refused(here, capfd):
+    with locked(here / "runs" / "one" / ".lock"):
+        assert "run one is being run by another process: wait for it, or stop it" in refused(capfd, "resume=one")
+    assert main(["run", "resume=one"]) == 0
+
+
+def test_a_torn_result_is_one_line(here, capfd):
+    result = here / "runs" / "one" / "prepare" / "result.json"
+    whole = result.read_text()
+    for torn in ("", whole[:40]):
+        result.write_text(torn)
+        assert "result.json is damaged: expected the result of a stage" in refused(capfd, "resume=one")
+    result.write_text(whole)
+
+
+def test_a_tracking_failure_costs_nothing_and_resume_tells_it(here, capfd, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(Tracker, "_log", lambda *a: 1 / 0)
+        assert main(["run", *QUICK, "hydra.run.dir=runs/untold"]) == 0
+    said = capfd.readouterr().err
+    assert said.count("MLflow cannot be told") == 1 and "Traceback" not in said
+    path = here / "runs" / "untold" / "result.json"
+    assert "mlflow_run_id" not in read_result(path)["stages"]["prepare"]
+    assert main(["run", "resume=untold"]) == 0
+    result = read_result(path)
+    run = Tracker(None, "recsys", here / "runs").client.get_run(result["stages"]["prepare"]["mlflow_run_id"])
+    assert run.data.metrics["rows"] == 1500 and run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == result["mlflow"]["run_id"]
+
+
+def test_an_export_killed_before_its_result_goes_on(finished, place, tmp_path):
+    """What a kill leaves between the bundle's appearance and result.json of the stage."""
+    made = recsys(place, "export", finished["id"], "hydra.run.dir=runs/cut", CXX="no-such-compiler")
+    assert made.returncode == 0, made.stderr
+    first = read_result(place / made.stdout.splitlines()[-1])
+    (place / "runs" / "cut" / "export" / "result.json").unlink()
+    (place / "runs" / "cut" / "result.json").unlink()
+    again = recsys(place, "run", "resume=cut", CXX="no-such-compiler")
+    assert again.returncode == 0, again.stderr
+    second = read_result(place / again.stdout.splitlines()[-1])
+    assert second["stages"]["export"]["mlflow_run_id"] == first["stages"]["export"]["mlflow_run_id"]
+    assert recsys(place, "verify", second["stages"]["export"]["bundle"]).returncode == 0
+
+
+@pytest.mark.slow  # a run, killed at many moments
+def test_runs_killed_anywhere_resume_to_the_same_weights(place):
+    """SIGKILL, SIGTERM and SIGINT at moments spread over all stages; the last resume is left alone."""
+    stages = "stages=[prepare,train,select,retrain,compress,evaluate]"
+    whole = recsys(place, "run", *SMALL, stages, "hydra.run.dir=runs/untouched")
+    assert whole.returncode == 0, whole.stderr
+    r = np.random.default_rng(0)
+    arguments = [*SMALL, stages, "hydra.run.dir=runs/shot"]
+    for number in range(12):
+        command = [sys.executable, "-m", "recsys", "run", *arguments]
+        process = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(float(r.uniform(3, 12)))
+        process.send_signal((signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[number % 3])
+        process.wait(60)
+        if (place / "runs" / "shot" / ".hydra" / "overrides.yaml").exists():
+            arguments = ["resume=shot"]
+    last = recsys(place, "run", *arguments)
+    assert last.returncode == 0, last.stderr
+    for stage in ("train", "retrain"):
+        histories = [
+            json.loads((place / "runs" / n / stage / "history.json").read_text()) for n in ("untouched", "shot")
+        ]
+        assert histories[0] == histories[1], stage
+    for name in ("select/selection.json", "compress/compression.json", "evaluate/calibrator.json"):
+        assert (place / "runs" / "untouched" / name).read_text() == (place / "runs" / "shot" / name).read_text(), name
+    assert not [p for p in (place / "runs").rglob("*.unfinished")]
