@@ -1,6 +1,5 @@
 """Criteo-like sets of any size with a planted truth, in every format that `scan` reads."""
 
-import argparse
 import json
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -16,6 +15,7 @@ import pyarrow.csv
 import pyarrow.orc
 import pyarrow.parquet
 
+from recsys.arguments import Parser
 from recsys.errors import ConfigError, DataError
 from recsys.metrics import sigmoid
 from recsys.progress import progress
@@ -247,7 +247,7 @@ def write(out: Path, planted: Planted, rows: int, format: str) -> None:
 
 def synth_main(arguments: Sequence[str]) -> int:
     """`recsys data synth OUT …` → exit code."""
-    parser = argparse.ArgumentParser("recsys data synth", description="Write a Criteo-like set with a planted truth.")
+    parser = Parser("recsys data synth", description="Write a Criteo-like set with a planted truth.")
     parser.add_argument("out", help="file to write; the truth goes beside it, to OUT.truth.json")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--format", choices=FORMATS, default=None, help="by OUT's ending if not given")

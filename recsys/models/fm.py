@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.models.ctr import Stack
-from recsys.ranges import Count
+from recsys.ranges import Layer
 
 __all__ = ["FM", "pairwise"]
 
@@ -28,7 +28,7 @@ class FM(nn.Module):
     Source: Rendle, Factorization Machines, 2010, equations 1 and 5.
     """
 
-    def __init__(self, widths: Sequence[int], dim: Count | None = None):
+    def __init__(self, widths: Sequence[int], dim: Layer | None = None):
         super().__init__()
         self.stack = Stack(widths, dim or max(widths))
         self.bias = nn.Parameter(torch.zeros(()))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.models.ctr import Stack, mlp
-from recsys.ranges import Count, Natural, Share
+from recsys.ranges import Few, Layer, Natural, Share
 
 __all__ = ["Wukong", "WukongLayer", "compressed_fm"]
 
@@ -88,13 +88,13 @@ class Wukong(nn.Module):
     def __init__(
         self,
         widths: Sequence[int],
-        dim: Count | None = None,
-        layers: Count = 2,
-        n_fm: Count = 8,
+        dim: Layer | None = None,
+        layers: Few = 2,
+        n_fm: Few = 8,
         n_linear: Natural = 8,
-        rank: Count = 24,
-        hidden: Sequence[Count] = (128,),
-        head: Sequence[Count] = (128,),
+        rank: Few = 24,
+        hidden: Sequence[Layer] = (128,),
+        head: Sequence[Layer] = (128,),
         dropout: Share = 0.0,
     ):
         super().__init__()
