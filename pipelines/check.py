@@ -83,6 +83,8 @@ def _stages(config: Mapping[str, Any]) -> None:
             some = ", ".join(known[-5:]) or "none yet"
             raise ConfigError(f"from_run: no finished run {config['from_run']!r}: expected one of {some}")
         return
+    if config["select"]["apply"] is not None and "train" not in asked:
+        raise ConfigError("select.apply is what stage train trains on, and stages lacks it: add train, or unset it")
     order = list(NEEDS)
     for stage in asked:
         before = order[: order.index(stage)]

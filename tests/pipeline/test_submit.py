@@ -23,6 +23,7 @@ WRONG = {
     "experiment=absent": "experiment: no option 'absent': expected one of demo",
     "stages=[fly]": "unknown ['fly']",
     "stages=[]": "stages: expected a list",
+    "stages=[select] select.apply=[item]": "stages lacks it: add train",
     "stages=train": "stages: expected a list",
     "stages=[compress]": "stage compress needs train",
     "stages=[train,retrain]": "stage retrain needs select",

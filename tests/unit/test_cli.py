@@ -13,9 +13,9 @@ COMMANDS += ["data synth", "bench data", "bench select"]
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unknown_option_is_one_line_and_exit_code_2(command: str, capsys) -> None:
-    needed = {"serve": ["x"], "verify": ["x"], "predict": ["x"], "export": ["x"], "compare": ["x"]}.get(command, [])
-    if command.startswith("data"):
-        needed = ["x"]
+    needed = {"doctor": [], "bench data": [], "bench select": [], "data guess": ["x", "--label", "y"]}.get(
+        command, ["x"]
+    )
     assert cli.main([*command.split(), *needed, "--no-such-option"]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: recsys {command}: ") and "--no-such-option" in said
