@@ -1,16 +1,19 @@
 """What can be known of a run's configuration before it starts, told without importing what would run it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import psutil
 from omegaconf import OmegaConf
 
+from pipelines.places import check_places
 from recsys import factory
-from recsys.data.fields import data_fields
+from recsys.data.fields import FieldConfig, data_fields
 from recsys.errors import ConfigError
-from recsys.factory import make_dataclass
+from recsys.factory import check_value, make_dataclass
 from recsys.options import CONF
+from recsys.ranges import Count, Natural, Seed
 from recsys.recipe import Facts, resolve
 from recsys.train_config import TrainConfig
 
@@ -29,6 +32,19 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 """The stages, in order, each with those of which one must have run before it, beside prepare."""
 
+_KINDS: dict[str, Any] = {
+    "seed": Seed,
+    "calibrate": bool,
+    "trusted": list[str],
+    "select.top_k": Count | None,  # pyright: ignore[reportOperatorIssue]
+    "select.no_cut": Count | None,  # pyright: ignore[reportOperatorIssue]
+    "select.protect": list[str],
+    "select.repeats": Literal["keep", "drop"],
+    "select.apply": str | list[str] | None,
+    "select.probes": Natural,
+}
+"""What config.yaml's own settings are."""
+
 _SOME = Facts(rows=10_000, positives=5_000, cardinalities=(100,), numbers=1)
 """Stands for the data's own facts, so that what the recipe sets later is in range now."""
 
@@ -41,6 +57,8 @@ def _known_keys(config: Mapping[str, Any]) -> None:
     known = ({str(k) for k in own} - {"defaults", "hydra"}) | groups | {"benchmark"}
     if unknown := sorted(set(config) - known):
         raise ConfigError(f"unknown {', '.join(unknown)}: expected some of {', '.join(sorted(known))}")
+    if lacking := sorted(set(map(str, own)) - {"defaults", "hydra"} - set(config)):
+        raise ConfigError(f"no value for {', '.join(lacking)}: leave it as it is, or set it")
     for key, value in own.items():
         if not isinstance(value, dict) or key == "hydra":
             continue
@@ -49,6 +67,8 @@ def _known_keys(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key}: expected {', '.join(map(str, value))}, got {given!r}: set one of them")
         if unknown := sorted(set(given) - set(value)):
             raise ConfigError(f"{key}: unknown {', '.join(unknown)}: expected some of {', '.join(map(str, value))}")
+        if lacking := sorted(set(value) - set(given)):
+            raise ConfigError(f"{key}: no value for {', '.join(lacking)}: leave it as it is, or set it")
 
 
 def _stages(config: Mapping[str, Any]) -> None:
@@ -63,6 +83,8 @@ def _stages(config: Mapping[str, Any]) -> None:
             some = ", ".join(known[-5:]) or "none yet"
             raise ConfigError(f"from_run: no finished run {config['from_run']!r}: expected one of {some}")
         return
+    if config["select"]["apply"] is not None and "train" not in asked:
+        raise ConfigError("select.apply is what stage train trains on, and stages lacks it: add train, or unset it")
     order = list(NEEDS)
     for stage in asked:
         before = order[: order.index(stage)]
@@ -73,11 +95,13 @@ def _stages(config: Mapping[str, Any]) -> None:
             )
 
 
-def _parts(config: Mapping[str, Any]) -> None:
-    """The settings of training, model, selector … fit what they are handed to."""
+def _parts(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of training, model, selector … fit what they are handed to → those of the embedding."""
     for group in ("data", "model", "embedding", "train"):
-        if not isinstance(config[group], Mapping):
-            raise ConfigError(f"{group}: expected an option of the group, got {config[group]!r}: name one")
+        if not isinstance(config.get(group), Mapping):
+            raise ConfigError(f"{group}: expected an option of the group, got {config.get(group)!r}: name one")
+    if "select" in config["stages"] and not config["selection"]:
+        raise ConfigError("selection: stage select needs an option of the group, got none: name one")
     chosen = resolve(config, _SOME)
     make_dataclass(TrainConfig, chosen["train"], "train")
     for group in ("model", "embedding", "sequence", "selection", "compression", "quantization"):
@@ -86,6 +110,23 @@ def _parts(config: Mapping[str, Any]) -> None:
             factory.check(settings, group)
         elif settings:  # null and false leave it out
             raise ConfigError(f"{group}: expected an option of the group, got {settings!r}: name one")
+    return chosen["embedding"]
+
+
+def _fits(embedding: Mapping[str, Any], fields: Sequence[FieldConfig]) -> None:
+    """The rows of tables that are known without data fit in this machine's memory, with their copy of the best look."""
+    dim, most = embedding.get("dim", 4), embedding.get("rows")
+    shared = embedding.get("num_tables")
+    if not isinstance(dim, int) or not isinstance(most, int | None):
+        return  # an embedding of the user's own, which says it otherwise
+    hashed = [c.buckets for c in fields if c.encoding in ("hash", "words") and not c.table]
+    rows = most * shared if most and shared else sum(min(n, most or n) for n in hashed)
+    needed, there = 2 * rows * dim * 4, psutil.virtual_memory().total
+    if needed > there:
+        raise ConfigError(
+            f"the tables have {rows:,} rows of {dim} numbers, which take {needed / 2**30:,.0f} GiB in training; this "
+            f"machine has {there / 2**30:,.0f}: lower buckets (data.fields), embedding.rows or embedding.dim"
+        )
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -96,6 +137,12 @@ def check(config: Mapping[str, Any]) -> None:
     """
     _known_keys(config)
     _stages(config)
-    _parts(config)
-    data_fields(config["data"])
+    for key, kind in _KINDS.items():
+        group, _, name = key.rpartition(".")
+        check_value((config[group] if group else config)[name], kind, key)
+    factory.trust(config["trusted"])
+    embedding = _parts(config)
+    check_places(config)
+    fields = data_fields(config["data"])
     factory.check(config["data"].get("source") or {}, "data.source")
+    _fits(embedding, fields)

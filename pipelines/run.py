@@ -12,6 +12,7 @@ from rich.console import Console
 from pipelines import benchmark, compress, evaluate, export, prepare, select_features, summary, train
 from pipelines.earlier import differences, settings, stages_to_run, taken_over
 from pipelines.stage import Result, Stage, write_json
+from recsys.errors import ConfigError
 from recsys.files import read_json
 from recsys.lock import locked
 from recsys.results import VERSION, overrides, read_result, read_stage, relative

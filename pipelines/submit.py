@@ -9,8 +9,8 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,27 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pipelines.check import check
+from pipelines.places import check_inside
 from recsys.errors import ConfigError, RecsysError
+from recsys.factory import trust
 from recsys.options import CONF, own_options, search_path
 
-__all__ = ["main"]
+__all__ = ["folders_made", "main"]
 
-_WRONG = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)  # what composing raises
+_WRONG = (
+    HydraException,
+    OmegaConfBaseException,
+    YAMLError,
+    ValueError,
+    OSError,
+    RecursionError,
+)  # what composing raises
+_MAY_LACK = ("sequence", "selection", "compression", "quantization")  # ~compression leaves it out
+_ONLY_TYPED = (
+    *("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging", "output_subdir", "searchpath", "verbose"),
+    *("job.chdir", "job.env_set", "job.env_copy"),
+)
+"""Keys of `hydra` that make it import, call or write what they name: no file may set them."""
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -88,6 +103,9 @@ def _reason(error: Exception, overrides: Sequence[str], given: argparse.Namespac
     if isinstance(error, OverrideParseException):
         what = next((o for o in overrides if "=" not in o and not o.startswith("~")), error.override or "")
         return f"cannot read {what!r}: expected KEY=VALUE, with quotes around what holds , = [ ] {{ }} ' or blanks"
+    if said.startswith("Config group override must be"):
+        what = next((o for o in overrides if (CONF / _key(o)).is_dir()), "")
+        return f"{what!r}: expected GROUP=OPTION, with the name of an option: recsys run --cfg job shows what is chosen"
     if key := re.match(r"Could not (?:override|delete from config\.) '(\S+?)'", said):
         return f"{key[1]}: no such key: expected {_known_keys(key[1], overrides, given)}"
     if value := re.match(r"Ambiguous value for argument '(.*?)' 1\.", said):
@@ -125,10 +143,11 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     try:
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise ConfigError(f"no value for {', '.join(missing)}: set it, for example {missing[0]}=…")
-        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{error.full_key}: the value does not resolve: {reason}: set that key") from error
+    return dict.fromkeys(_MAY_LACK) | resolved
 
 
 def _refuse_what_cannot_be(overrides: list[str], given: argparse.Namespace) -> None:
@@ -144,9 +163,47 @@ def _refuse_what_cannot_be(overrides: list[str], given: argparse.Namespace) -> N
         configs = [_compose(job, given) for job in jobs]
     except _WRONG as error:
         raise ConfigError(_reason(error, overrides, given)) from error
-    if not given.cfg:
-        for config in configs:
-            check(_resolved(config))
+    if given.cfg:
+        return
+    plain = _compose([o for o in overrides if _key(o).startswith("hydra")], given)
+    for config in configs:
+        _refuse_what_a_file_may_not_say(config, plain, overrides)
+        resolved = _resolved(config)
+        check(resolved)
+        _check_folder(config, Path(resolved["runs"]), given.multirun)
+
+
+def _refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overrides: Sequence[str]) -> None:
+    """A file that someone sends must not make this process run code that no package of ours holds.
+
+    Raises:
+        ConfigError: If a file says what to trust, or sets a key of Hydra that runs code.
+    """
+    if config.get("trusted") and not any(_key(o) == "trusted" for o in overrides):
+        raise ConfigError("trusted: a file may not say what code to trust: give trusted=[PACKAGE] on the command line")
+    here, typed = (_plain(c.hydra) for c in (config, plain))
+    for key in _ONLY_TYPED:
+        group, _, name = key.rpartition(".")
+        if (here[group] if group else here)[name] != (typed[group] if group else typed)[name]:
+            raise ConfigError(f"hydra.{key}: a file may not set it: give it on the command line")
+
+
+def _plain(node: DictConfig) -> Any:
+    """The values as they are written."""
+    return OmegaConf.to_container(node, resolve=False)
+
+
+def _check_folder(config: DictConfig, runs: Path, sweeps: bool) -> None:
+    """Where the run is to write is inside the folder of runs.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    part, at = (config.hydra.sweep, "hydra.sweep.dir") if sweeps else (config.hydra.run, "hydra.run.dir")
+    check_inside(Path(str(part.dir)), runs, at)
+    below = str(_plain(part)["subdir"]) if sweeps else ""
+    if ".." in below or below.startswith("/"):
+        raise ConfigError(f"hydra.sweep.subdir: expected a folder below the sweep's, got {below}: leave it out")
 
 
 def _unused(folder: str) -> str:
@@ -162,7 +219,17 @@ def _unused(folder: str) -> str:
             return str(path)
 
 
-OmegaConf.register_new_resolver("unused", _unused, use_cache=True)
+@contextmanager
+def folders_made() -> Generator[None]:
+    """Within it, `${unused:FOLDER}` makes the folder; outside it is only a name, since merging resolves it too."""
+    OmegaConf.register_new_resolver("unused", _unused, use_cache=True, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("unused", str, replace=True)
+
+
+OmegaConf.register_new_resolver("unused", str)
 
 
 def _quiet() -> None:
@@ -181,7 +248,10 @@ def _submit(config: DictConfig) -> None:
     try:
         from pipelines.run import execute
 
-        print(execute(_resolved(config), folder), flush=True)
+        resolved = _resolved(config)
+        check_inside(folder, Path(resolved["runs"]), "hydra.run.dir")
+        trust(resolved["trusted"])
+        print(execute(resolved, folder), flush=True)
     except RecsysError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -214,7 +284,8 @@ def main(arguments: Sequence[str]) -> int:
         _refuse_what_cannot_be(composed, given)
     before, sys.argv = sys.argv, ["recsys run", *flags, *overrides]
     try:
-        _submit()
+        with folders_made():
+            _submit()
     except SystemExit as stop:
         return int(stop.code or 0)
     finally:

@@ -4,14 +4,15 @@
 are installed (and, for serve, fastapi and uvicorn).
 """
 
-import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import recsys
+from recsys.arguments import Parser
 from recsys.errors import ConfigError, RecsysError
 from recsys.signals import obey_sigterm
 
@@ -100,14 +101,14 @@ def _data(arguments: Sequence[str]) -> int:
 
 
 def _doctor(arguments: Sequence[str]) -> int:
-    argparse.ArgumentParser("recsys doctor", description="Check versions, device and memory.").parse_args(arguments)
+    Parser("recsys doctor", description="Check versions, device and memory.").parse_args(arguments)
     from recsys import doctor
 
     return doctor.main()
 
 
 def _compare(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("recsys compare", description="Compare two or more feature-selection reports.")
+    parser = Parser("recsys compare", description="Compare two or more feature-selection reports.")
     parser.add_argument("reports", nargs="+", help="run ids, run folders, report.json files or MLflow run ids")
     parser.add_argument("--runs", default="runs", help="folder of runs")
     parser.add_argument("--out", default=None, help="write an HTML page there")
@@ -119,7 +120,7 @@ def _compare(arguments: Sequence[str]) -> int:
 
 
 def _export(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("recsys export", description="Export the newest model of a run as a bundle.")
+    parser = Parser("recsys export", description="Export the newest model of a run as a bundle.")
     parser.add_argument("run", help="id of the run")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, such as runs=FOLDER")
     given = parser.parse_args(arguments)
@@ -127,9 +128,7 @@ def _export(arguments: Sequence[str]) -> int:
 
 
 def _verify(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "recsys verify", description="Prove that a bundle is whole and answers as exported."
-    )
+    parser = Parser("recsys verify", description="Prove that a bundle is whole and answers as exported.")
     parser.add_argument("bundle")
     from recsys.serving.bundle import verify
 
@@ -138,7 +137,7 @@ def _verify(arguments: Sequence[str]) -> int:
 
 
 def _predict(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("recsys predict", description="Score raw rows: one JSON line a row.")
+    parser = Parser("recsys predict", description="Score raw rows: one JSON line a row.")
     parser.add_argument("bundle")
     parser.add_argument("rows", nargs="?", default="-", help="JSON, JSON lines, CSV or Parquet; - is standard input")
     parser.add_argument("--out", default=None, help="file to write; standard output by default")
@@ -158,7 +157,7 @@ def _predict(arguments: Sequence[str]) -> int:
 
 
 def _serve(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("recsys serve", description="Score raw rows over HTTP: POST /predict.")
+    parser = Parser("recsys serve", description="Score raw rows over HTTP: POST /predict.")
     parser.add_argument("bundle")
     parser.add_argument(
         "--host", default="127.0.0.1", help="other than this machine's own needs RECSYS_TOKEN or --anyone"
@@ -210,10 +209,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     obey_sigterm()
     try:
-        return COMMANDS[arguments[0]][0](arguments[1:])
+        code = COMMANDS[arguments[0]][0](arguments[1:])
+        sys.stdout.flush()
     except RecsysError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `… | head -1` has read enough; Python would flush once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return code
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from recsys.errors import ConfigError
 from recsys.options import packaged_targets
 from recsys.signature import parameters
 
-__all__ = ["allowed", "check", "make", "make_dataclass", "trust"]
+__all__ = ["allowed", "check", "check_value", "make", "make_dataclass", "trust"]
 
 T = TypeVar("T")
 _LOOSE = ConfigDict(arbitrary_types_allowed=True)
@@ -33,7 +33,12 @@ def trust(packages: Sequence[str]) -> None:
     _trusted.update(packages)
 
 
-def _checked(value: Any, hint: Any, at: str) -> Any:
+def check_value(value: Any, hint: Any, at: str) -> Any:
+    """A value as its type hint wants it: a whole number that stands for a float is one.
+
+    Raises:
+        ConfigError: If it is of another type, or out of the hint's range.
+    """
     try:
         return TypeAdapter[Any](hint, config=_LOOSE).validate_python(value)
     except ValidationError as error:
@@ -71,11 +76,11 @@ def _arguments(config: Mapping[str, Any], hints: Mapping[str, Any], at: str) -> 
     """The settings of a configuration, checked: unknown ones and wrong types are refused."""
     given = {str(k): v for k, v in config.items() if k not in ("_target_", "_partial_")}
     _known(given, list(hints)[_GIVEN.get(at.split(".")[0], 0) :], at)
-    return {k: _checked(v, hints[k], f"{at}.{k}") for k, v in given.items()}
+    return {k: check_value(v, hints[k], f"{at}.{k}") for k, v in given.items()}
 
 
 def check(config: Mapping[str, Any], at: str) -> None:
-    """Check what `make` would, as far as the source tells without importing it.
+    """Check what `make` would, from the source if that tells; else import it.
 
     Args:
         config: A resolved configuration with a `_target_`.
@@ -85,7 +90,9 @@ def check(config: Mapping[str, Any], at: str) -> None:
         ConfigError: As `make`.
     """
     hints = parameters(_target(config, at))
-    if hints is not None:
+    if hints is None:
+        make(config, at)
+    else:
         _arguments(config, hints, at)
 
 
@@ -128,4 +135,4 @@ def make_dataclass(kind: type[T], config: Mapping[str, Any], at: str) -> T:
     given = {str(k): v for k, v in config.items()}
     _known(given, [f.name for f in fields(kind)], at)  # type: ignore[arg-type]
     hints = get_type_hints(kind, include_extras=True)
-    return kind(**{k: _checked(v, hints[k], f"{at}.{k}") for k, v in given.items()})
+    return kind(**{k: check_value(v, hints[k], f"{at}.{k}") for k, v in given.items()})

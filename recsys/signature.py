@@ -36,7 +36,10 @@ def parameters(target: str) -> dict[str, Any] | None:
         name itself, or defines a class without `__init__`: then only an import can tell.
     """
     module, _, name = target.rpartition(".")
-    spec = find_spec(module)
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return None
     nodes: list[ast.stmt] = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body

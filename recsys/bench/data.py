@@ -4,7 +4,6 @@ Every preparation is a process of its own, so that its peak memory is its own; t
 compared take turns, and medians are printed.
 """
 
-import argparse
 import json
 import resource
 import shlex
@@ -26,6 +25,7 @@ import torch
 from rich.console import Console
 
 import recsys
+from recsys.arguments import Parser
 from recsys.data import synth
 from recsys.data.prepare import prepare
 from recsys.data.scan import Scan, scan
@@ -196,7 +196,7 @@ def _encoding(folder: Path) -> dict[str, float]:
 
 def bench_main(arguments: Sequence[str]) -> int:
     """Measure, and print one JSON line last."""
-    parser = argparse.ArgumentParser("recsys bench data", description=__doc__)
+    parser = Parser("recsys bench data", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--big-rows", type=int, default=0, help="also prepare this many, for the growth of memory")

@@ -5,7 +5,6 @@ fields are searched once: minutes). Permutation is one pass over the rows a fiel
 for a few fields are timed, and scaled.
 """
 
-import argparse
 import json
 import resource
 import statistics
@@ -25,6 +24,7 @@ from rich.console import Console
 
 import recsys
 from recsys import checkpoint
+from recsys.arguments import Parser
 from recsys.data.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.errors import DataError
@@ -165,7 +165,7 @@ def _ratios(seconds: dict[str, float], cases: dict[int, str]) -> dict[str, float
 
 def bench_main(arguments: Sequence[str]) -> int:
     """Measure, and print one JSON line last."""
-    parser = argparse.ArgumentParser("recsys bench select", description=__doc__)
+    parser = Parser("recsys bench select", description=__doc__)
     parser.add_argument("--rows", type=int, default=40_000, help="of the tables of many fields")
     parser.add_argument(
         "--epoch-rows", type=int, default=1_000_000, help="of the table whose epoch LeAP is held against"

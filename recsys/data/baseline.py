@@ -4,7 +4,6 @@ Their figures go to baselines.json beside the prepared data; every run's evaluat
 B rows, L id columns, N numbers, W columns of a baseline's matrix.
 """
 
-import argparse
 import io
 import json
 import shutil
@@ -24,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
+from recsys.arguments import Parser
 from recsys.data.matrices import MIN_COUNT, PRIOR, OneHot, TargetRates
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
@@ -231,7 +231,7 @@ def _lines(models: dict[str, Any]) -> Iterator[list[str]]:
 
 def baseline_main(arguments: Sequence[str]) -> int:
     """`recsys data baseline`: fit, print a table, and the path of baselines.json as the last line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "recsys data baseline",
         description="Fit logistic regression and LightGBM on a data set; every run's evaluation shows them from then.",
     )

@@ -5,6 +5,7 @@ import pyarrow as pa
 
 from recsys.data import complete_journey
 from recsys.errors import ConfigError
+from recsys.ranges import Seed
 
 __all__ = ["add", "load"]
 
@@ -25,7 +26,7 @@ def add(table: pa.Table, shuffled: list[str], copied: list[str], seed: int) -> p
     return table
 
 
-def load(shuffled: list[str], copied: list[str], seed: int = 0) -> pa.Table:
+def load(shuffled: list[str], copied: list[str], seed: Seed = 0) -> pa.Table:
     """The table of `recsys.data.complete_journey.load` with decoys.
 
     Args:

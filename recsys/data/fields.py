@@ -19,6 +19,7 @@ ENCODINGS = {
     "numeric": ("standardise", "log"),
     "vector": ("standardise", "log"),
 }
+_MOST = {"buckets": 2**31 - 1, "max_size": 2**31 - 1, "seed": 2**32 - 1, "max_length": 2**20}  # ids are int32
 _LEAST = {"min_count": 1, "max_size": 0, "buckets": 0, "seed": 0, "max_length": 1}
 
 
@@ -84,6 +85,8 @@ class FieldConfig:
             value: object = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{at}.{key}: expected a whole number of at least {least}, got {value!r}: change it")
+            if value > (most := _MOST.get(key, value)):
+                raise ConfigError(f"{at}.{key}: expected at most {most:,}, got {value:,}: lower it")
         for key in ("separator", "weights", "table", "encoding"):
             value = getattr(self, key)
             if not isinstance(value, str):
@@ -173,6 +176,9 @@ def data_fields(config: Mapping[str, Any]) -> list[FieldConfig]:
     for key, kind in (("fields", Mapping), ("split", Mapping), ("label", str), ("name", str)):
         if not isinstance(config[key], kind):
             raise ConfigError(f"data.{key}: expected {kind.__name__.lower()}, got {config[key]!r}: change it")
+    seed = config["split"].get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= _MOST["seed"]:
+        raise ConfigError(f"data.split.seed: expected a whole number from 0 to {_MOST['seed']:,}, got {seed!r}: set it")
     return field_configs(config["fields"])
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from recsys.arguments import Parser
 from recsys.data.decide import Given, Guessed, guess
 from recsys.data.documented import entry, scalar, write_yaml
 from recsys.errors import ConfigError
@@ -56,7 +57,7 @@ The last line printed is the path of the configuration. It stands in data/ of th
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "recsys data guess",
         description="Look at a table and write data/NAME.yaml: kinds, encodings, split, and what to drop.",
         epilog=_EPILOG,

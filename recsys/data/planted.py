@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys.errors import ConfigError
+from recsys.ranges import Seed
 
 __all__ = ["INFORMATIVE", "NOISE", "SPARSE", "load"]
 
@@ -28,7 +29,7 @@ NOISE = [
 ]
 
 
-def load(rows: int = 120_000, seed: int = 0, permute_label: bool = False) -> pa.Table:
+def load(rows: int = 120_000, seed: Seed = 0, permute_label: bool = False) -> pa.Table:
     """35 fields of which 16 matter; logit = Σ effects − 1.2, so about 3 in 10 rows click.
 
     Informative: 4 scalars (.6/.4/.25/.12), 4 categoricals of 50, a 64-wide vector with one signal

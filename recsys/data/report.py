@@ -1,6 +1,5 @@
 """`recsys data report`: one page that a person reads before training."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from rich.console import Console
 
+from recsys.arguments import Parser
 from recsys.data.configs import load_config
 from recsys.data.examine import Examined, examine, worries
 from recsys.data.field_stats import LARGE, SHIFT, FieldStats
@@ -158,7 +158,7 @@ def html(x: Examined) -> str:
 
 def report_main(arguments: Sequence[str]) -> int:
     """`recsys data report`: write the page, print what to look at, and its path as the last line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "recsys data report",
         description="A page to read before training: fields, drift, leakage, label rate.",
         epilog="example: recsys data report shop --out shop.html",

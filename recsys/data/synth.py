@@ -1,6 +1,5 @@
 """Criteo-like sets of any size with a planted truth, in every format that `scan` reads."""
 
-import argparse
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pyarrow.csv
 import pyarrow.orc
 import pyarrow.parquet
 
+from recsys.arguments import Parser
 from recsys.errors import ConfigError, DataError
 from recsys.files import whole, write_json
 from recsys.metrics import sigmoid
@@ -240,7 +240,7 @@ def write(out: Path, planted: Planted, rows: int, format: str) -> None:
 
 def synth_main(arguments: Sequence[str]) -> int:
     """`recsys data synth OUT …` → exit code."""
-    parser = argparse.ArgumentParser("recsys data synth", description="Write a Criteo-like set with a planted truth.")
+    parser = Parser("recsys data synth", description="Write a Criteo-like set with a planted truth.")
     parser.add_argument("out", help="file to write; the truth goes beside it, to OUT.truth.json")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--format", choices=FORMATS, default=None, help="by OUT's ending if not given")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
 from recsys.errors import ConfigError
-from recsys.ranges import Count, Seed, Width
+from recsys.ranges import Count, Few, Seed, Width
 from recsys.schema import Schema
 from recsys.tables import Lookup
 
@@ -16,9 +16,9 @@ def unified(
     schema: Schema,
     dim: Width = 8,
     rows: Count = 65536,
-    num_tables: Count = 2,
-    chunks: Count = 2,
-    field_chunks: Mapping[str, Count] | None = None,
+    num_tables: Few = 2,
+    chunks: Few = 2,
+    field_chunks: Mapping[str, Few] | None = None,
     seed: Seed = 0,
     init: float = 0.05,
 ) -> FusedLookups:

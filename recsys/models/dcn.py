@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recsys.errors import ConfigError
 from recsys.models.ctr import mlp
-from recsys.ranges import Count, Natural, Share
+from recsys.ranges import Depth, Layer, Share
 
 __all__ = ["DCN", "Cross"]
 
@@ -69,10 +69,10 @@ class DCN(nn.Module):
     def __init__(
         self,
         widths: Sequence[int],
-        layers: Natural = 2,
-        rank: Count | None = None,
+        layers: Depth = 2,
+        rank: Layer | None = None,
         structure: str = "parallel",
-        hidden: Sequence[Count] = (256, 128),
+        hidden: Sequence[Layer] = (256, 128),
         dropout: Share = 0.0,
     ):
         super().__init__()

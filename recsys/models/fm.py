@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.models.ctr import Stack
-from recsys.ranges import Count
+from recsys.ranges import Layer
 
 __all__ = ["FM", "pairwise"]
 
@@ -45,7 +45,7 @@ class FM(nn.Module):
     and the scales, are ours.
     """
 
-    def __init__(self, widths: Sequence[int], dim: Count | None = None):
+    def __init__(self, widths: Sequence[int], dim: Layer | None = None):
         super().__init__()
         dim = dim or max(widths)
         self.stack = Stack(widths, dim)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from recsys.models.ctr import mlp
-from recsys.ranges import Count, Share
+from recsys.ranges import Layer, Share
 
 __all__ = ["MLP"]
 
@@ -21,7 +21,7 @@ class MLP(nn.Module):
     Source: Zhou et al., Deep Interest Network, KDD 2018, figure 2, left (the base model), with ReLU.
     """
 
-    def __init__(self, widths: Sequence[int], hidden: Sequence[Count] = (256, 128), dropout: Share = 0.0):
+    def __init__(self, widths: Sequence[int], hidden: Sequence[Layer] = (256, 128), dropout: Share = 0.0):
         super().__init__()
         self.deep = mlp(sum(widths), list(hidden), dropout)
         self.logit = nn.Linear(hidden[-1] if hidden else sum(widths), 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recsys.errors import ConfigError
 from recsys.models.ctr import Stack, mlp
-from recsys.ranges import Count, Natural, Share
+from recsys.ranges import Few, Layer, Natural, Share
 
 __all__ = ["AttentiveY", "Bottom", "FixedY", "Wukong", "WukongLayer", "compressed_fm", "over_rows"]
 
@@ -193,13 +193,13 @@ class Wukong(nn.Module):
     def __init__(
         self,
         widths: Sequence[int],
-        dim: Count | None = None,
-        layers: Count = 2,
-        n_fm: Count = 8,
+        dim: Layer | None = None,
+        layers: Few = 2,
+        n_fm: Few = 8,
         n_linear: Natural = 8,
-        rank: Count = 24,
-        hidden: Sequence[Count] = (128,),
-        head: Sequence[Count] = (128,),
+        rank: Few = 24,
+        hidden: Sequence[Layer] = (128,),
+        head: Sequence[Layer] = (128,),
         dropout: Share = 0.0,
         y_rows: Count | None = 8,
         y_hidden: Sequence[Count] = (64,),

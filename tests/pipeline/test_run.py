@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-import pipelines.submit  # noqa: F401 (registers the resolver that the configuration uses)
+from pipelines.submit import folders_made
 from recsys import checkpoint
 from recsys.cli import main
 from recsys.data.shards import Shards
@@ -110,9 +110,11 @@ def test_from_run_goes_on_from_an_earlier_run(finished, place):
 
 
 def test_runs_that_begin_in_one_second_have_folders_of_their_own(tmp_path):
-    configs = [OmegaConf.create({"dir": f"${{unused:{tmp_path}/run}}"}) for _ in range(3)]
-    assert [Path(c.dir).name for c in configs] == ["run", "run-2", "run-3"]
-    assert Path(configs[0].dir).name == "run"  # a run asks more than once
+    configs = [OmegaConf.create({"dir": f"${{unused:{tmp_path}/run}}"}) for _ in range(4)]
+    assert Path(configs.pop().dir).name == "run" and not list(tmp_path.iterdir())  # looked at, not begun
+    with folders_made():
+        assert [Path(c.dir).name for c in configs] == ["run", "run-2", "run-3"]
+        assert Path(configs[0].dir).name == "run"  # a run asks more than once
 
 
 def test_verify_names_a_changed_file(finished, tmp_path):

@@ -23,6 +23,7 @@ WRONG = {
     "experiment=absent": "experiment: no option 'absent': expected one of demo",
     "stages=[fly]": "unknown ['fly']",
     "stages=[]": "stages: expected a list",
+    "stages=[select] select.apply=[item]": "stages lacks it: add train",
     "stages=train": "stages: expected a list",
     "stages=[compress]": "stage compress needs train",
     "stages=[train,retrain]": "stage retrain needs select",
@@ -40,7 +41,7 @@ WRONG = {
     "embedding.dim=0": "embedding.dim",
     "selection.steps=many": "selection.steps",
     "compression.rank=x": "compression.rank",
-    "model=3": "Config group override must be a string",
+    "model=3": "expected GROUP=OPTION",
     "select=3": "select: expected",
     "compression._target_=os.system": "compression._target_",
     "data.label=???": "no value for data.label",
@@ -69,6 +70,51 @@ WRONG = {
     "-m train.lr=.1,fast": "train.lr",
     "--cfg job model.absent=3": "model.absent: no such key",
     "resume=absent": "no run 'absent'",
+    "hydra.run.dir=/elsewhere": "hydra.run.dir: expected a folder inside runs",
+    "hydra.run.dir=runs": "hydra.run.dir: expected a folder inside runs",
+    "hydra.run.dir=runs/../x": "hydra.run.dir: expected a folder inside runs",
+    "-m seed=1,2 hydra.sweep.dir=/elsewhere": "hydra.sweep.dir: expected a folder inside runs",
+    "-m seed=1,2 hydra.sweep.subdir=../x": "hydra.sweep.subdir",
+    "name=../../x": "name: expected",
+    "name=": "name: expected",
+    "name=.x": "name: expected",
+    f"name={'x' * 300}": "name: expected",
+    "data.name=a/b": "data.name: expected",
+    "data.name=/a": "data.name: expected",
+    "tracking.register=a/b": "tracking.register: expected",
+    "seed=-1": "seed: input should be greater than or equal to 0",
+    "seed=100000000000000000000": "seed: input should be less than",
+    "seed=abc": "seed: input should be a valid integer",
+    "seed=null": "seed: input should be a valid integer",
+    "-m seed=1,-2": "seed: input should be greater than or equal to 0",
+    "+data.split.seed=-1": "data.split.seed",
+    "embedding=hashed embedding.seed=-1": "embedding.seed",
+    "model.hidden=[1000000000]": "model.hidden.0",
+    "model.layers=1000000000": "model.layers",
+    "embedding.dim=1000000000": "embedding.dim",
+    "+data.fields.x={encoding:hash,buckets:99999999999}": "data.fields.x.buckets: expected at most 2,147,483,647",
+    "+data.fields.x={encoding:hash,buckets:2000000000} embedding.dim=65536": "in training; this machine has",
+    "embedding=unified embedding.rows=1000000000000": "in training; this machine has",
+    "runs=/dev/null": "runs: expected a folder",
+    "runs=/dev/null/x": "runs: expected a folder",
+    "runs=/proc/x": "runs: cannot write to /proc",
+    "runs=null": "runs: expected a folder",
+    "tracking.uri=foo://user:secret@x": "tracking.uri: expected sqlite:///FILE or a server",
+    "tracking.uri=sqlite:////no/such/x.db": "tracking.uri: expected a file in a folder that is there",
+    "tracking.uri=sqlite:////dev": "tracking.uri: expected a SQLite database",
+    "select.top_k=x": "select.top_k",
+    "select.top_k=0": "select.top_k",
+    "select.repeats=some": "select.repeats",
+    "select.probes=-1": "select.probes",
+    "calibrate=3": "calibrate",
+    "~seed": "no value for seed",
+    "~tracking.experiment": "tracking: no value for experiment",
+    "~selection": "selection: stage select needs an option",
+    "~model": "model._target_: expected",
+    "compression=null": "'compression=null': expected GROUP=OPTION",
+    "trusted=os": "trusted",
+    "model._target_=recsys.tracking.os.system": "model._target_: expected what a packaged option names",
+    "data.source._target_=recsys.tracking.os.system": "data.source._target_: expected what a packaged option names",
 }
 _CHILD = """
 import contextlib, io, json, sys
@@ -101,6 +147,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_torch_is_imported(told: di
     code, said, printed = told[line]
     assert code == 2, said
     assert WRONG[line] in said
+    assert "secret" not in said
     assert said.startswith("error: ") and len(said.strip().splitlines()) == 1
     assert "HYDRA_FULL_ERROR" not in said and printed == ""
 
@@ -130,3 +177,38 @@ def test_the_stages_that_are_known_are_those_that_run() -> None:
     from pipelines.run import STAGES
 
     assert list(NEEDS) == list(STAGES)
+
+
+def test_a_step_is_left_out_with_a_tilde(monkeypatch, tmp_path: Path) -> None:
+    """`~compression` runs without one."""
+    import pipelines.run
+    from recsys.cli import main
+
+    seen = []
+    monkeypatch.setattr(pipelines.run, "execute", lambda config, folder: seen.append(config) or folder)
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "~compression", "~quantization"]) == 0
+    assert seen[0]["compression"] is None and seen[0]["quantization"] is None
+
+
+def test_what_the_tables_take_is_compared_with_the_memory_there_is(monkeypatch) -> None:
+    from types import SimpleNamespace
+
+    from pipelines import check
+    from recsys.data.fields import field_configs
+    from recsys.errors import ConfigError
+
+    fields = field_configs({"x": {"encoding": "hash", "buckets": 1000}, "y": {"table": "x"}, "z": {}})
+    needed = 2 * 1000 * 8 * 4
+    for there, embedding, fits in (
+        (needed, {"dim": 8}, True),
+        (needed - 1, {"dim": 8}, False),
+        (needed - 1, {"dim": 8, "rows": 999}, True),
+        (needed - 1, {"dim": 8, "rows": 500, "num_tables": 2}, False),
+    ):
+        monkeypatch.setattr(check.psutil, "virtual_memory", lambda there=there: SimpleNamespace(total=there))
+        if fits:
+            check._fits(embedding, fields)
+        else:
+            with pytest.raises(ConfigError, match="the tables have 1,000 rows of 8 numbers"):
+                check._fits(embedding, fields)

@@ -1,0 +1,85 @@
+"""What a run is called, where it writes and whom it tells: checked before it starts."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from recsys.errors import ConfigError
+
+__all__ = ["check_inside", "check_places"]
+
+_SERVERS = ("http", "https", "databricks", "databricks-uc", "uc", "postgresql", "mysql", "mssql")
+_SQLITE = b"SQLite format 3\0"  # how such a file begins: https://www.sqlite.org/fileformat.html
+
+
+def _check_name(name: Any, at: str) -> None:
+    """A name of a folder: nothing in it leads elsewhere."""
+    text = isinstance(name, str)
+    if not text or not 0 < len(name) <= 100 or name.startswith(".") or re.search(r"[/\\:\x00-\x1f\x7f]", name):
+        shown = name if not text or len(name) <= 100 else f"{name[:20]}…"
+        raise ConfigError(
+            f"{at}: expected up to 100 letters of text without / \\ : and no dot in front, got {shown!r}: rename it"
+        )
+
+
+def _check_writable(folder: Path, at: str) -> None:
+    """The folder can be written to, or can be made."""
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{at}: expected a folder, got {folder}, and {there} is a file: name another place")
+    try:
+        TemporaryFile(dir=there).close()  # it has no name: nothing is left; os.access says yes to root everywhere
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"{at}: cannot write to {there}: {reason}: name another place, or mend it") from error
+
+
+def _check_tracking(uri: Any) -> None:
+    """A store that MLflow knows; whether a server answers is asked when the run begins."""
+    if uri is None:
+        return
+    scheme, _, rest = str(uri).partition(":")
+    kind = scheme.partition("+")[0]  # postgresql+psycopg2
+    if not isinstance(uri, str) or (kind not in _SERVERS and not uri.startswith("sqlite:///")):
+        # any other word may hold a password: it is not shown
+        raise ConfigError(f"tracking.uri: expected sqlite:///FILE or a server such as http://HOST:PORT, got {kind!r}:…")
+    if kind != "sqlite":
+        return
+    file = Path(rest.removeprefix("///").partition("?")[0]).absolute()
+    _check_writable(file.parent, "tracking.uri")
+    if not file.parent.is_dir():
+        raise ConfigError(f"tracking.uri: expected a file in a folder that is there, got {file}: make {file.parent}")
+    if file.exists():
+        begins = b"" if file.is_dir() else file.read_bytes()[:16] if os.access(file, os.R_OK) else b"?"
+        if file.is_dir() or (begins and begins != _SQLITE):
+            raise ConfigError(f"tracking.uri: expected a SQLite database, got {file}: name another file")
+
+
+def check_inside(folder: Path, runs: Path, at: str) -> None:
+    """A run's folder stands inside the folder of runs, which finds it by its id.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    inside, of = folder.resolve(), runs.resolve()
+    if inside == of or not inside.is_relative_to(of):
+        raise ConfigError(f"{at}: expected a folder inside {runs} (runs=…), got {folder}: set runs instead")
+
+
+def check_places(config: Mapping[str, Any]) -> None:
+    """Check `name`, `data.name`, `runs` and `tracking`.
+
+    Raises:
+        ConfigError: The first that cannot be.
+    """
+    _check_name(config["name"], "name")
+    _check_name(config["data"].get("name"), "data.name")
+    if not isinstance(config["runs"], str) or not config["runs"]:
+        raise ConfigError(f"runs: expected a folder, got {config['runs']!r}: name one")
+    _check_writable(Path(config["runs"]).absolute(), "runs")
+    _check_tracking(config["tracking"]["uri"])
+    _check_name(config["tracking"]["experiment"], "tracking.experiment")
+    _check_name(config["tracking"]["register"], "tracking.register")

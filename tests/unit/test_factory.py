@@ -1,0 +1,129 @@
+"""What a configuration may call: what a packaged option names, or what a trusted package itself defines."""
+
+import json
+import sys
+import typing
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from hydra.utils import get_object
+
+from recsys import checkpoint, factory
+from recsys.cli import main
+from recsys.errors import ConfigError
+from recsys.factory import check, make
+from recsys.options import packaged_targets
+from recsys.schema import Field, Schema
+from recsys.signature import parameters
+
+OPEN = ["recsys.tracking.os.system", "os.system", "recsys.data.scan.Path", "recsys.models.dcn.torch.load"]
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A package of the user's own; nothing is trusted after the test."""
+    folder = tmp_path / "code" / "shop"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "models.py").write_text(
+        "import os\nfrom os import system\nfrom torch import nn\n\n\nclass Flat(nn.Module):\n"
+        "    def __init__(self, widths, depth: int = 1):\n        super().__init__()\n"
+    )
+    monkeypatch.syspath_prepend(str(folder.parent))
+    yield "shop"
+    factory.trust([])
+    for name in ("shop", "shop.models"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("target", OPEN)
+@pytest.mark.parametrize("look", [check, make])
+def test_what_is_reachable_through_a_module_is_refused(target: str, look: Any) -> None:
+    with pytest.raises(ConfigError, match="expected what a packaged option names"):
+        look({"_target_": target}, "data.source")
+
+
+def test_a_yaml_runs_no_shell_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    (tmp_path / "data").mkdir()
+    source = "source: {_target_: recsys.tracking.os.system, command: touch ran}"
+    rest = "label: y\nsplit: {shares: [.8, .1, .1]}\nfields: {a: {}}\n"
+    (tmp_path / "data" / "bad.yaml").write_text(f"name: bad\n{source}\n{rest}")
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "data=bad", "stages=[prepare]"]) == 2
+    assert main(["data", "report", "bad"]) == 2
+    assert not (tmp_path / "ran").exists()
+    assert capfd.readouterr().err.count("expected what a packaged option names") == 2
+
+
+def test_a_model_of_a_run_folder_runs_no_shell_command(tmp_path: Path) -> None:
+    import torch
+
+    bad = {"_target_": "recsys.tracking.os.system", "command": "touch ran"}
+    schema = Schema((Field("price", "numeric", ("price",), ("float",)),), "click").to_json()
+    spec = {"model": bad, "embedding": bad, "embedding_dropout": 0.0}
+    (tmp_path / "model.json").write_text(json.dumps({"schema": schema, "spec": spec}))
+    torch.save({"model": {}}, tmp_path / "model.pt")
+    with pytest.raises(ConfigError, match="expected what a packaged option names"):
+        checkpoint.load(tmp_path)
+
+
+def test_code_of_ones_own_is_called_if_its_package_is_trusted(shop: str) -> None:
+    config = {"_target_": "shop.models.Flat", "depth": 3}
+    with pytest.raises(ConfigError, match="trusted"):
+        make(config, "model")
+    factory.trust([shop])
+    check(config, "model")
+    assert make(config, "model")([4]).__class__.__name__ == "Flat"
+    for wrong, said in (({"depth": "deep"}, "model.depth"), ({"width": 3}, "unknown width")):
+        for look in (check, make):
+            with pytest.raises(ConfigError, match=said):
+                look({**config, **wrong}, "model")
+
+
+NOT_ITS_OWN = ["shop.models.os.system", "shop.models.system", "shop.models.nn.Linear", "shop.absent.X"]
+
+
+@pytest.mark.parametrize("target", NOT_ITS_OWN)
+def test_what_a_trusted_package_imports_is_not_its_own(shop: str, target: str) -> None:
+    factory.trust([shop])
+    for look in (check, make):
+        with pytest.raises(ConfigError, match=r"in truth|cannot find"):
+            look({"_target_": target}, "model")
+
+
+def test_a_file_can_neither_trust_nor_set_what_makes_hydra_run_code(tmp_path: Path, monkeypatch, capfd) -> None:
+    (tmp_path / "experiment").mkdir()
+    monkeypatch.chdir(tmp_path)
+    bad = tmp_path / "experiment" / "bad.yaml"
+    for text, said in (
+        ("trusted: [os]", "trusted: a file may not say"),
+        ("hydra: {callbacks: {x: {_target_: shop.Run}}}", "hydra.callbacks: a file may not set it"),
+        ("hydra: {job_logging: {handlers: {x: {(): os.system}}}}", "hydra.job_logging: a file may not set it"),
+        ("hydra: {launcher: {_target_: shop.Run}}", "hydra.launcher: a file may not set it"),
+        ("hydra: {job: {env_set: {PATH: x}}}", "hydra.job.env_set: a file may not set it"),
+        ("hydra: {output_subdir: ../../x}", "hydra.output_subdir: a file may not set it"),
+        ("hydra: {run: {dir: /elsewhere}}", "hydra.run.dir: expected a folder inside runs"),
+    ):
+        bad.write_text(f"# @package _global_\n{text}\n")
+        assert main(["run", "experiment=bad"]) == 2
+        assert said in capfd.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["experiment"]
+
+
+@pytest.mark.parametrize("target", sorted(packaged_targets()))
+def test_a_signature_read_from_source_is_the_one_that_is_imported(target: str) -> None:
+    found = get_object(target)
+    hints = get_type_hints(found.__init__ if isinstance(found, type) else found, include_extras=True)
+    hints.pop("return", None)
+    read = parameters(target)
+    if read is None:  # a module without settings of its own
+        assert isinstance(found, type) and "__init__" not in vars(found)
+        return
+    assert list(read) == [n for n in hints]
+    for name, kind in read.items():
+        assert kind is typing.Any or kind == hints[name], name
+    light = {n for n, k in read.items() if k is not typing.Any}
+    heavy = {n for n in read if n not in light}
+    needed = {"schema", "model", "train", "valid", "recipe", "tables", "fisher"}
+    assert heavy <= needed, "a setting's type must be readable without an import"
