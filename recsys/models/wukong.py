@@ -201,10 +201,10 @@ class Wukong(nn.Module):
         hidden: Sequence[Layer] = (128,),
         head: Sequence[Layer] = (128,),
         dropout: Share = 0.0,
-        y_rows: Count | None = 8,
-        y_hidden: Sequence[Count] = (64,),
-        bottom: Sequence[Count] | None = (64,),
-        bottom_rows: Count = 1,
+        y_rows: Layer | None = 8,
+        y_hidden: Sequence[Layer] = (64,),
+        bottom: Sequence[Layer] | None = (64,),
+        bottom_rows: Layer = 1,
         numbers: int = 0,
     ):
         super().__init__()
