@@ -31,17 +31,27 @@ from recsys.export.graphs import (
 from recsys.models.ctr import CTR
 from recsys.rows import RowEncoder
 from recsys.schema import Schema
-from recsys.serving.bundle import probabilities, verify
+from recsys.serving.bundle import probabilities
 from recsys.serving.manifest import FORMAT, canonical, write_manifest
+from recsys.serving.verify import verify
 
 __all__ = ["export_bundle"]
 
 
-def _golden(model: CTR, encoder: RowEncoder, rows: list[dict[str, Any]], calibrator: dict[str, Any] | None) -> bytes:
+def _bare(rows: list[dict[str, Any]], encoder: RowEncoder) -> list[dict[str, Any]]:
+    """Every second row without the past-only columns that past.npz knows, so that a replay asks it."""
+    known = encoder.past.fields() if encoder.past else set()
+    past = {f.inputs[0] for f in encoder.schema.fields if f.past and f.name in known}
+    return [{c: v for c, v in row.items() if c not in past} if b % 2 else row for b, row in enumerate(rows)]
+
+
+def _golden(
+    model: CTR, encoder: RowEncoder, rows: list[dict[str, Any]], calibrator: dict[str, Any] | None
+) -> dict[str, Any]:
     """Raw rows and the answers of the model itself, before any export."""
     schema = encoder.schema
     columns = {*schema.raw_columns, *schema.lookup_columns}
-    rows = [{c: v for c, v in row.items() if c in columns} for row in rows]
+    rows = _bare([{c: v for c, v in row.items() if c in columns} for row in rows], encoder)
     ids_BL, dense_BN = (torch.from_numpy(a) for a in encoder(rows))
     training = model.training
     model.eval()
@@ -51,7 +61,7 @@ def _golden(model: CTR, encoder: RowEncoder, rows: list[dict[str, Any]], calibra
     if not np.isfinite(logit_B).all():
         raise DataError("export: expected finite logits of the golden rows, got NaN: the model diverged, retrain")
     p_B = probabilities(logit_B, calibrator)
-    return canonical({"rows": rows, "logits": logit_B.tolist(), "probabilities": p_B.tolist()})
+    return {"rows": rows, "logits": logit_B.tolist(), "probabilities": p_B.tolist()}
 
 
 def _json_ready(value: Any) -> Any:
@@ -98,7 +108,7 @@ def _write(
     schema, graph = model.schema, ScoringGraph(model)
     encoder = RowEncoder.load(prepared, schema)
     rows = json.loads((prepared / "golden_rows.json").read_bytes())
-    (folder / "golden.json").write_bytes(_golden(model, encoder, rows, calibrator))
+    (folder / "golden.json").write_bytes(canonical(_golden(model, encoder, rows, calibrator)))
     (folder / "schema.json").write_bytes(canonical(schema.to_json()))
     stored = {f.name: encoder.encoders[f.name].to_json() for f in schema.fields}
     (folder / "encoders.json").write_bytes(canonical(stored))

@@ -29,9 +29,10 @@ from recsys.models.ctr import CTR
 from recsys.models.fm import FM
 from recsys.models.wukong import Wukong
 from recsys.schema import Schema
-from recsys.serving.bundle import Bundle, latency, probabilities, sigmoid, verify
+from recsys.serving.bundle import Bundle, latency, probabilities, sigmoid
 from recsys.serving.manifest import write_manifest
 from recsys.serving.rows import CHUNK, predict_file
+from recsys.serving.verify import verify
 from recsys.serving.weights import WEIGHTS, tensor_places
 from recsys.train import logits
 from tests.service.conftest import CALIBRATOR, SCHEMES, model
@@ -388,7 +389,8 @@ for name in ("torch", "torchrec", "fbgemm_gpu", "pandas", "polars", "pyarrow", "
 import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name: None if sys.modules.get(name, 0) is None else find(name)
-from recsys.serving.bundle import Bundle, verify
+from recsys.serving.bundle import Bundle
+from recsys.serving.verify import verify
 from recsys.serving.rows import predict_file
 drift = verify(sys.argv[1])["max_drift"]
 assert list(drift) == ["onnx"], drift
