@@ -29,7 +29,8 @@ def run(stage: Stage) -> Result:
         "metrics": {k: v for k, v in measured.items() if k in (source.name, "recalibrated", "constant")},
     }
     bundle = stage.folder / "bundle"
-    made = export_bundle(model, stage.data, bundle, calibrator=calibrator, card=card)
+    golden = stage.config["export"]["golden"]
+    made = export_bundle(model, stage.data, bundle, calibrator=calibrator, card=card, golden=golden)
     times = latency(Bundle.load(bundle))
     write_json(stage.folder / "verified.json", {"verified": made["verified"], "latency": times})
     metrics = {"bundle_bytes": float(sum(f.stat().st_size for f in bundle.iterdir()))}

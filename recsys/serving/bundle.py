@@ -206,11 +206,11 @@ def latency(bundle: Bundle, repeats: int = 256, batches: Sequence[int] = (1, 512
 
     Returns:
         `runtime` and, for each batch size B: `graph_us_b<B>` (ids to logits) and
-        `end_to_end_us_b<B>` (raw rows to probabilities).
+        `end_to_end_us_b<B>` (raw rows to probabilities); `runtime` alone if the bundle keeps no rows.
     """
     rows = json.loads((bundle.folder / "golden.json").read_bytes())["rows"]
     found: dict[str, Any] = {"runtime": bundle.runtime}
-    for size in batches:
+    for size in batches if rows else ():
         count = max(5, repeats if size == 1 else repeats // 10)
         taken = [[rows[(start + i) % len(rows)] for i in range(size)] for start in range(min(count, len(rows)))]
         arrays = [bundle.encode(batch) for batch in taken]

@@ -18,13 +18,16 @@ DRIFT = 1e-4  # largest |logit difference| that passes for rounding
 _EXACT = 1e-9  # largest |probability difference| of one formula on two machines
 
 
-def _golden(folder: Path) -> dict[str, Any]:
-    """Read golden.json: rows, and as many logits and probabilities, all finite but on a damaged model."""
-    golden = json.loads((folder / "golden.json").read_bytes())
-    lengths = {len(golden[k]) for k in ("rows", "logits", "probabilities")}
+def _parsed(golden: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows, and as many logits and probabilities as arrays.
+
+    Raises:
+        ValueError: If there are more of one than of another.
+    """
+    answers = {k: np.asarray(golden[k], np.float64).reshape(-1) for k in ("logits", "probabilities")}
+    lengths = {len(golden["rows"]), *map(len, answers.values())}
     if len(lengths) != 1 or not isinstance(golden["rows"], list):
         raise ValueError(f"expected as many rows as logits and probabilities, got {sorted(lengths)}")
-    answers = {k: np.asarray(golden[k], np.float64).reshape(-1) for k in ("logits", "probabilities")}
     return {"rows": golden["rows"], **answers}
 
 
@@ -73,7 +76,7 @@ def verify(
     Args:
         path: The bundle.
         runtimes: Which to try, of `onnx` and `pt2`. Without `pt2` no code of the bundle runs.
-        golden: Rows, logits and probabilities to replay rather than the bundle's own.
+        golden: Rows, logits and probabilities to replay too; their count is then the `rows` returned.
 
     Returns:
         `files` and `rows` checked, `max_drift` by runtime (of logits), and `not_run`: why, by runtime.
@@ -87,19 +90,19 @@ def verify(
     if strange := [r for r in runtimes if r not in RUNTIMES]:
         raise BundleError(f"runtime: expected {' or '.join(RUNTIMES)}, got {strange[0]!r}: change it")
     with reading(folder, "golden.json"):
-        stored = _golden(folder)
+        batches = [_parsed(json.loads((folder / "golden.json").read_bytes()))]
+    if golden is not None:
+        batches.append(_parsed(golden))
     with reading(folder, "card.json"):
         card = json.loads((folder / "card.json").read_bytes())
         obstacles = {r: obstacle(r, files, card) for r in runtimes}
     drift: dict[str, float] = {}
     for runtime in (r for r, why in obstacles.items() if why is None):
         bundle = Bundle.load(folder, runtime, check=False)
-        for told in (stored, golden):
-            if told is not None:
-                _check_calibrator(bundle, told)
-                drift[runtime] = max(drift.get(runtime, 0.0), _replay(bundle, told))
+        for batch in batches:
+            _check_calibrator(bundle, batch)
+            drift[runtime] = max(drift.get(runtime, 0.0), _replay(bundle, batch))
     not_run = {r: why for r, why in obstacles.items() if why is not None}
     if not drift:
         raise BundleError(f"{folder}: files are whole, but nothing can replay it: {'; '.join(not_run.values())}")
-    rows = len(stored["rows"]) if golden is None else len(golden["rows"])
-    return {"files": len(files) + 1, "rows": rows, "max_drift": drift, "not_run": not_run}
+    return {"files": len(files) + 1, "rows": len(batches[-1]["rows"]), "max_drift": drift, "not_run": not_run}

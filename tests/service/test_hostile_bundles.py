@@ -189,7 +189,7 @@ def past_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("past") / "b"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "compiler", lambda: None)
-        export.export_bundle(model, prepared, out, calibrator=None, card={})
+        export.export_bundle(model, prepared, out, calibrator=None, card={}, golden="rows")
     return out
 
 
