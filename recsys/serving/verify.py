@@ -100,8 +100,8 @@ def verify(
     for runtime in (r for r, why in obstacles.items() if why is None):
         bundle = Bundle.load(folder, runtime, check=False)
         for batch in batches:
-            _check_calibrator(bundle, batch)
             drift[runtime] = max(drift.get(runtime, 0.0), _replay(bundle, batch))
+            _check_calibrator(bundle, batch)
     not_run = {r: why for r, why in obstacles.items() if why is not None}
     if not drift:
         raise BundleError(f"{folder}: files are whole, but nothing can replay it: {'; '.join(not_run.values())}")
