@@ -38,7 +38,8 @@ def run(stage: Stage) -> Result:
     bundle = stage.folder / "bundle"
     if bundle.exists():  # of this very stage, killed before it could say that it was done
         shutil.rmtree(bundle)
-    made = export_bundle(model, stage.data, bundle, calibrator=calibrator, card=card)
+    golden = stage.config["export"]["golden"]
+    made = export_bundle(model, stage.data, bundle, calibrator=calibrator, card=card, golden=golden)
     times = latency(Bundle.load(bundle))
     write_json(stage.folder / "verified.json", {"verified": made["verified"], "latency": times})
     metrics = {"bundle_bytes": float(sum(f.stat().st_size for f in bundle.iterdir()))}

@@ -128,11 +128,19 @@ def _export(arguments: Sequence[str]) -> int:
 
 
 def _verify(arguments: Sequence[str]) -> int:
-    parser = Parser("recsys verify", description="Prove that a bundle is whole and answers as exported.")
+    parser = Parser(
+        "recsys verify",
+        description="Prove that a bundle is whole and answers as exported. This runs graph.pt2, which is machine code "
+        "that may do anything you may do: from people you do not trust, verify with --runtime onnx.",
+    )
     parser.add_argument("bundle")
-    from recsys.serving.bundle import verify
+    parser.add_argument("--runtime", default="all", help="all, onnx or pt2")
+    given = parser.parse_args(arguments)
+    from recsys.serving.runtimes import RUNTIMES
+    from recsys.serving.verify import verify
 
-    print(json.dumps(verify(Path(parser.parse_args(arguments).bundle)), indent=1))
+    runtimes = tuple(RUNTIMES) if given.runtime == "all" else (given.runtime,)
+    print(json.dumps(verify(Path(given.bundle), runtimes), indent=1))
     return 0
 
 

@@ -131,6 +131,21 @@ class Snapshot:
         """Write all arrays, compressed."""
         np.savez_compressed(path, **self.arrays)  # type: ignore[arg-type]
 
+    def check(self) -> None:
+        """Refuse arrays that `value` could not read.
+
+        Raises:
+            ValueError: If keys are not sorted, or an array has another shape than the keys ask for.
+        """
+        for field in self.fields():
+            keys, value = self.arrays[f"{field}/keys"], self.arrays[f"{field}/value"]
+            offset = self.arrays.get(f"{field}/offset", np.arange(len(keys) + 1))
+            if keys.dtype != np.uint64 or keys.ndim != 1 or (keys[1:] < keys[:-1]).any():
+                raise ValueError(f"keys of {field!r}: expected sorted uint64")
+            steps = np.diff(offset)
+            if offset.shape != (len(keys) + 1,) or (steps < 0).any() or offset[0] != 0 or value.shape != (offset[-1],):
+                raise ValueError(f"values of {field!r}: expected {len(keys)} parts of one array")
+
     def fields(self) -> set[str]:
         """The fields that it can tell."""
         return {name.rsplit("/", 1)[0] for name in self.arrays}

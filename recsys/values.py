@@ -9,11 +9,17 @@ import xxhash
 
 from recsys.errors import DataError
 
-__all__ = ["ABSENT", "SEPARATOR", "hash_text", "instant", "joined", "number", "text", "wrong"]
+__all__ = [
+    "ABSENT", "END_US", "FIRST_US", "SEPARATOR", "hash_text", "instant", "joined", "number", "out_of_range", "text",
+    "wrong",
+]  # fmt: skip
 
 SEPARATOR = "\x1f"  # between the parts of a cross; it cannot come from a keyboard
 ABSENT = "\x00"  # a missing part of a cross
 _EPOCH = datetime(1970, 1, 1)
+_LIKELY_US = 315_532_800_000_000  # 1980; earlier times in another unit are not guessed at
+_FAR = 10**19  # seconds; further is as wrong
+FIRST_US, END_US = -2_208_988_800_000_000, 7_258_118_400_000_000  # microseconds since 1970 of 1900 and of 2200
 
 
 def wrong(name: str, expected: str, value: object) -> DataError:
@@ -72,30 +78,53 @@ def number(value: object, name: str) -> float:
     return x
 
 
+def out_of_range(us: int, value: object, name: str) -> DataError:
+    """The error of a time outside 1900 to 2200, which milliseconds taken for seconds are.
+
+    Args:
+        us: The time in microseconds since 1970.
+        value: What was given.
+        name: Of the column.
+    """
+    units = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+    unit = next((u for u, k in units.items() if us >= END_US and _LIKELY_US <= us // k < END_US), None)
+    shown = str(value)
+    shown = shown if len(shown) <= 40 else shown[:37] + "..."
+    return DataError(
+        f"column {name!r}: expected a time from 1900 to 2200, as text or as seconds since 1970, got {shown}: "
+        + (f"these look like {unit}: send seconds" if unit else "send the year it happened in, or null")
+    )
+
+
 def instant(value: object, name: str) -> int | None:
     """Microseconds since 1970 (UTC), or None where it is missing.
 
     Takes ISO text, seconds since 1970, and datetimes; a time without a zone is UTC.
 
     Raises:
-        DataError: If it is none of these.
+        DataError: If it is none of these, or lies outside 1900 to 2200.
     """
     if _is_missing(value):
         return None
+    given = value
     try:
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value)
-        elif isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-            return int(value) * 1_000_000
-        elif isinstance(value, date) and not isinstance(value, datetime):
-            value = datetime(value.year, value.month, value.day)
-    except (ValueError, OverflowError):
-        pass
-    if not isinstance(value, datetime):
-        raise wrong(name, "a time like 2017-02-01 12:30:00 or seconds since 1970", value)
-    if value.tzinfo is not None:
-        value = value.astimezone(UTC).replace(tzinfo=None)
-    return (value - _EPOCH) // timedelta(microseconds=1)
+        if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+            us = max(-_FAR, min(int(value), _FAR)) * 1_000_000
+        else:
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value)
+            elif isinstance(value, date) and not isinstance(value, datetime):
+                value = datetime(value.year, value.month, value.day)
+            if not isinstance(value, datetime):
+                raise ValueError
+            if value.tzinfo is not None:
+                value = value.astimezone(UTC).replace(tzinfo=None)
+            us = (value - _EPOCH) // timedelta(microseconds=1)
+    except (ValueError, OverflowError) as error:
+        raise wrong(name, "a time like 2017-02-01 12:30:00 or seconds since 1970", given) from error
+    if not FIRST_US <= us < END_US:
+        raise out_of_range(us, given, name)
+    return us
 
 
 def joined(parts: Sequence[str | None]) -> str | None:

@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 
 from recsys.encoding import ABSENT, MISSING, SEPARATOR, instant, text
 from recsys.errors import DataError
+from recsys.values import END_US, FIRST_US, out_of_range
 
 __all__ = ["dtype_of", "flat_lists", "floats", "hashed", "instants", "is_list", "spelled", "vectors"]
 
+_FAR = 9 * 10**12  # seconds; microseconds of more overflow
 _EXACT = 2.0**53  # floats past it do not hold every whole number
 
 
@@ -147,32 +149,46 @@ def vectors(values: pa.Array, width: int, name: str) -> np.ndarray:
     return x_BC
 
 
-def instants(values: pa.Array, name: str) -> tuple[np.ndarray, np.ndarray]:
+def instants(values: pa.Array, name: str, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """`recsys.encoding.instant` of every value → int64 microseconds and where there is one.
 
+    Args:
+        values: The column.
+        name: Its name.
+        first: Number of its first row, for messages.
+
     Raises:
-        DataError: If a value is no time.
+        DataError: If a value is no time, or lies outside 1900 to 2200: its row is named.
     """
+    us_B, there_B = _microseconds(values, name, first)
+    far_B = there_B & ((us_B < FIRST_US) | (us_B >= END_US))
+    if far_B.any():
+        b, numeric = int(np.argmax(far_B)), pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+        try:
+            if numeric:
+                instant(values[b].as_py(), name)  # says why
+            raise out_of_range(int(us_B[b]), np.datetime64(int(us_B[b]), "us"), name)
+        except DataError as error:
+            raise DataError(f"row {first + b}: {error}") from error
+    return us_B, there_B
+
+
+def _microseconds(values: pa.Array, name: str, first: int) -> tuple[np.ndarray, np.ndarray]:
     there_B = pc.is_valid(values).to_numpy(zero_copy_only=False)
     kind = values.type
     try:
         if pa.types.is_boolean(kind):
             raise pa.ArrowInvalid("booleans")
-        if pa.types.is_floating(kind):
+        if pa.types.is_floating(kind) or pa.types.is_integer(kind):
             x_B = values.to_numpy(zero_copy_only=False)
             there_B = there_B & ~np.isnan(x_B)
-            if not np.isfinite(x_B[there_B]).all() or (np.abs(x_B[there_B]) > 9e12).any():
-                raise pa.ArrowInvalid("infinity or a number past the year 200,000")
-            us_B = np.where(there_B, x_B, 0).astype(np.int64) * 1_000_000
-        elif pa.types.is_integer(kind):
-            us_B = pc.cast(pc.cast(values, pa.timestamp("s")), pa.timestamp("us")).cast(pa.int64()).fill_null(0)
-            us_B = us_B.to_numpy(zero_copy_only=False)
+            us_B = np.where(there_B, np.clip(x_B, -_FAR, _FAR), 0).astype(np.int64) * 1_000_000
         else:
             us_B = pc.cast(values, pa.timestamp("us"), safe=False).cast(pa.int64()).fill_null(0)
             us_B = us_B.to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            return _each_instant(values, name)
+            return _each_instant(values, name, first)
         reason = str(error).splitlines()[0]
         raise DataError(
             f"time {name!r}: expected timestamps like 2017-02-01 12:30:00 or seconds since 1970, "
@@ -181,16 +197,15 @@ def instants(values: pa.Array, name: str) -> tuple[np.ndarray, np.ndarray]:
     return us_B, there_B
 
 
-def _each_instant(values: pa.Array, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _each_instant(values: pa.Array, name: str, first: int) -> tuple[np.ndarray, np.ndarray]:
     """Text that Arrow does not read at once: other ISO forms, zones, blanks."""
     coded = pc.dictionary_encode(values, null_encoding="encode")
-    known = []
-    for value in coded.dictionary.to_pylist():
+    which_B, known = coded.indices.to_numpy(), []
+    for i, value in enumerate(coded.dictionary.to_pylist()):
         try:
             known.append(instant(value, name))
         except DataError as error:
-            raise DataError(f"time {name!r}: {str(error).split(': ', 1)[1]}") from error
-    which_B = coded.indices.to_numpy()
+            raise DataError(f"row {first + int(np.argmax(which_B == i))}: {error}") from error
     us = np.array([0 if k is None else k for k in known], np.int64)
     there = np.array([k is not None for k in known])
     return us[which_B], there[which_B]

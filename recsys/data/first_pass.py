@@ -89,7 +89,7 @@ class _Plan:
         self.need(column, who)
 
         def made(batch: pa.RecordBatch) -> np.ndarray:
-            us_B, there_B = instants(batch[column], column)
+            us_B, there_B = instants(batch[column], column, self.spool.rows)
             return np.where(there_B, us_B, NO_TIME)
 
         self.jobs[f"us/{column}"] = made

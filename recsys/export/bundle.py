@@ -14,8 +14,8 @@ import onnx
 import torch
 
 import recsys
-from recsys.data.batch import Batch
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError
+from recsys.export.golden import GOLDEN, golden_answers, synthetic_rows
 from recsys.export.graphs import (
     ScoringGraph,
     compiler,
@@ -30,27 +30,10 @@ from recsys.files import unfinished_folder
 from recsys.models.ctr import CTR
 from recsys.rows import RowEncoder, encoders_to_json
 from recsys.schema import Schema
-from recsys.serving.bundle import probabilities, verify
 from recsys.serving.manifest import FORMAT, canonical, write_manifest
+from recsys.serving.verify import verify
 
 __all__ = ["export_bundle"]
-
-
-def _golden(model: CTR, encoder: RowEncoder, rows: list[dict[str, Any]], calibrator: dict[str, Any] | None) -> bytes:
-    """Raw rows and the answers of the model itself, before any export."""
-    schema = encoder.schema
-    columns = {*schema.raw_columns, *schema.lookup_columns}
-    rows = [{c: v for c, v in row.items() if c in columns} for row in rows]
-    ids_BL, dense_BN = (torch.from_numpy(a) for a in encoder(rows))
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        logit_B = model(Batch.of(schema, ids_BL, dense_BN, torch.zeros(len(rows)))).float().numpy()
-    model.train(training)
-    if not np.isfinite(logit_B).all():
-        raise DataError("export: expected finite logits of the golden rows, got NaN: the model diverged, retrain")
-    p_B = probabilities(logit_B, calibrator)
-    return canonical({"rows": rows, "logits": logit_B.tolist(), "probabilities": p_B.tolist()})
 
 
 def _json_ready(value: Any) -> Any:
@@ -66,7 +49,7 @@ def _json_ready(value: Any) -> Any:
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
-def _card(given: dict[str, Any], schema: Schema, pt2: dict[str, str] | None, folder: Path, name: str) -> dict[str, Any]:
+def _card(given: dict[str, Any], schema: Schema, pt2: dict[str, str] | None, folder: Path) -> dict[str, Any]:
     ids, dense = input_widths(schema)
     said = {
         "format": FORMAT,
@@ -88,16 +71,25 @@ def _card(given: dict[str, Any], schema: Schema, pt2: dict[str, str] | None, fol
     }
     measured = given.get("metrics") or None
     why = None if measured else "not measured: the run has no evaluation of this model; add evaluate to stages"
-    return _json_ready({"name": name, **given, **said, "metrics": measured, "metrics_note": why})
+    return _json_ready({**given, **said, "metrics": measured, "metrics_note": why})
 
 
 def _write(
-    folder: Path, model: CTR, prepared: Path, calibrator: dict[str, Any] | None, card: dict[str, Any], name: str
-) -> None:
+    folder: Path,
+    model: CTR,
+    prepared: Path,
+    calibrator: dict[str, Any] | None,
+    card: dict[str, Any],
+    golden: str,
+) -> dict[str, Any]:
+    """Write all files → the golden batch of real rows, whatever golden.json holds."""
     schema, graph = model.schema, ScoringGraph(model)
     encoder = RowEncoder.load(prepared, schema)
     rows = json.loads((prepared / "golden_rows.json").read_bytes())
-    (folder / "golden.json").write_bytes(_golden(model, encoder, rows, calibrator))
+    answers = golden_answers(model, encoder, rows, calibrator)
+    made_up = synthetic_rows(encoder) if golden == "synthetic" else []
+    kept = answers if golden == "rows" else golden_answers(model, encoder, made_up, calibrator)
+    (folder / "golden.json").write_bytes(canonical(kept))
     (folder / "schema.json").write_bytes(canonical(schema.to_json()))
     stored = encoders_to_json({f.name: encoder.encoders[f.name] for f in schema.fields})
     (folder / "encoders.json").write_bytes(canonical(stored))
@@ -108,14 +100,21 @@ def _write(
         state, program = write_weights(graph, folder), trace(graph, schema)
         write_onnx(program, folder, state)
         pt2 = write_pt2(program, folder) if compiler() else None
-    (folder / "card.json").write_bytes(canonical(_card(card, schema, pt2, folder, name)))
+    (folder / "card.json").write_bytes(canonical(_card(card, schema, pt2, folder)))
     write_manifest(folder)
+    return answers
 
 
 def export_bundle(
-    model: CTR, prepared: Path, out: Path, *, calibrator: dict[str, Any] | None, card: dict[str, Any]
+    model: CTR,
+    prepared: Path,
+    out: Path,
+    *,
+    calibrator: dict[str, Any] | None,
+    card: dict[str, Any],
+    golden: str = "synthetic",
 ) -> dict[str, Any]:
-    """Write a model as a bundle and replay its golden batch before it appears.
+    """Write a model as a bundle; before it appears, replay real test rows and what golden.json holds.
 
     Args:
         model: Trained or compressed; its schema may be a subset of what was prepared.
@@ -123,20 +122,24 @@ def export_bundle(
         out: Folder to make; it appears whole or not at all.
         calibrator: `{"x": […], "y": […]}`, or None.
         card: What the experiment says of the model; `name` names it (default: the folder's name).
+        golden: What golden.json keeps: `synthetic`, made-up rows; `rows`, up to 256 raw rows of the
+            test split, which may be personal data; `none`.
 
     Returns:
         The card, with `verified`: what `verify` found.
 
     Raises:
-        ConfigError: If `out` exists, or `prepared` is no prepared data set.
+        ConfigError: If `golden` is none of these, `out` exists, or `prepared` is no prepared data set.
         BundleError: If a runtime answers other than the model.
     """
     prepared, out = Path(prepared), Path(out)
+    if golden not in GOLDEN:
+        raise ConfigError(f"export.golden: expected {', '.join(GOLDEN)}, got {golden!r}: choose one of them")
     if out.exists():
         raise ConfigError(f"export: expected {out} not to exist yet, it does: choose another folder or remove it")
     if not (prepared / "golden_rows.json").is_file():
         raise ConfigError(f"export: expected golden_rows.json in {prepared}, found none: run stages=[prepare]")
     with unfinished_folder(out) as building:
-        _write(building, model, prepared, calibrator, card, str(card.get("name") or out.name))
-        verified = verify(building)
+        answers = _write(building, model, prepared, calibrator, {"name": out.name, **card}, golden)
+        verified = verify(building, golden=answers)
     return {**json.loads((out / "card.json").read_bytes()), "verified": verified}

@@ -9,8 +9,10 @@ from recsys.errors import BundleError
 
 __all__ = ["FORMAT", "MANIFEST", "canonical", "check_manifest", "read_manifest", "write_manifest"]
 
-FORMAT = 1  # of the folder; a loader reads its own format only
+FORMAT = 2  # of the folder; a loader reads its own format only
 MANIFEST = "manifest.json"
+NEEDED = ("calibrator.json", "card.json", "encoders.json", "golden.json", "schema.json", "weights.safetensors")
+OPTIONAL = ("graph.onnx", "graph.pt2", "past.npz")
 
 
 def canonical(value: Any) -> bytes:
@@ -45,25 +47,41 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     broken = BundleError(f"{folder}: {MANIFEST} has changed since export: export or copy it again")
     try:
         body = json.loads(stored)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise broken from error
     if not isinstance(body, dict) or body.pop("digest", None) is None or _sealed(body) != stored:
         raise broken
     if body.get("format") != FORMAT:
         raise BundleError(f"{folder}: bundle format {body.get('format')}, this recsys reads {FORMAT}: export it again")
-    return body["files"]
+    files = body.get("files")
+    if not isinstance(files, dict) or not all(_is_entry(e) for e in files.values()):
+        raise BundleError(f"{folder}: {MANIFEST} lists no bytes and sha256 of files: export it again")
+    if strange := sorted(set(files) - {*NEEDED, *OPTIONAL}):
+        raise BundleError(f"{folder}: {MANIFEST} lists {strange[0]!r}, which is no file of a bundle: export it again")
+    if lacking := sorted(set(NEEDED) - set(files)):
+        raise BundleError(f"{folder}: {MANIFEST} does not list {lacking[0]}, which every bundle has: export it again")
+    return files
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
 
 
 def check_manifest(folder: Path) -> dict[str, Any]:
-    """Compare every file with the manifest.
+    """Compare every file with the manifest; nothing else may lie in the folder, nor may a file be a link.
 
     Returns:
         bytes and sha256 of each file, by name.
 
     Raises:
-        BundleError: If the folder is no bundle, or a file is gone or changed: it is named.
+        BundleError: If the folder is no bundle, or a file is gone, changed, a link or not listed: it is named.
     """
     listed = read_manifest(Path(folder))
+    for path in sorted(Path(folder).iterdir()):
+        if path.name not in listed and path.name != MANIFEST:
+            raise BundleError(f"{folder}: {path.name!r} is not listed in {MANIFEST}: remove it, or export again")
+        if path.is_symlink():
+            raise BundleError(f"{folder}: {path.name} is a symbolic link: put the file itself there")
     for name, want in listed.items():
         path = Path(folder) / name
         if not path.is_file():

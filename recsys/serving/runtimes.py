@@ -8,6 +8,8 @@ import importlib.util
 import logging
 import mmap
 import platform
+import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,15 @@ import numpy as np
 from recsys.errors import BundleError
 from recsys.serving.weights import WEIGHTS, tensor_places
 
-__all__ = ["RUNTIMES", "Graph", "load_graph", "load_onnx", "load_pt2", "machine", "obstacle"]
+__all__ = ["RUNTIMES", "Graph", "check_package", "load_graph", "load_onnx", "load_pt2", "machine", "obstacle"]
 
 RUNTIMES = {"onnx": "onnxruntime", "pt2": "torch"}  # package of each, in the order that `auto` prefers
+
+_PACKAGED = re.compile(
+    r"graph/(archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
+    r"|data/aotinductor/model/[a-z0-9]+\.(wrapper|kernel)(\.so|_metadata\.json))"
+)
+_MAX_PACKAGE = 2**28  # bytes unpacked; code without weights is far smaller
 
 Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids_BL int64, dense_BN float32 → logit_B float32
 
@@ -70,8 +78,32 @@ def _tensors(folder: Path, names: list[str]) -> dict[str, Any]:
     return found
 
 
+def check_package(path: Path) -> None:
+    """Refuse a .pt2 that holds anything but what export puts there, before torch unpacks it.
+
+    The library inside is machine code, which no check makes safe.
+
+    Raises:
+        BundleError: If an entry has another name (one that climbs, say), comes twice, or is huge.
+    """
+    try:
+        with zipfile.ZipFile(path) as package:
+            entries = package.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise BundleError(f"{path} is no zip file: {error}: export the bundle again") from error
+    names = [e.filename for e in entries]
+    strange = next((n for n in names if not _PACKAGED.fullmatch(n)), None)
+    if strange is not None or len(set(names)) != len(names):
+        raise BundleError(f"{path} holds {strange or 'an entry twice'!r}, which no export wrote: export it again")
+    if sum(n.endswith(".so") for n in names) != 1:
+        raise BundleError(f"{path}: expected one library in it, got {len(names)} entries: export the bundle again")
+    if (size := sum(e.file_size for e in entries)) > _MAX_PACKAGE:
+        raise BundleError(f"{path} unpacks to {size:,} bytes, expected at most {_MAX_PACKAGE:,}: export it again")
+
+
 def load_pt2(folder: Path) -> Graph:
-    """Read graph.pt2 and hand it the tensors of weights.safetensors."""
+    """Read graph.pt2, which runs its machine code, and hand it the tensors of weights.safetensors."""
+    check_package(folder / "graph.pt2")
     import torch
     from torch._inductor import aoti_load_package  # type: ignore[attr-defined]
 

@@ -167,7 +167,7 @@ def test_a_killed_run_takes_up_where_it_was(place):
         (["data.source.path=absent.parquet"], "expected a table at absent.parquet"),
         (["data.label=absent"], "expected a column 'absent'"),
         (["data.label=item"], "expected only 0 and 1"),
-        (["data.time=user"], "time 'user'"),
+        (["data.time=user"], "column 'user'"),
         (["data.split.shares=[1.0,0.0,0.0]"], "three positive shares"),
         (["+data.fields.absent={}"], "expected a column 'absent'"),
         (["+data.fields.user.colour=red"], "colour"),

@@ -23,15 +23,17 @@ from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import BundleError, ConfigError, DataError
 from recsys.export import bundle as export
+from recsys.export import golden as golden_module
 from recsys.export.bundle import export_bundle
 from recsys.export.graphs import compiler
 from recsys.models.ctr import CTR
 from recsys.models.fm import FM
 from recsys.models.wukong import Wukong
 from recsys.schema import Schema
-from recsys.serving.bundle import Bundle, latency, probabilities, sigmoid, verify
+from recsys.serving.bundle import Bundle, latency, probabilities, sigmoid
 from recsys.serving.manifest import write_manifest
 from recsys.serving.rows import CHUNK, predict_file
+from recsys.serving.verify import verify
 from recsys.serving.weights import WEIGHTS, tensor_places
 from recsys.train import logits
 from tests.service.conftest import CALIBRATOR, SCHEMES, model
@@ -52,7 +54,7 @@ def row(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def onnx_only(m: CTR, prepared: Path, out: Path) -> Path:
-    export_bundle(m, prepared, out, calibrator=None, card={})
+    export_bundle(m, prepared, out, calibrator=None, card={}, golden="rows")
     return out
 
 
@@ -307,16 +309,47 @@ def test_nothing_is_left_of_an_export_that_fails(
     m = model(schema, "per_field")
     with pytest.raises(ConfigError, match="golden_rows"):
         onnx_only(m, tmp_path, tmp_path / "b")
-    honest = export.probabilities
+    honest = golden_module.probabilities
 
     def wrong(logit_B: np.ndarray, calibrator: Any) -> np.ndarray:
         logit_B += 1  # as if a graph were off by 1
         return honest(logit_B, calibrator)
 
-    monkeypatch.setattr(export, "probabilities", wrong)
+    monkeypatch.setattr(golden_module, "probabilities", wrong)
     with pytest.raises(BundleError, match="onnx drifts"):
         onnx_only(m, prepared, tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("golden_rows", "count"), [("synthetic", 256), ("none", 0)])
+@pytest.mark.usefixtures("no_compiler")
+def test_a_bundle_need_keep_no_row_of_the_data(
+    golden_rows: str, count: int, schema: Schema, prepared: Path, tmp_path: Path
+) -> None:
+    made = export_bundle(
+        model(schema, "per_field"), prepared, tmp_path / "b", calibrator=CALIBRATOR, card={}, golden=golden_rows
+    )
+    assert made["verified"]["rows"] == 256  # real rows were replayed before the bundle appeared
+    kept = golden(tmp_path / "b")
+    assert len(kept) == count
+    real = {json.dumps(r, sort_keys=True) for r in json.loads((prepared / "golden_rows.json").read_text())}
+    assert not [r for r in kept if json.dumps(r, sort_keys=True) in real]
+    assert verify(tmp_path / "b")["rows"] == count
+    loaded = Bundle.load(tmp_path / "b")
+    assert ("graph_us_b1" in latency(loaded, repeats=5, batches=(1,))) == (count > 0)
+    if count:
+        assert loaded.logits(kept).std() > 0.1
+        ids_BL, dense_BN = loaded.encode(kept)
+        for f in schema.sparse:  # every field is exercised, missing values among them
+            at = schema.id_columns[f.name]
+            assert len(np.unique(ids_BL[:, at.start : at.stop])) > 5, f.name
+        assert (dense_BN.std(0) > 0.1).all()
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_an_unknown_golden_batch_is_one_line(schema: Schema, prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"export\.golden: expected synthetic, rows, none, got 'real'"):
+        export_bundle(model(schema, "per_field"), prepared, tmp_path / "b", calibrator=None, card={}, golden="real")
 
 
 def test_an_existing_folder_is_not_written_over(subject: CTR, prepared: Path, bundle: Path) -> None:
@@ -388,7 +421,8 @@ for name in ("torch", "torchrec", "fbgemm_gpu", "pandas", "polars", "pyarrow", "
 import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name: None if sys.modules.get(name, 0) is None else find(name)
-from recsys.serving.bundle import Bundle, verify
+from recsys.serving.bundle import Bundle
+from recsys.serving.verify import verify
 from recsys.serving.rows import predict_file
 drift = verify(sys.argv[1])["max_drift"]
 assert list(drift) == ["onnx"], drift

@@ -69,7 +69,7 @@ def test_absent_columns_are_named(config, table, tmp_path, key) -> None:
     ],
 )
 def test_times_that_do_not_parse_are_refused(config, table, tmp_path, at) -> None:
-    refuse(config, put(table, "at", at(table.num_rows)), tmp_path / "c", DataError, "time 'at'")
+    refuse(config, put(table, "at", at(table.num_rows)), tmp_path / "c", DataError, "(time|column) 'at'")
 
 
 DATES = {"train": ["2017-07-14", "2017-09-01"], "valid": ["2017-09-05", "2017-10-01"], "test": ["2017-10-05", "2018"]}

@@ -1,0 +1,108 @@
+"""Prove that a bundle is whole and answers as its model did. B golden rows."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.errors import BundleError, DataError
+from recsys.serving.bundle import Bundle, probabilities, reading
+from recsys.serving.manifest import check_manifest
+from recsys.serving.runtimes import RUNTIMES, obstacle
+
+__all__ = ["DRIFT", "verify"]
+
+DRIFT = 1e-4  # largest |logit difference| that passes for rounding
+_EXACT = 1e-9  # largest |probability difference| of one formula on two machines
+
+
+def _parsed(golden: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows, and as many logits and probabilities as arrays.
+
+    Raises:
+        ValueError: If there are more of one than of another.
+    """
+    answers = {k: np.asarray(golden[k], np.float64).reshape(-1) for k in ("logits", "probabilities")}
+    lengths = {len(golden["rows"]), *map(len, answers.values())}
+    if len(lengths) != 1 or not isinstance(golden["rows"], list):
+        raise ValueError(f"expected as many rows as logits and probabilities, got {sorted(lengths)}")
+    return {"rows": golden["rows"], **answers}
+
+
+def _check_calibrator(bundle: Bundle, golden: Mapping[str, Any]) -> None:
+    """The golden logits, recalibrated, are the golden probabilities."""
+    off_B = np.abs(probabilities(golden["logits"].astype(np.float32), bundle.calibrator) - golden["probabilities"])
+    if not off_B.max(initial=0.0) <= _EXACT:
+        worst = int(np.nanargmax(np.where(np.isnan(off_B), np.inf, off_B)))
+        raise BundleError(
+            f"{bundle.folder}: calibrator.json makes another probability of row {worst} of golden.json: "
+            f"off by {off_B[worst]:.3g}, expected at most {_EXACT:g}: export again"
+        )
+
+
+def _replay(bundle: Bundle, golden: Mapping[str, Any]) -> float:
+    """Largest drift in logit of one runtime over the golden rows."""
+    try:
+        logit_B = bundle.logits(golden["rows"])
+    except Exception as error:  # a runtime's own types, and whatever a wrong encoder may raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        whose = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
+        raise BundleError(
+            f"{bundle.folder}: {bundle.runtime} cannot score golden.json: {whose}{reason}: export again"
+        ) from error
+    off_B = np.abs(logit_B.astype(np.float64) - golden["logits"])
+    worst = int(off_B.argmax()) if len(off_B) else 0
+    drift = float(off_B[worst]) if len(off_B) else 0.0
+    if not drift <= DRIFT:
+        raise BundleError(
+            f"{bundle.folder}: {bundle.runtime} drifts from the exported model: row {worst} of golden.json is off by "
+            f"{drift:.3g} in logit, expected at most {DRIFT:g}: export again"
+        )
+    return drift
+
+
+def verify(
+    path: Path | str, runtimes: Sequence[str] = tuple(RUNTIMES), golden: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Prove that a bundle is whole and answers as the model did when it was exported.
+
+    Checks every file against the manifest, then scores the golden raw rows with each runtime that
+    the bundle holds and this machine has: logits, and through the calibrator probabilities. Some of
+    the rows lack their past-only columns, so that past.npz answers too. What is data is checked
+    before graph.pt2, which is machine code, is loaded.
+
+    Args:
+        path: The bundle.
+        runtimes: Which to try, of `onnx` and `pt2`. Without `pt2` no code of the bundle runs.
+        golden: Rows, logits and probabilities to replay too; their count is then the `rows` returned.
+
+    Returns:
+        `files` and `rows` checked, `max_drift` by runtime (of logits), and `not_run`: why, by runtime.
+
+    Raises:
+        BundleError: If a file changed (it is named), an answer is off (runtime, drift and row are
+            named), or no runtime is here.
+    """
+    folder = Path(path)
+    files = check_manifest(folder)
+    if strange := [r for r in runtimes if r not in RUNTIMES]:
+        raise BundleError(f"runtime: expected {' or '.join(RUNTIMES)}, got {strange[0]!r}: change it")
+    with reading(folder, "golden.json"):
+        batches = [_parsed(json.loads((folder / "golden.json").read_bytes()))]
+    if golden is not None:
+        batches.append(_parsed(golden))
+    with reading(folder, "card.json"):
+        card = json.loads((folder / "card.json").read_bytes())
+        obstacles = {r: obstacle(r, files, card) for r in runtimes}
+    drift: dict[str, float] = {}
+    for runtime in (r for r, why in obstacles.items() if why is None):
+        bundle = Bundle.load(folder, runtime, check=False)
+        for batch in batches:
+            drift[runtime] = max(drift.get(runtime, 0.0), _replay(bundle, batch))
+            _check_calibrator(bundle, batch)
+    not_run = {r: why for r, why in obstacles.items() if why is not None}
+    if not drift:
+        raise BundleError(f"{folder}: files are whole, but nothing can replay it: {'; '.join(not_run.values())}")
+    return {"files": len(files) + 1, "rows": len(batches[-1]["rows"]), "max_drift": drift, "not_run": not_run}
