@@ -33,7 +33,6 @@ def run(stage: Stage) -> Result:
         "stage": source.name,
         "model": spec,
         "metrics": {k: v for k, v in measured.items() if k in (source.name, "recalibrated", "constant")},
-        "measured": bool(evaluated),
     }
     bundle = stage.folder / "bundle"
     if bundle.exists():  # of this very stage, killed before it could say that it was done

@@ -21,7 +21,15 @@ __all__ = ["allowed", "check", "check_value", "make", "make_dataclass", "trust"]
 
 T = TypeVar("T")
 _LOOSE = ConfigDict(arbitrary_types_allowed=True)
-_GIVEN = {"model": 1, "embedding": 1, "sequence": 1, "selection": 5, "benchmark": 5}
+_GIVEN = {
+    "model": 1,
+    "embedding": 1,
+    "sequence": 1,
+    "selection": 5,
+    "benchmark": 5,
+    "compression": 3,
+    "quantization": 3,
+}
 """By group: how many first arguments the pipeline itself hands over, so that no configuration may set them."""
 
 _trusted: set[str] = set()  # packages of the user's own, for this process

@@ -75,7 +75,9 @@ def server(place: Path, bundle: str) -> Iterator[str]:
 
 def asked(address: str, rows: Any) -> Any:
     """What the server answers."""
-    request = urllib.request.Request(f"{address}/predict", json.dumps(rows).encode())
+    request = urllib.request.Request(
+        f"{address}/predict", json.dumps(rows).encode(), {"Content-Type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
 

@@ -16,7 +16,7 @@ from pipelines.submit import folders_made
 from recsys import checkpoint
 from recsys.cli import main
 from recsys.data.shards import Shards
-from recsys.results import read_result
+from recsys.results import prepared_folder, read_result
 from tests.pipeline.small import SMALL, recsys
 
 STAGES = ["prepare", "train", "select", "retrain", "compress", "evaluate", "export"]
@@ -82,8 +82,7 @@ def test_the_compression_report_is_true_of_the_two_models_on_disk(finished, plac
     folders = {n: place / finished["stages"][n]["folder"] for n in ("prepare", "retrain", "compress")}
     trained, _ = checkpoint.load(folders["retrain"])
     small, _ = checkpoint.load(folders["compress"])
-    data = Path(json.loads((folders["prepare"] / "data.json").read_text())["folder"])
-    ids_BL = Shards(place / data, "train", trained.schema).batch(slice(None)).ids_BL
+    ids_BL = Shards(prepared_folder(folders["prepare"]), "train", trained.schema).batch(slice(None)).ids_BL
     reports = {r["table"]: r for r in json.loads((folders["compress"] / "compression.json").read_text())}
     before, after = trained.embedding.plain().tables, small.embedding.tables
     assert list(reports) == list(before) == list(after)

@@ -34,7 +34,7 @@ def model(schema: Schema, scheme: str) -> CTR:
     return CTR(schema, SCHEMES[scheme](schema), partial(DCN, hidden=(16,), dropout=0.3), embedding_dropout=0.3)
 
 
-LARGE = 400_000  # rows of the salted table: large enough for weights to outweigh all else in a bundle
+LARGE = 2_000_000  # rows of the salted table: large enough for weights to outweigh all else in a bundle
 
 
 def every_form(schema: Schema) -> CTR:

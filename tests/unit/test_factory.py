@@ -62,8 +62,8 @@ def test_a_model_of_a_run_folder_runs_no_shell_command(tmp_path: Path) -> None:
     bad = {"_target_": "recsys.tracking.os.system", "command": "touch ran"}
     schema = Schema((Field("price", "numeric", ("price",), ("float",)),), "click").to_json()
     spec = {"model": bad, "embedding": bad, "embedding_dropout": 0.0}
-    (tmp_path / "model.json").write_text(json.dumps({"schema": schema, "spec": spec}))
-    torch.save({"model": {}}, tmp_path / "model.pt")
+    (tmp_path / "model.json").write_text(json.dumps({"version": checkpoint.VERSION, "schema": schema, "spec": spec}))
+    torch.save({"version": checkpoint.VERSION, "model": {}}, tmp_path / "model.pt")
     with pytest.raises(ConfigError, match="expected what a packaged option names"):
         checkpoint.load(tmp_path)
 

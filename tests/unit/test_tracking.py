@@ -23,7 +23,9 @@ TOLD["history"] = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
 def store(tmp_path_factory) -> Path:
     """A folder of runs whose MLflow store is made: that takes seconds, so tests copy it."""
     folder = tmp_path_factory.mktemp("store")
-    Tracker(None, "names", folder)
+    Tracker(
+        f"sqlite:///{folder / 'mlflow.db'}", "names", folder
+    )  # an earlier test may have left another in the environment
     return folder / "mlflow.db"
 
 
