@@ -24,7 +24,7 @@ def unpack(codes: Tensor, width: int) -> Tensor:
     x = codes.float()
     if codes.shape[-1] == width:
         return x
-    high = (x / 16).floor()  # exact in floating point; a shift of uint8 does not export to ONNX
+    high = (x * 0.0625).floor()  # exact in floating point; a shift of uint8 does not export to ONNX
     return torch.stack([x - 16 * high, high], -1).flatten(-2)[..., :width]
 
 
@@ -123,6 +123,11 @@ class Table:
             return w
         ids = torch.arange(self.rows)
         return w[held_row(ids, ids >> 3, self.words, places())]
+
+    def mapped(self) -> "Table":
+        """The same numbers behind an id map in which every id has a row of its own; the shared row is never read."""
+        codes = torch.cat([torch.zeros_like(self.codes[:1]), self.codes])
+        return replace(self, codes=codes, words=id_map(torch.ones(self.rows, dtype=torch.bool)), ids=self.rows)
 
     def to(self, device: torch.device) -> "Table":
         """A copy on another device."""

@@ -143,7 +143,8 @@ class _Group(nn.Module):
         else:
             ids_BP = ids_BL.index_select(1, self.columns)
         there_BP = (ids_BP >= 0).float() if self.pads else None
-        ids_BP = ids_BP.clamp(min=0)
+        if self.pads:
+            ids_BP = ids_BP.clamp(min=0)
         if self.salted:
             ids_BP = salted_rows(ids_BP, self.a, self.b, self.rows)
         if self.words is not None:
@@ -178,6 +179,14 @@ class _Group(nn.Module):
                 x_BCD = x_BCD * there_BC1
             parts.append(x_BCD)
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _alike(tables: Mapping[str, Table]) -> dict[str, Table]:
+    """The tables, small ones with an id map if larger ones beside them have one: one gather then reads both."""
+    form = {n: (t.bits, t.dim, t.rank, t.scale is None, t.basis is None) for n, t in tables.items()}
+    rows = {f: sum(t.rows for n, t in tables.items() if form[n] == f and t.words is not None) for f in form.values()}
+    few = {n for n, t in tables.items() if t.words is None and 10 * t.rows <= rows[form[n]]}
+    return {n: t.mapped() if n in few else t for n, t in tables.items()}
 
 
 class PlainEmbedding(nn.Module):
@@ -216,10 +225,10 @@ class PlainEmbedding(nn.Module):
 
     def _plan(self) -> None:
         """One group for each form of table, so that a table is held once; say where each result goes."""
-        reads = self._reads()
+        reads, tables = self._reads(), _alike(self.tables)
         forms: dict[tuple[object, ...], list[int]] = {}
         for i, read in enumerate(reads):
-            t = self.tables[read.lookup.table]
+            t = tables[read.lookup.table]
             words = None if t.words is None else t.words.dtype
             forms.setdefault((t.bits, t.dim, t.rank, t.scale is None, t.basis is None, words), []).append(i)
         self.groups = nn.ModuleList()
@@ -227,7 +236,7 @@ class PlainEmbedding(nn.Module):
         at = 0
         for form, members in forms.items():
             members.sort(key=lambda i: reads[i].pooling)  # stable: what is pooled alike stands together
-            self.groups.append(_Group(self.tables, [reads[i] for i in members]))
+            self.groups.append(_Group(tables, [reads[i] for i in members]))
             dim = int(form[1])  # type: ignore[call-overload]
             for i in members:
                 placed.append((i, at, dim))
