@@ -1,13 +1,14 @@
 """What can be known of a run's configuration before it starts, told without importing what would run it."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 from omegaconf import OmegaConf
 
+from pipelines.earlier import stages_to_run, taken_over
 from pipelines.places import check_places
+from pipelines.stage import MODEL_STAGES
 from recsys import factory
 from recsys.data.fields import FieldConfig, data_fields
 from recsys.errors import ConfigError
@@ -19,15 +20,14 @@ from recsys.train_config import TrainConfig
 
 __all__ = ["NEEDS", "check"]
 
-_MODELS = ("train", "retrain", "compress")  # the stages that leave a model
 NEEDS: dict[str, tuple[str, ...]] = {
     "prepare": (),
     "train": (),
     "select": ("train",),
     "retrain": ("select",),
     "compress": ("train", "retrain"),
-    "evaluate": _MODELS,
-    "export": _MODELS,
+    "evaluate": MODEL_STAGES,
+    "export": MODEL_STAGES,
     "benchmark": (),
 }
 """The stages, in order, each with those of which one must have run before it, beside prepare."""
@@ -42,6 +42,7 @@ _KINDS: dict[str, Any] = {
     "select.repeats": Literal["keep", "drop"],
     "select.apply": str | list[str] | None,
     "select.probes": Natural,
+    "export.golden": Literal["synthetic", "rows", "none"],
 }
 """What config.yaml's own settings are."""
 
@@ -72,23 +73,14 @@ def _known_keys(config: Mapping[str, Any]) -> None:
 
 
 def _stages(config: Mapping[str, Any]) -> None:
-    asked = config["stages"]
-    if not isinstance(asked, list) or not asked:
-        raise ConfigError(f"stages: expected a list of some of {', '.join(NEEDS)}, got {asked!r}: write [train]")
-    if unknown := [s for s in asked if s not in NEEDS]:
-        raise ConfigError(f"stages: unknown {unknown}: expected some of {', '.join(NEEDS)}")
-    if config["from_run"]:
-        if not (Path(str(config["runs"])) / str(config["from_run"]) / "result.json").exists():
-            known = sorted(p.parent.name for p in Path(str(config["runs"])).glob("*/result.json"))
-            some = ", ".join(known[-5:]) or "none yet"
-            raise ConfigError(f"from_run: no finished run {config['from_run']!r}: expected one of {some}")
-        return
-    if config["select"]["apply"] is not None and "train" not in asked:
-        raise ConfigError("select.apply is what stage train trains on, and stages lacks it: add train, or unset it")
-    order = list(NEEDS)
+    if not isinstance(config["stages"], list) or not config["stages"]:
+        raise ConfigError(
+            f"stages: expected a list of some of {', '.join(NEEDS)}, got {config['stages']!r}: write [train]"
+        )
+    asked = stages_to_run(config)
+    there = {*taken_over(config, asked), *asked}
     for stage in asked:
-        before = order[: order.index(stage)]
-        if NEEDS[stage] and not any(n in asked and n in before for n in NEEDS[stage]):
+        if NEEDS[stage] and not there & set(NEEDS[stage]):
             raise ConfigError(
                 f"stage {stage} needs {NEEDS[stage][0]}, which has not run: add {NEEDS[stage][0]} to stages, "
                 "or give from_run=ID of a run that has it"

@@ -13,7 +13,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.files import read_json
 from recsys.results import VERSION, read_result
 
-__all__ = ["differences", "settings", "stages_to_run", "taken_over"]
+__all__ = ["changed_since", "settings", "stages_to_run", "taken_over"]
 
 _NO_RESULT = ("stages", "tracking", "runs")  # settings that no figure of a run depends on
 
@@ -70,13 +70,18 @@ def taken_over(config: Mapping[str, Any], names: list[str]) -> dict[str, Path]:
     if gone := [str(p) for p in taken.values() if not p.is_dir()]:
         raise DataError(f"from_run: run {run} went on from {gone[0]}, which is gone: run it anew, without from_run")
     before = read_json(runs / run / "run.json", "the settings of a run", "run it again with this recsys", VERSION)
-    for name, key in ((n, k) for n in taken for k in READS[n]):
-        if found := differences(_at(before["config"], key), _at(config, key), key):
+    for name in taken:
+        if found := changed_since(name, before["config"], config):
             raise ConfigError(
                 f"from_run: stage {name} of run {run} had {found[0]}: add {name} to stages, "
                 "or leave that setting as it was"
             )
     return taken
+
+
+def changed_since(stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs in the settings that a stage reads: `seed=0, not 5`, and so on, one entry a key."""
+    return [d for key in READS[stage] for d in differences(_at(before, key), _at(now, key), key)]
 
 
 def _at(config: Mapping[str, Any], key: str) -> Any:

@@ -10,12 +10,13 @@ from uuid import uuid4
 from rich.console import Console
 
 from pipelines import benchmark, compress, evaluate, export, prepare, select_features, summary, train
-from pipelines.earlier import differences, settings, stages_to_run, taken_over
+from pipelines.earlier import changed_since, settings, stages_to_run, taken_over
 from pipelines.stage import Result, Stage, write_json
 from recsys.errors import ConfigError
 from recsys.files import read_json
 from recsys.lock import locked
-from recsys.results import VERSION, overrides, read_result, read_stage, relative
+from recsys.results import VERSION, noted_overrides, read_result, read_stage, relative
+from recsys.store import masked
 from recsys.tracking import Tracker
 
 __all__ = ["STAGES", "execute"]
@@ -70,16 +71,23 @@ def _tell(folder: Path, about: dict[str, Any], tracker: Tracker, register: str) 
 def _begin(folder: Path, config: Mapping[str, Any]) -> str:
     """Write run.json, or find it in a run that is resumed → the mark by which MLflow knows the run again.
 
+    Settings that no stage has used yet may change, so that a mistake in a late one costs no training.
+
     Raises:
-        ConfigError: If the run was begun with other settings.
+        ConfigError: If a stage that has begun was given other settings.
     """
     path, now = folder / "run.json", json.loads(json.dumps(settings(config)))
     if not path.exists():
-        write_json(path, {"mark": uuid4().hex, "config": now, "overrides": overrides(folder)}, VERSION)
+        write_json(path, {"mark": uuid4().hex, "config": now, "overrides": noted_overrides(folder)}, VERSION)
     begun = read_json(path, "the settings of a run", "begin a new run", VERSION)
-    if found := differences(begun["config"], now):
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        raise ConfigError(f"run {folder.name} was begun with {found[0]}{more}: leave that out, or begin a new run")
+    for name in (n for n in STAGES if (folder / n).exists()):
+        used = any((folder / name / f).exists() for f in ("result.json", "resume.pt"))
+        if used and (found := changed_since(name, begun["config"], now)):
+            raise ConfigError(
+                f"run {folder.name}: its stage {name} was begun with {found[0]}: leave that out, or begin a new run"
+            )
+    if begun["config"] != now:
+        write_json(path, {**begun, "config": now, "overrides": noted_overrides(folder)}, VERSION)
     return begun["mark"]
 
 
@@ -115,7 +123,7 @@ def _execute(config: dict[str, Any], folder: Path) -> Path:
         "name": config["name"],
         "seed": config["seed"],
         "mlflow": {
-            "uri": tracker.uri,
+            "uri": masked(tracker.uri),
             "experiment": config["tracking"]["experiment"],
             "run_id": tracker.ids.get("parent"),
         },

@@ -19,7 +19,7 @@ READS: dict[str, tuple[str, ...]] = {  # the stages in their order, and what of 
     "retrain": _TRAINING,
     "compress": ("compression", "quantization"),
     "evaluate": ("calibrate",),
-    "export": ("name",),
+    "export": ("name", "export"),
     "benchmark": ("benchmark", "select", *_TRAINING),
 }
 MODEL_STAGES = ("train", "retrain", "compress")  # those that leave a model, in order

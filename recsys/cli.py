@@ -67,12 +67,16 @@ def _continued(arguments: list[str]) -> list[str]:
 
     saved = overrides(folder)
     if kind == "from_run":
-        skipped = ("stages", "from_run", "runs", "hydra")
-        return _over([o for o in saved or [] if _key(o).partition(".")[0] not in skipped], arguments)
+        return _over(_without(saved or [], "stages", "from_run", "runs"), arguments)
     if saved is None:
         raise ConfigError(f"resume: no run {given[kind]!r} in {folder.parent}: expected the name of a folder there")
     others = [a for a in arguments if not a.startswith("resume=")]
-    return [*_over([o for o in saved if _key(o) != "hydra.run.dir"], others), f"hydra.run.dir={folder}"]
+    return [*_over(_without(saved), others), f"hydra.run.dir={folder}"]
+
+
+def _without(saved: list[str], *keys: str) -> list[str]:
+    """Saved overrides but for these keys, and for what only a person may type: a run's folder may be anybody's."""
+    return [o for o in saved if _key(o).partition(".")[0] not in (*keys, "hydra", "trusted")]
 
 
 def _key(override: str) -> str:

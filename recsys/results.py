@@ -9,7 +9,16 @@ from typing import Any
 
 from recsys.files import read_json, write_json
 
-__all__ = ["VERSION", "overrides", "prepared_folder", "read_result", "read_stage", "relative", "write_prepared"]
+__all__ = [
+    "VERSION",
+    "noted_overrides",
+    "overrides",
+    "prepared_folder",
+    "read_result",
+    "read_stage",
+    "relative",
+    "write_prepared",
+]
 
 VERSION = 1  # of run.json, result.json and data.json; a reader reads its own version only
 _MEND = "run it again with this recsys"
@@ -66,6 +75,11 @@ def overrides(folder: Path) -> list[str] | None:
     """
     if (folder / "run.json").exists():
         return read_json(folder / "run.json", "the settings of a run", "begin a new run", VERSION)["overrides"]
+    return noted_overrides(folder)
+
+
+def noted_overrides(folder: Path) -> list[str] | None:
+    """The overrides of the last attempt at a run, as Hydra noted them; None if there was none."""
     from omegaconf import OmegaConf
 
     noted = folder / ".hydra" / "overrides.yaml"

@@ -20,9 +20,10 @@ def _type_of(annotation: ast.expr | None) -> Any:
     if annotation is None:
         return Any
     try:
-        return eval(ast.unparse(annotation), dict(_NAMES))
-    except NameError:
+        kind = eval(ast.unparse(annotation), dict(_NAMES))
+    except Exception:  # a user's own annotation may be anything; the import that follows tells what is wrong with it
         return Any
+    return Any if isinstance(kind, str) else kind
 
 
 def parameters(target: str) -> dict[str, Any] | None:

@@ -58,8 +58,9 @@ def artifact(run_id: str, name: str, runs: Path) -> Path:
             if any(f.path == name for f in client.list_artifacts(found.info.run_id)):
                 return Path(client.download_artifacts(found.info.run_id, name))
     except MlflowException as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"no MLflow run {run_id} at {uri}: {reason}: set MLFLOW_TRACKING_URI, or --runs") from error
+        reason = str(error).splitlines()[0].replace(uri, masked(uri))
+        where = f"no MLflow run {run_id} at {masked(uri)}: {reason}"
+        raise ConfigError(f"{where}: set MLFLOW_TRACKING_URI, or --runs") from error
     raise ConfigError(f"MLflow run {run_id} has no {name}, nor have its stages: name a run with stage select")
 
 
@@ -139,7 +140,7 @@ class Tracker:
                 self._experiment: str = found.experiment_id if found else str(made)
                 mlflow.set_experiment(experiment)
         except Exception as error:  # MLflow, SQLAlchemy and sqlite3 each raise their own
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split()).replace(self.uri, masked(self.uri))[:200]
             mend = "start the server or change it"
             if file:
                 mend = f"if no other run holds it, it is broken: move {file} away, and a new one is made"

@@ -4,7 +4,6 @@ The server is a process of its own; the client below speaks HTTP/1.1 on connecti
 open, as services do. Both share this machine's cores.
 """
 
-import argparse
 import http.client
 import json
 import subprocess
@@ -21,6 +20,7 @@ import numpy as np
 from rich.console import Console
 
 import recsys
+from recsys.arguments import Parser
 from recsys.errors import DataError
 from recsys.serving.bundle import Bundle
 
@@ -106,12 +106,16 @@ def _told(name: str, seconds: float, taken: list[float]) -> dict[str, float]:
 
 def bench_main(arguments: list[str]) -> int:
     """Measure a bundle's server, and print one JSON line last."""
-    parser = argparse.ArgumentParser("recsys bench serve", description=__doc__)
+    parser = Parser("recsys bench serve", description=__doc__)
     parser.add_argument("bundle", help="the bundle to serve")
     parser.add_argument("--requests", type=int, default=2000, help="requests of one row, for each kind of connection")
     given = parser.parse_args(arguments)
     loaded = Bundle.load(given.bundle)
     rows = json.loads((Path(given.bundle) / "golden.json").read_bytes())["rows"]
+    if not rows:
+        raise DataError(
+            f"bench serve: {given.bundle} holds no golden rows to send: export it with export.golden=synthetic"
+        )
     single = [json.dumps(row) for row in rows]
     many = [json.dumps([rows[i % len(rows)] for i in range(_MANY_ROWS)])]
     found: dict[str, Any] = {}

@@ -8,12 +8,13 @@ from recsys.compression.report import relative_error
 from recsys.compression.rounding import held_reads, rounded
 from recsys.errors import ConfigError
 from recsys.forms import Table
+from recsys.ranges import Share
 
 __all__ = ["fewest_bits"]
 
 
 def fewest_bits(
-    tables: Mapping[str, Table], reads: Mapping[str, Tensor], fisher: Mapping[str, Tensor], error: float
+    tables: Mapping[str, Table], reads: Mapping[str, Tensor], fisher: Mapping[str, Tensor], error: Share
 ) -> tuple[dict[str, Table], dict[str, str]]:
     """Each table in 4, 8, 16 or 32 bits a number: the first whose error by rounding is at most `error`.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from recsys.compression.low_rank import compress_tables
 from recsys.errors import ConfigError
 from recsys.forms import Table
+from recsys.ranges import Count
 
 __all__ = ["fisher_weights", "fwsvd"]
 
@@ -23,8 +24,8 @@ def fwsvd(
     tables: Mapping[str, Table],
     reads: Mapping[str, Tensor],
     fisher: Mapping[str, Tensor],
-    rank: int,
-    ranks: Mapping[str, int] | None = None,
+    rank: Count,
+    ranks: Mapping[str, Count] | None = None,
 ) -> tuple[dict[str, Table], dict[str, str]]:
     """W ≈ A·B of rank r with the least ‖Î(W − A·B)‖_F, Î = diag(√Fisher of each row).
 

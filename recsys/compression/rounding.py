@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recsys.errors import ConfigError
 from recsys.forms import Table, held_row, pack, places
+from recsys.ranges import Bits
 
 __all__ = ["held_reads", "rounded", "rounding"]
 
@@ -63,7 +64,7 @@ def _stand_for(codes_Rr: Tensor, step_r: Tensor, levels: int) -> Tensor:
 
 
 def rounding(
-    tables: Mapping[str, Table], reads: Mapping[str, Tensor], fisher: Mapping[str, Tensor], bits: int
+    tables: Mapping[str, Table], reads: Mapping[str, Tensor], fisher: Mapping[str, Tensor], bits: Bits
 ) -> tuple[dict[str, Table], dict[str, str]]:
     """Every table that holds float32 rows, rounded to `bits` bits a number.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from recsys.errors import ConfigError
 from recsys.forms import Table, id_map
+from recsys.ranges import Count
 
 __all__ = ["share"]
 
@@ -21,7 +22,7 @@ def _shared(w_VD: Tensor, reads_V: Tensor, kept_V: Tensor) -> Tensor:
 
 
 def share(
-    tables: Mapping[str, Table], reads: Mapping[str, Tensor], fisher: Mapping[str, Tensor], min_reads: int
+    tables: Mapping[str, Table], reads: Mapping[str, Tensor], fisher: Mapping[str, Tensor], min_reads: Count
 ) -> tuple[dict[str, Table], dict[str, str]]:
     """Drop the rows that training read fewer than `min_reads` times; their ids read one shared row.
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from recsys.compression.low_rank import compress_tables
 from recsys.forms import Table
+from recsys.ranges import Count
 
 __all__ = ["svd"]
 
@@ -14,8 +15,8 @@ def svd(
     tables: Mapping[str, Table],
     reads: Mapping[str, Tensor],
     fisher: Mapping[str, Tensor],
-    rank: int,
-    ranks: Mapping[str, int] | None = None,
+    rank: Count,
+    ranks: Mapping[str, Count] | None = None,
 ) -> tuple[dict[str, Table], dict[str, str]]:
     """W ≈ A·B of rank r with the least ‖W − A·B‖_F.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recsys.errors import ConfigError
 from recsys.models.ctr import Stack, mlp
-from recsys.ranges import Few, Layer, Natural, Share
+from recsys.ranges import Few, Layer, Share
 
 __all__ = ["AttentiveY", "Bottom", "FixedY", "Wukong", "WukongLayer", "compressed_fm", "over_rows"]
 
@@ -196,7 +196,7 @@ class Wukong(nn.Module):
         dim: Layer | None = None,
         layers: Few = 2,
         n_fm: Few = 8,
-        n_linear: Natural = 8,
+        n_linear: Few = 8,
         rank: Few = 24,
         hidden: Sequence[Layer] = (128,),
         head: Sequence[Layer] = (128,),

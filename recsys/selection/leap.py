@@ -14,6 +14,7 @@ from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
 from recsys.progress import progress
+from recsys.ranges import Count, GateSteps, Positive, Share
 from recsys.selection.columns import Units, units
 from recsys.selection.counted import counted
 from recsys.selection.gates import EDGE, Gates, adaptive_weights, reservoirs
@@ -83,10 +84,10 @@ def leap(
     valid: Shards,
     recipe: Recipe,
     seed: int,
-    price: float | None = None,
-    gain_share: float = 0.005,
-    steps: int = 200,
-    batch_size: int = 2048,
+    price: Positive | None = None,
+    gain_share: Share = 0.005,
+    steps: GateSteps = 200,
+    batch_size: Count = 2048,
     adaptive: bool | None = None,
     groups: dict[str, list[str]] | None = None,
     split_width: int | None = None,

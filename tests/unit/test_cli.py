@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from recsys import cli
+from recsys.bench import command as bench
 
 COMMANDS = ["compare", "export", "verify", "predict", "serve", "doctor", "data guess", "data report", "data baseline"]
-COMMANDS += ["data synth", "bench data", "bench select"]
+COMMANDS += ["data synth", *(f"bench {name}" for name in bench.COMMANDS)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -27,6 +28,7 @@ def test_a_reader_that_stops_early_ends_the_command_without_a_word() -> None:
     code = """
 import sys
 from recsys import cli
+from recsys.bench import command as bench
 def many(arguments):
     for i in range(100_000):
         print(i)
