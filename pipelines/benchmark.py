@@ -323,6 +323,7 @@ def _conclude(
         change_S = [a[metric] - b[metric] for a, b in zip(of.kept, full, strict=True)]
         moved_R = rows.of(of.kept_folders, metric) - rows.of(models, metric)
         summary["kept_change"] = paired_difference(change_S, moved_R)
+        report["curve"]["summary"]["kept_change"] = summary["kept_change"]
         methods[name] = {
             **summary,
             "frontier": _frontier(of, full, metric),

@@ -28,6 +28,8 @@ def run(stage: Stage) -> Result:
     train = Shards(stage.data, "train", model.schema)
     reads = count_reads(model.embedding, {n: t.rows for n, t in plain.tables.items()}, train)
     fisher = checkpoint.fisher(model)
+    # The best look may come before the epoch's end, or just after fresh tables: these weights saw only such rows.
+    reads = {n: r * (fisher[n] > 0) if n in fisher else r for n, r in reads.items()}
     tables, notes = plain.tables, dict[str, str]()
     for group in ("compression", "quantization"):
         if stage.config[group]:

@@ -37,6 +37,15 @@ def _check_writable(folder: Path, at: str) -> None:
         raise ConfigError(f"{at}: cannot write to {there}: {reason}: name another place, or mend it") from error
 
 
+def _refuse_password(uri: str, at: str) -> None:
+    """An address with a password would end up in run.json, in Hydra's notes and in MLflow."""
+    if "@" in uri.partition("//")[2] or re.search(r"(?i)(password|token)=", uri):
+        raise ConfigError(
+            f"{at}: expected an address without a name or a password, got one with: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or for a database the whole address in MLFLOW_TRACKING_URI"
+        )
+
+
 def _check_tracking(uri: Any) -> None:
     """A store that MLflow knows; whether a server answers is asked when the run begins."""
     if uri is None:
@@ -47,6 +56,7 @@ def _check_tracking(uri: Any) -> None:
         # any other word may hold a password: it is not shown
         raise ConfigError(f"tracking.uri: expected sqlite:///FILE or a server such as http://HOST:PORT, got {kind!r}:…")
     if kind != "sqlite":
+        _refuse_password(str(uri), "tracking.uri")
         return
     file = Path(rest.removeprefix("///").partition("?")[0]).absolute()
     _check_writable(file.parent, "tracking.uri")

@@ -44,7 +44,7 @@ _WRONG = (
 _MAY_LACK = ("sequence", "selection", "compression", "quantization")  # ~compression leaves it out
 _ONLY_TYPED = (
     *("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging", "output_subdir", "searchpath", "verbose"),
-    *("job.chdir", "job.env_set", "job.env_copy"),
+    *("job.chdir", "job.env_set", "job.env_copy", "job.name", "job.config", "mode"),
 )
 """Keys of `hydra` that make it import, call or write what they name: no file may set them."""
 
@@ -181,6 +181,10 @@ def _refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overr
     """
     if config.get("trusted") and not any(_key(o) == "trusted" for o in overrides):
         raise ConfigError("trusted: a file may not say what code to trust: give trusted=[PACKAGE] on the command line")
+    if any("${unused:" in str(_plain(config[k])) for k in config if k != "hydra" and isinstance(config[k], DictConfig)):
+        raise ConfigError(
+            "${unused:…} makes a folder, which only hydra.run.dir and hydra.sweep.dir may: write its name"
+        )
     here, typed = (_plain(c.hydra) for c in (config, plain))
     for key in _ONLY_TYPED:
         group, _, name = key.rpartition(".")
@@ -236,7 +240,17 @@ def _quiet() -> None:
     """Third parties' chatter that no user can act on."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    for name in ("torch", "torch.fx", "torch.onnx", "mlflow", "alembic", "torch.fx._symbolic_trace", "onnxscript"):
+    for name in (
+        "torch",
+        "torch.fx",
+        "torch.onnx",
+        "mlflow",
+        "alembic",
+        "torch.fx._symbolic_trace",
+        "onnxscript",
+        "mlflow.pyfunc",
+        "mlflow.tracking._model_registry.client",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

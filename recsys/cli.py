@@ -226,9 +226,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RecsysError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # `… | head -1` has read enough; Python would flush once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:  # a full disk, a folder that may not be written to
+        print(
+            f"error: {error.filename or 'a file'}: {error.strerror or error}: name another place, or mend it",
+            file=sys.stderr,
+        )
+        return 2
     return code
 
 

@@ -188,7 +188,7 @@ def read_json(path: Path, what: str, mend: str, version: int | None = None) -> A
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"expected {what} at {path}, found none: {mend}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: expected {what}, got no JSON: {mend}") from error
     if version is not None:
         got = value.get("version", "none") if isinstance(value, dict) else "none"

@@ -1,6 +1,7 @@
 """One process at a time."""
 
 import fcntl
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ def locked(path: Path, wait: bool = True) -> Generator[None]:
         BlockingIOError: If another process holds it and `wait` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link would lead elsewhere
+    with os.fdopen(opened, "r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -46,12 +46,13 @@ class Facts:
 
 
 def facts(train: "Shards") -> Facts:
-    """The facts of a training split, seen through its schema."""
-    schema = train.schema
+    """The facts of a training split, seen through its schema; rows of weight 0 do not count."""
+    schema, label_B = train.schema, train.label_B
+    if train.weight_B is not None:
+        label_B = label_B[train.weight_B > 0]
     cardinalities = tuple(f.cardinality for f in schema.sparse)
-    return Facts(
-        len(train), int(train.label_B.sum(dtype="float64")), cardinalities, sum(f.max_length for f in schema.numeric)
-    )
+    numbers = sum(f.max_length for f in schema.numeric)
+    return Facts(len(label_B), int(label_B.sum(dtype="float64")), cardinalities, numbers)
 
 
 def _within(low: float, x: float, high: float) -> float:

@@ -22,7 +22,7 @@ def default_uri(runs: Path) -> str:
 
 def masked(uri: str) -> str:
     """The address without a name and a password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    return re.sub(r"//.*@", "//", uri)
 
 
 def database(uri: str) -> Path | None:
@@ -40,9 +40,9 @@ def make_store(database: Path, make: Callable[[str], object]) -> None:
         database: The file; the caller holds its lock.
         make: Makes the tables of the store at an address.
     """
-    for left in database.parent.glob(f".{database.name}.*"):  # by a process that was killed: the lock is ours
-        left.unlink()
     unfinished = database.with_name(f".{database.name}.unfinished")
+    for end in ("", "-journal", "-wal", "-shm"):  # left by a process that was killed: the lock is ours
+        unfinished.with_name(unfinished.name + end).unlink(missing_ok=True)
     make(f"sqlite:///{unfinished}")
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())

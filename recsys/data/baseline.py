@@ -5,7 +5,6 @@ B rows, L id columns, N numbers, W columns of a baseline's matrix.
 """
 
 import io
-import json
 import shutil
 import sys
 import tempfile
@@ -27,10 +26,11 @@ from recsys.arguments import Parser
 from recsys.data.matrices import MIN_COUNT, PRIOR, OneHot, TargetRates
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
-from recsys.files import write_json
+from recsys.files import read_json, write_json
 from recsys.metrics import evaluate, fit_calibrator, logloss, sigmoid
 from recsys.progress import progress
 from recsys.results import prepared_folder, read_result
+from recsys.versions import code_version
 
 __all__ = ["MOST_CELLS", "MOST_ROWS", "baseline", "baseline_main", "read"]
 
@@ -168,6 +168,7 @@ def baseline(folder: Path, seed: int = 0) -> dict[str, Any]:
             bar.advance(task)
     versions = {p: version(p) for p in ("scikit-learn", "lightgbm", "recsys")}
     about = {"models": models, "rows": {"used": len(train[2]), "of": len(shards["train"])}, "versions": versions}
+    about["code"] = code_version("recsys.data.baseline")
     write_json(Path(folder) / "baselines.json", {**about, "seed": seed})
     return about
 
@@ -184,7 +185,11 @@ def read(folder: Path) -> dict[str, dict[str, float]]:
     path = Path(folder) / "baselines.json"
     if not path.exists():
         return {}
-    models = json.loads(path.read_text())["models"]
+    about = read_json(path, "figures of baselines", "run recsys data baseline again")
+    if about.get("code") != code_version("recsys.data.baseline"):
+        Console(stderr=True).print(f"{path} was made by other code and is left out: run recsys data baseline again")
+        return {}
+    models = about["models"]
     return {n: {**m["test"], **{f"valid_{k}": m["valid"][k] for k in ("auc", "logloss")}} for n, m in models.items()}
 
 

@@ -73,8 +73,15 @@ def _scale(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig) -> Sca
     if count == 0:
         raise DataError(f"column {c.inputs[0]!r}: expected numbers, got none but missing: drop the field")
     mean = total / count
-    square = sum(float(np.square(_scaled(x, log) - mean).sum()) for x in _train(spool, column, code_B))
+    with np.errstate(over="ignore"):
+        square = sum(float(np.square(_scaled(x, log) - mean).sum()) for x in _train(spool, column, code_B))
     std = float(np.sqrt(square / count))
+    if not np.isfinite([mean, std]).all():
+        largest = max(float(np.nanmax(np.abs(x), initial=0.0)) for x in _train(spool, column, code_B))
+        raise DataError(
+            f"column {c.inputs[0]!r}: expected numbers whose squares can be summed, got {largest:.3g}: "
+            "make such cells empty, or mend them"
+        )
     rounding = 1e-12 * max(1.0, abs(mean))  # a constant column's deviation need not be exactly 0
     return Scale(log, mean, std if std > rounding else 1.0)
 

@@ -56,6 +56,9 @@ def concordance(a_F: np.ndarray, b_F: np.ndarray) -> float:
 def agreement_of_halves(model: CTR, valid: Shards, steps: int = 20, batch_size: int = 2048) -> float:
     """`concordance` of what each field is worth on two random halves of the held-out rows.
 
+    The most important fields rule it: it tells whether the model's order means anything, not whether a field
+    near its price would get the same verdict twice.
+
     Args:
         model: Trained; not changed.
         valid: Held-out rows, at least four.

@@ -36,7 +36,7 @@ def permutation(
         model: Trained; not changed.
         train: Not used.
         valid: Held-out rows.
-        recipe: Not used.
+        recipe: Tells the precision of the head.
         seed: Fixes the permutations, each field's by its name.
         repeats: R ≥ 1.
         price: A field is kept if it is worth more logloss (nats a row) than this; None takes
@@ -49,7 +49,7 @@ def permutation(
     started = time.perf_counter()
     check_fields(model.schema)
     price = price_or_default(price, model, valid, gain_share)
-    rows_of, schema = Shuffled(model, valid, seed, rows), model.schema
+    rows_of, schema = Shuffled(model, valid, seed, rows, recipe.how.precision), model.schema
     label_R, weight_R = rows_of.label_R, rows_of.weight_R
     base = logloss(rows_of.probabilities(), label_R, weight_R)
     score: dict[str, float] = {}

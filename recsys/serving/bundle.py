@@ -59,6 +59,8 @@ def _calibrator(folder: Path) -> dict[str, np.ndarray] | None:
     x, y = (np.asarray(curve[axis], np.float64) for axis in ("x", "y"))
     if x.ndim != 1 or x.shape != y.shape or len(x) == 0 or not np.isfinite([x, y]).all() or (np.diff(x) < 0).any():
         raise ValueError("expected x and y of one length, finite, x ascending")
+    if (np.diff(y) < 0).any() or y[0] < 0 or y[-1] > 1:
+        raise ValueError("expected y ascending, from 0 to 1")
     return {"x": x, "y": y}
 
 

@@ -74,6 +74,11 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
             elif not between_requests:
                 self._stop_timer()
 
+        def on_response_complete(self) -> None:
+            if self.conn.their_state is not h11.DONE:  # the answer came before the whole body, which nobody reads
+                self.transport.close()
+            super().on_response_complete()
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timer()
             super().connection_lost(exc)

@@ -51,9 +51,30 @@ def test_a_finished_stage_is_not_run_again(here, capfd):
 
 
 def test_other_settings_are_refused_by_name(here, capfd):
-    assert "run one was begun with seed=0, not 5: leave that out" in refused(capfd, "resume=one", "seed=5")
-    said = refused(capfd, "resume=one", "model=fm")
-    assert "was begun with model._target_=recsys.models.dcn.DCN, not recsys.models.fm.FM and" in said
+    said = refused(capfd, "resume=one", "data.split.shares=[0.7,0.1,0.2]")
+    assert "run one: its stage prepare was begun with data.split.shares=[0.8, 0.1, 0.1], not [0.7, 0.1, 0.2]" in said
+
+
+def test_a_setting_that_no_stage_has_used_may_be_mended(here, capfd):
+    """A typo in a late stage's setting must not cost the finished stages."""
+    assert main(["run", "resume=one", "seed=5", "quantization=int8"]) == 0
+    assert "prepare is done already" in capfd.readouterr().err
+    assert main(["run", "resume=one"]) == 0  # what was mended stays
+    assert main(["run", "resume=one", "seed=0", "quantization=fewest_bits"]) == 0
+
+
+def test_what_only_a_person_may_type_is_not_taken_from_a_run_folder(here, capfd):
+    """run.json may be anybody's: neither trust nor a key of Hydra comes from it."""
+    begun = here / "runs" / "one" / "run.json"
+    before = begun.read_text()
+    told = json.loads(before)
+    told["overrides"] = [*told["overrides"], "trusted=[subprocess]", "hydra.job.name=../../out"]
+    begun.write_text(json.dumps(told))
+    try:
+        main(["run", "resume=one"])
+        assert "trusted=" not in (here / "runs" / "one" / ".hydra" / "overrides.yaml").read_text()
+    finally:
+        begun.write_text(before)
 
 
 def test_an_edited_table_is_refused(here, capfd):

@@ -222,6 +222,18 @@ def test_a_later_request_that_never_ends_its_headers_is_ended(tight: str) -> Non
         assert "HTTP/1.1 408 " in everything(door)
 
 
+@pytest.mark.parametrize("path", ["/health", "/card", "/absent"])
+def test_an_answer_that_came_before_the_body_ends_the_connection(tight: str, path: str) -> None:
+    """One more byte of a body that nobody reads kept such a connection open for ever."""
+    with connect(tight, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n") as door:
+        assert "HTTP/1.1 " in door.recv(65536).decode()
+        try:
+            door.sendall(b"x")
+            assert everything(door) == ""
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # closed already, which is as good
+
+
 def test_too_many_rows_and_other_types_are_refused(tight: str) -> None:
     with client_of(tight) as client:
         rows = client.post("/predict", content="[" + ",".join(["{}"] * 51) + "]", headers=JSON)

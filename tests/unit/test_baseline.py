@@ -84,7 +84,7 @@ def test_logistic_regression_is_the_one_scikit_learn_fits_by_itself(made, indepe
 @needs_lightgbm
 def test_the_file_says_all_that_is_needed_to_repeat_it(made, train) -> None:
     about = json.loads((made / "baselines.json").read_text())
-    assert set(about) == {"models", "rows", "versions", "seed"}
+    assert set(about) == {"models", "rows", "versions", "seed", "code"}
     assert about["rows"] == {"used": len(train), "of": len(train)}
     assert set(about["versions"]) == {"scikit-learn", "lightgbm", "recsys"}
     assert list(about["models"]) == ["logistic regression", "LightGBM"]
