@@ -181,10 +181,8 @@ def _refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overr
     """
     if config.get("trusted") and not any(_key(o) == "trusted" for o in overrides):
         raise ConfigError("trusted: a file may not say what code to trust: give trusted=[PACKAGE] on the command line")
-    if any("${unused:" in str(_plain(config[k])) for k in config if k != "hydra" and isinstance(config[k], DictConfig)):
-        raise ConfigError(
-            "${unused:…} makes a folder, which only hydra.run.dir and hydra.sweep.dir may: write its name"
-        )
+    if "${unused:" in str({k: v for k, v in _plain(config).items() if k != "hydra"}):
+        raise ConfigError("${unused:…} makes a folder: only hydra.run.dir and hydra.sweep.dir may; write a plain name")
     here, typed = (_plain(c.hydra) for c in (config, plain))
     for key in _ONLY_TYPED:
         group, _, name = key.rpartition(".")

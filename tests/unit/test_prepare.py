@@ -131,6 +131,13 @@ def test_infinite_and_all_missing_numbers_are_refused(config, table, tmp_path) -
     refuse(config, put(table, "score", pa.nulls(n, pa.float64())), tmp_path / "c", DataError, "none but missing")
 
 
+def test_a_number_whose_square_is_infinite_is_refused(config, table, tmp_path):
+    """One cell of 1e200 made the deviation infinite, and the whole column one constant, without a word."""
+    values = table["score"].to_pylist()
+    values[0] = 1e200
+    refuse(config, put(table, "score", values), tmp_path / "cache", DataError, "'score'.*got 1e.200")
+
+
 def test_failure_while_writing_leaves_nothing(config, table, tmp_path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "no space left on device")
