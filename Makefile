@@ -43,7 +43,7 @@ setup: .venv/.stamp  ## make .venv with everything in it; does nothing when it i
 	touch $@
 	echo "setup: done; try 'make demo', or '$(BIN)/recsys doctor' if something is odd"
 
-demo: setup  ## real clicks to a tracked, compressed, served model (about ten minutes)
+demo: setup  ## real clicks to a tracked, compressed, served model (about two minutes after set-up)
 	@$(BIN)/recsys run experiment=demo
 
 lint: setup  ## style, types and layers
