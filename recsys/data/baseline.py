@@ -167,10 +167,19 @@ def baseline(folder: Path, seed: int = 0) -> dict[str, Any]:
             models[name] = {**found, "settings": settings, "seconds": seconds}
             bar.advance(task)
     versions = {p: version(p) for p in ("scikit-learn", "lightgbm", "recsys")}
-    about = {"models": models, "rows": {"used": len(train[2]), "of": len(shards["train"])}, "versions": versions}
-    about["code"] = code_version("recsys.data.baseline")
+    about = {
+        "models": models,
+        "rows": {"used": len(train[2]), "of": len(shards["train"])},
+        "versions": versions,
+        "code": _code(),
+    }
     write_json(Path(folder) / "baselines.json", {**about, "seed": seed})
     return about
+
+
+def _code() -> str:
+    """The version of the code that the figures depend on; the command line is no part of it."""
+    return code_version("recsys.data.baseline", without=("recsys.cli",))
 
 
 def read(folder: Path) -> dict[str, dict[str, float]]:
@@ -186,7 +195,7 @@ def read(folder: Path) -> dict[str, dict[str, float]]:
     if not path.exists():
         return {}
     about = read_json(path, "figures of baselines", "run recsys data baseline again")
-    if about.get("code") != code_version("recsys.data.baseline"):
+    if about.get("code") != _code():
         Console(stderr=True).print(f"{path} was made by other code and is left out: run recsys data baseline again")
         return {}
     models = about["models"]
