@@ -127,7 +127,8 @@ def _sure(report: Report) -> str:
     said = [
         f"The model: held-out AUC {health['valid_auc']:.4f} (training {health['train_auc']:.4f}); it gains "
         f"{health['gain']:.5f} ± {1.96 * health['gain_error']:.5f} nats a row over a constant; two halves of the "
-        f"held-out rows agree by {health['agreement']:.2f} on what fields are worth (1: the same, 0: by chance): {health['verdict']}."
+        f"held-out rows agree by {health['agreement']:.2f} on what fields are worth (1: the same, 0: by "
+        f"chance): {health['verdict']}."
     ]
     if probes:
         said.append(
@@ -144,7 +145,8 @@ def _sure(report: Report) -> str:
         said.append(f"Gates that have not settled: {', '.join(between) or 'none'}.")
         if report["method"] == "leap" and len(fields) <= _FEW:
             said.append(
-                f"With {len(fields)} fields selection=permutation costs about as much, and shuffles each field in the trained model."
+                f"With {len(fields)} fields selection=permutation costs about as much, and shuffles each "
+                "field in the trained model."
             )
     if not any("interval" in f for f in fields.values()):
         said.append(
