@@ -7,7 +7,7 @@ from recsys.compression.fewest_bits import fewest_bits
 from recsys.compression.fwsvd import fisher_weights, fwsvd
 from recsys.compression.low_rank import break_even, factorise
 from recsys.compression.report import relative_error
-from recsys.compression.rounding import rounding
+from recsys.compression.rounding import held_reads, rounding
 from recsys.compression.share import share
 from recsys.compression.svd import svd
 from recsys.errors import ConfigError
@@ -219,3 +219,15 @@ def test_each_table_takes_the_fewest_bits_that_are_close_enough():
     assert made["even"].bits == 4
     with pytest.raises(ConfigError, match="above 0 and below 1"):
         fewest_bits({"even": Table(even)}, reads, {}, 0.0)
+
+
+def test_reads_of_a_shared_row_are_those_of_all_ids_that_read_it():
+    """The weight of each held row's rounding error, against a loop over ids."""
+    kept_V = torch.tensor([True, False, True, True, False, False, True, False, False, True])
+    reads_V = torch.tensor([5, 1, 7, 2, 0, 1, 9, 0, 3, 4])
+    table = Table(torch.randn(1 + int(kept_V.sum()), 4), words=id_map(kept_V), ids=len(kept_V))
+    want, held = [0.0] * len(table.codes), 0
+    for kept, reads in zip(kept_V.tolist(), reads_V.tolist(), strict=True):
+        held += kept
+        want[held if kept else 0] += reads
+    assert held_reads(table, reads_V).tolist() == want

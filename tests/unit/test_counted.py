@@ -95,6 +95,13 @@ def _with(batch, weight):
     return batch
 
 
+def test_the_default_price_is_that_of_repeated_rows(weighed):
+    model, few, repeated = weighed
+    assert default_price(model, few, 0.01) == pytest.approx(default_price(model, repeated, 0.01), rel=1e-6)
+    plain = Rows(few._real, np.arange(len(few)))
+    assert default_price(model, plain, 0.01) != pytest.approx(default_price(model, few, 0.01), rel=1e-6)
+
+
 def test_a_weight_of_n_is_n_rows(weighed):
     """Exactly for what draws nothing; within noise where other rows are drawn."""
     model, few, repeated = weighed
