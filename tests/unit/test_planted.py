@@ -142,7 +142,7 @@ LEAST = {
     "permutation": 0.97,
     "lasso": 0.90,
     "autofield": 0.85,
-    "lpfs": 0.78,
+    "lpfs": 0.6,
     "leap_joint": 0.88,
     "lightgbm_gain": 0.82,
     "shark": 0.74,
