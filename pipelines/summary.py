@@ -61,7 +61,8 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
         console.print(table)
         console.print(RECALIBRATED, style="dim")
         console.print(
-            "µs a row: 512 rows at a time, one batch in eager PyTorch; of the bundle, its graph alone.", style="dim"
+            "µs a row: 512 rows at a time in eager PyTorch, the models in turn; of the bundle, its graph alone.",
+            style="dim",
         )
     if "benchmark" in stages:
         about = json.loads((Path(stages["benchmark"]["folder"]) / "benchmark.json").read_text())
