@@ -3,12 +3,13 @@
 V ids, R rows that are held, r rank, D embedding dim, P lookups.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-__all__ = ["Table", "held_row", "id_map", "pack", "places", "unpack"]
+__all__ = ["Table", "held_rows", "id_map", "pack", "places", "spread", "unpack"]
 
 _ABSENT = -(2**31)  # below any row number, so that clamping at 0 leads to the shared row
 
@@ -45,24 +46,47 @@ def id_map(kept_V: Tensor) -> Tensor:
 
 
 def places() -> Tensor:
-    """For a word's eight bits and an id's place among them: 1 + the set bits before it, or far below 0 if not set."""
+    """256×8: for a word's bits and an id's place among them, 1 + the set bits before it, or far below 0 if not set."""
     bits, place = torch.arange(256)[:, None], torch.arange(8)
-    before = torch.stack([(bits >> j) & 1 for j in range(8)], -1).cumsum(-1)[:, 0]
-    return torch.where(((bits >> place) & 1) == 1, before, _ABSENT).int().flatten()
+    set_here = (bits >> place) & 1
+    return torch.where(set_here == 1, set_here.cumsum(1), _ABSENT).int()
 
 
-def held_row(ids: Tensor, word_of: Tensor, words: Tensor, places: Tensor) -> Tensor:
-    """The held row of each id, int64: 0 is the row that ids without one of their own share.
+def held_rows(words: Tensor, places: Tensor) -> Tensor:
+    """The held row of each id 0, 1, …, eight for each word: 0 is the row that ids without one of their own share.
 
     Args:
-        ids: int64, any shape.
-        word_of: Where each id's word stands in `words`.
-        words: `id_map`, of one table or of several in a row.
+        words: `id_map`.
         places: `places()`.
     """
-    word = words.index_select(0, word_of.flatten()).long()
-    place = places.index_select(0, ((word & 255) << 3) + (ids.flatten() & 7))
-    return ((word >> 8) + place).clamp(min=0).view(ids.shape)
+    before = (words >> 8).unsqueeze(1)
+    return (before + places.index_select(0, words & 255)).clamp(min=0).flatten()
+
+
+def spread(
+    codes: Tensor, rank: int, words: Tensor | None, places: Tensor | None, sizes: Sequence[tuple[int, int, int]]
+) -> Tensor:
+    """What tables of one form store, one after another → a row for each id, one number in a byte or more: Σ V × r.
+
+    Args:
+        codes: The codes of all tables.
+        rank: r.
+        words: The id maps of those that have one, or None if none has.
+        places: `places()` if there are words.
+        sizes: For each table, how many rows of codes, words and ids it has; no words, no id map.
+    """
+    if codes.shape[1] != rank:
+        codes = unpack(codes, rank).to(torch.uint8)
+    if words is None or places is None:
+        return codes
+    parts, row, word = [], 0, 0
+    for rows, count, ids in sizes:
+        held = codes[row : row + rows]
+        if count:
+            held = held.index_select(0, held_rows(words[word : word + count], places)[:ids])
+        parts.append(held)
+        row, word = row + rows, word + count
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -121,13 +145,7 @@ class Table:
         w = self.held() if self.basis is None else self.held() @ self.basis
         if self.words is None:
             return w
-        ids = torch.arange(self.rows)
-        return w[held_row(ids, ids >> 3, self.words, places())]
-
-    def mapped(self) -> "Table":
-        """The same numbers behind an id map in which every id has a row of its own; the shared row is never read."""
-        codes = torch.cat([torch.zeros_like(self.codes[:1]), self.codes])
-        return replace(self, codes=codes, words=id_map(torch.ones(self.rows, dtype=torch.bool)), ids=self.rows)
+        return w[held_rows(self.words, places())[: self.rows]]
 
     def to(self, device: torch.device) -> "Table":
         """A copy on another device."""

@@ -3,7 +3,8 @@
 B rows of a batch, L id columns, P lookups, V table rows, r rank, D embedding dim.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from recsys.data.batch import Batch
 from recsys.encoding import hash_text
-from recsys.forms import Table, held_row, places, unpack
+from recsys.forms import Table, places, spread
 from recsys.schema import Schema
 
 __all__ = ["PRIME", "Lookup", "PlainEmbedding", "Table", "salted_rows", "weighted_mean"]
@@ -78,22 +79,27 @@ class _Read:
 class _Group(nn.Module):
     """Reads whose tables share a form, made with one gather.
 
+    A look through an id map, or into half a byte, costs more than the bytes it saves once they are in
+    memory. So the rows are spread out when a model is made or a graph is loaded: one for each id, one
+    number in a byte or more. What is stored stays small.
+
     Args:
         tables: The tables, by name.
-        reads: R reads, sorted by pooling; all tables have one rank, dim and precision, and a map of ids or none.
+        reads: R reads, sorted by pooling; all tables have one rank, dim and precision.
     """
 
     columns: Tensor
+    weights: Tensor
     a: Tensor
     b: Tensor
     rows: Tensor
     start: Tensor
     codes: Tensor
+    spread: Tensor | None
     scale: Tensor | None
     offset: Tensor | None
     basis: Tensor | None
     words: Tensor | None
-    word_start: Tensor
     places: Tensor
 
     def __init__(self, tables: Mapping[str, Table], reads: Sequence[_Read]):
@@ -111,30 +117,28 @@ class _Group(nn.Module):
         self.register_buffer("a", torch.tensor([a for a, _ in ab]))
         self.register_buffer("b", torch.tensor([b for _, b in ab]))
         self.register_buffer("rows", torch.tensor([tables[k.table].rows for k in lookups]))
-        self._join("codes", "start", tables, names, lookups)
-        if first.words is None:
-            self.register_buffer("words", None)
-        else:
-            self._join("words", "word_start", tables, names, lookups)
-            self.register_buffer("places", places())
+        used = [tables[n] for n in names]
+        begins = dict(zip(names, [0, *torch.tensor([t.rows for t in used]).cumsum(0).tolist()], strict=False))
+        self.register_buffer("start", torch.tensor([begins[k.table] for k in lookups]))
+        self.sizes = [(len(t.codes), 0 if t.words is None else len(t.words), t.rows) for t in used]
+        self.register_buffer("sizes_T3", torch.tensor(self.sizes))  # for whoever reads the weights file
+        maps = [t.words for t in used if t.words is not None]
+        self.register_buffer("codes", torch.cat([t.codes for t in used]))
+        self.register_buffer("words", torch.cat(maps) if maps else None)
+        self.register_buffer("places", places() if maps else None)
+        packed = maps or self.codes.shape[1] != self.rank
+        self.register_buffer("spread", self._spread() if packed else None, persistent=False)
         for part in ("scale", "offset", "basis"):
             there = getattr(first, part) is not None
             stacked = torch.stack([getattr(tables[k.table], part) for k in lookups]) if there else None
             self.register_buffer(part, stacked)
-        self.pools: list[tuple[tuple[int, bool, bool], int, list[int]]] = []  # pooling, lookups, weight columns
-        for pooling in dict.fromkeys(r.pooling for r in reads):
-            alike = [r for r in reads if r.pooling == pooling]
-            self.pools.append((pooling, len(alike) * pooling[0], [c for r in alike for c in r.weights]))
+        poolings = [r.pooling for r in reads]
+        self.pools = [(p, p[0] * poolings.count(p)) for p in dict.fromkeys(poolings)]  # and how many lookups
+        # A buffer: a list would become a tensor without a name, which weights.safetensors does not hold.
+        self.register_buffer("weights", torch.tensor([c for r in reads for c in r.weights], dtype=torch.long))
 
-    def _join(
-        self, part: str, start: str, tables: Mapping[str, Table], names: list[str], lookups: Sequence[Lookup]
-    ) -> None:
-        """One tensor of all tables' parts, and where each lookup's table begins in it."""
-        parts = [getattr(tables[n], part) for n in names]
-        ends = torch.tensor([len(p) for p in parts]).cumsum(0).tolist()
-        begins = dict(zip(names, [0, *ends[:-1]], strict=True))
-        self.register_buffer(part, torch.cat(parts))
-        self.register_buffer(start, torch.tensor([begins[k.table] for k in lookups]))
+    def _spread(self) -> Tensor:
+        return spread(self.codes, self.rank, self.words, self.places, self.sizes)
 
     def _look(self, ids_BL: Tensor) -> tuple[Tensor, Tensor | None]:
         """→ looked-up x_BPD and there_BP, 1 where the id is not padding; None if no read pads."""
@@ -147,9 +151,8 @@ class _Group(nn.Module):
             ids_BP = ids_BP.clamp(min=0)
         if self.salted:
             ids_BP = salted_rows(ids_BP, self.a, self.b, self.rows)
-        if self.words is not None:
-            ids_BP = held_row(ids_BP, (ids_BP >> 3) + self.word_start, self.words, self.places)
-        x_BPr = unpack(nn.functional.embedding(ids_BP + self.start, self.codes), self.rank)
+        codes = self._spread() if self.spread is None else self.spread
+        x_BPr = nn.functional.embedding(ids_BP + self.start, codes).float()
         if self.scale is not None and self.offset is not None:
             x_BPr = torch.addcmul(self.offset, x_BPr, self.scale)
         if self.basis is None:
@@ -164,12 +167,14 @@ class _Group(nn.Module):
         x_BPD, there_BP = self._look(ids_BL)
         if there_BP is None:
             return x_BPD
-        parts, at = [], 0
-        for (length, padded, weighted), count, columns in self.pools:
+        parts, at, weight_at = [], 0, 0
+        for (length, padded, weighted), count in self.pools:
             x_BCD, there_BC1 = x_BPD[:, at : at + count], there_BP[:, at : at + count].unsqueeze(-1)
             at += count
             if weighted:
-                w_BC1 = there_BC1 * dense_BN[:, columns].unsqueeze(-1)
+                columns = self.weights[weight_at : weight_at + count]
+                weight_at += count
+                w_BC1 = there_BC1 * dense_BN.index_select(1, columns).unsqueeze(-1)
                 total, weight = ((t * w_BC1).unflatten(1, (-1, length)).sum(2) for t in (x_BCD, torch.ones(())))
                 x_BCD = weighted_mean(total, weight)
             elif length > 1:
@@ -179,14 +184,6 @@ class _Group(nn.Module):
                 x_BCD = x_BCD * there_BC1
             parts.append(x_BCD)
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-
-def _alike(tables: Mapping[str, Table]) -> dict[str, Table]:
-    """The tables, small ones with an id map if larger ones beside them have one: one gather then reads both."""
-    form = {n: (t.bits, t.dim, t.rank, t.scale is None, t.basis is None) for n, t in tables.items()}
-    rows = {f: sum(t.rows for n, t in tables.items() if form[n] == f and t.words is not None) for f in form.values()}
-    few = {n for n, t in tables.items() if t.words is None and 10 * t.rows <= rows[form[n]]}
-    return {n: t.mapped() if n in few else t for n, t in tables.items()}
 
 
 class PlainEmbedding(nn.Module):
@@ -225,12 +222,11 @@ class PlainEmbedding(nn.Module):
 
     def _plan(self) -> None:
         """One group for each form of table, so that a table is held once; say where each result goes."""
-        reads, tables = self._reads(), _alike(self.tables)
+        reads, tables = self._reads(), self.tables
         forms: dict[tuple[object, ...], list[int]] = {}
         for i, read in enumerate(reads):
             t = tables[read.lookup.table]
-            words = None if t.words is None else t.words.dtype
-            forms.setdefault((t.bits, t.dim, t.rank, t.scale is None, t.basis is None, words), []).append(i)
+            forms.setdefault((t.bits, t.dim, t.rank, t.scale is None, t.basis is None), []).append(i)
         self.groups = nn.ModuleList()
         placed: list[tuple[int, int, int]] = []  # (order of the read, its column in the joined output, width)
         at = 0
@@ -254,6 +250,18 @@ class PlainEmbedding(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """→ x_BW of a batch."""
         return self.lookup(batch.ids_BL, batch.dense_BN)
+
+    @contextmanager
+    def packed(self) -> Generator[None]:
+        """Within it a forward pass spreads the rows anew: a graph that is traced holds what is stored, no more."""
+        held = [(group, group.spread) for group in self.groups if isinstance(group, _Group)]
+        try:
+            for group, _ in held:
+                group.spread = None
+            yield
+        finally:
+            for group, spread_VR in held:
+                group.spread = spread_VR
 
     def plain(self) -> "PlainEmbedding":
         """Itself: it is plain already."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recsys.errors import ConfigError
-from recsys.forms import Table, held_row, pack, places
+from recsys.forms import Table, held_rows, pack, places
 from recsys.ranges import Bits
 
 __all__ = ["held_reads", "rounded", "rounding"]
@@ -20,8 +20,7 @@ def held_reads(table: Table, reads_V: Tensor) -> Tensor:
     reads_R = reads_V.double() if reads_V.any() else torch.ones(len(reads_V), dtype=torch.double)
     if table.words is None:
         return reads_R
-    ids = torch.arange(table.rows)
-    held_V = held_row(ids, ids >> 3, table.words, places())
+    held_V = held_rows(table.words, places())[: table.rows]
     return torch.zeros(len(table.codes), dtype=torch.double).index_add(0, held_V, reads_R)
 
 

@@ -97,9 +97,9 @@ def _write(
         past.save(folder / "past.npz")
     (folder / "calibrator.json").write_bytes(canonical(calibrator))
     with without_torch_notices():
-        state, program = write_weights(graph, folder), trace(graph, schema)
-        write_onnx(program, folder, state)
-        pt2 = write_pt2(program, folder) if compiler() else None
+        state = write_weights(graph, folder)
+        write_onnx(trace(graph, schema, packed=True), folder, state)
+        pt2 = write_pt2(trace(graph, schema, packed=False), folder) if compiler() else None
     (folder / "card.json").write_bytes(canonical(_card(card, schema, pt2, folder)))
     write_manifest(folder)
     return answers

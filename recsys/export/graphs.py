@@ -14,7 +14,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +71,22 @@ def input_widths(schema: Schema) -> tuple[int, int]:
     return sum(f.max_length for f in schema.sparse), sum(f.max_length for f in schema.numeric) + weights
 
 
-def trace(graph: ScoringGraph, schema: Schema) -> torch.export.ExportedProgram:
-    """Trace the graph for any batch size from 1."""
+def trace(graph: ScoringGraph, schema: Schema, *, packed: bool) -> torch.export.ExportedProgram:
+    """Trace the graph for any batch size from 1.
+
+    Args:
+        graph: What to trace.
+        schema: Its fields.
+        packed: Whether the graph spreads the stored rows itself. onnxruntime does so once, as it loads a
+            graph; the machine code of graph.pt2 would in every call, so it is handed rows that are spread.
+    """
     ids, dense = input_widths(schema)
     example = (torch.zeros(2, ids, dtype=torch.long), torch.zeros(2, dense))
     free = {0: torch.export.Dim.DYNAMIC}
     # Without this, torch takes a batch of 1 for a special case and refuses it.
-    with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    stored = graph.model.embedding.packed() if packed else nullcontext()  # type: ignore[operator]
+    with torch.no_grad(), oblivious, stored:
         program = torch.export.export(graph, example, dynamic_shapes={"ids_BL": free, "dense_BN": free})
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it holds paths of this machine, and would end up in both graphs

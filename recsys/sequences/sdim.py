@@ -36,7 +36,6 @@ class SDIM(nn.Module):
 
     attends = True
     projection_DM: Tensor
-    power_T: Tensor
 
     def __init__(self, dim: int, hashes: int = 48, bits: int = 3, seed: int = 0):
         super().__init__()
@@ -49,12 +48,12 @@ class SDIM(nn.Module):
         # float64: a sign must not hang on how a runtime rounds, nor on where in a batch a row stands
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("projection_DM", torch.randn(dim, hashes, dtype=torch.float64, generator=generator))
-        self.register_buffer("power_T", 2.0 ** torch.arange(bits), persistent=False)
 
     def signatures(self, x: Tensor) -> Tensor:
         """…D → …G whole numbers in [0, 2^T), as floats: sums of powers, since not every runtime shifts bits."""
-        signs = (x.detach().double() @ self.projection_DM.double() > 0).to(self.power_T.dtype)
-        return signs.unflatten(-1, (self.groups, self.bits)) @ self.power_T
+        signs = (x.detach().double() @ self.projection_DM.double() > 0).float()
+        power_T = 2.0 ** torch.arange(self.bits, device=x.device)
+        return signs.unflatten(-1, (self.groups, self.bits)) @ power_T
 
     def forward(self, query_BD: Tensor, keys_BLD: Tensor, there_BL: Tensor) -> Tensor:
         """→ pooled_BD; 0 where there is no behaviour."""

@@ -78,6 +78,24 @@ def _tensors(folder: Path, names: list[str]) -> dict[str, Any]:
     return found
 
 
+def _with_spread_rows(folder: Path, names: list[str]) -> dict[str, Any]:
+    """Map tensors as `_tensors` does; rows that are stored packed (`recsys.forms.spread`) are spread out in memory."""
+    from recsys.forms import spread
+
+    packed = [n.removesuffix(".spread") for n in names if n.endswith(".spread")]
+    parts = ("codes", "words", "places", "scale", "sizes_T3")
+    there = tensor_places(folder / WEIGHTS)
+    stored = _tensors(folder, [f"{g}.{p}" for g in packed for p in parts if f"{g}.{p}" in there])
+    found = _tensors(folder, [n for n in names if not n.endswith(".spread")])
+    for group in packed:
+        codes, words, places, scale, sizes = (stored.get(f"{group}.{p}") for p in parts)
+        if codes is None or sizes is None:
+            raise BundleError(f"{folder}: {WEIGHTS} lacks the rows of {group!r}: export the bundle again")
+        rank = codes.shape[1] if scale is None else scale.shape[1]
+        found[f"{group}.spread"] = spread(codes, rank, words, places, sizes.tolist())
+    return found
+
+
 def check_package(path: Path) -> None:
     """Refuse a .pt2 that holds anything but what export puts there, before torch unpacks it.
 
@@ -115,7 +133,7 @@ def load_pt2(folder: Path) -> Graph:
     finally:
         log.setLevel(level)
     # The graph keeps pointers: `tensors` must live as long as it does. Without weights it would crash the process.
-    tensors = _tensors(folder, graph.get_constant_fqns())
+    tensors = _with_spread_rows(folder, graph.get_constant_fqns())
     graph.load_constants(tensors, check_full_update=True, user_managed=True)
 
     def run(ids_BL: np.ndarray, dense_BN: np.ndarray, tensors: Any = tensors) -> np.ndarray:

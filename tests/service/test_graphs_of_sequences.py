@@ -66,7 +66,7 @@ def test_onnx_is_the_model(sequence: str, form: str, tmp_path: Path) -> None:
     model = subject(sequence, form)
     graph = ScoringGraph(model)
     with without_torch_notices():
-        write_onnx(trace(graph, SCHEMA), tmp_path, write_weights(graph, tmp_path))
+        write_onnx(trace(graph, SCHEMA, packed=True), tmp_path, write_weights(graph, tmp_path))
     check(load_onnx(tmp_path), model)
 
 
@@ -79,5 +79,5 @@ def test_pt2_is_the_model(sequence: str, form: str, tmp_path: Path) -> None:
     graph = ScoringGraph(model)
     with without_torch_notices():
         write_weights(graph, tmp_path)
-        write_pt2(trace(graph, SCHEMA), tmp_path)
+        write_pt2(trace(graph, SCHEMA, packed=False), tmp_path)
     check(load_pt2(tmp_path), model)

@@ -11,7 +11,7 @@ from recsys.compression.rounding import held_reads, rounding
 from recsys.compression.share import share
 from recsys.compression.svd import svd
 from recsys.errors import ConfigError
-from recsys.forms import Table, held_row, id_map, pack, places, unpack
+from recsys.forms import Table, held_rows, id_map, pack, places, unpack
 
 
 def table(rows: int = 60, dim: int = 8, seed: int = 0) -> torch.Tensor:
@@ -171,16 +171,16 @@ def test_the_map_counts_the_kept_rows_before_an_id(rows, share_kept):
     for kept in kept_V.tolist():
         seen += kept
         want.append(seen if kept else 0)
-    ids, words = torch.arange(rows), id_map(kept_V)
-    assert held_row(ids, ids >> 3, words, places()).tolist() == want
+    words = id_map(kept_V)
+    assert held_rows(words, places())[:rows].tolist() == want
     assert words.numel() * words.element_size() == 4 * -(-rows // 8)
 
 
 def test_a_map_of_many_rows_counts_past_24_bits():
     kept_V = torch.ones(2**23 + 9, dtype=torch.bool)
-    ids, words = torch.tensor([0, 2**23 + 8]), id_map(kept_V)
+    words = id_map(kept_V)
     assert words.dtype == torch.int64
-    assert held_row(ids, ids >> 3, words, places()).tolist() == [1, 2**23 + 9]
+    assert held_rows(words, places())[[0, 2**23 + 8]].tolist() == [1, 2**23 + 9]
 
 
 def test_rows_hardly_read_share_the_mean_of_those_that_were_trained():
