@@ -164,6 +164,13 @@ MUTANTS = [
         "tests/unit/test_train.py::test_table_l2_counts_a_row_of_weight_n_as_n_rows",
     ),
     Mutant(
+        "the interval of what keeping changes has no noise of rows",
+        "pipelines/retrains.py",
+        "return paired_difference(change_S, ours_R - theirs_R)",
+        "return paired_difference(change_S, 0 * (ours_R - theirs_R))",
+        "tests/pipeline/test_benchmark.py::test_what_keeping_changes_has_an_interval_that_holds_row_noise",
+    ),
+    Mutant(
         "LightGBM stops early by unweighted rows",
         "recsys/data/baseline.py",
         "held = lightgbm.Dataset(x, valid[2], weight=valid[3], ",
