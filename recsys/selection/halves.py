@@ -43,7 +43,8 @@ def worth_on(model: CTR, rows: Shards, steps: int, batch_size: int, seed: int) -
     total_F = torch.zeros(len(model.widths))
     for step in range(steps):
         mixed.gate_F = torch.full_like(total_F, (step + 0.5) / steps).requires_grad_()
-        loss = gate_loss(model, mixed, next(batches), "auto")
+        batch = next(batches)
+        loss = gate_loss(model, mixed.of_rows(batch.weight_B), batch, "auto")
         total_F -= torch.autograd.grad(loss, [mixed.gate_F])[0] / steps
     return total_F.numpy().astype(np.float64)
 
