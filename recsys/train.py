@@ -46,12 +46,18 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def row_mean(value_B: Tensor, weight_B: Tensor | None) -> Tensor:
+    """Σ w·v / Σ w, the plain mean without weights; 0 if no row of the batch counts."""
+    return value_B.mean() if weight_B is None else (weight_B * value_B).sum() / weight_B.sum().clamp(min=1e-12)
+
+
 def batch_loss(logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None) -> Tensor:
-    """Σ w·l / Σ w, l the binary cross-entropy of a row; 0 where no row of the batch counts."""
+    """`row_mean` of the binary cross-entropy of each row."""
     if weight_B is None:
         return nn.functional.binary_cross_entropy_with_logits(logit_B.float(), label_B)
-    loss_B = nn.functional.binary_cross_entropy_with_logits(logit_B.float(), label_B, reduction="none")
-    return (weight_B * loss_B).sum() / weight_B.sum().clamp(min=1e-12)
+    return row_mean(
+        nn.functional.binary_cross_entropy_with_logits(logit_B.float(), label_B, reduction="none"), weight_B
+    )
 
 
 @torch.no_grad()
@@ -106,7 +112,8 @@ class Fit:
         loss = batch_loss(logit_B, batch.label_B, batch.weight_B)
         total = loss + penalty
         if self.config.table_l2:
-            total = total + 0.5 * self.config.table_l2 * self.model.looked_up(x_BW).square().sum(1).mean()
+            square_B = self.model.looked_up(x_BW).square().sum(1)
+            total = total + 0.5 * self.config.table_l2 * row_mean(square_B, batch.weight_B)
         self.adam.zero_grad()
         total.backward()
         self.adam.step()

@@ -19,8 +19,9 @@ class TrainConfig:
         lr: Adam's rate for dense parameters.
         table_lr: Row-wise Adagrad's rate for tables.
         weight_decay: Decoupled decay of dense matrices (AdamW).
-        table_l2: λ of ½·λ·mean over rows of Σ looked-up numbers², so that a row decays as often as
-            it is read (FBGEMM's fused weight decay is ignored on CPU; this acts everywhere).
+        table_l2: λ of ½·λ·mean over rows of Σ looked-up numbers², weighted as the rows are, so that a table
+            row decays as often as rows that count read it (FBGEMM's fused weight decay is ignored on
+            CPU; this acts everywhere).
         embedding_dropout: Share of looked-up numbers zeroed.
         fresh_tables: Every epoch but the first starts with new tables under the trained dense part,
             so that the one-epoch overfitting of tables does not limit the dense part (Fan et al.,

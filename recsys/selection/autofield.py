@@ -13,9 +13,11 @@ from recsys.selection.columns import field_of_column
 from recsys.selection.recipe import Recipe, batches_forever, gate_loss, train_gated
 from recsys.selection.scores import FieldScores, check_fields
 
-__all__ = ["AutoFieldGate", "autofield"]
+__all__ = ["AutoFieldGate", "autofield", "steps_between"]
 
 _LAST_TAU = 0.01
+_LEAST_CHOICES = 200  # steps of the choices, if the run has as many
+_RAREST = 10  # ERASE's steps of the model for one of the choices
 
 
 class AutoFieldGate(nn.Module):
@@ -51,6 +53,15 @@ class AutoFieldGate(nn.Module):
         return x_BW * p_F2[:, 0][self.column_W]
 
 
+def steps_between(steps: int) -> int:
+    """Steps of the model between two of the choices: a 200th of all, from 1 up to ERASE's 10.
+
+    Args:
+        steps: Of the whole run.
+    """
+    return min(_RAREST, max(1, steps // _LEAST_CHOICES))
+
+
 def autofield(
     model: CTR,
     train: Shards,
@@ -58,7 +69,7 @@ def autofield(
     recipe: Recipe,
     seed: int,
     epochs: int | None = None,
-    every: int = 10,
+    every: int | None = None,
     gate_lr: float | None = None,
     tau_step: float = 5e-5,
 ) -> FieldScores:
@@ -67,6 +78,11 @@ def autofield(
     A field is kept if α_keep > α_drop. Dropping costs nothing, so a field that neither helps nor
     harms stays near ½: the ranking says more than the cut.
 
+    What a short run needs is more steps of the choices. On planted truth (35 fields, 16 useful, five
+    seeds) average precision with a choice every 10, 3 and 1 steps was .663, .699, .729 in runs of 40
+    steps, .892 and .979 (10 and 1) in 164, and .966, .984, .985 in 656. Rates from 1 to 3 over the number
+    of steps ranked no better than the dense part's, nor did a τ that ends at .01.
+
     Args:
         model: Tells the fields; not changed.
         train: Rows of the fresh model.
@@ -74,7 +90,8 @@ def autofield(
         recipe: How the fresh model is built and trained.
         seed: Fixes model, noise and rows.
         epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
-        every: Steps of the model between two of the choices, of which the first follows the first step.
+        every: Steps of the model between two of the choices, of which the first follows the first step;
+            None is a 200th of the run's steps, at least 1 and at most 10 (see `steps_between`).
         gate_lr: Adam's rate for log α; None takes that of the dense part.
         tau_step: By how much the temperature falls a pass, from 1 down to .01; in [0, 1].
 
@@ -87,8 +104,8 @@ def autofield(
     """
     started = time.perf_counter()
     check_fields(model.schema)
-    if every < 1 or not 0 <= tau_step <= 1 or (gate_lr is not None and gate_lr <= 0):
-        wanted = "selection: expected every ≥ 1, gate_lr > 0 or null, and tau_step in [0, 1]"
+    if (every is not None and every < 1) or not 0 <= tau_step <= 1 or (gate_lr is not None and gate_lr <= 0):
+        wanted = "selection: expected every ≥ 1 or null, gate_lr > 0 or null, and tau_step in [0, 1]"
         raise ConfigError(f"{wanted}, got {every}, {gate_lr} and {tau_step}: change them")
     torch.manual_seed(seed)
     own = recipe.build(model.schema)
@@ -100,7 +117,7 @@ def autofield(
         return gate(x_BW), torch.zeros(())
 
     for step in train_gated(own, mix, train, recipe, seed, epochs):
-        if (step.number - 1) % every == 0:
+        if (step.number - 1) % (every or steps_between(step.total)) == 0:
             own.eval()
             loss = gate_loss(own, gate, next(held_out), recipe.how.precision)
             (gate.alpha_F2.grad,) = torch.autograd.grad(loss, [gate.alpha_F2])

@@ -31,6 +31,11 @@ def _spread(figure: Mapping[str, float] | None, sign: bool = False) -> str:
     return f"{figure['mean']:{'+' if sign else ''}.4f}{deviation}"
 
 
+def _change(figure: Mapping[str, float] | None) -> str:
+    """Mean ± deviation over seeds, and the 95 % interval that holds the noise of test rows too."""
+    return f"{_spread(figure, True)} [{figure['low']:+.4f}, {figure['high']:+.4f}]" if figure else ""
+
+
 def columns(about: About) -> list[str]:
     """Heads of the table of `rows`."""
     metric = _name(about["metric"])
@@ -54,9 +59,7 @@ def rows(about: About) -> list[list[str]]:
         at_k = [_spread(m["at_k"][str(k)]) for k in about["grid"]]
         least, most = min(m["kept"]), max(m["kept"])
         keeps = str(least) if least == most else f"{least} to {most}"
-        made.append(
-            [name, _spread(m["area"]), *at_k, keeps, _spread(m["kept_change"], True), f"{m['search_seconds']:.1f}"]
-        )
+        made.append([name, _spread(m["area"]), *at_k, keeps, _change(m["kept_change"]), f"{m['search_seconds']:.1f}"])
     blank = [""] * len(about["grid"])
     made += [[n, m["failed"], *blank, "", "", ""] for n, m in found.items() if m.get("failed")]
     if whole:
@@ -75,7 +78,7 @@ def _difference_rows(about: About) -> list[list[str]]:
 def _frontier_rows(answered: Mapping[str, Any]) -> list[list[str]]:
     """A row a method and price."""
     return [
-        [n, f"{at['gain_share']:g}", " / ".join(map(str, at["kept"])), _spread(at["change"], True)]
+        [n, f"{at['gain_share']:g}", " / ".join(map(str, at["kept"])), _change(at["change"])]
         for n, m in answered.items()
         for at in m["frontier"]
     ]
@@ -114,7 +117,7 @@ def _lead(about: About, answered: Mapping[str, Any]) -> str:
     if "leap" in answered:
         m = answered["leap"]
         lead += f"What LeAP keeps ({' / '.join(str(k) for k in m['kept'])} of {about['fields']} fields) changes the "
-        lead += f"{_name(about['metric'])} of all fields by {_spread(m['kept_change'], True)}."
+        lead += f"{_name(about['metric'])} of all fields by {_change(m['kept_change'])}."
     return lead
 
 
@@ -126,7 +129,8 @@ def write_page(about: About, path: Path) -> None:
     notes += [f"The model is {v}: {r}." for r, v in unsound.items() if v != "sound"]
     sections: list[tuple[str, str | go.Figure]] = [
         (
-            "Methods (mean ± deviation over seeds; Δ is paired with all fields)",
+            "Methods (mean ± deviation over seeds; Δ is paired with all fields, and its 95 % interval in brackets "
+            "holds the noise of seeds and of test rows)",
             table(columns(about), rows(about)),
         )
     ]
@@ -144,5 +148,10 @@ def write_page(about: About, path: Path) -> None:
         sections.append((what, table(heads, _difference_rows(about))))
     if priced := _frontier_rows(answered):
         heads = ["method", "price, share of the model's gain", "fields kept, by seed", f"Δ{metric} of a retrain"]
-        sections.append(("Fields kept against what a retrain on them loses, at each price", table(heads, priced)))
+        sections.append(
+            (
+                "Fields kept against what a retrain on them loses, at each price, with the same intervals",
+                table(heads, priced),
+            )
+        )
     write_text(path, page("Feature selectors compared", _lead(about, answered), notes, sections))

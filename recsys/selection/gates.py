@@ -1,6 +1,6 @@
 """LeAP's gates: x mixed with its own permutation. B rows, U units, W the joined width, S steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -186,6 +186,10 @@ class Gates(nn.Module):
             scale_BW[:, r.columns_D] = weight_B[:, None]
         mixed_BW = gated(x_BW, other_BW, self.gates(), self.of_column_W)
         return mixed_BW + (scale_BW - 1) * (mixed_BW - mixed_BW.detach())  # the same value, a weighted gradient
+
+    def of_rows(self, weight_B: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """x_BW → x̃_BW for rows of these sample weights."""
+        return lambda x_BW: self(x_BW, weight_B)
 
     @torch.no_grad()
     def clamp(self) -> None:

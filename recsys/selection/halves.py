@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from recsys.data.shards import Shards
@@ -42,7 +43,8 @@ def worth_on(model: CTR, rows: Shards, steps: int, batch_size: int, seed: int) -
     total_F = torch.zeros(len(model.widths))
     for step in range(steps):
         mixed.gate_F = torch.full_like(total_F, (step + 0.5) / steps).requires_grad_()
-        loss = gate_loss(model, mixed, next(batches), "auto")
+        batch = next(batches)
+        loss = gate_loss(model, mixed.of_rows(batch.weight_B), batch, "auto")
         total_F -= torch.autograd.grad(loss, [mixed.gate_F])[0] / steps
     return total_F.numpy().astype(np.float64)
 
@@ -53,11 +55,14 @@ def concordance(a_F: np.ndarray, b_F: np.ndarray) -> float:
     return 2 * float(a_F @ b_F) / both if both else 0.0
 
 
-def agreement_of_halves(model: CTR, valid: Shards, steps: int = 20, batch_size: int = 2048) -> float:
-    """`concordance` of what each field is worth on two random halves of the held-out rows.
+def agreement_of_halves(
+    model: CTR, valid: Shards, steps: int = 20, batch_size: int = 2048
+) -> tuple[float, float | None]:
+    """Of what each field is worth on two random halves of the held-out rows: `concordance`, and Spearman's ρ.
 
-    The most important fields rule it: it tells whether the model's order means anything, not whether a field
-    near its price would get the same verdict twice.
+    The most important fields rule the first: it tells whether the model's order means anything, not whether a
+    field near its price would get the same verdict twice. In the second each field counts alike, and fields
+    that are worth nothing, whose order is chance, lower it; it is None if a half finds all fields worth the same.
 
     Args:
         model: Trained; not changed.
@@ -70,7 +75,8 @@ def agreement_of_halves(model: CTR, valid: Shards, steps: int = 20, batch_size: 
     order = np.random.default_rng(37).permutation(len(valid))
     halves = [np.sort(part) for part in np.array_split(order, 2)]
     worth = [worth_on(model, _rows(valid, part), steps, min(batch_size, len(part)), 37) for part in halves]
-    return concordance(worth[0], worth[1])
+    alike = min(np.ptp(w) for w in worth) == 0
+    return concordance(worth[0], worth[1]), None if alike else float(spearmanr(worth[0], worth[1]).statistic)
 
 
 def _rows(valid: Shards, part: np.ndarray) -> Shards:

@@ -55,7 +55,8 @@ class _Search:
 
     def step(self, price: float) -> float:
         """One step on BCE(y, f(x̃)) + price·Σ w_i g_i; returns the BCE."""
-        bce = gate_loss(self.model, self.gates, next(self.batches), self.precision)
+        batch = next(self.batches)
+        bce = gate_loss(self.model, self.gates.of_rows(batch.weight_B), batch, self.precision)
         loss = bce + price * self.gates.cost()
         (self.gates.theta_U.grad,) = torch.autograd.grad(loss, [self.gates.theta_U])
         self.adam.step()

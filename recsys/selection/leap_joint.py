@@ -72,7 +72,9 @@ def leap_joint(
     for step in train_gated(own, mix, train, recipe, seed, epochs):
         adam = adam or torch.optim.Adam([gates.theta_U], lr=gate_rate(step.total, 3.0), betas=(0.9, 0.99))
         own.eval()
-        loss = gate_loss(own, gates, next(held_out), recipe.how.precision) + price * gates.cost()
+        rows = next(held_out)
+        bce = gate_loss(own, gates.of_rows(rows.weight_B), rows, recipe.how.precision)
+        loss = bce + price * gates.cost()
         (gates.theta_U.grad,) = torch.autograd.grad(loss, [gates.theta_U])
         adam.step()
         gates.clamp()

@@ -16,6 +16,8 @@ from recsys.selection.scores import FieldScores, check_fields
 
 __all__ = ["lpfs", "polarised", "soft_threshold"]
 
+_REACH = 3.0  # how far Adam can move x, which starts at 1, in the whole training
+
 
 def polarised(x_F: Tensor, epsilon: float) -> Tensor:
     """g = sign(x)·x² / (x² + ε) + 10·√ε·atan(x): 0 at 0, near 1 above and −1 below as ε shrinks.
@@ -40,7 +42,7 @@ def lpfs(
     price: float | None = None,
     gain_share: float = 0.005,
     epochs: int | None = None,
-    last_epsilon: float = 1e-4,
+    last_epsilon: float = 0.01,
 ) -> FieldScores:
     """Train a fresh model whose field i is multiplied by g(x_i), with a proximal L1 step on the gates' x.
 
@@ -90,7 +92,7 @@ def lpfs(
             first_F.lerp_(x_F.grad, 0.1)
             second_F.lerp_(x_F.grad.square(), 0.01)
             n = step.number
-            rate_F = gate_rate(step.total, 8.0) / ((second_F / (1 - 0.99**n)).sqrt() + 1e-12)
+            rate_F = gate_rate(step.total, _REACH) / ((second_F / (1 - 0.99**n)).sqrt() + 1e-12)
             x_F.copy_(soft_threshold(x_F - rate_F * first_F / (1 - 0.9**n), rate_F * price))
             x_F.grad = None
         epsilon = 0.1 * (last_epsilon / 0.1) ** (step.number / step.total)

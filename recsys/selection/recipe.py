@@ -15,7 +15,6 @@ from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
 from recsys.progress import progress
 from recsys.schema import Schema
-from recsys.selection.gates import Gates
 from recsys.train import Fit, TrainConfig, batch_loss, bf16, seed_everything
 
 __all__ = ["Recipe", "Step", "batches_forever", "gate_loss", "gate_rate", "train_gated"]
@@ -60,20 +59,19 @@ def batches_forever(shards: Shards, size: int, seed: int) -> Iterator[Batch]:
         epoch += 1
 
 
-def gate_loss(model: CTR, gate: nn.Module, batch: Batch, precision: str) -> Tensor:
+def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, precision: str) -> Tensor:
     """BCE(y, head(gate(x))), with x looked up without gradient: a loss of the gates alone.
 
     The head runs in the precision of training, its input too: where the processor multiplies bf16
-    that is several times as fast. Σ w·l / Σ w if rows have sample weights; LeAP's gates then replace
-    rows by others as often as these weigh.
+    that is several times as fast. Σ w·l / Σ w if rows have sample weights; a gate that
+    needs them too brings them.
     """
-    weight_B = batch.weight_B
     with torch.no_grad():
         x_BW = model.features(batch)
-    half, mixed_BW = bf16(precision), gate(x_BW, weight_B) if isinstance(gate, Gates) else gate(x_BW)
+    half, mixed_BW = bf16(precision), gate(x_BW)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         logit_B = model.head(mixed_BW.bfloat16() if half else mixed_BW)
-    return batch_loss(logit_B, batch.label_B, weight_B)
+    return batch_loss(logit_B, batch.label_B, batch.weight_B)
 
 
 def train_gated(

@@ -27,7 +27,8 @@ def health(model: CTR, train: Shards, valid: Shards, rows: int = 100_000) -> dic
 
     Returns:
         train_auc (over the first `rows` training rows), valid_auc; gain, the held-out logloss saved
-        over a constant, and gain_error, its standard error; agreement, see `agreement_of_halves`; a
+        over a constant, and gain_error, its standard error; agreement and, if there is one,
+        rank_agreement, see `agreement_of_halves`; a
         verdict and the reason for it: `no signal` (validation AUC within 3 standard errors of ½, or no
         gain beyond 3 of its own), `inconclusive` (AUC but no gain: worse than a constant; or an
         agreement below ½: two halves of the held-out rows find other fields useful) or `sound`. All
@@ -42,7 +43,7 @@ def health(model: CTR, train: Shards, valid: Shards, rows: int = 100_000) -> dic
     valid = counted(valid)
     valid_logit, label_B, weight_B = logits(model, valid), valid.label_B, valid.weight_B
     valid_auc, gain = auc(valid_logit, label_B, weight_B), gain_over_constant(valid_logit, label_B, weight_B)
-    auc_error, agreement = _auc_error(label_B, weight_B), agreement_of_halves(model, valid)
+    auc_error, (agreement, ranks) = _auc_error(label_B, weight_B), agreement_of_halves(model, valid)
     if valid_auc <= 0.5 + 3 * auc_error:
         verdict, reason = "no signal", f"validation AUC {valid_auc:.4f} is what chance gives (.5 ± {auc_error:.4f})"
     elif gain.mean <= 0:
@@ -55,7 +56,7 @@ def health(model: CTR, train: Shards, valid: Shards, rows: int = 100_000) -> dic
     else:
         verdict, reason = "sound", ""
     found = {"train_auc": train_auc, "valid_auc": valid_auc, "gain": gain.mean, "gain_error": gain.error}
-    found["agreement"] = agreement
+    found |= {"agreement": agreement, **({} if ranks is None else {"rank_agreement": ranks})}
     return {**found, "verdict": verdict, "reason": reason}
 
 

@@ -124,11 +124,14 @@ def _savings(saved: Report) -> str:
 def _sure(report: Report) -> str:
     """What speaks for and against the verdicts, a sentence each."""
     health, fields, probes = report["health"], report["fields"], report["probes"]
+    ranks = ""
+    if "rank_agreement" in health:
+        ranks = f", and by {health['rank_agreement']:.2f} on their order, in which all fields count alike"
     said = [
         f"The model: held-out AUC {health['valid_auc']:.4f} (training {health['train_auc']:.4f}); it gains "
         f"{health['gain']:.5f} ± {1.96 * health['gain_error']:.5f} nats a row over a constant; two halves of the "
-        f"held-out rows agree by {health['agreement']:.2f} on what fields are worth (1: the same, 0: by "
-        f"chance): {health['verdict']}."
+        f"held-out rows agree by {health['agreement']:.2f} on what fields are worth, of which strong "
+        f"fields say most{ranks} (1: the same, 0: by chance): {health['verdict']}."
     ]
     if probes:
         said.append(
@@ -262,7 +265,9 @@ def _words(value: object) -> str:
 def _search(report: Report) -> str:
     about, search = report["provenance"], report["search"]
     rows = [["method", report["method"]]]
-    rows += [[k, search[k]] for k in ("seconds", "price", "steps", "repeats", "alpha", "rows") if k in search]
+    labels = {"steps": "steps, of all passes over the gates"}
+    shown = ("seconds", "price", "steps", "repeats", "alpha", "rows")
+    rows += [[labels.get(k, k), search[k]] for k in shown if k in search]
     rows += [[k, about[k]] for k in ("data", "split", "policy", "seed", "versions") if k in about]
     return table(["", ""], [[k, _words(v)] for k, v in rows])
 

@@ -11,6 +11,7 @@ from recsys.schema import Schema
 __all__ = [
     "UNSETTLED",
     "FieldScores",
+    "KeepsNothing",
     "Verdict",
     "check_fields",
     "check_policy",
@@ -21,6 +22,10 @@ __all__ = [
 
 UNSETTLED = (0.25, 0.75)  # a gate between has not settled
 _PROTECTED = ("protected", "named in select.protect")
+
+
+class KeepsNothing(ConfigError):
+    """No field is worth its price."""
 
 
 def check_fields(schema: Schema) -> None:
@@ -134,7 +139,8 @@ def decide(
         One verdict a field, in order of importance.
 
     Raises:
-        ConfigError: If a protected field does not exist, top_k is out of range or needed, or nothing is kept.
+        ConfigError: If a protected field does not exist, top_k is out of range or needed.
+        KeepsNothing: If no field is kept.
     """
     if top_k is None and scores.keep is None:
         top_k = no_cut
@@ -161,7 +167,7 @@ def decide(
         elif scores.keep is not None:
             made.append(Verdict(name, "keep" if scores.keep[name] else "drop", _why(scores, name)))
     if all(v.verdict == "drop" for v in made):
-        raise ConfigError("selection keeps no field: lower selection.price, or set select.top_k")
+        raise KeepsNothing("selection keeps no field: lower selection.price, or set select.top_k")
     return made
 
 

@@ -156,6 +156,34 @@ MUTANTS = [
         "epsilon = 0.1",
         PEERS + "test_lpfs_epsilon_shrinks_to_its_last_by_a_constant_factor",
     ),
+    Mutant(
+        "table_l2 counts rows of weight 0",
+        "recsys/train.py",
+        "row_mean(square_B, batch.weight_B)",
+        "square_B.mean()",
+        "tests/unit/test_train.py::test_table_l2_counts_a_row_of_weight_n_as_n_rows",
+    ),
+    Mutant(
+        "the interval of what keeping changes has no noise of rows",
+        "pipelines/retrains.py",
+        "return paired_difference(change_S, ours_R - theirs_R)",
+        "return paired_difference(change_S, 0 * (ours_R - theirs_R))",
+        "tests/pipeline/test_benchmark.py::test_what_keeping_changes_has_an_interval_that_holds_row_noise",
+    ),
+    Mutant(
+        "LightGBM stops early by unweighted rows",
+        "recsys/data/baseline.py",
+        "held = lightgbm.Dataset(x, valid[2], weight=valid[3], ",
+        "held = lightgbm.Dataset(x, valid[2], ",
+        "tests/unit/test_baseline.py::test_trees_stop_by_validation_rows_as_they_weigh",
+    ),
+    Mutant(
+        "a search among probes takes the steps of the model without them",
+        "pipelines/select_features.py",
+        'own = replace(recipe, steps=int(best_look(history)["step"]))',
+        "own = recipe",
+        "tests/unit/test_probes.py::test_a_search_among_probes_takes_as_many_steps_as_the_probed_model",
+    ),
 ]
 
 

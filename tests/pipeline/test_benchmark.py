@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from pipelines.benchmark import Settings
 from recsys.cli import main
@@ -17,7 +19,7 @@ METHODS = ("leap", "permutation", "sfs", "random")
 
 ARGUMENTS = [
     "experiment=selection_benchmark", *SMALLER, "train.max_epochs=1", "benchmark.seeds=[0,1]",
-    "benchmark.grid=[2,4]", "benchmark.methods=[leap,permutation,sfs,random]", "benchmark.gain_shares=[.005,.3]",
+    "benchmark.grid=[2,4]", "benchmark.methods=[leap,permutation,sfs,random]", "benchmark.gain_shares=[.005,.3,.99]",
     "+benchmark.settings.leap={steps: 150, batch_size: 256}",
 ]  # fmt: skip
 
@@ -83,18 +85,60 @@ def test_differences_hold_row_noise_and_are_corrected(done):
     assert "corrected by Holm" in (folder / "benchmark.html").read_text()
 
 
+def folder_of(place: Path, names, seed: int) -> Path:
+    """The retrain on these fields under this seed, found by what its model.json says."""
+    for path in (place / "runs" / "cache" / "retrains").glob("*/model.json"):
+        about = json.loads(path.read_text())
+        if {f["name"] for f in about["schema"]["fields"]} == set(names) and about["spec"]["seed"] == seed:
+            return path.parent
+    raise AssertionError(f"no retrain on {names}")
+
+
+def test_what_keeping_changes_has_an_interval_that_holds_row_noise(done, place):
+    """Its error² over seeds, plus the jackknife variance over test rows of the mean change of AUC."""
+    _, folder, _ = done
+    about = json.loads((folder / "benchmark.json").read_text())
+    every, label = about["methods"]["leap"]["curve"], None
+    logit = {"kept": [], "full": []}
+    for seed in (0, 1):
+        report = json.loads((folder / "searches" / "sfs" / str(seed) / "report.json").read_text())
+        kept = [n for n, f in report["fields"].items() if f["verdict"] != "drop"]
+        for what, names in (("kept", kept), ("full", list(report["fields"]))):
+            logit[what].append(np.load(folder_of(place, names, seed) / "test_logits.npy"))
+        data = next((place / "runs").rglob(f"{about['data']}/test/label.npy"))
+        label = np.load(data)
+
+    def change(rows):
+        areas = {w: [roc_auc_score(label[rows], z[rows]) for z in of] for w, of in logit.items()}
+        return np.mean(np.subtract(areas["kept"], areas["full"]))
+
+    everything = np.arange(len(label))
+    left_out = np.array([change(np.delete(everything, part)) for part in np.array_split(everything, 60)])
+    rows = 59 / 60 * np.square(left_out - left_out.mean()).sum()
+    got = about["methods"]["sfs"]["kept_change"]
+    seeds = [every["full"][s] for s in ("0", "1")]
+    own = [about["methods"]["sfs"]["curve"]["kept"][s] - f for s, f in zip(("0", "1"), seeds, strict=True)]
+    assert rows > 0 and got["mean"] == pytest.approx(np.mean(own))
+    assert got["error"] ** 2 - np.var(own, ddof=1) / 2 == pytest.approx(rows, rel=0.6)
+    shown = f"[{got['low']:+.4f}, {got['high']:+.4f}]"
+    assert shown in (folder / "benchmark.html").read_text()
+    assert about["methods"]["sfs"]["logloss_kept_change"]["error"] > 0
+    assert all("error" in a["change"] for a in about["methods"]["permutation"]["frontier"] if a["change"])
+
+
 def test_the_frontier_has_each_priced_method_at_each_price(done):
     _, folder, _ = done
     about = json.loads((folder / "benchmark.json").read_text())
     for name in METHODS:
         at = about["methods"][name]["frontier"]
-        assert [a["gain_share"] for a in at] == ([0.005, 0.3] if name in ("leap", "permutation") else [])
+        assert [a["gain_share"] for a in at] == ([0.005, 0.3, 0.99] if name in ("leap", "permutation") else [])
         if at:
             assert all(few <= many for few, many in zip(at[1]["kept"], at[0]["kept"], strict=True))
-    report = json.loads((folder / "searches" / "permutation" / "0" / "report.json").read_text())
-    price = report["search"]["price"] * 0.3 / 0.005
-    above = max(1, sum(f["score"] > price for f in report["fields"].values()))
-    assert about["methods"]["permutation"]["frontier"][1]["kept"][0] == above
+    found = json.loads((folder / "searches" / "permutation_at_0.3" / "0" / "report.json").read_text())
+    kept = sum(f["verdict"] != "drop" for f in found["fields"].values())
+    assert about["methods"]["permutation"]["frontier"][1]["kept"][0] == kept
+    nothing = about["methods"]["permutation"]["frontier"][2]
+    assert 0 in nothing["kept"] and nothing["change"] is None, "hardly a field is worth all that the model gains"
     assert "Fields kept against" in (folder / "benchmark.html").read_text()
 
 

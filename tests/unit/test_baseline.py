@@ -277,6 +277,20 @@ def test_weights_are_repeated_rows_to_both_baselines(weighted, monkeypatch) -> N
         assert got["LightGBM"][split]["logloss"] == pytest.approx(want["LightGBM"][split]["logloss"], abs=0.03)
 
 
+@needs_lightgbm
+def test_trees_stop_by_validation_rows_as_they_weigh(weighted) -> None:
+    """One row in ten turns its label round, which hardly shows; if it weighs 1,000, the second tree hurts."""
+    trees = []
+    for weight in (1.0, 1000.0):
+        shards = {s: Shards(weighted["repeated"], s) for s in ("train", "valid")}
+        valid, turned = shards["valid"], np.arange(len(shards["valid"])) % 10 == 0
+        valid.label_B[turned] = 1 - valid.label_B[turned]
+        valid.weight_B = np.where(turned, weight, 1.0).astype(np.float32)
+        train = baselines._rows(shards["train"], len(shards["train"]), 0)
+        trees.append(baselines._trees(shards, train, 0)[1]["trees"])
+    assert trees[0] > 10 and trees[1] == 1
+
+
 def test_rates_and_numbers_follow_weights_as_repeated_rows(weighted) -> None:
     shards = Shards(weighted["weights"], "train")
     rows, weight = arrays(shards), np.asarray(shards.weight_B)

@@ -77,6 +77,14 @@ def test_a_model_whose_halves_find_other_fields_useful_is_inconclusive(tmp_path)
     assert found["verdict"] == "inconclusive" and "two halves" in found["reason"] and "two halves" in doubt(found)
 
 
+def test_the_order_of_weak_fields_shows_in_the_agreement_of_ranks_alone(tmp_path):
+    """One strong field rules the agreement; forty of which halves cannot tell the order lower that of ranks."""
+    few = linear(tmp_path / "1", {"strong": 2.0} | {f"f{i:02}": 0.1 for i in range(40)}, rows=4000)[:2]
+    many = linear(tmp_path / "2", {"a": 2.0, "b": 1.0, "c": 0.5}, rows=10_000)[:2]
+    unsure, sure = (health(model, valid, valid) for model, valid in (few, many))
+    assert unsure["agreement"] > 0.95 and unsure["rank_agreement"] < 0.7 and sure["rank_agreement"] == 1
+
+
 def test_probes_that_are_kept_speak_against_a_sound_model(learned):
     found = health(*learned[:1], learned[1], learned[1])
     luck = {"probes": 10, "probes_kept": 5, "false_discovery_rate": 0.6, "at_most": 0.7}

@@ -16,7 +16,7 @@ from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
 from recsys.models.dcn import DCN
 from recsys.schema import Schema
-from recsys.selection.autofield import AutoFieldGate, autofield
+from recsys.selection.autofield import AutoFieldGate, autofield, steps_between
 from recsys.selection.label_encoding import label_encoded
 from recsys.selection.lasso import lasso
 from recsys.selection.leap_joint import leap_joint
@@ -350,6 +350,13 @@ def test_autofield_temperature_falls_with_each_pass(model, train, valid):
     """Nine passes over training rows and, after steps 1 and 6, two over validation rows."""
     found = autofield(model, train, valid, replace(RECIPE, steps=9), 0, every=5, tau_step=0.01)
     assert found.about["tau"] == pytest.approx(1 - 11 * 0.01)
+
+
+def test_choices_of_a_short_autofield_take_a_step_with_each_of_the_models(model, train, valid):
+    """Nine of each lower τ eighteen times; a long run has one in ten, as its reference."""
+    found = autofield(model, train, valid, replace(RECIPE, steps=9), 0, tau_step=0.01)
+    assert found.about["tau"] == pytest.approx(1 - 18 * 0.01)
+    assert [steps_between(n) for n in (1, 399, 400, 1000, 2000, 10**6)] == [1, 1, 2, 5, 10, 10]
 
 
 def apart(tmp_path, counted: str, other: str, weights: bool):

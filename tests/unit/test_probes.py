@@ -1,12 +1,17 @@
 """Probes: copies of fields that know nothing, and what it means when one is kept."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from pipelines import select_features
 from recsys.errors import ConfigError
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.scores import FieldScores
-from tests.unit.test_peers import RECIPE
+from recsys.train import fit
+from tests.unit.test_peers import HOW, RECIPE
 
 
 def test_a_probe_has_its_sources_values_on_other_rows(train):
@@ -73,3 +78,24 @@ def test_policies_of_rank_count_probes_above_the_last_field_kept():
     scores = FieldScores(score, None, {n: {} for n in score}, {})
     assert kept_with_probes(scores, 2) == {"a": True, "b": True, "c": False, "probe:a": True, "probe:b": False}
     assert list(without_probes(scores).score) == ["a", "b", "c"]
+
+
+def test_a_search_among_probes_takes_as_many_steps_as_the_probed_model(train, valid, monkeypatch):
+    """Its best look, not that of the model without probes, which the recipe brings."""
+    histories, recipes = [], []
+
+    def kept_fit(*arguments):
+        histories.append(fit(*arguments))
+        return histories[-1]
+
+    def selector(model, train, valid, recipe, seed):
+        recipes.append(recipe)
+        return FieldScores({n: 1.0 for n in model.schema.names}, None, {n: {} for n in model.schema.names}, {})
+
+    monkeypatch.setattr(select_features, "fit", kept_fit)
+    monkeypatch.setattr(select_features, "make", lambda *_: selector)
+    stage = SimpleNamespace(config={"selection": {}, "select": {"probes": 2, "top_k": 3}, "seed": 0})
+    how = replace(HOW, max_epochs=3)
+    select_features._search(stage, RECIPE.build(train.schema), train, valid, replace(RECIPE, how=how, steps=10_000))
+    best = min(histories[0], key=lambda look: look["valid_logloss"])
+    assert recipes[0].steps == best["step"] and recipes[0].how == how

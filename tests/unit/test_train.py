@@ -211,6 +211,19 @@ def test_rows_without_weight_teach_nothing(train: Shards, valid: Shards) -> None
     assert [h["valid_logloss"] for h in runs[0]] == [h["valid_logloss"] for h in runs[1]]
 
 
+def test_table_l2_counts_a_row_of_weight_n_as_n_rows(train: Shards) -> None:
+    """One step on rows of weight 0 to 2 leaves the tables that one on the repeated rows does: weight 0 decays none."""
+    rows, weight = np.arange(128), np.random.default_rng(0).integers(0, 3, 128)
+    tables = []
+    for picked, weight_B in ((rows, torch.from_numpy(weight.astype(np.float32))), (rows.repeat(weight), None)):
+        model, batch = build(train, dropout=0.0), train.batch(picked)
+        model.dropout.p, batch.weight_B = 0.0, weight_B
+        training.Fit(model, changed(table_l2=0.5, warmup_steps=0), 10).learn(batch, autocast=False)
+        tables.append(model.embedding.state_dict())
+    for name, value in tables[0].items():
+        torch.testing.assert_close(value, tables[1][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
 @pytest.mark.parametrize("decay", ["none", "linear"])
 def test_rates_warm_up_then_stay_or_fall(train: Shards, decay: str) -> None:
     state = training.Fit(build(train), changed(warmup_steps=4, decay=decay, max_epochs=2), steps_per_epoch=5)

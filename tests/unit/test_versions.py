@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.benchmark import _retrain_name
+from pipelines.retrains import retrain_name
 from pipelines.stage import Stage
 from recsys import checkpoint, versions
 from recsys.data.prepare import prepare
@@ -105,18 +105,18 @@ def test_a_changed_trainer_retrains(prepared, tmp_path, own_code):
         "train": {"lr": 0.1},
     }
     stage = Stage(parts, tmp_path / "benchmark", {"prepare": tmp_path / "prepare"})
-    first = _retrain_name(stage, ["a", "b"], 0)
+    first = retrain_name(stage, ["a", "b"], 0)
     own_code("recsys/train.py", "# a comment")
-    assert _retrain_name(stage, ["b", "a"], 0) == first
+    assert retrain_name(stage, ["b", "a"], 0) == first
     for module in ("recsys/models/fm.py", "recsys/html.py", "recsys/selection/leap.py"):
         own_code(module, "CHANGED = 1")
-        assert _retrain_name(stage, ["a", "b"], 0) == first, module
+        assert retrain_name(stage, ["a", "b"], 0) == first, module
     for module in (
         "recsys/train.py", "recsys/models/dcn.py", "recsys/embeddings/fused.py", "recsys/metrics.py",
         "recsys/recipe.py", "recsys/tables.py", "recsys/sequences/mean.py", "pipelines/evaluate.py",
     ):  # fmt: skip
         own_code(module, "CHANGED = 1")
-        assert _retrain_name(stage, ["a", "b"], 0) != first, module
+        assert retrain_name(stage, ["a", "b"], 0) != first, module
 
 
 def test_files_of_another_version_are_refused_in_one_line(prepared, tmp_path):

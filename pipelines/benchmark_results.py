@@ -1,0 +1,155 @@
+"""What a benchmark has come to: reports over all seeds, the table over all methods, the page."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines import select_features
+from pipelines.retrains import Changes, Retrained, ordered
+from pipelines.stage import Result, Stage, write_json
+from recsys import checkpoint
+from recsys.data.shards import Shards
+from recsys.schema import Schema
+from recsys.selection.agreement import holm
+from recsys.selection.benchmark_page import write_page
+from recsys.selection.curve import curve_summary
+from recsys.selection.over_seeds import kept_names, over_seeds
+from recsys.selection.savings import savings
+
+__all__ = ["Benchmark", "Found"]
+
+
+@dataclass
+class Found:
+    """What one method has come to, a value a seed.
+
+    Args:
+        reports: Its searches.
+        at_grid: Models on its top k, by k.
+        kept: Models on what it keeps.
+        at_price: By share of the gain: a list of (fields kept, a model on them; None if it keeps none).
+        failed: Why it has no answer.
+    """
+
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    at_grid: list[list[Retrained]] = field(default_factory=list)
+    kept: list[Retrained] = field(default_factory=list)
+    at_price: dict[float, list[tuple[int, Retrained | None]]] = field(default_factory=dict)
+    failed: str = ""
+
+
+@dataclass
+class Benchmark:
+    """All that was searched and retrained.
+
+    Args:
+        stage: Whose folder takes the results.
+        schema: All fields.
+        metric: Of the test split.
+        grid: Counts of fields.
+        seeds: In the order of the lists in `full` and `methods`.
+        methods: Name → what it has come to.
+        full: Models on all fields.
+    """
+
+    stage: Stage
+    schema: Schema
+    metric: str
+    grid: list[int]
+    seeds: list[int]
+    methods: dict[str, Found]
+    full: list[Retrained] = field(default_factory=list)
+
+    def conclude(self) -> Result:
+        """Write the reports, the table and the page."""
+        answered = {name: of for name, of in self.methods.items() if not of.failed}
+        change = Changes(self.stage.data)
+        by_chance = self._curve(answered["random"])["by_seed"] if "random" in answered else None
+        methods: dict[str, Any] = {n: {"failed": of.failed} for n, of in self.methods.items() if of.failed}
+        for name, of in answered.items():
+            methods[name] = self._method(name, of, change, by_chance)
+        about = {
+            "data": self.stage.data.name,
+            "fields": len(self.schema.fields),
+            "metric": self.metric,
+            "grid": self.grid,
+            "seeds": self.seeds,
+            "methods": methods,
+            "differences": self._differences(change, answered) if "leap" in answered else {},
+        }
+        table, page = write_json(self.stage.folder / "benchmark.json", about), self.stage.folder / "benchmark.html"
+        write_page(about, page)
+        metrics = {k: v for n in answered for k, v in self._metrics(n, methods[n]).items()}
+        return Result(metrics, artifacts=[table, page, *(self._folder(n) for n in answered)])
+
+    def _folder(self, name: str) -> Path:
+        return self.stage.folder / "reports" / name
+
+    def _curve(self, of: Found) -> dict[str, Any]:
+        seeds, metric = [str(s) for s in self.seeds], self.metric
+        return {
+            "metric": metric,
+            "grid": self.grid,
+            "by_seed": {s: [m.figures[metric] for m in row] for s, row in zip(seeds, of.at_grid, strict=True)},
+            "full": {s: m.figures[metric] for s, m in zip(seeds, self.full, strict=True)},
+            "kept": {s: m.figures[metric] for s, m in zip(seeds, of.kept, strict=True)},
+        }
+
+    def _method(self, name: str, of: Found, change: Changes, by_chance: dict[str, Any] | None) -> dict[str, Any]:
+        """A method's row of the table; writes its report over all seeds."""
+        curve = {**self._curve(of), "random": by_chance}
+        summary = {**curve_summary(curve), "kept_change": change(of.kept, self.full, self.metric)}
+        report = over_seeds(of.reports)
+        self._write_report(name, report, {**curve, "summary": summary})
+        return {
+            **summary,
+            "frontier": self._frontier(of, change),
+            "kept": [len(kept_names(r)) for r in of.reports],
+            "logloss_kept_change": change(of.kept, self.full, "logloss"),
+            "search_seconds": report["search"]["seconds"],
+            "health": report["health"],
+            "curve": curve,
+            "report": f"reports/{name}/report.html",
+        }
+
+    def _write_report(self, name: str, report: dict[str, Any], curve: dict[str, Any]) -> None:
+        """With the retrain curve, and with savings measured anew for what all seeds keep."""
+        kept = ordered(self.schema, kept_names(report))
+        whole, spec = checkpoint.load(self.full[0].folder)
+        valid, precision = Shards(self.stage.data, "valid", self.schema), self.stage.config["train"]["precision"]
+        report["savings"] = savings(whole, lambda s: checkpoint.build(s, spec), kept, valid, precision)
+        report["curve"] = curve
+        self._folder(name).mkdir(parents=True, exist_ok=True)
+        select_features.write_report(self._folder(name), report, kept)
+
+    def _frontier(self, of: Found, change: Changes) -> list[dict[str, Any]]:
+        """At each price, the fields kept and the change of a retrain on them; none if a seed keeps no field."""
+        points: list[dict[str, Any]] = []
+        for share, at in sorted(of.at_price.items()):
+            models = [m for _, m in at if m is not None]
+            changed = change(models, self.full, self.metric) if len(models) == len(at) else None
+            points.append({"gain_share": share, "kept": [count for count, _ in at], "change": changed})
+        return points
+
+    def _differences(self, change: Changes, answered: Mapping[str, Found]) -> dict[str, Any]:
+        """LeAP − each other method at each k, with p corrected by Holm for all of them together."""
+        at = {n: list(zip(*of.at_grid, strict=True)) for n, of in answered.items()}
+        made = {
+            n: {str(k): change(at["leap"][i], at[n][i], self.metric) for i, k in enumerate(self.grid)}
+            for n in answered
+            if n != "leap"
+        }
+        flat = [d for by_k in made.values() for d in by_k.values()]
+        for d, p in zip(flat, holm([d["p"] for d in flat]), strict=True):
+            d["p_holm"] = p
+        return made
+
+    def _metrics(self, name: str, method: Mapping[str, Any]) -> dict[str, float]:
+        area = {f"{name}.aukc": method["area"]["mean"]} if method["area"] else {}
+        return {
+            **{f"{name}.{self.metric}_at_{k}": v["mean"] for k, v in method["at_k"].items()},
+            f"{name}.kept_change": method["kept_change"]["mean"],
+            f"{name}.seconds": method["search_seconds"],
+            **area,
+        }
