@@ -45,9 +45,10 @@ setup: .venv/.stamp  ## make .venv with everything in it; does nothing when it i
 	fi
 	standin=""
 	if grep -q '^fbgemm-gpu-cpu==' "$$lock"; then standin=./requirements/fbgemm-gpu-cpu-shim; fi
+	# A lock holds all there is; --no-deps, since the stand-in is no file of an index and comes after.
 	echo "setup: installing $$lock into .venv (a few minutes the first time)"
 	$(PIP) install --quiet --require-hashes -r requirements/build.txt
-	$(PIP) install --require-hashes --no-build-isolation -r "$$lock" | { n=0; while read -r verb what size; do
+	$(PIP) install --require-hashes --no-deps --no-build-isolation -r "$$lock" | { n=0; while read -r verb what size; do
 	  case "$$verb" in
 	    Collecting) n=$$((n + 1)); echo "  $$n $$what" ;;
 	    Downloading) [[ "$$size" == \([0-9][0-9]*MB\) ]] && echo "      downloading $$size" || true ;;
