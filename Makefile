@@ -9,6 +9,7 @@ SHELL := bash
 # What `make setup` installs, each package with its hash. Empty: cpu.txt, or cpu-default-torch.txt if pip finds no CPU
 # build of torch. CUDA machines: make setup REQUIREMENTS=requirements/cuda.txt (untested)
 REQUIREMENTS ?=
+EXTRAS := demo baselines dev
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
@@ -37,7 +38,7 @@ setup: .venv/.stamp  ## make .venv with everything in it; does nothing when it i
 	if [ -z "$$lock" ]; then
 	  lock=requirements/cpu.txt
 	  torch=$$(sed -n 's/^torch==\([^ ]*\).*/\1/p' "$$lock")
-	  if ! $(PIP) index versions torch 2>/dev/null | grep -qF " $$torch,"; then
+	  if ! $(PIP) index versions torch 2>/dev/null | tr ' ,' '\n\n' | grep -xF "$$torch" >/dev/null; then
 	    lock=requirements/cpu-default-torch.txt
 	    echo "setup: pip finds no torch $$torch: taking the CUDA build, several GB; for the small one, name PyTorch's index" \
 	      "of CPU builds in PIP_EXTRA_INDEX_URL"
@@ -50,7 +51,7 @@ setup: .venv/.stamp  ## make .venv with everything in it; does nothing when it i
 	$(PIP) install --quiet --require-hashes -r requirements/build.txt
 	$(PIP) install --require-hashes --no-deps --no-build-isolation -r "$$lock" | { n=0; while read -r verb what size; do
 	  case "$$verb" in
-	    Collecting) n=$$((n + 1)); echo "  $$n $$what" ;;
+	    Collecting | Processing) n=$$((n + 1)); echo "  $$n $${what##*/}" ;;
 	    Downloading) [[ "$$size" == \([0-9][0-9]*MB\) ]] && echo "      downloading $$size" || true ;;
 	    Installing) [ "$$what" != collected ] || echo "  installing $$n packages" ;;
 	  esac; done; }
@@ -90,7 +91,7 @@ lock: setup  ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer ver
 	    --no-annotate --custom-compile-command "make lock" --output-file "$$@"
 	}
 	cd requirements
-	project="../pyproject.toml --extra demo --extra baselines --extra dev"
+	project="../pyproject.toml $(EXTRAS:%=--extra %)"
 	standin=fbgemm-gpu-cpu-shim/pyproject.toml
 	same="--constraints cpu-default-torch.txt"
 	lock cpu-default-torch.txt $$project $$standin --excludes excluded-with-standin.in $(UPGRADE)
