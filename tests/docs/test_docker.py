@@ -30,9 +30,9 @@ def test_a_container_is_fenced(name):
     assert "cap_add" not in service or name == "postgres"  # its entrypoint starts as root
 
 
-def test_the_scoring_server_writes_nothing_and_asks_for_a_token():
+def test_a_server_writes_to_its_volumes_only_and_scoring_asks_for_a_token():
     serve = SERVICES["serve"]
-    assert serve["read_only"] is True
+    assert serve["read_only"] is True and SERVICES["mlflow"]["read_only"] is True
     assert all(volume.endswith(":ro") for volume in serve["volumes"])
     assert "RECSYS_TOKEN" in serve["environment"]
 
