@@ -4,10 +4,12 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow lint wheel clean
+.PHONY: help setup demo test test-slow lint wheel lock clean
 
-# CUDA machines: make setup REQUIREMENTS=requirements/cuda.txt (untested)
-REQUIREMENTS ?= requirements/cpu.txt
+# What `make setup` installs, each package with its hash. Empty: cpu.txt, or cpu-default-torch.txt if pip finds no CPU
+# build of torch. CUDA machines: make setup REQUIREMENTS=requirements/cuda.txt (untested)
+REQUIREMENTS ?=
+EXTRAS := demo baselines dev
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
@@ -32,13 +34,28 @@ setup: .venv/.stamp  ## make .venv with everything in it; does nothing when it i
 	  echo "setup: making .venv with $$($$python --version)"
 	  $$python -m venv .venv
 	fi
-	echo "setup: installing $(REQUIREMENTS) into .venv (a few minutes the first time)"
-	$(PIP) install -r $(REQUIREMENTS) | { n=0; while read -r verb what size; do
+	lock="$(REQUIREMENTS)"
+	if [ -z "$$lock" ]; then
+	  lock=requirements/cpu.txt
+	  torch=$$(sed -n 's/^torch==\([^ ]*\).*/\1/p' "$$lock")
+	  if ! $(PIP) index versions torch 2>/dev/null | tr ' ,' '\n\n' | grep -xF "$$torch" >/dev/null; then
+	    lock=requirements/cpu-default-torch.txt
+	    echo "setup: pip finds no torch $$torch: taking the CUDA build, several GB; for the small one, name PyTorch's index" \
+	      "of CPU builds in PIP_EXTRA_INDEX_URL"
+	  fi
+	fi
+	standin=""
+	if grep -q '^fbgemm-gpu-cpu==' "$$lock"; then standin=./requirements/fbgemm-gpu-cpu-shim; fi
+	# A lock holds all there is; --no-deps, since the stand-in is no file of an index and comes after.
+	echo "setup: installing $$lock into .venv (a few minutes the first time)"
+	$(PIP) install --quiet --require-hashes -r requirements/build.txt
+	$(PIP) install --require-hashes --no-deps --no-build-isolation -r "$$lock" | { n=0; while read -r verb what size; do
 	  case "$$verb" in
-	    Collecting) n=$$((n + 1)); echo "  $$n $$what" ;;
+	    Collecting | Processing) n=$$((n + 1)); echo "  $$n $${what##*/}" ;;
 	    Downloading) [[ "$$size" == \([0-9][0-9]*MB\) ]] && echo "      downloading $$size" || true ;;
 	    Installing) [ "$$what" != collected ] || echo "  installing $$n packages" ;;
 	  esac; done; }
+	$(PIP) install --quiet --no-deps --no-build-isolation $$standin -e .
 	$(PIP) check
 	touch $@
 	echo "setup: done; try 'make demo', or '$(BIN)/recsys doctor' if something is odd"
@@ -58,11 +75,34 @@ test: lint  ## what CI runs: lint, then all tests but the slow ones
 test-slow: setup  ## the slow tests only
 	@$(BIN)/pytest -m slow -n 2 --dist loadfile -o faulthandler_timeout=1800
 
-wheel: setup  ## dist/: the wheel, and beside it the stand-in for fbgemm-gpu that CPU machines need
+wheel: setup  ## dist/: the wheel, the stand-in for fbgemm-gpu that CPU machines need, and the versions to install
 	@rm -rf dist
-	$(BIN)/python -m build --wheel --outdir dist . >/dev/null
-	$(BIN)/python -m build --wheel --outdir dist requirements/fbgemm-gpu-cpu-shim >/dev/null
-	ls -1 dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist requirements/fbgemm-gpu-cpu-shim >/dev/null
+	sed -n 's/^\([a-z].*\) \\$$/\1/p' requirements/cpu-default-torch.txt > dist/constraints.txt
+	ls -1 dist/*
+
+lock: setup  ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer versions
+	@tool=$$(mktemp -d); trap 'rm -r "$$tool"' EXIT
+	$(PIP) install --quiet --require-hashes --target "$$tool" -r requirements/uv.txt
+	lock() {
+	  echo "lock: $$1"
+	  "$$tool/bin/uv" pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	    --no-annotate --custom-compile-command "make lock" --output-file "$$@"
+	}
+	cd requirements
+	project="../pyproject.toml $(EXTRAS:%=--extra %)"
+	standin=fbgemm-gpu-cpu-shim/pyproject.toml
+	same="--constraints cpu-default-torch.txt"
+	lock cpu-default-torch.txt $$project $$standin --excludes excluded-with-standin.in $(UPGRADE)
+	lock cpu.txt $$project $$standin --excludes excluded-with-standin.in --excludes excluded-on-cpu.in --no-emit-package torch $$same
+	cat torch-cpu.txt >> cpu.txt
+	lock cuda.txt $$project $$same
+	lock build.txt build.in $$same
+	lock uv.txt uv.in
+	lock benchmarks.txt benchmarks.in --no-deps
+	lock ../docker/serve-requirements.txt ../docker/serve-requirements.in $$same
+	lock ../docker/mlflow-requirements.txt ../docker/mlflow-requirements.in $$same
 
 clean:  ## remove .venv, dist and caches; runs and results stay
 	@rm -rf .venv dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

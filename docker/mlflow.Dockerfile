@@ -1,6 +1,7 @@
 # MLflow server that can talk to Postgres. Not built here: checked with a linter only.
-FROM python:3.11-slim
-RUN pip install --no-cache-dir mlflow==3.17.2 psycopg2-binary==2.9.13 \
+FROM python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
+COPY docker/mlflow-requirements.txt /requirements.txt
+RUN pip install --no-cache-dir --require-hashes --only-binary :all: -r /requirements.txt \
     && useradd --create-home --uid 1000 mlflow \
     && mkdir /artifacts && chown mlflow /artifacts
 USER 1000

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -246,8 +247,12 @@ class Tracker:
                 self.client.log_artifact(run, str(path))
 
     def register(self, stage: str, bundle: Path, name: str) -> str | None:
-        """Register a stage's bundle as a model that `mlflow models serve` can serve → its URI; None if MLflow fails."""
-        needs = ["onnxruntime", "numpy", "xxhash", "pandas", f"recsys=={recsys.__version__}"]
+        """Register a stage's bundle as a model that `mlflow models serve` can serve → its URI; None if MLflow fails.
+
+        The model carries this package's code. It must not ask for it by name: the package is on no public index, where
+        its name belongs to somebody else.
+        """
+        needs = [f"{name}=={version(name)}" for name in ("onnxruntime", "numpy", "xxhash", "pandas")]
 
         def log_model() -> str:
             with mlflow.start_run(self.ids[stage]):
@@ -255,6 +260,7 @@ class Tracker:
                     name="bundle",
                     python_model=BundleModel(),
                     artifacts={"bundle": str(bundle)},
+                    code_paths=[str(Path(recsys.__file__).parent)],
                     pip_requirements=needs,
                     registered_model_name=name,
                 )

@@ -1,6 +1,7 @@
 """`recsys run` and what it leaves, through the door that a user takes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,25 @@ def test_the_registered_model_scores_as_the_bundle_does(finished, place):
     assert answer.returncode == 0, answer.stderr
     scored = [json.loads(x)["probability"] for x in answer.stdout.splitlines()]
     np.testing.assert_allclose(model.predict(raw), scored, atol=1e-6)
+
+
+def test_the_registered_model_needs_no_installed_package_of_ours(finished, place, tmp_path):
+    """It carries the code: nothing of this name is fetched, and nothing installed under it is used."""
+    code = f"""
+import sys
+from pathlib import Path
+sys.path = [p for p in sys.path if not (Path(p) / "recsys").is_dir()]
+import mlflow
+mlflow.set_tracking_uri({finished["mlflow"]["uri"]!r})
+model = mlflow.pyfunc.load_model({finished["stages"]["export"]["model_uri"]!r})
+print(sys.modules["recsys"].__file__)
+"""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "/code/recsys/" in ran.stdout
 
 
 def test_the_compression_report_is_true_of_the_two_models_on_disk(finished, place):

@@ -1,14 +1,17 @@
 """What MLflow is told stays distinct under names that it takes; and no trouble with it costs a run."""
 
+import re
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from recsys.errors import ConfigError
 from recsys.store import follow, masked, reach
@@ -84,6 +87,22 @@ def test_a_failure_is_one_warning_and_the_run_goes_on(runs, capsys, monkeypatch)
     assert went == ["on", "and on"]
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and "division by zero" in said[0] and "resume=ID" in said[0]
+
+
+def test_a_registered_model_asks_no_index_for_this_package(runs, tmp_path):
+    """On the public index the name belongs to somebody else, whose code `mlflow models serve` would fetch and run."""
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle/card.json").write_text("{}")
+    tracker = Tracker(None, "names", runs)
+    with tracker.parent("run", {}, runs, MARK), tracker.stage("export"):
+        assert tracker.register("export", tmp_path / "bundle", "shop") == "models:/shop/1"
+    (model,) = runs.rglob("MLmodel")
+    for name in ("requirements.txt", "conda.yaml", "python_env.yaml", "MLmodel"):
+        assert not re.search(r"recsys *[=<>~]|[- ]recsys\s*$", (model.parent / name).read_text(), re.M), name
+    asked = [Requirement(line) for line in (model.parent / "requirements.txt").read_text().splitlines()]
+    assert {"mlflow", "numpy", "onnxruntime", "pandas", "xxhash"} == {r.name for r in asked}
+    assert all(str(r.specifier) == f"=={version(r.name)}" for r in asked)
+    assert (model.parent / "code/recsys/serving/bundle.py").is_file()
 
 
 def test_a_server_that_is_down_is_one_line_within_ten_seconds(tmp_path):
