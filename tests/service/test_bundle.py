@@ -572,7 +572,9 @@ def test_a_value_of_any_depth_that_parses_is_refused_in_one_line(form: str, bund
 
 
 @pytest.mark.parametrize(("data", "says"), [(b"\xff\xfe{", "standard input is not UTF-8"), (b"\xef\xbb\xbf", None)])
-def test_standard_input_is_utf_8_whatever_the_locale_says(data, says, bundle, monkeypatch, capsys) -> None:
+def test_standard_input_is_utf_8_whatever_the_locale_says(
+    data: bytes, says: str | None, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     sent = data + json.dumps(row(bundle, user="käufer 3"), ensure_ascii=False).encode()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(sent), encoding="ascii", errors="surrogateescape"))
     assert main(["predict", str(bundle), "--runtime", "onnx"]) == (2 if says else 0)
@@ -585,7 +587,9 @@ def test_standard_input_is_utf_8_whatever_the_locale_says(data, says, bundle, mo
         assert json.loads(out)["probability"] == pytest.approx(want)
 
 
-def test_rows_are_not_scored_if_the_answers_have_no_place(bundle: Path, tmp_path: Path, capsys) -> None:
+def test_rows_are_not_scored_if_the_answers_have_no_place(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(row(bundle)))
     for out, says in (
         (tmp_path / "no" / "out", "no folder"),
