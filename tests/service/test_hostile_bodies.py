@@ -20,6 +20,7 @@ from tests.service.conftest import model
 
 COUNT = 100
 HEAD = "POST /predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+JSON = {"content-type": "application/json"}
 TYPE = "Content-Type: application/json\r\n"
 
 Row = dict[str, Any]
@@ -227,6 +228,9 @@ def test_no_body_brings_the_server_down_or_a_traceback_out(small: Path) -> None:
                         assert b'\r\n\r\n{"error": "' in said and b"\n" not in said.rpartition(b"\r\n\r\n")[2], what
                     good = client.post(f"{url}/predict", json=row)
                     assert good.status_code == 200 and good.json()["probability"] == want, what
+                for depth in range(900, 1000):  # near the depth at which json gives up, spelling a value may do so
+                    body = cell(random.Random(depth), row, "[" * depth + "]" * depth)
+                    assert client.post(f"{url}/predict", content=body, headers=JSON).status_code == 422, depth
         finally:
             process.terminate()
         log = process.stderr.read()
