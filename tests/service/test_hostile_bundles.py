@@ -19,7 +19,7 @@ import torch
 from recsys.cli import main
 from recsys.data.prepare import prepare
 from recsys.embeddings.per_field import per_field
-from recsys.errors import BundleError
+from recsys.errors import BundleError, DataError
 from recsys.export import bundle as export
 from recsys.export.graphs import compiler
 from recsys.models.ctr import CTR
@@ -30,6 +30,7 @@ from recsys.sequences.mean import Mean
 from recsys.serving import runtimes
 from recsys.serving.bundle import Bundle
 from recsys.serving.manifest import MANIFEST, canonical, write_manifest
+from recsys.serving.openapi import row_schema
 from recsys.serving.verify import verify
 from tests.service.conftest import CALIBRATOR, model
 from tests.unit.test_past import CONFIG, events
@@ -183,17 +184,38 @@ def test_what_past_npz_holds_is_checked(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def past_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose golden rows ask past.npz."""
+def past_bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A bundle whose golden rows ask past.npz, and one of the same model without it."""
     torch.manual_seed(3)
     prepared = prepare(CONFIG, events, tmp_path_factory.mktemp("log"))
     schema = Schema.load(prepared / "schema.json")
     model = CTR(schema, per_field(schema, dim=4, init=0.5), partial(MLP, hidden=(8,)), sequence=Mean)
-    out = tmp_path_factory.mktemp("past") / "b"
+    out = tmp_path_factory.mktemp("past")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "compiler", lambda: None)
-        export.export_bundle(model, prepared, out, calibrator=None, card={}, golden="rows")
-    return out
+        for name, past in (("b", True), ("bare", False)):
+            export.export_bundle(model, prepared, out / name, calibrator=None, card={}, golden="rows", past=past)
+    return out / "b", out / "bare"
+
+
+@pytest.fixture(scope="module")
+def past_bundle(past_bundles: tuple[Path, Path]) -> Path:
+    return past_bundles[0]
+
+
+def test_a_bundle_need_keep_nobodys_past(past_bundles: tuple[Path, Path]) -> None:
+    """Then every request brings the past-only columns, and the answers are the same."""
+    whole, bare = (Bundle.load(folder, "onnx") for folder in past_bundles)
+    assert whole.encoder.past and (past_bundles[0] / "past.npz").exists()
+    assert bare.encoder.past is None and not (past_bundles[1] / "past.npz").exists()
+    told = whole.encoder.past.fields()
+    rows = json.loads((past_bundles[1] / "golden.json").read_bytes())["rows"]
+    assert told and all(told <= set(row) for row in rows)
+    np.testing.assert_array_equal(bare.logits(rows), whole.logits(rows))
+    with pytest.raises(DataError, match="expected a value for column"):
+        bare.score([{c: v for c, v in rows[0].items() if c not in told}])
+    required = set(row_schema(bare.schema)["required"])
+    assert told <= required and not told & set(row_schema(whole.schema)["required"])
 
 
 def test_some_golden_rows_leave_their_past_to_the_bundle(past_bundle: Path) -> None:
