@@ -402,7 +402,7 @@ HOSTILE: dict[str, Callable[[Path], Any]] = {
     "no zip": with_pt2(b"not a zip"),
     "zip bomb": with_pt2(package((LIBRARY, bytes(2**28 + 1)))),
     "zip that climbs": with_pt2(package((LIBRARY, b"x"), ("graph/../../../outside", b"x"))),
-    "zip of absolute names": with_pt2(package((LIBRARY, b"x"), ("/tmp/outside", b"x"))),
+    "zip of absolute names": with_pt2(package((LIBRARY, b"x"), ("/outside", b"x"))),
     "zip with one entry twice": with_pt2(package((LIBRARY, b"x"), (LIBRARY, b"y"))),
     "library that is text": with_pt2(package((LIBRARY, b"not a library"), ("graph/archive_format", b"pt2"))),
     "package without library": with_pt2(package(("graph/archive_format", b"pt2"))),
