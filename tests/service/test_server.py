@@ -312,6 +312,8 @@ def test_other_machines_are_not_served_without_a_token_unless_asked(bundle, monk
     assert "RECSYS_TOKEN" in capsys.readouterr().err
     assert main(["serve", str(bundle), "--rows", "0"]) == 2
     assert "--rows must be above 0" in capsys.readouterr().err
+    assert main(["serve", str(bundle), "--host", "0.0.0.0", "--any"]) == 2
+    assert "unrecognized arguments: --any" in capsys.readouterr().err
     assert main(["serve", str(bundle), "--stop-seconds", "inf"]) == 2
     assert "--stop-seconds must be at most 10^12" in capsys.readouterr().err
     assert main(["serve", str(bundle), "--body-bytes", "2000000000"]) == 2
