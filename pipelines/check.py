@@ -43,6 +43,7 @@ _KINDS: dict[str, Any] = {
     "select.apply": str | list[str] | None,
     "select.probes": Natural,
     "export.golden": Literal["synthetic", "rows", "none"],
+    "export.past": bool,
 }
 """What config.yaml's own settings are."""
 

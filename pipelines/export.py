@@ -37,8 +37,10 @@ def run(stage: Stage) -> Result:
     bundle = stage.folder / "bundle"
     if bundle.exists():  # of this very stage, killed before it could say that it was done
         shutil.rmtree(bundle)
-    golden = stage.config["export"]["golden"]
-    made = export_bundle(model, stage.data, bundle, calibrator=calibrator, card=card, golden=golden)
+    kept = stage.config["export"]
+    made = export_bundle(
+        model, stage.data, bundle, calibrator=calibrator, card=card, golden=kept["golden"], past=kept["past"]
+    )
     times = latency(Bundle.load(bundle))
     write_json(stage.folder / "verified.json", {"verified": made["verified"], "latency": times})
     metrics = {"bundle_bytes": float(sum(f.stat().st_size for f in bundle.iterdir()))}

@@ -124,7 +124,7 @@ class Snapshot:
     @classmethod
     def load(cls, path: Path) -> "Snapshot":
         """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return cls({name: stored[name] for name in stored.files})
 
     def save(self, path: Path) -> None:

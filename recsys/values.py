@@ -1,6 +1,7 @@
 """One raw value → its spelling, its number, its time or its hash. Needs xxhash and numpy only."""
 
 import math
+import reprlib
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 
@@ -24,7 +25,8 @@ FIRST_US, END_US = -2_208_988_800_000_000, 7_258_118_400_000_000  # microseconds
 
 def wrong(name: str, expected: str, value: object) -> DataError:
     """The error of a value that is not of its column's type."""
-    shown = repr(value)
+    whole = value[:60] if isinstance(value, str) else value  # its start is all that is shown
+    shown = reprlib.repr(whole) if isinstance(whole, list | tuple | dict) else repr(whole)  # a list may be deep
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
     got = f"{type(value).__name__} {shown}"
     return DataError(f"column {name!r}: expected {expected} or null, got {got}: send the type it was trained on")

@@ -5,6 +5,7 @@ B rows, L id columns, N dense columns, W the width of all fields side by side.
 
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,11 @@ def _card(given: dict[str, Any], schema: Schema, pt2: dict[str, str] | None, fol
     return _json_ready({**given, **said, "metrics": measured, "metrics_note": why})
 
 
+def _without_past(schema: Schema) -> Schema:
+    """The schema of a bundle that keeps nobody's past: requests bring the past-only columns like any other."""
+    return replace(schema, fields=tuple(replace(f, past=None) for f in schema.fields), _index={})
+
+
 def _write(
     folder: Path,
     model: CTR,
@@ -81,9 +87,10 @@ def _write(
     calibrator: dict[str, Any] | None,
     card: dict[str, Any],
     golden: str,
+    past: bool,
 ) -> dict[str, Any]:
     """Write all files → the golden batch of real rows, whatever golden.json holds."""
-    schema, graph = model.schema, ScoringGraph(model)
+    schema, graph = model.schema if past else _without_past(model.schema), ScoringGraph(model)
     encoder = RowEncoder.load(prepared, schema)
     rows = json.loads((prepared / "golden_rows.json").read_bytes())
     answers = golden_answers(model, encoder, rows, calibrator)
@@ -93,8 +100,8 @@ def _write(
     (folder / "schema.json").write_bytes(canonical(schema.to_json()))
     stored = encoders_to_json({f.name: encoder.encoders[f.name] for f in schema.fields})
     (folder / "encoders.json").write_bytes(canonical(stored))
-    if encoder.past and (past := encoder.past.subset(set(schema.names))).arrays:
-        past.save(folder / "past.npz")
+    if past and encoder.past and (known := encoder.past.subset(set(schema.names))).arrays:
+        known.save(folder / "past.npz")
     (folder / "calibrator.json").write_bytes(canonical(calibrator))
     with without_torch_notices():
         state = write_weights(graph, folder)
@@ -113,6 +120,7 @@ def export_bundle(
     calibrator: dict[str, Any] | None,
     card: dict[str, Any],
     golden: str = "synthetic",
+    past: bool = True,
 ) -> dict[str, Any]:
     """Write a model as a bundle; before it appears, replay real test rows and what golden.json holds.
 
@@ -124,6 +132,8 @@ def export_bundle(
         card: What the experiment says of the model; `name` names it (default: the folder's name).
         golden: What golden.json keeps: `synthetic`, made-up rows; `rows`, up to 256 raw rows of the
             test split, which may be personal data; `none`.
+        past: Whether past.npz tells the past-only columns, such as a user's last items. Its keys are
+            hashes that whoever can guess an id can look up; without it, every request brings them.
 
     Returns:
         The card, with `verified`: what `verify` found.
@@ -140,6 +150,6 @@ def export_bundle(
     if not (prepared / "golden_rows.json").is_file():
         raise ConfigError(f"export: expected golden_rows.json in {prepared}, found none: run stages=[prepare]")
     with unfinished_folder(out) as building:
-        answers = _write(building, model, prepared, calibrator, {"name": out.name, **card}, golden)
+        answers = _write(building, model, prepared, calibrator, {"name": out.name, **card}, golden, past)
         verified = verify(building, golden=answers)
     return {**json.loads((out / "card.json").read_bytes()), "verified": verified}

@@ -42,27 +42,72 @@ def _json(value: dict[str, Any], status: int = 200) -> Response:
     return Response(json.dumps(value), status, headers, "application/json")
 
 
-async def _body(request: Request, limits: Limits) -> bytes:
-    """The body, unless it is too large, too slow or of another type."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise _Refusal(415, "expected the header Content-Type: application/json: add it")
-    too_large = f"expected a body of at most {limits.body_bytes:,} bytes: send fewer rows at a time"
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limits.body_bytes:
-        raise _Refusal(413, too_large)
-    parts, size = list[bytes](), 0
-    try:
-        async with asyncio.timeout(limits.body_seconds):
-            async for part in request.stream():
-                size += len(part)
-                if size > limits.body_bytes:
-                    raise _Refusal(413, too_large)
-                parts.append(part)
-    except TimeoutError as error:
-        raise _Refusal(408, f"the body did not come whole within {limits.body_seconds:g} s: send it again") from error
-    except asyncio.CancelledError as error:  # uvicorn cancels what has not ended when the server must stop
-        raise _Refusal(503, "the server is stopping: send it again later") from error
-    return b"".join(parts)
+class _Room:
+    """The bytes of large bodies that are held at once, from their arrival until they are scored.
+
+    Small bodies need no room: the limit on connections bounds their sum.
+
+    Args:
+        most: Bytes.
+    """
+
+    def __init__(self, most: int):
+        self.most, self.held = most, 0
+
+    def take(self, size: int) -> None:
+        """Hold more bytes.
+
+        Raises:
+            _Refusal: If there is no room for them.
+        """
+        if self.held + size > self.most:
+            raise _Refusal(503, f"bodies in work hold {self.held:,} of {self.most:,} bytes: try again later")
+        self.held += size
+
+
+class _Body:
+    """The body of one request, and the room that it takes until `free`."""
+
+    def __init__(self, limits: Limits, room: _Room):
+        self.limits, self.room, self.taken = limits, room, 0
+
+    async def read(self, request: Request) -> bytes:
+        """The body, unless it is too large, too slow or of another type, or all bodies together are too large."""
+        limits = self.limits
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise _Refusal(415, "expected the header Content-Type: application/json: add it")
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise _Refusal(415, "expected a body without Content-Encoding: send it uncompressed")
+        length = request.headers.get("content-length", "")
+        self._check(int(length) if length.isdigit() else 0)
+        parts, size = list[bytes](), 0
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                async for part in request.stream():
+                    size += len(part)
+                    self._check(size)
+                    if size > _AT_ONCE:
+                        self._grow(size)
+                    parts.append(part)
+        except TimeoutError as error:
+            late = f"the body did not come whole within {limits.body_seconds:g} s: send it again"
+            raise _Refusal(408, late) from error
+        except asyncio.CancelledError as error:  # uvicorn cancels what has not ended when the server must stop
+            raise _Refusal(503, "the server is stopping: send it again later") from error
+        return b"".join(parts)
+
+    def _check(self, size: int) -> None:
+        if size > self.limits.body_bytes:
+            most = self.limits.body_bytes
+            raise _Refusal(413, f"expected a body of at most {most:,} bytes: send fewer rows at a time")
+
+    def _grow(self, size: int) -> None:
+        self.room.take(size - self.taken)
+        self.taken = size
+
+    def free(self) -> None:
+        """Give back the room."""
+        self.room.held -= self.taken
 
 
 def _answer(bundle: Bundle, body: bytes, most_rows: int) -> dict[str, Any]:
@@ -114,8 +159,8 @@ def _check_caller(request: Request, token: str | None, hosts: Sequence[str] | No
         if host.lower() not in hosts:
             raise _Refusal(400, f"expected a Host header among {', '.join(hosts)}, got {host[:60]!r}")
     if token is not None:
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        given = request.headers.get("authorization", "").encode("latin-1")  # the bytes that came
+        if not hmac.compare_digest(given, f"Bearer {token}".encode("utf-8", "surrogateescape")):
             raise _Refusal(401, "expected the header Authorization: Bearer TOKEN with this server's token")
 
 
@@ -142,7 +187,7 @@ def make_app(
     # FastAPI's own pages load scripts from elsewhere.
     about = "Scores raw rows with one bundle"
     app = FastAPI(title="recsys", description=about, docs_url=None, redoc_url=None, openapi_url=None)
-    scoring = _Scoring(bundle, limits)
+    scoring, room = _Scoring(bundle, limits), _Room(limits.total_bytes)
     name = str(bundle.card.get("name") or "recsys")
 
     def guarded(route: Route, token: str | None = token) -> Route:
@@ -160,7 +205,11 @@ def make_app(
         return answer
 
     async def predict(request: Request) -> Response:
-        return _json(await scoring(await _body(request, limits)))
+        body = _Body(limits, room)
+        try:
+            return _json(await scoring(await body.read(request)))
+        finally:
+            body.free()
 
     async def health(request: Request) -> Response:
         return _json({"status": "ok", "runtime": bundle.runtime})

@@ -10,6 +10,7 @@ B rows, L id columns, N dense columns.
 
 import json
 import time
+import zipfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +22,13 @@ from recsys.errors import BundleError, DataError
 from recsys.rows import RowEncoder
 from recsys.schema import Schema
 from recsys.serving.manifest import check_manifest, read_manifest
+from recsys.serving.openapi import example_row
 from recsys.serving.runtimes import RUNTIMES, Graph, load_graph, obstacle
 
 __all__ = ["Bundle", "latency", "probabilities", "reading", "sigmoid"]
+
+_MAX_UNPACKED = 2**28  # bytes of past.npz that are not suspicious however well they compress
+_MAX_LENGTH = 2**20  # values of one field in a row; a row of more would take all memory
 
 
 def sigmoid(logit_B: np.ndarray) -> np.ndarray:
@@ -72,10 +77,27 @@ def _card(folder: Path, files: Mapping[str, Any]) -> dict[str, Any]:
     return card
 
 
+def _check_bomb(path: Path) -> None:
+    """Refuse a zip file that unpacks to far more than the arrays of an export, before it is unpacked.
+
+    Raises:
+        ValueError: If it does; half of an export's bytes are hashes, which nothing compresses.
+    """
+    with zipfile.ZipFile(path) as package:
+        size = sum(entry.file_size for entry in package.infolist())
+    if size > max(_MAX_UNPACKED, 100 * path.stat().st_size):
+        raise ValueError(f"past.npz unpacks to {size:,} bytes")
+
+
 def _encoder(folder: Path) -> RowEncoder:
     with reading(folder, "schema.json"):
         schema = Schema.load(folder / "schema.json")
+        for f in schema.fields:
+            if not 0 < f.max_length <= _MAX_LENGTH:
+                raise ValueError(f"{f.name!r} has a max_length of {f.max_length}")
     with reading(folder, "encoders.json or past.npz"):
+        if (folder / "past.npz").exists():
+            _check_bomb(folder / "past.npz")
         encoder = RowEncoder.load(folder, schema)
         if encoder.past:
             encoder.past.check()
@@ -141,7 +163,10 @@ class Bundle:
             raise BundleError(f"{folder}: no runtime to score with: {'; '.join(filter(None, obstacles.values()))}")
         with reading(folder, "calibrator.json"):
             calibrator = _calibrator(folder)
-        return cls(folder, usable[0], card, _encoder(folder), calibrator, load_graph(folder, usable[0], card))
+        bundle = cls(folder, usable[0], card, _encoder(folder), calibrator, load_graph(folder, usable[0], card))
+        with reading(folder, "schema.json"):  # whatever golden.json holds: schema, encoders and graph fit together
+            bundle.logits([example_row(bundle.schema)])
+        return bundle
 
     def encode(self, rows: Sequence[dict[str, Any]], first: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Raw rows → ids_BL int64 and dense_BN float32.

@@ -11,6 +11,7 @@ from recsys.errors import ConfigError
 __all__ = ["HEADER_BYTES", "Limits", "connection_class"]
 
 HEADER_BYTES = 16_384  # of the request line and all headers together
+_MOST = 10**12  # of any limit: infinity and numbers that no system takes are slips
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Limits:
 
     Args:
         body_bytes: Largest request body (413).
+        total_bytes: All bodies of more than 8 KiB that are received, wait or are scored, together (503).
         rows: Most rows in one request (413).
         header_seconds: Time until a request line and its headers have come whole (408).
         body_seconds: Time until the body has come whole, from the end of the headers (408).
@@ -28,10 +30,11 @@ class Limits:
         stop_seconds: Time that running requests have to end after SIGTERM.
 
     Raises:
-        ConfigError: If a limit is not above 0.
+        ConfigError: If a limit is not above 0 or beyond 10¹², or one body may be larger than all.
     """
 
     body_bytes: int = 16 << 20
+    total_bytes: int = 128 << 20
     rows: int = 10_000
     header_seconds: float = 10.0
     body_seconds: float = 10.0
@@ -43,9 +46,14 @@ class Limits:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if not value > 0:
-                option = f.name.replace("_", "-")
-                raise ConfigError(f"serve: --{option} must be above 0, got {value}: for example {f.default}")
+            if not 0 < value <= _MOST:
+                option, wrong = f.name.replace("_", "-"), "at most 10^12" if value > 0 else "above 0"
+                raise ConfigError(f"serve: --{option} must be {wrong}, got {value}: for example {f.default}")
+        if self.body_bytes > self.total_bytes:
+            raise ConfigError(
+                f"serve: --total-bytes {self.total_bytes} is less than --body-bytes {self.body_bytes}, so that no such "
+                "body could be taken: raise it, or lower the other"
+            )
 
 
 def connection_class(limits: Limits) -> type[H11Protocol]:

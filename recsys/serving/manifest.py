@@ -47,9 +47,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     broken = BundleError(f"{folder}: {MANIFEST} has changed since export: export or copy it again")
     try:
         body = json.loads(stored)
-    except (ValueError, RecursionError) as error:
+        whole = isinstance(body, dict) and body.pop("digest", None) is not None and _sealed(body) == stored
+    except (ValueError, RecursionError) as error:  # no JSON, or a value that `canonical` never writes
         raise broken from error
-    if not isinstance(body, dict) or body.pop("digest", None) is None or _sealed(body) != stored:
+    if not whole:
         raise broken
     if body.get("format") != FORMAT:
         raise BundleError(f"{folder}: bundle format {body.get('format')}, this recsys reads {FORMAT}: export it again")

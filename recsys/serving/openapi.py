@@ -70,9 +70,9 @@ def predict_schema(schema: Schema) -> dict[str, Any]:
         "401": "The token is missing or wrong.",
         "408": "The body did not come in time.",
         "413": "The body or its count of rows is too large.",
-        "415": "The content type is not application/json.",
+        "415": "The content type is not application/json, or the body is compressed.",
         "422": "A row cannot be scored; the error names it.",
-        "503": "Too many requests wait already.",
+        "503": "Too many requests or bytes are in work already.",
     }
     return {
         "requestBody": {

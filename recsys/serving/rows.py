@@ -1,6 +1,7 @@
 """Raw rows from a file to probabilities, a chunk at a time: JSON lines, JSON, CSV, TSV or Parquet."""
 
 import csv
+import io
 import itertools
 import json
 import sys
@@ -16,6 +17,7 @@ from recsys.serving.bundle import Bundle
 __all__ = ["CHUNK", "parse_json", "predict_file", "read_rows"]
 
 CHUNK = 1024  # rows scored at once: memory stays flat whatever the file's size
+_MOST_LETTERS = 2**24  # of a CSV cell; Python's own limit is 131,072
 
 # What preparation's CSV reader (pyarrow) takes for a gap in a column of numbers or booleans.
 _GAPS = {
@@ -33,11 +35,13 @@ def parse_json(text: str | bytes) -> Any:
     """Parse strict JSON.
 
     Raises:
-        DataError: If it is not JSON; NaN and Infinity are not.
+        DataError: If it is not JSON (NaN and Infinity are not), or is nested too deep.
     """
     try:
         return json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise DataError("expected JSON, got brackets that are nested too deep: a row holds values and lists") from error
+    except ValueError as error:
         raise DataError(f"expected JSON, got something else: {error}: mend it") from error
 
 
@@ -97,10 +101,18 @@ def _cells(encoder: RowEncoder) -> dict[str, str]:
     return found
 
 
+def _check_once(names: list[str], wanted: Iterable[str]) -> None:
+    """Refuse two columns of one name, of which only one would be read."""
+    if twice := next((c for c in wanted if names.count(c) > 1), None):
+        raise DataError(f"expected one column {twice!r}, got {names.count(twice)}: remove or rename the others")
+
+
 def _csv_rows(file: TextIO, cells: dict[str, str], delimiter: str) -> Iterator[dict[str, Any]]:
     """Cells become what their columns hold; columns that nothing reads are left out."""
+    csv.field_size_limit(_MOST_LETTERS)
     lines = csv.reader(file, delimiter=delimiter, strict=True)
     header = next(lines, [])
+    _check_once(header, cells)
     for cell in lines:
         if not cell:
             continue
@@ -132,11 +144,13 @@ def _parquet_rows(path: Path, wanted: Iterable[str]) -> Iterator[dict[str, Any]]
         raise DataError(f"{path}: reading Parquet needs pyarrow: pip install pyarrow, or send JSON lines") from error
     try:
         with pq.ParquetFile(path) as file:
+            _check_once(file.schema_arrow.names, wanted)
             columns = [c for c in wanted if c in file.schema_arrow.names]
             for batch in file.iter_batches(CHUNK, columns=columns):
                 yield from _in_microseconds(batch).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} does not parse as Parquet: {str(error).splitlines()[0]}: mend the file") from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: a time of the year 300,000
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError(f"{path} does not parse as Parquet: {reason}: mend the file") from error
 
 
 def read_rows(source: str, encoder: RowEncoder) -> Iterator[Any]:
@@ -150,24 +164,31 @@ def read_rows(source: str, encoder: RowEncoder) -> Iterator[Any]:
     Raises:
         DataError: If the file is missing or does not parse.
     """
-    if source == "-":
-        yield from _json_rows(sys.stdin)
-        return
     path = Path(source)
-    if not path.is_file():
+    if source != "-" and not path.is_file():
         raise DataError(f"expected rows in {source}, found no such file: check the path, or give - for standard input")
     cells = _cells(encoder)
     if path.suffix == ".parquet":
         yield from _parquet_rows(path, cells)
         return
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _opened(source) as file:
             if path.suffix in (".csv", ".tsv"):
                 yield from _csv_rows(file, cells, "," if path.suffix == ".csv" else "\t")
             else:
                 yield from _json_rows(file)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{source} does not parse: {error}: save it as UTF-8 {path.suffix or 'JSON'}") from error
+    except UnicodeDecodeError as error:
+        name = "standard input" if source == "-" else source
+        raise DataError(f"{name} is not UTF-8: {error}: decompress it, or save it as UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{source} does not parse as CSV: {error}: mend the file") from error
+
+
+def _opened(source: str) -> TextIO:
+    """Text of a file, or of standard input, which is UTF-8 too, whatever the locale says."""
+    if source != "-":
+        return Path(source).open(encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig")
 
 
 def _chunks(rows: Iterable[Any]) -> Iterator[list[Any]]:

@@ -48,8 +48,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def _check_access(host: str, token: str | None, anyone: bool) -> None:
-    if token == "":
-        raise ConfigError("serve: the token is empty: set RECSYS_TOKEN to a long random word")
+    if token is not None and (token == "" or token != token.strip() or not token.isprintable()):
+        wrong = "is empty" if token == "" else "has blanks around it or control characters, which no header can hold"
+        raise ConfigError(f"serve: the token {wrong}: set RECSYS_TOKEN to a long random word")
     if token is None and not anyone and not _is_loopback(host):
         raise ConfigError(
             f"serve: other machines reach {host}, and no token is set: set the environment variable RECSYS_TOKEN, "
@@ -73,6 +74,11 @@ def _check_files(limits: Limits) -> None:
                 f"set --connections {max(1, most)}, or raise the limit (ulimit -n)"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a line of the log is about this server, not about what a client sent: clients could fill the disk."""
+    return not record.getMessage().startswith(("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket"))
 
 
 def serve(
@@ -109,7 +115,7 @@ def serve(
         address = f"[{host}]" if ":" in host else host
         where = f"http://{address}:{door.getsockname()[1]}"
         print(f"serving {path} on {where} (POST /predict, GET /health, /card, /docs)", flush=True)
-        logging.getLogger("uvicorn.error").addFilter(lambda record: "Invalid HTTP request" not in record.getMessage())
+        logging.getLogger("uvicorn.error").addFilter(_is_ours)
         config = uvicorn.Config(
             app,
             http=connection_class(limits),

@@ -10,7 +10,6 @@ import numpy as np
 from recsys.errors import BundleError, DataError
 from recsys.serving.bundle import Bundle, probabilities, reading
 from recsys.serving.manifest import check_manifest
-from recsys.serving.openapi import example_row
 from recsys.serving.runtimes import RUNTIMES, obstacle
 
 __all__ = ["DRIFT", "verify"]
@@ -100,8 +99,6 @@ def verify(
     drift: dict[str, float] = {}
     for runtime in (r for r, why in obstacles.items() if why is None):
         bundle = Bundle.load(folder, runtime, check=False)
-        with reading(folder, "schema.json"):  # a bundle may hold no golden row: one must be scored all the same
-            bundle.logits([example_row(bundle.schema)])
         for batch in batches:
             drift[runtime] = max(drift.get(runtime, 0.0), _replay(bundle, batch))
             _check_calibrator(bundle, batch)

@@ -2,9 +2,12 @@
 
 import copy
 import csv
+import getpass
+import gzip
 import io
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +22,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from recsys.cli import main
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import BundleError, ConfigError, DataError
@@ -32,7 +36,7 @@ from recsys.models.wukong import Wukong
 from recsys.schema import Schema
 from recsys.serving.bundle import Bundle, latency, probabilities, sigmoid
 from recsys.serving.manifest import write_manifest
-from recsys.serving.rows import CHUNK, predict_file
+from recsys.serving.rows import CHUNK, parse_json, predict_file
 from recsys.serving.verify import verify
 from recsys.serving.weights import WEIGHTS, tensor_places
 from recsys.train import logits
@@ -244,15 +248,18 @@ def test_export_leaves_the_model_as_it_was(schema: Schema, prepared: Path, tmp_p
     assert all(torch.equal(v, before[k]) for k, v in m.state_dict().items())
 
 
-def test_graphs_hold_no_paths_of_this_machine(bundle: Path) -> None:
-    held = {"graph.onnx": (bundle / "graph.onnx").read_bytes()}
+def test_a_bundle_holds_no_paths_and_no_names_of_this_machine(bundle: Path) -> None:
+    held = {p.name: p.read_bytes() for p in bundle.iterdir()}
     if compiler():
         with zipfile.ZipFile(bundle / "graph.pt2") as package:
             held |= {name: package.read(name) for name in package.namelist()}
         assert any(name.endswith(".so") for name in held)
     roots = [Path(export.__file__).parents[2], Path(torch.__file__).parents[1], tempfile.gettempdir(), bundle.parent]
+    roots += [Path.home(), Path.cwd(), sys.prefix, sys.base_prefix]
+    words = [f"{root}/" for root in roots if str(root) not in ("/", "/usr")]
+    words += [name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 4]  # short ones come by chance
     for name, data in held.items():
-        assert not [root for root in roots if f"{root}/".encode() in data], name
+        assert not [word for word in words if word.encode() in data], name
 
 
 def test_weights_lie_in_a_bundle_once(bundle: Path) -> None:
@@ -509,6 +516,13 @@ def test_more_rows_than_a_chunk_and_the_number_of_a_bad_one(bundle: Path, tmp_pa
         predict(loaded, path)
 
 
+def parquet(columns: list[pa.Array], *names: str) -> bytes:
+    """A Parquet file's bytes."""
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns, names=list(names)), file)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -516,12 +530,19 @@ def test_more_rows_than_a_chunk_and_the_number_of_a_bad_one(bundle: Path, tmp_pa
         ("a.jsonl", "{}\n{", "line 2: expected JSON"),
         ("a.json", "[1, 2", "expected JSON"),
         ("a.json", "[1, 2]", "row 0: expected an object"),
-        ("a.json", "[" * 100_000, "expected JSON"),
+        ("a.json", "[" * 100_000, "nested too deep"),
+        ("a.jsonl", "{}\n" + '{"a":' * 20_000 + "1" + "}" * 20_000, "line 2: expected JSON, got brackets"),
         ("a.csv", "user,item\nu1,1,2\n", "line 2: expected 2 cells, got 3"),
         ("a.csv", "user,item\nu1,seven\n", "line 2: column 'item': expected a number"),
         ("a.csv", "user,item\nu1,7\n", "row 0: .*'city'"),
         ("a.parquet", "PAR", "does not parse as Parquet"),
-        ("a.csv", b"user\n\xff\n", "UTF-8"),
+        ("a.csv", b"user\n\xff\n", "is not UTF-8"),
+        ("a.csv.gz", gzip.compress(b"user\nu1\n"), "decompress it"),
+        ("a.csv", 'user,"item\n', "parse as CSV: unexpected end"),
+        ("a.csv", "user\n" + "x" * 2**25, "parse as CSV: field larger"),
+        ("a.csv", "user,item,user\nu1,7,u2\n", "one column 'user', got 2"),
+        ("a.parquet", parquet([pa.array([7]), pa.array([7])], "item", "item"), "one column 'item', got 2"),
+        ("a.parquet", parquet([pa.array([2**62], pa.timestamp("us"))], "item"), "out of range"),
         ("absent.csv", None, "no such file"),
     ],
 )
@@ -532,6 +553,71 @@ def test_bad_files_are_one_line(name: str, text: str | bytes | None, says: str, 
     with pytest.raises(DataError, match=says) as caught:
         predict(Bundle.load(bundle), path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ['["', '{"a":"'])
+def test_a_value_of_any_depth_that_parses_is_refused_in_one_line(form: str, bundle: Path) -> None:
+    """Just below the depth at which json gives up, spelling the value for the message recursed too deep."""
+    loaded, opened, closed = Bundle.load(bundle), form[:-1], {"[": "]", "{": "}"}[form[0]]
+    good, limit = row(bundle), sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)  # Python's own; other tests' libraries raise it
+    try:
+        for depth in range(700, 1000):
+            try:
+                value = parse_json(opened * depth + "1" + closed * depth)
+            except DataError as error:
+                assert "nested too deep" in str(error)
+                return
+            with pytest.raises(DataError, match="row 0: column 'item'") as caught:
+                loaded.score([{**good, "item": value}])
+            assert len(str(caught.value)) < 200
+        raise AssertionError("json parsed all depths")
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+@pytest.mark.parametrize(("data", "says"), [(b"\xff\xfe{", "standard input is not UTF-8"), (b"\xef\xbb\xbf", None)])
+def test_standard_input_is_utf_8_whatever_the_locale_says(
+    data: bytes, says: str | None, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent = data + json.dumps(row(bundle, user="käufer 3"), ensure_ascii=False).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(sent), encoding="ascii", errors="surrogateescape"))
+    assert main(["predict", str(bundle), "--runtime", "onnx"]) == (2 if says else 0)
+    out, err = capsys.readouterr()
+    if says:
+        assert says in err
+        assert len(err.splitlines()) == 1
+    else:
+        want = Bundle.load(bundle, "onnx").score([row(bundle, user="käufer 3")])[0]
+        assert json.loads(out)["probability"] == pytest.approx(want)
+
+
+def test_rows_are_not_scored_if_the_answers_have_no_place(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row(bundle)))
+    for out, says in (
+        (tmp_path / "no" / "out", "no folder"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "a.jsonl" / "x", "no folder"),
+    ):
+        assert main(["predict", str(bundle), str(tmp_path / "a.jsonl"), "--out", str(out)]) == 2
+        err = capsys.readouterr().err
+        assert says in err
+        assert len(err.splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_reader_of_answers_that_stops_early_is_no_error(bundle: Path, tmp_path: Path) -> None:
+    """`recsys predict … | head -1`"""
+    (tmp_path / "a.jsonl").write_text((json.dumps(row(bundle)) + "\n") * 20_000)
+    command = [sys.executable, "-m", "recsys", "predict", str(bundle), str(tmp_path / "a.jsonl"), "--runtime", "onnx"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        assert "probability" in process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 141
 
 
 def test_an_empty_file_has_no_answers(bundle: Path, tmp_path: Path) -> None:

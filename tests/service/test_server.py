@@ -1,5 +1,6 @@
 """The scoring server answers as the bundle does, refuses in one line, and no client can hold it up."""
 
+import gzip
 import http.client
 import json
 import os
@@ -257,6 +258,33 @@ def test_one_connection_too_many_is_told_so_and_room_comes_back(tight: str) -> N
         assert client.get("/health").status_code == 200
 
 
+def test_the_bytes_of_all_bodies_are_bounded_and_small_requests_need_no_room(bundle, rows) -> None:
+    """512 connections × 16 MiB were 8 GiB."""
+    large = json.dumps([rows[i % len(rows)] for i in range(200)])
+    options = ["--body-bytes", str(len(large)), "--total-bytes", str(len(large)), "--body-seconds", "3"]
+    sent = f"{HEAD}Content-Length: {len(large)}\r\n\r\n{large[:-1]}"
+    with running(bundle, *options) as (_, address), client_of(address, **JSON) as client:
+        with connect(address, sent) as held:
+            while (answer := client.post("/predict", content=large)).status_code == 200:
+                time.sleep(0.05)  # the other's bytes are still on their way
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            assert re.search(r"bodies in work hold [\d,]+ of [\d,]+ bytes", answer.json()["error"])
+            assert client.post("/predict", json=rows[0]).status_code == 200
+            held.sendall(large[-1:].encode())
+            assert "HTTP/1.1 200 " in held.recv(65536).decode()
+        with connect(address, sent), connect(address, sent) as refused:  # one of them is refused or comes too late
+            refused.recv(65536)
+        time.sleep(0.2)
+        assert client.post("/predict", content=large).status_code == 200  # all room has come back
+
+
+def test_a_compressed_body_is_refused_by_its_header(client: httpx.Client, rows: list[dict[str, Any]]) -> None:
+    body = gzip.compress(json.dumps(rows[0]).encode())
+    answer = client.post("/predict", content=body, headers={"content-encoding": "gzip"})
+    assert answer.status_code == 415
+    assert "uncompressed" in answer.json()["error"]
+
+
 def test_only_hosts_of_this_machine_are_answered_on_it(client: httpx.Client) -> None:
     rebound = client.get("/card", headers={"host": "attacker.example"})
     assert rebound.status_code == 400
@@ -266,14 +294,14 @@ def test_only_hosts_of_this_machine_are_answered_on_it(client: httpx.Client) -> 
 
 
 def test_a_token_guards_all_but_health(bundle: Path, rows: list[dict[str, Any]]) -> None:
-    with running(bundle, "--host", "0.0.0.0", RECSYS_TOKEN="a long word") as (_, address):
+    with running(bundle, "--host", "0.0.0.0", RECSYS_TOKEN="ein längeres Wort") as (_, address):
         here = address.replace("0.0.0.0", "127.0.0.1")
         with client_of(here, host="elsewhere.example") as client:
             assert client.get("/health").status_code == 200
             for path in ("/card", "/docs", "/openapi.json"):
                 assert client.get(path).status_code == 401
             assert client.post("/predict", json=rows[0], headers={"authorization": "Bearer wrong"}).status_code == 401
-            right = {"authorization": "Bearer a long word"}
+            right = {"authorization": "Bearer ein längeres Wort".encode()}
             assert client.post("/predict", json=rows[0], headers=right).status_code == 200
             assert client.get("/card", headers=right).status_code == 200
 
@@ -284,6 +312,16 @@ def test_other_machines_are_not_served_without_a_token_unless_asked(bundle, monk
     assert "RECSYS_TOKEN" in capsys.readouterr().err
     assert main(["serve", str(bundle), "--rows", "0"]) == 2
     assert "--rows must be above 0" in capsys.readouterr().err
+    assert main(["serve", str(bundle), "--host", "0.0.0.0", "--any"]) == 2
+    assert "unrecognized arguments: --any" in capsys.readouterr().err
+    assert main(["serve", str(bundle), "--stop-seconds", "inf"]) == 2
+    assert "--stop-seconds must be at most 10^12" in capsys.readouterr().err
+    assert main(["serve", str(bundle), "--body-bytes", "2000000000"]) == 2
+    assert "--total-bytes 134217728 is less" in capsys.readouterr().err
+    for token in ("", " word", "word\n", "a\tb"):
+        monkeypatch.setenv("RECSYS_TOKEN", token)
+        assert main(["serve", str(bundle)]) == 2
+        assert "the token" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
