@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from rich.console import Console
+from rich.text import Text
 
 import recsys
 from pipelines import select_features, train
@@ -35,12 +35,13 @@ from recsys.selection.curve import checked_grid, curve_summary
 from recsys.selection.find import read
 from recsys.selection.over_seeds import kept_names, over_seeds
 from recsys.selection.savings import savings
+from recsys.terminal import console
 from recsys.train import logits
 from recsys.versions import code_version, targets
 
 __all__ = ["Settings", "run"]
 
-_console = Console(stderr=True)
+_console = console()
 _METRICS = ("auc", "logloss")
 _LOGITS = "test_logits.npy"
 _NO_PART = ("recsys.html", "recsys.data.baseline", "recsys.selection")  # of a retrain: pages and what picks its fields
@@ -227,7 +228,7 @@ def run(stage: Stage) -> Result:
     full: list[dict[str, float]] = []
     models: list[Path] = []
     for i, seed in enumerate(settings.seeds):
-        _console.print(f"[bold]seed {seed}[/] ({i + 1} of {len(settings.seeds)})", highlight=False)
+        _console.print(Text(f"seed {seed}", "bold"), f"({i + 1} of {len(settings.seeds)})")
         model, figures = _retrain(stage, schema.names, seed)
         models.append(model)
         full.append(figures)
@@ -235,12 +236,12 @@ def run(stage: Stage) -> Result:
             if of.failed:
                 continue
             about = f"({j + 1} of {len(found)} methods, seed {i + 1} of {len(settings.seeds)})"
-            _console.print(f"[bold]{name}[/] {about}", highlight=False)
+            _console.print(Text(name, "bold"), about)
             try:
                 report = _search(stage, name, methods[name], seed, model, no_cut)
             except ConfigError as error:
                 of.failed = str(error)
-                _console.print(f"[yellow]{name} has no answer:[/] {error}", highlight=False, soft_wrap=True)
+                _console.print(Text(f"{name} has no answer:", "yellow"), str(error), soft_wrap=True)
                 continue
             ranking = list(report["fields"])
             of.reports.append(report)

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from recsys.cli import main
 from recsys.data.decide import Given, guess
-from recsys.data.documented import scalar, write_yaml
+from recsys.data.documented import entry, write_yaml
 from recsys.data.fields import field_configs
 from recsys.data.guess_split import choose
 from recsys.data.leakage import binned, coded, held_out_auc, single_auc, suspects
@@ -389,7 +389,7 @@ def test_yaml_keeps_awkward_names(tmp_path):
         "path": "${x}",
         "fields": fields,
     }
-    assert scalar("plain_name-1.x") == "plain_name-1.x"
+    assert entry("plain_name-1.x") == "plain_name-1.x"
 
 
 def test_an_unknown_subcommand_and_help(capsys):
