@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from recsys.data.columns import instants
+from recsys.data.columns import collide, instants, too_large
 from recsys.data.field_stats import LARGE, FieldStats, number_stats, value_stats
 from recsys.data.fields import FieldConfig, field_configs
 from recsys.data.leakage import single_auc, suspects
@@ -153,6 +153,8 @@ def _field(
             raise DataError(
                 f"data.fields.{f.name}: expected numbers, column {values.name!r} has {values.dtype}: cast it"
             )
+        if collide(values):
+            raise too_large(values.name)
         return number_stats(f.name, kind, values, splits, label_B)
     if len(f.inputs) > 1:
         values = frame.select(pl.struct(f.inputs)).to_series()

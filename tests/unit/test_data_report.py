@@ -234,3 +234,33 @@ def test_an_unknown_configuration_is_one_line(place, name, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(name)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def big_numbers(place, kind):
+    rng = np.random.default_rng(0)
+    big = 2**63 - 1 - rng.integers(0, 1000, 3000)
+    log(3000).with_columns(days=pl.Series(big)).write_parquet(place / "log.parquet")
+    text = CONFIG.replace("days: {kind: numeric}", f"days: {kind}")
+    (place / "data" / "shop.yaml").write_text(text)
+    return big
+
+
+def test_whole_numbers_near_the_end_of_their_range_are_read_as_codes_or_refused(place, capfd):
+    big = big_numbers(place, "{}")
+    found = next(f for f in examine(load_config("shop")).fields if f.name == "days")
+    assert found.distinct == len(np.unique(big))
+    big_numbers(place, "{kind: numeric}")
+    assert main(["data", "report", "shop"]) == 2
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: column 'days': expected numbers within ±2^53")
+    assert "categorical" in said
+
+
+@pytest.mark.parametrize(
+    "values", [[1.8e19, 1.8e19, 1.8e19 + 4096], [-1.7e308, 0.0, 1.7e308], [1.0, 1.0], [1e-320, 3e-320]]
+)
+def test_a_histogram_of_any_numbers(values):
+    x = np.array(values * 50)
+    splits = {"train": np.arange(0, 60), "valid": np.arange(60, 80), "test": np.arange(80, len(x))}
+    made = number_stats("x", "numeric", pl.Series(x), splits, np.arange(len(x)) % 2)
+    assert sum(made.shape) == 60

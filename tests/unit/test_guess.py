@@ -396,3 +396,31 @@ def test_an_unknown_subcommand_and_help(capsys):
     assert main(["data", "fly"]) == 2
     assert main(["data"]) == 0
     assert "recsys data guess clicks.csv" in capsys.readouterr().out
+
+
+# — whole numbers past 2^53 —
+
+
+def near_the_end(rng, rows):
+    return 2**63 - 1 - rng.integers(0, 1000, rows)
+
+
+def test_whole_numbers_that_floats_cannot_tell_apart_are_codes():
+    rng = np.random.default_rng(11)
+    big = near_the_end(rng, 3000)
+    assert np.unique(big.astype(np.float64)).size < 3
+    assert kind("x", big) == {"min_count": 2}
+    assert kind("x", -big)["min_count"] == 2
+    assert kind("x", pl.Series(big, dtype=pl.UInt64) + 2**62) == {"min_count": 2}
+    nanoseconds = 1_700_000_000_000_000_000 + rng.integers(0, 10**15, 3000)
+    late = (nanoseconds > np.median(nanoseconds)).astype(np.int64)
+    assert kind("x", nanoseconds, late)["kind"] == "numeric", "they stay apart as floats"
+    assert kind("x", [1e200, 1.0, 2.0, 3.0] * 50) == {"kind": "numeric", "encoding": "log"}
+
+
+def test_columns_of_ids_that_are_one_as_floats_are_no_copies(tmp_path):
+    rng = np.random.default_rng(12)
+    first, second = near_the_end(rng, 2000), near_the_end(rng, 2000)
+    pq.write_table(pa.table({"a": first, "b": second, "y": rng.integers(0, 2, 2000)}), tmp_path / "t.parquet")
+    made = guess(Given(str(tmp_path / "t.parquet"), "y", name="t"))
+    assert made.config["fields"] == {"a": {"min_count": 2}, "b": {"min_count": 2}}
