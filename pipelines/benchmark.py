@@ -74,9 +74,9 @@ class Settings:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"benchmark.seeds: expected different seeds, got {self.seeds}: for example [0, 1, 2]")
         if self.metric not in _METRICS:
-            raise ConfigError(f"benchmark.metric: expected auc or logloss, got {self.metric!r}: change it")
+            raise ConfigError(f"benchmark.metric: expected auc or logloss, got {self.metric!r}: choose one of them")
         if self.gain_shares is not None and not all(0 < s < 1 for s in self.gain_shares):
-            raise ConfigError(f"benchmark.gain_shares: expected shares in (0, 1), got {self.gain_shares}: change them")
+            raise ConfigError(f"benchmark.gain_shares: expected shares in (0, 1), got {self.gain_shares}: write [0.9]")
 
     def selectors(self) -> dict[str, dict[str, Any]]:
         """Name → configuration of each method.

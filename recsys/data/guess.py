@@ -33,13 +33,13 @@ def _show(made: Guessed, out: Path) -> None:
         elif name in made.config["dropped"]:
             read = Text(printable(f"dropped: {made.config['dropped'][name]}", _CELL), "yellow")
         else:
-            read = "label" if name == made.config["label"] else "split" if name != made.config["time"] else "time"
+            read = next((role for role in ("label", "time", "weight") if name == made.config[role]), "split")
         told = f"{made.aucs[name]:.3f}" if name in made.aucs else ""
         table.add_row(printable(name, _CELL), f"{p.distinct:,}", f"{p.missing:.1%}", told, read)
     screen.print(table)
     for name, caution in made.cautions.items():
         screen.print(Text("look at", "yellow"), f"{printable(name, _CELL)}: {caution}", soft_wrap=True)
-    for key in ("label", "time", "split"):
+    for key in ("label", "time", *(["weight"] if made.config["weight"] else []), "split"):
         screen.print(f"{key}: {entry(made.config[key])}  ({made.comments[key]})", soft_wrap=True)
     screen.print(f"next: recsys data report {out}\n      recsys run data={out.stem}", soft_wrap=True)
 

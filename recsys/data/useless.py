@@ -85,6 +85,8 @@ def useless(
             dropped[name] = "an id unique per row"
         else:
             kept.append(name)
+    if not dropped and not kept:
+        raise DataError(f"the table has no column but the label {label!r}: give it columns to predict from")
     if not kept:
         raise DataError(f"no column is of use: {'; '.join(f'{c}: {w}' for c, w in list(dropped.items())[:5])}")
     return kept, dropped

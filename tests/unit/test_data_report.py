@@ -3,6 +3,7 @@
 import math
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -264,3 +265,34 @@ def test_a_histogram_of_any_numbers(values):
     splits = {"train": np.arange(0, 60), "valid": np.arange(60, 80), "test": np.arange(80, len(x))}
     made = number_stats("x", "numeric", pl.Series(x), splits, np.arange(len(x)) % 2)
     assert sum(made.shape) == 60
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: shop", "name: a/b", "data.name: expected at most 100 letters without /"),
+        ("name: shop", "name: /tmp/shop", "data.name"),
+        ("name: shop", "name: ..", "data.name"),
+        ("name: shop", 'name: "a\\0b"', "data.name"),
+        ("name: shop", "name: " + "a" * 101, "data.name"),
+        ("label: click", "label: click\nweight: price", "data.fields.price: reads 'price', which is data.weight"),
+        ("{item:", "{click: {}, item:", "data.fields.click: reads 'click', which is data.label: remove the field"),
+        ("buckets: 100}", "buckets: 99999999999}", "data.fields.item_x_shop.buckets: expected at most"),
+        ("days: {kind: numeric}", "days: {encoding: bucket, buckets: 2000000000}", "data.fields.days.buckets"),
+        ("kind: multi,", "kind: multi, max_length: 1048576,", "data.fields.tags.max_length: 65,536 rows are read"),
+        ("label: click", "label: ${oc.env:NO_SUCH_ONE}", "NO_SUCH_ONE"),
+        ("label: click", "label: ${label}", "data 'shop'"),
+        ("fields: {", "fields: {{", "expected YAML, got line"),
+        (CONFIG, "- a\n- b\n", "expected a mapping of keys"),
+        (CONFIG, "name: \x07\n", "expected YAML"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_one_line(place, capfd, monkeypatch, old, new, message):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=64 << 30))
+    assert old in CONFIG
+    (place / "data" / "shop.yaml").write_text(CONFIG.replace(old, new))
+    assert main(["data", "report", "shop"]) == 2
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert message in said[0]
+    assert not (place / "data" / "shop.html").exists()
