@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.stage import RECALIBRATED, row_names
+from recsys.results import no_better_than_constant
 from recsys.selection.benchmark_page import columns, rows
 from recsys.terminal import console
 
@@ -60,6 +61,8 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
             size = f"{exported['bundle_bytes'] / 1e6:.2f}"
             table.add_row("bundle on disk", "", "", "", "", "", "", size, f"{fast[0]:.2f}" if fast else "")
         screen.print(table)
+        if worst := no_better_than_constant(models):
+            screen.print(worst, style="yellow", soft_wrap=True)
         screen.print(RECALIBRATED, style="dim")
         screen.print(
             "µs a row: 512 rows at a time in eager PyTorch, the models in turn; of the bundle, its graph alone.",

@@ -27,7 +27,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.files import read_json, write_json
 from recsys.metrics import evaluate, fit_calibrator, logloss, sigmoid
 from recsys.progress import progress
-from recsys.results import prepared_folder, read_result
+from recsys.results import no_better_than_constant, prepared_folder, read_result
 from recsys.terminal import console
 from recsys.versions import code_version
 
@@ -263,6 +263,8 @@ def baseline_main(arguments: Sequence[str]) -> int:
     screen.print(table)
     if not about["models"]["logistic regression"]["settings"]["converged"]:
         screen.print("logistic regression did not converge: its figures may be too low; try another --seed")
+    if worst := no_better_than_constant({n: m["test"] for n, m in about["models"].items()}):
+        screen.print(worst, soft_wrap=True)
     if about["rows"]["used"] < about["rows"]["of"]:
         screen.print(f"fitted on {about['rows']['used']:,} of {about['rows']['of']:,} training rows, drawn at random")
     print(folder / "baselines.json", flush=True)
