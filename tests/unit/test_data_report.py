@@ -15,6 +15,7 @@ from recsys.data.examine import examine, worries
 from recsys.data.field_stats import coverage, number_stats, psi, unseen, value_stats
 from recsys.data.report import html
 from recsys.errors import ConfigError
+from tests.pages import SCRIPT, runs
 
 CONFIG = """name: shop
 source: {_target_: recsys.data.scan.scan, path: log.parquet}
@@ -296,3 +297,18 @@ def test_a_configuration_that_cannot_be_is_one_line(place, capfd, monkeypatch, o
     assert len(said) == 1
     assert message in said[0]
     assert not (place / "data" / "shop.html").exists()
+
+
+def test_no_name_in_the_page_runs(place):
+    """A field that is made in preparation, one that is read, a dropped one, its reason, and the data set itself."""
+    text = CONFIG.replace("name: shop", f"name: 'shop{SCRIPT.replace('/', ' ')}'")
+    text = text.replace(
+        "fields: {", f"group: shop\nfields: {{'p{SCRIPT}': {{kind: numeric, past: {{what: count, by: [shop]}}}}, "
+    )
+    text = text.replace("item: {min_count: 3}", f"'i{SCRIPT}': {{inputs: [item]}}")
+    text = text.replace("note: no row has a value", f"'n{SCRIPT}': 'w{SCRIPT}'")
+    (place / "data" / "shop.yaml").write_text(text)
+    page = html(examine(load_config("shop")))
+    assert runs(page) == []
+    assert SCRIPT not in page
+    assert all(f"{letter}&lt;script&gt;alert(1)" in page for letter in "pinw")

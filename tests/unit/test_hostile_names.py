@@ -2,7 +2,6 @@
 
 import os
 import unicodedata
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,9 @@ from recsys.data.documented import write_yaml
 from recsys.errors import ConfigError, DataError, in_one_line, printable
 from recsys.html import Fragment, page, table
 from recsys.terminal import console
+from tests.pages import SCRIPT, runs
 
 SECRET = "sesame-4711"
-SCRIPT = "<script>alert(1)</script>"
 NAMES = [
     "a\x00b", "a\x07b", "a\x1b[2Jb", "a\x7fb", "a\x85b", "a\u2028b", "a\u2029b", "\ufeffa", "a\ufffeb", "a\nb",
     "a\tb", "a\rb", " a", "a ", "L" * 130, "L" * 5000, "${oc.env:HOSTILE}", r"\${oc.env:HOSTILE}",
@@ -119,36 +118,6 @@ def test_guess_and_report_take_every_name(tmp_path, monkeypatch, capfd):
 
 
 # — pages —
-
-
-class Scripts(HTMLParser):
-    """Counts the elements that run or load code, and those of a hostile name."""
-
-    def __init__(self):
-        super().__init__()
-        self.inside, self.found, self.scripts = False, [], []
-
-    def handle_starttag(self, tag, attrs):
-        if tag == "script":
-            self.inside = True
-            self.scripts.append("")
-        self.found += [f"{tag} {k}" for k, _ in attrs if k.startswith("on")]
-        if tag in ("iframe", "object", "embed", "img"):
-            self.found.append(tag)
-
-    def handle_data(self, data):
-        if self.inside:
-            self.scripts[-1] += data
-
-    def handle_endtag(self, tag):
-        self.inside = self.inside and tag != "script"
-
-
-def runs(html):
-    """What of the page would run because of a name: elements, and scripts that are just the name's."""
-    parser = Scripts()
-    parser.feed(html)
-    return parser.found + [s for s in parser.scripts if s.strip() == "alert(1)"]
 
 
 def test_the_parser_of_these_tests_finds_what_runs():
