@@ -1,5 +1,6 @@
 """What the configuration of a data set may say, and what `data.fields` may say of a field."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,7 +11,7 @@ from recsys.encoding import PARTS
 from recsys.errors import ConfigError
 from recsys.past import WHATS, WHERES, Past
 
-__all__ = ["ENCODINGS", "KEYS", "FieldConfig", "data_fields", "field_configs"]
+__all__ = ["ENCODINGS", "KEYS", "FieldConfig", "check_name", "data_fields", "field_configs"]
 
 KEYS = ("name", "source", "label", "labels", "weight", "time", "group", "split", "fields", "grow_from", "dropped")
 ENCODINGS = {
@@ -198,7 +199,7 @@ def data_fields(config: Mapping[str, Any]) -> list[FieldConfig]:
         if not isinstance(config[key], kind):
             expected = "settings of its own" if kind is Mapping else "text"
             raise ConfigError(f"data.{key}: expected {expected}, got {config[key]!r}: {_MENDS[key]}")
-    _check_name(config["name"])
+    check_name(config["name"], "data.name")
     seed = config["split"].get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= _MOST["seed"]:
         raise ConfigError(f"data.split.seed: expected a whole number from 0 to {_MOST['seed']:,}, got {seed!r}: set it")
@@ -207,12 +208,17 @@ def data_fields(config: Mapping[str, Any]) -> list[FieldConfig]:
     return made
 
 
-def _check_name(name: str) -> None:
-    """A data set's name is a part of the names of folders and files."""
-    if not name.isprintable() or set(name) & set("/\\") or name.startswith(".") or len(name) > 100:
+def check_name(name: Any, at: str) -> None:
+    """A name that becomes one of a folder or a file: nothing in it leads elsewhere.
+
+    Raises:
+        ConfigError: If it is no text, or could.
+    """
+    text = isinstance(name, str)
+    if not text or not 0 < len(name) <= 100 or name.startswith(".") or re.search(r"[/\\:\x00-\x1f\x7f]", name):
+        shown = name if not text or len(name) <= 100 else f"{name[:20]}…"
         raise ConfigError(
-            f"data.name: expected at most 100 letters without / and \\, not beginning with a dot, got {name!r}: "
-            "give a name such as shop; where the table is, source.path says"
+            f"{at}: expected up to 100 letters of text without / \\ : and no dot in front, got {shown!r}: rename it"
         )
 
 
