@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
-from rich.console import Console
+from rich.text import Text
 
 from pipelines import select_features
 from pipelines.benchmark_results import Benchmark, Found
@@ -23,10 +23,11 @@ from recsys.selection.curve import checked_grid
 from recsys.selection.find import read
 from recsys.selection.over_seeds import kept_names
 from recsys.selection.scores import KeepsNothing
+from recsys.terminal import console
 
 __all__ = ["Settings", "run"]
 
-_console = Console(stderr=True)
+_console = console()
 _METRICS = ("auc", "logloss")
 
 
@@ -57,9 +58,9 @@ class Settings:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"benchmark.seeds: expected different seeds, got {self.seeds}: for example [0, 1, 2]")
         if self.metric not in _METRICS:
-            raise ConfigError(f"benchmark.metric: expected auc or logloss, got {self.metric!r}: change it")
+            raise ConfigError(f"benchmark.metric: expected auc or logloss, got {self.metric!r}: choose one of them")
         if self.gain_shares is not None and not all(0 < s < 1 for s in self.gain_shares):
-            raise ConfigError(f"benchmark.gain_shares: expected shares in (0, 1), got {self.gain_shares}: change them")
+            raise ConfigError(f"benchmark.gain_shares: expected shares in (0, 1), got {self.gain_shares}: try [0.005]")
 
     def selectors(self) -> dict[str, dict[str, Any]]:
         """Name → configuration of each method.
@@ -114,7 +115,7 @@ def _try(
         report = _search(stage, name, method, seed, model, settings.no_cut or max(1, fields // 2))
     except ConfigError as error:
         of.failed = str(error)
-        _console.print(f"[yellow]{name} has no answer:[/] {error}", highlight=False, soft_wrap=True)
+        _console.print(Text(f"{name} has no answer:", "yellow"), str(error), soft_wrap=True)
         return
     ranking = list(report["fields"])
     of.reports.append(report)
@@ -134,11 +135,11 @@ def run(stage: Stage) -> Result:
     found = {name: Found() for name in methods}
     all_of = Benchmark(stage, schema, settings.metric, grid, settings.seeds, found)
     for i, seed in enumerate(settings.seeds):
-        _console.print(f"[bold]seed {seed}[/] ({i + 1} of {len(settings.seeds)})", highlight=False)
+        _console.print(Text(f"seed {seed}", "bold"), f"({i + 1} of {len(settings.seeds)})")
         all_of.full.append(retrain(stage, schema.names, seed))
         for j, name in enumerate(found):
             if not found[name].failed:
                 about = f"({j + 1} of {len(found)} methods, seed {i + 1} of {len(settings.seeds)})"
-                _console.print(f"[bold]{name}[/] {about}", highlight=False)
+                _console.print(Text(name, "bold"), about)
                 _try(stage, settings, all_of, name, methods[name], seed, all_of.full[-1].folder)
     return all_of.conclude()

@@ -1,7 +1,5 @@
 """Stage compress: shared rows or a low rank, then fewer bits."""
 
-from rich.console import Console
-
 from pipelines.stage import Result, Stage, newest_model, write_json
 from recsys import checkpoint
 from recsys.compression.reads import count_reads
@@ -9,6 +7,7 @@ from recsys.compression.report import compare
 from recsys.data.shards import Shards
 from recsys.factory import make
 from recsys.tables import PlainEmbedding
+from recsys.terminal import console
 
 __all__ = ["run"]
 
@@ -23,7 +22,7 @@ def run(stage: Stage) -> Result:
     if not plain.tables:  # a table of numbers, or selection kept only those: the run goes on
         checkpoint.save(stage.folder, model.over(plain), spec)
         said = "no tables to compress: all fields are numbers"
-        Console(stderr=True).print(said)
+        console().print(said)
         return Result({"table_bytes_before": 0, "table_bytes": 0}, tags={"note": said})
     train = Shards(stage.data, "train", model.schema)
     reads = count_reads(model.embedding, {n: t.rows for n, t in plain.tables.items()}, train)

@@ -3,12 +3,11 @@
 import json
 import shutil
 
-from rich.console import Console
-
 from pipelines.stage import Result, Stage, newest_model, write_json
 from recsys import checkpoint
 from recsys.export.bundle import export_bundle
 from recsys.serving.bundle import Bundle, latency
+from recsys.terminal import console
 
 __all__ = ["run"]
 
@@ -25,7 +24,7 @@ def run(stage: Stage) -> Result:
         calibrator = json.loads(fitted.read_text()) if fitted.exists() else None
     if not evaluated:
         said = "this run has no evaluation of the model: its card says so, and the bundle holds no calibrator: "
-        Console(stderr=True).print(said + "add evaluate to stages to measure and recalibrate it", soft_wrap=True)
+        console().print(said + "add evaluate to stages to measure and recalibrate it", soft_wrap=True)
     card = {
         "name": stage.config["name"],
         "task": stage.data.name.rpartition("-")[0],  # `recsys export RUN` is not told the data's configuration

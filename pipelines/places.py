@@ -7,22 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from recsys.data.fields import check_name
 from recsys.errors import ConfigError
 
 __all__ = ["check_inside", "check_places"]
 
 _SERVERS = ("http", "https", "databricks", "databricks-uc", "uc", "postgresql", "mysql", "mssql")
 _SQLITE = b"SQLite format 3\0"  # how such a file begins: https://www.sqlite.org/fileformat.html
-
-
-def _check_name(name: Any, at: str) -> None:
-    """A name of a folder: nothing in it leads elsewhere."""
-    text = isinstance(name, str)
-    if not text or not 0 < len(name) <= 100 or name.startswith(".") or re.search(r"[/\\:\x00-\x1f\x7f]", name):
-        shown = name if not text or len(name) <= 100 else f"{name[:20]}…"
-        raise ConfigError(
-            f"{at}: expected up to 100 letters of text without / \\ : and no dot in front, got {shown!r}: rename it"
-        )
 
 
 def _check_writable(folder: Path, at: str) -> None:
@@ -85,11 +76,11 @@ def check_places(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: The first that cannot be.
     """
-    _check_name(config["name"], "name")
-    _check_name(config["data"].get("name"), "data.name")
+    check_name(config["name"], "name")
+    check_name(config["data"].get("name"), "data.name")
     if not isinstance(config["runs"], str) or not config["runs"]:
         raise ConfigError(f"runs: expected a folder, got {config['runs']!r}: name one")
     _check_writable(Path(config["runs"]).absolute(), "runs")
     _check_tracking(config["tracking"]["uri"])
-    _check_name(config["tracking"]["experiment"], "tracking.experiment")
-    _check_name(config["tracking"]["register"], "tracking.register")
+    check_name(config["tracking"]["experiment"], "tracking.experiment")
+    check_name(config["tracking"]["register"], "tracking.register")

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
 
 import recsys
 from pipelines import train
@@ -24,12 +23,13 @@ from recsys.data.shards import Shards
 from recsys.lock import locked
 from recsys.schema import Schema
 from recsys.selection.agreement import influence, paired_difference
+from recsys.terminal import console
 from recsys.train import logits
 from recsys.versions import code_version, targets
 
 __all__ = ["Changes", "Retrained", "ordered", "retrain", "retrain_name"]
 
-_console = Console(stderr=True)
+_console = console()
 _LOGITS = "test_logits.npy"
 _NO_PART = ("recsys.html", "recsys.data.baseline", "recsys.selection")  # of a retrain: pages and what picks its fields
 
@@ -64,7 +64,7 @@ def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:
     with locked(folder.with_suffix(".lock")):
         if done.exists() and (folder / _LOGITS).exists():
             found = json.loads(done.read_text())
-            _console.print(f"{label}: test AUC {found['auc']:.4f} (known)", highlight=False)
+            _console.print(f"{label}: test AUC {found['auc']:.4f} (known)")
             return Retrained(folder, found)
         folder.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
@@ -78,7 +78,7 @@ def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:
         if len(names) < len(schema.fields):
             (folder / "model.pt").unlink()  # only searches need weights
         write_json(done, found)
-        _console.print(f"{label}: test AUC {found['auc']:.4f}, {time.perf_counter() - started:.0f} s", highlight=False)
+        _console.print(f"{label}: test AUC {found['auc']:.4f}, {time.perf_counter() - started:.0f} s")
     return Retrained(folder, found)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from rich.console import Console
+from rich.text import Text
 
 from pipelines import benchmark, compress, evaluate, export, prepare, select_features, summary, train
 from pipelines.earlier import changed_since, settings, stages_to_run, taken_over
@@ -17,6 +17,7 @@ from recsys.files import read_json
 from recsys.lock import locked
 from recsys.results import VERSION, noted_overrides, read_result, read_stage, relative
 from recsys.store import masked
+from recsys.terminal import console
 from recsys.tracking import Tracker
 
 __all__ = ["STAGES", "execute"]
@@ -31,7 +32,7 @@ STAGES: dict[str, Callable[[Stage], Result]] = {
     "export": export.run,
     "benchmark": benchmark.run,
 }
-_console = Console(stderr=True)
+_console = console()
 
 
 def _run_stage(name: str, stage: Stage, tracker: Tracker, register: str) -> dict[str, Any]:
@@ -40,12 +41,12 @@ def _run_stage(name: str, stage: Stage, tracker: Tracker, register: str) -> dict
         about = read_stage(stage.folder)
         if name == "prepare":
             prepare.check(stage)
-        _console.print(f"[bold]{name}[/] is done already")
+        _console.print(Text(name, "bold"), "is done already")
         if "mlflow_run_id" not in about:  # killed, or MLflow failed, before it had been told
             with tracker.stage(name):
                 about = _tell(stage.folder, about, tracker, register)
         return about
-    _console.rule(f"[bold]{name}")
+    _console.rule(Text(name, "bold"))
     stage.folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with tracker.stage(name):

@@ -110,7 +110,7 @@ def _shuffled(model: CTR, valid: Shards, kept: list[str], seed: int) -> dict[str
 def _drops_repeats(stage: Stage) -> bool:
     asked = stage.config["select"]["repeats"]
     if asked not in ("keep", "drop"):
-        raise ConfigError(f"select.repeats: expected keep or drop, got {asked!r}: change it")
+        raise ConfigError(f"select.repeats: expected keep or drop, got {asked!r}: choose one of them")
     return asked == "drop"
 
 

@@ -27,7 +27,7 @@ from yaml import YAMLError
 
 from pipelines.check import check
 from pipelines.places import check_inside
-from recsys.errors import ConfigError, RecsysError
+from recsys.errors import ConfigError, RecsysError, in_one_line
 from recsys.factory import trust
 from recsys.options import CONF, own_options, search_path
 
@@ -265,7 +265,7 @@ def _submit(config: DictConfig) -> None:
         trust(resolved["trusted"])
         print(execute(resolved, folder), flush=True)
     except RecsysError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except Exception:
         traceback.print_exc()

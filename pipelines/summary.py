@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.stage import RECALIBRATED, row_names
+from recsys.results import no_better_than_constant
 from recsys.selection.benchmark_page import columns, rows
+from recsys.terminal import console
 
 __all__ = ["show"]
 
@@ -23,7 +25,7 @@ def _models(result: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def show(result: dict[str, Any], config: dict[str, Any]) -> None:
     """Print test metrics of every model, sizes and speed, then the commands that come next."""
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
+    screen = console(width=160)
     models, stages = _models(result), result["stages"]
     if models:
         table = Table(title=f"{config['data']['name']}: test split")
@@ -58,9 +60,11 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
             fast = [v for k, v in exported.items() if k.startswith("latency.") and "graph" in k and "512" in k]
             size = f"{exported['bundle_bytes'] / 1e6:.2f}"
             table.add_row("bundle on disk", "", "", "", "", "", "", size, f"{fast[0]:.2f}" if fast else "")
-        console.print(table)
-        console.print(RECALIBRATED, style="dim")
-        console.print(
+        screen.print(table)
+        if worst := no_better_than_constant(models):
+            screen.print(worst, style="yellow", soft_wrap=True)
+        screen.print(RECALIBRATED, style="dim")
+        screen.print(
             "µs a row: 512 rows at a time in eager PyTorch, the models in turn; of the bundle, its graph alone.",
             style="dim",
         )
@@ -69,9 +73,9 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
         table = Table(*columns(about), title=f"{config['data']['name']}: retrained on the top k, test split")
         for row in rows(about):
             table.add_row(*row)
-        console.print(table)
-        console.print("Mean ± deviation over seeds; Δ is paired with all fields.", style="dim")
-    _next(console, result)
+        screen.print(table)
+        screen.print("Mean ± deviation over seeds; Δ is paired with all fields.", style="dim")
+    _next(screen, result)
 
 
 def _near(path: str | Path) -> str:
@@ -80,7 +84,7 @@ def _near(path: str | Path) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else str(path)
 
 
-def _next(console: Console, result: dict[str, Any]) -> None:
+def _next(screen: Console, result: dict[str, Any]) -> None:
     """The exact commands for MLflow, the report and the server."""
     stages, uri = result["stages"], result["mlflow"]["uri"]
     programs = Path(sys.executable).parent
@@ -98,4 +102,4 @@ def _next(console: Console, result: dict[str, Any]) -> None:
     if "bundle" in stages.get("export", {}):
         lines["serve"] = f"{_near(programs / 'recsys')} serve {_near(stages['export']['bundle'])}"
     for what, line in lines.items():
-        console.print(f"{what + ':':18} {line}", highlight=False, soft_wrap=True)
+        screen.print(f"{what + ':':18} {line}", soft_wrap=True)

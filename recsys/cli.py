@@ -13,7 +13,7 @@ from pathlib import Path
 
 import recsys
 from recsys.arguments import Parser
-from recsys.errors import ConfigError, RecsysError
+from recsys.errors import ConfigError, RecsysError, in_one_line
 from recsys.signals import obey_sigterm
 
 __all__ = ["COMMANDS", "main"]
@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = COMMANDS[arguments[0]][0](arguments[1:])
         sys.stdout.flush()
     except RecsysError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

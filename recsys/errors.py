@@ -9,7 +9,7 @@ The command line prints the message on one line and exits with code 2; the scori
 HTTP 422. Any other exception is a bug and keeps its traceback.
 """
 
-__all__ = ["BundleError", "ConfigError", "DataError", "RecsysError"]
+__all__ = ["BundleError", "ConfigError", "DataError", "RecsysError", "in_one_line", "printable"]
 
 
 class RecsysError(Exception):
@@ -26,3 +26,23 @@ class DataError(RecsysError):
 
 class BundleError(RecsysError):
     """A bundle is damaged, incomplete, or answers other than the model it was exported from."""
+
+
+_MESSAGE = 1000  # letters of a message: a hostile table has names of any length
+
+
+def printable(text: str, most: int) -> str:
+    """Text that a terminal shows and does not obey: what has no shape of its own is written as Python escapes it.
+
+    Args:
+        text: Of any origin.
+        most: Letters that are kept, at least 2; the middle of longer text is left out.
+    """
+    if len(text) > most:
+        text = f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says, on one line of at most 1,000 letters, whatever names it holds."""
+    return printable(" ".join(line.strip() for line in str(error).splitlines()), _MESSAGE)

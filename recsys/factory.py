@@ -52,7 +52,7 @@ def check_value(value: Any, hint: Any, at: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         inside = "".join(f".{part}" for part in first["loc"])
-        raise ConfigError(f"{at}{inside}: {first['msg'].lower()}, got {first['input']!r}: change it") from error
+        raise ConfigError(f"{at}{inside}: {first['msg'].lower()}, got {first['input']!r}: give such a value") from error
 
 
 def _known(given: Mapping[str, Any], known: list[str], at: str) -> None:

@@ -1,7 +1,8 @@
 """How far a long job is, on standard error: standard output holds results only."""
 
-from rich.console import Console
 from rich.progress import Progress, ProgressColumn
+
+from recsys.terminal import console
 
 __all__ = ["progress"]
 
@@ -13,5 +14,4 @@ def progress(*columns: ProgressColumn | str, refresh_per_second: float = 10) -> 
         columns: What it shows; rich's own choice by default.
         refresh_per_second: How often it is drawn, > 0.
     """
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, refresh_per_second=refresh_per_second)
+    return Progress(*columns, console=console(), refresh_per_second=refresh_per_second)

@@ -4,6 +4,7 @@ Paths in these files are relative to the file's own folder, so that a folder of 
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from recsys.files import read_json, write_json
 
 __all__ = [
     "VERSION",
+    "no_better_than_constant",
     "noted_overrides",
     "overrides",
     "prepared_folder",
@@ -102,3 +104,21 @@ def prepared_folder(stage: Path) -> Path:
     """
     note = read_json(stage / "data.json", "a note of where the prepared data is", _MEND, VERSION)
     return (stage / note["folder"]).resolve()
+
+
+def no_better_than_constant(models: Mapping[str, Mapping[str, float]]) -> str:
+    """A sentence if no model beats the constant, which says the label rate to every row; else "".
+
+    Args:
+        models: Name → metrics, among them `ne` (logloss over that of the test rows' own label rate) and, if
+            there are any, `recalibrated_ne`. The entry `constant`, if there is one, is the bar; else it is 1.
+    """
+    bar = models.get("constant", {}).get("ne", 1.0)
+    found = [min(m["ne"], m.get("recalibrated_ne", m["ne"])) for n, m in models.items() if n != "constant"]
+    best = min(found, default=0.0)
+    if best < bar:
+        return ""
+    return (
+        f"No model beats always saying the label rate: the best test logloss is {best / bar:.3f} times that. The "
+        "columns tell nothing of the label, or there are too few rows to learn it from; see recsys data report."
+    )

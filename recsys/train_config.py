@@ -54,15 +54,15 @@ class TrainConfig:
         for name in ("batch_size", "max_epochs", "evals_per_epoch", "patience", "warmup_steps"):
             count, least = getattr(self, name), int(name != "warmup_steps")
             if not isinstance(count, int) or count < least:
-                raise ConfigError(f"train.{name} must be a whole number of at least {least}, got {count!r}: change it")
+                raise ConfigError(f"train.{name} must be a whole number of at least {least}, got {count!r}: give one")
         for name in ("lr", "table_lr", "weight_decay", "table_l2"):
             rate, wanted = getattr(self, name), "above 0" if name.endswith("lr") else "of at least 0"
             if not isinstance(rate, int | float) or not 0 <= rate < math.inf or (rate == 0 and name.endswith("lr")):
-                raise ConfigError(f"train.{name} must be a number {wanted}, got {rate!r}: change it")
+                raise ConfigError(f"train.{name} must be a number {wanted}, got {rate!r}: give one")
         if self.precision not in ("auto", "fp32", "bf16"):
-            raise ConfigError(f"train.precision: expected auto, fp32 or bf16, got {self.precision!r}: change it")
+            raise ConfigError(f"train.precision: expected auto, fp32 or bf16, got {self.precision!r}: choose one")
         if self.decay not in ("none", "linear"):
-            raise ConfigError(f"train.decay: expected none or linear, got {self.decay!r}: change it")
+            raise ConfigError(f"train.decay: expected none or linear, got {self.decay!r}: choose one of them")
         share: Any = self.embedding_dropout
         if not isinstance(share, int | float) or not 0 <= share < 1:
-            raise ConfigError(f"train.embedding_dropout: expected [0, 1), got {share!r}: change it")
+            raise ConfigError(f"train.embedding_dropout: expected [0, 1), got {share!r}: 0 switches it off")

@@ -22,7 +22,6 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import torch
-from rich.console import Console
 
 import recsys
 from recsys.arguments import Parser
@@ -32,10 +31,11 @@ from recsys.data.scan import Scan, scan
 from recsys.data.shards import Shards
 from recsys.errors import DataError
 from recsys.rows import RowEncoder
+from recsys.terminal import console
 
 __all__ = ["bench_main", "prepare_once"]
 
-_console = Console(stderr=True)
+_console = console()
 _INTS, _CATS = 13, 26
 _MIN_COUNT = 10
 _LENGTH = 50  # of the sequence

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from rich.console import Console
 
 import recsys
 from recsys import checkpoint
@@ -32,11 +31,12 @@ from recsys.models.ctr import CTR
 from recsys.selection.leap import leap
 from recsys.selection.recipe import Recipe
 from recsys.selection.shuffle import Shuffled
+from recsys.terminal import console
 from recsys.train import TrainConfig, fit
 
 __all__ = ["bench_main", "wide_once"]
 
-_console = Console(stderr=True)
+_console = console()
 _TIMED_FIELDS = 16  # of permutation
 _ROWS, _REPEATS = 50_000, 3  # rows at most, as its default; repeats that give an error of its scores
 _HOW = TrainConfig(batch_size=4096, max_epochs=1, evals_per_epoch=1)

@@ -17,16 +17,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from rich.console import Console
 
 import recsys
 from recsys.arguments import Parser
 from recsys.errors import DataError
 from recsys.serving.bundle import Bundle
+from recsys.terminal import console
 
 __all__ = ["bench_main"]
 
-_console = Console(stderr=True)
+_console = console()
 _HEADERS = {"Content-Type": "application/json"}
 _MANY_ROWS = 200
 _CONNECTIONS = 16

@@ -80,7 +80,7 @@ def rounding(
         ConfigError: If `bits` is another number.
     """
     if bits not in (16, 8, 4):
-        raise ConfigError(f"quantization.bits: expected 16, 8 or 4, got {bits!r}: change it")
+        raise ConfigError(f"quantization.bits: expected 16, 8 or 4, got {bits!r}: choose one of them")
     made, notes = {}, {}
     for name, table in tables.items():
         if table.bits < 32:

@@ -6,7 +6,6 @@ B rows, L id columns, N numbers, W columns of a baseline's matrix.
 
 import io
 import shutil
-import sys
 import tempfile
 import time
 import warnings
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
@@ -29,7 +27,8 @@ from recsys.errors import ConfigError, DataError
 from recsys.files import read_json, write_json
 from recsys.metrics import evaluate, fit_calibrator, logloss, sigmoid
 from recsys.progress import progress
-from recsys.results import prepared_folder, read_result
+from recsys.results import no_better_than_constant, prepared_folder, read_result
+from recsys.terminal import console
 from recsys.versions import code_version
 
 __all__ = ["MOST_CELLS", "MOST_ROWS", "baseline", "baseline_main", "read"]
@@ -196,7 +195,7 @@ def read(folder: Path) -> dict[str, dict[str, float]]:
         return {}
     about = read_json(path, "figures of baselines", "run recsys data baseline again")
     if about.get("code") != _code():
-        Console(stderr=True).print(f"{path} was made by other code and is left out: run recsys data baseline again")
+        console().print(f"{path} was made by other code and is left out: run recsys data baseline again")
         return {}
     models = about["models"]
     return {n: {**m["test"], **{f"valid_{k}": m["valid"][k] for k in ("auc", "logloss")}} for n, m in models.items()}
@@ -260,11 +259,13 @@ def baseline_main(arguments: Sequence[str]) -> int:
         table.add_column(column, justify="left" if column in ("model", "settings") else "right")
     for line in _lines(about["models"]):
         table.add_row(*line)
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 110)
-    console.print(table)
+    screen = console(width=110)
+    screen.print(table)
     if not about["models"]["logistic regression"]["settings"]["converged"]:
-        console.print("logistic regression did not converge: its figures may be too low; try another --seed")
+        screen.print("logistic regression did not converge: its figures may be too low; try another --seed")
+    if worst := no_better_than_constant({n: m["test"] for n, m in about["models"].items()}):
+        screen.print(worst, soft_wrap=True)
     if about["rows"]["used"] < about["rows"]["of"]:
-        console.print(f"fitted on {about['rows']['used']:,} of {about['rows']['of']:,} training rows, drawn at random")
+        screen.print(f"fitted on {about['rows']['used']:,} of {about['rows']['of']:,} training rows, drawn at random")
     print(folder / "baselines.json", flush=True)
     return 0

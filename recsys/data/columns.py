@@ -17,10 +17,22 @@ from recsys.encoding import ABSENT, MISSING, SEPARATOR, instant, text
 from recsys.errors import DataError
 from recsys.values import END_US, FIRST_US, out_of_range
 
-__all__ = ["dtype_of", "flat_lists", "floats", "hashed", "instants", "is_list", "spelled", "vectors"]
+__all__ = [
+    "collide",
+    "dtype_of",
+    "flat_lists",
+    "floats",
+    "hashed",
+    "instants",
+    "is_list",
+    "spelled",
+    "too_large",
+    "vectors",
+]
 
 _FAR = 9 * 10**12  # seconds; microseconds of more overflow
-_EXACT = 2.0**53  # floats past it do not hold every whole number
+_EXACT = 2**53  # floats past it do not hold every whole number
+_APART = 0.99  # of a column's different whole numbers stay so as floats, or it is one of codes
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -82,6 +94,19 @@ def spelled(values: pl.Series, dtype: str, name: str) -> pl.Series:
     return values.cast(pl.String)
 
 
+def collide(values: pl.Series) -> bool:
+    """Whether whole numbers past 2⁵³ lose what tells them apart once they are floats, so that they can only be codes.
+
+    True if over one in a hundred of the different values becomes the same float as another.
+    """
+    if not values.dtype.is_integer() or values.null_count() == len(values):
+        return False
+    low, high = values.min(), values.max()
+    if low >= -_EXACT and high <= _EXACT:  # type: ignore[operator]
+        return False
+    return values.cast(pl.Float64).n_unique() < _APART * values.n_unique()
+
+
 def hashed(parts: Sequence[pl.Series], buckets: int, seed: int) -> np.ndarray:
     """`Hash.id` of every row → int32 ids.
 
@@ -102,16 +127,26 @@ def floats(values: pa.Array, name: str) -> np.ndarray:
     """→ float64, NaN where missing.
 
     Raises:
-        DataError: If it holds other than finite numbers.
+        DataError: If it holds other than finite numbers, or whole ones that floats cannot tell apart.
     """
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
         dtype = dtype_of(kind, name)
         raise DataError(f"column {name!r}: expected numbers, got {dtype}: set its kind to categorical, or cast it")
+    if pa.types.is_integer(kind) and collide(pl.Series(values)):
+        raise too_large(name)
     x_B = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     if np.isinf(x_B).any():
         raise DataError(f"column {name!r}: expected finite numbers, got infinity: mend or null those rows")
     return x_B
+
+
+def too_large(name: str) -> DataError:
+    """The error of a numeric column that `collide` refuses."""
+    return DataError(
+        f"column {name!r}: expected numbers within ±2^53 (9,007,199,254,740,992), got whole numbers past it that "
+        "become the same float: set its kind to categorical, or subtract their least value"
+    )
 
 
 def flat_lists(values: pa.Array, name: str, separator: str = "") -> tuple[pa.Array, np.ndarray]:

@@ -19,6 +19,11 @@ from recsys.progress import progress
 __all__ = ["Given", "Guessed", "guess"]
 
 
+_WEIGHTS = ("weight", "weights", "sample_weight", "row_weight", "instance_weight", "importance")
+_ABOUT_WEIGHT = "A column with the weight of each row in training, or null."
+_WEIGHT_FOUND = " Found by its name; if it is something that the model should know of, set null and move it to fields."
+
+
 @dataclass(frozen=True)
 class Given:
     """What the user said.
@@ -101,9 +106,15 @@ def guess(given: Given) -> Guessed:
         raise DataError(
             f"no column is left for a field: {'; '.join(f'{c}: {w}' for c, w in list(dropped.items())[:5])}"
         )
+    weight = _weight(frame, [c for c in fields if c not in (time, given.group, split)], facts)
+    if weight:
+        del fields[weight]
+        del made.comments[f"fields.{weight}"]
+    if not fields:
+        raise DataError(f"no column is left for a field but the weight {weight!r}: give the table more columns")
     roles = {"time": time, "group": given.group, "split": split}
     chosen, why_split = choose(frame, times, label_B, roles, dropped)
-    _assemble(made, given, {"time": time, "split": chosen, "fields": fields, "dropped": dropped})
+    _assemble(made, given, {"time": time, "weight": weight, "split": chosen, "fields": fields, "dropped": dropped})
     _comment(made, {"time": why_time, "split": why_split}, label_B, total)
     return made
 
@@ -132,6 +143,17 @@ def _time(given: Given, facts: Mapping[str, Profile], times: Mapping[str, pl.Ser
     others = [c for c in full if c != best]
     said = f"; {', '.join(others)} would do too" if others else ""
     return best, f"found, as --time was not given: it reads as a time in every row{said}"
+
+
+def _weight(frame: pl.DataFrame, names: Sequence[str], facts: Mapping[str, Profile]) -> str | None:
+    """The column whose name and numbers are those of a weight of each row: all positive, and not all the same."""
+    for name in names:
+        x = frame[name]
+        if name.lower() not in _WEIGHTS or not x.dtype.is_numeric() or facts[name].missing:
+            continue
+        if bool(((x > 0) & x.cast(pl.Float64).is_finite()).all()):
+            return name
+    return None
 
 
 def _fields(
@@ -179,7 +201,7 @@ def _assemble(made: Guessed, given: Given, decided: Mapping[str, Any]) -> None:
         "label": given.label,
         "time": decided["time"],
         "group": given.group,
-        "weight": None,
+        "weight": decided["weight"],
         "split": decided["split"],
         "fields": decided["fields"],
         "dropped": decided["dropped"],
@@ -198,7 +220,7 @@ def _comment(made: Guessed, why: Mapping[str, str], label_B: np.ndarray, total: 
         "label": f"It is 1 in {label_B.mean():.2%} of the rows looked at.",
         "time": f"When a row happened: {why['time']}.",
         "group": f"{grouped}.",
-        "weight": "A column with the weight of each row in training, or null.",
+        "weight": _ABOUT_WEIGHT + (_WEIGHT_FOUND if made.config["weight"] else ""),
         "split": why["split"],
         "fields": "Entries: kind, encoding and their settings. `{}` is a categorical field with a vocabulary.",
         "dropped": "Not read. To take one back, move it under fields.",

@@ -194,7 +194,12 @@ class Delimited:
         read = pyarrow.csv.ReadOptions(
             column_names=self.names, use_threads=not small, block_size=max(1, min(piece, len(block) + 1))
         )
-        return pyarrow.csv.read_csv(reader(block), read, self._parse_options(block), convert)
+        try:
+            return pyarrow.csv.read_csv(reader(block), read, self._parse_options(block), convert)
+        except pa.ArrowInvalid as error:
+            if read.block_size > len(block) or "straddl" not in str(error):
+                raise
+            return self._read(block, convert, whole=True)  # a record is longer than a piece
 
     def check(self, block: bytes) -> None:
         """Raise ArrowInvalid where records are ragged."""

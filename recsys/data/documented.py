@@ -1,62 +1,117 @@
 """A data configuration as YAML with a comment on every entry, for a person to edit."""
 
-import json
+import math
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["entry", "scalar", "write_yaml"]
+import yaml
 
-_PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
-_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
+from recsys.errors import DataError, printable
 
+__all__ = ["entry", "write_yaml"]
 
-def scalar(value: Any) -> str:
-    """One value as YAML; text is quoted where it could be read as anything else."""
-    if value is None:
-        return "null"
-    if not isinstance(value, str):
-        return json.dumps(value)
-    safe = value and value[0] in _PLAIN and set(value) <= _PLAIN | set("0123456789.-")
-    if safe and value.lower() not in _WORDS:
-        return value
-    return json.dumps(value.replace("${", "\\${"), ensure_ascii=False)
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # text that every YAML reader takes for text …
+_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # … but for these
+_LONGEST_WORD = 60  # letters of a word in a comment
+_MISSING = "???"  # OmegaConf's word for a value that is still to be set; it has no escape
 
 
-def entry(value: Any) -> str:
-    """A value in one line: `{kind: numeric, inputs: [a, b]}`."""
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, which takes more words for text than OmegaConf's reader does: text that is not plain is quoted."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    plain = _PLAIN.fullmatch(value) and value.lower() not in _WORDS
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if plain else '"')
+
+
+class _Lines(dict[str, Any]):
+    """A mapping with a line for each key; any other is written in one line."""
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.add_representer(
+    _Lines, lambda dumper, value: dumper.represent_mapping("tag:yaml.org,2002:map", value, flow_style=False)
+)
+
+
+def _literal(value: Any, at: str) -> Any:
+    """The same value with `${` escaped in its texts, so that OmegaConf reads what stands there and resolves nothing.
+
+    Keys need no escape: OmegaConf takes them as they are.
+
+    Raises:
+        DataError: If a text cannot be written.
+    """
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{scalar(str(k))}: {entry(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(entry(v) for v in value) + "]"
-    return scalar(value)
+        return {str(k): _literal(v, f"{at}.{k}") for k, v in value.items()}
+    if isinstance(value, str):
+        if value == _MISSING:
+            raise DataError(f"{at}: a configuration cannot hold the name ???: rename that column or value")
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return [_literal(v, at) for v in value] if isinstance(value, Sequence) else value
+
+
+def _dump(value: Any) -> str:
+    width: Any = math.inf  # one line, however long
+    return yaml.dump(value, None, _Dumper, default_flow_style=True, allow_unicode=True, sort_keys=False, width=width)
+
+
+def entry(value: Any, at: str = "data") -> str:
+    """A value in one line: `{kind: numeric, inputs: [a, b]}`.
+
+    Args:
+        value: What OmegaConf is to read: mappings, sequences, text, numbers, true, false and null.
+        at: Where it stands, for messages.
+
+    Raises:
+        DataError: If a text cannot be written.
+    """
+    return _dump([_literal(value, at)])[1:-2]
+
+
+def _pair(key: str, value: Any, at: str) -> str:
+    """`key: value` on one line; on two if the key is long."""
+    return _dump(_Lines({key: _literal(value, at)}))[:-1]
 
 
 def _comment(text: str, indent: str) -> list[str]:
-    words, lines = " ".join(text.split()).split(" "), [""]
+    """Lines of a comment; none begins with `@`, which Hydra would obey in a file's head (`# @package …`)."""
+    words, lines = [printable(w, _LONGEST_WORD) for w in text.split()], [""]
     for word in words:
         if len(lines[-1]) + len(word) > 112 - len(indent) and lines[-1]:
             lines.append("")
         lines[-1] += f" {word}"
-    return [f"{indent}#{line}" for line in lines]
+    return [f"{indent}#{line.replace(' @', ' (at)', 1) if line.startswith(' @') else line}" for line in lines]
 
 
 def write_yaml(config: Mapping[str, Any], comments: Mapping[str, str]) -> str:
     """The configuration, every mapping two deep on lines of its own.
 
+    Whatever names and values it holds, OmegaConf reads them back as they are and resolves none of them.
+
     Args:
         config: Keys in the order to write.
         comments: `key` or `key.inner` → what to say above it; "" is the file's head.
+
+    Raises:
+        DataError: If a value cannot be written.
     """
     lines = [*_comment(comments[""], ""), ""] if "" in comments else []
     for key, value in config.items():
         if key in comments:
             lines += _comment(comments[key], "")
         if not isinstance(value, Mapping) or not value or key == "split":
-            lines.append(f"{scalar(key)}: {entry(value)}")
+            lines.append(_pair(key, value, key))
             continue
-        lines.append(f"{scalar(key)}:")
+        lines.append(f"{key}:")
         for name, inner in value.items():
             if said := comments.get(f"{key}.{name}"):
                 lines += _comment(said, "  ")
-            lines.append(f"  {scalar(str(name))}: {entry(inner)}")
+            lines.append(textwrap.indent(_pair(str(name), inner, f"{key}.{name}"), "  "))
     return "\n".join(lines) + "\n"

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from recsys.data.columns import instants
+from recsys.data.columns import collide, instants, too_large
 from recsys.data.field_stats import LARGE, FieldStats, number_stats, value_stats
-from recsys.data.fields import FieldConfig, field_configs
+from recsys.data.fields import FieldConfig, data_fields
 from recsys.data.leakage import single_auc, suspects
 from recsys.data.profile import as_time
 from recsys.data.sample import labels, plain, sample
@@ -101,7 +101,7 @@ def _columns(config: Mapping[str, Any], fields: list[FieldConfig], have: list[st
     wanted = list(dict.fromkeys(wanted))
     if absent := [c for c in wanted if c not in have]:
         raise DataError(
-            f"data: expected columns {', '.join(absent)}, the table has {', '.join(have[:40])}: change them"
+            f"data: expected columns {', '.join(absent)}, the table has {', '.join(have[:40])}: name some of these"
         )
     return wanted
 
@@ -112,7 +112,7 @@ def examine(config: Mapping[str, Any], rows: int = 1_000_000) -> Examined:
     Raises:
         ConfigError, DataError: Whatever of the configuration or table cannot work.
     """
-    fields = field_configs(config["fields"])
+    fields = data_fields(config)
     source = make(config["source"], "data.source")()
     if isinstance(source, pa.Table):
         source = Scan.of(source)
@@ -153,6 +153,8 @@ def _field(
             raise DataError(
                 f"data.fields.{f.name}: expected numbers, column {values.name!r} has {values.dtype}: cast it"
             )
+        if collide(values):
+            raise too_large(values.name)
         return number_stats(f.name, kind, values, splits, label_B)
     if len(f.inputs) > 1:
         values = frame.select(pl.struct(f.inputs)).to_series()

@@ -141,6 +141,15 @@ def _auc(code: np.ndarray, row: np.ndarray, label_B: np.ndarray, splits: dict[st
     return _held_out(score_B[splits["valid"]], label_B[splits["valid"]])
 
 
+def _histogram(x: np.ndarray) -> list[float]:
+    """Counts in bins of equal width, the half per cent at either end in the outermost; one bin of nearly one value."""
+    x = x / max(1.0, np.abs(x).max() / 1e100)  # the width of a range past 1e308 is no float
+    low, high = np.quantile(x, [0.005, 0.995])
+    if high - low <= _SPARK * np.spacing(max(abs(low), abs(high))):
+        return [float(len(x))]
+    return np.histogram(np.clip(x, low, high), _SPARK)[0].astype(float).tolist()
+
+
 def number_stats(
     name: str, kind: str, values: pl.Series, splits: dict[str, np.ndarray], label_B: np.ndarray
 ) -> FieldStats:
@@ -152,7 +161,8 @@ def number_stats(
     there = train[~np.isnan(train)]
     if not len(there):
         return made
-    edges = np.unique(np.quantile(there, np.arange(1, 10) / 10))
+    with np.errstate(over="ignore", invalid="ignore"):  # between numbers whose distance is no float
+        edges = np.unique(np.quantile(there, np.arange(1, 10) / 10))
 
     def histogram(x: np.ndarray) -> np.ndarray:
         return np.bincount(np.where(np.isnan(x), 0, 1 + np.searchsorted(edges, x)), minlength=len(edges) + 2)
@@ -164,8 +174,7 @@ def number_stats(
         made.unseen[other] = float(((x < there.min()) | (x > there.max())).mean()) if len(x) else 0.0
     if kind.endswith("log"):
         there = np.sign(there) * np.log1p(np.abs(there))
-    low, high = np.quantile(there, [0.005, 0.995])
-    made.shape = np.histogram(np.clip(there, low, high), _SPARK)[0].astype(float).tolist()
+    made.shape = _histogram(there)
     code_B = binned(values)
     made.auc = _auc(code_B, np.arange(len(x_B)), label_B, splits, int(code_B.max()) + 1)
     return made

@@ -1,14 +1,17 @@
 """What the configuration of a data set may say, and what `data.fields` may say of a field."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
+
+import psutil
 
 from recsys.encoding import PARTS
 from recsys.errors import ConfigError
 from recsys.past import WHATS, WHERES, Past
 
-__all__ = ["ENCODINGS", "KEYS", "FieldConfig", "data_fields", "field_configs"]
+__all__ = ["ENCODINGS", "KEYS", "FieldConfig", "check_name", "data_fields", "field_configs"]
 
 KEYS = ("name", "source", "label", "labels", "weight", "time", "group", "split", "fields", "grow_from", "dropped")
 ENCODINGS = {
@@ -20,6 +23,14 @@ ENCODINGS = {
     "vector": ("standardise", "log"),
 }
 _MOST = {"buckets": 2**31 - 1, "max_size": 2**31 - 1, "seed": 2**32 - 1, "max_length": 2**20}  # ids are int32
+_MOST_BUCKETS = 2**20  # of a number: its quantiles are looked for all at once
+_ROWS = 65_536  # of a table are read at once, every list at its full length
+_MENDS = {
+    "fields": "write them as {column: {kind: numeric}}",
+    "split": "write shares: [0.8, 0.1, 0.1]",
+    "label": "name one column",
+    "name": "give a word, in quotes if it is a number",
+}
 _LEAST = {"min_count": 1, "max_size": 0, "buckets": 0, "seed": 0, "max_length": 1}
 
 
@@ -78,26 +89,37 @@ class FieldConfig:
         at = f"data.fields.{self.name}"
         if self.kind not in ENCODINGS:
             kinds = ", ".join([*ENCODINGS, "timestamp"])
-            raise ConfigError(f"{at}.kind: expected one of {kinds}, got {self.kind!r}: change it")
+            raise ConfigError(f"{at}.kind: expected one of {kinds}, got {self.kind!r}: name one of them")
         if isinstance(self.inputs, str):
             raise ConfigError(f"{at}.inputs: expected a list of columns, got {self.inputs!r}: write [{self.inputs}]")
         for key, least in _LEAST.items():
             value: object = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{at}.{key}: expected a whole number of at least {least}, got {value!r}: change it")
+                raise ConfigError(f"{at}.{key}: expected a whole number of at least {least}, got {value!r}: give one")
             if value > (most := _MOST.get(key, value)):
                 raise ConfigError(f"{at}.{key}: expected at most {most:,}, got {value:,}: lower it")
         for key in ("separator", "weights", "table", "encoding"):
             value = getattr(self, key)
             if not isinstance(value, str):
-                raise ConfigError(f"{at}.{key}: expected text, got {value!r}: change it")
+                raise ConfigError(f"{at}.{key}: expected text, got {value!r}: put it in quotes")
         allowed = ENCODINGS[self.kind]
         object.__setattr__(self, "inputs", tuple(self.inputs) or (self.name,))
         object.__setattr__(self, "ngrams", tuple(self.ngrams))
         object.__setattr__(self, "encoding", self.encoding or allowed[0])
         if self.encoding not in allowed:
             raise ConfigError(f"{at}.encoding: {self.kind} takes {', '.join(allowed)}, got {self.encoding!r}")
+        self._check_size(at)
         self._check_together(at)
+
+    def _check_size(self, at: str) -> None:
+        if "bucket" in self.encoding and self.buckets > _MOST_BUCKETS:
+            raise ConfigError(f"{at}.buckets: expected at most {_MOST_BUCKETS:,}, got {self.buckets:,}: lower it")
+        needed, there = 8 * _ROWS * self.max_length, psutil.virtual_memory().total // 2
+        if needed > there:
+            raise ConfigError(
+                f"{at}.max_length: {_ROWS:,} rows are read at once, {self.max_length:,} values each, which take "
+                f"{needed / 2**30:,.0f} GiB; half of this machine has {there / 2**30:,.0f}: lower it"
+            )
 
     def _check_together(self, at: str) -> None:
         if self.encoding in ("hash", "bucket", "learned_bucket", "words") and self.buckets < 2 and not self.table:
@@ -129,18 +151,18 @@ def _past(given: Any, at: str) -> Past | None:
         raise ConfigError(f"{at}.past: unknown {unknown}: expected some of {', '.join(known)}")
     what, by, of, where = given.get("what"), given.get("by"), given.get("of", ""), given.get("where", "")
     if what not in WHATS:
-        raise ConfigError(f"{at}.past.what: expected one of {', '.join(WHATS)}, got {what!r}: change it")
+        raise ConfigError(f"{at}.past.what: expected one of {', '.join(WHATS)}, got {what!r}: name one of them")
     if isinstance(by, str) or not by or not all(isinstance(c, str) for c in by):
         raise ConfigError(f"{at}.past.by: expected a list of columns, got {by!r}: write [user]")
     if (what == "last") != bool(of):
         raise ConfigError(f"{at}.past.of: last, and only last, needs the column whose values it gives: got {of!r}")
     if where not in WHERES or (where and what == "rate"):
         kinds = "nothing, since a rate counts both" if what == "rate" else "positive or negative"
-        raise ConfigError(f"{at}.past.where: expected {kinds}, got {where!r}: change it")
+        raise ConfigError(f"{at}.past.where: expected {kinds}, got {where!r}: write that, or leave it out")
     for key in ("delay_days", "prior"):
         value = given.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-            raise ConfigError(f"{at}.past.{key}: expected a number of at least 0, got {value!r}: change it")
+            raise ConfigError(f"{at}.past.{key}: expected a number from 0 to below 1e9, got {value!r}: give one")
     delay_days, prior = float(given.get("delay_days", 0)), float(given.get("prior", 10))
     return Past(what, tuple(by), (), of, delay_days, prior, where=where)
 
@@ -152,7 +174,7 @@ def _expanded(name: str, entry: dict[str, Any]) -> list[tuple[str, dict[str, Any
     at = f"data.fields.{name}"
     parts = entry.get("parts", ["hour", "weekday"])
     if isinstance(parts, str) or not set(parts) <= set(PARTS) or not parts:
-        raise ConfigError(f"{at}.parts: expected some of {', '.join(PARTS)}, got {parts!r}: change it")
+        raise ConfigError(f"{at}.parts: expected some of {', '.join(PARTS)}, got {parts!r}: write [hour, weekday]")
     if unknown := sorted(set(entry) - {"kind", "parts", "inputs"}):
         raise ConfigError(f"{at}: unknown {unknown}: a timestamp takes parts and inputs")
     inputs = entry.get("inputs") or [name]
@@ -175,11 +197,40 @@ def data_fields(config: Mapping[str, Any]) -> list[FieldConfig]:
             raise ConfigError(f"data.{key}: expected a value, got {config.get(key)!r}: set it")
     for key, kind in (("fields", Mapping), ("split", Mapping), ("label", str), ("name", str)):
         if not isinstance(config[key], kind):
-            raise ConfigError(f"data.{key}: expected {kind.__name__.lower()}, got {config[key]!r}: change it")
+            expected = "settings of its own" if kind is Mapping else "text"
+            raise ConfigError(f"data.{key}: expected {expected}, got {config[key]!r}: {_MENDS[key]}")
+    check_name(config["name"], "data.name")
     seed = config["split"].get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= _MOST["seed"]:
         raise ConfigError(f"data.split.seed: expected a whole number from 0 to {_MOST['seed']:,}, got {seed!r}: set it")
-    return field_configs(config["fields"])
+    made = field_configs(config["fields"])
+    _check_roles(config, made)
+    return made
+
+
+def check_name(name: Any, at: str) -> None:
+    """A name that becomes one of a folder or a file: nothing in it leads elsewhere.
+
+    Raises:
+        ConfigError: If it is no text, or could.
+    """
+    text = isinstance(name, str)
+    if not text or not 0 < len(name) <= 100 or name.startswith(".") or re.search(r"[/\\:\x00-\x1f\x7f]", name):
+        shown = name if not text or len(name) <= 100 else f"{name[:20]}…"
+        raise ConfigError(
+            f"{at}: expected up to 100 letters of text without / \\ : and no dot in front, got {shown!r}: rename it"
+        )
+
+
+def _check_roles(config: Mapping[str, Any], made: Sequence[FieldConfig]) -> None:
+    """The label and the weight of a row are not known when it is scored, so no field reads them."""
+    for role in ("label", "weight"):
+        column = config.get(role)
+        if reader := next((c.name for c in made if c.past is None and column and column in c.inputs), None):
+            raise ConfigError(
+                f"data.fields.{reader}: reads {column!r}, which is data.{role}: remove the field"
+                + (", or set data.weight: null" if role == "weight" else "")
+            )
 
 
 def field_configs(entries: Mapping[str, Any]) -> list[FieldConfig]:

@@ -1,13 +1,15 @@
 """Which files a path names, on any pyarrow filesystem, and their bytes a block at a time."""
 
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from recsys.data.json_list import as_lines
 from recsys.errors import ConfigError, DataError
 
 __all__ = ["BLOCK", "ENDINGS", "FORMATS", "File", "blocks", "find", "one_line", "reader"]
@@ -19,8 +21,9 @@ FORMATS = (
 )  # fmt: skip
 ENDINGS = {
     ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet", ".orc": "orc", ".feather": "feather",
-    ".arrow": "arrow", ".ipc": "arrow", ".jsonl": "jsonl", ".ndjson": "jsonl", ".libsvm": "libsvm", ".svm": "libsvm",
-    ".libffm": "libffm", ".ffm": "libffm", ".criteo": "criteo", ".avazu": "avazu",
+    ".arrow": "arrow", ".ipc": "arrow", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+    ".libsvm": "libsvm", ".svm": "libsvm", ".libffm": "libffm", ".ffm": "libffm", ".criteo": "criteo",
+    ".avazu": "avazu",
 }  # fmt: skip
 _COMPRESSED = {".gz", ".zst"}
 _WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
@@ -146,7 +149,7 @@ def find(path: str | list[str] | Mapping[str, str | list[str]], format: str) -> 
         DataError: If nothing is there.
     """
     if format not in ("auto", *FORMATS):
-        raise ConfigError(f"source.format: expected auto, {', '.join(FORMATS)}, got {format!r}: change it")
+        raise ConfigError(f"source.format: expected auto, {', '.join(FORMATS)}, got {format!r}: choose one of them")
     if isinstance(path, Mapping):
         parts = [(str(s), p) for s, ps in path.items() for p in ([ps] if isinstance(ps, str) else ps)]
     else:
@@ -154,6 +157,15 @@ def find(path: str | list[str] | Mapping[str, str | list[str]], format: str) -> 
     if not parts or not all(p for _, p in parts):
         raise ConfigError(f"source.path: expected a file, folder, glob, list or splits of them, got {path!r}: set it")
     return [file for split, p in parts for file in _files(p, format, split)]
+
+
+def _chunks(file: File, stream: pa.NativeFile, size: int) -> Iterator[bytes]:
+    """The bytes without a byte order mark; of a JSON list, as JSON lines."""
+    first = stream.read(size)
+    if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{file.path}: expected UTF-8, got UTF-16: save the file as UTF-8")
+    chunks = chain([first.removeprefix(b"\xef\xbb\xbf")] if first else [], iter(lambda: stream.read(size), b""))
+    return as_lines(file.path, chunks, LONGEST) if file.format == "jsonl" else chunks
 
 
 def blocks(file: File, cut: Callable[[bytes], int], size: int = BLOCK) -> Generator[bytes, None, None]:
@@ -170,10 +182,8 @@ def blocks(file: File, cut: Callable[[bytes], int], size: int = BLOCK) -> Genera
     rest, first = b"", True
     try:
         with file.stream() as stream:
-            while data := stream.read(size):
-                if first and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                    raise DataError(f"{file.path}: expected UTF-8, got UTF-16: save the file as UTF-8")
-                block = rest + (data.removeprefix(b"\xef\xbb\xbf") if first else data)
+            for data in _chunks(file, stream, size):
+                block = rest + data
                 first, end = False, cut(block)
                 if end:
                     yield block[:end]

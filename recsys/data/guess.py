@@ -1,44 +1,47 @@
 """`recsys data guess`: look at a table, write a data configuration that a person can read and edit."""
 
 import argparse
-import sys
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from recsys.arguments import Parser
 from recsys.data.decide import Given, Guessed, guess
-from recsys.data.documented import entry, scalar, write_yaml
-from recsys.errors import ConfigError
+from recsys.data.documented import entry, write_yaml
+from recsys.errors import ConfigError, printable
 from recsys.files import write_text
 from recsys.options import CONF
+from recsys.terminal import console
 
 __all__ = ["guess_main"]
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")  # what `data=NAME` can name
+_CELL = 200  # letters of a name that the table shows
+
 
 def _show(made: Guessed, out: Path) -> None:
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
+    screen = console(width=120)
     table = Table(title=f"{out}: {len(made.config['fields'])} fields, {len(made.config['dropped'])} columns dropped")
     for column in ("column", "values", "missing", "AUC alone", "read as"):
         table.add_column(column, justify="right" if column in ("values", "missing", "AUC alone") else "left")
     for name, p in made.profiles.items():
         if name in made.config["fields"]:
-            read = escape(entry(made.config["fields"][name]))
+            read = entry(made.config["fields"][name])
         elif name in made.config["dropped"]:
-            read = f"[yellow]dropped: {escape(made.config['dropped'][name])}[/]"
+            read = Text(printable(f"dropped: {made.config['dropped'][name]}", _CELL), "yellow")
         else:
-            read = "label" if name == made.config["label"] else "split" if name != made.config["time"] else "time"
+            read = next((role for role in ("label", "time", "weight") if name == made.config[role]), "split")
         told = f"{made.aucs[name]:.3f}" if name in made.aucs else ""
-        table.add_row(escape(name), f"{p.distinct:,}", f"{p.missing:.1%}", told, read)
-    console.print(table)
+        table.add_row(printable(name, _CELL), f"{p.distinct:,}", f"{p.missing:.1%}", told, read)
+    screen.print(table)
     for name, caution in made.cautions.items():
-        console.print(f"[yellow]look at[/] {name}: {escape(caution)}", soft_wrap=True)
-    for key in ("label", "time", "split"):
-        console.print(f"{key}: {entry(made.config[key])}  ({made.comments[key]})", soft_wrap=True, markup=False)
-    console.print(f"next: recsys data report {out}\n      recsys run data={out.stem}", soft_wrap=True)
+        screen.print(Text("look at", "yellow"), f"{printable(name, _CELL)}: {caution}", soft_wrap=True)
+    for key in ("label", "time", *(["weight"] if made.config["weight"] else []), "split"):
+        screen.print(f"{key}: {entry(made.config[key])}  ({made.comments[key]})", soft_wrap=True)
+    screen.print(f"next: recsys data report {out}\n      recsys run data={out.stem}", soft_wrap=True)
 
 
 def _write(text: str, out: Path, force: bool) -> None:
@@ -98,7 +101,7 @@ def guess_main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--rows: expected at least 100, got {given.rows}")
     first = given.train or given.files[0]
     name = given.name or (given.out.stem if given.out else Path(first.rstrip("/")).name.split(".")[0].replace("*", ""))
-    if not name or scalar(name) != name:
+    if not _NAME.fullmatch(name):
         raise ConfigError(f"--name: expected letters, digits, _ and -, got {name!r}: give --name")
     out = given.out or Path("data") / f"{name}.yaml"
     if (CONF / "data" / f"{out.stem}.yaml").exists():

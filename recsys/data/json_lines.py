@@ -1,19 +1,45 @@
-"""Tables of JSON lines: one object a line."""
+"""Tables of JSON lines: one object a line. A JSON list of objects comes as lines, too (`recsys.data.json_list`)."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
 from recsys.data.column_types import EXACT, TYPES, plain, why
 from recsys.data.files import File, one_line, reader
-from recsys.errors import DataError
 
 __all__ = ["JsonLines"]
+
+
+_DEEPEST = 64  # lists and objects within each other; pyarrow 25 crashes at some ten thousand
+_STEP = np.zeros(256, np.int8)
+_STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
+_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def _depth(block: bytes) -> int:
+    """How deep its brackets nest, at most."""
+    step = _STEP[np.frombuffer(block, np.uint8)]
+    level = np.cumsum(step[step != 0], dtype=np.int64)
+    return int((level - np.minimum.accumulate(np.minimum(level, 0))).max(initial=0))
+
+
+def _check_depth(block: bytes) -> None:
+    """Refuse what a parser that calls itself for each level could not end.
+
+    Raises:
+        ValueError: If a line nests deeper than `_DEEPEST`.
+    """
+    if _depth(block) <= _DEEPEST:
+        return
+    for line in block.split(b"\n"):  # brackets in texts may have added up
+        if _depth(line) > _DEEPEST and _depth(_TEXT.sub(b"", line)) > _DEEPEST:
+            raise ValueError(f"nested deeper than {_DEEPEST}")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -24,10 +50,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _row(record: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(record, object_pairs_hook=_once)
-    except RecursionError as error:
-        raise ValueError("too deep") from error
+    _check_depth(record)
+    row = json.loads(record, object_pairs_hook=_once)
     if not isinstance(row, dict):
         raise ValueError("not an object")
     return row
@@ -87,8 +111,6 @@ class JsonLines:
 
     def header(self, file: File, block: bytes) -> tuple[bytes, bytes]:
         """There is none."""
-        if block.lstrip().startswith(b"["):
-            raise DataError(f"{file.path}: expected one JSON object a line, got a JSON list: write JSON lines")
         return b"", block
 
     def check(self, block: bytes) -> None:
@@ -104,7 +126,7 @@ class JsonLines:
             return pa.schema(list(known.items()))
         try:
             found = self._read(sample).schema
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             found = self._read(b"\n".join(json.dumps(r).encode() for r in self._alike(sample))).schema
         types = {f.name: plain(f.type) for f in found} | known
         return pa.schema(list(types.items()))
@@ -120,6 +142,7 @@ class JsonLines:
         return rows or [{}]
 
     def _read(self, block: bytes, schema: pa.Schema | None = None) -> pa.Table:
+        _check_depth(block)
         # pyarrow 25 crashes where all rows are null, and takes null among objects for a row
         if block.lstrip().startswith(b"null") or re.search(rb"\n[ \t\r\n]*null", block):
             raise pa.ArrowInvalid("expected objects, got null")

@@ -6,9 +6,10 @@ The rules, in order; the first that fits decides:
 2. a date or timestamp gives its parts (those that vary), text that reads as one too;
 3. text: a JSON list is read as its words; values with a separator between are multi (`separator`);
    four words a value or more, mostly different, is text; else categorical;
-4. whole numbers: a name of codes (`id`, `code`, `zip` …) or at most 20 values is categorical; so is a
-   column whose label rate jumps from value to value (`jumps`); else numeric;
-5. other numbers are numeric, `log` where that takes a long tail in (`heavy_tail`).
+4. whole numbers: a name of codes (`id`, `code`, `zip` …), at most 20 values, or values past 2^53 that floats
+   cannot tell apart is categorical; so is a column whose label rate jumps from value to value (`jumps`); else
+   numeric;
+5. other numbers are numeric, `log` where that takes a long tail in (`heavy_tail`) or squares would overflow.
 """
 
 import re
@@ -18,12 +19,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recsys.data.columns import collide
 from recsys.data.leakage import binned, coded, held_out_auc
 
 __all__ = ["Guess", "Profile", "guess_kind", "heavy_tail", "jumps", "min_count", "profile", "separator_of"]
 
 FEW = 20  # whole numbers of at most this many values are categories
 HUGE = 200_000  # distinct values in the sample from which a table of them is hashed
+_SQUARED = 1e150  # the squares of larger numbers cannot be summed
 _ROWS = 100_000  # of rules that need no more
 _CODE = re.compile(
     r"(^|[_\W])(id|ids|code|zip|zipcode|postcode|postal|sku|key|uid|uuid|hash|no|nr|idx|index)($|[_\W\d])"
@@ -234,6 +237,9 @@ def _text(values: pl.Series, p: Profile, rows: int) -> Guess:
 
 
 def _number(values: pl.Series, p: Profile, why: str) -> Guess:
+    top: Any = values.cast(pl.Float64).abs().max()
+    if top is not None and top > _SQUARED:
+        return Guess({"kind": "numeric", "encoding": "log"}, f"{why} to {top:.0e}, whose squares overflow, so in log")
     log, before, after = heavy_tail(values)
     if log:
         return Guess(
@@ -265,7 +271,7 @@ def guess_kind(values: pl.Series, p: Profile, label_B: np.ndarray, rows: int) ->
         return _text(values, p, rows)
     if values.dtype == pl.Boolean:
         return Guess({}, "true or false") if p.distinct else Guess({}, "", ["no values"])
-    if values.dtype.is_float() and not (values == values.round()).all():
+    if values.dtype.is_float() and not ((values == values.round()) & (values.abs() <= 2**53)).all():
         return _number(values, p, "numbers")
     return _whole(values, p, label_B, rows)
 
@@ -276,6 +282,8 @@ def _whole(values: pl.Series, p: Profile, label_B: np.ndarray, rows: int) -> Gue
         return Guess(settings, f"whole numbers whose name says they are codes; {why}")
     if p.distinct <= FEW:
         return Guess(settings, f"whole numbers of {p.distinct} values only: categories")
+    if collide(values):
+        return Guess(settings, f"whole numbers past 2^53, which are the same number to a model, so codes; {why}")
     if jumps(values, label_B):
         return Guess(settings, f"whole numbers whose label rate jumps from value to value, so codes; {why}")
     return _number(values, p, "whole numbers whose order tells as much as their values")

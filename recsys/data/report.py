@@ -1,11 +1,11 @@
 """`recsys data report`: one page that a person reads before training."""
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
-from rich.console import Console
 
 from recsys.arguments import Parser
 from recsys.data.configs import load_config
@@ -14,6 +14,7 @@ from recsys.data.field_stats import LARGE, SHIFT, FieldStats
 from recsys.errors import ConfigError
 from recsys.files import write_text
 from recsys.html import Fragment, page, table
+from recsys.terminal import console
 
 __all__ = ["html", "report_main"]
 
@@ -139,7 +140,7 @@ def html(x: Examined) -> str:
     if (curve := _over_time(x)) is not None:
         sections.append(("Label rate over time", curve))
     order = sorted(x.fields, key=lambda f: -f.auc if np.isfinite(f.auc) else 0)
-    made = f"<p>Made in preparation, so not here: {', '.join(x.skipped)}.</p>" if x.skipped else ""
+    made = f"<p>Made in preparation, so not here: {escape(', '.join(x.skipped))}.</p>" if x.skipped else ""
     fields = table(_COLUMNS, [_row(f) for f in order]) + made + _LEGEND
     sections.append(("Fields, the most telling first", fields))
     repeated = [["rows that repeat another in everything that is read", _percent(x.repeated)]]
@@ -173,8 +174,7 @@ def report_main(arguments: Sequence[str]) -> int:
     out: Path = given.out or Path("data") / f"{Path(given.data).stem}.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, html(found))
-    console = Console(stderr=True)
     for worry in worries(found):
-        console.print(f"look at: {worry}", soft_wrap=True, markup=False)
+        console().print(f"look at: {worry}", soft_wrap=True)
     print(out, flush=True)
     return 0

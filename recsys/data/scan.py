@@ -195,7 +195,7 @@ def scan(
     types = dict(types or {})
     for column, kind in types.items():
         if kind not in TYPES:
-            raise ConfigError(f"source.types.{column}: expected {', '.join(TYPES)}, got {kind!r}: change it")
+            raise ConfigError(f"source.types.{column}: expected {', '.join(TYPES)}, got {kind!r}: choose one of them")
     bad = BadRows(on_bad_rows, Path(quarantine) if quarantine else None)
     sources = find(path, format)
     whole: pa.Schema | None = None
@@ -204,6 +204,8 @@ def scan(
         found = columnar.schema(file, types) if kind is None else text.schema(file, kind, whole)
         whole = found if whole is None else _unify(whole, found, sources[0].path, file.path)
     assert whole is not None  # find gives at least one file
+    if not whole.names:
+        raise DataError(f"{sources[0].path}: expected columns, the table has none: write rows that have some")
     if unknown := [c for c in types if c not in whole.names]:
         raise ConfigError(f"source.types: no column {unknown[0]!r}: expected some of {', '.join(whole.names)[:300]}")
     if sources[0].split is not None:

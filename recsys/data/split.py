@@ -169,7 +169,7 @@ def split_codes(spool: Spool, config: Mapping[str, Any]) -> np.ndarray:
         _cut_valid(code_B, spool, time, float(split.get("valid_share", 0.1)), seed)
     for code, name in enumerate(SPLITS):
         if not (code_B == code).any():
-            raise DataError(f"the {name} split is empty ({spool.rows} rows in all): change data.split")
+            raise DataError(f"the {name} split is empty ({spool.rows} rows in all): give it a share in data.split")
     return code_B
 
 
@@ -181,7 +181,9 @@ def _random(seed: int, start: int, stop: int) -> np.ndarray:
 def _cut_valid(code_B: np.ndarray, spool: Spool, time: str | None, share: float, seed: int) -> None:
     """Make the latest training rows, or random ones, the validation split."""
     if not 0 < share < 1:
-        raise ConfigError(f"data.split.valid_share: expected a share between 0 and 1, got {share}: change it")
+        raise ConfigError(
+            f"data.split.valid_share: expected a share between 0 and 1, got {share}: 0.1 holds out a tenth of training"
+        )
     train_B = code_B == 0
     if time:
         time_B = spool.read(f"us/{time}")

@@ -60,7 +60,7 @@ class Planted:
         if min(ints, cats) < 0 or ints + cats < 1 or cardinality < 10 or seed < 0:
             raise ConfigError(
                 f"expected ints and cats of at least 0, one column, a cardinality of at least 10 and a seed of at "
-                f"least 0, got {ints}, {cats}, {cardinality} and {seed}: change them"
+                f"least 0, got {ints}, {cats}, {cardinality} and {seed}: give such numbers"
             )
         self._seed = seed
         r = np.random.default_rng([seed, 0])

@@ -66,7 +66,7 @@ class BadRows:
 
     def __init__(self, policy: str, folder: Path | None = None) -> None:
         if policy not in POLICIES:
-            raise ConfigError(f"source.on_bad_rows: expected {', '.join(POLICIES)}, got {policy!r}: change it")
+            raise ConfigError(f"source.on_bad_rows: expected {', '.join(POLICIES)}, got {policy!r}: choose one of them")
         self.policy, self.folder = policy, folder
         self.counts: dict[str, int] = {}
         self.kept: dict[str, Path] = {}

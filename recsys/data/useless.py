@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import polars as pl
 
+from recsys.data.columns import collide
 from recsys.data.profile import Profile, named_as_code
 from recsys.errors import DataError
 
@@ -17,7 +18,7 @@ _LEAST = 100  # rows from which that says something
 
 def _key(values: pl.Series) -> bytes:
     """Equal for columns that hold the same values, whole numbers as floats too."""
-    if values.dtype.is_numeric() or values.dtype == pl.Boolean:
+    if (values.dtype.is_numeric() and not collide(values)) or values.dtype == pl.Boolean:
         values = values.cast(pl.Float64)
     kind = "number" if values.dtype.is_numeric() else str(values.dtype)
     return kind.encode() + hashlib.blake2b(values.hash(0).to_numpy().tobytes()).digest()
@@ -84,6 +85,8 @@ def useless(
             dropped[name] = "an id unique per row"
         else:
             kept.append(name)
+    if not dropped and not kept:
+        raise DataError(f"the table has no column but the label {label!r}: give it columns to predict from")
     if not kept:
         raise DataError(f"no column is of use: {'; '.join(f'{c}: {w}' for c, w in list(dropped.items())[:5])}")
     return kept, dropped

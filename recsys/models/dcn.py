@@ -77,7 +77,7 @@ class DCN(nn.Module):
     ):
         super().__init__()
         if structure not in ("stacked", "parallel", "crossnet"):
-            raise ConfigError(f"model.structure: expected stacked, parallel or crossnet, got {structure!r}: change it")
+            raise ConfigError(f"model.structure: expected stacked, parallel or crossnet, got {structure!r}: choose one")
         width = sum(widths)
         hidden = list(hidden) if structure != "crossnet" else []
         self.structure = structure

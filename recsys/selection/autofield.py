@@ -106,7 +106,7 @@ def autofield(
     check_fields(model.schema)
     if (every is not None and every < 1) or not 0 <= tau_step <= 1 or (gate_lr is not None and gate_lr <= 0):
         wanted = "selection: expected every ≥ 1 or null, gate_lr > 0 or null, and tau_step in [0, 1]"
-        raise ConfigError(f"{wanted}, got {every}, {gate_lr} and {tau_step}: change them")
+        raise ConfigError(f"{wanted}, got {every}, {gate_lr} and {tau_step}: give such numbers")
     torch.manual_seed(seed)
     own = recipe.build(model.schema)
     gate = AutoFieldGate(field_of_column(own.widths), seed, tau_step)

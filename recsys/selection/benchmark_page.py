@@ -1,6 +1,7 @@
 """A benchmark of selectors: its table, and the page with the curves."""
 
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,10 @@ def write_page(about: About, path: Path) -> None:
         )
     ]
     if answered:
-        links = [[Fragment(f'<a href="{m["report"]}">{n}</a>'), m["smallest_k"] or "none"] for n, m in answered.items()]
+        links = [
+            [Fragment(f'<a href="{escape(m["report"])}">{escape(n)}</a>'), m["smallest_k"] or "none"]
+            for n, m in answered.items()
+        ]
         sections += [
             (f"Test {_name(about['metric'])} of a model retrained on the top k", _curves(about, answered)),
             ("The same, at most .01 worse than all fields", _near(about, answered)),

@@ -15,6 +15,7 @@ from recsys.files import write_text
 from recsys.selection.agreement import jaccard, jaccard_by_chance, paired_curves, rbo, stability
 from recsys.selection.compare_page import compare_page, signed, stable
 from recsys.selection.find import read
+from recsys.terminal import console
 
 __all__ = ["LABELS", "compare", "differences", "show", "together"]
 
@@ -147,19 +148,19 @@ def show(paths: Sequence[Path], out: Path | None = None) -> None:
     found = {f"{x} → {y}": compare(reports[x], reports[y]) for x, y in combinations(reports, 2)}
     phi = together(list(reports.values()))
     page = compare_page(reports, dict(zip(reports, paths, strict=True)), found, phi) if out else ""
-    console = Console()
+    screen = console(stderr=False)
     for (label, report), path in zip(reports.items(), paths, strict=True):
         count = sum(f["verdict"] != "drop" for f in report["fields"].values())
         line = f"{label}: {path} ({report['method']}, keeps {count} of {len(report['fields'])})"
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-    console.print(_grid(found))
+        screen.print(line, soft_wrap=True)
+    screen.print(_grid(found))
     if phi:
-        console.print(f"stability of the kept sets over {len(reports)} reports: {stable(phi)}", highlight=False)
+        screen.print(f"stability of the kept sets over {len(reports)} reports: {stable(phi)}")
     for pair, c in found.items():
-        _details(console, pair, c)
+        _details(screen, pair, c)
     if out:
         write_text(out, page)
-        console.print(f"page: {out}", soft_wrap=True, markup=False)
+        screen.print(f"page: {out}", soft_wrap=True)
 
 
 def _grid(found: dict[str, Any]) -> Table:
@@ -171,9 +172,9 @@ def _grid(found: dict[str, Any]) -> Table:
     return grid
 
 
-def _details(console: Console, pair: str, c: dict[str, Any]) -> None:
+def _details(screen: Console, pair: str, c: dict[str, Any]) -> None:
     def line(text: str, style: str = "") -> None:
-        console.print(f"{pair}: {text}", soft_wrap=True, highlight=False, markup=False, style=style)
+        screen.print(f"{pair}: {text}", soft_wrap=True, style=style)
 
     for warning in c["warnings"]:
         line(f"warning: {warning}", "yellow")

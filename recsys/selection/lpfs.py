@@ -73,7 +73,7 @@ def lpfs(
     started = time.perf_counter()
     check_fields(model.schema)
     if not 0 < last_epsilon <= 0.1:
-        raise ConfigError(f"selection.last_epsilon: expected (0, 0.1], got {last_epsilon}: change it")
+        raise ConfigError(f"selection.last_epsilon: expected (0, 0.1], got {last_epsilon}: give a number in that range")
     price = price_or_default(price, model, valid, gain_share)
     torch.manual_seed(seed)
     own = recipe.build(model.schema)

@@ -203,4 +203,4 @@ def check_policy(names: Sequence[str], top_k: int | None, protect: Sequence[str]
         raise ConfigError(f"select.protect: no field {sorted(unknown)}: expected some of {', '.join(names)}")
     least = max(1, len(set(protect)))
     if top_k is not None and not least <= top_k <= len(names):
-        raise ConfigError(f"select.top_k: expected {least} to {len(names)}, got {top_k}: change it")
+        raise ConfigError(f"select.top_k: expected {least} to {len(names)}, got {top_k}: give one, or null")

@@ -153,7 +153,7 @@ class Bundle:
         folder = Path(path)
         files = check_manifest(folder) if check else read_manifest(folder)
         if runtime not in ("auto", *RUNTIMES):
-            raise BundleError(f"runtime: expected auto, {', '.join(RUNTIMES)}, got {runtime!r}: change it")
+            raise BundleError(f"runtime: expected auto, {', '.join(RUNTIMES)}, got {runtime!r}: choose one of them")
         with reading(folder, "card.json"):
             card = _card(folder, files)
             wanted = list(RUNTIMES) if runtime == "auto" else [runtime]

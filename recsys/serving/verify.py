@@ -88,7 +88,7 @@ def verify(
     folder = Path(path)
     files = check_manifest(folder)
     if strange := [r for r in runtimes if r not in RUNTIMES]:
-        raise BundleError(f"runtime: expected {' or '.join(RUNTIMES)}, got {strange[0]!r}: change it")
+        raise BundleError(f"runtime: expected {' or '.join(RUNTIMES)}, got {strange[0]!r}: choose one of them")
     with reading(folder, "golden.json"):
         batches = [_parsed(json.loads((folder / "golden.json").read_bytes()))]
     if golden is not None:

@@ -21,7 +21,7 @@ from recsys.data.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, DataError
 from recsys.metrics import evaluate
-from recsys.results import write_prepared
+from recsys.results import no_better_than_constant, write_prepared
 from recsys.schema import Schema
 
 needs_lightgbm = pytest.mark.skipif(not importlib.util.find_spec("lightgbm"), reason="the extra `baselines`")
@@ -321,6 +321,36 @@ def test_a_weighted_list_counts_its_ids_by_their_weights(weighted) -> None:
         rate = (total + PRIOR * label.mean()) / (rows + PRIOR)
         slow = (weight * rate).sum() / weight.sum() if weight.sum() else label.mean()
         assert wide[row, column] == pytest.approx(slow, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        ({"a": {"ne": 1.0}, "b": {"ne": 1.2}}, "is 1.000 times that"),
+        ({"a": {"ne": 1.1, "recalibrated_ne": 0.99}}, ""),
+        ({"a": {"ne": 0.9}, "b": {"ne": 1.2}}, ""),
+        ({"constant": {"ne": 1.01}, "a": {"ne": 1.005}}, ""),
+        ({"constant": {"ne": 1.01}, "a": {"ne": 1.02, "recalibrated_ne": 1.0605}}, "is 1.010 times that"),
+        ({"constant": {"ne": 1.01}}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_sentence_says_that_no_model_beats_the_constant(models, told) -> None:
+    said = no_better_than_constant(models)
+    assert bool(said) is bool(told)
+    assert told in said
+
+
+@needs_lightgbm
+def test_the_command_says_that_no_baseline_beats_the_constant(made, tmp_path, monkeypatch, capfd) -> None:
+    about = json.loads((made / "baselines.json").read_text())
+    monkeypatch.setattr(baselines, "baseline", lambda *_: about)
+    assert baselines.baseline_main([str(made)]) == 0
+    assert "No model beats" not in capfd.readouterr().err
+    for m in about["models"].values():
+        m["test"] |= {"ne": 1.3, "recalibrated_ne": 1.02}
+    assert baselines.baseline_main([str(made)]) == 0
+    assert "No model beats always saying the label rate: the best test logloss is 1.020" in capfd.readouterr().err
 
 
 @needs_lightgbm

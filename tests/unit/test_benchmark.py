@@ -20,6 +20,7 @@ from recsys.selection.benchmark_page import columns, rows, write_page
 from recsys.selection.curve import checked_grid, curve_summary
 from recsys.selection.over_seeds import kept_names, over_seeds
 from recsys.selection.scores import FieldScores, Verdict, decide, without_repeats
+from tests.pages import SCRIPT, runs
 
 
 def curve(by_seed: dict, full: dict, kept: dict, metric: str = "auc") -> dict:
@@ -230,3 +231,23 @@ def test_holm_is_the_step_down_of_its_definition():
 def test_points_of_the_grid_count_in_the_area_as_the_trapezoid_says():
     value = np.random.default_rng(0).random((3, 4))
     assert value @ area_weights([1, 3, 4, 9]) == pytest.approx(area([1, 3, 4, 9], value))
+
+
+def test_no_name_in_the_page_runs(tmp_path):
+    name = f'"x{SCRIPT}'
+    found = {
+        **curve_summary(CURVE),
+        "kept": [4, 5],
+        "search_seconds": 1.0,
+        "curve": CURVE,
+        "report": name,
+        "frontier": [],
+    }
+    found["health"] = {"verdict": "sound", "reason": name}
+    methods = {name: found, f"lasso{SCRIPT}": {"failed": name}}
+    about = {"data": name, "fields": 9, "metric": "auc", "grid": [2, 4, 8], "seeds": [0, 1], "methods": methods}
+    write_page({**about, "differences": {}}, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert runs(page) == []
+    assert page.count("alert(1)") > 6
+    assert SCRIPT not in page

@@ -14,6 +14,7 @@ from recsys.errors import ConfigError
 from recsys.selection.agreement import jaccard, jaccard_by_chance, paired_curves, rbo, stability
 from recsys.selection.compare import compare, together
 from recsys.selection.report import VERSION
+from tests.pages import SCRIPT, renamed, runs
 
 NAMES = [f"f{i}" for i in range(12)]
 
@@ -198,3 +199,18 @@ def test_too_few_reports_and_unknown_ones(tmp_path, capsys):
     ):
         assert main(["compare", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_no_name_in_the_page_runs_and_the_terminal_shows_it(tmp_path, capsys):
+    hostile = [*NAMES, "d", "leap"]
+    made = [renamed(report(NAMES, 5), hostile), renamed(report(NAMES[::-1], 6), hostile)]
+    for name, r in zip("ab", made, strict=True):
+        (tmp_path / "runs" / f"{name}[b]").mkdir(parents=True)
+        (tmp_path / "runs" / f"{name}[b]" / "report.json").write_text(json.dumps(r))
+    paths, out = [str(tmp_path / "runs" / f"{n}[b]" / "report.json") for n in "ab"], tmp_path / "page.html"
+    assert main(["compare", *paths, "--out", str(out)]) == 0
+    assert "a[b]" in capsys.readouterr().out
+    page = out.read_text()
+    assert runs(page) == []
+    assert page.count("alert(1)") > len(NAMES)
+    assert SCRIPT not in page

@@ -3,6 +3,7 @@
 import math
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ from recsys.data.examine import examine, worries
 from recsys.data.field_stats import coverage, number_stats, psi, unseen, value_stats
 from recsys.data.report import html
 from recsys.errors import ConfigError
+from tests.pages import SCRIPT, runs
 
 CONFIG = """name: shop
 source: {_target_: recsys.data.scan.scan, path: log.parquet}
@@ -234,3 +236,79 @@ def test_an_unknown_configuration_is_one_line(place, name, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(name)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def big_numbers(place, kind):
+    rng = np.random.default_rng(0)
+    big = 2**63 - 1 - rng.integers(0, 1000, 3000)
+    log(3000).with_columns(days=pl.Series(big)).write_parquet(place / "log.parquet")
+    text = CONFIG.replace("days: {kind: numeric}", f"days: {kind}")
+    (place / "data" / "shop.yaml").write_text(text)
+    return big
+
+
+def test_whole_numbers_near_the_end_of_their_range_are_read_as_codes_or_refused(place, capfd):
+    big = big_numbers(place, "{}")
+    found = next(f for f in examine(load_config("shop")).fields if f.name == "days")
+    assert found.distinct == len(np.unique(big))
+    big_numbers(place, "{kind: numeric}")
+    assert main(["data", "report", "shop"]) == 2
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: column 'days': expected numbers within ±2^53")
+    assert "categorical" in said
+
+
+@pytest.mark.parametrize(
+    "values", [[1.8e19, 1.8e19, 1.8e19 + 4096], [-1.7e308, 0.0, 1.7e308], [1.0, 1.0], [1e-320, 3e-320]]
+)
+def test_a_histogram_of_any_numbers(values):
+    x = np.array(values * 50)
+    splits = {"train": np.arange(0, 60), "valid": np.arange(60, 80), "test": np.arange(80, len(x))}
+    made = number_stats("x", "numeric", pl.Series(x), splits, np.arange(len(x)) % 2)
+    assert sum(made.shape) == 60
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: shop", "name: a/b", "data.name: expected up to 100 letters of text without /"),
+        ("name: shop", "name: /etc/shop", "data.name"),
+        ("name: shop", "name: ..", "data.name"),
+        ("name: shop", 'name: "a\\0b"', "data.name"),
+        ("name: shop", "name: " + "a" * 101, "data.name"),
+        ("label: click", "label: click\nweight: price", "data.fields.price: reads 'price', which is data.weight"),
+        ("{item:", "{click: {}, item:", "data.fields.click: reads 'click', which is data.label: remove the field"),
+        ("buckets: 100}", "buckets: 99999999999}", "data.fields.item_x_shop.buckets: expected at most"),
+        ("days: {kind: numeric}", "days: {encoding: bucket, buckets: 2000000000}", "data.fields.days.buckets"),
+        ("kind: multi,", "kind: multi, max_length: 1048576,", "data.fields.tags.max_length: 65,536 rows are read"),
+        ("label: click", "label: ${oc.env:NO_SUCH_ONE}", "NO_SUCH_ONE"),
+        ("label: click", "label: ${label}", "data 'shop'"),
+        ("fields: {", "fields: {{", "expected YAML, got line"),
+        (CONFIG, "- a\n- b\n", "expected a mapping of keys"),
+        (CONFIG, "name: \x07\n", "expected YAML"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_one_line(place, capfd, monkeypatch, old, new, message):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=64 << 30))
+    assert old in CONFIG
+    (place / "data" / "shop.yaml").write_text(CONFIG.replace(old, new))
+    assert main(["data", "report", "shop"]) == 2
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert message in said[0]
+    assert not (place / "data" / "shop.html").exists()
+
+
+def test_no_name_in_the_page_runs(place):
+    """A field that is made in preparation, one that is read, a dropped one, its reason, and the data set itself."""
+    text = CONFIG.replace("name: shop", f"name: 'shop{SCRIPT.replace('/', ' ')}'")
+    text = text.replace(
+        "fields: {", f"group: shop\nfields: {{'p{SCRIPT}': {{kind: numeric, past: {{what: count, by: [shop]}}}}, "
+    )
+    text = text.replace("item: {min_count: 3}", f"'i{SCRIPT}': {{inputs: [item]}}")
+    text = text.replace("note: no row has a value", f"'n{SCRIPT}': 'w{SCRIPT}'")
+    (place / "data" / "shop.yaml").write_text(text)
+    page = html(examine(load_config("shop")))
+    assert runs(page) == []
+    assert SCRIPT not in page
+    assert all(f"{letter}&lt;script&gt;alert(1)" in page for letter in "pinw")

@@ -105,7 +105,12 @@ def test_every_model_is_recalibrated_and_every_table_says_so(evaluated, monkeypa
     page = (place / "evaluate" / "evaluation.html").read_text()
     assert "<td>retrain, recalibrated</td>" in page and "<th>recalibrated logloss</th>" in page
     said = io.StringIO()
-    monkeypatch.setattr(summary, "Console", lambda **_: Console(file=said, width=200))
+    monkeypatch.setattr(summary, "console", lambda **_: Console(file=said, width=200))
     result = {"stages": {"evaluate": {"folder": str(place / "evaluate")}}, "mlflow": {"uri": "sqlite:///x"}}
     summary.show(result, {"data": {"name": "sampled"}})
     assert "retrain, recalibrated" in said.getvalue() and "recalibrated logloss" in said.getvalue()
+    assert "No model beats" not in said.getvalue()
+    useless = {n: {**m, "ne": m["ne"] + 9, "recalibrated_ne": 9.0} for n, m in found.items() if n != "constant"}
+    monkeypatch.setattr(summary, "_models", lambda _: {**useless, "constant": found["constant"]})
+    summary.show(result, {"data": {"name": "sampled"}})
+    assert "No model beats always saying the label rate" in said.getvalue()

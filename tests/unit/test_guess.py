@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from recsys.cli import main
 from recsys.data.decide import Given, guess
-from recsys.data.documented import scalar, write_yaml
+from recsys.data.documented import entry, write_yaml
 from recsys.data.fields import field_configs
 from recsys.data.guess_split import choose
 from recsys.data.leakage import binned, coded, held_out_auc, single_auc, suspects
@@ -389,10 +389,79 @@ def test_yaml_keeps_awkward_names(tmp_path):
         "path": "${x}",
         "fields": fields,
     }
-    assert scalar("plain_name-1.x") == "plain_name-1.x"
+    assert entry("plain_name-1.x") == "plain_name-1.x"
 
 
 def test_an_unknown_subcommand_and_help(capsys):
     assert main(["data", "fly"]) == 2
     assert main(["data"]) == 0
     assert "recsys data guess clicks.csv" in capsys.readouterr().out
+
+
+# — whole numbers past 2^53 —
+
+
+def near_the_end(rng, rows):
+    return 2**63 - 1 - rng.integers(0, 1000, rows)
+
+
+def test_whole_numbers_that_floats_cannot_tell_apart_are_codes():
+    rng = np.random.default_rng(11)
+    big = near_the_end(rng, 3000)
+    assert np.unique(big.astype(np.float64)).size < 3
+    assert kind("x", big) == {"min_count": 2}
+    assert kind("x", -big)["min_count"] == 2
+    assert kind("x", pl.Series(big, dtype=pl.UInt64) + 2**62) == {"min_count": 2}
+    nanoseconds = 1_700_000_000_000_000_000 + rng.integers(0, 10**15, 3000)
+    late = (nanoseconds > np.median(nanoseconds)).astype(np.int64)
+    assert kind("x", nanoseconds, late)["kind"] == "numeric", "they stay apart as floats"
+    assert kind("x", [1e200, 1.0, 2.0, 3.0] * 50) == {"kind": "numeric", "encoding": "log"}
+
+
+def test_columns_of_ids_that_are_one_as_floats_are_no_copies(tmp_path):
+    rng = np.random.default_rng(12)
+    first, second = near_the_end(rng, 2000), near_the_end(rng, 2000)
+    pq.write_table(pa.table({"a": first, "b": second, "y": rng.integers(0, 2, 2000)}), tmp_path / "t.parquet")
+    made = guess(Given(str(tmp_path / "t.parquet"), "y", name="t"))
+    assert made.config["fields"] == {"a": {"min_count": 2}, "b": {"min_count": 2}}
+
+
+# — weights and tables of nothing else —
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "found"),
+    [
+        ("weight", [0.5, 2.0, 1.0], True),
+        ("Sample_Weight", [1.5, 2.5, 3.5], True),
+        ("importance", [3, 1, 2], True),
+        ("weight", [0.0, 1.0, 2.5], False),
+        ("weight", [-1.0, 1.0, 2.5], False),
+        ("weight", [None, 1.0, 2.5], False),
+        ("weight", ["a", "b", "c"], False),
+        ("net_weight", [0.5, 2.0, 1.0], False),
+    ],
+)
+def test_a_column_of_weights_is_proposed_as_such(tmp_path, capfd, name, values, found):
+    rng = np.random.default_rng(13)
+    table = pl.DataFrame({"x": rng.integers(0, 9, 900), name: values * 300, "y": rng.integers(0, 2, 900)})
+    table.write_parquet(tmp_path / "t.parquet")
+    out = tmp_path / "t.yaml"
+    assert main(["data", "guess", str(tmp_path / "t.parquet"), "--label", "y", "--out", str(out)]) == 0
+    config = loaded(out)
+    assert config["weight"] == (name if found else None)
+    assert (name in config["fields"]) is not found
+    assert ("Found by its name" in " ".join(out.read_text().split())) is found
+    assert (f"weight: {name}" in capfd.readouterr().err) is found
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [([], "no column but the label 'y'"), (["weight"], "no column is left for a field but the weight 'weight'")],
+)
+def test_a_table_without_a_field_is_told_so(tmp_path, capfd, columns, message):
+    rng = np.random.default_rng(14)
+    table = {c: rng.random(300) + 1 for c in columns} | {"y": rng.integers(0, 2, 300)}
+    pl.DataFrame(table).write_parquet(tmp_path / "t.parquet")
+    assert main(["data", "guess", str(tmp_path / "t.parquet"), "--label", "y", "--out", str(tmp_path / "t.yaml")]) == 2
+    assert message in capfd.readouterr().err

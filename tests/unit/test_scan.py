@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from recsys.data import delimited, files, text
+from recsys.data.json_list import as_lines
 from recsys.data.labels import to_binary
 from recsys.data.scan import Scan, scan
 from recsys.errors import ConfigError, DataError
@@ -254,7 +255,12 @@ def test_odd_but_good_text_is_read(tmp_path: Path, content: bytes, want: dict) -
         ('{"a": 1}\n{"a": [\n', "row 2: expected one JSON object"),
         ('{"a": 1}\n{"a": 2, "a": 3}\n', "row 2: .*twice"),
         ('{"a": 1.5}\n{"a": 18446744073709551615}\n', r"row 2, column 'a': .*{a: string}"),
-        ('[{"a": 1}]\n', "write JSON lines"),
+        ('[{"a": 1}]\n{"a": 2}\n', "expected one JSON list"),
+        ('[{"a": 1} {"a": 2}]', "row 1 of a JSON list: expected a comma"),
+        ('[{"a": 1}, {"a": 2', "row 2 of a JSON list: expected a JSON object that ends"),
+        ("[]", "got an empty one"),
+        ("[1, 2]", "expected one JSON object"),
+        ("{}", "the table has none"),
         (b'{"a": "x"}\n{"a": "\xff"}\n', "row 2: expected UTF-8, got byte 0xff"),
         ("3\n", "expected one JSON object"),
         ("null\n", "expected one JSON object"),
@@ -439,3 +445,59 @@ def test_labels(values: list) -> None:
 def test_bad_labels(values: list, message: str) -> None:
     with pytest.raises(DataError, match=message):
         to_binary(pa.chunked_array([pa.array(values)]), "y")
+
+
+# — a JSON list, deep nesting, long cells —
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_list_is_read_as_its_objects(tmp_path: Path, size: int, indent: int | None) -> None:
+    rows = [
+        {"a": i, "t": ["]", "[[", '"\\', "ä\u2028", "two\nlines"][i % 5], "v": [i, -i], "x": 10**i / 7}
+        for i in range(20)
+    ]
+    whole = "\ufeff \n" + json.dumps(rows, indent=indent, ensure_ascii=False) + "\n"
+    made = b"".join(
+        as_lines("t", (whole.encode()[3:][i : i + size] for i in range(0, len(whole.encode()), size)), 10**6)
+    )
+    assert [json.loads(line) for line in made.split(b"\n") if line] == rows
+    path = text_file(tmp_path, whole, "t.json")
+    assert scan(path).read().to_pylist() == rows
+
+
+def test_an_element_of_a_json_list_without_an_end_is_held_to_a_bound() -> None:
+    taken = 0
+
+    def chunks():
+        nonlocal taken
+        yield b'[{"a": "'
+        for _ in range(1000):
+            taken += 1
+            yield b"x" * 100
+
+    with pytest.raises(DataError, match="row 1 of a JSON list"):
+        list(as_lines("t", chunks(), 1000))
+    assert taken < 20
+
+
+@pytest.mark.parametrize("depth", [65, 1000, 20_000, 100_000])
+@pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_deep_json_is_one_line(tmp_path: Path, depth: int, opens: str, closes: str, first: bool, name: str) -> None:
+    deep = '{"x": ' + opens * depth + "1" + closes * depth + "}"
+    rows = [deep, '{"x": 1}'] if first else ['{"x": 1}', deep]
+    content = "\n".join(rows) if name == "t.jsonl" else f"[{', '.join(rows)}]"
+    refused("nested", text_file(tmp_path, content, name))
+
+
+def test_brackets_in_texts_are_not_nesting(tmp_path: Path) -> None:
+    rows = [{"x": "[" * 200 + '"\\'}] * 300
+    assert scan(text_file(tmp_path, "\n".join(map(json.dumps, rows)), "t.jsonl")).read().to_pylist() == rows
+
+
+def test_a_cell_may_be_longer_than_a_piece_of_a_block(tmp_path: Path) -> None:
+    cells = ["a", "b" * (9 << 20), "c"] + ["d"] * 1000
+    path = text_file(tmp_path, "x,y\n" + "".join(f"{c},1\n" for c in cells), "t.csv")
+    assert scan(path).read()["x"].to_pylist() == cells

@@ -18,6 +18,7 @@ from recsys.selection.report import make_report
 from recsys.selection.report_page import write_csv, write_html
 from recsys.selection.savings import median_interval, savings, size
 from recsys.selection.scores import FieldScores, Verdict, decide, intervals
+from tests.pages import SCRIPT, renamed, runs
 
 SPEC = {
     "embedding": {"_target_": "recsys.embeddings.per_field.per_field", "_partial_": True, "dim": 8},
@@ -237,3 +238,12 @@ def test_what_is_no_selection_is_refused(tmp_path, text, name, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
         kept(str(tmp_path / name), tmp_path, ["a", "b"])
+
+
+def test_no_name_in_the_page_runs(report, tmp_path):
+    names = [*(set(report["fields"]) - {"score", "price"}), "why", "small"]  # these two are keys of the report, too
+    write_html(renamed(report, names), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert runs(page) == []
+    assert page.count("alert(1)") > 3 * len(report["fields"])
+    assert SCRIPT not in page

@@ -1,0 +1,85 @@
+"""A JSON list of objects, as JSON lines: streamed, one element held at a time."""
+
+import codecs
+import json
+from collections.abc import Iterator
+
+from recsys.errors import DataError
+
+__all__ = ["as_lines"]
+
+_BLANK = " \t\r\n"
+_BYTES = ("utf-8", "surrogateescape")  # bytes that are no UTF-8 pass through; who reads the line refuses them
+_SENT = 1 << 20  # characters of lines handed on at once
+
+
+def as_lines(path: str, chunks: Iterator[bytes], longest: int) -> Iterator[bytes]:
+    """The same bytes, or, if they hold one JSON list, a line for each of its elements.
+
+    Args:
+        path: Of the file, for messages.
+        chunks: Its bytes in order.
+        longest: Bytes of an element at most.
+
+    Raises:
+        DataError: If it begins as a list and does not go on as one.
+    """
+    first = b""
+    for chunk in chunks:
+        first += chunk
+        if first.strip():
+            break
+    if not first.lstrip().startswith(b"["):
+        yield from filter(None, [first])
+        yield from chunks
+        return
+    yield from _elements(path, first.lstrip()[1:], chunks, longest)
+
+
+def _elements(path: str, first: bytes, chunks: Iterator[bytes], longest: int) -> Iterator[bytes]:
+    decoder, scan = codecs.getincrementaldecoder(_BYTES[0])(_BYTES[1]), json.JSONDecoder().raw_decode
+    text, number, lines, size, ended = decoder.decode(first), 0, list[str](), 0, False
+    at = 0
+    while True:
+        at = _skip(text, at)
+        try:
+            if at < len(text) and text[at] == "]":
+                break
+            end = scan(text, at)[1]
+            after = _skip(text, end)
+            if after == len(text) and not ended:
+                raise ValueError("cut")  # a number may go on in the next chunk
+            if text[after : after + 1] not in (",", "]"):
+                raise _wrong(path, number, text[after : after + 40], "a comma or ] after it")
+        except RecursionError as error:
+            raise _wrong(path, number, text[at : at + 40], "an object that is not nested as deep") from error
+        except ValueError as error:
+            more = next(chunks, b"")
+            if ended or len(text) - at > longest:
+                raise _wrong(path, number, text[at : at + 40], "a JSON object that ends") from error
+            ended = not more
+            text, at = text[at:] + decoder.decode(more, ended), 0
+            continue
+        number += 1
+        line = " ".join(text[at:end].split("\n")).replace("\r", " ") + "\n"
+        lines.append(line)
+        size += len(line)
+        at = after + (text[after] == ",")
+        if size > _SENT:
+            yield "".join(lines).encode(*_BYTES)
+            lines, size = [], 0
+    if (rest := text[at + 1 :].encode(*_BYTES) + b"".join(chunks)).strip():
+        raise DataError(f"{path}: expected one JSON list, got {rest.strip()[:40]!r} after it: write one object a line")
+    if not number:
+        raise DataError(f"{path}: expected a JSON list of objects, got an empty one: check source.path")
+    yield "".join(lines).encode(*_BYTES)
+
+
+def _skip(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _BLANK:
+        at += 1
+    return at
+
+
+def _wrong(path: str, number: int, got: str, expected: str) -> DataError:
+    return DataError(f"{path}, row {number + 1} of a JSON list: expected {expected}, got {got!r}: mend it")
