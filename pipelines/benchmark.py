@@ -23,9 +23,10 @@ from pipelines import select_features, train
 from pipelines.evaluate import measure
 from pipelines.stage import Result, Stage, write_json
 from recsys import checkpoint
-from recsys.data.shards import Shards
+from recsys.data.shards import Shards, read_array
 from recsys.errors import ConfigError
 from recsys.factory import make, make_dataclass
+from recsys.files import read_json, whole
 from recsys.lock import locked
 from recsys.options import CONF
 from recsys.schema import Schema
@@ -136,7 +137,7 @@ def _retrain(stage: Stage, names: Sequence[str], seed: int) -> tuple[Path, dict[
     done, label = folder / "metrics.json", f"  {len(names)} fields"
     with locked(folder.with_suffix(".lock")):
         if done.exists() and (folder / _LOGITS).exists():
-            found = json.loads(done.read_text())
+            found = read_json(done, "the figures of a retrain", f"remove {folder}, and it is trained again")
             _console.print(f"{label}: test AUC {found['auc']:.4f} (known)", highlight=False)
             return folder, found
         folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +148,8 @@ def _retrain(stage: Stage, names: Sequence[str], seed: int) -> tuple[Path, dict[
         (folder / "resume.pt").unlink(missing_ok=True)
         found, _, _ = measure(folder, own)
         model, _ = checkpoint.load(folder)
-        np.save(folder / _LOGITS, logits(model, Shards(stage.data, "test", model.schema)).astype(np.float32))
+        with whole(folder / _LOGITS, "wb") as file:
+            np.save(file, logits(model, Shards(stage.data, "test", model.schema)).astype(np.float32))
         if len(names) < len(Schema.load(stage.data / "schema.json").fields):
             (folder / "model.pt").unlink()  # only searches need weights
         write_json(done, found)
@@ -188,7 +190,8 @@ class _Rows:
         self.influence = cache(self._influence)
 
     def _influence(self, folder: Path, metric: str) -> np.ndarray:
-        return influence(metric, np.load(folder / _LOGITS), self.test.label_B, self.test.weight_B)
+        logit_B = read_array(folder / _LOGITS, f"remove {folder}, and it is trained again")
+        return influence(metric, logit_B, self.test.label_B, self.test.weight_B)
 
     def of(self, folders: Sequence[Path], metric: str) -> np.ndarray:
         """Of the mean over seeds → [R]."""

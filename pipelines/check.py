@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from pipelines.earlier import stages_to_run, taken_over
 from pipelines.places import check_places
-from pipelines.stage import MODEL_STAGES
+from pipelines.stage import STAGES
 from recsys import factory
 from recsys.data.fields import FieldConfig, data_fields
 from recsys.errors import ConfigError
@@ -18,19 +18,7 @@ from recsys.ranges import Count, Natural, Seed
 from recsys.recipe import Facts, resolve
 from recsys.train_config import TrainConfig
 
-__all__ = ["NEEDS", "check"]
-
-NEEDS: dict[str, tuple[str, ...]] = {
-    "prepare": (),
-    "train": (),
-    "select": ("train",),
-    "retrain": ("select",),
-    "compress": ("train", "retrain"),
-    "evaluate": MODEL_STAGES,
-    "export": MODEL_STAGES,
-    "benchmark": (),
-}
-"""The stages, in order, each with those of which one must have run before it, beside prepare."""
+__all__ = ["check"]
 
 _KINDS: dict[str, Any] = {
     "seed": Seed,
@@ -75,14 +63,15 @@ def _known_keys(config: Mapping[str, Any]) -> None:
 def _stages(config: Mapping[str, Any]) -> None:
     if not isinstance(config["stages"], list) or not config["stages"]:
         raise ConfigError(
-            f"stages: expected a list of some of {', '.join(NEEDS)}, got {config['stages']!r}: write [train]"
+            f"stages: expected a list of some of {', '.join(STAGES)}, got {config['stages']!r}: write [train]"
         )
     asked = stages_to_run(config)
     there = {*taken_over(config, asked), *asked}
     for stage in asked:
-        if NEEDS[stage] and not there & set(NEEDS[stage]):
+        needs = STAGES[stage].needs
+        if needs and not there & set(needs):
             raise ConfigError(
-                f"stage {stage} needs {NEEDS[stage][0]}, which has not run: add {NEEDS[stage][0]} to stages, "
+                f"stage {stage} needs {needs[0]}, which has not run: add {needs[0]} to stages, "
                 "or give from_run=ID of a run that has it"
             )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from recsys.errors import DataError
 
-__all__ = ["read_json", "sync_folder", "unfinished_folder", "whole", "write_json", "write_text"]
+__all__ = ["check_place", "read_json", "sync_folder", "unfinished_folder", "whole", "write_json", "write_text"]
 
 _UNFINISHED = ".unfinished"
 
@@ -36,6 +36,18 @@ def _mask() -> int:
     return mask
 
 
+def check_place(path: Path) -> None:
+    """Make sure that a file can stand there, before the work that fills it.
+
+    Raises:
+        DataError: If there is no such folder, or the path is a folder.
+    """
+    path = Path(os.path.realpath(path))
+    if not path.parent.is_dir() or path.is_dir():
+        wrong = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise DataError(f"cannot write {path}: {wrong}: give another path, or make the folder")
+
+
 @contextmanager
 def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[Any]:
     """Open a file that takes its name only when all of it is written and on the disk.
@@ -52,9 +64,7 @@ def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[
         DataError: If there is no such folder, or the path is a folder.
     """
     path, encoding = Path(os.path.realpath(path)), None if "b" in mode else "utf-8"
-    if not path.parent.is_dir() or path.is_dir():
-        wrong = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise DataError(f"cannot write {path}: {wrong}: give another path, or make the folder")
+    check_place(path)
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
         with path.open(mode, newline=newline, encoding=encoding) as file:
             yield file

@@ -1,16 +1,22 @@
 """Find a selection report by any name a person has for it, and read what it says to keep."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recsys.errors import ConfigError
-from recsys.selection.report import VERSION
+from recsys.errors import ConfigError, DataError
+from recsys.files import read_json
 
-__all__ = ["find", "kept", "read"]
+__all__ = ["VERSION", "find", "kept", "read"]
 
+VERSION = 5  # of the form of a report; `recsys compare` refuses others
+
+_PARTS = {
+    **{"method": str, "fields": Mapping, "provenance.model": Mapping, "health.verdict": str},
+    **{"search.seconds": int | float, "savings.table_bytes": int | float},
+}
+"""What `recsys compare` reads of every report."""
 _NAMES = ("report.json", "select/report.json")
 
 
@@ -36,20 +42,23 @@ def read(path: Path) -> dict[str, Any]:
     """The report in a file.
 
     Raises:
-        ConfigError: If it is none, or one of another version.
+        DataError: If it is none, is damaged, or is one of another version.
     """
-    try:
-        report = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path} is no selection report (not JSON): give the report.json of a run") from error
-    if not isinstance(report, dict) or "fields" not in report:
-        raise ConfigError(f"{path} is no selection report: give the report.json of a run")
-    if report.get("version") != VERSION:
-        raise ConfigError(
-            f"{path}: expected a selection report of version {VERSION}, got {report.get('version')}: "
-            "select again with this recsys"
-        )
+    report = read_json(path, "a selection report", "select again, or give the report.json of another run", VERSION)
+    if lacking := _lacking(report):
+        raise DataError(f"{path} is damaged: expected a selection report, it has no {lacking}: select again")
     return report
+
+
+def _lacking(report: Mapping[str, Any]) -> str:
+    """The first key that a whole report has and this one lacks, or that holds something else."""
+    for at, kind in _PARTS.items():
+        if not isinstance(_at(report, at.split(".")), kind):
+            return at
+    for name, field in report["fields"].items():
+        if not isinstance(field, Mapping) or not isinstance(field.get("score"), int | float) or "verdict" not in field:
+            return f"fields.{name}"
+    return ""
 
 
 def kept(source: "str | Sequence[str]", runs: Path, known: Sequence[str]) -> list[str]:
@@ -79,10 +88,7 @@ def _named(source: str, runs: Path) -> Any:
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return _at(_yaml(path), ("select", "apply"))
     if path.name == "selection.json" and path.is_file():
-        try:
-            return _at(json.loads(path.read_text()), ("keep",))
-        except ValueError as error:
-            raise ConfigError(f"select.apply: {path} is not JSON: give the selection.json of a run") from error
+        return _at(read_json(path, "a selection", "give the selection.json of another run"), ("keep",))
     report = read(find(source, runs))
     return [n for n, f in report["fields"].items() if f["verdict"] != "drop"]
 

@@ -15,11 +15,14 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+_EVERYTHING = ["mlflow.pyfunc", "onnxruntime", "torchrec", "pipelines.run", "pipelines.submit", "recsys.cli"]
+_EVERYTHING += ["recsys.memory", "recsys.selection.compare"]
 ROOT = Path(__file__).parents[2]
 _WRITES = {"x86_64": (1, 18, 20, 296), "aarch64": (64, 68, 66, 70)}  # write, pwrite64, writev, pwritev
 _CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0}  # audit event → which argument is the path
@@ -130,17 +133,12 @@ def _child(order: dict[str, Any]) -> None:
 
 def serve() -> None:
     """Read orders, a line of JSON each; answer with the fork's process id, then with how it ended."""
-    import mlflow.pyfunc
-    import onnxruntime
-    import torchrec
+    for name in _EVERYTHING:
+        import_module(name)
+    from pipelines.stage import STAGES
 
-    import pipelines.run
-    import pipelines.submit
-    import recsys.cli
-    import recsys.memory
-    import recsys.selection.compare
-
-    assert [mlflow, torchrec, onnxruntime, pipelines, recsys]
+    for stage in STAGES.values():
+        import_module(f"pipelines.{stage.call.partition('.')[0]}")
     print("ready", flush=True)
     while line := sys.stdin.readline():
         order = json.loads(line)

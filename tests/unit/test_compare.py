@@ -13,7 +13,7 @@ from recsys.cli import main
 from recsys.errors import ConfigError
 from recsys.selection.agreement import jaccard, jaccard_by_chance, paired_curves, rbo, stability
 from recsys.selection.compare import compare, together
-from recsys.selection.report import VERSION
+from recsys.selection.find import VERSION
 
 NAMES = [f"f{i}" for i in range(12)]
 
@@ -175,8 +175,8 @@ def test_three_reports_by_the_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[", "not JSON"),
-        ("{}", "no selection report"),
+        ("[", "is damaged: expected a selection report, got no JSON"),
+        ("{}", "expected a selection report of version"),
         ('{"version": 2, "fields": {}}', f"expected a selection report of version {VERSION}, got 2"),
     ],
 )

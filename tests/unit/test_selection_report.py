@@ -11,7 +11,7 @@ from scipy.stats import t
 
 from recsys import checkpoint
 from recsys.data.shards import Shards
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, RecsysError
 from recsys.selection.find import kept
 from recsys.selection.redundancy import clusters, codes, redundancy
 from recsys.selection.report import make_report
@@ -226,7 +226,7 @@ def test_a_selection_is_read_from_whatever_names_it(report, tmp_path):
 @pytest.mark.parametrize(
     ("text", "name", "message"),
     [
-        ("{", "selection.json", "is not JSON"),
+        ("{", "selection.json", "is damaged"),
         ("{}", "selection.json", "expected names of fields"),
         ("[", "kept.yaml", "is not YAML"),
         ("select: 3", "kept.yaml", "expected names of fields"),
@@ -235,5 +235,5 @@ def test_a_selection_is_read_from_whatever_names_it(report, tmp_path):
 )
 def test_what_is_no_selection_is_refused(tmp_path, text, name, message):
     (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(RecsysError, match=message):
         kept(str(tmp_path / name), tmp_path, ["a", "b"])
