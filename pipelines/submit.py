@@ -5,6 +5,7 @@ Imports no training code at the top, so that a mistake is told at once.
 
 import argparse
 import logging
+import os
 import re
 import sys
 import traceback
@@ -29,6 +30,7 @@ from pipelines.check import check
 from pipelines.places import check_inside
 from recsys.errors import ConfigError, RecsysError
 from recsys.factory import trust
+from recsys.files import disk_full
 from recsys.options import CONF, own_options, search_path
 
 __all__ = ["folders_made", "main"]
@@ -267,6 +269,12 @@ def _submit(config: DictConfig) -> None:
     except RecsysError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if not disk_full(error):
+            traceback.print_exc()
+            sys.exit(1)
+        print(f"error: {folder}: No space left on device: free some, then resume={folder.name}", file=sys.stderr)
+        sys.exit(2)
     except Exception:
         traceback.print_exc()
         sys.exit(1)
@@ -295,11 +303,15 @@ def main(arguments: Sequence[str]) -> int:
     if not (given.hydra_help or given.shell_completion or given.info):
         _refuse_what_cannot_be(composed, given)
     before, sys.argv = sys.argv, ["recsys run", *flags, *overrides]
+    told, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR", "0"), "1"  # it raises, and prints nothing
     try:
         with folders_made():
             _submit()
     except SystemExit as stop:
         return int(stop.code or 0)
+    except OSError as error:  # Hydra could not make the run's folder, or write its notes
+        place, reason = error.filename or "the folder of runs", error.strerror or error
+        raise ConfigError(f"{place}: {reason}: name another place by runs=…, or mend it") from error
     finally:
-        sys.argv = before
+        sys.argv, os.environ["HYDRA_FULL_ERROR"] = before, told
     return 0

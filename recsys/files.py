@@ -15,7 +15,16 @@ from typing import Any
 
 from recsys.errors import DataError
 
-__all__ = ["check_place", "read_json", "sync_folder", "unfinished_folder", "whole", "write_json", "write_text"]
+__all__ = [
+    "check_place",
+    "disk_full",
+    "read_json",
+    "sync_folder",
+    "unfinished_folder",
+    "whole",
+    "write_json",
+    "write_text",
+]
 
 _UNFINISHED = ".unfinished"
 
@@ -34,6 +43,11 @@ def _mask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def disk_full(error: OSError) -> bool:
+    """Whether there was no room; NumPy tells only that it wrote less than it was asked to."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or " requested and " in str(error)
 
 
 def check_place(path: Path) -> None:

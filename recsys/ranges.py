@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import Strict
 
-__all__ = ["Bits", "Count", "Depth", "Epsilon", "Few", "GateSteps", "Layer", "LearningRate", "Leaves", "Many", "Natural",
-           "Positive", "Seed", "Share", "SignBits", "Start", "Steps", "Tau", "Temperature", "Unit", "Weight",
+__all__ = ["Bits", "Count", "Depth", "Epsilon", "Few", "GateSteps", "Layer", "LearningRate", "Leaves", "Many",
+           "Natural", "Positive", "Seed", "Share", "SignBits", "Start", "Steps", "Tau", "Temperature", "Unit", "Weight",
            "Width"]  # fmt: skip
 
 _Number = Annotated[float, Strict()]  # true and "3" are none

@@ -142,7 +142,9 @@ class Tracker:
         except Exception as error:  # MLflow, SQLAlchemy and sqlite3 each raise their own
             reason = " ".join(str(error).split()).replace(self.uri, masked(self.uri))[:200]
             mend = "start the server or change it"
-            if file and file.exists():
+            if "disk is full" in reason:
+                mend = f"free some space at {file and file.parent}"
+            elif file and file.exists():
                 mend = f"if no other run holds it, it is broken: move {file} away, and a new one is made"
             raise ConfigError(f"tracking.uri: cannot use {masked(self.uri)}: {reason}: {mend}") from error
 
