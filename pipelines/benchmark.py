@@ -11,24 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from rich.console import Console
 
 import recsys
 from pipelines import select_features, train
+from pipelines.benchmark_settings import Settings, benchmark_settings
 from pipelines.evaluate import measure
 from pipelines.stage import Result, Stage, write_json
 from recsys import checkpoint
 from recsys.data.shards import Shards, read_array
 from recsys.errors import ConfigError
-from recsys.factory import make, make_dataclass
 from recsys.files import read_json, whole
 from recsys.lock import locked
-from recsys.options import CONF
 from recsys.schema import Schema
 from recsys.selection.agreement import holm, influence, mean_with_interval, paired_difference
 from recsys.selection.benchmark_page import write_page
@@ -39,63 +37,12 @@ from recsys.selection.savings import savings
 from recsys.train import logits
 from recsys.versions import code_version, targets
 
-__all__ = ["Settings", "run"]
+__all__ = ["run"]
 
 _console = Console(stderr=True)
 _METRICS = ("auc", "logloss")
 _LOGITS = "test_logits.npy"
 _NO_PART = ("recsys.html", "recsys.data.baseline", "recsys.selection")  # of a retrain: pages and what picks its fields
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a benchmark goes through.
-
-    Args:
-        methods: Names of options of the group selection; None is all of them.
-        settings: By name, what differs from its conf file.
-        seeds: Of searches and retrains; each search is on the model trained with its seed.
-        grid: Climbing counts of fields; None chooses them.
-        metric: `auc` or `logloss`, of the test split.
-        no_cut: Fields kept by a method that gives an order and no cut; None is half of all.
-        gain_shares: Prices, as shares of the model's gain, at which each priced method searches too, for
-            the frontier of fields kept against the change of a retrain; None is none.
-    """
-
-    methods: list[str] | None = None
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    grid: list[int] | None = None
-    metric: str = "auc"
-    no_cut: int | None = None
-    gain_shares: list[float] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"benchmark.seeds: expected different seeds, got {self.seeds}: for example [0, 1, 2]")
-        if self.metric not in _METRICS:
-            raise ConfigError(f"benchmark.metric: expected auc or logloss, got {self.metric!r}: change it")
-        if self.gain_shares is not None and not all(0 < s < 1 for s in self.gain_shares):
-            raise ConfigError(f"benchmark.gain_shares: expected shares in (0, 1), got {self.gain_shares}: change them")
-
-    def selectors(self) -> dict[str, dict[str, Any]]:
-        """Name → configuration of each method.
-
-        Raises:
-            ConfigError: If there is no such selector, or one of its settings cannot be.
-        """
-        options = {p.stem: p for p in sorted((CONF / "selection").glob("*.yaml"))}
-        names = list(options) if self.methods is None else self.methods
-        unknown = [n for n in (*names, *self.settings) if n not in options]
-        if unknown or not names:
-            named = unknown or "named"
-            raise ConfigError(f"benchmark.methods: no selector {named}: expected some of {', '.join(options)}")
-        found: dict[str, dict[str, Any]] = {}
-        for name in names:
-            own = OmegaConf.to_container(OmegaConf.load(options[name]))
-            found[name] = {**cast(dict[str, Any], own), **self.settings.get(name, {})}
-            make(found[name], f"benchmark.settings.{name}")
-        return found
 
 
 @dataclass
@@ -219,9 +166,7 @@ def _differences(rows: _Rows, settings: Settings, grid: list[int], found: Mappin
 
 def run(stage: Stage) -> Result:
     """Benchmark what `config.benchmark` names → a table, a page, and a report for each with its retrain curve."""
-    if "benchmark" not in stage.config:
-        raise ConfigError("stage benchmark needs the key benchmark: start from experiment=selection_benchmark")
-    settings = make_dataclass(Settings, stage.config["benchmark"], "benchmark")
+    settings = benchmark_settings(stage.config)
     schema = Schema.load(stage.data / "schema.json")
     grid = checked_grid(settings.grid, len(schema.fields))
     no_cut = settings.no_cut or max(1, len(schema.fields) // 2)

@@ -1,11 +1,13 @@
 """What can be known of a run's configuration before it starts, told without importing what would run it."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 from omegaconf import OmegaConf
 
+from pipelines.benchmark_settings import benchmark_settings
 from pipelines.earlier import stages_to_run, taken_over
 from pipelines.places import check_places
 from pipelines.stage import STAGES
@@ -16,6 +18,7 @@ from recsys.factory import check_value, make_dataclass
 from recsys.options import CONF
 from recsys.ranges import Count, Natural, Seed
 from recsys.recipe import Facts, resolve
+from recsys.selection.find import is_mlflow_id, named
 from recsys.train_config import TrainConfig
 
 __all__ = ["check"]
@@ -81,6 +84,8 @@ def _parts(config: Mapping[str, Any]) -> Mapping[str, Any]:
     for group in ("data", "model", "embedding", "train"):
         if not isinstance(config.get(group), Mapping):
             raise ConfigError(f"{group}: expected an option of the group, got {config.get(group)!r}: name one")
+    if "benchmark" in config["stages"]:
+        benchmark_settings(config)
     if "select" in config["stages"] and not config["selection"]:
         raise ConfigError("selection: stage select needs an option of the group, got none: name one")
     chosen = resolve(config, _SOME)
@@ -124,6 +129,9 @@ def check(config: Mapping[str, Any]) -> None:
     factory.trust(config["trusted"])
     embedding = _parts(config)
     check_places(config)
+    apply = config["select"]["apply"]
+    if apply is not None and not is_mlflow_id(apply):  # MLflow takes seconds to import: stage train asks it
+        named(apply, Path(config["runs"]))
     fields = data_fields(config["data"])
     factory.check(config["data"].get("source") or {}, "data.source")
     _fits(embedding, fields)

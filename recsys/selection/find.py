@@ -8,7 +8,7 @@ from typing import Any
 from recsys.errors import ConfigError, DataError
 from recsys.files import read_json
 
-__all__ = ["VERSION", "find", "kept", "read"]
+__all__ = ["VERSION", "find", "is_mlflow_id", "kept", "named", "read"]
 
 VERSION = 5  # of the form of a report; `recsys compare` refuses others
 
@@ -18,6 +18,11 @@ _PARTS = {
 }
 """What `recsys compare` reads of every report."""
 _NAMES = ("report.json", "select/report.json")
+
+
+def is_mlflow_id(name: Any) -> bool:
+    """Whether it looks like the id of an MLflow run."""
+    return isinstance(name, str) and bool(re.fullmatch(r"[0-9a-f]{32}", name))
 
 
 def find(name: str, runs: Path) -> Path:
@@ -30,7 +35,7 @@ def find(name: str, runs: Path) -> Path:
         for path in (base, *(base / n for n in _NAMES)):
             if path.is_file() and path.suffix == ".json":
                 return path
-    if re.fullmatch(r"[0-9a-f]{32}", name):
+    if is_mlflow_id(name):
         from recsys.tracking import artifact
 
         return artifact(name, "report.json", runs)
@@ -73,17 +78,27 @@ def kept(source: "str | Sequence[str]", runs: Path, known: Sequence[str]) -> lis
     Raises:
         ConfigError: If there is no such selection, or it names a field that is not there.
     """
-    names = _named(source, runs) if isinstance(source, str) else list(source)
-    where = source if isinstance(source, str) else "the list"
-    if not names or not all(isinstance(n, str) for n in names):
-        raise ConfigError(f"select.apply: expected names of fields in {where}, got {names!r}: give a report.json")
+    names, where = named(source, runs), source if isinstance(source, str) else "the list"
     if unknown := [n for n in names if n not in known]:
         have = ", ".join(known)
         raise ConfigError(f"select.apply: {where} keeps {unknown}, which this data lacks: expected some of {have}")
     return names
 
 
-def _named(source: str, runs: Path) -> Any:
+def named(source: "str | Sequence[str]", runs: Path) -> list[str]:
+    """The fields that a selection keeps, whatever the data; arguments as those of `kept`.
+
+    Raises:
+        ConfigError, DataError: If there is no such selection.
+    """
+    names = _written(source, runs) if isinstance(source, str) else list(source)
+    if not names or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        where = source if isinstance(source, str) else "the list"
+        raise ConfigError(f"select.apply: expected names of fields in {where}, got {names!r}: give a report.json")
+    return names
+
+
+def _written(source: str, runs: Path) -> Any:
     path = Path(source)
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return _at(_yaml(path), ("select", "apply"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.benchmark import Settings
+from pipelines.benchmark_settings import Settings
 from recsys.cli import main
 from recsys.options import CONF
 from recsys.results import read_result

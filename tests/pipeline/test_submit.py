@@ -107,6 +107,13 @@ WRONG = {
     "select.repeats=some": "select.repeats",
     "select.probes=-1": "select.probes",
     "calibrate=3": "calibrate",
+    "select.apply=absent": "no selection report for 'absent'",
+    "select.apply=[3]": "select.apply",
+    "stages=[benchmark]": "stage benchmark needs the key benchmark",
+    "experiment=selection_benchmark benchmark.metric=f1": "benchmark.metric: input should be 'auc' or 'logloss'",
+    "experiment=selection_benchmark benchmark.seeds=[0,-1]": "benchmark.seeds.1: input should be greater",
+    "experiment=selection_benchmark benchmark.methods=[lepa]": "benchmark.methods: no selector ['lepa']",
+    "experiment=selection_benchmark +benchmark.settings.leap.steps=3": "benchmark.settings.leap.steps",
     "~seed": "no value for seed",
     "~tracking.experiment": "tracking: no value for experiment",
     "~selection": "selection: stage select needs an option",
@@ -160,6 +167,18 @@ def without(packages: list[str], arguments: list[str], folder: Path) -> str:
     assert ran.returncode == 0, ran.stderr
     assert not list(folder.iterdir())
     return ran.stdout
+
+
+@pytest.mark.parametrize("last", ["absent", "bad.json", "report.json --out no/such/page.html"])
+def test_compare_tells_what_is_wrong_before_it_loads_anything(last: str, tmp_path: Path) -> None:
+    about = {"version": 5, "method": "x", "fields": {}, "provenance": {"model": {}}, "health": {"verdict": "sound"}}
+    about |= {"search": {"seconds": 1}, "savings": {"table_bytes": 1}}
+    (tmp_path / "report.json").write_text(json.dumps(about))
+    (tmp_path / "bad.json").write_text("{")
+    code = f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r})); from recsys.cli import main; "
+    code += f"sys.exit(main({['compare', 'report.json', *last.split()]!r}))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 2 and ran.stderr.startswith("error: ") and len(ran.stderr.splitlines()) == 1, ran.stderr
 
 
 def test_the_configuration_is_printed_without_torch(tmp_path: Path) -> None:

@@ -188,6 +188,21 @@ def test_what_is_no_report_of_this_version_is_one_line(tmp_path, capsys, text, m
     assert message in said and len(said.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("part", ["method", "fields", "provenance.model", "health.verdict", "search", "savings", "f0"])
+def test_a_report_that_lacks_something_is_one_line(tmp_path, capsys, part):
+    """Whole JSON of the right version, edited by hand or by another program."""
+    damaged = report(NAMES, 5)
+    inside, _, key = part.rpartition(".")
+    at = damaged[inside] if inside else damaged["fields"] if part == "f0" else damaged
+    at[key] = None
+    (tmp_path / "report.json").write_text(json.dumps(report(NAMES, 5)))
+    (tmp_path / "bad.json").write_text(json.dumps(damaged))
+    assert main(["compare", str(tmp_path / "report.json"), str(tmp_path / "bad.json")]) == 2
+    said = capsys.readouterr().err
+    assert f"bad.json is damaged: expected a selection report, it has no {'fields.' * (part == 'f0')}{part}" in said
+    assert len(said.strip().splitlines()) == 1
+
+
 def test_too_few_reports_and_unknown_ones(tmp_path, capsys):
     (tmp_path / "report.json").write_text(json.dumps(report(NAMES, 5)))
     path = str(tmp_path / "report.json")
