@@ -252,6 +252,7 @@ def _quiet() -> None:
         "mlflow.tracking._model_registry.client",
     ):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracking.py tells its errors in one line
 
 
 @hydra.main(version_base=None, config_path=str(CONF), config_name="config")

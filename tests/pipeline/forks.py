@@ -199,15 +199,15 @@ class Forks:
         self.begin(folder, arguments, **order)
         return self.end()
 
-    def shoot(self, folder: Path, arguments: Sequence[str], number: int, stage: str, wait: float) -> Ended:
-        """Send a signal some seconds after a stage begins, unless the fork has ended before."""
+    def shoot(self, folder: Path, arguments: Sequence[str], number: int, stage: Path, wait: float) -> Ended:
+        """Send a signal some seconds after a stage's folder is made, or once its result is there if that is sooner."""
         mark = self.said.with_name("mark")
         mark.unlink(missing_ok=True)
-        child = self.begin(folder, arguments, at=("os.mkdir", f"/{stage}", 1), how=str(mark))
+        child = self.begin(folder, arguments, at=("os.mkdir", str(stage), 1), how=str(mark))
         while not mark.exists() and _alive(child):
             time.sleep(0.005)
         until = time.monotonic() + wait
-        while time.monotonic() < until and _alive(child):
+        while time.monotonic() < until and _alive(child) and not (stage / "result.json").exists():
             time.sleep(0.005)
         os.kill(child, number)  # of a fork that has ended, a zombie, this does nothing
         return self.end()
