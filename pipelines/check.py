@@ -133,5 +133,8 @@ def check(config: Mapping[str, Any]) -> None:
     if apply is not None and not is_mlflow_id(apply):  # MLflow takes seconds to import: stage train asks it
         named(apply, Path(config["runs"]))
     fields = data_fields(config["data"])
-    factory.check(config["data"].get("source") or {}, "data.source")
+    source = config["data"].get("source")
+    if not isinstance(source, Mapping):
+        raise ConfigError(f"data.source: expected a mapping, got {source!r}: start from data=table")
+    factory.check(source, "data.source")
     _fits(embedding, fields)

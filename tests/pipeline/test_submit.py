@@ -44,6 +44,7 @@ WRONG = {
     "model=3": "expected GROUP=OPTION",
     "select=3": "select: expected",
     "compression._target_=os.system": "compression._target_",
+    "data.source=3": "data.source: expected a mapping, got 3",
     "data.label=???": "no value for data.label",
     "data.label=null": "data.label",
     "+data.fields.item.colour=red": "colour",

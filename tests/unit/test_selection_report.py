@@ -162,7 +162,7 @@ def report(model, valid: Shards):
         "shuffled": {"delta_logloss": 0.0123, "delta_logloss_error": 0.001, "delta_auc": -0.0045},
         "clusters": {"found": [group], "looked_at": 7, "rows": 10, "threshold": 0.9},
     }  # fmt: skip
-    return make_report(model, scores, verdicts, measured, {"data": "small", "seed": 0})
+    return make_report(model, scores, verdicts, measured, {"data": "small", "model": {}, "seed": 0})
 
 
 def test_the_page_leads_with_the_decision_and_what_it_saves(report, tmp_path):
