@@ -64,7 +64,8 @@ def _known_keys(config: Mapping[str, Any]) -> None:
 
 
 def _stages(config: Mapping[str, Any]) -> None:
-    if not isinstance(config["stages"], list) or not config["stages"]:
+    named_ones = isinstance(config["stages"], list) and all(isinstance(s, str) for s in config["stages"])
+    if not named_ones or not config["stages"]:
         raise ConfigError(
             f"stages: expected a list of some of {', '.join(STAGES)}, got {config['stages']!r}: write [train]"
         )

@@ -204,7 +204,10 @@ def _check_folder(config: DictConfig, runs: Path, sweeps: bool) -> None:
         ConfigError: If it is not.
     """
     part, at = (config.hydra.sweep, "hydra.sweep.dir") if sweeps else (config.hydra.run, "hydra.run.dir")
-    check_inside(Path(str(part.dir)), runs, at)
+    try:
+        check_inside(Path(str(part.dir)), runs, at)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{at}: the value does not resolve: {str(error).splitlines()[0]}: leave it out") from error
     below = str(_plain(part)["subdir"]) if sweeps else ""
     if ".." in below or below.startswith("/"):
         raise ConfigError(f"hydra.sweep.subdir: expected a folder below the sweep's, got {below}: leave it out")

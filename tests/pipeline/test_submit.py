@@ -73,6 +73,8 @@ WRONG = {
     "resume=absent": "no run 'absent'",
     "hydra.run.dir=/elsewhere": "hydra.run.dir: expected a folder inside runs",
     "hydra.run.dir=runs": "hydra.run.dir: expected a folder inside runs",
+    "hydra.run.dir=???": "hydra.run.dir: the value does not resolve",
+    "stages=[[train]]": "stages: expected a list",
     "hydra.run.dir=runs/../x": "hydra.run.dir: expected a folder inside runs",
     "-m seed=1,2 hydra.sweep.dir=/elsewhere": "hydra.sweep.dir: expected a folder inside runs",
     "-m seed=1,2 hydra.sweep.subdir=../x": "hydra.sweep.subdir",
