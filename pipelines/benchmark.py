@@ -85,6 +85,7 @@ def _retrain(stage: Stage, names: Sequence[str], seed: int) -> tuple[Path, dict[
     with locked(folder.with_suffix(".lock")):
         if done.exists() and (folder / _LOGITS).exists():
             found = read_json(done, "the figures of a retrain", f"remove {folder}, and it is trained again")
+            (folder / "resume.pt").unlink(missing_ok=True)  # if a kill came just before that
             _console.print(f"{label}: test AUC {found['auc']:.4f} (known)", highlight=False)
             return folder, found
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,6 @@ def _retrain(stage: Stage, names: Sequence[str], seed: int) -> tuple[Path, dict[
         apply = {**config["select"], "apply": list(names)}
         own = Stage({**config, "seed": seed, "select": apply}, folder, stage.done)
         train.run(own)
-        (folder / "resume.pt").unlink(missing_ok=True)
         found, _, _ = measure(folder, own)
         model, _ = checkpoint.load(folder)
         with whole(folder / _LOGITS, "wb") as file:
@@ -100,6 +100,7 @@ def _retrain(stage: Stage, names: Sequence[str], seed: int) -> tuple[Path, dict[
         if len(names) < len(Schema.load(stage.data / "schema.json").fields):
             (folder / "model.pt").unlink()  # only searches need weights
         write_json(done, found)
+        (folder / "resume.pt").unlink(missing_ok=True)
         _console.print(f"{label}: test AUC {found['auc']:.4f}, {time.perf_counter() - started:.0f} s", highlight=False)
     return folder, found
 

@@ -36,6 +36,7 @@ def _run_stage(name: str, stage: Stage, tracker: Tracker, register: str) -> dict
         about = read_stage(stage.folder)
         if name == "prepare":
             prepare.check(stage)
+        (stage.folder / "resume.pt").unlink(missing_ok=True)  # if a kill came just before that
         _console.print(f"[bold]{name}[/] is done already")
         if "mlflow_run_id" not in about:  # killed, or MLflow failed, before it had been told
             with tracker.stage(name):
