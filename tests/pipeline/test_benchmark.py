@@ -129,7 +129,7 @@ def test_a_second_run_trains_nothing_again(done, place, monkeypatch, capfd):
         ("benchmark.seeds=[1,1]", "benchmark.seeds: expected different seeds, got [1, 1]"),
         ("benchmark.grid=[4,2]", "benchmark.grid: expected climbing counts of fields from 1 to 7"),
         ("benchmark.gain_shares=[2]", "benchmark.gain_shares: expected shares in (0, 1), got [2"),
-        ("benchmark.metric=f1", "benchmark.metric: expected auc or logloss, got 'f1'"),
+        ("benchmark.metric=f1", "benchmark.metric: input should be 'auc' or 'logloss', got 'f1'"),
         ("+benchmark.settings.leap.stepz=3", "benchmark.settings.leap: unknown stepz"),
         ("benchmark.methods=[magic]", "benchmark.methods: no selector ['magic']: expected some of autofield"),
         ("benchmark.methods=[]", "benchmark.methods: no selector named"),
