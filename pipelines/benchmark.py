@@ -4,20 +4,17 @@ Retrains are kept in the runs folder by (data, model, seed, fields): methods, se
 ask for the same one share it, and a killed benchmark goes on where it was.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import OmegaConf
 from rich.text import Text
 
 from pipelines import select_features
 from pipelines.benchmark_results import Benchmark, Found
+from pipelines.benchmark_settings import Settings, benchmark_settings
 from pipelines.retrains import Retrained, retrain
 from pipelines.stage import Result, Stage
 from recsys.errors import ConfigError
-from recsys.factory import make, make_dataclass
-from recsys.options import CONF
 from recsys.schema import Schema
 from recsys.selection.curve import checked_grid
 from recsys.selection.find import read
@@ -25,61 +22,9 @@ from recsys.selection.over_seeds import kept_names
 from recsys.selection.scores import KeepsNothing
 from recsys.terminal import console
 
-__all__ = ["Settings", "run"]
+__all__ = ["run"]
 
 _console = console()
-_METRICS = ("auc", "logloss")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a benchmark goes through.
-
-    Args:
-        methods: Names of options of the group selection; None is all of them.
-        settings: By name, what differs from its conf file.
-        seeds: Of searches and retrains; each search is on the model trained with its seed.
-        grid: Climbing counts of fields; None chooses them.
-        metric: `auc` or `logloss`, of the test split.
-        no_cut: Fields kept by a method that gives an order and no cut; None is half of all.
-        gain_shares: Prices, as shares of the model's gain, at which each priced method searches too, for
-            the frontier of fields kept against the change of a retrain; None is none.
-    """
-
-    methods: list[str] | None = None
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    grid: list[int] | None = None
-    metric: str = "auc"
-    no_cut: int | None = None
-    gain_shares: list[float] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"benchmark.seeds: expected different seeds, got {self.seeds}: for example [0, 1, 2]")
-        if self.metric not in _METRICS:
-            raise ConfigError(f"benchmark.metric: expected auc or logloss, got {self.metric!r}: choose one of them")
-        if self.gain_shares is not None and not all(0 < s < 1 for s in self.gain_shares):
-            raise ConfigError(f"benchmark.gain_shares: expected shares in (0, 1), got {self.gain_shares}: try [0.005]")
-
-    def selectors(self) -> dict[str, dict[str, Any]]:
-        """Name → configuration of each method.
-
-        Raises:
-            ConfigError: If there is no such selector, or one of its settings cannot be.
-        """
-        options = {p.stem: p for p in sorted((CONF / "selection").glob("*.yaml"))}
-        names = list(options) if self.methods is None else self.methods
-        unknown = [n for n in (*names, *self.settings) if n not in options]
-        if unknown or not names:
-            named = unknown or "named"
-            raise ConfigError(f"benchmark.methods: no selector {named}: expected some of {', '.join(options)}")
-        found: dict[str, dict[str, Any]] = {}
-        for name in names:
-            own = OmegaConf.to_container(OmegaConf.load(options[name]))
-            found[name] = {**cast(dict[str, Any], own), **self.settings.get(name, {})}
-            make(found[name], f"benchmark.settings.{name}")
-        return found
 
 
 def _search(stage: Stage, name: str, method: dict[str, Any], seed: int, model: Path, no_cut: int) -> dict[str, Any]:
@@ -127,9 +72,7 @@ def _try(
 
 def run(stage: Stage) -> Result:
     """Benchmark what `config.benchmark` names → a table, a page, and a report for each with its retrain curve."""
-    if "benchmark" not in stage.config:
-        raise ConfigError("stage benchmark needs the key benchmark: start from experiment=selection_benchmark")
-    settings = make_dataclass(Settings, stage.config["benchmark"], "benchmark")
+    settings = benchmark_settings(stage.config)
     schema = Schema.load(stage.data / "schema.json")
     grid, methods = checked_grid(settings.grid, len(schema.fields)), settings.selectors()
     found = {name: Found() for name in methods}

@@ -1,14 +1,16 @@
 """What can be known of a run's configuration before it starts, told without importing what would run it."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 from omegaconf import OmegaConf
 
+from pipelines.benchmark_settings import benchmark_settings
 from pipelines.earlier import stages_to_run, taken_over
 from pipelines.places import check_places
-from pipelines.stage import MODEL_STAGES
+from pipelines.stage import STAGES
 from recsys import factory
 from recsys.data.fields import FieldConfig, data_fields
 from recsys.errors import ConfigError
@@ -16,21 +18,10 @@ from recsys.factory import check_value, make_dataclass
 from recsys.options import CONF
 from recsys.ranges import Count, Natural, Seed
 from recsys.recipe import Facts, resolve
+from recsys.selection.find import is_mlflow_id, named
 from recsys.train_config import TrainConfig
 
-__all__ = ["NEEDS", "check"]
-
-NEEDS: dict[str, tuple[str, ...]] = {
-    "prepare": (),
-    "train": (),
-    "select": ("train",),
-    "retrain": ("select",),
-    "compress": ("train", "retrain"),
-    "evaluate": MODEL_STAGES,
-    "export": MODEL_STAGES,
-    "benchmark": (),
-}
-"""The stages, in order, each with those of which one must have run before it, beside prepare."""
+__all__ = ["check"]
 
 _KINDS: dict[str, Any] = {
     "seed": Seed,
@@ -74,16 +65,18 @@ def _known_keys(config: Mapping[str, Any]) -> None:
 
 
 def _stages(config: Mapping[str, Any]) -> None:
-    if not isinstance(config["stages"], list) or not config["stages"]:
+    named_ones = isinstance(config["stages"], list) and all(isinstance(s, str) for s in config["stages"])
+    if not named_ones or not config["stages"]:
         raise ConfigError(
-            f"stages: expected a list of some of {', '.join(NEEDS)}, got {config['stages']!r}: write [train]"
+            f"stages: expected a list of some of {', '.join(STAGES)}, got {config['stages']!r}: write [train]"
         )
     asked = stages_to_run(config)
     there = {*taken_over(config, asked), *asked}
     for stage in asked:
-        if NEEDS[stage] and not there & set(NEEDS[stage]):
+        needs = STAGES[stage].needs
+        if needs and not there & set(needs):
             raise ConfigError(
-                f"stage {stage} needs {NEEDS[stage][0]}, which has not run: add {NEEDS[stage][0]} to stages, "
+                f"stage {stage} needs {needs[0]}, which has not run: add {needs[0]} to stages, "
                 "or give from_run=ID of a run that has it"
             )
 
@@ -93,6 +86,8 @@ def _parts(config: Mapping[str, Any]) -> Mapping[str, Any]:
     for group in ("data", "model", "embedding", "train"):
         if not isinstance(config.get(group), Mapping):
             raise ConfigError(f"{group}: expected an option of the group, got {config.get(group)!r}: name one")
+    if "benchmark" in config["stages"]:
+        benchmark_settings(config)
     if "select" in config["stages"] and not config["selection"]:
         raise ConfigError("selection: stage select needs an option of the group, got none: name one")
     chosen = resolve(config, _SOME)
@@ -136,6 +131,12 @@ def check(config: Mapping[str, Any]) -> None:
     factory.trust(config["trusted"])
     embedding = _parts(config)
     check_places(config)
+    apply = config["select"]["apply"]
+    if apply is not None and not is_mlflow_id(apply):  # MLflow takes seconds to import: stage train asks it
+        named(apply, Path(config["runs"]))
     fields = data_fields(config["data"])
-    factory.check(config["data"].get("source") or {}, "data.source")
+    source = config["data"].get("source")
+    if not isinstance(source, Mapping):
+        raise ConfigError(f"data.source: expected a mapping, got {source!r}: start from data=table")
+    factory.check(source, "data.source")
     _fits(embedding, fields)

@@ -1,6 +1,6 @@
 """What a run takes over from an earlier one (`from_run=ID`), and in which order stages go.
 
-The rule: stages have an order (see `READS`), and a run takes over what stands *before* the first stage that
+The rule: stages have an order (see `STAGES`), and a run takes over what stands *before* the first stage that
 it runs anew. Whatever stood at or behind it came from another model, and is left where it is.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.stage import READS
+from pipelines.stage import STAGES
 from recsys.errors import ConfigError, DataError
 from recsys.files import read_json
 from recsys.results import VERSION, read_result
@@ -24,7 +24,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_order(stages: list[str]) -> list[str]:
-    return [s for s in READS if s in stages]
+    return [s for s in STAGES if s in stages]
 
 
 def stages_to_run(config: Mapping[str, Any]) -> list[str]:
@@ -34,10 +34,10 @@ def stages_to_run(config: Mapping[str, Any]) -> list[str]:
         ConfigError: If a stage is unknown, named twice or out of order, or none is named.
     """
     asked = list(config["stages"])
-    if unknown := [s for s in asked if s not in READS]:
-        raise ConfigError(f"stages: unknown {unknown}: expected some of {', '.join(READS)}")
+    if unknown := [s for s in asked if s not in STAGES]:
+        raise ConfigError(f"stages: unknown {unknown}: expected some of {', '.join(STAGES)}")
     if not asked:
-        raise ConfigError(f"stages is empty: name some of {', '.join(READS)}")
+        raise ConfigError(f"stages is empty: name some of {', '.join(STAGES)}")
     if asked != _in_order(asked):
         right, got = ", ".join(_in_order(asked)), ", ".join(asked)
         raise ConfigError(f"stages: expected each once and in the order of the pipeline, got {got}: write {right}")
@@ -64,9 +64,9 @@ def taken_over(config: Mapping[str, Any], names: list[str]) -> dict[str, Path]:
     if not result.exists():
         known = sorted(str(p.parent.relative_to(runs)) for p in runs.glob("*/result.json"))
         raise ConfigError(f"from_run: no finished run {run!r}: expected one of {', '.join(known[-5:]) or 'none yet'}")
-    first = list(READS).index(names[0])
+    first = list(STAGES).index(names[0])
     stages = read_result(result)["stages"]
-    taken = {n: Path(stages[n]["folder"]) for n in list(READS)[:first] if n in stages}
+    taken = {n: Path(stages[n]["folder"]) for n in list(STAGES)[:first] if n in stages}
     if gone := [str(p) for p in taken.values() if not p.is_dir()]:
         raise DataError(f"from_run: run {run} went on from {gone[0]}, which is gone: run it anew, without from_run")
     before = read_json(runs / run / "run.json", "the settings of a run", "run it again with this recsys", VERSION)
@@ -81,7 +81,7 @@ def taken_over(config: Mapping[str, Any], names: list[str]) -> dict[str, Path]:
 
 def changed_since(stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs in the settings that a stage reads: `seed=0, not 5`, and so on, one entry a key."""
-    return [d for key in READS[stage] for d in differences(_at(before, key), _at(now, key), key)]
+    return [d for key in STAGES[stage].reads for d in differences(_at(before, key), _at(now, key), key)]
 
 
 def _at(config: Mapping[str, Any], key: str) -> Any:

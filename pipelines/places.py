@@ -12,6 +12,7 @@ from recsys.errors import ConfigError
 
 __all__ = ["check_inside", "check_places"]
 
+_LEAST = 65_536  # bytes of room
 _SERVERS = ("http", "https", "databricks", "databricks-uc", "uc", "postgresql", "mysql", "mssql")
 _SQLITE = b"SQLite format 3\0"  # how such a file begins: https://www.sqlite.org/fileformat.html
 
@@ -22,7 +23,8 @@ def _check_writable(folder: Path, at: str) -> None:
     if not there.is_dir():
         raise ConfigError(f"{at}: expected a folder, got {folder}, and {there} is a file: name another place")
     try:
-        TemporaryFile(dir=there).close()  # it has no name: nothing is left; os.access says yes to root everywhere
+        with TemporaryFile(dir=there) as file:  # it has no name: nothing is left; os.access says yes to root everywhere
+            file.write(bytes(_LEAST))
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"{at}: cannot write to {there}: {reason}: name another place, or mend it") from error

@@ -1,14 +1,13 @@
 """Stage prepare: raw table → schema, encoders and shards (cached by a digest)."""
 
-import json
 from pathlib import Path
 
 from pipelines.stage import Result, Stage
 from recsys.data.prepare import check_unchanged, prepare
 from recsys.factory import make
-from recsys.results import prepared_folder, write_prepared
+from recsys.results import prepared_folder, read_prepared, write_prepared
 
-__all__ = ["check", "run"]
+__all__ = ["check", "gone", "run"]
 
 
 def check(stage: Stage) -> None:
@@ -19,6 +18,11 @@ def check(stage: Stage) -> None:
     """
     data = stage.config["data"]
     check_unchanged(data, make(data["source"], "data.source"), prepared_folder(stage.folder))
+
+
+def gone(stage: Stage) -> bool:
+    """Whether the data that a run prepared is there no more: it can be prepared again."""
+    return not prepared_folder(stage.folder).is_dir()
 
 
 def run(stage: Stage) -> Result:
@@ -33,7 +37,7 @@ def run(stage: Stage) -> Result:
     cache = Path(stage.config["runs"]) / "cache"
     folder = prepare(data, source, cache).resolve()
     write_prepared(stage.folder, folder)
-    about = json.loads((folder / "prepared.json").read_text())
+    about = read_prepared(folder, "prepared.json")
     metrics: dict[str, float] = {"rows": about["rows"], "bad_rows": about["bad_rows"]}
     for split, seen in about["splits"].items():
         metrics |= {f"{split}_rows": seen["rows"], f"{split}_label_rate": seen["label_rate"]}

@@ -19,7 +19,8 @@ from pipelines import train
 from pipelines.evaluate import measure
 from pipelines.stage import Stage, write_json
 from recsys import checkpoint
-from recsys.data.shards import Shards
+from recsys.data.shards import Shards, read_array
+from recsys.files import read_json, whole
 from recsys.lock import locked
 from recsys.schema import Schema
 from recsys.selection.agreement import influence, paired_difference
@@ -63,7 +64,8 @@ def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:
     done, label = folder / "metrics.json", f"  {len(names)} fields"
     with locked(folder.with_suffix(".lock")):
         if done.exists() and (folder / _LOGITS).exists():
-            found = json.loads(done.read_text())
+            found = read_json(done, "the figures of a retrain", f"remove {folder}, and it is trained again")
+            (folder / "resume.pt").unlink(missing_ok=True)  # if a kill came just before that
             _console.print(f"{label}: test AUC {found['auc']:.4f} (known)")
             return Retrained(folder, found)
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,13 +73,14 @@ def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:
         apply = {**config["select"], "apply": list(names)}
         own = Stage({**config, "seed": seed, "select": apply}, folder, stage.done)
         train.run(own)
-        (folder / "resume.pt").unlink(missing_ok=True)
         found, _, _ = measure(folder, own)
         model, _ = checkpoint.load(folder)
-        np.save(folder / _LOGITS, logits(model, Shards(stage.data, "test", model.schema)).astype(np.float32))
+        with whole(folder / _LOGITS, "wb") as file:
+            np.save(file, logits(model, Shards(stage.data, "test", model.schema)).astype(np.float32))
         if len(names) < len(schema.fields):
             (folder / "model.pt").unlink()  # only searches need weights
         write_json(done, found)
+        (folder / "resume.pt").unlink(missing_ok=True)
         _console.print(f"{label}: test AUC {found['auc']:.4f}, {time.perf_counter() - started:.0f} s")
     return Retrained(folder, found)
 
@@ -90,7 +93,8 @@ class Changes:
         self._influence = cache(self._influence_of)
 
     def _influence_of(self, folder: Path, metric: str) -> np.ndarray:
-        return influence(metric, np.load(folder / _LOGITS), self._test.label_B, self._test.weight_B)
+        logit_B = read_array(folder / _LOGITS, f"remove {folder}, and it is trained again")
+        return influence(metric, logit_B, self._test.label_B, self._test.weight_B)
 
     def __call__(self, ours: Sequence[Retrained], theirs: Sequence[Retrained], metric: str) -> dict[str, float]:
         """Ours − theirs, a model a seed each, in the same order of seeds; see `paired_difference`."""

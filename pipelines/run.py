@@ -2,16 +2,17 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from rich.text import Text
 
-from pipelines import benchmark, compress, evaluate, export, prepare, select_features, summary, train
+from pipelines import prepare, summary
 from pipelines.earlier import changed_since, settings, stages_to_run, taken_over
-from pipelines.stage import Result, Stage, write_json
+from pipelines.stage import STAGES, Result, Stage, write_json
 from recsys.errors import ConfigError
 from recsys.files import read_json
 from recsys.lock import locked
@@ -20,27 +21,23 @@ from recsys.store import masked
 from recsys.terminal import console
 from recsys.tracking import Tracker
 
-__all__ = ["STAGES", "execute"]
+__all__ = ["execute"]
 
-STAGES: dict[str, Callable[[Stage], Result]] = {
-    "prepare": prepare.run,
-    "train": train.run,
-    "select": select_features.run,
-    "retrain": train.run_again,
-    "compress": compress.run,
-    "evaluate": evaluate.run,
-    "export": export.run,
-    "benchmark": benchmark.run,
-}
 _console = console()
+
+
+def _call(name: str, stage: Stage) -> Result:
+    module, _, function = STAGES[name].call.partition(".")
+    return getattr(import_module(f"pipelines.{module}"), function)(stage)
 
 
 def _run_stage(name: str, stage: Stage, tracker: Tracker, register: str) -> dict[str, Any]:
     """Run one stage, or find that this very run has finished it before it was killed."""
-    if (stage.folder / "result.json").exists():
+    if (stage.folder / "result.json").exists() and not (name == "prepare" and prepare.gone(stage)):
         about = read_stage(stage.folder)
         if name == "prepare":
             prepare.check(stage)
+        (stage.folder / "resume.pt").unlink(missing_ok=True)  # if a kill came just before that
         _console.print(Text(name, "bold"), "is done already")
         if "mlflow_run_id" not in about:  # killed, or MLflow failed, before it had been told
             with tracker.stage(name):
@@ -50,7 +47,7 @@ def _run_stage(name: str, stage: Stage, tracker: Tracker, register: str) -> dict
     stage.folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with tracker.stage(name):
-        result = STAGES[name](stage)
+        result = _call(name, stage)
         about = result.to_json(stage.folder, time.perf_counter() - started)
         write_json(stage.folder / "result.json", about)  # what was made counts, whatever becomes of MLflow
         (stage.folder / "resume.pt").unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """Stage select: which fields earn their keep."""
 
-import json
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ from recsys.factory import make, make_dataclass
 from recsys.files import write_text
 from recsys.models.ctr import CTR
 from recsys.recipe import facts, resolve
+from recsys.results import read_made
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.recipe import Recipe
 from recsys.selection.redundancy import clusters
@@ -66,7 +66,7 @@ def run(stage: Stage) -> Result:
     check_policy(model.schema.names, no_cut, protect)
     drops_repeats = _drops_repeats(stage)
     how = make_dataclass(TrainConfig, resolve(stage.config, facts(train))["train"], "train")
-    history = json.loads((stage.earlier("train") / "history.json").read_text())
+    history = read_made(stage.earlier("train"), "history.json", "the looks of a training")
     recipe = Recipe(lambda schema: checkpoint.build(schema, spec), how, int(best_look(history)["step"]))
     found_health = health(model, train, valid)
     scores, probes = _search(stage, model, train, valid, recipe)

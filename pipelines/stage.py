@@ -9,20 +9,47 @@ from recsys.errors import ConfigError
 from recsys.files import write_json
 from recsys.results import VERSION, prepared_folder, relative
 
-__all__ = ["MODEL_STAGES", "READS", "RECALIBRATED", "Result", "Stage", "newest_model", "row_names", "write_json"]
+__all__ = [
+    "MODEL_STAGES",
+    "RECALIBRATED",
+    "STAGES",
+    "Kind",
+    "Result",
+    "Stage",
+    "newest_model",
+    "row_names",
+    "write_json",
+]
 
 _TRAINING = ("model", "embedding", "sequence", "train", "seed")
-READS: dict[str, tuple[str, ...]] = {  # the stages in their order, and what of the configuration each reads
-    "prepare": ("data",),
-    "train": (*_TRAINING, "select.apply"),
-    "select": ("selection", "select", "train", "seed"),
-    "retrain": _TRAINING,
-    "compress": ("compression", "quantization"),
-    "evaluate": ("calibrate",),
-    "export": ("name", "export"),
-    "benchmark": ("benchmark", "select", *_TRAINING),
-}
 MODEL_STAGES = ("train", "retrain", "compress")  # those that leave a model, in order
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a stage before it runs.
+
+    Args:
+        call: Its function, as `module.function` of this package: imported when it runs, since that takes seconds.
+        reads: What of the configuration it reads.
+        needs: The stages of which one must have run before it, beside prepare; none if empty.
+    """
+
+    call: str
+    reads: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+
+STAGES = {  # in their order
+    "prepare": Kind("prepare.run", ("data",)),
+    "train": Kind("train.run", (*_TRAINING, "select.apply")),
+    "select": Kind("select_features.run", ("selection", "select", "train", "seed"), ("train",)),
+    "retrain": Kind("train.run_again", _TRAINING, ("select",)),
+    "compress": Kind("compress.run", ("compression", "quantization"), ("train", "retrain")),
+    "evaluate": Kind("evaluate.run", ("calibrate",), MODEL_STAGES),
+    "export": Kind("export.run", ("name", "export"), MODEL_STAGES),
+    "benchmark": Kind("benchmark.run", ("benchmark", "select", *_TRAINING)),
+}
 RECALIBRATED = (
     "A recalibrated row holds the predictions as the bundle gives them: through a curve fitted on validation."
 )

@@ -5,7 +5,7 @@ Imports no training code at the top, so that a mistake is told at once.
 
 import argparse
 import logging
-import re
+import os
 import sys
 import traceback
 import warnings
@@ -16,31 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from pipelines.check import check
+from pipelines.overrides import WRONG, compose, each_run, key_of, what_is_wrong
 from pipelines.places import check_inside
 from recsys.errors import ConfigError, RecsysError, in_one_line
 from recsys.factory import trust
+from recsys.files import disk_full
 from recsys.options import CONF, own_options, search_path
 
 __all__ = ["folders_made", "main"]
 
-_WRONG = (
-    HydraException,
-    OmegaConfBaseException,
-    YAMLError,
-    ValueError,
-    OSError,
-    RecursionError,
-)  # what composing raises
 _MAY_LACK = ("sequence", "selection", "compression", "quantization")  # ~compression leaves it out
 _ONLY_TYPED = (
     *("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging", "output_subdir", "searchpath", "verbose"),
@@ -68,69 +58,6 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return given, flags
 
 
-def _key(override: str) -> str:
-    """What an override sets: `+data.fields={…}` → `data.fields`."""
-    return override.lstrip("+~").partition("=")[0].partition("@")[0]
-
-
-def _compose(overrides: Sequence[str], given: argparse.Namespace) -> DictConfig:
-    folder = Path(given.config_path).absolute() if given.config_path else CONF
-    with initialize_config_dir(str(folder), version_base=None):
-        return compose(given.config_name or "config", list(overrides), return_hydra_config=True)
-
-
-def _known_keys(key: str, overrides: Sequence[str], given: argparse.Namespace) -> str:
-    """What could stand where `key` is, from the configuration without it."""
-    try:
-        config = _compose([o for o in overrides if _key(o) != key], given)
-    except _WRONG:
-        return "those of recsys run --cfg job"
-    parent, deepest = OmegaConf.create(), key.rpartition(".")[0]
-    while True:
-        parent: Any = OmegaConf.select(config, deepest) if deepest else config
-        if isinstance(parent, DictConfig) or not deepest:
-            break
-        deepest = deepest.rpartition(".")[0]
-    return "some of " + ", ".join(sorted({str(k) for k in parent} - {"hydra", "_target_", "_partial_"}))
-
-
-def _reason(error: Exception, overrides: Sequence[str], given: argparse.Namespace) -> str:
-    """What is wrong with the overrides, in one line; Hydra's own text has up to twelve."""
-    said = " ".join(str(error).split("\nSee https://")[0].split())
-    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}: no option {name!r}: expected one of {', '.join(error.options or []) or 'none'}"
-    if isinstance(error, OverrideParseException):
-        what = next((o for o in overrides if "=" not in o and not o.startswith("~")), error.override or "")
-        return f"cannot read {what!r}: expected KEY=VALUE, with quotes around what holds , = [ ] {{ }} ' or blanks"
-    if said.startswith("Config group override must be"):
-        what = next((o for o in overrides if (CONF / _key(o)).is_dir()), "")
-        return f"{what!r}: expected GROUP=OPTION, with the name of an option: recsys run --cfg job shows what is chosen"
-    if key := re.match(r"Could not (?:override|delete from config\.) '(\S+?)'", said):
-        return f"{key[1]}: no such key: expected {_known_keys(key[1], overrides, given)}"
-    if value := re.match(r"Ambiguous value for argument '(.*?)' 1\.", said):
-        name, _, values = value[1].partition("=")
-        return f"{value[1]}: add -m to run each value, or write a list: {name}=[{values}]"
-    cause = f": {str(error.__cause__).splitlines()[0]}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-    return f"{said}{cause}"
-
-
-def _jobs(overrides: list[str], sweeps: bool) -> list[list[str]]:
-    """The overrides of each run that a sweep makes, one sweep at a time: what is wrong with a value shows up."""
-    if not sweeps:
-        return [overrides]
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    tries = {i: list(o.sweep_string_iterator()) for i, o in enumerate(parsed) if o.is_sweep_override()}
-    first = list(overrides)
-    for i, values in tries.items():
-        first[i] = f"{parsed[i].get_key_element()}={values[0]}"
-    jobs = [first]
-    for i, values in tries.items():
-        for value in values[1:]:
-            jobs.append([*first[:i], f"{parsed[i].get_key_element()}={value}", *first[i + 1 :]])
-    return jobs
-
-
 def _resolved(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, without Hydra's own part.
 
@@ -156,16 +83,16 @@ def _refuse_what_cannot_be(overrides: list[str], given: argparse.Namespace) -> N
     Raises:
         ConfigError: Whatever cannot be, in one line.
     """
-    if device := next((o for o in overrides if _key(o).split(".")[-1] == "device"), None):
+    if device := next((o for o in overrides if key_of(o).split(".")[-1] == "device"), None):
         raise ConfigError(f"{device}: this version computes on the CPU only: leave it out")
     try:
-        jobs = _jobs(overrides, given.multirun)
-        configs = [_compose(job, given) for job in jobs]
-    except _WRONG as error:
-        raise ConfigError(_reason(error, overrides, given)) from error
+        jobs = each_run(overrides, given.multirun)
+        configs = [compose(job, given) for job in jobs]
+    except WRONG as error:
+        raise ConfigError(what_is_wrong(error, overrides, given)) from error
     if given.cfg:
         return
-    plain = _compose([o for o in overrides if _key(o).startswith("hydra")], given)
+    plain = compose([o for o in overrides if key_of(o).startswith("hydra")], given)
     for config in configs:
         _refuse_what_a_file_may_not_say(config, plain, overrides)
         resolved = _resolved(config)
@@ -179,7 +106,7 @@ def _refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overr
     Raises:
         ConfigError: If a file says what to trust, or sets a key of Hydra that runs code.
     """
-    if config.get("trusted") and not any(_key(o) == "trusted" for o in overrides):
+    if config.get("trusted") and not any(key_of(o) == "trusted" for o in overrides):
         raise ConfigError("trusted: a file may not say what code to trust: give trusted=[PACKAGE] on the command line")
     if "${unused:" in str({k: v for k, v in _plain(config).items() if k != "hydra"}):
         raise ConfigError("${unused:…} makes a folder: only hydra.run.dir and hydra.sweep.dir may; write a plain name")
@@ -202,7 +129,10 @@ def _check_folder(config: DictConfig, runs: Path, sweeps: bool) -> None:
         ConfigError: If it is not.
     """
     part, at = (config.hydra.sweep, "hydra.sweep.dir") if sweeps else (config.hydra.run, "hydra.run.dir")
-    check_inside(Path(str(part.dir)), runs, at)
+    try:
+        check_inside(Path(str(part.dir)), runs, at)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{at}: the value does not resolve: {str(error).splitlines()[0]}: leave it out") from error
     below = str(_plain(part)["subdir"]) if sweeps else ""
     if ".." in below or below.startswith("/"):
         raise ConfigError(f"hydra.sweep.subdir: expected a folder below the sweep's, got {below}: leave it out")
@@ -250,6 +180,7 @@ def _quiet() -> None:
         "mlflow.tracking._model_registry.client",
     ):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracking.py tells its errors in one line
 
 
 @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
@@ -267,6 +198,12 @@ def _submit(config: DictConfig) -> None:
     except RecsysError as error:
         print(f"error: {in_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if not disk_full(error):
+            traceback.print_exc()
+            sys.exit(1)
+        print(f"error: {folder}: No space left on device: free some, then resume={folder.name}", file=sys.stderr)
+        sys.exit(2)
     except Exception:
         traceback.print_exc()
         sys.exit(1)
@@ -283,7 +220,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     given, flags = _parsed(arguments)
     overrides = list(given.overrides)
-    own_path = any(_key(o) == "hydra.searchpath" for o in overrides)
+    own_path = any(key_of(o) == "hydra.searchpath" for o in overrides)
     if given.config_dir and own_path:
         raise ConfigError("expected --config-dir or hydra.searchpath, got both: give one")
     if given.config_dir and not Path(given.config_dir).is_dir():
@@ -295,11 +232,15 @@ def main(arguments: Sequence[str]) -> int:
     if not (given.hydra_help or given.shell_completion or given.info):
         _refuse_what_cannot_be(composed, given)
     before, sys.argv = sys.argv, ["recsys run", *flags, *overrides]
+    told, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR", "0"), "1"  # it raises, and prints nothing
     try:
         with folders_made():
             _submit()
     except SystemExit as stop:
         return int(stop.code or 0)
+    except OSError as error:  # Hydra could not make the run's folder, or write its notes
+        place, reason = error.filename or "the folder of runs", error.strerror or error
+        raise ConfigError(f"{place}: {reason}: name another place by runs=…, or mend it") from error
     finally:
-        sys.argv = before
+        sys.argv, os.environ["HYDRA_FULL_ERROR"] = before, told
     return 0

@@ -1,6 +1,5 @@
 """Stages train and retrain: a model on all fields, then one on the fields that selection kept."""
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from recsys import checkpoint
 from recsys.data.shards import Shards
 from recsys.factory import make_dataclass
 from recsys.recipe import facts, resolve
+from recsys.results import read_made
 from recsys.schema import Schema
 from recsys.selection.find import kept
 from recsys.train import TrainConfig, best_look, fit, seed_everything
@@ -68,5 +68,5 @@ def run(stage: Stage) -> Result:
 
 def run_again(stage: Stage) -> Result:
     """Train from scratch on the fields that stage select kept."""
-    kept = json.loads((stage.earlier("select") / "selection.json").read_text())["keep"]
+    kept = read_made(stage.earlier("select"), "selection.json", "a selection")["keep"]
     return _train(stage, Schema.load(stage.data / "schema.json").subset(kept))

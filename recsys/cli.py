@@ -68,6 +68,8 @@ def _continued(arguments: list[str]) -> list[str]:
     saved = overrides(folder)
     if kind == "from_run":
         return _over(_without(saved or [], "stages", "from_run", "runs"), arguments)
+    if saved is None and folder.is_dir():
+        raise ConfigError(f"resume: run {given[kind]} was stopped before it had begun: give the whole command again")
     if saved is None:
         raise ConfigError(f"resume: no run {given[kind]!r} in {folder.parent}: expected the name of a folder there")
     others = [a for a in arguments if not a.startswith("resume=")]
@@ -117,9 +119,18 @@ def _compare(arguments: Sequence[str]) -> int:
     parser.add_argument("--runs", default="runs", help="folder of runs")
     parser.add_argument("--out", default=None, help="write an HTML page there")
     given = parser.parse_args(arguments)
-    from recsys.selection import compare, find
+    from recsys.files import check_place
+    from recsys.selection import find
 
-    compare.show([find.find(r, Path(given.runs)) for r in given.reports], Path(given.out) if given.out else None)
+    out = Path(given.out) if given.out else None
+    paths = [find.find(r, Path(given.runs)) for r in given.reports]
+    for path in paths:  # before the seconds that it takes to import what compares them
+        find.read(path)
+    if out:
+        check_place(out)
+    from recsys.selection import compare
+
+    compare.show(paths, out)
     return 0
 
 

@@ -15,7 +15,16 @@ from typing import Any
 
 from recsys.errors import DataError
 
-__all__ = ["read_json", "sync_folder", "unfinished_folder", "whole", "write_json", "write_text"]
+__all__ = [
+    "check_place",
+    "disk_full",
+    "read_json",
+    "sync_folder",
+    "unfinished_folder",
+    "whole",
+    "write_json",
+    "write_text",
+]
 
 _UNFINISHED = ".unfinished"
 
@@ -36,12 +45,30 @@ def _mask() -> int:
     return mask
 
 
+def disk_full(error: OSError) -> bool:
+    """Whether there was no room; NumPy tells only that it wrote less than it was asked to."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or " requested and " in str(error)
+
+
+def check_place(path: Path) -> None:
+    """Make sure that a file can stand there, before the work that fills it.
+
+    Raises:
+        DataError: If there is no such folder, or the path is a folder.
+    """
+    path = Path(os.path.realpath(path))
+    if not path.parent.is_dir() or path.is_dir():
+        wrong = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise DataError(f"cannot write {path}: {wrong}: give another path, or make the folder")
+
+
 @contextmanager
 def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[Any]:
     """Open a file that takes its name only when all of it is written and on the disk.
 
     An earlier file of that name stays until then, and stays for good if the block raises. A symbolic link
-    stays: the file that it points to is replaced. A device or a pipe is written to as it stands.
+    stays: the file that it points to is replaced. A device or a pipe is written to as it stands. What a process
+    that was killed has left of the file is removed.
 
     Args:
         path: The file; its folder exists.
@@ -52,36 +79,37 @@ def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[
         DataError: If there is no such folder, or the path is a folder.
     """
     path, encoding = Path(os.path.realpath(path)), None if "b" in mode else "utf-8"
-    if not path.parent.is_dir() or path.is_dir():
-        wrong = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise DataError(f"cannot write {path}: {wrong}: give another path, or make the folder")
+    check_place(path)
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
         with path.open(mode, newline=newline, encoding=encoding) as file:
             yield file
         return
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=_UNFINISHED, dir=path.parent)
+    _sweep(path)
+    name, handle = _begin(path)
     try:
         with os.fdopen(handle, mode, newline=newline, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_mask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+            os.chmod(name, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_mask())
+            os.replace(name, path)
+    except BaseException as error:
+        name.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk: say which
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 
 
-def _held(folder: Path) -> int | None:
-    """A handle that holds the folder's lock; None if another process has it, or the folder is gone."""
+def _held(path: Path, flags: int = os.O_RDONLY) -> int | None:
+    """A handle that holds the lock of a file or folder; None if another process has it, or it is gone."""
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        handle = os.open(path, flags | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(handle), folder.stat()):
+        if os.path.samestat(os.fstat(handle), path.stat()):
             return handle
     except (BlockingIOError, FileNotFoundError):
         pass
@@ -90,20 +118,37 @@ def _held(folder: Path) -> int | None:
 
 
 def _sweep(target: Path) -> None:
-    """Remove the unfinished folders of a target whose makers are dead: nobody holds their locks."""
-    for name in glob.glob(f".{glob.escape(target.name)}.*{_UNFINISHED}", root_dir=target.parent, include_hidden=True):
-        handle = _held(target.parent / name)
+    """Remove what is left of a target whose makers are dead: nobody holds the locks of their files and folders."""
+    pattern = f".{glob.escape(_stem(target))}.*{_UNFINISHED}"
+    for name in glob.glob(pattern, root_dir=target.parent, include_hidden=True):
+        left = target.parent / name
+        handle = _held(left)
         if handle is not None:
-            shutil.rmtree(target.parent / name, ignore_errors=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
             os.close(handle)
 
 
-def _new_folder(target: Path) -> tuple[Path, int]:
-    """→ an empty folder beside the target, and the handle that holds its lock."""
-    while True:  # another process may sweep the folder away before it is locked
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_UNFINISHED, dir=target.parent))
-        if (handle := _held(folder)) is not None:
-            return folder, handle
+def _stem(target: Path) -> str:
+    """The target's name, short enough to be part of another."""
+    return target.name[:100]
+
+
+def _begin(target: Path, folder: bool = False) -> tuple[Path, int]:
+    """→ an empty file or folder beside the target, and the handle that holds its lock."""
+    make = tempfile.mkdtemp if folder else _new_file
+    while True:  # another process may sweep it away before it is locked
+        made = Path(make(prefix=f".{_stem(target)}.", suffix=_UNFINISHED, dir=target.parent))
+        if (handle := _held(made, os.O_RDONLY if folder else os.O_RDWR)) is not None:
+            return made, handle
+
+
+def _new_file(prefix: str, suffix: str, dir: Path) -> str:
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=dir)
+    os.close(handle)
+    return name
 
 
 def _sync_tree(folder: Path) -> None:
@@ -133,7 +178,7 @@ def unfinished_folder(target: Path) -> Generator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
-    folder, handle = _new_folder(target)
+    folder, handle = _begin(target, folder=True)
     try:
         folder.chmod(0o777 & ~_mask())
         yield folder

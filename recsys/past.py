@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -123,9 +124,17 @@ class Snapshot:
 
     @classmethod
     def load(cls, path: Path) -> "Snapshot":
-        """Read what `save` wrote."""
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return cls({name: stored[name] for name in stored.files})
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: If it is damaged.
+        """
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                return cls({name: stored[name] for name in stored.files})
+        except (ValueError, EOFError, OSError, KeyError, BadZipFile) as error:
+            mend = "prepare the data, or export the bundle, again"
+            raise DataError(f"{path} is damaged: expected the past of every key, it cannot be read: {mend}") from error
 
     def save(self, path: Path) -> None:
         """Write all arrays, compressed."""

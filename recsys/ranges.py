@@ -3,17 +3,34 @@
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
+from pydantic import Strict
 
-__all__ = ["Bits", "Count", "Depth", "Few", "GateSteps", "Layer", "Natural", "Positive", "Seed", "Share", "Width"]
+__all__ = ["Bits", "Count", "Depth", "Epsilon", "Few", "GateSteps", "Layer", "LearningRate", "Leaves", "Many",
+           "Natural", "Positive", "Seed", "Share", "SignBits", "Start", "Steps", "Tau", "Temperature", "Unit", "Weight",
+           "Width"]  # fmt: skip
+
+_Number = Annotated[float, Strict()]  # true and "3" are none
+_Whole = Annotated[int, Strict()]
 
 Bits = Literal[4, 8, 16]  # of a number in a table's rows
-Count = Annotated[int, Ge(1)]
-Depth = Annotated[int, Ge(0), Le(100)]  # of a network, in layers
-Few = Annotated[int, Ge(1), Le(1000)]
-Layer = Annotated[int, Ge(1), Le(65_536)]  # width of a layer
-GateSteps = Annotated[int, Ge(150)]  # fewer do not let gates settle
-Natural = Annotated[int, Ge(0), Le(1000)]
-Positive = Annotated[float, Gt(0)]
-Seed = Annotated[int, Ge(0), Lt(2**32)]  # what NumPy, torch and Python's random all take
-Share = Annotated[float, Ge(0), Lt(1)]
-Width = Annotated[int, Ge(4), Le(65_536), MultipleOf(4)]  # of a table: FBGEMM reads four numbers at a time
+Count = Annotated[_Whole, Ge(1), Lt(2**63)]
+Depth = Annotated[_Whole, Ge(0), Le(100)]  # of a network, in layers
+Epsilon = Annotated[_Number, Gt(0), Le(0.1)]
+Few = Annotated[_Whole, Ge(1), Le(1000)]
+GateSteps = Annotated[_Whole, Ge(150), Le(1_000_000)]  # fewer do not let gates settle
+Layer = Annotated[_Whole, Ge(1), Le(65_536)]  # width of a layer
+LearningRate = Annotated[_Number, Gt(0), Le(100)]
+Leaves = Annotated[_Whole, Ge(2), Le(131_072)]  # of a tree: LightGBM takes no more
+Many = Annotated[_Whole, Ge(1), Le(100_000)]
+Natural = Annotated[_Whole, Ge(0), Le(1000)]
+Positive = Annotated[_Number, Gt(0), Le(1e6)]
+Seed = Annotated[_Whole, Ge(0), Lt(2**32)]  # what NumPy, torch and Python's random all take
+Share = Annotated[_Number, Ge(0), Lt(1)]
+SignBits = Annotated[_Whole, Ge(1), Le(16)]  # of a signature: its table has 2^bits rows
+Start = Annotated[_Number, Ge(0), Le(10)]  # spread of numbers that a training starts from
+Steps = Annotated[_Whole, Ge(0), Le(10**9)]
+Tau = Annotated[_Number, Ge(1), Le(1e6)]  # a temperature that multiplies
+Temperature = Annotated[_Number, Gt(0), Le(1)]
+Unit = Annotated[_Number, Ge(0), Le(1)]
+Weight = Annotated[_Number, Ge(0), Le(1e6)]  # of a penalty
+Width = Annotated[_Whole, Ge(4), Le(65_536), MultipleOf(4)]  # of a table: FBGEMM reads four numbers at a time

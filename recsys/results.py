@@ -16,6 +16,8 @@ __all__ = [
     "noted_overrides",
     "overrides",
     "prepared_folder",
+    "read_made",
+    "read_prepared",
     "read_result",
     "read_stage",
     "relative",
@@ -67,25 +69,51 @@ def read_stage(folder: Path) -> dict[str, Any]:
     return read_json(folder / "result.json", "the result of a stage", mend, VERSION)
 
 
-def overrides(folder: Path) -> list[str] | None:
-    """The overrides that a run was begun with; None if there is no run in the folder.
+def read_made(folder: Path, name: str, what: str) -> Any:
+    """A file of JSON that a finished stage left.
 
-    Hydra notes those of the last attempt, which may have been refused: what run.json says counts.
+    Args:
+        folder: The stage's.
+        name: Of the file.
+        what: It holds, for messages.
+
+    Raises:
+        DataError: If there is none, or it is damaged.
+    """
+    return read_json(folder / name, what, f"remove {folder / 'result.json'} and resume its run, which makes it again")
+
+
+def read_prepared(folder: Path, name: str) -> Any:
+    """A file of JSON of prepared data.
+
+    Raises:
+        DataError: If there is none, or it is damaged.
+    """
+    return read_json(folder / name, "a file of prepared data", f"remove {folder} and run stage prepare again")
+
+
+def overrides(folder: Path) -> list[str] | None:
+    """The overrides that a run was begun with; None if none was begun in the folder.
+
+    Hydra notes those of the last attempt too, which may have been refused, or killed while they were written.
 
     Raises:
         DataError: If run.json is damaged or of another version.
     """
     if (folder / "run.json").exists():
         return read_json(folder / "run.json", "the settings of a run", "begin a new run", VERSION)["overrides"]
-    return noted_overrides(folder)
+    return None
 
 
 def noted_overrides(folder: Path) -> list[str] | None:
-    """The overrides of the last attempt at a run, as Hydra noted them; None if there was none."""
+    """The overrides of the last attempt at a run, as Hydra noted them; None if it noted none."""
     from omegaconf import OmegaConf
 
     noted = folder / ".hydra" / "overrides.yaml"
-    return [str(o) for o in OmegaConf.load(noted)] if noted.is_file() else None
+    if not noted.is_file():
+        return None
+    found = OmegaConf.load(noted)
+    return [str(o) for o in found] if OmegaConf.is_list(found) else None
 
 
 def write_prepared(stage: Path, prepared: Path) -> Path:

@@ -3,13 +3,13 @@
 Needs numpy and xxhash only, so that a scoring machine can read a bundle.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from recsys.errors import ConfigError
+from recsys.files import read_json
 from recsys.past import Past
 
 __all__ = ["DTYPES", "KINDS", "Field", "Schema"]
@@ -187,5 +187,9 @@ class Schema:
 
     @classmethod
     def load(cls, path: Path) -> "Schema":
-        """Read a schema from a JSON file."""
-        return cls.from_json(json.loads(path.read_text()))
+        """Read a schema from a JSON file.
+
+        Raises:
+            DataError: If there is none, or it is damaged.
+        """
+        return cls.from_json(read_json(path, "a schema", "prepare the data, or export the bundle, again"))

@@ -143,7 +143,9 @@ class Tracker:
         except Exception as error:  # MLflow, SQLAlchemy and sqlite3 each raise their own
             reason = " ".join(str(error).split()).replace(self.uri, masked(self.uri))[:200]
             mend = "start the server or change it"
-            if file and file.exists():
+            if "disk is full" in reason:
+                mend = f"free some space at {file and file.parent}"
+            elif file and file.exists():
                 mend = f"if no other run holds it, it is broken: move {file} away, and a new one is made"
             raise ConfigError(f"tracking.uri: cannot use {masked(self.uri)}: {reason}: {mend}") from error
 
@@ -153,14 +155,15 @@ class Tracker:
 
         Args:
             name: Of a new one.
-            config: Logged once, when the run is new.
+            config: Logged; of a run that is opened again, only what it lacks.
             folder: Where the run is.
             mark: Names the run among all of the experiment; 32 hexadecimal digits.
         """
         tags = {_MARK: mark, "git_commit": _commit(), "recsys": recsys.__version__, "folder": str(folder)}
 
         def log_config(run_id: str) -> None:
-            params = [Param(k, v) for k, v in _legal(_flat(config)).items()]
+            known = self.client.get_run(run_id).data.params  # which MLflow lets nobody change
+            params = [Param(k, v) for k, v in _legal(_flat(config)).items() if k not in known]
             for start in range(0, len(params), 90):
                 self.client.log_batch(run_id, params=params[start : start + 90])
             self.client.log_dict(run_id, dict(config), "config.yaml")
@@ -189,8 +192,8 @@ class Tracker:
                 self.client.update_run(self.ids[key], status="RUNNING")
             else:
                 self.ids[key] = self.client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
-                if begin:
-                    begin(self.ids[key])
+            if begin:
+                begin(self.ids[key])
 
         self._tell(open_run)
         status = "KILLED"  # by a signal
@@ -255,6 +258,9 @@ class Tracker:
         needs = [f"{name}=={version(name)}" for name in ("onnxruntime", "numpy", "xxhash", "pandas")]
 
         def log_model() -> str:
+            known = self.client.search_model_versions(f"run_id = '{self.ids[stage]}'")
+            if made := [v for v in known if v.name == name]:  # killed before it could say so
+                return f"models:/{name}/{made[0].version}"
             with mlflow.start_run(self.ids[stage]):
                 made = mlflow.pyfunc.log_model(
                     name="bundle",

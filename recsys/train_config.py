@@ -1,10 +1,10 @@
 """How to train: the settings and their ranges. Imports no torch, so that they are checked before a run starts."""
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, get_type_hints
 
-from recsys.errors import ConfigError
+from recsys.factory import check_value
+from recsys.ranges import Count, Few, LearningRate, Many, Share, Steps, Weight
 
 __all__ = ["TrainConfig"]
 
@@ -36,33 +36,20 @@ class TrainConfig:
         ConfigError: If a value is out of range.
     """
 
-    batch_size: int = 1024
-    max_epochs: int = 3
-    lr: float = 1e-3
-    table_lr: float = 1e-2
-    weight_decay: float = 0.0
-    table_l2: float = 0.0
-    embedding_dropout: float = 0.0
+    batch_size: Count = 1024
+    max_epochs: Many = 3
+    lr: LearningRate = 1e-3
+    table_lr: LearningRate = 1e-2
+    weight_decay: Weight = 0.0
+    table_l2: Weight = 0.0
+    embedding_dropout: Share = 0.0
     fresh_tables: bool = False
-    warmup_steps: int = 100
-    decay: str = "none"
-    evals_per_epoch: int = 4
-    patience: int = 3
-    precision: str = "auto"
+    warmup_steps: Steps = 100
+    decay: Literal["none", "linear"] = "none"
+    evals_per_epoch: Few = 4
+    patience: Many = 3
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_epochs", "evals_per_epoch", "patience", "warmup_steps"):
-            count, least = getattr(self, name), int(name != "warmup_steps")
-            if not isinstance(count, int) or count < least:
-                raise ConfigError(f"train.{name} must be a whole number of at least {least}, got {count!r}: give one")
-        for name in ("lr", "table_lr", "weight_decay", "table_l2"):
-            rate, wanted = getattr(self, name), "above 0" if name.endswith("lr") else "of at least 0"
-            if not isinstance(rate, int | float) or not 0 <= rate < math.inf or (rate == 0 and name.endswith("lr")):
-                raise ConfigError(f"train.{name} must be a number {wanted}, got {rate!r}: give one")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ConfigError(f"train.precision: expected auto, fp32 or bf16, got {self.precision!r}: choose one")
-        if self.decay not in ("none", "linear"):
-            raise ConfigError(f"train.decay: expected none or linear, got {self.decay!r}: choose one of them")
-        share: Any = self.embedding_dropout
-        if not isinstance(share, int | float) or not 0 <= share < 1:
-            raise ConfigError(f"train.embedding_dropout: expected [0, 1), got {share!r}: 0 switches it off")
+        for name, hint in get_type_hints(TrainConfig, include_extras=True).items():
+            check_value(getattr(self, name), hint, f"train.{name}")

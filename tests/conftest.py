@@ -20,6 +20,7 @@ from recsys.data.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.models.ctr import CTR
 from recsys.schema import Schema
+from tests.pipeline.forks import forks  # noqa: F401  # fixture
 from tests.pipeline.small import finished, place  # noqa: F401  # fixtures
 from tests.pipeline.splits_differ import planted_run  # noqa: F401  # fixture
 

@@ -30,6 +30,7 @@ from recsys.data.prepare import prepare
 from recsys.data.scan import Scan, scan
 from recsys.data.shards import Shards
 from recsys.errors import DataError
+from recsys.results import read_prepared
 from recsys.rows import RowEncoder
 from recsys.terminal import console
 
@@ -181,7 +182,7 @@ def _encoding(folder: Path) -> dict[str, float]:
     """µs a row of the encoder that serves, one row and many at a time."""
     prepared = next((folder / "load").glob("bench-*"))
     encoder = RowEncoder.load(prepared)
-    rows = json.loads((prepared / "golden_rows.json").read_text())
+    rows = read_prepared(prepared, "golden_rows.json")
     found = {}
     for size in (1, 256):
         times = []

@@ -4,7 +4,6 @@ Two passes: `recsys.data.first_pass` reads the table once; here its columns beco
 row-major shards, a range of rows at a time.
 """
 
-import errno
 import hashlib
 import json
 import shutil
@@ -28,7 +27,7 @@ from recsys.data.split import SPLITS, split_codes
 from recsys.data.spool import PAD, Spool
 from recsys.encoding import AnyEncoder, encoder_from_json
 from recsys.errors import ConfigError, DataError
-from recsys.files import read_json, unfinished_folder
+from recsys.files import disk_full, read_json, unfinished_folder
 from recsys.progress import progress
 from recsys.rows import encoders_to_json, read_encoders
 from recsys.schema import Schema
@@ -80,9 +79,10 @@ def prepare(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], 
         if not (folder / "prepared.json").exists():  # another process may have been first: take its work
             raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not disk_full(error):
             raise
-        raise DataError(f"{cache}: {error.strerror}: free some space, or give another folder by runs=…") from error
+        reason = error.strerror or "No space left on device"
+        raise DataError(f"{cache}: {reason}: free some space, or give another folder by runs=…") from error
     return folder
 
 

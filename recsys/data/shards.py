@@ -17,7 +17,7 @@ from recsys.encoding import MISSING, UNSEEN, AnyEncoder, Hash, Vocabulary
 from recsys.errors import DataError
 from recsys.schema import Schema
 
-__all__ = ["WINDOW", "ShardWriter", "Shards"]
+__all__ = ["WINDOW", "ShardWriter", "Shards", "read_array"]
 
 WINDOW = 1 << 24  # rows shuffled at once: a set up to this size is shuffled as a whole
 _BLOCK = 1 << 16  # rows that stay together in a larger one, until their window is shuffled
@@ -97,8 +97,12 @@ def _collisions(hit: np.ndarray) -> float:
     return float(1 - (1 - 1 / m) ** max(0.0, n - 1))
 
 
-def _mapped(path: Path) -> np.ndarray:
+def read_array(path: Path, mend: str) -> np.ndarray:
     """The array in a file, mapped; what is written to it stays in memory.
+
+    Args:
+        path: The file.
+        mend: What the user can do if it cannot be read.
 
     Raises:
         DataError: If there is none, or it is cut off.
@@ -106,7 +110,6 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="c")
     except (ValueError, EOFError, OSError) as error:
-        mend = f"remove {path.parent.parent} and run stages=[prepare]"
         raise DataError(f"{path} is damaged: expected an array, it cannot be read: {mend}") from error
 
 
@@ -129,9 +132,10 @@ class Shards:
             raise DataError(f"expected prepared shards at {where}, found none: run stages=[prepare]")
         whole = Schema.load(self.folder / "schema.json")
         self.schema = schema or whole
-        self._ids, self._dense, self.label_B = (_mapped(where / f"{n}.npy") for n in ("ids", "dense", "label"))
+        mend = f"remove {self.folder} and run stage prepare again"
+        self._ids, self._dense, self.label_B = (read_array(where / f"{n}.npy", mend) for n in ("ids", "dense", "label"))
         self.group_B, self.weight_B = (
-            _mapped(where / f"{n}.npy") if (where / f"{n}.npy").exists() else None for n in ("group", "weight")
+            read_array(where / f"{n}.npy", mend) if (where / f"{n}.npy").exists() else None for n in ("group", "weight")
         )
         self._pick = None if self.schema == whole else _columns(whole, self.schema)
 

@@ -2,7 +2,7 @@
 
 from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
 from recsys.errors import ConfigError
-from recsys.ranges import Count, Seed, Width
+from recsys.ranges import Count, Seed, Start, Width
 from recsys.schema import Schema
 from recsys.tables import Lookup
 
@@ -14,7 +14,7 @@ def hashed(
     dim: Width = 8,
     rows: Count = 4096,
     seed: Seed = 0,
-    init: float = 0.05,
+    init: Start = 0.05,
 ) -> FusedLookups:
     """x_f = T_f[h_f(id) mod rows]; a field with no more ids than `rows` keeps a row an id.
 

@@ -1,14 +1,14 @@
 """One table a field, one row an id: no collisions."""
 
 from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
-from recsys.ranges import Width
+from recsys.ranges import Start, Width
 from recsys.schema import Schema
 from recsys.tables import Lookup
 
 __all__ = ["per_field"]
 
 
-def per_field(schema: Schema, dim: Width = 8, init: float = 0.05) -> FusedLookups:
+def per_field(schema: Schema, dim: Width = 8, init: Start = 0.05) -> FusedLookups:
     """x_f = T_f[id]; fields that share a table read the same rows.
 
     Args:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
 from recsys.errors import ConfigError
-from recsys.ranges import Count, Few, Seed, Width
+from recsys.ranges import Count, Few, Seed, Start, Width
 from recsys.schema import Schema
 from recsys.tables import Lookup
 
@@ -20,7 +20,7 @@ def unified(
     chunks: Few = 2,
     field_chunks: Mapping[str, Few] | None = None,
     seed: Seed = 0,
-    init: float = 0.05,
+    init: Start = 0.05,
 ) -> FusedLookups:
     """x_f = T_{t(f,1)}[h_{f,1}(id)] ‖ … ‖ T_{t(f,C)}[h_{f,C}(id)], C the field's count of chunks.
 

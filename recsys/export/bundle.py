@@ -3,7 +3,6 @@
 B rows, L id columns, N dense columns, W the width of all fields side by side.
 """
 
-import json
 import math
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,8 +26,9 @@ from recsys.export.graphs import (
     write_pt2,
     write_weights,
 )
-from recsys.files import unfinished_folder
+from recsys.files import read_json, unfinished_folder
 from recsys.models.ctr import CTR
+from recsys.results import read_prepared
 from recsys.rows import RowEncoder, encoders_to_json
 from recsys.schema import Schema
 from recsys.serving.manifest import FORMAT, canonical, write_manifest
@@ -92,7 +92,7 @@ def _write(
     """Write all files → the golden batch of real rows, whatever golden.json holds."""
     schema, graph = model.schema if past else _without_past(model.schema), ScoringGraph(model)
     encoder = RowEncoder.load(prepared, schema)
-    rows = json.loads((prepared / "golden_rows.json").read_bytes())
+    rows = read_prepared(prepared, "golden_rows.json")
     answers = golden_answers(model, encoder, rows, calibrator)
     made_up = synthetic_rows(encoder) if golden == "synthetic" else []
     kept = answers if golden == "rows" else golden_answers(model, encoder, made_up, calibrator)
@@ -152,4 +152,4 @@ def export_bundle(
     with unfinished_folder(out) as building:
         answers = _write(building, model, prepared, calibrator, {"name": out.name, **card}, golden, past)
         verified = verify(building, golden=answers)
-    return {**json.loads((out / "card.json").read_bytes()), "verified": verified}
+    return {**read_json(out / "card.json", "a card", "export again"), "verified": verified}

@@ -1,6 +1,7 @@
 """Deep & Cross Network v2."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class DCN(nn.Module):
         widths: Sequence[int],
         layers: Depth = 2,
         rank: Layer | None = None,
-        structure: str = "parallel",
+        structure: Literal["stacked", "parallel", "crossnet"] = "parallel",
         hidden: Sequence[Layer] = (256, 128),
         dropout: Share = 0.0,
     ):

@@ -9,6 +9,7 @@ from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
+from recsys.ranges import Few, LearningRate, Unit
 from recsys.selection.columns import field_of_column
 from recsys.selection.recipe import Recipe, batches_forever, gate_loss, train_gated
 from recsys.selection.scores import FieldScores, check_fields
@@ -68,10 +69,10 @@ def autofield(
     valid: Shards,
     recipe: Recipe,
     seed: int,
-    epochs: int | None = None,
-    every: int | None = None,
-    gate_lr: float | None = None,
-    tau_step: float = 5e-5,
+    epochs: Few | None = None,
+    every: Few | None = None,
+    gate_lr: LearningRate | None = None,
+    tau_step: Unit = 5e-5,
 ) -> FieldScores:
     """Train a fresh model on training rows, and every few steps its choices on a validation batch.
 

@@ -1,17 +1,28 @@
 """Find a selection report by any name a person has for it, and read what it says to keep."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recsys.errors import ConfigError
-from recsys.selection.report import VERSION
+from recsys.errors import ConfigError, DataError
+from recsys.files import read_json
 
-__all__ = ["find", "kept", "read"]
+__all__ = ["VERSION", "find", "is_mlflow_id", "kept", "named", "read"]
 
+VERSION = 5  # of the form of a report; `recsys compare` refuses others
+
+_PARTS = {
+    **{"method": str, "fields": Mapping, "provenance.model": Mapping, "health.verdict": str},
+    **{"search.seconds": int | float, "savings.table_bytes": int | float},
+}
+"""What `recsys compare` reads of every report."""
 _NAMES = ("report.json", "select/report.json")
+
+
+def is_mlflow_id(name: Any) -> bool:
+    """Whether it looks like the id of an MLflow run."""
+    return isinstance(name, str) and bool(re.fullmatch(r"[0-9a-f]{32}", name))
 
 
 def find(name: str, runs: Path) -> Path:
@@ -24,7 +35,7 @@ def find(name: str, runs: Path) -> Path:
         for path in (base, *(base / n for n in _NAMES)):
             if path.is_file() and path.suffix == ".json":
                 return path
-    if re.fullmatch(r"[0-9a-f]{32}", name):
+    if is_mlflow_id(name):
         from recsys.tracking import artifact
 
         return artifact(name, "report.json", runs)
@@ -36,20 +47,23 @@ def read(path: Path) -> dict[str, Any]:
     """The report in a file.
 
     Raises:
-        ConfigError: If it is none, or one of another version.
+        DataError: If it is none, is damaged, or is one of another version.
     """
-    try:
-        report = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path} is no selection report (not JSON): give the report.json of a run") from error
-    if not isinstance(report, dict) or "fields" not in report:
-        raise ConfigError(f"{path} is no selection report: give the report.json of a run")
-    if report.get("version") != VERSION:
-        raise ConfigError(
-            f"{path}: expected a selection report of version {VERSION}, got {report.get('version')}: "
-            "select again with this recsys"
-        )
+    report = read_json(path, "a selection report", "select again, or give the report.json of another run", VERSION)
+    if lacking := _lacking(report):
+        raise DataError(f"{path} is damaged: expected a selection report, it has no {lacking}: select again")
     return report
+
+
+def _lacking(report: Mapping[str, Any]) -> str:
+    """The first key that a whole report has and this one lacks, or that holds something else."""
+    for at, kind in _PARTS.items():
+        if not isinstance(_at(report, at.split(".")), kind):
+            return at
+    for name, field in report["fields"].items():
+        if not isinstance(field, Mapping) or not isinstance(field.get("score"), int | float) or "verdict" not in field:
+            return f"fields.{name}"
+    return ""
 
 
 def kept(source: "str | Sequence[str]", runs: Path, known: Sequence[str]) -> list[str]:
@@ -64,25 +78,32 @@ def kept(source: "str | Sequence[str]", runs: Path, known: Sequence[str]) -> lis
     Raises:
         ConfigError: If there is no such selection, or it names a field that is not there.
     """
-    names = _named(source, runs) if isinstance(source, str) else list(source)
-    where = source if isinstance(source, str) else "the list"
-    if not names or not all(isinstance(n, str) for n in names):
-        raise ConfigError(f"select.apply: expected names of fields in {where}, got {names!r}: give a report.json")
+    names, where = named(source, runs), source if isinstance(source, str) else "the list"
     if unknown := [n for n in names if n not in known]:
         have = ", ".join(known)
         raise ConfigError(f"select.apply: {where} keeps {unknown}, which this data lacks: expected some of {have}")
     return names
 
 
-def _named(source: str, runs: Path) -> Any:
+def named(source: "str | Sequence[str]", runs: Path) -> list[str]:
+    """The fields that a selection keeps, whatever the data; arguments as those of `kept`.
+
+    Raises:
+        ConfigError, DataError: If there is no such selection.
+    """
+    names = _written(source, runs) if isinstance(source, str) else list(source)
+    if not names or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        where = source if isinstance(source, str) else "the list"
+        raise ConfigError(f"select.apply: expected names of fields in {where}, got {names!r}: give a report.json")
+    return names
+
+
+def _written(source: str, runs: Path) -> Any:
     path = Path(source)
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return _at(_yaml(path), ("select", "apply"))
     if path.name == "selection.json" and path.is_file():
-        try:
-            return _at(json.loads(path.read_text()), ("keep",))
-        except ValueError as error:
-            raise ConfigError(f"select.apply: {path} is not JSON: give the selection.json of a run") from error
+        return _at(read_json(path, "a selection", "give the selection.json of another run"), ("keep",))
     report = read(find(source, runs))
     return [n for n, f in report["fields"].items() if f["verdict"] != "drop"]
 

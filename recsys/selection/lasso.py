@@ -9,6 +9,7 @@ from sklearn.linear_model import Lasso
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
+from recsys.ranges import Count, Positive
 from recsys.selection.label_encoding import label_encoded
 from recsys.selection.recipe import Recipe
 from recsys.selection.scores import FieldScores, check_fields
@@ -22,8 +23,8 @@ def lasso(
     valid: Shards,
     recipe: Recipe,
     seed: int,
-    alpha: float | None = None,
-    rows: int = 100_000,
+    alpha: Positive | None = None,
+    rows: Count = 100_000,
 ) -> FieldScores:
     """score_i = ‖β_i‖₂ over the field's standardised columns, of ½·mean (y − xβ)² + α‖β‖₁, means by sample weights.
 

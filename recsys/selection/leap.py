@@ -91,7 +91,7 @@ def leap(
     batch_size: Count = 2048,
     adaptive: bool | None = None,
     groups: dict[str, list[str]] | None = None,
-    split_width: int | None = None,
+    split_width: Count | None = None,
 ) -> FieldScores:
     """Learn how open each field's gate must be for the frozen model to keep its logloss.
 

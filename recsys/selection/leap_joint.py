@@ -9,6 +9,7 @@ from torch import Tensor
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.models.ctr import CTR
+from recsys.ranges import Count, Few, Positive, Share
 from recsys.selection.columns import Units, units
 from recsys.selection.gates import Gates, adaptive_weights
 from recsys.selection.price import price_or_default
@@ -24,10 +25,10 @@ def leap_joint(
     valid: Shards,
     recipe: Recipe,
     seed: int,
-    price: float | None = None,
-    gain_share: float = 0.005,
-    epochs: int | None = None,
-    batch_size: int = 2048,
+    price: Positive | None = None,
+    gain_share: Share = 0.005,
+    epochs: Few | None = None,
+    batch_size: Count = 2048,
     adaptive: bool = True,
     groups: dict[str, list[str]] | None = None,
 ) -> FieldScores:

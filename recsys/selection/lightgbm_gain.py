@@ -8,6 +8,7 @@ import torch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
+from recsys.ranges import Count, Leaves, Many
 from recsys.selection.label_encoding import label_encoded
 from recsys.selection.recipe import Recipe
 from recsys.selection.scores import FieldScores, check_fields
@@ -21,9 +22,9 @@ def lightgbm_gain(
     valid: Shards,
     recipe: Recipe,
     seed: int,
-    trees: int = 100,
-    leaves: int = 31,
-    rows: int = 100_000,
+    trees: Many = 100,
+    leaves: Leaves = 31,
+    rows: Count = 100_000,
 ) -> FieldScores:
     """score_i = loss that splits on the field's columns saved in training, as a share of all.
 

@@ -9,6 +9,7 @@ from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
+from recsys.ranges import Epsilon, Few, Positive, Share
 from recsys.selection.columns import field_of_column
 from recsys.selection.price import price_or_default
 from recsys.selection.recipe import Recipe, gate_rate, train_gated
@@ -39,10 +40,10 @@ def lpfs(
     valid: Shards,
     recipe: Recipe,
     seed: int,
-    price: float | None = None,
-    gain_share: float = 0.005,
-    epochs: int | None = None,
-    last_epsilon: float = 0.01,
+    price: Positive | None = None,
+    gain_share: Share = 0.005,
+    epochs: Few | None = None,
+    last_epsilon: Epsilon = 0.01,
 ) -> FieldScores:
     """Train a fresh model whose field i is multiplied by g(x_i), with a proximal L1 step on the gates' x.
 

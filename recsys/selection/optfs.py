@@ -9,6 +9,7 @@ from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
+from recsys.ranges import Few, Positive, Share, Tau
 from recsys.schema import Schema
 from recsys.selection.columns import field_of_column
 from recsys.selection.price import price_or_default
@@ -63,10 +64,10 @@ def optfs(
     valid: Shards,
     recipe: Recipe,
     seed: int,
-    price: float | None = None,
-    gain_share: float = 0.005,
-    epochs: int | None = None,
-    last_tau: float = 200.0,
+    price: Positive | None = None,
+    gain_share: Share = 0.005,
+    epochs: Few | None = None,
+    last_tau: Tau = 200.0,
 ) -> FieldScores:
     """Train a fresh model with a mask on each value under L1, sharpened until masks are 0 or 1.
 

@@ -8,6 +8,7 @@ from recsys.data.shards import Shards
 from recsys.metrics import logloss
 from recsys.models.ctr import CTR
 from recsys.progress import progress
+from recsys.ranges import Count, Few, Positive, Share
 from recsys.selection.price import price_or_default
 from recsys.selection.recipe import Recipe
 from recsys.selection.scores import FieldScores, check_fields
@@ -22,10 +23,10 @@ def permutation(
     valid: Shards,
     recipe: Recipe,
     seed: int,
-    repeats: int = 1,
-    price: float | None = None,
-    gain_share: float = 0.005,
-    rows: int = 50_000,
+    repeats: Few = 1,
+    price: Positive | None = None,
+    gain_share: Share = 0.005,
+    rows: Count = 50_000,
 ) -> FieldScores:
     """score_i = mean over repeats of logloss(field i permuted over rows) − logloss.
 

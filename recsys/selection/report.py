@@ -10,14 +10,14 @@ from recsys.data.shards import Shards
 from recsys.metrics import auc
 from recsys.models.ctr import CTR
 from recsys.selection.counted import counted
+from recsys.selection.find import VERSION
 from recsys.selection.halves import agreement_of_halves
 from recsys.selection.price import gain_over_constant
 from recsys.selection.scores import FieldScores, Verdict, intervals
 from recsys.train import logits
 
-__all__ = ["VERSION", "doubt", "health", "make_report", "with_probes"]
+__all__ = ["doubt", "health", "make_report", "with_probes"]
 
-VERSION = 5  # of the form; `recsys compare` refuses others
 _LEAST_AGREEMENT = 0.5  # of halves: below it more of what fields seem to be worth is luck than not
 _MOST_LUCK = 0.5  # false discoveries that kept probes imply
 

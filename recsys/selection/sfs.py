@@ -8,6 +8,7 @@ from torch import nn
 from recsys.data.shards import Shards
 from recsys.models.ctr import CTR
 from recsys.progress import progress
+from recsys.ranges import Count
 from recsys.selection.columns import field_of_column
 from recsys.selection.counted import counted
 from recsys.selection.recipe import Recipe, gate_loss
@@ -28,7 +29,7 @@ class _Mask(nn.Module):
 
 
 def sfs(
-    model: CTR, train: Shards, valid: Shards, recipe: Recipe, seed: int, batch_size: int = 1024, batches: int = 200
+    model: CTR, train: Shards, valid: Shards, recipe: Recipe, seed: int, batch_size: Count = 1024, batches: Count = 200
 ) -> FieldScores:
     """score_i = mean over validation batches of |∂L/∂m_i| at m = 1, where x̃_i = m_i·x_i, L weighted as rows are.
 

@@ -9,6 +9,7 @@ from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.models.ctr import CTR
 from recsys.progress import progress
+from recsys.ranges import Count
 from recsys.selection.columns import field_of_column
 from recsys.selection.counted import counted
 from recsys.selection.recipe import Recipe
@@ -31,7 +32,7 @@ def _weights(batch: Batch) -> Tensor:
     return torch.ones(len(batch), dtype=torch.float64) if batch.weight_B is None else batch.weight_B.double()
 
 
-def shark(model: CTR, train: Shards, valid: Shards, recipe: Recipe, seed: int, batch_size: int = 8192) -> FieldScores:
+def shark(model: CTR, train: Shards, valid: Shards, recipe: Recipe, seed: int, batch_size: Count = 8192) -> FieldScores:
     """score_i = mean over rows of |⟨∂ℓ/∂x_i, E[x_i] − x_i⟩|, ℓ a row's own logloss; means are weighted as rows are.
 
     The loss is summed over the batch, so that one backward pass gives every row's own gradient.

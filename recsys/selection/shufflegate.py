@@ -9,6 +9,7 @@ from torch import Tensor
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.models.ctr import CTR
+from recsys.ranges import Few, Positive, Share
 from recsys.selection.columns import units
 from recsys.selection.gates import Gates
 from recsys.selection.leap_joint import gate_scores
@@ -25,9 +26,9 @@ def shufflegate(
     valid: Shards,
     recipe: Recipe,
     seed: int,
-    price: float | None = None,
-    gain_share: float = 0.005,
-    epochs: int | None = None,
+    price: Positive | None = None,
+    gain_share: Share = 0.005,
+    epochs: Few | None = None,
 ) -> FieldScores:
     """Minimise BCE(y, f(x̃)) + λ·Σ_i g_i over a fresh model and its gates, on training rows.
 

@@ -9,6 +9,7 @@ from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.models.ctr import CTR
+from recsys.ranges import Few, Positive, Share, Temperature
 from recsys.selection.columns import field_of_column
 from recsys.selection.price import price_or_default
 from recsys.selection.recipe import Recipe, train_gated
@@ -49,10 +50,10 @@ def variational_dropout(
     valid: Shards,
     recipe: Recipe,
     seed: int,
-    price: float | None = None,
-    gain_share: float = 0.005,
-    epochs: int | None = None,
-    temperature: float = 0.1,
+    price: Positive | None = None,
+    gain_share: Share = 0.005,
+    epochs: Few | None = None,
+    temperature: Temperature = 0.1,
 ) -> FieldScores:
     """Minimise BCE + λ·Σ_i κ_i over a fresh model and the keep rates κ; a field is kept if κ_i > ½.
 

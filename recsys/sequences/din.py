@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.errors import ConfigError
+from recsys.ranges import Layer
 
 __all__ = ["DIN"]
 
@@ -32,7 +33,7 @@ class DIN(nn.Module):
 
     attends = True
 
-    def __init__(self, dim: int, hidden: Sequence[int] = (36,)):
+    def __init__(self, dim: int, hidden: Sequence[Layer] = (36,)):
         super().__init__()
         if not hidden or min(hidden) < 1:
             raise ConfigError(f"sequence.hidden: expected widths of at least 1, got {list(hidden)}: set [36]")

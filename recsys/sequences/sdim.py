@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.errors import ConfigError
+from recsys.ranges import Few, Seed, SignBits
 
 __all__ = ["SDIM"]
 
@@ -37,7 +38,7 @@ class SDIM(nn.Module):
     attends = True
     projection_DM: Tensor
 
-    def __init__(self, dim: int, hashes: int = 48, bits: int = 3, seed: int = 0):
+    def __init__(self, dim: int, hashes: Few = 48, bits: SignBits = 3, seed: Seed = 0):
         super().__init__()
         if not 1 <= bits <= 16 or hashes < 1 or hashes % bits:
             raise ConfigError(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pipelines.benchmark import Settings
+from pipelines.benchmark_settings import Settings
 from recsys.cli import main
 from recsys.options import CONF
 from recsys.results import read_result
@@ -173,7 +173,7 @@ def test_a_second_run_trains_nothing_again(done, place, monkeypatch, capfd):
         ("benchmark.seeds=[1,1]", "benchmark.seeds: expected different seeds, got [1, 1]"),
         ("benchmark.grid=[4,2]", "benchmark.grid: expected climbing counts of fields from 1 to 7"),
         ("benchmark.gain_shares=[2]", "benchmark.gain_shares: expected shares in (0, 1), got [2"),
-        ("benchmark.metric=f1", "benchmark.metric: expected auc or logloss, got 'f1'"),
+        ("benchmark.metric=f1", "benchmark.metric: input should be 'auc' or 'logloss', got 'f1'"),
         ("+benchmark.settings.leap.stepz=3", "benchmark.settings.leap: unknown stepz"),
         ("benchmark.methods=[magic]", "benchmark.methods: no selector ['magic']: expected some of autofield"),
         ("benchmark.methods=[]", "benchmark.methods: no selector named"),

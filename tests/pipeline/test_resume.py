@@ -77,6 +77,17 @@ def test_what_only_a_person_may_type_is_not_taken_from_a_run_folder(here, capfd)
         begun.write_text(before)
 
 
+@pytest.mark.parametrize("noted", ["", "- seed=1\n"])
+def test_a_run_that_was_killed_before_it_began_is_not_taken_for_another(here, capfd, noted):
+    """Hydra notes the overrides first; cut off, they would name a run of the default configuration."""
+    notes = here / "runs" / "early" / ".hydra"
+    notes.mkdir(parents=True, exist_ok=True)
+    (notes / "overrides.yaml").write_text(noted)
+    assert "resume: run early was stopped before it had begun: give the whole command again" in refused(
+        capfd, "resume=early"
+    )
+
+
 def test_an_edited_table_is_refused(here, capfd):
     table = here / "clicks.parquet"
     before = table.stat()

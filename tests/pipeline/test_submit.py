@@ -29,9 +29,9 @@ WRONG = {
     "stages=[train,retrain]": "stage retrain needs select",
     "from_run=absent": "no finished run 'absent'",
     "train.lr=fast": "train.lr",
-    "train.lr=-1": "train.lr must be a number above 0",
+    "train.lr=-1": "train.lr: input should be greater than 0",
     "train.patience=0": "train.patience",
-    "train.precision=fp8": "expected auto, fp32 or bf16",
+    "train.precision=fp8": "train.precision: input should be 'auto', 'fp32' or 'bf16'",
     "train.decay=auto": "train.decay",
     "model.layers=many": "model.layers",
     "model.layers=auto": "model.layers",
@@ -44,6 +44,7 @@ WRONG = {
     "model=3": "expected GROUP=OPTION",
     "select=3": "select: expected",
     "compression._target_=os.system": "compression._target_",
+    "data.source=3": "data.source: expected a mapping, got 3",
     "data.label=???": "no value for data.label",
     "data.label=null": "data.label",
     "+data.fields.item.colour=red": "colour",
@@ -72,6 +73,8 @@ WRONG = {
     "resume=absent": "no run 'absent'",
     "hydra.run.dir=/elsewhere": "hydra.run.dir: expected a folder inside runs",
     "hydra.run.dir=runs": "hydra.run.dir: expected a folder inside runs",
+    "hydra.run.dir=???": "hydra.run.dir: the value does not resolve",
+    "stages=[[train]]": "stages: expected a list",
     "hydra.run.dir=runs/../x": "hydra.run.dir: expected a folder inside runs",
     "-m seed=1,2 hydra.sweep.dir=/elsewhere": "hydra.sweep.dir: expected a folder inside runs",
     "-m seed=1,2 hydra.sweep.subdir=../x": "hydra.sweep.subdir",
@@ -107,6 +110,13 @@ WRONG = {
     "select.repeats=some": "select.repeats",
     "select.probes=-1": "select.probes",
     "calibrate=3": "calibrate",
+    "select.apply=absent": "no selection report for 'absent'",
+    "select.apply=[3]": "select.apply",
+    "stages=[benchmark]": "stage benchmark needs the key benchmark",
+    "experiment=selection_benchmark benchmark.metric=f1": "benchmark.metric: input should be 'auc' or 'logloss'",
+    "experiment=selection_benchmark benchmark.seeds=[0,-1]": "benchmark.seeds.1: input should be greater",
+    "experiment=selection_benchmark benchmark.methods=[lepa]": "benchmark.methods: no selector ['lepa']",
+    "experiment=selection_benchmark +benchmark.settings.leap.steps=3": "benchmark.settings.leap.steps",
     "~seed": "no value for seed",
     "~tracking.experiment": "tracking: no value for experiment",
     "~selection": "selection: stage select needs an option",
@@ -162,6 +172,18 @@ def without(packages: list[str], arguments: list[str], folder: Path) -> str:
     return ran.stdout
 
 
+@pytest.mark.parametrize("last", ["absent", "bad.json", "report.json --out no/such/page.html"])
+def test_compare_tells_what_is_wrong_before_it_loads_anything(last: str, tmp_path: Path) -> None:
+    about = {"version": 5, "method": "x", "fields": {}, "provenance": {"model": {}}, "health": {"verdict": "sound"}}
+    about |= {"search": {"seconds": 1}, "savings": {"table_bytes": 1}}
+    (tmp_path / "report.json").write_text(json.dumps(about))
+    (tmp_path / "bad.json").write_text("{")
+    code = f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r})); from recsys.cli import main; "
+    code += f"sys.exit(main({['compare', 'report.json', *last.split()]!r}))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 2 and ran.stderr.startswith("error: ") and len(ran.stderr.splitlines()) == 1, ran.stderr
+
+
 def test_the_configuration_is_printed_without_torch(tmp_path: Path) -> None:
     shown = without(HEAVY, ["run", "seed=3", "--cfg", "job", "experiment=demo"], tmp_path)
     assert "seed: 3" in shown and "name: demo" in shown
@@ -172,11 +194,15 @@ def test_help_needs_neither_torch_nor_hydra(command: list[str], tmp_path: Path) 
     assert "recsys" in without([*HEAVY, "hydra", "omegaconf", "numpy", "pydantic"], [*command, "--help"], tmp_path)
 
 
-def test_the_stages_that_are_known_are_those_that_run() -> None:
-    from pipelines.check import NEEDS
-    from pipelines.run import STAGES
+def test_every_stage_that_is_known_can_be_called() -> None:
+    from importlib import import_module
 
-    assert list(NEEDS) == list(STAGES)
+    from pipelines.stage import MODEL_STAGES, STAGES
+
+    for name, stage in STAGES.items():
+        module, function = stage.call.split(".")
+        assert callable(getattr(import_module(f"pipelines.{module}"), function)), name
+        assert {*stage.needs, *MODEL_STAGES} <= set(STAGES)
 
 
 def test_a_step_is_left_out_with_a_tilde(monkeypatch, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from recsys.cli import main
 from recsys.errors import ConfigError
 from recsys.selection.agreement import jaccard, jaccard_by_chance, paired_curves, rbo, stability
 from recsys.selection.compare import compare, together
-from recsys.selection.report import VERSION
+from recsys.selection.find import VERSION
 from tests.pages import SCRIPT, renamed, runs
 
 NAMES = [f"f{i}" for i in range(12)]
@@ -176,8 +176,8 @@ def test_three_reports_by_the_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[", "not JSON"),
-        ("{}", "no selection report"),
+        ("[", "is damaged: expected a selection report, got no JSON"),
+        ("{}", "expected a selection report of version"),
         ('{"version": 2, "fields": {}}', f"expected a selection report of version {VERSION}, got 2"),
     ],
 )
@@ -187,6 +187,21 @@ def test_what_is_no_report_of_this_version_is_one_line(tmp_path, capsys, text, m
     assert main(["compare", str(tmp_path / "report.json"), str(tmp_path / "bad.json")]) == 2
     said = capsys.readouterr().err
     assert message in said and len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("part", ["method", "fields", "provenance.model", "health.verdict", "search", "savings", "f0"])
+def test_a_report_that_lacks_something_is_one_line(tmp_path, capsys, part):
+    """Whole JSON of the right version, edited by hand or by another program."""
+    damaged = report(NAMES, 5)
+    inside, _, key = part.rpartition(".")
+    at = damaged[inside] if inside else damaged["fields"] if part == "f0" else damaged
+    at[key] = None
+    (tmp_path / "report.json").write_text(json.dumps(report(NAMES, 5)))
+    (tmp_path / "bad.json").write_text(json.dumps(damaged))
+    assert main(["compare", str(tmp_path / "report.json"), str(tmp_path / "bad.json")]) == 2
+    said = capsys.readouterr().err
+    assert f"bad.json is damaged: expected a selection report, it has no {'fields.' * (part == 'f0')}{part}" in said
+    assert len(said.strip().splitlines()) == 1
 
 
 def test_too_few_reports_and_unknown_ones(tmp_path, capsys):

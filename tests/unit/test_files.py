@@ -128,6 +128,29 @@ def test_work_of_the_living_stays_and_of_the_dead_goes(tmp_path):
         assert not theirs.exists()
 
 
+def test_what_a_kill_left_of_a_file_goes_when_it_is_written_again(tmp_path):
+    code = "import sys, time; from pathlib import Path; from recsys.files import whole\n"
+    code += "with whole(Path(sys.argv[1])) as f:\n    f.write('half'); f.flush(); print(1, flush=True); time.sleep(60)"
+    target = tmp_path / "a.json"
+    other = subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE, text=True)
+    try:
+        other.stdout.readline()
+        write_text(target, "whole")
+        assert len(list(tmp_path.iterdir())) == 2, "the other one is alive: its work stays"
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    write_text(target, "again")
+    assert list(tmp_path.iterdir()) == [target] and target.read_text() == "again"
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.txt'"), whole(tmp_path / "a.txt"):
+        raise OSError(28, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
 def test_sigterm_ends_a_process_in_order(tmp_path):
     code = HOLD.replace("import sys", "from recsys.signals import obey_sigterm; obey_sigterm(); import sys", 1)
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "made")], stdout=subprocess.PIPE, text=True)

@@ -11,7 +11,7 @@ from scipy.stats import t
 
 from recsys import checkpoint
 from recsys.data.shards import Shards
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, RecsysError
 from recsys.selection.find import kept
 from recsys.selection.redundancy import clusters, codes, redundancy
 from recsys.selection.report import make_report
@@ -163,7 +163,7 @@ def report(model, valid: Shards):
         "shuffled": {"delta_logloss": 0.0123, "delta_logloss_error": 0.001, "delta_auc": -0.0045},
         "clusters": {"found": [group], "looked_at": 7, "rows": 10, "threshold": 0.9},
     }  # fmt: skip
-    return make_report(model, scores, verdicts, measured, {"data": "small", "seed": 0})
+    return make_report(model, scores, verdicts, measured, {"data": "small", "model": {}, "seed": 0})
 
 
 def test_the_page_leads_with_the_decision_and_what_it_saves(report, tmp_path):
@@ -227,7 +227,7 @@ def test_a_selection_is_read_from_whatever_names_it(report, tmp_path):
 @pytest.mark.parametrize(
     ("text", "name", "message"),
     [
-        ("{", "selection.json", "is not JSON"),
+        ("{", "selection.json", "is damaged"),
         ("{}", "selection.json", "expected names of fields"),
         ("[", "kept.yaml", "is not YAML"),
         ("select: 3", "kept.yaml", "expected names of fields"),
@@ -236,7 +236,7 @@ def test_a_selection_is_read_from_whatever_names_it(report, tmp_path):
 )
 def test_what_is_no_selection_is_refused(tmp_path, text, name, message):
     (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(RecsysError, match=message):
         kept(str(tmp_path / name), tmp_path, ["a", "b"])
 
 

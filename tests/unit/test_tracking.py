@@ -74,6 +74,16 @@ def test_a_resumed_run_opens_its_runs_again(runs):
     assert children(again) == {"run": "FINISHED", "train": "FINISHED", "other": "FAILED", "count": 3}
 
 
+def test_a_run_that_was_killed_before_its_settings_were_logged_gets_them(runs):
+    first = Tracker(None, "names", runs)
+    made = first.client.create_run(first._experiment, tags={"recsys.run": MARK}).info.run_id
+    first.client.log_param(made, "a", "1")
+    again = Tracker(None, "names", runs)
+    with again.parent("run", {"a": 2, "b": 3}, runs, MARK):
+        assert again.ids["parent"] == made and not again.lost
+    assert again.client.get_run(made).data.params == {"a": "1", "b": "3"}, "MLflow lets nobody change a parameter"
+
+
 def test_a_failure_is_one_warning_and_the_run_goes_on(runs, capsys, monkeypatch):
     tracker = Tracker(None, "names", runs)
     went = []

@@ -1,0 +1,76 @@
+"""What a selection benchmark goes through. Imports no torch, so that it is checked before a run starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from omegaconf import OmegaConf
+
+from recsys.errors import ConfigError
+from recsys.factory import check, make_dataclass
+from recsys.options import CONF
+from recsys.ranges import Count, Seed
+
+__all__ = ["Settings", "benchmark_settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a benchmark goes through.
+
+    Args:
+        methods: Names of options of the group selection; None is all of them.
+        settings: By name, what differs from its conf file.
+        seeds: Of searches and retrains; each search is on the model trained with its seed.
+        grid: Climbing counts of fields; None chooses them.
+        metric: `auc` or `logloss`, of the test split.
+        no_cut: Fields kept by a method that gives an order and no cut; None is half of all.
+        gain_shares: Prices, as shares of the model's gain, at which each priced method searches too, for
+            the frontier of fields kept against the change of a retrain; None is none.
+    """
+
+    methods: list[str] | None = None
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
+    grid: list[Count] | None = None
+    metric: Literal["auc", "logloss"] = "auc"
+    no_cut: Count | None = None
+    gain_shares: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"benchmark.seeds: expected different seeds, got {self.seeds}: for example [0, 1, 2]")
+        if self.gain_shares is not None and not all(0 < s < 1 for s in self.gain_shares):
+            raise ConfigError(f"benchmark.gain_shares: expected shares in (0, 1), got {self.gain_shares}: try [0.005]")
+
+    def selectors(self) -> dict[str, dict[str, Any]]:
+        """Name → configuration of each method.
+
+        Raises:
+            ConfigError: If there is no such selector, or one of its settings cannot be.
+        """
+        options = {p.stem: p for p in sorted((CONF / "selection").glob("*.yaml"))}
+        names = list(options) if self.methods is None else self.methods
+        unknown = [n for n in (*names, *self.settings) if n not in options]
+        if unknown or not names:
+            named = unknown or "named"
+            raise ConfigError(f"benchmark.methods: no selector {named}: expected some of {', '.join(options)}")
+        found: dict[str, dict[str, Any]] = {}
+        for name in names:
+            own = OmegaConf.to_container(OmegaConf.load(options[name]))
+            found[name] = {**cast(dict[str, Any], own), **self.settings.get(name, {})}
+            check(found[name], f"benchmark.settings.{name}")
+        return found
+
+
+def benchmark_settings(config: Mapping[str, Any]) -> Settings:
+    """The key `benchmark` of a run's configuration.
+
+    Raises:
+        ConfigError: If it is not there, or something in it cannot be.
+    """
+    if not isinstance(config.get("benchmark"), Mapping):
+        raise ConfigError("stage benchmark needs the key benchmark: start from experiment=selection_benchmark")
+    settings = make_dataclass(Settings, config["benchmark"], "benchmark")
+    settings.selectors()
+    return settings

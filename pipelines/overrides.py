@@ -1,0 +1,92 @@
+"""Overrides of the command line → configurations; and what is wrong with them, in one line."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from recsys.options import CONF
+
+__all__ = ["WRONG", "compose", "each_run", "key_of", "what_is_wrong"]
+
+WRONG = (
+    HydraException,
+    OmegaConfBaseException,
+    YAMLError,
+    ValueError,
+    OSError,
+    RecursionError,
+)  # what composing raises
+
+
+def key_of(override: str) -> str:
+    """What an override sets: `+data.fields={…}` → `data.fields`."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def compose(overrides: Sequence[str], given: argparse.Namespace) -> DictConfig:
+    """The configuration that overrides and Hydra's own options lead to, with Hydra's part."""
+    folder = Path(given.config_path).absolute() if given.config_path else CONF
+    with initialize_config_dir(str(folder), version_base=None):
+        return hydra.compose(given.config_name or "config", list(overrides), return_hydra_config=True)
+
+
+def _known_keys(unknown: str, overrides: Sequence[str], given: argparse.Namespace) -> str:
+    """What could stand where an unknown key is, from the configuration without it."""
+    try:
+        config = compose([o for o in overrides if key_of(o) != unknown], given)
+    except WRONG:
+        return "those of recsys run --cfg job"
+    parent, deepest = OmegaConf.create(), unknown.rpartition(".")[0]
+    while True:
+        parent: Any = OmegaConf.select(config, deepest) if deepest else config
+        if isinstance(parent, DictConfig) or not deepest:
+            break
+        deepest = deepest.rpartition(".")[0]
+    return "some of " + ", ".join(sorted({str(k) for k in parent} - {"hydra", "_target_", "_partial_"}))
+
+
+def what_is_wrong(error: Exception, overrides: Sequence[str], given: argparse.Namespace) -> str:
+    """What is wrong with the overrides, in one line; Hydra's own text has up to twelve."""
+    said = " ".join(str(error).split("\nSee https://")[0].split())
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}: no option {name!r}: expected one of {', '.join(error.options or []) or 'none'}"
+    if isinstance(error, OverrideParseException):
+        what = next((o for o in overrides if "=" not in o and not o.startswith("~")), error.override or "")
+        return f"cannot read {what!r}: expected KEY=VALUE, with quotes around what holds , = [ ] {{ }} ' or blanks"
+    if said.startswith("Config group override must be"):
+        what = next((o for o in overrides if (CONF / key_of(o)).is_dir()), "")
+        return f"{what!r}: expected GROUP=OPTION, with the name of an option: recsys run --cfg job shows what is chosen"
+    if found := re.match(r"Could not (?:override|delete from config\.) '(\S+?)'", said):
+        return f"{found[1]}: no such key: expected {_known_keys(found[1], overrides, given)}"
+    if value := re.match(r"Ambiguous value for argument '(.*?)' 1\.", said):
+        name, _, values = value[1].partition("=")
+        return f"{value[1]}: add -m to run each value, or write a list: {name}=[{values}]"
+    cause = f": {str(error.__cause__).splitlines()[0]}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+    return f"{said}{cause}"
+
+
+def each_run(overrides: list[str], sweeps: bool) -> list[list[str]]:
+    """The overrides of each run that a sweep makes, one sweep at a time: what is wrong with a value shows up."""
+    if not sweeps:
+        return [overrides]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    tries = {i: list(o.sweep_string_iterator()) for i, o in enumerate(parsed) if o.is_sweep_override()}
+    first = list(overrides)
+    for i, values in tries.items():
+        first[i] = f"{parsed[i].get_key_element()}={values[0]}"
+    jobs = [first]
+    for i, values in tries.items():
+        for value in values[1:]:
+            jobs.append([*first[:i], f"{parsed[i].get_key_element()}={value}", *first[i + 1 :]])
+    return jobs

@@ -1,0 +1,234 @@
+"""The command in forks of one process that has imported everything: a test can afford to kill a hundred of them.
+
+A fork is a process of its own, which real signals end. What it cannot show is a kill while Python starts and
+imports; `test_resume` kills the real command for that.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import platform
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_EVERYTHING = ["mlflow.pyfunc", "onnxruntime", "torchrec", "pipelines.run", "pipelines.submit", "recsys.cli"]
+_EVERYTHING += ["recsys.memory", "recsys.selection.compare"]
+ROOT = Path(__file__).parents[2]
+_WRITES = {"x86_64": (1, 18, 20, 296), "aarch64": (64, 68, 66, 70)}  # write, pwrite64, writev, pwritev
+_CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0}  # audit event → which argument is the path
+
+
+def fill_disk() -> None:
+    """From now on every write of this process fails as on a full disk, but those to standard output and error.
+
+    A seccomp filter, which needs no rights: the kernel answers ENOSPC, to SQLite and torch as well.
+    """
+    calls = _WRITES[platform.machine()]
+
+    def op(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
+        return struct.pack("HBBI", code, yes, no, value)
+
+    lines = [op(0x20, 0)]  # load the number of the call
+    lines += [op(0x15, call, len(calls) - i, 0) for i, call in enumerate(calls)]  # one of these → load its file
+    lines += [op(0x06, 0x7FFF0000), op(0x20, 16), op(0x25, 2, 0, 1)]  # else allow; file above 2?
+    lines += [op(0x06, 0x00050000 | errno.ENOSPC), op(0x06, 0x7FFF0000)]
+    program = ctypes.create_string_buffer(b"".join(lines))
+    about = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(lines), ctypes.addressof(program)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
+    assert libc.prctl(22, 2, about, 0, 0) == 0, os.strerror(ctypes.get_errno())
+
+
+def _changed(event: str, arguments: tuple[Any, ...]) -> str | None:
+    """The path that an audit event says is about to be written, renamed to, made or removed."""
+    if event == "open":
+        path, _, flags = arguments
+        return str(path) if isinstance(path, str | Path) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) else None
+    return str(arguments[_CHANGES[event]]) if event in _CHANGES else None
+
+
+def _watch(runs: str, act: Callable[[str, str], None]) -> None:
+    """Call `act(event, path)` before each change below the folder of runs."""
+    inside = False
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal inside
+        if inside or (event != "open" and event not in _CHANGES):
+            return
+        path = os.path.abspath(_changed(event, arguments) or "/")
+        if not path.startswith(f"{runs}/"):
+            return
+        inside = True  # what act itself opens is not told
+        act(event, path)
+        inside = False
+
+    sys.addaudithook(hook)
+
+
+def _prepare_fault(order: dict[str, Any]) -> None:
+    """Arrange that something happens at a change.
+
+    `at` is the change: event, end of its path, number of such changes. `how` is what happens before it: a signal to
+    this process, "full" for the disk, or the path of a file to make.
+    """
+    runs, at, seen = f"{order['folder']}/runs", order.get("at"), 0
+    if order.get("trace"):
+        trace = os.open(order["trace"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        _watch(runs, lambda event, path: (os.write(trace, f"{event}\t{path}\n".encode()), None)[1])
+    if not at:
+        return
+    wanted, end, number = at
+
+    def act(event: str, path: str) -> None:
+        nonlocal seen
+        seen += event == wanted and path.endswith(end)
+        if seen < number:
+            return
+        seen = -(10**9)
+        how = order["how"]
+        if how == "full":
+            fill_disk()
+        elif isinstance(how, int):
+            os.kill(os.getpid(), how)
+        else:
+            Path(how).touch()
+
+    _watch(runs, act)
+
+
+def _child(order: dict[str, Any]) -> None:
+    """Run the command and end."""
+    code = 1
+    try:
+        said = os.open(order["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for handle in (1, 2):
+            os.dup2(said, handle)
+        os.chdir(order["folder"])
+        os.environ.update(order["env"])
+        _prepare_fault(order)
+        from recsys.cli import main
+
+        code = main(order["arguments"])
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def serve() -> None:
+    """Read orders, a line of JSON each; answer with the fork's process id, then with how it ended."""
+    for name in _EVERYTHING:
+        import_module(name)
+    from pipelines.stage import STAGES
+
+    for stage in STAGES.values():
+        import_module(f"pipelines.{stage.call.partition('.')[0]}")
+    print("ready", flush=True)
+    while line := sys.stdin.readline():
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _child(order)
+        print(child, flush=True)
+        sys.stdin.readline()  # until then a fork that has ended keeps its number, so that no signal goes astray
+        _, status, used = os.wait4(child, 0)
+        print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]), flush=True)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a fork ended.
+
+    Args:
+        code: Exit code, or minus the signal that ended it.
+        said: Standard output and error together.
+        seconds: Of processor time.
+    """
+
+    code: int
+    said: str
+    seconds: float
+
+
+class Forks:
+    """The client of `serve`: one fork at a time."""
+
+    def __init__(self, said: Path):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CXX": "no-such-compiler"}
+        command = [sys.executable, "-c", "from tests.pipeline.forks import serve; serve()"]
+        self.said = said
+        self.server = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert self.server.stdin and self.server.stdout
+        self._in, self._out = self.server.stdin, self.server.stdout
+        assert self._out.readline() == "ready\n"
+
+    def begin(self, folder: Path, arguments: Sequence[str], **order: Any) -> int:
+        """Begin a command in a folder → its process id."""
+        whole = {"folder": str(folder), "arguments": list(arguments), "said": str(self.said), "env": {}, **order}
+        self._in.write(json.dumps(whole) + "\n")
+        self._in.flush()
+        return int(self._out.readline())
+
+    def end(self) -> Ended:
+        """Wait for the fork that was begun."""
+        self._in.write("\n")
+        self._in.flush()
+        code, seconds = json.loads(self._out.readline())
+        return Ended(code, self.said.read_text(), seconds)
+
+    def run(self, folder: Path, *arguments: str, **order: Any) -> Ended:
+        """Begin and wait."""
+        self.begin(folder, arguments, **order)
+        return self.end()
+
+    def shoot(self, folder: Path, arguments: Sequence[str], number: int, stage: Path, wait: float) -> Ended:
+        """Send a signal some seconds after a stage's folder is made, or once its result is there if that is sooner."""
+        mark = self.said.with_name("mark")
+        mark.unlink(missing_ok=True)
+        child = self.begin(folder, arguments, at=("os.mkdir", str(stage), 1), how=str(mark))
+        while not mark.exists() and _alive(child):
+            time.sleep(0.005)
+        until = time.monotonic() + wait
+        while time.monotonic() < until and _alive(child) and not (stage / "result.json").exists():
+            time.sleep(0.005)
+        os.kill(child, number)  # of a fork that has ended, a zombie, this does nothing
+        return self.end()
+
+    def close(self) -> None:
+        """End the server."""
+        self._in.close()
+        assert self.server.wait(30) == 0
+        self._out.close()
+
+
+def _alive(child: int) -> bool:
+    try:
+        return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Generator[Forks]:
+    """The server, for a whole session."""
+    made = Forks(tmp_path_factory.mktemp("forks") / "said")
+    yield made
+    made.close()

@@ -1,0 +1,65 @@
+"""Whatever file of a run is torn, the command that reads it says so in one line, with the mend."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from recsys.cli import main
+from recsys.results import prepared_folder, read_result
+
+EXPORT, SELECT, RETRAIN, RESUME = "stages=[export]", "stages=[select]", "stages=[retrain]", "resume"
+STAGE, DATA = "and resume its run, which makes it again", "and run stage prepare again"
+TORN = [
+    ("evaluate/metrics.json", EXPORT, STAGE),
+    ("evaluate/calibrator.json", EXPORT, STAGE),
+    ("evaluate/metrics.json", RESUME, STAGE),  # read for the table at the end
+    ("train/history.json", SELECT, STAGE),
+    ("train/model.json", SELECT, "run the stage that makes it"),
+    ("train/model.pt", SELECT, "run the stage that makes it"),
+    ("select/selection.json", RETRAIN, STAGE),
+    ("prepare/data.json", SELECT, "run it again"),
+    ("data/schema.json", SELECT, "prepare the data"),
+    ("data/train/ids.npy", SELECT, DATA),
+    ("data/golden_rows.json", EXPORT, DATA),
+    ("data/encoders.json", EXPORT, "prepare the data"),
+    ("data/prepared.json", RESUME, "prepare it again"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(finished: dict, place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of a finished run that a test may tear."""
+    folder = tmp_path_factory.mktemp("torn") / "place"
+    shutil.copytree(place, folder)
+    return folder / "runs" / finished["id"]
+
+
+@pytest.mark.parametrize(("name", "how", "mend"), TORN, ids=[f"{n} {h}" for n, h, _ in TORN])
+def test_a_torn_file_is_one_line_with_the_mend(run: Path, name: str, how: str, mend: str, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(run.parents[1])
+    command = [f"resume={run.name}"] if how == RESUME else [f"from_run={run.name}", how]
+    inside = name.removeprefix("data/")
+    path = run / name if inside == name else prepared_folder(run / "prepare") / inside
+    before = path.read_bytes()
+    capfd.readouterr()
+    try:
+        for torn in (b"", before[: len(before) // 2]):
+            path.write_bytes(torn)
+            assert main(["run", *command]) == 2
+            said = capfd.readouterr().err
+            errors = [line for line in said.splitlines() if line.startswith("error: ")]
+            assert "Traceback" not in said and len(errors) == 1, said
+            assert f"{path.name} is damaged: expected" in errors[0] and mend in errors[0], said
+    finally:
+        path.write_bytes(before)
+
+
+def test_prepared_data_that_is_gone_is_prepared_again(run: Path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(run.parents[1])
+    data = prepared_folder(run / "prepare")
+    shutil.rmtree(data)
+    assert main(["run", f"resume={run.name}"]) == 0
+    assert data.is_dir()
+    assert set(read_result(run / "result.json")["stages"]) >= {"prepare", "train", "export"}
+    assert "train is done already" in capfd.readouterr().err
