@@ -185,7 +185,8 @@ def test_a_killed_run_takes_up_where_it_was(place):
     [
         (["data.source.path=absent.parquet"], "expected a table at absent.parquet"),
         (["data.label=absent"], "expected a column 'absent'"),
-        (["data.label=item"], "expected only 0 and 1"),
+        (["data.label=item"], "reads 'item', which is data.label"),
+        (["data.label=item", "~data.fields.item"], "expected only 0 and 1"),
         (["data.time=user"], "column 'user'"),
         (["data.split.shares=[1.0,0.0,0.0]"], "three positive shares"),
         (["+data.fields.absent={}"], "expected a column 'absent'"),
