@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from recsys.data import planted
+from recsys.data.sets import planted
 
 SHOWN = ("auc", "logloss", "ne", "gauc", "ece", "fields", "table_bytes")
 

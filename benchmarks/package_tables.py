@@ -177,7 +177,7 @@ def write(name: str, folder: Path) -> Path:
     frame.to_parquet(path, index=False)
     config = {
         "name": name,
-        "source": {"_target_": "recsys.data.scan.scan", "path": str(path)},
+        "source": {"_target_": "recsys.data.sources.scan.scan", "path": str(path)},
         "label": "label",
         "time": time,
         "group": None,

@@ -18,8 +18,8 @@ import numpy as np
 import package_tables
 import torch
 
-from recsys.cli import main as recsys
-from recsys.data.baseline import baseline_main
+from recsys.commands.cli import main as recsys
+from recsys.commands.data.baseline import baseline_main
 from recsys.results import read_result
 
 HEAD = (

@@ -15,10 +15,10 @@ from pipelines.benchmark_settings import Settings, benchmark_settings
 from pipelines.retrains import Retrained, retrain
 from pipelines.stage import Result, Stage
 from recsys.errors import ConfigError
-from recsys.schema import Schema
-from recsys.selection.curve import checked_grid
-from recsys.selection.find import read
-from recsys.selection.over_seeds import kept_names
+from recsys.features.schema import Schema
+from recsys.selection.reports.curve import checked_grid
+from recsys.selection.reports.find import read
+from recsys.selection.reports.over_seeds import kept_names
 from recsys.selection.scores import KeepsNothing
 from recsys.terminal import console
 

@@ -8,14 +8,14 @@ from typing import Any
 from pipelines import select_features
 from pipelines.retrains import Changes, Retrained, ordered
 from pipelines.stage import Result, Stage, write_json
-from recsys import checkpoint
 from recsys.data.shards import Shards
-from recsys.schema import Schema
-from recsys.selection.agreement import holm
-from recsys.selection.benchmark_page import write_page
-from recsys.selection.curve import curve_summary
-from recsys.selection.over_seeds import kept_names, over_seeds
-from recsys.selection.savings import savings
+from recsys.features.schema import Schema
+from recsys.selection.reports.agreement import holm
+from recsys.selection.reports.benchmark_page import write_page
+from recsys.selection.reports.curve import curve_summary
+from recsys.selection.reports.over_seeds import kept_names, over_seeds
+from recsys.selection.reports.savings import savings
+from recsys.training import checkpoint
 
 __all__ = ["Benchmark", "Found"]
 

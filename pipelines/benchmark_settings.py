@@ -6,10 +6,10 @@ from typing import Any, Literal, cast
 
 from omegaconf import OmegaConf
 
+from recsys.config.factory import check, make_dataclass
+from recsys.config.options import CONF
+from recsys.config.ranges import Count, Seed
 from recsys.errors import ConfigError
-from recsys.factory import check, make_dataclass
-from recsys.options import CONF
-from recsys.ranges import Count, Seed
 
 __all__ = ["Settings", "benchmark_settings"]
 

@@ -11,15 +11,15 @@ from pipelines.benchmark_settings import benchmark_settings
 from pipelines.earlier import stages_to_run, taken_over
 from pipelines.places import check_places
 from pipelines.stage import STAGES
-from recsys import factory
-from recsys.data.fields import FieldConfig, data_fields
+from recsys.config import factory
+from recsys.config.factory import check_value, make_dataclass
+from recsys.config.options import CONF
+from recsys.config.ranges import Count, Natural, Seed
+from recsys.data.preparation.fields import FieldConfig, data_fields
 from recsys.errors import ConfigError
-from recsys.factory import check_value, make_dataclass
-from recsys.options import CONF
-from recsys.ranges import Count, Natural, Seed
-from recsys.recipe import Facts, resolve
-from recsys.selection.find import is_mlflow_id, named
-from recsys.train_config import TrainConfig
+from recsys.selection.reports.find import is_mlflow_id, named
+from recsys.training.auto import Facts, resolve
+from recsys.training.config import TrainConfig
 
 __all__ = ["check"]
 

@@ -1,13 +1,13 @@
 """Stage compress: shared rows or a low rank, then fewer bits."""
 
 from pipelines.stage import Result, Stage, newest_model, write_json
-from recsys import checkpoint
 from recsys.compression.reads import count_reads
 from recsys.compression.report import compare
+from recsys.config.factory import make
 from recsys.data.shards import Shards
-from recsys.factory import make
-from recsys.tables import PlainEmbedding
+from recsys.tables.lookup import PlainEmbedding
 from recsys.terminal import console
+from recsys.training import checkpoint
 
 __all__ = ["run"]
 

@@ -10,14 +10,14 @@ import plotly.graph_objects as go
 import torch
 
 from pipelines.stage import MODEL_STAGES, RECALIBRATED, Result, Stage, newest_model, row_names, write_json
-from recsys import checkpoint
-from recsys.data import baseline
+from recsys.baselines import fit as baseline
 from recsys.data.shards import Shards
+from recsys.evaluation.metrics import equal_bins, evaluate, fit_calibrator, sigmoid
 from recsys.files import write_text
-from recsys.html import page, table
-from recsys.metrics import equal_bins, evaluate, fit_calibrator, sigmoid
-from recsys.models.ctr import CTR
-from recsys.train import logits
+from recsys.models.frame import CTR
+from recsys.pages.html import page, table
+from recsys.training import checkpoint
+from recsys.training.fit import logits
 
 __all__ = ["measure", "microseconds", "run"]
 

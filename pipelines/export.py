@@ -3,11 +3,11 @@
 import shutil
 
 from pipelines.stage import Result, Stage, newest_model, write_json
-from recsys import checkpoint
 from recsys.export.bundle import export_bundle
 from recsys.results import read_made
 from recsys.serving.bundle import Bundle, latency
 from recsys.terminal import console
+from recsys.training import checkpoint
 
 __all__ = ["run"]
 

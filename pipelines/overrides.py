@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from recsys.options import CONF
+from recsys.config.options import CONF
 
 __all__ = ["WRONG", "compose", "each_run", "key_of", "what_is_wrong"]
 

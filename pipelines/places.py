@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from recsys.data.fields import check_name
+from recsys.data.preparation.fields import check_name
 from recsys.errors import ConfigError
 
 __all__ = ["check_inside", "check_places"]

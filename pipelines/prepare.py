@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from pipelines.stage import Result, Stage
-from recsys.data.prepare import check_unchanged, prepare
-from recsys.factory import make
+from recsys.config.factory import make
+from recsys.data.preparation.prepare import check_unchanged, prepare
 from recsys.results import prepared_folder, read_prepared, write_prepared
 
 __all__ = ["check", "gone", "run"]

@@ -18,21 +18,25 @@ import recsys
 from pipelines import train
 from pipelines.evaluate import measure
 from pipelines.stage import Stage, write_json
-from recsys import checkpoint
 from recsys.data.shards import Shards, read_array
+from recsys.features.schema import Schema
 from recsys.files import read_json, whole
 from recsys.lock import locked
-from recsys.schema import Schema
-from recsys.selection.agreement import influence, paired_difference
+from recsys.selection.reports.agreement import influence, paired_difference
 from recsys.terminal import console
-from recsys.train import logits
+from recsys.training import checkpoint
+from recsys.training.fit import logits
 from recsys.versions import code_version, targets
 
 __all__ = ["Changes", "Retrained", "ordered", "retrain", "retrain_name"]
 
 _console = console()
 _LOGITS = "test_logits.npy"
-_NO_PART = ("recsys.html", "recsys.data.baseline", "recsys.selection")  # of a retrain: pages and what picks its fields
+_NO_PART = (
+    "recsys.pages.html",
+    "recsys.baselines",
+    "recsys.selection",
+)  # of a retrain: pages and what picks its fields
 
 
 class Retrained(NamedTuple):

@@ -9,23 +9,23 @@ from omegaconf import OmegaConf
 
 import recsys
 from pipelines.stage import Result, Stage, write_json
-from recsys import checkpoint
+from recsys.config.factory import make, make_dataclass
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
-from recsys.factory import make, make_dataclass
 from recsys.files import write_text
-from recsys.models.ctr import CTR
-from recsys.recipe import facts, resolve
+from recsys.models.frame import CTR
 from recsys.results import read_made
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
-from recsys.selection.recipe import Recipe
-from recsys.selection.redundancy import clusters
-from recsys.selection.report import doubt, health, make_report, with_probes
-from recsys.selection.report_page import write_csv, write_html
-from recsys.selection.savings import savings
+from recsys.selection.reports.redundancy import clusters
+from recsys.selection.reports.report import doubt, health, make_report, with_probes
+from recsys.selection.reports.report_page import write_csv, write_html
+from recsys.selection.reports.savings import savings
 from recsys.selection.scores import FieldScores, check_policy, decide, without_repeats
+from recsys.selection.search import Recipe
 from recsys.selection.shuffle import shuffled_cost
-from recsys.train import TrainConfig, best_look, fit, seed_everything
+from recsys.training import checkpoint
+from recsys.training.auto import facts, resolve
+from recsys.training.fit import TrainConfig, best_look, fit, seed_everything
 
 __all__ = ["run", "write_report"]
 

@@ -24,10 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pipelines.check import check
 from pipelines.overrides import WRONG, compose, each_run, key_of, what_is_wrong
 from pipelines.places import check_inside
+from recsys.config.factory import trust
+from recsys.config.options import CONF, own_options, search_path
 from recsys.errors import ConfigError, RecsysError, in_one_line
-from recsys.factory import trust
 from recsys.files import disk_full
-from recsys.options import CONF, own_options, search_path
 
 __all__ = ["folders_made", "main"]
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pipelines.stage import RECALIBRATED, row_names
 from recsys.results import no_better_than_constant, read_made
-from recsys.selection.benchmark_page import columns, rows
+from recsys.selection.reports.benchmark_page import columns, rows
 from recsys.terminal import console
 
 __all__ = ["show"]

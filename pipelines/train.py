@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from pipelines.stage import Result, Stage, write_json
-from recsys import checkpoint
+from recsys.config.factory import make_dataclass
 from recsys.data.shards import Shards
-from recsys.factory import make_dataclass
-from recsys.recipe import facts, resolve
+from recsys.features.schema import Schema
 from recsys.results import read_made
-from recsys.schema import Schema
-from recsys.selection.find import kept
-from recsys.train import TrainConfig, best_look, fit, seed_everything
+from recsys.selection.reports.find import kept
+from recsys.training import checkpoint
+from recsys.training.auto import facts, resolve
+from recsys.training.fit import TrainConfig, best_look, fit, seed_everything
 
 __all__ = ["run", "run_again"]
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from recsys.cli import main
+from recsys.commands.cli import main
 
 sys.exit(main())

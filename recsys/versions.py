@@ -75,7 +75,7 @@ def code_version(*modules: str, without: Collection[str] = ()) -> str:
     same code differently: what is kept is then made again.
 
     Args:
-        modules: Dotted names, such as `recsys.data.prepare`.
+        modules: Dotted names, such as `recsys.data.preparation.prepare`.
         without: Modules and packages that are not followed, since no result depends on them.
 
     Returns:

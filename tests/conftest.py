@@ -16,10 +16,10 @@ with warnings.catch_warnings():  # FBGEMM 1.8 warns on import of kernels that it
     import torchrec  # noqa: F401
 
 from recsys.data.batch import Batch
-from recsys.data.prepare import prepare
+from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
-from recsys.models.ctr import CTR
-from recsys.schema import Schema
+from recsys.features.schema import Schema
+from recsys.models.frame import CTR
 from tests.pipeline.forks import forks  # noqa: F401  # fixture
 from tests.pipeline.small import finished, place  # noqa: F401  # fixtures
 from tests.pipeline.splits_differ import planted_run  # noqa: F401  # fixture

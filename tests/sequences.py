@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from recsys.data.batch import Batch
-from recsys.schema import Field, Schema
+from recsys.features.schema import Field, Schema
 
 LENGTH = 6
 

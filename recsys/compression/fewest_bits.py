@@ -6,9 +6,9 @@ from torch import Tensor
 
 from recsys.compression.report import relative_error
 from recsys.compression.rounding import held_reads, rounded
+from recsys.config.ranges import Share
 from recsys.errors import ConfigError
-from recsys.forms import Table
-from recsys.ranges import Share
+from recsys.tables.forms import Table
 
 __all__ = ["fewest_bits"]
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from recsys.compression.low_rank import compress_tables
+from recsys.config.ranges import Count
 from recsys.errors import ConfigError
-from recsys.forms import Table
-from recsys.ranges import Count
+from recsys.tables.forms import Table
 
 __all__ = ["fisher_weights", "fwsvd"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recsys.errors import ConfigError
-from recsys.forms import Table
+from recsys.tables.forms import Table
 
 __all__ = ["break_even", "compress_tables", "factorise"]
 

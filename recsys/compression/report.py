@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from recsys.forms import Table
+from recsys.tables.forms import Table
 
 __all__ = ["TableReport", "compare", "relative_error"]
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from recsys.config.ranges import Bits
 from recsys.errors import ConfigError
-from recsys.forms import Table, held_rows, pack, places
-from recsys.ranges import Bits
+from recsys.tables.forms import Table, held_rows, pack, places
 
 __all__ = ["held_reads", "rounded", "rounding"]
 

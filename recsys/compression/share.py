@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from recsys.config.ranges import Count
 from recsys.errors import ConfigError
-from recsys.forms import Table, id_map
-from recsys.ranges import Count
+from recsys.tables.forms import Table, id_map
 
 __all__ = ["share"]
 
@@ -28,7 +28,7 @@ def share(
 
     A row that was never read still holds the random numbers it began with, and one that was read once
     holds the noise of one label. The shared row is the mean of the trained rows among them. What is
-    held besides the rows is a map of half a byte an id (`recsys.forms.id_map`). A table whose map
+    held besides the rows is a map of half a byte an id (`recsys.tables.forms.id_map`). A table whose map
     would take as much as the rows it drops, if those are later held in four bits, stays whole.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-from recsys.schema import Schema
+from recsys.features.schema import Schema
 
 __all__ = ["Batch", "to_jagged"]
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from recsys.data.batch import Batch
-from recsys.data.spool import write_all
-from recsys.encoding import MISSING, UNSEEN, AnyEncoder, Hash, Vocabulary
+from recsys.data.preparation.spool import write_all
 from recsys.errors import DataError
-from recsys.schema import Schema
+from recsys.features.encoders import MISSING, UNSEEN, AnyEncoder, Hash, Vocabulary
+from recsys.features.schema import Schema
 
 __all__ = ["WINDOW", "ShardWriter", "Shards", "read_array"]
 

@@ -19,8 +19,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError
-from recsys.schema import Schema
-from recsys.tables import Lookup, PlainEmbedding, Table, salted_rows, weighted_mean
+from recsys.features.schema import Schema
+from recsys.tables.lookup import Lookup, PlainEmbedding, Table, salted_rows, weighted_mean
 
 __all__ = ["FusedLookups", "check_dim", "ids_of_tables"]
 

@@ -1,10 +1,10 @@
 """One table a field with a bounded count of rows: id → hash mod rows."""
 
+from recsys.config.ranges import Count, Seed, Start, Width
 from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
 from recsys.errors import ConfigError
-from recsys.ranges import Count, Seed, Start, Width
-from recsys.schema import Schema
-from recsys.tables import Lookup
+from recsys.features.schema import Schema
+from recsys.tables.lookup import Lookup
 
 __all__ = ["hashed"]
 

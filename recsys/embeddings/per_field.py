@@ -1,9 +1,9 @@
 """One table a field, one row an id: no collisions."""
 
+from recsys.config.ranges import Start, Width
 from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
-from recsys.ranges import Start, Width
-from recsys.schema import Schema
-from recsys.tables import Lookup
+from recsys.features.schema import Schema
+from recsys.tables.lookup import Lookup
 
 __all__ = ["per_field"]
 

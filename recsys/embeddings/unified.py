@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from recsys.config.ranges import Count, Few, Seed, Start, Width
 from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
 from recsys.errors import ConfigError
-from recsys.ranges import Count, Few, Seed, Start, Width
-from recsys.schema import Schema
-from recsys.tables import Lookup
+from recsys.features.schema import Schema
+from recsys.tables.lookup import Lookup
 
 __all__ = ["unified"]
 

@@ -26,11 +26,11 @@ from recsys.export.graphs import (
     write_pt2,
     write_weights,
 )
+from recsys.features.row_encoder import RowEncoder, encoders_to_json
+from recsys.features.schema import Schema
 from recsys.files import read_json, unfinished_folder
-from recsys.models.ctr import CTR
+from recsys.models.frame import CTR
 from recsys.results import read_prepared
-from recsys.rows import RowEncoder, encoders_to_json
-from recsys.schema import Schema
 from recsys.serving.manifest import FORMAT, canonical, write_manifest
 from recsys.serving.verify import verify
 

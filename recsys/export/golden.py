@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 from recsys.data.batch import Batch
-from recsys.encoding import Bucket, Part, Scale, Vocabulary, Words
 from recsys.errors import DataError
-from recsys.models.ctr import CTR
-from recsys.rows import RowEncoder
-from recsys.schema import Field
+from recsys.features.encoders import Bucket, Part, Scale, Vocabulary, Words
+from recsys.features.row_encoder import RowEncoder
+from recsys.features.schema import Field
+from recsys.models.frame import CTR
 from recsys.serving.bundle import probabilities
 
 __all__ = ["GOLDEN", "golden_answers", "synthetic_rows"]

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch._inductor import aoti_compile_and_package  # type: ignore[attr-defined]
 from torch._inductor.utils import fresh_cache
 
-from recsys.models.ctr import CTR
-from recsys.schema import Schema
+from recsys.features.schema import Schema
+from recsys.models.frame import CTR
 from recsys.serving.runtimes import machine
 from recsys.serving.weights import WEIGHTS, tensor_places
 

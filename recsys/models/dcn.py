@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from recsys.config.ranges import Depth, Layer, Share
 from recsys.errors import ConfigError
-from recsys.models.ctr import mlp
-from recsys.ranges import Depth, Layer, Share
+from recsys.models.frame import mlp
 
 __all__ = ["DCN", "Cross"]
 

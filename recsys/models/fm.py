@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.models.ctr import Stack
-from recsys.ranges import Layer
+from recsys.config.ranges import Layer
+from recsys.models.frame import Stack
 
 __all__ = ["FM", "pairwise"]
 

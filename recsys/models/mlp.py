@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from recsys.models.ctr import mlp
-from recsys.ranges import Layer, Share
+from recsys.config.ranges import Layer, Share
+from recsys.models.frame import mlp
 
 __all__ = ["MLP"]
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from recsys.config.ranges import Few, Layer, Share
 from recsys.errors import ConfigError
-from recsys.models.ctr import Stack, mlp
-from recsys.ranges import Few, Layer, Share
+from recsys.models.frame import Stack, mlp
 
 __all__ = ["AttentiveY", "Bottom", "FixedY", "Wukong", "WukongLayer", "compressed_fm", "over_rows"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
-from recsys.models.ctr import CTR
-from recsys.schema import Schema
+from recsys.features.schema import Schema
+from recsys.models.frame import CTR
 
 __all__ = ["Units", "change_rates", "field_generators", "field_of_column", "raw_blocks", "units"]
 

@@ -6,11 +6,11 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from recsys.data.shards import Shards
-from recsys.models.ctr import CTR
+from recsys.models.frame import CTR
 from recsys.selection.columns import field_generators, field_of_column
 from recsys.selection.counted import Rows, counted
 from recsys.selection.gates import Gates
-from recsys.selection.recipe import batches_forever, gate_loss
+from recsys.selection.search import batches_forever, gate_loss
 
 __all__ = ["agreement_of_halves", "concordance", "worth_on"]
 

@@ -6,10 +6,10 @@ import numpy as np
 
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
-from recsys.metrics import sigmoid
-from recsys.models.ctr import CTR
+from recsys.evaluation.metrics import sigmoid
+from recsys.models.frame import CTR
 from recsys.selection.counted import counted, weighted_mean
-from recsys.train import logits
+from recsys.training.fit import logits
 
 __all__ = ["Gain", "default_price", "gain_over_constant", "losses", "price_or_default"]
 

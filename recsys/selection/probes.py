@@ -9,7 +9,7 @@ import torch
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
-from recsys.schema import Schema
+from recsys.features.schema import Schema
 from recsys.selection.counted import counted, resampled
 from recsys.selection.scores import FieldScores
 

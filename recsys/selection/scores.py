@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recsys.errors import ConfigError
-from recsys.schema import Schema
+from recsys.features.schema import Schema
 
 __all__ = [
     "UNSETTLED",

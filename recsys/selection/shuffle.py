@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from recsys.data.shards import Shards
-from recsys.metrics import auc, sigmoid
-from recsys.models.ctr import CTR
+from recsys.evaluation.metrics import auc, sigmoid
+from recsys.models.frame import CTR
 from recsys.selection.columns import field_generators
 from recsys.selection.counted import counted, donors, weighted_mean
 from recsys.selection.price import losses
-from recsys.train import bf16
+from recsys.training.fit import bf16
 
 __all__ = ["Shuffled", "shuffled_cost"]
 
@@ -27,7 +27,7 @@ class Shuffled:
         valid: Held-out rows; those of weight 0 are left out.
         seed: Draws the rows, and fixes the permutations, each field's by its name.
         rows: To use, at most.
-        precision: Of the head, see `recsys.train.TrainConfig`.
+        precision: Of the head, see `recsys.training.fit.TrainConfig`.
     """
 
     @torch.no_grad()

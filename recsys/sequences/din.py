@@ -6,8 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from recsys.config.ranges import Layer
 from recsys.errors import ConfigError
-from recsys.ranges import Layer
 
 __all__ = ["DIN"]
 

@@ -6,8 +6,8 @@ B rows, L behaviours, D embedding dim, M hashes, T of them a signature, G = M / 
 import torch
 from torch import Tensor, nn
 
+from recsys.config.ranges import Few, Seed, SignBits
 from recsys.errors import ConfigError
-from recsys.ranges import Few, Seed, SignBits
 
 __all__ = ["SDIM"]
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import BundleError, DataError
-from recsys.rows import RowEncoder
-from recsys.schema import Schema
+from recsys.features.row_encoder import RowEncoder
+from recsys.features.schema import Schema
 from recsys.serving.manifest import check_manifest, read_manifest
 from recsys.serving.openapi import example_row
 from recsys.serving.runtimes import RUNTIMES, Graph, load_graph, obstacle

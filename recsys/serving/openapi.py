@@ -4,7 +4,7 @@ import json
 from html import escape
 from typing import Any
 
-from recsys.schema import Field, Schema
+from recsys.features.schema import Field, Schema
 
 __all__ = ["docs_page", "example_row", "predict_schema", "row_schema"]
 

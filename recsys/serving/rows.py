@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from recsys.encoding import Words
 from recsys.errors import DataError
-from recsys.rows import RowEncoder
+from recsys.features.encoders import Words
+from recsys.features.row_encoder import RowEncoder
 from recsys.serving.bundle import Bundle
 
 __all__ = ["CHUNK", "parse_json", "predict_file", "read_rows"]

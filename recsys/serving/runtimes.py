@@ -79,8 +79,8 @@ def _tensors(folder: Path, names: list[str]) -> dict[str, Any]:
 
 
 def _with_spread_rows(folder: Path, names: list[str]) -> dict[str, Any]:
-    """Map tensors as `_tensors` does; rows that are stored packed (`recsys.forms.spread`) are spread out in memory."""
-    from recsys.forms import spread
+    """Map tensors as `_tensors` does; rows that are stored packed are spread out in memory (`recsys.tables.forms`)."""
+    from recsys.tables.forms import spread
 
     packed = [n.removesuffix(".spread") for n in names if n.endswith(".spread")]
     parts = ("codes", "words", "places", "scale", "sizes_T3")

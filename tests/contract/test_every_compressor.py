@@ -7,8 +7,8 @@ import torch
 from omegaconf import OmegaConf
 
 from recsys.compression.report import compare
-from recsys.factory import make
-from recsys.forms import Table
+from recsys.config.factory import make
+from recsys.tables.forms import Table
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted([*(CONF / "compression").glob("*.yaml"), *(CONF / "quantization").glob("*.yaml")])

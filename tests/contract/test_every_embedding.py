@@ -10,11 +10,11 @@ from torch import nn
 
 from recsys.data.batch import Batch, to_jagged
 from recsys.data.shards import Shards
-from recsys.encoding import MISSING, UNSEEN
 from recsys.errors import ConfigError
-from recsys.models.ctr import CTR
+from recsys.features.encoders import MISSING, UNSEEN
+from recsys.features.schema import Schema
 from recsys.models.fm import FM
-from recsys.schema import Schema
+from recsys.models.frame import CTR
 
 CONF = Path(__file__).parents[2] / "conf" / "embedding"
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from recsys.data.batch import Batch
 from recsys.embeddings.per_field import per_field
-from recsys.models.ctr import CTR
-from recsys.schema import Schema
+from recsys.features.schema import Schema
+from recsys.models.frame import CTR
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 WIDTHS = [8, 8, 16, 1, 1]

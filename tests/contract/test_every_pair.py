@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from pipelines.run import execute
-from recsys.options import CONF
+from recsys.config.options import CONF
 from tests.pipeline.small import SMALL
 
 MODELS, EMBEDDINGS = (sorted(p.stem for p in (CONF / g).glob("*.yaml")) for g in ("model", "embedding"))

@@ -9,16 +9,16 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from recsys.data.prepare import prepare
+from recsys.config.factory import make
+from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import ConfigError
-from recsys.factory import make
-from recsys.models.ctr import CTR
 from recsys.models.dcn import DCN
-from recsys.selection.recipe import Recipe
+from recsys.models.frame import CTR
 from recsys.selection.scores import FieldScores, decide
-from recsys.train import TrainConfig, fit
+from recsys.selection.search import Recipe
+from recsys.training.fit import TrainConfig, fit
 
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "selection").glob("*.yaml"))
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from recsys import checkpoint
 from recsys.errors import ConfigError
-from recsys.metrics import auc
-from recsys.schema import Schema
-from recsys.train import Fit, TrainConfig
+from recsys.evaluation.metrics import auc
+from recsys.features.schema import Schema
+from recsys.training import checkpoint
+from recsys.training.fit import Fit, TrainConfig
 from tests.sequences import LENGTH, event_batch, event_schema, rows_of
 
 CONF = Path(__file__).parents[2] / "conf"

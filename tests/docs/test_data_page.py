@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from recsys.data import split
-from recsys.data.column_types import TYPES
-from recsys.data.command import COMMANDS
-from recsys.data.fields import ENCODINGS, FieldConfig, _past, field_configs
-from recsys.data.files import FORMATS
-from recsys.data.prepare import KEYS
-from recsys.data.scan import scan
-from recsys.data.text import POLICIES
-from recsys.encoding import PARTS, hash_text
-from recsys.past import WHATS
+from recsys.commands.data.command import COMMANDS
+from recsys.data.preparation import split
+from recsys.data.preparation.fields import ENCODINGS, FieldConfig, _past, field_configs
+from recsys.data.preparation.prepare import KEYS
+from recsys.data.sources.files import FORMATS
+from recsys.data.sources.scan import scan
+from recsys.data.sources.text import POLICIES
+from recsys.data.sources.types import TYPES
+from recsys.features.encoders import PARTS, hash_text
+from recsys.features.past import WHATS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.cli import COMMANDS
+from recsys.commands.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^ *```.*?\n(.*?)^ *```", re.S | re.M)
@@ -101,7 +101,7 @@ def test_tree_paths_reads_indents_and_branches():
         "recsys/",
         "recsys/data/",
         "recsys/data/batch.py",
-        "recsys/cli.py",
+        "recsys/commands/cli.py",
         "Makefile",
         "README.md",
     ]

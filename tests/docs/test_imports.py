@@ -19,11 +19,11 @@ def run_without(missing, code):
     "module",
     [
         "recsys",
-        "recsys.schema",
-        "recsys.encoding",
-        "recsys.values",
-        "recsys.past",
-        "recsys.rows",
+        "recsys.features.schema",
+        "recsys.features.encoders",
+        "recsys.features.values",
+        "recsys.features.past",
+        "recsys.features.row_encoder",
         "recsys.serving.bundle",
         "recsys.serving.rows",
         "recsys.serving.server",
@@ -37,12 +37,14 @@ def test_what_scores_imports_no_training_stack(module):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])
 def test_the_command_line_starts_on_a_scoring_machine(arguments):
-    code = f"import sys; from recsys.cli import main; sys.argv = ['recsys', *{arguments!r}]; sys.exit(main())"
+    code = f"import sys; from recsys.commands.cli import main; sys.argv = ['recsys', *{arguments!r}]; sys.exit(main())"
     ran = run_without(HEAVY, code)
     assert ran.returncode == 0, ran.stderr
 
 
 def test_doctor_is_importable_without_torch_and_rich():
-    ran = run_without(HEAVY, "from recsys.doctor import examine; print([f.name for f in examine() if not f.ok])")
+    ran = run_without(
+        HEAVY, "from recsys.commands.doctor import examine; print([f.name for f in examine() if not f.ok])"
+    )
     assert ran.returncode == 0, ran.stderr
     assert "triple" in ran.stdout and "memory" in ran.stdout

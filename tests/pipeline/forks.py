@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-_EVERYTHING = ["mlflow.pyfunc", "onnxruntime", "torchrec", "pipelines.run", "pipelines.submit", "recsys.cli"]
-_EVERYTHING += ["recsys.memory", "recsys.selection.compare"]
+_EVERYTHING = ["mlflow.pyfunc", "onnxruntime", "torchrec", "pipelines.run", "pipelines.submit", "recsys.commands.cli"]
+_EVERYTHING += ["recsys.training.memory", "recsys.selection.reports.compare"]
 ROOT = Path(__file__).parents[2]
 _WRITES = {"x86_64": (1, 18, 20, 296), "aarch64": (64, 68, 66, 70)}  # write, pwrite64, writev, pwritev
 _CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0}  # audit event → which argument is the path
@@ -116,7 +116,7 @@ def _child(order: dict[str, Any]) -> None:
         os.chdir(order["folder"])
         os.environ.update(order["env"])
         _prepare_fault(order)
-        from recsys.cli import main
+        from recsys.commands.cli import main
 
         code = main(order["arguments"])
     except SystemExit as stop:

@@ -23,7 +23,7 @@ FOLLOWS = {"everywhere": ("train", "valid", "test"), "train_valid": ("train", "v
 FIELDS = [*FOLLOWS, "weight_0", "noise"]
 DATA = {
     "name": "splits_differ",
-    "source": {"_target_": "recsys.data.scan.scan", "path": "splits.parquet"},
+    "source": {"_target_": "recsys.data.sources.scan.scan", "path": "splits.parquet"},
     "label": "click",
     "weight": "w",
     "split": {"column": "part"},

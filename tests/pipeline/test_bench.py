@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from recsys.cli import main
+from recsys.commands.cli import main
 
 
 @pytest.mark.slow

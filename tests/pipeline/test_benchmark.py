@@ -8,8 +8,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pipelines.benchmark_settings import Settings
-from recsys.cli import main
-from recsys.options import CONF
+from recsys.commands.cli import main
+from recsys.config.options import CONF
 from recsys.results import read_result
 from tests.pipeline.small import SMALL, recsys
 

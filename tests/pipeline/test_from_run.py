@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 import pipelines.submit  # noqa: F401 (registers the resolver that the configuration uses)
-from recsys.cli import _over, main
+from recsys.commands.cli import _over, main
 from recsys.results import read_result
 from tests.pipeline.small import SMALL, recsys
 

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import pipelines.submit  # noqa: F401  # its resolver
-from recsys.options import CONF
+from recsys.config.options import CONF
 from tests.pipeline.forks import Forks
 
 pytestmark = pytest.mark.slow  # a hundred forks
@@ -35,7 +35,7 @@ KINDS: dict[str, list[str]] = {
     "export.golden": [*SWITCH, "Rows"], "from_run": ["absent", "../x", "[a]", "{a:1}", "3", "/etc", "true"],
     "resume": ["absent", "../x", "/etc", "[a]", "''", "a/b"],
     "hydra.run.dir": ["/elsewhere", "runs", "runs/../x", "''"],
-    "model.hidden": WIDTHS, "model._target_": ["os.system", "abc", "3", "null", "[a]", "recsys.cli.main"],
+    "model.hidden": WIDTHS, "model._target_": ["os.system", "abc", "3", "null", "[a]", "recsys.commands.cli.main"],
     "data.source": PARTS[:-1], "data.fields": PARTS, "data.split": PARTS,
     "data.label": ["null", "3", "[a]", "{a:1}", "''"],
     "data.source._target_": ["os.system", "3", "recsys.tracking.os.system"],

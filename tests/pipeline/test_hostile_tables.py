@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from recsys.cli import main
-from recsys.data.configs import load_config
-from recsys.data.prepare import prepare
+from recsys.commands.cli import main
+from recsys.commands.data.configs import load_config
+from recsys.config.factory import make
+from recsys.data.preparation.prepare import prepare
 from recsys.errors import RecsysError, in_one_line
-from recsys.factory import make
 from tests.hostile_tables import tables
 
 SECONDS = 20  # a table may take

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.cli import main
-from recsys.options import CONF, own_options
+from recsys.commands.cli import main
+from recsys.config.options import CONF, own_options
 from recsys.results import prepared_folder, read_result
 from tests.pipeline.small import clicks
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from recsys.cli import main
+from recsys.commands.cli import main
 from recsys.lock import locked
 from recsys.results import read_result
 from recsys.tracking import Tracker

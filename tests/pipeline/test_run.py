@@ -14,10 +14,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipelines.submit import folders_made
-from recsys import checkpoint
-from recsys.cli import main
+from recsys.commands.cli import main
 from recsys.data.shards import Shards
 from recsys.results import prepared_folder, read_result
+from recsys.training import checkpoint
 from tests.pipeline.small import SMALL, recsys
 
 STAGES = ["prepare", "train", "select", "retrain", "compress", "evaluate", "export"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.cli import main
+from recsys.commands.cli import main
 from recsys.results import read_result
 from tests.pipeline.small import SMALL, recsys
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from recsys import checkpoint
 from recsys.data.shards import Shards
 from recsys.serving.bundle import Bundle
-from recsys.train import logits
+from recsys.training import checkpoint
+from recsys.training.fit import logits
 from tests.pipeline.splits_differ import ROWS, Run
 
 MODELS = ("train", "retrain", "compress")

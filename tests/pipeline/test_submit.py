@@ -129,7 +129,7 @@ WRONG = {
 _CHILD = """
 import contextlib, io, json, sys
 sys.modules.update(dict.fromkeys({heavy!r}))  # to import one of them is an error
-from recsys.cli import main
+from recsys.commands.cli import main
 for line in {wrong!r}:
     said, printed = io.StringIO(), io.StringIO()
     try:
@@ -164,7 +164,7 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_torch_is_imported(told: di
 
 def without(packages: list[str], arguments: list[str], folder: Path) -> str:
     """What a command prints in a process that cannot import some packages."""
-    code = f"import sys; sys.modules.update(dict.fromkeys({packages!r})); from recsys.cli import main; "
+    code = f"import sys; sys.modules.update(dict.fromkeys({packages!r})); from recsys.commands.cli import main; "
     code += f"sys.exit(main({arguments!r}))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
@@ -178,7 +178,7 @@ def test_compare_tells_what_is_wrong_before_it_loads_anything(last: str, tmp_pat
     about |= {"search": {"seconds": 1}, "savings": {"table_bytes": 1}}
     (tmp_path / "report.json").write_text(json.dumps(about))
     (tmp_path / "bad.json").write_text("{")
-    code = f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r})); from recsys.cli import main; "
+    code = f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r})); from recsys.commands.cli import main; "
     code += f"sys.exit(main({['compare', 'report.json', *last.split()]!r}))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 2 and ran.stderr.startswith("error: ") and len(ran.stderr.splitlines()) == 1, ran.stderr
@@ -208,7 +208,7 @@ def test_every_stage_that_is_known_can_be_called() -> None:
 def test_a_step_is_left_out_with_a_tilde(monkeypatch, tmp_path: Path) -> None:
     """`~compression` runs without one."""
     import pipelines.run
-    from recsys.cli import main
+    from recsys.commands.cli import main
 
     seen = []
     monkeypatch.setattr(pipelines.run, "execute", lambda config, folder: seen.append(config) or folder)
@@ -221,7 +221,7 @@ def test_what_the_tables_take_is_compared_with_the_memory_there_is(monkeypatch) 
     from types import SimpleNamespace
 
     from pipelines import check
-    from recsys.data.fields import field_configs
+    from recsys.data.preparation.fields import field_configs
     from recsys.errors import ConfigError
 
     fields = field_configs({"x": {"encoding": "hash", "buckets": 1000}, "y": {"table": "x"}, "z": {}})

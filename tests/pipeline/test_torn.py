@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.cli import main
+from recsys.commands.cli import main
 from recsys.results import prepared_folder, read_result
 
 EXPORT, SELECT, RETRAIN, RESUME = "stages=[export]", "stages=[select]", "stages=[retrain]", "resume"

@@ -14,11 +14,11 @@ from recsys.embeddings.hashed import hashed
 from recsys.embeddings.per_field import per_field
 from recsys.embeddings.unified import unified
 from recsys.export import bundle as export
-from recsys.forms import Table, id_map
-from recsys.models.ctr import CTR
+from recsys.features.schema import Schema
 from recsys.models.dcn import DCN
-from recsys.schema import Schema
-from recsys.tables import Lookup, PlainEmbedding
+from recsys.models.frame import CTR
+from recsys.tables.forms import Table, id_map
+from recsys.tables.lookup import Lookup, PlainEmbedding
 
 SCHEMES: dict[str, Callable[..., Any]] = {
     "per_field": partial(per_field, dim=8, init=0.5),

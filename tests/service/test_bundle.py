@@ -22,7 +22,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from recsys.cli import main
+from recsys.commands.cli import main
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import BundleError, ConfigError, DataError
@@ -30,16 +30,16 @@ from recsys.export import bundle as export
 from recsys.export import golden as golden_module
 from recsys.export.bundle import export_bundle
 from recsys.export.graphs import compiler
-from recsys.models.ctr import CTR
+from recsys.features.schema import Schema
 from recsys.models.fm import FM
+from recsys.models.frame import CTR
 from recsys.models.wukong import Wukong
-from recsys.schema import Schema
 from recsys.serving.bundle import Bundle, latency, probabilities, sigmoid
 from recsys.serving.manifest import write_manifest
 from recsys.serving.rows import CHUNK, parse_json, predict_file
 from recsys.serving.verify import verify
 from recsys.serving.weights import WEIGHTS, tensor_places
-from recsys.train import logits
+from recsys.training.fit import logits
 from tests.service.conftest import CALIBRATOR, SCHEMES, model
 
 FILES = ["calibrator.json", "card.json", "encoders.json", "golden.json", "graph.onnx", "graph.pt2", "manifest.json",
@@ -130,7 +130,7 @@ def test_a_subset_of_the_fields(names: list[str], schema: Schema, prepared: Path
 
 
 def _numbers_only(part: Schema) -> torch.nn.Module:
-    from recsys.tables import PlainEmbedding
+    from recsys.tables.lookup import PlainEmbedding
 
     return PlainEmbedding(part, {}, [])
 

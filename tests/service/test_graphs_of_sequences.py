@@ -19,13 +19,13 @@ from recsys.export.graphs import (
     write_pt2,
     write_weights,
 )
-from recsys.models.ctr import CTR
+from recsys.models.frame import CTR
 from recsys.models.mlp import MLP
 from recsys.sequences.din import DIN
 from recsys.sequences.mean import Mean
 from recsys.sequences.sdim import SDIM
 from recsys.serving.runtimes import Graph, load_onnx, load_pt2
-from recsys.tables import PlainEmbedding
+from recsys.tables.lookup import PlainEmbedding
 from tests.sequences import event_batch, event_schema, rows_of
 
 SCHEMA = event_schema(length=20)

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from recsys.export import bundle as export
-from recsys.schema import Schema
+from recsys.features.schema import Schema
 from tests.service.conftest import model
 
 COUNT = 100

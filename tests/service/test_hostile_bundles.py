@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.cli import main
-from recsys.data.prepare import prepare
+from recsys.commands.cli import main
+from recsys.data.preparation.prepare import prepare
 from recsys.embeddings.per_field import per_field
 from recsys.errors import BundleError, DataError
 from recsys.export import bundle as export
 from recsys.export.graphs import compiler
-from recsys.models.ctr import CTR
+from recsys.features.past import Snapshot
+from recsys.features.schema import Schema
+from recsys.models.frame import CTR
 from recsys.models.mlp import MLP
-from recsys.past import Snapshot
-from recsys.schema import Schema
 from recsys.sequences.mean import Mean
 from recsys.serving import runtimes
 from recsys.serving.bundle import Bundle

@@ -23,7 +23,7 @@ import httpx
 import numpy as np
 import pytest
 
-from recsys.cli import main
+from recsys.commands.cli import main
 from recsys.errors import ConfigError
 from recsys.serving.bundle import Bundle
 from recsys.serving.limits import Limits
@@ -361,7 +361,7 @@ def test_health_answers_while_large_requests_are_scored_and_too_many_of_them_are
 def test_few_file_descriptors_neither_stop_it_nor_fill_the_log(bundle) -> None:
     """600 half-sent requests to a server that may open 256 files."""
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256));"
-    code += "from recsys.cli import main; sys.exit(main(['serve', sys.argv[1], '--port', '0', *sys.argv[2:]]))"
+    code += "from recsys.commands.cli import main; sys.exit(main(['serve', sys.argv[1], '--port', '0', *sys.argv[2:]]))"
     command = [sys.executable, "-c", code, str(bundle)]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2

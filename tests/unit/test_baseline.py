@@ -14,15 +14,19 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from pipelines import evaluate as evaluate_stage
 from pipelines.stage import Stage
-from recsys import checkpoint
-from recsys.data import baseline as baselines
-from recsys.data.matrices import PRIOR, OneHot, TargetRates
-from recsys.data.prepare import prepare
+from recsys.baselines import fit as baselines
+from recsys.baselines import linear
+from recsys.baselines.matrices import PRIOR, OneHot, TargetRates
+from recsys.baselines.rows import rows_of
+from recsys.baselines.trees import trees as trees_baseline
+from recsys.commands.data.baseline import baseline_main
+from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
-from recsys.errors import ConfigError, DataError
-from recsys.metrics import evaluate
+from recsys.errors import ConfigError
+from recsys.evaluation.metrics import evaluate
+from recsys.features.schema import Schema
 from recsys.results import no_better_than_constant, write_prepared
-from recsys.schema import Schema
+from recsys.training import checkpoint
 
 needs_lightgbm = pytest.mark.skipif(not importlib.util.find_spec("lightgbm"), reason="the extra `baselines`")
 
@@ -77,7 +81,7 @@ def test_logistic_regression_is_the_one_scikit_learn_fits_by_itself(made, indepe
         slow = evaluate(logit_B, shards.label_B, shards.group_B)
         for key in ("auc", "logloss", "ne", "gauc"):
             assert found[split][key] == pytest.approx(slow[key], abs=1e-3), (split, key)
-    losses = {c: evaluate(independent(c)[0], valid.label_B)["logloss"] for c in baselines.STRENGTHS[1:-1:2]}
+    losses = {c: evaluate(independent(c)[0], valid.label_B)["logloss"] for c in linear.STRENGTHS[1:-1:2]}
     assert found["valid"]["logloss"] <= min(losses.values()) + 1e-3, "C is the best of the grid on validation"
 
 
@@ -104,7 +108,8 @@ def test_it_repeats_exactly_and_a_share_of_the_rows_is_named(made, tmp_path, mon
     again = baselines.baseline(folder)["models"]
     assert {n: m["test"] for n, m in again.items()} == {n: m["test"] for n, m in before.items()}
     monkeypatch.setattr(baselines, "MOST_ROWS", 500)
-    monkeypatch.setattr(baselines, "CHUNK", 300)
+    monkeypatch.setattr("recsys.baselines.rows.CHUNK", 300)
+        monkeypatch.setattr(linear, "CHUNK", 300)
     fewer = baselines.baseline(folder)
     assert fewer["rows"]["used"] == 500 < fewer["rows"]["of"]
     assert fewer["models"]["logistic regression"]["test"] != before["logistic regression"]["test"]
@@ -199,28 +204,28 @@ def test_a_data_config_anywhere_is_prepared_as_a_run_would(place, monkeypatch, t
     (tmp_path / "mine").mkdir()
     config = {
         "name": "clicks",
-        "source": {"_target_": "recsys.data.scan.scan", "path": str(place / "clicks.parquet")},
+        "source": {"_target_": "recsys.data.sources.scan.scan", "path": str(place / "clicks.parquet")},
         "label": "click", "time": "at", "group": "user", "split": {"shares": [0.8, 0.1, 0.1]},
         "fields": {"item": {}, "city": {}, "price": {"kind": "numeric"}},
     }  # fmt: skip
     (tmp_path / "mine" / "clicks.yaml").write_text(json.dumps(config))
-    assert baselines.baseline_main(["mine/clicks.yaml", "runs=elsewhere", "+data.fields.item.min_count=3"]) == 0
+    assert baseline_main(["mine/clicks.yaml", "runs=elsewhere", "+data.fields.item.min_count=3"]) == 0
     said = capfd.readouterr()
     path = Path(said.out.splitlines()[-1])
     assert path.name == "baselines.json" and path.is_relative_to(tmp_path / "elsewhere" / "cache")
     assert "logistic regression" in said.err
-    assert baselines.baseline_main([str(path.parent), "--seed", "1"]) == 0
+    assert baseline_main([str(path.parent), "--seed", "1"]) == 0
     assert json.loads(path.read_text())["seed"] == 1
 
 
 def test_mistakes_are_one_line(prepared, tmp_path, monkeypatch, capfd) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="found none"):
-        baselines.baseline_main(["absent.yaml"])
+        baseline_main(["absent.yaml"])
     with pytest.raises(ConfigError, match="leave them out"):
-        baselines.baseline_main([str(prepared), "seed=3"])
-    with pytest.raises(DataError, match="could not be prepared"):
-        baselines.baseline_main(["absent"])
+        baseline_main([str(prepared), "seed=3"])
+    with pytest.raises(ConfigError, match="absent"):
+        baseline_main(["absent"])
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -286,8 +291,8 @@ def test_trees_stop_by_validation_rows_as_they_weigh(weighted) -> None:
         valid, turned = shards["valid"], np.arange(len(shards["valid"])) % 10 == 0
         valid.label_B[turned] = 1 - valid.label_B[turned]
         valid.weight_B = np.where(turned, weight, 1.0).astype(np.float32)
-        train = baselines._rows(shards["train"], len(shards["train"]), 0)
-        trees.append(baselines._trees(shards, train, 0)[1]["trees"])
+        train = rows_of(shards["train"], len(shards["train"]), 0)
+        trees.append(trees_baseline(shards, train, 0)[1]["trees"])
     assert trees[0] > 10 and trees[1] == 1
 
 
@@ -345,22 +350,22 @@ def test_a_sentence_says_that_no_model_beats_the_constant(models, told) -> None:
 def test_the_command_says_that_no_baseline_beats_the_constant(made, tmp_path, monkeypatch, capfd) -> None:
     about = json.loads((made / "baselines.json").read_text())
     monkeypatch.setattr(baselines, "baseline", lambda *_: about)
-    assert baselines.baseline_main([str(made)]) == 0
+    assert baseline_main([str(made)]) == 0
     assert "No model beats" not in capfd.readouterr().err
     for m in about["models"].values():
         m["test"] |= {"ne": 1.3, "recalibrated_ne": 1.02}
-    assert baselines.baseline_main([str(made)]) == 0
+    assert baseline_main([str(made)]) == 0
     assert "No model beats always saying the label rate: the best test logloss is 1.020" in capfd.readouterr().err
 
 
 @needs_lightgbm
 def test_logistic_regression_converges_and_says_when_it_does_not(made, prepared, tmp_path, monkeypatch, capfd) -> None:
     about = json.loads((made / "baselines.json").read_text())["models"]["logistic regression"]["settings"]
-    assert about["converged"] is True and 1 <= about["iterations"] < baselines.ITERATIONS
+    assert about["converged"] is True and 1 <= about["iterations"] < linear.ITERATIONS
     folder = tmp_path / "small"
     shutil.copytree(prepared, folder)
-    monkeypatch.setattr(baselines, "ITERATIONS", 1)
-    assert baselines.baseline_main([str(folder)]) == 0
+    monkeypatch.setattr(linear, "ITERATIONS", 1)
+    assert baseline_main([str(folder)]) == 0
     assert "logistic regression did not converge" in capfd.readouterr().err
     assert (
         json.loads((folder / "baselines.json").read_text())["models"]["logistic regression"]["settings"]["converged"]

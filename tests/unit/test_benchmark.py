@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 from scipy.stats import t
 
-from recsys.data.decoys import add
+from recsys.data.sets.decoys import add
 from recsys.errors import ConfigError
-from recsys.metrics import auc
-from recsys.selection.agreement import (
+from recsys.evaluation.metrics import auc
+from recsys.selection.reports.agreement import (
     area,
     area_weights,
     holm,
@@ -16,9 +16,9 @@ from recsys.selection.agreement import (
     mean_with_interval,
     paired_difference,
 )
-from recsys.selection.benchmark_page import columns, rows, write_page
-from recsys.selection.curve import checked_grid, curve_summary
-from recsys.selection.over_seeds import kept_names, over_seeds
+from recsys.selection.reports.benchmark_page import columns, rows, write_page
+from recsys.selection.reports.curve import checked_grid, curve_summary
+from recsys.selection.reports.over_seeds import kept_names, over_seeds
 from recsys.selection.scores import FieldScores, Verdict, decide, without_repeats
 from tests.pages import SCRIPT, runs
 

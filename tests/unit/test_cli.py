@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from recsys import cli
-from recsys.bench import command as bench
+from recsys.commands import cli
+from recsys.commands.bench import command as bench
 
 COMMANDS = ["compare", "export", "verify", "predict", "serve", "doctor", "data guess", "data report", "data baseline"]
 COMMANDS += ["data synth", *(f"bench {name}" for name in bench.COMMANDS)]
@@ -27,8 +27,8 @@ def test_a_reader_that_stops_early_ends_the_command_without_a_word() -> None:
     """`recsys predict … | head -1`"""
     code = """
 import sys
-from recsys import cli
-from recsys.bench import command as bench
+from recsys.commands import cli
+from recsys.commands.bench import command as bench
 def many(arguments):
     for i in range(100_000):
         print(i)

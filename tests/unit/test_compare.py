@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from recsys.cli import main
+from recsys.commands.cli import main
 from recsys.errors import ConfigError
-from recsys.selection.agreement import jaccard, jaccard_by_chance, paired_curves, rbo, stability
-from recsys.selection.compare import compare, together
-from recsys.selection.find import VERSION
+from recsys.selection.reports.agreement import jaccard, jaccard_by_chance, paired_curves, rbo, stability
+from recsys.selection.reports.compare import compare, together
+from recsys.selection.reports.find import VERSION
 from tests.pages import SCRIPT, renamed, runs
 
 NAMES = [f"f{i}" for i in range(12)]

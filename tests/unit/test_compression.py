@@ -11,7 +11,7 @@ from recsys.compression.rounding import held_reads, rounding
 from recsys.compression.share import share
 from recsys.compression.svd import svd
 from recsys.errors import ConfigError
-from recsys.forms import Table, held_rows, id_map, pack, places, unpack
+from recsys.tables.forms import Table, held_rows, id_map, pack, places, unpack
 
 
 def table(rows: int = 60, dim: int = 8, seed: int = 0) -> torch.Tensor:

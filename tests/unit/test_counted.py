@@ -9,18 +9,18 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from recsys.data.prepare import prepare
+from recsys.config.factory import make
+from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
-from recsys.factory import make
-from recsys.models.ctr import CTR
+from recsys.models.frame import CTR
 from recsys.selection.columns import change_rates
 from recsys.selection.counted import Rows, counted, donors, resampled, weighted_mean
 from recsys.selection.price import default_price, gain_over_constant
-from recsys.selection.recipe import Recipe, gate_loss
-from recsys.selection.report import health
+from recsys.selection.reports.report import health
+from recsys.selection.search import Recipe, gate_loss
 from recsys.selection.shuffle import shuffled_cost
-from recsys.train import TrainConfig
+from recsys.training.fit import TrainConfig
 from tests.unit.test_leap import Linear
 
 CONF = Path(__file__).parents[2] / "conf" / "selection"

@@ -9,16 +9,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recsys.cli import main
-from recsys.data.configs import load_config
-from recsys.data.examine import examine, worries
-from recsys.data.field_stats import coverage, number_stats, psi, unseen, value_stats
-from recsys.data.report import html
+from recsys.commands.cli import main
+from recsys.commands.data.configs import load_config
+from recsys.data.inspection.examine import examine, worries
+from recsys.data.inspection.field_stats import coverage, number_stats, psi, unseen, value_stats
+from recsys.data.inspection.page import html
 from recsys.errors import ConfigError
 from tests.pages import SCRIPT, runs
 
 CONFIG = """name: shop
-source: {_target_: recsys.data.scan.scan, path: log.parquet}
+source: {_target_: recsys.data.sources.scan.scan, path: log.parquet}
 label: click
 time: at
 split: {shares: [0.6, 0.2, 0.2], gap_days: 0}

@@ -5,7 +5,7 @@ from importlib import metadata
 
 import pytest
 
-from recsys import doctor
+from recsys.commands import doctor
 
 
 @pytest.fixture

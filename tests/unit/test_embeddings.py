@@ -10,10 +10,10 @@ from recsys.embeddings.fused import FusedLookups
 from recsys.embeddings.hashed import hashed
 from recsys.embeddings.per_field import per_field
 from recsys.embeddings.unified import unified
-from recsys.encoding import UNSEEN
 from recsys.errors import ConfigError
-from recsys.schema import Field, Schema
-from recsys.tables import Lookup, Table, salted_rows
+from recsys.features.encoders import UNSEEN
+from recsys.features.schema import Field, Schema
+from recsys.tables.lookup import Lookup, Table, salted_rows
 
 EXACT = {"rtol": 0, "atol": 0}
 

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recsys.data.encode import TableEncoder
-from recsys.data.fields import FieldConfig
-from recsys.data.first_pass import read_source
-from recsys.data.fit import field_of, fit
-from recsys.data.scan import Scan
-from recsys.data.spool import Spool
-from recsys.encoding import (
+from recsys.data.preparation.encode import TableEncoder
+from recsys.data.preparation.fields import FieldConfig
+from recsys.data.preparation.first_pass import read_source
+from recsys.data.preparation.fit import field_of, fit
+from recsys.data.preparation.spool import Spool
+from recsys.data.sources.scan import Scan
+from recsys.errors import DataError
+from recsys.features.encoders import (
     MISSING,
     UNSEEN,
     Bucket,
@@ -31,10 +32,9 @@ from recsys.encoding import (
     number,
     text,
 )
-from recsys.errors import DataError
-from recsys.rows import RowEncoder
-from recsys.schema import Schema
-from recsys.values import END_US, FIRST_US
+from recsys.features.row_encoder import RowEncoder
+from recsys.features.schema import Schema
+from recsys.features.values import END_US, FIRST_US
 
 COLUMNS = {
     "s": pa.string(),

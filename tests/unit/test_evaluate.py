@@ -14,14 +14,14 @@ from rich.console import Console
 from pipelines import evaluate as evaluate_stage
 from pipelines import summary
 from pipelines.stage import Stage
-from recsys import checkpoint
-from recsys.data import baseline as baselines
-from recsys.data.prepare import prepare
+from recsys.baselines import fit as baselines
+from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
-from recsys.metrics import evaluate, logloss, sigmoid
+from recsys.evaluation.metrics import evaluate, logloss, sigmoid
+from recsys.features.schema import Schema
 from recsys.results import write_prepared
-from recsys.schema import Schema
-from recsys.train import TrainConfig, fit, logits, seed_everything
+from recsys.training import checkpoint
+from recsys.training.fit import TrainConfig, fit, logits, seed_everything
 
 SPEC: dict[str, Any] = {
     "model": {"_target_": "recsys.models.fm.FM"},

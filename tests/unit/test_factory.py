@@ -9,15 +9,16 @@ from typing import Any, get_type_hints
 import pytest
 from hydra.utils import get_object
 
-from recsys import checkpoint, factory
-from recsys.cli import main
+from recsys.commands.cli import main
+from recsys.config import factory
+from recsys.config.factory import check, make
+from recsys.config.options import packaged_targets
+from recsys.config.signature import parameters
 from recsys.errors import ConfigError
-from recsys.factory import check, make
-from recsys.options import packaged_targets
-from recsys.schema import Field, Schema
-from recsys.signature import parameters
+from recsys.features.schema import Field, Schema
+from recsys.training import checkpoint
 
-OPEN = ["recsys.tracking.os.system", "os.system", "recsys.data.scan.Path", "recsys.models.dcn.torch.load"]
+OPEN = ["recsys.tracking.os.system", "os.system", "recsys.data.sources.scan.Path", "recsys.models.dcn.torch.load"]
 
 
 @pytest.fixture

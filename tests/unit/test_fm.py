@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from recsys.data.prepare import prepare
+from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
-from recsys.metrics import logloss, sigmoid
-from recsys.models.ctr import CTR
+from recsys.evaluation.metrics import logloss, sigmoid
 from recsys.models.fm import FM, pairwise
-from recsys.recipe import facts, recipe
-from recsys.train import TrainConfig, fit, logits
+from recsys.models.frame import CTR
+from recsys.training.auto import facts, recipe
+from recsys.training.fit import TrainConfig, fit, logits
 
 
 @settings(deadline=None)

@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-from recsys.cli import main
-from recsys.data.decide import Given, guess
-from recsys.data.documented import entry, write_yaml
-from recsys.data.fields import field_configs
-from recsys.data.guess_split import choose
-from recsys.data.leakage import binned, coded, held_out_auc, single_auc, suspects
-from recsys.data.profile import as_time, guess_kind, heavy_tail, jumps, named_as_code, profile, separator_of
-from recsys.data.sample import sample
-from recsys.data.scan import Scan
+from recsys.commands.cli import main
+from recsys.data.inspection.decide import Given, guess
+from recsys.data.inspection.documented import entry, write_yaml
+from recsys.data.inspection.guess_split import choose
+from recsys.data.inspection.leakage import binned, coded, held_out_auc, single_auc, suspects
+from recsys.data.inspection.profile import as_time, guess_kind, heavy_tail, jumps, named_as_code, profile, separator_of
+from recsys.data.inspection.sample import sample
+from recsys.data.preparation.fields import field_configs
+from recsys.data.sources.scan import Scan
 
 START = datetime(2024, 1, 1)
 

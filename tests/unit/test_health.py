@@ -6,17 +6,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys.data.prepare import prepare
+from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
-from recsys.metrics import logloss
-from recsys.models.ctr import CTR
+from recsys.evaluation.metrics import logloss
 from recsys.models.dcn import DCN
+from recsys.models.frame import CTR
 from recsys.selection.halves import worth_on
 from recsys.selection.price import default_price, gain_over_constant
-from recsys.selection.report import doubt, health, with_probes
+from recsys.selection.reports.report import doubt, health, with_probes
 from recsys.selection.scores import FieldScores, decide
-from recsys.train import TrainConfig, fit, logits
+from recsys.training.fit import TrainConfig, fit, logits
 from tests.unit.test_leap import linear
 
 

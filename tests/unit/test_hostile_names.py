@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.table import Table
 
-from recsys.cli import main
-from recsys.data.configs import load_config
-from recsys.data.documented import write_yaml
+from recsys.commands.cli import main
+from recsys.commands.data.configs import load_config
+from recsys.data.inspection.documented import write_yaml
 from recsys.errors import ConfigError, DataError, in_one_line, printable
-from recsys.html import Fragment, page, table
+from recsys.pages.html import Fragment, page, table
 from recsys.terminal import console
 from tests.pages import SCRIPT, runs
 
@@ -41,7 +41,7 @@ def config(name, value):
     """A data configuration with a hostile text at every place that may hold one."""
     return {
         "name": "odd",
-        "source": {"_target_": "recsys.data.scan.scan", "path": value},
+        "source": {"_target_": "recsys.data.sources.scan.scan", "path": value},
         "label": value,
         "split": {"column": value, "train": [value, name], "by": name},
         "fields": {name: {"kind": "multi", "separator": value, "inputs": [name, value]}, "plain": {}},

@@ -9,18 +9,18 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import nn
 
-from recsys.data.prepare import prepare
+from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import ConfigError
-from recsys.models.ctr import CTR
+from recsys.models.frame import CTR
 from recsys.selection.columns import change_rates, field_generators, units
 from recsys.selection.gates import Gates, adaptive_weights, gated, rolled
-from recsys.selection.leap import _worth_its_price, leap
-from recsys.selection.permutation import permutation
-from recsys.selection.recipe import Recipe
+from recsys.selection.methods.leap import _worth_its_price, leap
+from recsys.selection.methods.permutation import permutation
 from recsys.selection.scores import decide
-from recsys.train import TrainConfig
+from recsys.selection.search import Recipe
+from recsys.training.fit import TrainConfig
 
 
 class Linear(nn.Module):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from recsys.data.prepare import prepare
+from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
-from recsys.models.ctr import CTR
+from recsys.models.frame import CTR
 from recsys.selection import gates as gates_module
-from recsys.selection import leap as leap_module
 from recsys.selection.gates import EDGE, Gates, gated, rolled
+from recsys.selection.methods import leap as leap_module
 from tests.unit.test_leap import Linear, linear, search
 
 PRICE = 0.06

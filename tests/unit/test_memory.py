@@ -8,7 +8,7 @@ import pytest
 
 _SCRIPT = """
 import os, sys
-from recsys.memory import keep_freed_memory
+from recsys.training.memory import keep_freed_memory
 if "keep" in sys.argv:
     assert keep_freed_memory()
 import numpy as np

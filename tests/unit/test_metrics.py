@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys import metrics
 from recsys.errors import DataError
-from recsys.metrics import AUC, auc, ece, evaluate, fit_calibrator, gauc, logloss, sigmoid
+from recsys.evaluation import metrics
+from recsys.evaluation.metrics import AUC, auc, ece, evaluate, fit_calibrator, gauc, logloss, sigmoid
 
 
 def slow_auc(score: np.ndarray, label: np.ndarray) -> float:

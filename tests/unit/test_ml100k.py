@@ -10,12 +10,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from recsys.data import ml100k
-from recsys.data.prepare import prepare
+from recsys.config.options import CONF
+from recsys.data.preparation.prepare import prepare
+from recsys.data.sets import ml100k
 from recsys.data.shards import Shards
 from recsys.errors import DataError
-from recsys.options import CONF
-from recsys.schema import Schema
+from recsys.features.schema import Schema
 
 INTER = """user_id:token\titem_id:token\trating:float\ttimestamp:float
 2\t10\t3\t881250951

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recsys.data.prepare import prepare
+from recsys.data.preparation.prepare import prepare
 from recsys.errors import ConfigError, DataError
-from recsys.past import Order, Past
-from recsys.rows import RowEncoder
-from recsys.schema import Schema
+from recsys.features.past import Order, Past
+from recsys.features.row_encoder import RowEncoder
+from recsys.features.schema import Schema
 
 DAY = 86_400
 

@@ -13,25 +13,25 @@ from torch import nn
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import ConfigError
-from recsys.models.ctr import CTR
+from recsys.features.schema import Schema
 from recsys.models.dcn import DCN
-from recsys.schema import Schema
-from recsys.selection.autofield import AutoFieldGate, autofield, steps_between
-from recsys.selection.label_encoding import label_encoded
-from recsys.selection.lasso import lasso
-from recsys.selection.leap_joint import leap_joint
-from recsys.selection.lightgbm_gain import lightgbm_gain
-from recsys.selection.lpfs import lpfs, polarised, soft_threshold
-from recsys.selection.optfs import ValueMasks, optfs
-from recsys.selection.permutation import permutation
-from recsys.selection.random_order import random_order
-from recsys.selection.recipe import Recipe, gate_loss, train_gated
-from recsys.selection.sfs import sfs
-from recsys.selection.shark import shark
+from recsys.models.frame import CTR
+from recsys.selection.methods.autofield import AutoFieldGate, autofield, steps_between
+from recsys.selection.methods.label_encoding import label_encoded
+from recsys.selection.methods.lasso import lasso
+from recsys.selection.methods.leap_joint import leap_joint
+from recsys.selection.methods.lightgbm_gain import lightgbm_gain
+from recsys.selection.methods.lpfs import lpfs, polarised, soft_threshold
+from recsys.selection.methods.optfs import ValueMasks, optfs
+from recsys.selection.methods.permutation import permutation
+from recsys.selection.methods.random_order import random_order
+from recsys.selection.methods.sfs import sfs
+from recsys.selection.methods.shark import shark
+from recsys.selection.methods.shufflegate import shufflegate
+from recsys.selection.methods.variational_dropout import ConcreteDropout, variational_dropout
+from recsys.selection.search import Recipe, gate_loss, train_gated
 from recsys.selection.shuffle import shuffled_cost
-from recsys.selection.shufflegate import shufflegate
-from recsys.selection.variational_dropout import ConcreteDropout, variational_dropout
-from recsys.train import TrainConfig, best_look, fit
+from recsys.training.fit import TrainConfig, best_look, fit
 from tests.unit.test_leap import linear
 
 HOW = TrainConfig(batch_size=256, lr=5e-3, table_lr=0.05, warmup_steps=5, precision="fp32", max_epochs=1)
@@ -334,7 +334,9 @@ def test_a_schema_of_numbers_alone_will_do(tmp_path):
 
 def test_lpfs_epsilon_shrinks_to_its_last_by_a_constant_factor(model, train, valid, monkeypatch):
     seen = []
-    monkeypatch.setattr("recsys.selection.lpfs.polarised", lambda x_F, e: (seen.append(e), polarised(x_F, e))[1])
+    monkeypatch.setattr(
+        "recsys.selection.methods.lpfs.polarised", lambda x_F, e: (seen.append(e), polarised(x_F, e))[1]
+    )
     lpfs(model, train, valid, replace(RECIPE, steps=9), 0, last_epsilon=1e-3)
     assert seen == pytest.approx([0.1 * 0.01 ** (n / 9) for n in range(10)])
 

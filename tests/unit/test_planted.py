@@ -15,18 +15,18 @@ import torch
 from omegaconf import OmegaConf
 from sklearn.metrics import average_precision_score
 
-from recsys.data import planted
-from recsys.data.prepare import prepare
+from recsys.config.factory import make
+from recsys.data.preparation.prepare import prepare
+from recsys.data.sets import planted
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
-from recsys.factory import make
-from recsys.metrics import auc
-from recsys.models.ctr import CTR
+from recsys.evaluation.metrics import auc
 from recsys.models.dcn import DCN
-from recsys.selection.leap import leap
-from recsys.selection.recipe import Recipe
-from recsys.selection.report import health
-from recsys.train import TrainConfig, fit, logits
+from recsys.models.frame import CTR
+from recsys.selection.methods.leap import leap
+from recsys.selection.reports.report import health
+from recsys.selection.search import Recipe
+from recsys.training.fit import TrainConfig, fit, logits
 
 pytestmark = pytest.mark.slow
 

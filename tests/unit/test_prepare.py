@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.data.prepare import SPLITS, prepare
-from recsys.data.scan import scan
+from recsys.data.preparation.prepare import SPLITS, prepare
+from recsys.data.preparation.split import kth_smallest, split_codes
+from recsys.data.preparation.spool import Spool
 from recsys.data.shards import ShardWriter
-from recsys.data.split import kth_smallest, split_codes
-from recsys.data.spool import Spool
-from recsys.encoding import MISSING, UNSEEN, Hash
+from recsys.data.sources.scan import scan
 from recsys.errors import ConfigError, DataError, RecsysError
-from recsys.rows import RowEncoder
-from recsys.schema import Schema
+from recsys.features.encoders import MISSING, UNSEEN, Hash
+from recsys.features.row_encoder import RowEncoder
+from recsys.features.schema import Schema
 
 
 def put(table: pa.Table, name: str, values: Any) -> pa.Table:

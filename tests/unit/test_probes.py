@@ -10,7 +10,7 @@ from pipelines import select_features
 from recsys.errors import ConfigError
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.scores import FieldScores
-from recsys.train import fit
+from recsys.training.fit import fit
 from tests.unit.test_peers import HOW, RECIPE
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from recsys.config.factory import check, make, make_dataclass
+from recsys.config.options import CONF
 from recsys.errors import ConfigError
-from recsys.factory import check, make, make_dataclass
-from recsys.options import CONF
-from recsys.train_config import TrainConfig
+from recsys.training.config import TrainConfig
 
 GROUPS = ("model", "embedding", "sequence", "selection", "compression", "quantization")
 ABSURD = (-1, 10**30, math.nan, math.inf, "many", [], True)

@@ -8,9 +8,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.data.prepare import prepare
+from recsys.data.preparation.prepare import prepare
 from recsys.errors import DataError
-from recsys.rows import RowEncoder
+from recsys.features.row_encoder import RowEncoder
 from recsys.serving.rows import read_rows
 
 START = 1_700_000_000

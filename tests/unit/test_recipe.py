@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recsys.config.factory import make_dataclass
 from recsys.embeddings.fused import check_dim
 from recsys.errors import ConfigError
-from recsys.factory import make_dataclass
-from recsys.recipe import Facts, facts, recipe, resolve
-from recsys.schema import Schema
-from recsys.train import TrainConfig
+from recsys.features.schema import Schema
+from recsys.training.auto import Facts, facts, recipe, resolve
+from recsys.training.fit import TrainConfig
 
 ROWS = (2, 30, 398, 5_000, 80_000, 730_000, 45_000_000, 4_000_000_000)
 SHARES = (1e-4, 0.01, 0.25, 0.5, 0.97)

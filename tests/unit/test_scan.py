@@ -11,10 +11,10 @@ import pyarrow.orc
 import pyarrow.parquet
 import pytest
 
-from recsys.data import delimited, files, text
-from recsys.data.json_list import as_lines
-from recsys.data.labels import to_binary
-from recsys.data.scan import Scan, scan
+from recsys.data.preparation.labels import to_binary
+from recsys.data.sources import delimited, files, text
+from recsys.data.sources.json_list import as_lines
+from recsys.data.sources.scan import Scan, scan
 from recsys.errors import ConfigError, DataError
 
 T = pa.table(

@@ -13,7 +13,7 @@ import pyarrow.orc
 import pyarrow.parquet
 import pytest
 
-from recsys.data.scan import scan
+from recsys.data.sources.scan import scan
 from recsys.errors import DataError
 
 POLICIES = ("stop", "skip", "quarantine")

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from recsys.errors import ConfigError
-from recsys.schema import Field, Schema
+from recsys.features.schema import Field, Schema
 
 A = Field("a", "categorical", ("a",), ("string",), 10)
 AB = Field("ab", "categorical", ("a", "b"), ("string", "int"), 50)

@@ -9,15 +9,15 @@ import pytest
 import torch
 from scipy.stats import t
 
-from recsys import checkpoint
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, RecsysError
-from recsys.selection.find import kept
-from recsys.selection.redundancy import clusters, codes, redundancy
-from recsys.selection.report import make_report
-from recsys.selection.report_page import write_csv, write_html
-from recsys.selection.savings import median_interval, savings, size
+from recsys.selection.reports.find import kept
+from recsys.selection.reports.redundancy import clusters, codes, redundancy
+from recsys.selection.reports.report import make_report
+from recsys.selection.reports.report_page import write_csv, write_html
+from recsys.selection.reports.savings import median_interval, savings, size
 from recsys.selection.scores import FieldScores, Verdict, decide, intervals
+from recsys.training import checkpoint
 from tests.pages import SCRIPT, renamed, runs
 
 SPEC = {
@@ -84,7 +84,8 @@ def test_clusters_follow_links_and_the_order_of_importance(valid, monkeypatch):
     a, other = rng.integers(0, 9, (2, 2000))
     columns = {"z": other, "copy": (a + 4) % 9, "a": a}
     monkeypatch.setattr(
-        "recsys.selection.redundancy.raw_blocks", lambda shards, rows: {n: c[:, None] for n, c in columns.items()}
+        "recsys.selection.reports.redundancy.raw_blocks",
+        lambda shards, rows: {n: c[:, None] for n, c in columns.items()},
     )
     (group,) = clusters(valid, ["copy", "z", "a"])["found"]
     assert group["fields"] == ["copy", "a"] and group["redundancy"] == pytest.approx(1)

@@ -12,8 +12,8 @@ from recsys.embeddings.hashed import hashed
 from recsys.embeddings.per_field import per_field
 from recsys.embeddings.unified import unified
 from recsys.errors import ConfigError
-from recsys.schema import Schema
-from recsys.tables import PlainEmbedding, salted_rows
+from recsys.features.schema import Schema
+from recsys.tables.lookup import PlainEmbedding, salted_rows
 from tests.sequences import LENGTH, event_batch, event_schema
 
 SCHEMA = event_schema()

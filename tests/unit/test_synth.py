@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from recsys.data.scan import scan
-from recsys.data.synth import FORMATS, Planted, expected_auc, synth_main
+from recsys.commands.data.synth import synth_main
+from recsys.data.sets.criteo_like import FORMATS, Planted, expected_auc
+from recsys.data.sources.scan import scan
 from recsys.errors import ConfigError, DataError
 
 
@@ -89,7 +90,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def refuse(*_: object) -> None:
         raise full
 
-    monkeypatch.setattr("recsys.data.synth._svm", refuse)
+    monkeypatch.setattr("recsys.data.sets.criteo_like._svm", refuse)
     with pytest.raises(DataError, match="No space left"):
         synth_main([str(tmp_path / "t.libsvm"), "--rows", "10"])
     assert list(tmp_path.iterdir()) == []

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.data.columns import instants
-from recsys.data.prepare import prepare
+from recsys.data.preparation.columns import instants
+from recsys.data.preparation.prepare import prepare
 from recsys.errors import DataError
-from recsys.values import instant
+from recsys.features.values import instant
 from tests.conftest import CONFIG
 
 SECONDS = 1_485_950_400  # 2017-02-01 12:00:00

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from recsys import train as training
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.embeddings.unified import unified
 from recsys.errors import ConfigError, DataError
-from recsys.metrics import auc, logloss, sigmoid
-from recsys.models.ctr import CTR
+from recsys.evaluation.metrics import auc, logloss, sigmoid
 from recsys.models.dcn import DCN
-from recsys.train import TrainConfig, fit, logits, seed_everything
+from recsys.models.frame import CTR
+from recsys.training import fit as training
+from recsys.training.fit import TrainConfig, fit, logits, seed_everything
 
 QUICK = TrainConfig(
     batch_size=128, max_epochs=2, lr=3e-3, table_lr=0.05, warmup_steps=5, evals_per_epoch=2, precision="fp32",

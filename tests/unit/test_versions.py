@@ -8,12 +8,13 @@ import torch
 
 from pipelines.retrains import retrain_name
 from pipelines.stage import Stage
-from recsys import checkpoint, versions
-from recsys.data.prepare import prepare
+from recsys import versions
+from recsys.data.preparation.prepare import prepare
 from recsys.errors import DataError
+from recsys.features.row_encoder import read_encoders
 from recsys.files import read_json, write_json
-from recsys.rows import read_encoders
-from recsys.train import RESUME_VERSION, TrainConfig, fit
+from recsys.training import checkpoint
+from recsys.training.fit import RESUME_VERSION, TrainConfig, fit
 from recsys.versions import code_version, targets
 
 
@@ -83,7 +84,13 @@ def own_code(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "module", ["recsys/encoding.py", "recsys/data/fit.py", "recsys/data/split.py", "recsys/past.py"]
+    "module",
+    [
+        "recsys/features/encoders.py",
+        "recsys/data/preparation/fit.py",
+        "recsys/data/preparation/split.py",
+        "recsys/features/past.py",
+    ],
 )
 def test_a_changed_encoder_prepares_again(config, table, tmp_path, own_code, module):
     first = prepare(config, lambda: table, tmp_path)
@@ -106,14 +113,14 @@ def test_a_changed_trainer_retrains(prepared, tmp_path, own_code):
     }
     stage = Stage(parts, tmp_path / "benchmark", {"prepare": tmp_path / "prepare"})
     first = retrain_name(stage, ["a", "b"], 0)
-    own_code("recsys/train.py", "# a comment")
+    own_code("recsys/training/fit.py", "# a comment")
     assert retrain_name(stage, ["b", "a"], 0) == first
-    for module in ("recsys/models/fm.py", "recsys/html.py", "recsys/selection/leap.py"):
+    for module in ("recsys/models/fm.py", "recsys/pages/html.py", "recsys/selection/methods/leap.py"):
         own_code(module, "CHANGED = 1")
         assert retrain_name(stage, ["a", "b"], 0) == first, module
     for module in (
-        "recsys/train.py", "recsys/models/dcn.py", "recsys/embeddings/fused.py", "recsys/metrics.py",
-        "recsys/recipe.py", "recsys/tables.py", "recsys/sequences/mean.py", "pipelines/evaluate.py",
+        "recsys/training/fit.py", "recsys/models/dcn.py", "recsys/embeddings/fused.py", "recsys/evaluation/metrics.py",
+        "recsys/training/auto.py", "recsys/tables/lookup.py", "recsys/sequences/mean.py", "pipelines/evaluate.py",
     ):  # fmt: skip
         own_code(module, "CHANGED = 1")
         assert retrain_name(stage, ["a", "b"], 0) != first, module

@@ -1,0 +1,1 @@
+"""Logistic regression and LightGBM on the split that a run uses."""

@@ -1,0 +1,105 @@
+"""Fit one-hot logistic regression and LightGBM on the very split that a run uses.
+
+Their figures go to baselines.json beside the prepared data; every run's evaluate stage shows them.
+B rows, L id columns, N numbers, W columns of a baseline's matrix.
+"""
+
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.baselines.linear import linear
+from recsys.baselines.rows import Predict, rows_of, scored
+from recsys.baselines.trees import lightgbm_or_mend, trees
+from recsys.data.shards import Shards
+from recsys.evaluation.metrics import evaluate, fit_calibrator, sigmoid
+from recsys.files import read_json, write_json
+from recsys.progress import progress
+from recsys.terminal import console
+from recsys.versions import code_version
+
+__all__ = ["MOST_CELLS", "MOST_ROWS", "baseline", "read"]
+
+MOST_ROWS = 1_000_000  # of training; above, a random share of this size stands for all
+MOST_CELLS = 40_000_000  # rows × columns held at once: about 1 GB in either baseline
+
+
+def _figures(valid: Shards, test: Shards, predict: Predict) -> dict[str, dict[str, float]]:
+    """Of validation and of test; those of test also after recalibration on validation."""
+    logit = {s: scored(s, predict) for s in (valid, test)}
+    found = {s: evaluate(x_B, s.label_B, s.group_B, s.weight_B) for s, x_B in logit.items()}
+    calibrator = fit_calibrator(sigmoid(logit[valid]), valid.label_B, valid.weight_B)
+    mended = evaluate(logit[test], test.label_B, None, test.weight_B, calibrator)
+    found[test] |= {f"recalibrated_{k}": mended[k] for k in ("logloss", "ne", "calibration", "ece")}
+    return {s.split: {k: float(v) for k, v in found[s].items() if np.isfinite(v)} for s in (valid, test)}
+
+
+def baseline(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Fit both baselines on a prepared data set and write baselines.json into its folder.
+
+    Args:
+        folder: What `prepare` made.
+        seed: Fixes the share of rows, the folds and LightGBM.
+
+    Returns:
+        `models`: name → valid and test figures, settings and seconds; `rows`: training rows that
+        were used, of how many; `versions`.
+
+    Raises:
+        ConfigError: If LightGBM is not installed.
+        DataError: If a split is not there or holds one label only.
+    """
+    lightgbm_or_mend()
+    shards = {s: Shards(folder, s) for s in ("train", "valid", "test")}
+    first = shards["train"].batch(slice(0, 1))
+    width = first.ids_BL.shape[1] + first.dense_BN.shape[1]
+    most = min(MOST_ROWS, MOST_CELLS // max(1, width))
+    train = rows_of(shards["train"], most, seed)
+    models: dict[str, Any] = {}
+    with progress() as bar:
+        task = bar.add_task("baselines", total=2)
+        for name, fit in (("logistic regression", linear), ("LightGBM", trees)):
+            bar.update(task, description=name)
+            started = time.perf_counter()
+            predict, settings = fit(shards, train, seed)
+            found = _figures(shards["valid"], shards["test"], predict)
+            seconds = round(time.perf_counter() - started, 1)
+            models[name] = {**found, "settings": settings, "seconds": seconds}
+            bar.advance(task)
+    versions = {p: version(p) for p in ("scikit-learn", "lightgbm", "recsys")}
+    about = {
+        "models": models,
+        "rows": {"used": len(train[2]), "of": len(shards["train"])},
+        "versions": versions,
+        "code": _code(),
+    }
+    write_json(Path(folder) / "baselines.json", {**about, "seed": seed})
+    return about
+
+
+def _code() -> str:
+    """The version of the code that the figures depend on."""
+    return code_version("recsys.baselines.fit")
+
+
+def read(folder: Path) -> dict[str, dict[str, float]]:
+    """Each baseline's figures as a run's evaluation names them; none where they were not made.
+
+    Args:
+        folder: A prepared data set.
+
+    Returns:
+        Name → auc, logloss, ne, recalibrated_logloss … on test, valid_auc and valid_logloss.
+    """
+    path = Path(folder) / "baselines.json"
+    if not path.exists():
+        return {}
+    about = read_json(path, "figures of baselines", "run recsys data baseline again")
+    if about.get("code") != _code():
+        console().print(f"{path} was made by other code and is left out: run recsys data baseline again")
+        return {}
+    models = about["models"]
+    return {n: {**m["test"], **{f"valid_{k}": m["valid"][k] for k in ("auc", "logloss")}} for n, m in models.items()}

@@ -1,0 +1,164 @@
+"""Prepared ids and numbers → the matrices of logistic regression and of trees.
+
+B rows, L id columns, N numbers, W columns of the matrix. A list (multi or sequence) is a set of
+ids in its field's columns; −1 pads. An id of a weighted list counts by its weight; of other lists, by 1.
+"""
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.model_selection import KFold
+
+from recsys.features.schema import Schema
+
+__all__ = ["MIN_COUNT", "NATIVE", "PRIOR", "OneHot", "TargetRates"]
+
+MIN_COUNT = 10  # an id with fewer training rows shares its field's column of rare ids
+NATIVE = 64  # a field with at most so many ids is categorical to the trees
+PRIOR = 20.0  # rows of the mean label that every id's label rate starts from
+
+
+def _numbers(schema: Schema, dense_BN: np.ndarray) -> np.ndarray:
+    return dense_BN[:, : sum(f.max_length for f in schema.numeric)]
+
+
+def _listed(schema: Schema, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A field's ids and how much each counts: its weight, or 1; 0 if it pads."""
+    ids = ids_BL[:, schema.id_columns[name].start : schema.id_columns[name].stop]
+    if not schema[name].weighted:
+        return ids, (ids >= 0).astype(np.float64)
+    at = schema.weight_columns[name]
+    return ids, np.where(ids >= 0, dense_BN[:, at.start : at.stop], 0).astype(np.float64)
+
+
+class OneHot:
+    """Ids as columns of 0 and 1, then numbers of mean 0 and deviation 1.
+
+    Each field has a column for every id with at least `min_count` training rows and one for all
+    others. A list of n ids puts 1/√n in each one's column, so that every field has norm 1; a
+    weighted list puts w / √Σw².
+
+    Args:
+        schema: The fields.
+        ids_BL: Training ids.
+        dense_BN: Training numbers.
+        weight_B: Sample weights, which mean and deviation of numbers follow; None weighs all rows alike.
+        min_count: Least rows, whatever their weight, of an id with a column of its own.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        ids_BL: np.ndarray,
+        dense_BN: np.ndarray,
+        weight_B: np.ndarray | None = None,
+        min_count: int = MIN_COUNT,
+    ):
+        self.schema = schema
+        self.place: dict[str, np.ndarray] = {}
+        self.width = 0
+        for name, columns in schema.id_columns.items():
+            ids = ids_BL[:, columns.start : columns.stop]
+            counts = np.bincount(ids[ids >= 0], minlength=schema[name].cardinality)
+            often = counts >= min_count
+            self.place[name] = np.where(often, self.width + np.cumsum(often), self.width)
+            self.width += 1 + int(often.sum())
+        x_BN = _numbers(schema, dense_BN).astype(np.float64)
+        self.mean = np.average(x_BN, axis=0, weights=weight_B)
+        deviation = np.sqrt(np.average((x_BN - self.mean) ** 2, axis=0, weights=weight_B))
+        self.deviation = np.where(deviation > 1e-12, deviation, 1.0)
+        self.width += x_BN.shape[1]
+
+    def __call__(self, ids_BL: np.ndarray, dense_BN: np.ndarray) -> sp.csr_matrix:
+        """→ x_BW."""
+        x_BN = ((_numbers(self.schema, dense_BN) - self.mean) / self.deviation).astype(np.float32)
+        total = len(ids_BL)
+        rows, columns, values = [], [], []
+        for name in self.schema.id_columns:
+            ids, counts = _listed(self.schema, name, ids_BL, dense_BN)
+            row, slot = np.nonzero(counts)
+            squares_B = (counts**2).sum(1)
+            rows.append(row)
+            columns.append(self.place[name][ids[row, slot]])
+            values.append((counts[row, slot] / np.sqrt(squares_B[row])).astype(np.float32))
+        start = self.width - x_BN.shape[1]
+        row_BN, column_BN = np.indices(x_BN.shape)
+        rows.append(row_BN.ravel())
+        columns.append(column_BN.ravel() + start)
+        values.append(x_BN.ravel())
+        parts = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
+        return sp.csr_matrix(parts, shape=(total, self.width))  # equal places add up
+
+
+class TargetRates:
+    """Numbers and narrow ids as they are, wide ids as the label rate of their value and its rows.
+
+    rate(v) = (Σ label + PRIOR·mean) / (rows + PRIOR), a row counted by its sample weight. On training
+    rows the rates are those of the other folds, so that no row sees its own label. A list takes the
+    mean over its ids, weighted if the list is.
+
+    Args:
+        schema: The fields.
+        ids_BL: Training ids.
+        label_B: Training labels.
+        weight_B: Sample weights; None weighs all rows alike.
+        seed: Fixes the folds.
+
+    Source: Micci-Barreca, A preprocessing scheme for high-cardinality categorical attributes,
+    2001, equation 4, with λ(n) = n / (n + PRIOR); folds are ours.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        ids_BL: np.ndarray,
+        label_B: np.ndarray,
+        weight_B: np.ndarray | None = None,
+        seed: int = 0,
+    ):
+        self.schema, self.label, self.seed = schema, label_B.astype(np.float64), seed
+        self.weight = np.ones(len(label_B)) if weight_B is None else weight_B.astype(np.float64)
+        self.mean = float(np.average(self.label, weights=self.weight))
+        numbers = sum(f.max_length for f in schema.numeric)
+        plain = {f.name for f in schema.sparse if f.kind == "categorical" and f.cardinality <= NATIVE}
+        self.wide = [f.name for f in schema.sparse if f.name not in plain]
+        self.narrow = [f.name for f in schema.sparse if f.name in plain]
+        self.native = list(range(numbers, numbers + len(self.narrow)))
+        self.width = numbers + len(self.narrow) + 2 * len(self.wide)
+        self.sums = {n: self._sums(n, ids_BL, np.arange(len(ids_BL))) for n in self.wide}
+
+    def _sums(self, name: str, ids_BL: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weighted Σ label and weighted rows of every id, over some rows."""
+        at = self.schema.id_columns[name]
+        ids, size = ids_BL[rows, at.start : at.stop], self.schema[name].cardinality
+        row, slot = np.nonzero(ids >= 0)
+        flat, weight = ids[row, slot], self.weight[rows][row]
+        return np.bincount(flat, self.label[rows][row] * weight, size), np.bincount(flat, weight, size)
+
+    def _encode(
+        self, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray, sums: tuple[np.ndarray, np.ndarray]
+    ) -> np.ndarray:
+        """→ B×2: mean rate and mean log rows over the row's ids; the mean label if it has none."""
+        rate, often = (sums[0] + PRIOR * self.mean) / (sums[1] + PRIOR), np.log1p(sums[1])
+        ids, counts = _listed(self.schema, name, ids_BL, dense_BN)
+        total_B, safe = counts.sum(1), np.maximum(ids, 0)
+        filled_B = total_B > 0
+        made = [(counts * v[safe]).sum(1) / np.where(filled_B, total_B, 1) for v in (rate, often)]
+        return np.stack([np.where(filled_B, made[0], self.mean), made[1]], 1).astype(np.float32)
+
+    def _beside(self, ids_BL: np.ndarray, dense_BN: np.ndarray, wide: list[np.ndarray]) -> np.ndarray:
+        at = self.schema.id_columns
+        narrow = [ids_BL[:, [at[n].start]].astype(np.float32) for n in self.narrow]
+        return np.concatenate([_numbers(self.schema, dense_BN).astype(np.float32), *narrow, *wide], axis=1)
+
+    def __call__(self, ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
+        """→ x_BW, rates from all training rows."""
+        return self._beside(ids_BL, dense_BN, [self._encode(n, ids_BL, dense_BN, self.sums[n]) for n in self.wide])
+
+    def crossed(self, ids_BL: np.ndarray, dense_BN: np.ndarray, folds: int = 5) -> np.ndarray:
+        """→ x_BW of the training rows themselves, rates from the other folds."""
+        wide = [np.empty((len(ids_BL), 2), np.float32) for _ in self.wide]
+        if self.wide:
+            for seen, held in KFold(folds, shuffle=True, random_state=self.seed).split(ids_BL):
+                for name, made in zip(self.wide, wide, strict=True):
+                    made[held] = self._encode(name, ids_BL[held], dense_BN[held], self._sums(name, ids_BL, seen))
+        return self._beside(ids_BL, dense_BN, wide)

@@ -1,0 +1,1 @@
+"""`recsys bench …`: measure, with a reference in the same run."""

@@ -1,0 +1,220 @@
+"""`recsys bench data`: preparation, loading and encoding, each beside a reference in the same run.
+
+Every preparation is a process of its own, so that its peak memory is its own; those that are
+compared take turns, and medians are printed.
+"""
+
+import json
+import resource
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import torch
+
+import recsys
+from recsys.commands.arguments import Parser
+from recsys.commands.data import synth
+from recsys.data.preparation.prepare import prepare
+from recsys.data.shards import Shards
+from recsys.data.sources.scan import Scan, scan
+from recsys.errors import DataError
+from recsys.features.row_encoder import RowEncoder
+from recsys.results import read_prepared
+from recsys.terminal import console
+
+__all__ = ["bench_main", "prepare_once"]
+
+_console = console()
+_INTS, _CATS = 13, 26
+_MIN_COUNT = 10
+_LENGTH = 50  # of the sequence
+
+
+def _config(path: str, sequence: bool = False) -> dict[str, Any]:
+    """Criteo's layout: numbers standardised, categories by vocabulary; a sequence of `c1` if asked for."""
+    fields: dict[str, Any] = {f"c{i}": {"min_count": _MIN_COUNT} for i in range(1, _CATS + 1)}
+    if sequence:
+        fields["recent"] = {"kind": "sequence", "table": "c1", "max_length": _LENGTH}
+    fields |= {f"i{i}": {"kind": "numeric"} for i in range(1, _INTS + 1)}
+    split = {"shares": [0.8, 0.1, 0.1]}
+    return {"name": "bench", "source": {"path": path}, "label": "label", "split": split, "fields": fields}
+
+
+def prepare_once(path: str, cache: str) -> dict[str, float]:
+    """Prepare a file → seconds, processor seconds, and peak memory in bytes of this process."""
+    started, used = time.perf_counter(), time.process_time()
+    prepare(_config(path), lambda: scan(path), Path(cache))
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - used,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+_ONCE = (
+    "import json, sys; from recsys.commands.bench.data import prepare_once; "
+    "print(json.dumps(prepare_once(*sys.argv[1:])))"
+)
+
+
+def _ours(path: Path, folder: Path) -> dict[str, float]:
+    cache = folder / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    done = subprocess.run([sys.executable, "-c", _ONCE, str(path), str(cache)], capture_output=True, text=True)
+    if done.returncode:
+        raise DataError(f"preparing {path.name} failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _pandas(path: Path) -> float:
+    """The same encoding as people write it with pandas → seconds."""
+    started = time.perf_counter()
+    table = pd.read_csv(path)
+    made = []
+    for name in table.columns:
+        if name.startswith("i"):
+            x = table[name].astype(np.float64)
+            made.append(((x - x.mean()) / x.std()).fillna(0).to_numpy(np.float32))
+        elif name.startswith("c"):
+            counts = table[name].value_counts()
+            known = {v: i + 2 for i, v in enumerate(counts[counts >= _MIN_COUNT].index)}
+            made.append(table[name].map(known).fillna(1).where(table[name].notna(), 0).to_numpy(np.int32))
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "rows.npy", np.stack(made, 1))
+    return time.perf_counter() - started
+
+
+def _outside(command: str, path: Path) -> float:
+    """A reference command on the same file → seconds."""
+    started = time.perf_counter()
+    done = subprocess.run([*shlex.split(command), str(path)], capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise DataError(f"--reference: expected {command!r} to prepare {path.name}, it failed: {last}")
+    return time.perf_counter() - started
+
+
+def _preparation(folder: Path, rows: int, repeats: int, reference: str | None) -> dict[str, Any]:
+    csv, parquet = folder / "clicks.csv", folder / "clicks.parquet"
+    _make(csv, rows)
+    _make(parquet, rows)
+    times: dict[str, list[float]] = {"csv": [], "parquet": [], "pandas": [], "reference": []}
+    peaks = []
+    for turn in range(repeats):
+        _console.print(f"preparing {rows:,} rows, turn {turn + 1} of {repeats}")
+        for name, path in (("csv", csv), ("parquet", parquet)):
+            made = _ours(path, folder)
+            times[name].append(made["seconds"])
+            peaks.append(made["peak_bytes"])
+        times["pandas"].append(_pandas(csv))
+        if reference:
+            times["reference"].append(_outside(reference, csv))
+    middle = {k: statistics.median(v) for k, v in times.items() if v}
+    found = {f"{k}_rows_per_second": rows / middle[k] for k in ("csv", "parquet")}
+    found |= {f"times_faster_than_{k}": middle[k] / middle["csv"] for k in ("pandas", "reference") if k in middle}
+    return {**found, "peak_bytes": max(peaks)}
+
+
+def _make(path: Path, rows: int) -> None:
+    if synth.synth_main([str(path), "--rows", str(rows), "--format", path.suffix[1:]]):
+        raise DataError(f"could not write {path}")
+
+
+def _grown(folder: Path, rows: int, small: float) -> dict[str, Any]:
+    """Peak memory with many more rows, as a ratio to few."""
+    _console.print(f"preparing {rows:,} rows of Parquet")
+    path = folder / "big.parquet"
+    _make(path, rows)
+    made = _ours(path, folder)
+    return {
+        "big_rows": rows,
+        "big_rows_per_second": rows / made["seconds"],
+        "big_peak_bytes": made["peak_bytes"],
+        "big_peak_ratio": made["peak_bytes"] / small,
+    }
+
+
+def _rate(batches: Callable[[], Any], seconds: float = 3.0) -> float:
+    """Rows a second of an iterator of batches that is begun again until the time is up."""
+    rows, started = 0, time.perf_counter()
+    while True:
+        for batch in batches():
+            rows += len(batch)
+            if time.perf_counter() - started > seconds:
+                return rows / (time.perf_counter() - started)
+
+
+def _with_sequence(table: Scan, rows: int = 200_000) -> Scan:
+    """Some rows, each with a list of up to `_LENGTH` values of `c1`."""
+    part = table.read(limit=rows)
+    r = np.random.default_rng(0)
+    length_B = r.integers(0, _LENGTH + 1, part.num_rows)
+    offset = pa.array(np.concatenate([[0], np.cumsum(length_B)]).astype(np.int32))
+    values = part["c1"].combine_chunks().take(pa.array(r.integers(0, part.num_rows, length_B.sum())))
+    return Scan.of(part.append_column("recent", pa.ListArray.from_arrays(offset, values)))
+
+
+def _loading(folder: Path, batch: int) -> dict[str, float]:
+    path, threads = str(folder / "clicks.parquet"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = {}
+    for name, sequence in (("", False), ("sequence_", True)):
+        config = _config(path, sequence)
+        source = _with_sequence(scan(path)) if sequence else scan(path)
+        shards = Shards(prepare(config, lambda source=source: source, folder / f"{name}load"), "train")
+        sum(len(b) for b in shards.batches(batch))  # warm
+        found[f"{name}loader_rows_per_second"] = _rate(lambda shards=shards: shards.batches(batch))
+        found[f"{name}shuffled_rows_per_second"] = _rate(lambda shards=shards: shards.shuffled(batch, 0))
+    torch.set_num_threads(threads)
+    return found
+
+
+def _encoding(folder: Path) -> dict[str, float]:
+    """µs a row of the encoder that serves, one row and many at a time."""
+    prepared = next((folder / "load").glob("bench-*"))
+    encoder = RowEncoder.load(prepared)
+    rows = read_prepared(prepared, "golden_rows.json")
+    found = {}
+    for size in (1, 256):
+        times = []
+        for start in range(0, 256, size):
+            part = rows[start : start + size]
+            begun = time.perf_counter_ns()
+            encoder(part)
+            times.append((time.perf_counter_ns() - begun) / 1000 / size)
+        found[f"encode_us_per_row_b{size}"] = statistics.median(times)
+    return found
+
+
+def bench_main(arguments: Sequence[str]) -> int:
+    """Measure, and print one JSON line last."""
+    parser = Parser("recsys bench data", description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--big-rows", type=int, default=0, help="also prepare this many, for the growth of memory")
+    parser.add_argument("--reference", help="a command that prepares the CSV given last, to compare with")
+    parser.add_argument("--batch", type=int, default=4096)
+    parser.add_argument("--folder", help="where to write the tables; a temporary folder by default")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(dir=given.folder) as place:
+        folder = Path(place)
+        found = _preparation(folder, given.rows, given.repeats, given.reference)
+        if given.big_rows:
+            found |= _grown(folder, given.big_rows, found["peak_bytes"])
+        found |= _loading(folder, given.batch) | _encoding(folder)
+    versions = {m.__name__: m.__version__ for m in (recsys, pa, pl, pd, np, torch)}
+    shown = {k: round(v, 2) if isinstance(v, float) else v for k, v in found.items()}
+    print(json.dumps({"bench": "data", "rows": given.rows, **shown, "versions": versions}))
+    return 0

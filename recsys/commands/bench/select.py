@@ -1,0 +1,210 @@
+"""`recsys bench select`: what a search by LeAP costs, beside a training epoch and beside permutation.
+
+Made tables of F fields; searches that are compared take turns, and medians are printed (very many
+fields are searched once: minutes). Permutation is one pass over the rows a field and repeat, so passes
+for a few fields are timed, and scaled.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+import recsys
+from recsys.commands.arguments import Parser
+from recsys.data.preparation.prepare import prepare
+from recsys.data.shards import Shards
+from recsys.errors import DataError
+from recsys.models.frame import CTR
+from recsys.selection.methods.leap import leap
+from recsys.selection.search import Recipe
+from recsys.selection.shuffle import Shuffled
+from recsys.terminal import console
+from recsys.training import checkpoint
+from recsys.training.fit import TrainConfig, fit
+
+__all__ = ["bench_main", "wide_once"]
+
+_console = console()
+_TIMED_FIELDS = 16  # of permutation
+_ROWS, _REPEATS = 50_000, 3  # rows at most, as its default; repeats that give an error of its scores
+_HOW = TrainConfig(batch_size=4096, max_epochs=1, evals_per_epoch=1)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A trained model on a made table."""
+
+    model: CTR
+    train: Shards
+    valid: Shards
+    recipe: Recipe
+    epoch_seconds: float
+
+    def leap(self) -> float:
+        """Seconds of a search at its default settings."""
+        return leap(self.model, self.train, self.valid, self.recipe, 0).about["seconds"]
+
+
+def _spec(dim: int) -> dict[str, Any]:
+    """DCN-v2 of low rank, which wide inputs ask for, over a table a field."""
+    return {
+        "model": {"_target_": "recsys.models.dcn.DCN", "rank": 64, "hidden": [256, 128]},
+        "embedding": {"_target_": "recsys.embeddings.per_field.per_field", "dim": dim},
+        "embedding_dropout": 0.0,
+    }
+
+
+def _case(folder: Path, columns: dict[str, Any], fields: dict[str, Any], logit_B: np.ndarray, dim: int) -> _Case:
+    r = np.random.default_rng(1)
+    click = (r.random(len(logit_B)) < 1 / (1 + np.exp(1 - logit_B))).astype(np.int8)
+    config = {
+        "name": "bench", "source": {}, "label": "click", "fields": fields,
+        "split": {"shares": [0.7, 0.2, 0.1], "seed": 0},
+    }  # fmt: skip
+    prepared = prepare(config, lambda: pa.table({**columns, "click": click}), folder)
+    train, valid = Shards(prepared, "train"), Shards(prepared, "valid")
+    spec = _spec(dim)
+    model = checkpoint.build(train.schema, spec)
+    started = time.perf_counter()
+    fit(model, train, valid, _HOW, 0)
+    seconds = time.perf_counter() - started
+    return _Case(model, train, valid, Recipe(lambda schema: checkpoint.build(schema, spec), _HOW), seconds)
+
+
+def _categorical(folder: Path, rows: int, fields: int, dim: int) -> _Case:
+    """Fields of 100 values, of which the first four matter."""
+    _console.print(f"{fields} fields, {dim} wide: prepare and train on {rows:,} rows")
+    r = np.random.default_rng(0)
+    value_BF = r.integers(0, 100, (rows, fields))
+    logit_B = r.normal(0, 0.7, (4, 100))[np.arange(4), value_BF[:, :4]].sum(1)
+    columns = {f"c{i}": value_BF[:, i] for i in range(fields)}
+    return _case(folder / f"{fields}x{dim}", columns, {n: {} for n in columns}, logit_B, dim)
+
+
+def wide_once(folder: str, dimensions: str) -> dict[str, float]:
+    """Search for each of many dimensions of 64-wide vectors → seconds, and peak memory in bytes of this process."""
+    rows, width = 21_000, 64  # of which validation has two batches
+    count = -(-int(dimensions) // width)
+    r = np.random.default_rng(0)
+    columns, fields = {}, {f"v{i}": {"kind": "vector"} for i in range(count)}
+    offset = pa.array(np.arange(0, rows * width + 1, width, dtype=np.int32))
+    logit_B = np.zeros(rows)
+    for name in fields:
+        value_BD = r.normal(size=(rows, width)).astype(np.float32)
+        logit_B += 0.5 * value_BD[:, 0] if name in ("v0", "v1", "v2", "v3") else 0.0
+        columns[name] = pa.ListArray.from_arrays(offset, pa.array(value_BD.ravel()))
+    case = _case(Path(folder), columns, fields, logit_B, 8)
+    found = leap(case.model, case.train, case.valid, case.recipe, 0, split_width=width, steps=150)
+    gates = sum(len(g) for g in found.about["dimensions"].values())
+    return {
+        "wide_gates": gates,
+        "wide_seconds": found.about["seconds"],
+        "wide_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+_ONCE = (
+    "import json, sys; from recsys.commands.bench.select import wide_once; print(json.dumps(wide_once(*sys.argv[1:])))"
+)
+
+
+def _wide(folder: Path, dimensions: int) -> dict[str, float]:
+    _console.print(f"{dimensions:,} dimensions in one search, in a process of its own")
+    done = subprocess.run(
+        [sys.executable, "-c", _ONCE, str(folder / "wide"), str(dimensions)], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise DataError(f"the wide search failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _turns(timed: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, after taking turns."""
+    seconds: dict[str, list[float]] = {n: [] for n in timed}
+    for turn in range(repeats):
+        _console.print(f"turn {turn + 1} of {repeats}")
+        for name, measure in timed.items():
+            seconds[name].append(measure())
+    return {n: statistics.median(s) for n, s in seconds.items()}
+
+
+def _permuted(case: _Case) -> float:
+    """Seconds of permutation importance once over the rows there are, `_ROWS` at most, scaled from a few fields.
+
+    It runs in the precision of LeAP's gate steps.
+    """
+    names = case.model.schema.names
+    rows_of = Shuffled(case.model, case.valid, 0, _ROWS, case.recipe.how.precision)
+    rows_of.probabilities(names[:1])
+    started = time.perf_counter()
+    for name in names[:_TIMED_FIELDS]:
+        rows_of.probabilities([name])
+    seconds = (time.perf_counter() - started) / min(_TIMED_FIELDS, len(names))
+    return seconds * len(names)
+
+
+def _ratios(seconds: dict[str, float], cases: dict[int, str]) -> dict[str, float]:
+    """How many times faster LeAP is than permutation at its default of one repeat, and at three.
+
+    Both over the rows there are, in the same precision. One repeat tells no error; LeAP's gates are
+    means over hundreds of steps.
+    """
+    once = {f: seconds[f"permutation_{n}"] / seconds[f"leap_{n}"] for f, n in cases.items()}
+    return {f"times_faster_than_permutation_r{r}_f{f}": r * ratio for r in (1, _REPEATS) for f, ratio in once.items()}
+
+
+def bench_main(arguments: Sequence[str]) -> int:
+    """Measure, and print one JSON line last."""
+    parser = Parser("recsys bench select", description=__doc__)
+    parser.add_argument("--rows", type=int, default=40_000, help="of the tables of many fields")
+    parser.add_argument(
+        "--epoch-rows", type=int, default=1_000_000, help="of the table whose epoch LeAP is held against"
+    )
+    parser.add_argument("--fields", type=int, nargs=3, default=[50, 500, 2000], help="few, many, very many fields")
+    parser.add_argument("--dimensions", type=int, default=12_000, help="of the search for each dimension")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", help="where to write the tables; a temporary folder by default")
+    given = parser.parse_args(arguments)
+    few, many, most = given.fields
+    wide = 4 * many // few // 4 * 4
+    with tempfile.TemporaryDirectory(dir=given.folder) as place:
+        folder = Path(place)
+        usual = _categorical(folder, given.epoch_rows, few, 8)
+        cases = {
+            "usual": usual,
+            "few": _categorical(folder, given.rows, few, wide),
+            "many": _categorical(folder, given.rows, many, 4),
+            "most": _categorical(folder, given.rows, most, 4),
+        }
+        timed = {f"leap_{n}": c.leap for n, c in cases.items()}
+        timed |= {f"permutation_{n}": (lambda c=cases[n]: _permuted(c)) for n in ("many", "most")}
+        seconds = _turns({n: t for n, t in timed.items() if not n.endswith("most")}, given.repeats)
+        seconds |= _turns({n: t for n, t in timed.items() if n.endswith("most")}, 1)
+        found: dict[str, Any] = _wide(folder, given.dimensions)
+    found |= {
+        "epoch_rows": len(usual.train),
+        "epoch_seconds": usual.epoch_seconds,
+        "leap_seconds": seconds["leap_usual"],
+        "leap_over_epoch": seconds["leap_usual"] / usual.epoch_seconds,
+        "permutation_rows": {f"f{f}": min(_ROWS, len(cases[n].valid)) for f, n in ((many, "many"), (most, "most"))},
+        **_ratios(seconds, {many: "many", most: "most"}),
+        f"leap_f{many}_over_f{few}": seconds["leap_many"] / seconds["leap_few"],
+        f"leap_f{most}_seconds": seconds["leap_most"],
+    }
+    versions = {m.__name__: m.__version__ for m in (recsys, np, torch)}
+    shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}
+    threads = torch.get_num_threads()
+    print(json.dumps({"bench": "select", "rows": given.rows, "threads": threads, **shown, "versions": versions}))
+    return 0

@@ -1,0 +1,139 @@
+"""`recsys bench serve`: requests a second and latency of a real server, beside scoring without HTTP.
+
+The server is a process of its own; the client below speaks HTTP/1.1 on connections that it keeps
+open, as services do. Both share this machine's cores.
+"""
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+import recsys
+from recsys.commands.arguments import Parser
+from recsys.errors import DataError
+from recsys.serving.bundle import Bundle
+from recsys.terminal import console
+
+__all__ = ["bench_main"]
+
+_console = console()
+_HEADERS = {"Content-Type": "application/json"}
+_MANY_ROWS = 200
+_CONNECTIONS = 16
+
+
+@contextmanager
+def _server(bundle: Path) -> Generator[str]:
+    """A server of the bundle on a free port of this machine → `host:port`."""
+    command = [sys.executable, "-m", "recsys", "serve", str(bundle), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            words = process.stdout.readline().split()
+            if len(words) < 4:
+                raise DataError(f"bench serve: the server of {bundle} did not start: the line above says why")
+            yield urlsplit(words[3]).netloc
+        finally:
+            process.terminate()
+
+
+def _post(connection: http.client.HTTPConnection, body: str) -> None:
+    connection.request("POST", "/predict", body, _HEADERS)
+    answer = connection.getresponse()
+    said = answer.read()
+    if answer.status != 200:
+        raise DataError(f"bench serve: expected status 200, got {answer.status}: {said[:200]!r}")
+
+
+def _kept_open(address: str, bodies: list[str], requests: int) -> list[float]:
+    """Seconds of each request on one connection."""
+    connection, taken = http.client.HTTPConnection(address, timeout=60), list[float]()
+    for i in range(requests):
+        started = time.perf_counter()
+        _post(connection, bodies[i % len(bodies)])
+        taken.append(time.perf_counter() - started)
+    connection.close()
+    return taken
+
+
+def _at_once(address: str, bodies: list[str], requests: int) -> list[float]:
+    """Seconds of each request on 16 connections that are busy together."""
+    taken: list[list[float]] = [[] for _ in range(_CONNECTIONS)]
+
+    def client(i: int) -> None:
+        taken[i] = _kept_open(address, bodies, requests // _CONNECTIONS)
+
+    threads = [threading.Thread(target=client, args=(i,)) for i in range(_CONNECTIONS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [t for part in taken for t in part]
+
+
+def _new_each(address: str, bodies: list[str], requests: int) -> list[float]:
+    """Seconds of each request on a connection of its own."""
+    return [t for i in range(requests) for t in _kept_open(address, [bodies[i % len(bodies)]], 1)]
+
+
+def _without_http(bundle: Bundle, rows: list[Any], requests: int) -> list[float]:
+    """Seconds of scoring one row in this process."""
+    taken: list[float] = []
+    for i in range(requests):
+        started = time.perf_counter()
+        bundle.score([rows[i % len(rows)]])
+        taken.append(time.perf_counter() - started)
+    return taken
+
+
+def _told(name: str, seconds: float, taken: list[float]) -> dict[str, float]:
+    return {
+        f"{name}_requests_per_second": round(len(taken) / seconds, 1),
+        f"{name}_p50_ms": round(1e3 * float(np.median(taken)), 3),
+        f"{name}_p99_ms": round(1e3 * float(np.quantile(taken, 0.99)), 3),
+    }
+
+
+def bench_main(arguments: list[str]) -> int:
+    """Measure a bundle's server, and print one JSON line last."""
+    parser = Parser("recsys bench serve", description=__doc__)
+    parser.add_argument("bundle", help="the bundle to serve")
+    parser.add_argument("--requests", type=int, default=2000, help="requests of one row, for each kind of connection")
+    given = parser.parse_args(arguments)
+    loaded = Bundle.load(given.bundle)
+    rows = json.loads((Path(given.bundle) / "golden.json").read_bytes())["rows"]
+    if not rows:
+        raise DataError(
+            f"bench serve: {given.bundle} holds no golden rows to send: export it with export.golden=synthetic"
+        )
+    single = [json.dumps(row) for row in rows]
+    many = [json.dumps([rows[i % len(rows)] for i in range(_MANY_ROWS)])]
+    found: dict[str, Any] = {}
+    with _server(Path(given.bundle)) as address:
+        _kept_open(address, single, 200)  # warm
+        cases: dict[str, Callable[[], list[float]]] = {
+            "one_connection": lambda: _kept_open(address, single, given.requests),
+            f"{_CONNECTIONS}_connections": lambda: _at_once(address, single, given.requests),
+            "new_connections": lambda: _new_each(address, single, given.requests),
+            f"{_MANY_ROWS}_rows": lambda: _kept_open(address, many, max(20, given.requests // 20)),
+            "without_http": lambda: _without_http(loaded, rows, given.requests),
+        }
+        for name, measure in cases.items():
+            _console.print(name.replace("_", " "), highlight=False)
+            started = time.perf_counter()
+            taken = measure()
+            found |= _told(name, time.perf_counter() - started, taken)
+    print(
+        json.dumps({"bench": "serve", "runtime": loaded.runtime, **found, "versions": {"recsys": recsys.__version__}})
+    )
+    return 0

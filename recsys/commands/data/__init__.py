@@ -1,0 +1,1 @@
+"""`recsys data …`: what is done with a table before a run."""

@@ -1,0 +1,1 @@
+"""Configuration: where options are, what they may name, which values are allowed."""

@@ -1,0 +1,146 @@
+"""Configuration → objects: the constructor is looked up and its arguments are compared with its signature.
+
+What does not fit is a one-line error that names the key. `check` does this from the source alone, before
+a run starts; `make` imports the constructor and checks it in full.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any, TypeVar, get_type_hints
+
+from hydra.utils import get_object
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from recsys.config.options import packaged_targets
+from recsys.config.signature import parameters
+from recsys.errors import ConfigError
+
+__all__ = ["allowed", "check", "check_value", "make", "make_dataclass", "trust"]
+
+T = TypeVar("T")
+_LOOSE = ConfigDict(arbitrary_types_allowed=True)
+_GIVEN = {
+    "model": 1,
+    "embedding": 1,
+    "sequence": 1,
+    "selection": 5,
+    "benchmark": 5,
+    "compression": 3,
+    "quantization": 3,
+}
+"""By group: how many first arguments the pipeline itself hands over, so that no configuration may set them."""
+
+_trusted: set[str] = set()  # packages of the user's own, for this process
+
+
+def trust(packages: Sequence[str]) -> None:
+    """Let `_target_` name what these packages define, from now on and in this process only."""
+    _trusted.clear()
+    _trusted.update(packages)
+
+
+def check_value(value: Any, hint: Any, at: str) -> Any:
+    """A value as its type hint wants it: a whole number that stands for a float is one.
+
+    Raises:
+        ConfigError: If it is of another type, or out of the hint's range.
+    """
+    try:
+        return TypeAdapter[Any](hint, config=_LOOSE).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        inside = "".join(f".{part}" for part in first["loc"])
+        raise ConfigError(f"{at}{inside}: {first['msg'].lower()}, got {first['input']!r}: give such a value") from error
+
+
+def _known(given: Mapping[str, Any], known: list[str], at: str) -> None:
+    if unknown := sorted(set(given) - set(known)):
+        raise ConfigError(f"{at}: unknown {', '.join(unknown)}: expected some of {', '.join(known) or 'nothing'}")
+
+
+def _package(target: str) -> str | None:
+    """The trusted package that a name is in."""
+    return next((p for p in _trusted if target.startswith(f"{p}.")), None)
+
+
+def allowed(target: Any) -> bool:
+    """Whether a configuration may name it: a packaged option does, or a trusted package holds it."""
+    return isinstance(target, str) and (target in packaged_targets() or _package(target) is not None)
+
+
+def _target(config: Mapping[str, Any], at: str) -> str:
+    target = config.get("_target_")
+    if not isinstance(target, str) or not allowed(target):
+        raise ConfigError(
+            f"{at}._target_: expected what a packaged option names, got {target!r}: choose an option of the group, "
+            "or add trusted=[PACKAGE] if it is your own code"
+        )
+    return target
+
+
+def _arguments(config: Mapping[str, Any], hints: Mapping[str, Any], at: str) -> dict[str, Any]:
+    """The settings of a configuration, checked: unknown ones and wrong types are refused."""
+    given = {str(k): v for k, v in config.items() if k not in ("_target_", "_partial_")}
+    _known(given, list(hints)[_GIVEN.get(at.split(".")[0], 0) :], at)
+    return {k: check_value(v, hints[k], f"{at}.{k}") for k, v in given.items()}
+
+
+def check(config: Mapping[str, Any], at: str) -> None:
+    """Check what `make` would, from the source if that tells; else import it.
+
+    Args:
+        config: A resolved configuration with a `_target_`.
+        at: Where it stands, for messages.
+
+    Raises:
+        ConfigError: As `make`.
+    """
+    hints = parameters(_target(config, at))
+    if hints is None:
+        make(config, at)
+    else:
+        _arguments(config, hints, at)
+
+
+def make(config: Mapping[str, Any], at: str) -> Callable[..., Any]:
+    """The function or class that `_target_` names, with the other keys as its arguments.
+
+    Args:
+        config: A resolved configuration with the `_target_` of a packaged option, or one that a trusted
+            package defines; `_partial_` is ignored.
+        at: Where it stands, for messages.
+
+    Returns:
+        A callable that takes what the configuration does not give.
+
+    Raises:
+        ConfigError: If the target is absent, unknown, or neither packaged nor trusted (configuration is
+            code), or an argument is unknown or of the wrong type.
+    """
+    target = _target(config, at)
+    try:
+        found = get_object(target)
+    except Exception as error:
+        raise ConfigError(f"{at}._target_: cannot find {target}: check the spelling") from error
+    home, name = getattr(found, "__module__", None), getattr(found, "__qualname__", "")
+    package = None if target in packaged_targets() else _package(target)
+    own = f"{home}.{name}" == target if package is None else home == package or str(home).startswith(f"{package}.")
+    if not own or not callable(found):  # a module's own imports are not its code: shop.os.system is os's
+        raise ConfigError(f"{at}._target_: {target} is {home}.{name} in truth: name what its own module defines")
+    hints = get_type_hints(found.__init__ if inspect.isclass(found) else found, include_extras=True)
+    hints = {n: hints.get(n, Any) for n in inspect.signature(found).parameters}
+    return partial(found, **_arguments(config, hints, at))
+
+
+def make_dataclass(kind: type[T], config: Mapping[str, Any], at: str) -> T:
+    """A dataclass from a configuration, types checked.
+
+    Raises:
+        ConfigError: If a key is unknown, or a value of the wrong type or out of range.
+    """
+    given = {str(k): v for k, v in config.items()}
+    _known(given, [f.name for f in fields(kind)], at)  # type: ignore[arg-type]
+    hints = get_type_hints(kind, include_extras=True)
+    return kind(**{k: check_value(v, hints[k], f"{at}.{k}") for k, v in given.items()})

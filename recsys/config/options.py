@@ -1,0 +1,92 @@
+"""Where the options of a run are: the packaged ones, and those of the folder that the user stands in."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigSource
+
+from recsys.errors import ConfigError
+
+__all__ = ["CONF", "own_options", "packaged_targets", "search_path"]
+
+_ROOT = Path(__file__).parents[2]
+CONF = next(p for p in (_ROOT / "pipelines" / "conf", _ROOT / "conf") if p.is_dir())  # in a wheel, in a checkout
+_GROUPS = frozenset(g.name for g in CONF.iterdir() if g.is_dir())
+
+
+@cache
+def packaged_targets() -> frozenset[str]:
+    """Every `_target_` of a packaged option: what a configuration may call without being trusted."""
+    found = (re.findall(r"^\s*_target_:\s*([\w.]+)", f.read_text(), re.MULTILINE) for f in CONF.glob("*/*.yaml"))
+    return frozenset(target for targets in found for target in targets)
+
+
+class _OwnOptions(FileConfigSource):
+    """The groups that recsys knows, of a folder. Any other folder there is no group: `runs/` is none of `runs=…`."""
+
+    @staticmethod
+    def scheme() -> str:
+        """The prefix of its addresses."""
+        return "own"
+
+    def available(self) -> bool:
+        """Whether the folder is there."""
+        return Path(self.path).is_dir()
+
+    def is_group(self, config_path: str) -> bool:
+        """Whether it is a folder inside a known group, or such a group."""
+        return config_path.split("/")[0] in _GROUPS and super().is_group(config_path)
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether it is an option of a known group."""
+        return "/" in config_path and config_path.split("/")[0] in _GROUPS and super().is_config(config_path)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """What a group holds; nothing of a folder that is none."""
+        return super().list(config_path, results_filter) if self.is_group(config_path) else []
+
+
+def search_path(folder: Path, scheme: str = "own") -> str:
+    """The Hydra override that adds a folder's options to the packaged ones.
+
+    Args:
+        folder: Of options, a folder a group.
+        scheme: `own` exposes only the groups that recsys knows, `file` every folder.
+    """
+    plugins = Plugins.instance()
+    if _OwnOptions not in plugins.discover(ConfigSource):
+        plugins.register(_OwnOptions)
+    quoted = str(folder.absolute()).replace("\\", "\\\\").replace("'", r"\'")
+    return f"hydra.searchpath=['{scheme}://{quoted}']"
+
+
+def own_options(folder: Path) -> list[str]:
+    """The override that adds the options that a folder holds (`data/shop.yaml`, `model/mine.yaml` …).
+
+    Hydra takes the first of a name on its path, and the packaged options stand before this folder: a
+    name that both have would silently be the packaged one, so it is refused.
+
+    Args:
+        folder: Where the user stands.
+
+    Returns:
+        One override, or none if the folder has no options.
+
+    Raises:
+        ConfigError: If the folder has an option of a packaged name.
+    """
+    if folder == CONF:
+        return []
+    own: Sequence[Path] = [f for g in sorted(_GROUPS) for f in sorted((folder / g).glob("*.yaml"))]
+    for file in own:
+        if (CONF / file.parent.name / file.name).exists():
+            raise ConfigError(
+                f"{file.parent.name}/{file.name} has the name of a packaged option: rename it, for example "
+                f"{file.parent.name}/my_{file.name}"
+            )
+    return [search_path(folder)] if own else []

@@ -1,0 +1,54 @@
+"""What a function or class takes, read from its source: that takes milliseconds, importing a model seconds (torch)."""
+
+import ast
+import builtins
+import collections.abc
+import typing
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from recsys.config import ranges
+
+__all__ = ["parameters"]
+
+_NAMES = vars(builtins) | vars(typing) | vars(collections.abc) | {n: getattr(ranges, n) for n in ranges.__all__}
+
+
+def _type_of(annotation: ast.expr | None) -> Any:
+    """The type that an annotation names; Any if that takes an import."""
+    if annotation is None:
+        return Any
+    try:
+        kind = eval(ast.unparse(annotation), dict(_NAMES))
+    except Exception:  # a user's own annotation may be anything; the import that follows tells what is wrong with it
+        return Any
+    return Any if isinstance(kind, str) else kind
+
+
+def parameters(target: str) -> dict[str, Any] | None:
+    """The parameters of a function or class → their types, in order, without `self`.
+
+    Args:
+        target: `package.module.Name`; importing the packages above the module must be cheap.
+
+    Returns:
+        Name → type hint, Any where the hint needs another module. None if the file does not define the
+        name itself, or defines a class without `__init__`: then only an import can tell.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    nodes: list[ast.stmt] = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    node = next((n for n in nodes if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == name), None)
+    first = 0
+    if isinstance(node, ast.ClassDef):
+        node, first = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None), 1
+    if node is None:
+        return None
+    named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs][first:]
+    return {a.arg: _type_of(a.annotation) for a in named}

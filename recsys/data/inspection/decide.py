@@ -1,0 +1,227 @@
+"""From a sample of a table to a data configuration: which fields, how read, what dropped, which split. B rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recsys.data.inspection.guess_split import choose
+from recsys.data.inspection.leakage import single_auc, suspects
+from recsys.data.inspection.profile import Guess, Profile, as_time, guess_kind, profile, timestamp
+from recsys.data.inspection.sample import labels, plain, sample
+from recsys.data.inspection.useless import useless
+from recsys.data.sources.scan import scan
+from recsys.errors import DataError
+from recsys.progress import progress
+
+__all__ = ["Given", "Guessed", "guess"]
+
+
+_WEIGHTS = ("weight", "weights", "sample_weight", "row_weight", "instance_weight", "importance")
+_ABOUT_WEIGHT = "A column with the weight of each row in training, or null."
+_WEIGHT_FOUND = " Found by its name; if it is something that the model should know of, set null and move it to fields."
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user said.
+
+    Args:
+        path: A path, several, or one a split.
+        label: Column to predict.
+        time: Column that tells when; found where not given.
+        group: Column whose rows stand together (GAUC, and the split where there is no time).
+        split: Column that tells each row's split.
+        name: Of the data set.
+        rows: Most rows of the sample.
+    """
+
+    path: str | list[str] | dict[str, str | list[str]]
+    label: str
+    time: str | None = None
+    group: str | None = None
+    split: str | None = None
+    name: str = ""
+    rows: int = 500_000
+
+
+@dataclass
+class Guessed:
+    """A configuration, the comments on it, and what a person should look at.
+
+    Args:
+        config: The `data` group.
+        comments: See `write_yaml`.
+        cautions: Column → what to look at, for those that are kept.
+        profiles: Every column of the table.
+        aucs: What each candidate tells alone.
+    """
+
+    config: dict[str, Any]
+    comments: dict[str, str]
+    cautions: dict[str, str] = field(default_factory=dict)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+    aucs: dict[str, float] = field(default_factory=dict)
+
+
+def _check_columns(given: Given, frame: pl.DataFrame) -> None:
+    for option in ("label", "time", "group", "split"):
+        name = getattr(given, option)
+        if name and name not in frame.columns:
+            have = ", ".join(frame.columns[:40])
+            raise DataError(f"--{option}: expected a column of the table, got {name!r}: it has {have}")
+    if given.time and as_time(frame[given.time]) is None:
+        raise DataError(
+            f"--time {given.time}: expected dates, timestamps or whole seconds since 1970, got "
+            f"{frame[given.time].dtype} such as {frame[given.time].drop_nulls().head(2).to_list()}: convert it"
+        )
+
+
+def guess(given: Given) -> Guessed:
+    """Read a sample and decide: kinds, encodings, what to drop, and the split.
+
+    Raises:
+        DataError: If the table does not read, a named column is absent, or the label is not 0 and 1.
+    """
+    table, total = sample(scan(given.path), given.rows)
+    label_B = labels(table, given.label)
+    frame = plain(table)
+    _check_columns(given, frame)
+    split = given.split or ("split" if isinstance(given.path, dict) else None)
+    facts = {c: profile(frame[c]) for c in frame.columns}
+    times = {c: t for c in frame.columns if c not in (given.label, split) and (t := as_time(frame[c])) is not None}
+    spared = {c for c in (*times, given.group, split) if c}
+    kept, dropped = useless(frame.drop(split) if split else frame, facts, label_B, given.label, spared, total)
+    aucs = _aucs(frame.select(kept), label_B)
+    time, why_time = _time(given, facts, {c: times[c] for c in kept if c in times})
+    apart = {n: a for n, a in aucs.items() if n not in (time, given.group)}
+    event = times[time] if time else None
+    found, cautions = suspects(frame.select(list(apart)), label_B, given.label, apart, times, event)
+    dropped |= found
+    made = Guessed({}, {}, cautions, facts, aucs)
+    fields = _fields(frame, [c for c in kept if c not in found], times, time, label_B, total, made, dropped)
+    if not fields:
+        raise DataError(
+            f"no column is left for a field: {'; '.join(f'{c}: {w}' for c, w in list(dropped.items())[:5])}"
+        )
+    weight = _weight(frame, [c for c in fields if c not in (time, given.group, split)], facts)
+    if weight:
+        del fields[weight]
+        del made.comments[f"fields.{weight}"]
+    if not fields:
+        raise DataError(f"no column is left for a field but the weight {weight!r}: give the table more columns")
+    roles = {"time": time, "group": given.group, "split": split}
+    chosen, why_split = choose(frame, times, label_B, roles, dropped)
+    _assemble(made, given, {"time": time, "weight": weight, "split": chosen, "fields": fields, "dropped": dropped})
+    _comment(made, {"time": why_time, "split": why_split}, label_B, total)
+    return made
+
+
+def _aucs(frame: pl.DataFrame, label_B: np.ndarray) -> dict[str, float]:
+    found = {}
+    with progress() as bar:
+        task = bar.add_task("look at columns", total=frame.width)
+        for column in frame.iter_columns():
+            known = not isinstance(column.dtype, pl.Struct | pl.Object | pl.Binary)
+            found[column.name] = single_auc(column, label_B) if known else 0.5
+            bar.advance(task)
+    return found
+
+
+def _time(given: Given, facts: Mapping[str, Profile], times: Mapping[str, pl.Series]) -> tuple[str | None, str]:
+    """The column that tells when: as given, or the best named of those without gaps, or the one of most values."""
+    if given.time:
+        return given.time, "as given"
+    names = ("timestamp", "time", "ts", "event_time", "datetime", "date", "created_at", "at", "unixtime")
+    full = [c for c in times if facts[c].missing == 0 and facts[c].distinct > 2]
+    if not full:
+        return None, "no column without gaps reads as a time"
+    order = {n: i for i, n in enumerate(names)}
+    best = min(full, key=lambda c: (order.get(c.lower(), len(names)), -facts[c].distinct))
+    others = [c for c in full if c != best]
+    said = f"; {', '.join(others)} would do too" if others else ""
+    return best, f"found, as --time was not given: it reads as a time in every row{said}"
+
+
+def _weight(frame: pl.DataFrame, names: Sequence[str], facts: Mapping[str, Profile]) -> str | None:
+    """The column whose name and numbers are those of a weight of each row: all positive, and not all the same."""
+    for name in names:
+        x = frame[name]
+        if name.lower() not in _WEIGHTS or not x.dtype.is_numeric() or facts[name].missing:
+            continue
+        if bool(((x > 0) & x.cast(pl.Float64).is_finite()).all()):
+            return name
+    return None
+
+
+def _fields(
+    frame: pl.DataFrame,
+    names: Sequence[str],
+    times: Mapping[str, pl.Series],
+    time: str | None,
+    label_B: np.ndarray,
+    total: int,
+    made: Guessed,
+    dropped: dict[str, str],
+) -> dict[str, dict[str, Any]]:
+    """`data.fields`, looked-up fields first; what no kind takes goes to `dropped`."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        guessed = (
+            timestamp(times[name]) if name == time else guess_kind(frame[name], made.profiles[name], label_B, total)
+        )
+        if guessed.settings is None:
+            dropped[name] = "; ".join(guessed.cautions)
+            continue
+        if name == time:
+            parts = [p for p in guessed.settings["parts"] if p in ("hour", "weekday")]
+            if not parts:
+                continue
+            guessed = Guess({"kind": "timestamp", "parts": parts}, "when it happened; later months are not in training")
+        found[name] = guessed.settings or {}
+        made.comments[f"fields.{name}"] = _about(made.profiles[name], guessed.why, made.aucs.get(name), made.cautions)
+    return dict(sorted(found.items(), key=lambda f: f[1].get("kind") in ("numeric", "vector")))
+
+
+def _about(p: Profile, why: str, auc: float | None, cautions: Mapping[str, str]) -> str:
+    missing = f"{p.missing:.1%} missing" if p.missing else "none missing"
+    told = f"; AUC {auc:.3f} alone" if auc is not None else ""
+    look = f" LOOK: {cautions[p.name]}." if p.name in cautions else ""
+    return f"{p.distinct:,} values, {missing}, such as {', '.join(p.examples)}{told}. Read as {why}.{look}"
+
+
+def _assemble(made: Guessed, given: Given, decided: Mapping[str, Any]) -> None:
+    """Fill in the configuration in the order in which a person reads it."""
+    source = {"_target_": "recsys.data.sources.scan.scan", "path": given.path, "format": "auto", "on_bad_rows": "stop"}
+    made.config = {
+        "name": given.name,
+        "source": source,
+        "label": given.label,
+        "time": decided["time"],
+        "group": given.group,
+        "weight": decided["weight"],
+        "split": decided["split"],
+        "fields": decided["fields"],
+        "dropped": decided["dropped"],
+    }
+
+
+def _comment(made: Guessed, why: Mapping[str, str], label_B: np.ndarray, total: int) -> None:
+    """What stands above each key."""
+    name, group = made.config["name"], made.config["group"]
+    seen = "all of them were looked at" if len(label_B) == total else f"{len(label_B):,} drawn at random were looked at"
+    head = f"{name}: {total:,} rows and {len(made.profiles)} columns; {seen}. Written by `recsys data guess`; edit it "
+    head += f"freely. Next: recsys data report {name}, then recsys run data={name}"
+    grouped = f"Rows of one {group} are ranked against each other (GAUC)" if group else "No --group: no GAUC"
+    made.comments |= {
+        "": head,
+        "label": f"It is 1 in {label_B.mean():.2%} of the rows looked at.",
+        "time": f"When a row happened: {why['time']}.",
+        "group": f"{grouped}.",
+        "weight": _ABOUT_WEIGHT + (_WEIGHT_FOUND if made.config["weight"] else ""),
+        "split": why["split"],
+        "fields": "Entries: kind, encoding and their settings. `{}` is a categorical field with a vocabulary.",
+        "dropped": "Not read. To take one back, move it under fields.",
+    }

@@ -1,0 +1,289 @@
+"""What a raw column looks like, and from that its kind and encoding.
+
+The rules, in order; the first that fits decides:
+
+1. a list of floats of one length is a vector, any other list is multi;
+2. a date or timestamp gives its parts (those that vary), text that reads as one too;
+3. text: a JSON list is read as its words; values with a separator between are multi (`separator`);
+   four words a value or more, mostly different, is text; else categorical;
+4. whole numbers: a name of codes (`id`, `code`, `zip` …), at most 20 values, or values past 2^53 that floats
+   cannot tell apart is categorical; so is a column whose label rate jumps from value to value (`jumps`); else
+   numeric;
+5. other numbers are numeric, `log` where that takes a long tail in (`heavy_tail`) or squares would overflow.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recsys.data.inspection.leakage import binned, coded, held_out_auc
+from recsys.data.preparation.columns import collide
+
+__all__ = ["Guess", "Profile", "guess_kind", "heavy_tail", "jumps", "min_count", "profile", "separator_of"]
+
+FEW = 20  # whole numbers of at most this many values are categories
+HUGE = 200_000  # distinct values in the sample from which a table of them is hashed
+_SQUARED = 1e150  # the squares of larger numbers cannot be summed
+_ROWS = 100_000  # of rules that need no more
+_CODE = re.compile(
+    r"(^|[_\W])(id|ids|code|zip|zipcode|postcode|postal|sku|key|uid|uuid|hash|no|nr|idx|index)($|[_\W\d])"
+)
+_CAMEL = re.compile(r"[a-z](Id|ID|Code|Zip|Key)$")
+_SEPARATORS = ("|", ";", "\t", ",", "^", " ")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Facts of one column of the sample.
+
+    Args:
+        name: The column.
+        rows: Of the sample.
+        missing: Share of rows without a value.
+        distinct: Different values, missing apart.
+        examples: Frequent values, spelled.
+    """
+
+    name: str
+    rows: int
+    missing: float
+    distinct: int
+    examples: tuple[str, ...]
+
+    @property
+    def present(self) -> int:
+        """Rows with a value."""
+        return self.rows - round(self.missing * self.rows)
+
+
+@dataclass
+class Guess:
+    """How to read one column.
+
+    Args:
+        settings: Its entry in `data.fields`; None where no kind takes the column.
+        why: The reason, for a comment.
+        cautions: What a person should look at.
+    """
+
+    settings: dict[str, Any] | None
+    why: str
+    cautions: list[str] = field(default_factory=list)
+
+
+def _short(value: object) -> str:
+    shown = " ".join(str(value).split())
+    return shown if len(shown) <= 24 else shown[:23] + "…"
+
+
+def profile(values: pl.Series) -> Profile:
+    """Count a column; lists count as wholes."""
+    if isinstance(values.dtype, pl.List | pl.Array | pl.Struct | pl.Binary | pl.Object):
+        there = values.drop_nulls()
+        shown = tuple(_short(v) for v in there.head(2).to_list())
+        return Profile(values.name, len(values), values.null_count() / len(values), int(there.hash().n_unique()), shown)
+    counts = values.drop_nulls().value_counts(sort=True)
+    shown = tuple(_short(v) for v in counts[values.name].head(3).to_list())
+    return Profile(values.name, len(values), values.null_count() / len(values), counts.height, shown)
+
+
+def named_as_code(name: str) -> bool:
+    """Whether the name says that numbers in it are codes: `id`, `item_id`, `zipCode` …"""
+    return bool(_CODE.search(name.lower()) or _CAMEL.search(name))
+
+
+def min_count(rows: int) -> int:
+    """Least training rows of a value with a place of its own: 2, from 20,000 rows 5, from 200,000 rows 10."""
+    return 10 if rows >= 200_000 else 5 if rows >= 20_000 else 2
+
+
+def heavy_tail(values: pl.Series) -> tuple[bool, float, float]:
+    """Whether log helps: skewness above 2, at least halved by sign·log1p, and hardly a value below 0.
+
+    Returns:
+        The verdict, the skewness and that of the logarithm.
+    """
+    x = values.cast(pl.Float64).drop_nulls()
+    x = x.filter(x.is_finite())
+    if len(x) < 8 or x.n_unique() < 3:
+        return False, 0.0, 0.0
+    before = float(x.skew() or 0.0)  # type: ignore[arg-type]
+    after = float((x.sign() * x.abs().log1p()).skew() or 0.0)  # type: ignore[arg-type]
+    low: Any = x.quantile(0.01)
+    return before > 2 and abs(after) < before / 2 and low >= 0, before, after
+
+
+def jumps(values: pl.Series, label_B: np.ndarray) -> bool:
+    """Whether a whole number is a code: the label rate of each value tells more than that of its neighbours.
+
+    Out-of-fold AUC of the value's own label rate exceeds that of 20 quantile bins by more than .01.
+    """
+    head, label = values.head(_ROWS), label_B[:_ROWS]
+    return held_out_auc(coded(head), label) > held_out_auc(binned(head, 20), label) + 0.01
+
+
+def separator_of(values: pl.Series) -> tuple[str, float]:
+    """What stands between the parts of a list written as text, and the mean count of parts; "" if nothing.
+
+    A separator stands in at least a fifth of the values, and its parts are fewer than the distinct values:
+    less than half of them for `,`, `^` and a space, which prose and names hold too; parted by a space,
+    most parts hold a digit or `_`.
+    """
+    whole = values.drop_nulls().head(_ROWS)
+    distinct = whole.n_unique()
+    for mark in _SEPARATORS:
+        if len(whole) == 0 or whole.str.contains(mark, literal=True).mean() < 0.2:  # type: ignore[operator]
+            continue
+        split = whole.str.split(mark)
+        parts = split.explode(empty_as_null=True, keep_nulls=False).drop_nulls()
+        kinds = parts.n_unique()
+        if kinds >= distinct * (1.0 if mark in "|;\t" else 0.5):
+            continue
+        if mark == " " and parts.str.contains(r"[\d_]").mean() < 0.5:  # type: ignore[operator]
+            continue
+        return mark, float(split.list.len().mean())  # type: ignore[arg-type]
+    return "", 1.0
+
+
+def _length(lengths: pl.Series) -> int:
+    """A longest list that cuts one row in a hundred, at most 50."""
+    top: Any = lengths.drop_nulls().quantile(0.99, interpolation="higher")
+    return int(min(50, max(1, top or 1)))
+
+
+def _looked_up(distinct: int, rows: int) -> tuple[dict[str, Any], str]:
+    """Vocabulary, or hash where it would be huge."""
+    if distinct >= HUGE:
+        buckets = 2 ** int(np.ceil(np.log2(2 * distinct)))
+        return {"encoding": "hash", "buckets": min(buckets, 2**22)}, f"so many that they are hashed to {buckets:,} ids"
+    least = min_count(rows) if distinct > 100 else 2
+    return {"min_count": least}, f"values with fewer than {least} rows share one id"
+
+
+def _list(values: pl.Series, p: Profile, rows: int) -> Guess:
+    lengths = values.list.len()
+    inner: pl.Series = values.explode(empty_as_null=True, keep_nulls=False).drop_nulls()
+    lasting = lengths.drop_nulls().n_unique() == 1
+    if inner.dtype.is_float() and lasting and (lengths.drop_nulls().head(1).to_list() or [0])[0] > 1:
+        return Guess({"kind": "vector"}, f"a list of {lengths.drop_nulls()[0]} floats in every row")
+    if not (inner.dtype.is_integer() or isinstance(inner.dtype, pl.String | pl.Boolean)):
+        return Guess(None, "", [f"lists of {inner.dtype} of many lengths: no kind takes them"])
+    settings, why = _looked_up(inner.n_unique(), rows)
+    longest = _length(lengths)
+    return Guess(
+        {"kind": "multi", **settings, "max_length": longest},
+        f"lists of {inner.n_unique():,} values, {longest} long at most but for 1 % of rows; {why}",
+    )
+
+
+def _parts(moments: pl.Series) -> list[str]:
+    span: Any = moments.max() - moments.min()  # type: ignore[operator]
+    days = span.total_seconds() / 86400
+    parts = ["hour"] if moments.dt.hour().n_unique() > 1 else []
+    parts += ["weekday"] if days >= 7 else []
+    parts += ["day"] if days >= 60 else []
+    return parts + (["month"] if days >= 730 else [])
+
+
+def timestamp(values: pl.Series) -> Guess:
+    """The parts of a timestamp that vary: months only over two years, so that a later one was seen."""
+    parts = _parts(values.drop_nulls())
+    if not parts:
+        return Guess(None, "", ["all its times are within one hour of the day and one week: no part varies"])
+    return Guess({"kind": "timestamp", "parts": parts}, f"a time: {', '.join(parts)} as categories")
+
+
+def as_time(values: pl.Series) -> pl.Series | None:
+    """Times, from text that reads as ISO or from whole seconds since 1970 (2001 to 2038); else None."""
+    if values.dtype.is_temporal() and not isinstance(values.dtype, pl.Time | pl.Duration):
+        return values.cast(pl.Datetime("us"))
+    there = values.drop_nulls()
+    if values.dtype.is_integer() and len(there):
+        low, high = there.min(), there.max()
+        if low >= 1_000_000_000 and high < 2_150_000_000:  # type: ignore[operator]
+            return pl.from_epoch(values.cast(pl.Int64), time_unit="s").cast(pl.Datetime("us"))
+    if values.dtype == pl.String and len(there) and there.head(1000).str.contains(r"^\d{4}-\d\d-\d\d").all():
+        for shape in ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"):
+            made = values.str.to_datetime(shape, strict=False, time_unit="us")
+            if made.null_count() == values.null_count():
+                return made
+    return None
+
+
+def _text(values: pl.Series, p: Profile, rows: int) -> Guess:
+    head = values.drop_nulls().head(_ROWS)
+    if head.str.contains(r"^\s*\[.*\]\s*$").mean() >= 0.95:  # type: ignore[operator]
+        settings = {"kind": "text", "buckets": 2**16, "max_length": _length(head.str.count_matches(r"\w+"))}
+        return Guess(settings, "a JSON list written as text: read as a bag of its words")
+    mark, mean = separator_of(values)
+    if mark:
+        kinds = values.drop_nulls().str.split(mark).explode(empty_as_null=True, keep_nulls=False).n_unique()
+        settings, why = _looked_up(kinds, rows)
+        longest = _length(head.str.count_matches(mark, literal=True) + 1)
+        return Guess(
+            {"kind": "multi", "separator": mark, **settings, "max_length": longest},
+            f"{mean:.1f} values with {mark!r} between, of {kinds:,}; {why}",
+        )
+    words = head.str.count_matches(r"\w+")
+    if words.mean() >= 4 and p.distinct > 0.2 * p.present and p.distinct > FEW:  # type: ignore[operator]
+        size = 2**18 if rows >= 200_000 else 2**15
+        settings = {"kind": "text", "ngrams": [1, 2], "buckets": size, "max_length": min(50, 2 * _length(words))}
+        return Guess(settings, f"free text, {words.mean():.0f} words each: words and pairs of words, hashed")
+    settings, why = _looked_up(p.distinct, rows)
+    return Guess(settings, f"text of {p.distinct:,} values; {why}")
+
+
+def _number(values: pl.Series, p: Profile, why: str) -> Guess:
+    top: Any = values.cast(pl.Float64).abs().max()
+    if top is not None and top > _SQUARED:
+        return Guess({"kind": "numeric", "encoding": "log"}, f"{why} to {top:.0e}, whose squares overflow, so in log")
+    log, before, after = heavy_tail(values)
+    if log:
+        return Guess(
+            {"kind": "numeric", "encoding": "log"}, f"{why}; a long tail: skewness {before:.1f}, {after:.1f} in log"
+        )
+    return Guess({"kind": "numeric"}, why)
+
+
+def guess_kind(values: pl.Series, p: Profile, label_B: np.ndarray, rows: int) -> Guess:
+    """Choose kind and encoding by the rules above.
+
+    Args:
+        values: The column's sample, empty text and NaN as null.
+        p: Its profile.
+        label_B: The labels of the sample.
+        rows: Of the whole table.
+
+    Returns:
+        The guess; where no kind takes the column, a caution says why.
+    """
+    if isinstance(values.dtype, pl.List | pl.Array):
+        return _list(values.cast(pl.List(values.dtype.inner)), p, rows)  # type: ignore[union-attr]
+    if isinstance(values.dtype, pl.Struct | pl.Binary | pl.Object | pl.Decimal | pl.Time | pl.Duration):
+        return Guess(None, "", [f"values are {values.dtype}: no kind takes them"])
+    moments = as_time(values) if not named_as_code(p.name) else None
+    if moments is not None:
+        return timestamp(moments)
+    if values.dtype == pl.String:
+        return _text(values, p, rows)
+    if values.dtype == pl.Boolean:
+        return Guess({}, "true or false") if p.distinct else Guess({}, "", ["no values"])
+    if values.dtype.is_float() and not ((values == values.round()) & (values.abs() <= 2**53)).all():
+        return _number(values, p, "numbers")
+    return _whole(values, p, label_B, rows)
+
+
+def _whole(values: pl.Series, p: Profile, label_B: np.ndarray, rows: int) -> Guess:
+    settings, why = _looked_up(p.distinct, rows)
+    if named_as_code(p.name):
+        return Guess(settings, f"whole numbers whose name says they are codes; {why}")
+    if p.distinct <= FEW:
+        return Guess(settings, f"whole numbers of {p.distinct} values only: categories")
+    if collide(values):
+        return Guess(settings, f"whole numbers past 2^53, which are the same number to a model, so codes; {why}")
+    if jumps(values, label_B):
+        return Guess(settings, f"whole numbers whose label rate jumps from value to value, so codes; {why}")
+    return _number(values, p, "whole numbers whose order tells as much as their values")

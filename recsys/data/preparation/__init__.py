@@ -1,0 +1,1 @@
+"""Turn a table into shards: types, vocabularies, split, history, past columns."""

@@ -1,0 +1,274 @@
+"""What the configuration of a data set may say, and what `data.fields` may say of a field."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import psutil
+
+from recsys.errors import ConfigError
+from recsys.features.encoders import PARTS
+from recsys.features.past import WHATS, WHERES, Past
+
+__all__ = ["ENCODINGS", "KEYS", "FieldConfig", "check_name", "data_fields", "field_configs"]
+
+KEYS = ("name", "source", "label", "labels", "weight", "time", "group", "split", "fields", "grow_from", "dropped")
+ENCODINGS = {
+    "categorical": ("vocabulary", "hash", "bucket", "learned_bucket", *PARTS),
+    "multi": ("vocabulary", "hash"),
+    "sequence": ("vocabulary", "hash"),
+    "text": ("words",),
+    "numeric": ("standardise", "log"),
+    "vector": ("standardise", "log"),
+}
+_MOST = {"buckets": 2**31 - 1, "max_size": 2**31 - 1, "seed": 2**32 - 1, "max_length": 2**20}  # ids are int32
+_MOST_BUCKETS = 2**20  # of a number: its quantiles are looked for all at once
+_ROWS = 65_536  # of a table are read at once, every list at its full length
+_MENDS = {
+    "fields": "write them as {column: {kind: numeric}}",
+    "split": "write shares: [0.8, 0.1, 0.1]",
+    "label": "name one column",
+    "name": "give a word, in quotes if it is a number",
+}
+_LEAST = {"min_count": 1, "max_size": 0, "buckets": 0, "seed": 0, "max_length": 1}
+
+
+@dataclass(frozen=True)
+class FieldConfig:
+    """One entry of `data.fields`.
+
+    Args:
+        name: The field's name.
+        kind: `categorical`, `multi`, `sequence`, `text`, `numeric` or `vector` (a list of floats of
+            one length). `timestamp` with `parts` stands for a categorical field a part.
+        encoding: `vocabulary` | `hash` | `bucket` (a number cut at quantiles) | `learned_bucket` (cut
+            where a decision tree on the label cuts) | `hour` | `weekday` | `day` | `month` for
+            categorical, `vocabulary` | `hash` for multi and sequence, `words` for text, `standardise` |
+            `log` (then standardised) for the others.
+        inputs: Raw columns; by default the one named like the field. Several make a cross.
+        min_count: A vocabulary keeps values seen at least this often in training rows.
+        max_size: A vocabulary keeps at most this many, the most frequent; 0 is no limit.
+        buckets: Ids of a hash or of text, or buckets of a number.
+        seed: Of the hash.
+        max_length: Longest list that is kept: the first of a multi-value field, the newest of a
+            sequence.
+        separator: The raw value is one string that holds a list, such as `a|b`.
+        reverse: The raw sequence has its oldest value first.
+        weights: Column with a list of weights, one a value of a multi-value field.
+        table: Field whose encoder and table this one shares; of a sequence, its candidate.
+        ngrams: Lengths of a text's n-grams, in words.
+        past: Made from earlier rows rather than read: see `recsys.features.past.Past`.
+
+    Raises:
+        ConfigError: If a value is unknown, out of range, or does not go with the others.
+    """
+
+    name: str
+    kind: str = "categorical"
+    encoding: str = ""
+    inputs: tuple[str, ...] = ()
+    min_count: int = 2
+    max_size: int = 0
+    buckets: int = 0
+    seed: int = 0
+    max_length: int = 20
+    separator: str = ""
+    reverse: bool = False
+    weights: str = ""
+    table: str = ""
+    ngrams: tuple[int, ...] = (1,)
+    past: Past | None = None
+
+    @property
+    def is_list(self) -> bool:
+        """The raw value is a list."""
+        return self.kind in ("multi", "sequence", "vector")
+
+    def __post_init__(self) -> None:
+        at = f"data.fields.{self.name}"
+        if self.kind not in ENCODINGS:
+            kinds = ", ".join([*ENCODINGS, "timestamp"])
+            raise ConfigError(f"{at}.kind: expected one of {kinds}, got {self.kind!r}: name one of them")
+        if isinstance(self.inputs, str):
+            raise ConfigError(f"{at}.inputs: expected a list of columns, got {self.inputs!r}: write [{self.inputs}]")
+        for key, least in _LEAST.items():
+            value: object = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{at}.{key}: expected a whole number of at least {least}, got {value!r}: give one")
+            if value > (most := _MOST.get(key, value)):
+                raise ConfigError(f"{at}.{key}: expected at most {most:,}, got {value:,}: lower it")
+        for key in ("separator", "weights", "table", "encoding"):
+            value = getattr(self, key)
+            if not isinstance(value, str):
+                raise ConfigError(f"{at}.{key}: expected text, got {value!r}: put it in quotes")
+        allowed = ENCODINGS[self.kind]
+        object.__setattr__(self, "inputs", tuple(self.inputs) or (self.name,))
+        object.__setattr__(self, "ngrams", tuple(self.ngrams))
+        object.__setattr__(self, "encoding", self.encoding or allowed[0])
+        if self.encoding not in allowed:
+            raise ConfigError(f"{at}.encoding: {self.kind} takes {', '.join(allowed)}, got {self.encoding!r}")
+        self._check_size(at)
+        self._check_together(at)
+
+    def _check_size(self, at: str) -> None:
+        if "bucket" in self.encoding and self.buckets > _MOST_BUCKETS:
+            raise ConfigError(f"{at}.buckets: expected at most {_MOST_BUCKETS:,}, got {self.buckets:,}: lower it")
+        needed, there = 8 * _ROWS * self.max_length, psutil.virtual_memory().total // 2
+        if needed > there:
+            raise ConfigError(
+                f"{at}.max_length: {_ROWS:,} rows are read at once, {self.max_length:,} values each, which take "
+                f"{needed / 2**30:,.0f} GiB; half of this machine has {there / 2**30:,.0f}: lower it"
+            )
+
+    def _check_together(self, at: str) -> None:
+        if self.encoding in ("hash", "bucket", "learned_bucket", "words") and self.buckets < 2 and not self.table:
+            raise ConfigError(f"{at}.buckets: expected at least 2 for {self.encoding}, got {self.buckets}: set it")
+        if len(self.inputs) > 1 and self.encoding != "hash":
+            raise ConfigError(f"{at}: a cross of {len(self.inputs)} columns must have encoding: hash")
+        if len(self.inputs) > 1 and self.kind != "categorical":
+            raise ConfigError(f"{at}: only a categorical field crosses columns, this is {self.kind}: use one input")
+        if self.weights and self.kind != "multi":
+            raise ConfigError(f"{at}.weights: only a multi field has weights, this is {self.kind}: remove them")
+        if self.weights and self.separator:
+            raise ConfigError(f"{at}.weights: expected two list columns, got a separated string: make it a list")
+        lengths: list[Any] = list(self.ngrams)
+        if any(not isinstance(n, int) or n < 1 for n in lengths) or not lengths:
+            raise ConfigError(f"{at}.ngrams: expected lengths from 1, got {list(self.ngrams)}: write [1, 2]")
+        if (self.past is not None and self.past.what == "last") and self.kind not in ("sequence", "multi"):
+            raise ConfigError(f"{at}.past: last gives a list, this field is {self.kind}: set kind to sequence")
+        if self.past is not None and self.past.what != "last" and self.is_list:
+            raise ConfigError(f"{at}.past: {self.past.what} gives a number, this field is {self.kind}: set numeric")
+
+
+def _past(given: Any, at: str) -> Past | None:
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{at}.past: expected settings like {{what: count, by: [user]}}, got {given!r}")
+    known = ("what", "by", "of", "where", "delay_days", "prior")
+    if unknown := sorted(set(given) - set(known)):
+        raise ConfigError(f"{at}.past: unknown {unknown}: expected some of {', '.join(known)}")
+    what, by, of, where = given.get("what"), given.get("by"), given.get("of", ""), given.get("where", "")
+    if what not in WHATS:
+        raise ConfigError(f"{at}.past.what: expected one of {', '.join(WHATS)}, got {what!r}: name one of them")
+    if isinstance(by, str) or not by or not all(isinstance(c, str) for c in by):
+        raise ConfigError(f"{at}.past.by: expected a list of columns, got {by!r}: write [user]")
+    if (what == "last") != bool(of):
+        raise ConfigError(f"{at}.past.of: last, and only last, needs the column whose values it gives: got {of!r}")
+    if where not in WHERES or (where and what == "rate"):
+        kinds = "nothing, since a rate counts both" if what == "rate" else "positive or negative"
+        raise ConfigError(f"{at}.past.where: expected {kinds}, got {where!r}: write that, or leave it out")
+    for key in ("delay_days", "prior"):
+        value = given.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+            raise ConfigError(f"{at}.past.{key}: expected a number from 0 to below 1e9, got {value!r}: give one")
+    delay_days, prior = float(given.get("delay_days", 0)), float(given.get("prior", 10))
+    return Past(what, tuple(by), (), of, delay_days, prior, where=where)
+
+
+def _expanded(name: str, entry: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """A `timestamp` entry is one categorical field a part."""
+    if entry.get("kind") != "timestamp":
+        return [(name, entry)]
+    at = f"data.fields.{name}"
+    parts = entry.get("parts", ["hour", "weekday"])
+    if isinstance(parts, str) or not set(parts) <= set(PARTS) or not parts:
+        raise ConfigError(f"{at}.parts: expected some of {', '.join(PARTS)}, got {parts!r}: write [hour, weekday]")
+    if unknown := sorted(set(entry) - {"kind", "parts", "inputs"}):
+        raise ConfigError(f"{at}: unknown {unknown}: a timestamp takes parts and inputs")
+    inputs = entry.get("inputs") or [name]
+    return [(f"{name}_{p}", {"encoding": p, "inputs": inputs}) for p in parts]
+
+
+def data_fields(config: Mapping[str, Any]) -> list[FieldConfig]:
+    """Check the configuration of a data set as far as it can be without the table → its fields.
+
+    Args:
+        config: The `data` group: see `KEYS` and docs/data.md.
+
+    Raises:
+        ConfigError: Whatever of it cannot be.
+    """
+    if unknown := sorted(set(config) - set(KEYS)):
+        raise ConfigError(f"data: unknown {', '.join(unknown)}: expected some of {', '.join(KEYS)}")
+    for key in ("name", "label", "split", "fields"):
+        if not config.get(key):
+            raise ConfigError(f"data.{key}: expected a value, got {config.get(key)!r}: set it")
+    for key, kind in (("fields", Mapping), ("split", Mapping), ("label", str), ("name", str)):
+        if not isinstance(config[key], kind):
+            expected = "settings of its own" if kind is Mapping else "text"
+            raise ConfigError(f"data.{key}: expected {expected}, got {config[key]!r}: {_MENDS[key]}")
+    check_name(config["name"], "data.name")
+    seed = config["split"].get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= _MOST["seed"]:
+        raise ConfigError(f"data.split.seed: expected a whole number from 0 to {_MOST['seed']:,}, got {seed!r}: set it")
+    made = field_configs(config["fields"])
+    _check_roles(config, made)
+    return made
+
+
+def check_name(name: Any, at: str) -> None:
+    """A name that becomes one of a folder or a file: nothing in it leads elsewhere.
+
+    Raises:
+        ConfigError: If it is no text, or could.
+    """
+    text = isinstance(name, str)
+    if not text or not 0 < len(name) <= 100 or name.startswith(".") or re.search(r"[/\\:\x00-\x1f\x7f]", name):
+        shown = name if not text or len(name) <= 100 else f"{name[:20]}…"
+        raise ConfigError(
+            f"{at}: expected up to 100 letters of text without / \\ : and no dot in front, got {shown!r}: rename it"
+        )
+
+
+def _check_roles(config: Mapping[str, Any], made: Sequence[FieldConfig]) -> None:
+    """The label and the weight of a row are not known when it is scored, so no field reads them."""
+    for role in ("label", "weight"):
+        column = config.get(role)
+        if reader := next((c.name for c in made if c.past is None and column and column in c.inputs), None):
+            raise ConfigError(
+                f"data.fields.{reader}: reads {column!r}, which is data.{role}: remove the field"
+                + (", or set data.weight: null" if role == "weight" else "")
+            )
+
+
+def field_configs(entries: Mapping[str, Any]) -> list[FieldConfig]:
+    """Read `data.fields`, the looked-up fields first.
+
+    Raises:
+        ConfigError: Whatever of it cannot be.
+    """
+    known = {f.name for f in fields(FieldConfig)} - {"name"}
+    made: list[FieldConfig] = []
+    for name, entry in entries.items():
+        if not isinstance(entry or {}, Mapping):
+            raise ConfigError(f"data.fields.{name}: expected settings like {{kind: numeric}}, got {entry!r}")
+        for each, settings in _expanded(name, dict(entry or {})):
+            if unknown := set(settings) - known:
+                raise ConfigError(f"data.fields.{each}: unknown {sorted(unknown)}: expected some of {sorted(known)}")
+            past = _past(settings.pop("past", None), f"data.fields.{each}")
+            made.append(FieldConfig(each, **settings, past=past))
+    if not made:
+        raise ConfigError("data.fields is empty: list the fields, or let `recsys data guess` write them")
+    names = [c.name for c in made]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise ConfigError(f"data.fields: {', '.join(twice)} twice: rename one")
+    return _with_owners(sorted(made, key=lambda c: c.kind in ("numeric", "vector")))
+
+
+def _with_owners(made: list[FieldConfig]) -> list[FieldConfig]:
+    """Check that shared tables are there, and of a kind that can be shared."""
+    by_name = {c.name: c for c in made}
+    for c in made:
+        if not c.table:
+            continue
+        owner = by_name.get(c.table)
+        at = f"data.fields.{c.name}.table"
+        if owner is None:
+            raise ConfigError(f"{at}: expected the name of a field, got {c.table!r}: expected one of {list(by_name)}")
+        if c.kind not in ("categorical", "multi", "sequence"):
+            raise ConfigError(f"{at}: a {c.kind} field reads no table: remove it")
+        if owner.table or owner.encoding not in ("vocabulary", "hash") or len(owner.inputs) > 1:
+            raise ConfigError(f"{at}: {c.table} must itself be a vocabulary or a hash of one column: choose another")
+    return made

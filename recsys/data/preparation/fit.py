@@ -1,0 +1,162 @@
+"""Fit encoders on the training rows of the first pass. B rows, C floats a row."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from sklearn.tree import DecisionTreeClassifier
+
+from recsys.data.preparation.fields import FieldConfig
+from recsys.data.preparation.spool import Spool
+from recsys.errors import DataError
+from recsys.features.encoders import PARTS, AnyEncoder, Bucket, Hash, Part, Scale, Vocabulary, Words
+from recsys.features.past import Past
+from recsys.features.schema import Field
+
+__all__ = ["column_of", "field_of", "fit"]
+
+_STEP = 1 << 20  # numbers in memory at once
+_SAMPLE = 4_000_000  # quantiles and cuts are found on at most this many training rows, evenly spaced
+
+
+def column_of(c: FieldConfig, owner: FieldConfig) -> str:
+    """Where the first pass left this field."""
+    if c.past is not None:
+        return f"past/{c.name}"
+    if c.kind in ("multi", "sequence", "text"):
+        return f"list/{c.name}"
+    if c.kind == "vector":
+        return f"vector/{c.name}"
+    if c.kind == "numeric" or c.encoding in ("bucket", "learned_bucket"):
+        return f"float/{c.inputs[0]}"
+    if c.encoding in PARTS:
+        return f"us/{c.inputs[0]}"
+    return f"hash/{c.name}" if owner.encoding == "hash" else f"codes/{c.inputs[0]}"
+
+
+def _train(spool: Spool, column: str, code_B: np.ndarray) -> Iterator[np.ndarray]:
+    """The training rows of a column, some at a time."""
+    step = max(1, _STEP // spool.width(column))
+    for start in range(0, spool.rows, step):
+        stop = min(spool.rows, start + step)
+        yield spool.read(column, start, stop)[code_B[start:stop] == 0]
+
+
+def _vocabulary(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig, known: Sequence[str]) -> Vocabulary:
+    """Values seen often enough, the most frequent first; `known` ones keep their places before them."""
+    dictionary = spool.dictionary(c.past.of if c.past else c.inputs[0])
+    counts = np.zeros(dictionary.size, np.int64)
+    for codes in _train(spool, column, code_B):
+        counts += np.bincount(codes[codes >= 0].ravel(), minlength=dictionary.size)
+    values = dictionary.values()
+    often = np.flatnonzero(counts >= c.min_count)
+    spelled = values.gather(often).to_list()
+    ranked = [s for _, s in sorted(zip((-counts[often]).tolist(), spelled, strict=True))]
+    if known:
+        before = set(known)
+        ranked = [*known, *(s for s in ranked if s not in before)]
+    return Vocabulary(ranked[: max(c.max_size, len(known))] if c.max_size else ranked)
+
+
+def _scaled(x: np.ndarray, log: bool) -> np.ndarray:
+    x = x[~np.isnan(x)]
+    return np.sign(x) * np.log1p(np.abs(x)) if log else x
+
+
+def _scale(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig) -> Scale:
+    log = c.encoding == "log"
+    count, total = 0, 0.0
+    for x in _train(spool, column, code_B):
+        g = _scaled(x, log)
+        count, total = count + len(g), total + float(g.sum())
+    if count == 0:
+        raise DataError(f"column {c.inputs[0]!r}: expected numbers, got none but missing: drop the field")
+    mean = total / count
+    with np.errstate(over="ignore"):
+        square = sum(float(np.square(_scaled(x, log) - mean).sum()) for x in _train(spool, column, code_B))
+    std = float(np.sqrt(square / count))
+    if not np.isfinite([mean, std]).all():
+        largest = max(float(np.nanmax(np.abs(x), initial=0.0)) for x in _train(spool, column, code_B))
+        raise DataError(
+            f"column {c.inputs[0]!r}: expected numbers whose squares can be summed, got {largest:.3g}: "
+            "make such cells empty, or mend them"
+        )
+    rounding = 1e-12 * max(1.0, abs(mean))  # a constant column's deviation need not be exactly 0
+    return Scale(log, mean, std if std > rounding else 1.0)
+
+
+def _bucket(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig) -> Bucket:
+    every = max(1, -(-int((code_B == 0).sum()) // _SAMPLE))
+    x_B = np.concatenate(list(_train(spool, column, code_B)))[::every]
+    there_B = ~np.isnan(x_B)
+    if not there_B.any():
+        raise DataError(f"column {c.inputs[0]!r}: expected numbers, got none but missing: drop the field")
+    if c.encoding == "bucket":
+        return Bucket(np.unique(np.quantile(x_B[there_B], np.linspace(0, 1, c.buckets + 1)[1:-1])).tolist())
+    label_B = np.concatenate(list(_train(spool, "label", code_B)))[::every]
+    tree = DecisionTreeClassifier(max_leaf_nodes=c.buckets, min_samples_leaf=max(1, len(x_B) // (50 * c.buckets)))
+    tree.fit(x_B[there_B, None], label_B[there_B])
+    cuts = np.unique(tree.tree_.threshold[tree.tree_.feature >= 0])
+    return Bucket(np.nextafter(cuts, np.inf).tolist())  # a tree sends x ≤ cut to the left, a bucket x < boundary
+
+
+def fit(
+    spool: Spool, code_B: np.ndarray, c: FieldConfig, fitted: dict[str, AnyEncoder], known: Sequence[str] = ()
+) -> AnyEncoder:
+    """Fit one field's encoder on the training rows.
+
+    Args:
+        spool: The first pass.
+        code_B: The split of every row.
+        c: The field.
+        fitted: Encoders of the fields before; a shared one is taken from there.
+        known: Values of an earlier vocabulary, which keep their ids.
+
+    Raises:
+        DataError: If there is nothing to fit on.
+    """
+    if c.table:
+        return fitted[c.table]
+    if c.encoding == "hash":
+        return Hash(c.buckets, c.seed)
+    if c.encoding == "words":
+        return Words(c.buckets, c.ngrams, c.seed)
+    if c.encoding in PARTS:
+        return Part(c.encoding)
+    column = column_of(c, c)
+    if c.encoding == "vocabulary":
+        return _vocabulary(spool, column, code_B, c, known)
+    return (_bucket if "bucket" in c.encoding else _scale)(spool, column, code_B, c)
+
+
+def field_of(c: FieldConfig, spool: Spool, encoder: AnyEncoder, rate: float) -> Field:
+    """The field as the schema keeps it; `rate` is the label rate of the training rows."""
+    inputs: tuple[str, ...] = (c.name,) if c.past else c.inputs
+    if c.past is not None:
+        dtypes = (_text_dtype(spool, c.past.of),) if c.past.what == "last" else ("float",)
+    elif c.encoding in PARTS:
+        dtypes = ("time",)
+    elif encoder.cardinality == 0 or isinstance(encoder, Bucket):
+        dtypes = ("float",)
+    else:
+        dtypes = tuple(_text_dtype(spool, i) for i in inputs)
+    if c.weights:
+        inputs, dtypes = (*inputs, c.weights), (*dtypes, "float")
+    length = c.max_length if c.kind in ("multi", "sequence", "text") else 1
+    if c.kind == "vector":
+        length = spool.width(f"vector/{c.name}")
+    kind: Any = "multi" if c.kind == "text" else c.kind
+    return Field(
+        c.name, kind, inputs, dtypes, encoder.cardinality, length, c.table, c.separator, c.reverse, bool(c.weights),
+        c.past and _typed(c.past, spool, rate),
+    )  # fmt: skip
+
+
+def _typed(past: Past, spool: Spool, rate: float) -> Past:
+    return replace(past, dtypes=tuple(_text_dtype(spool, b) for b in past.by), rate=rate)
+
+
+def _text_dtype(spool: Spool, column: str) -> str:
+    dtype = spool.dtypes[column]
+    return "int" if dtype == "float" else dtype

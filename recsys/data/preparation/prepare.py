@@ -1,0 +1,287 @@
+"""Raw table → encoders fitted on the training rows → schema and shards, cached by a digest.
+
+Two passes: `recsys.data.preparation.first_pass` reads the table once; here its columns become splits, encoders and
+row-major shards, a range of rows at a time.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.data.preparation.encode import TableEncoder
+from recsys.data.preparation.fields import KEYS, FieldConfig, data_fields
+from recsys.data.preparation.first_pass import Source, read_source
+from recsys.data.preparation.fit import field_of, fit
+from recsys.data.preparation.history import add_past, snapshot
+from recsys.data.preparation.labels import zeros_and_ones
+from recsys.data.preparation.split import SPLITS, split_codes
+from recsys.data.preparation.spool import PAD, Spool
+from recsys.data.shards import ShardWriter
+from recsys.data.sources.scan import Scan
+from recsys.errors import ConfigError, DataError
+from recsys.features.encoders import AnyEncoder, encoder_from_json
+from recsys.features.row_encoder import encoders_to_json, read_encoders
+from recsys.features.schema import Schema
+from recsys.files import disk_full, read_json, unfinished_folder
+from recsys.progress import progress
+from recsys.versions import code_version, targets
+
+__all__ = ["KEYS", "SPLITS", "check_unchanged", "prepare", "source_version"]
+
+FORMAT = 1  # of the prepared folder; raise it if a reader of it must change
+GOLDEN_ROWS = 256  # raw test rows kept for the golden batch of a bundle
+_STEP = 1 << 16  # rows written at once
+
+
+def _digest(config: Mapping[str, Any], source: Any) -> str:
+    """Names what was prepared: format, code, configuration and, for files, their sizes and times of change."""
+    config = {k: v for k, v in config.items() if k not in ("name", "dropped")}
+    code = code_version(__name__, *targets(config.get("source")))
+    known = [FORMAT, code, json.dumps(config, sort_keys=True, default=str), source and source.fingerprint()]
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:12]
+
+
+def prepare(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], cache: Path) -> Path:
+    """Prepare a data set, or find it in the cache.
+
+    Args:
+        config: The `data` group: see `KEYS` and docs/data.md.
+        load: Gives the raw table, or a `Scan` that reads it in batches.
+        cache: Folder of prepared data sets; this one goes to `<name>-<digest>` in it.
+
+    Returns:
+        The folder: schema.json, encoders.json, prepared.json, golden_rows.json, past.npz where there
+        are past-only fields, and a folder a split (see `Shards`). It appears whole or not at all.
+
+    Raises:
+        ConfigError, DataError: Whatever of the table or configuration cannot work.
+    """
+    configs = data_fields(config)
+    cache = Path(cache)
+    opened = _opened(load()) if "path" in (config.get("source") or {}) else None  # files: cheap to open
+    name = f"{config['name']}-{_digest(config, opened)}"
+    folder = cache / name
+    if (folder / "prepared.json").exists():
+        return folder
+    try:
+        with unfinished_folder(folder) as building:
+            (building / "spool").mkdir()
+            _build(config, configs, opened or _opened(load()), building, name)
+            shutil.rmtree(building / "spool")
+    except FileExistsError:
+        if not (folder / "prepared.json").exists():  # another process may have been first: take its work
+            raise
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        reason = error.strerror or "No space left on device"
+        raise DataError(f"{cache}: {reason}: free some space, or give another folder by runs=…") from error
+    return folder
+
+
+def source_version(source: Any) -> str:
+    """Names the state of a source's files: their sizes and times of change, and how they are read."""
+    return hashlib.sha256(repr(source and source.fingerprint()).encode()).hexdigest()[:12]
+
+
+def check_unchanged(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], folder: Path) -> None:
+    """Make sure that the files that data was prepared from are still those; files that are gone do no harm.
+
+    Args:
+        config: The `data` group.
+        load: As for `prepare`.
+        folder: The prepared data.
+
+    Raises:
+        DataError: If a file has changed since.
+    """
+    about = read_json(folder / "prepared.json", "prepared data", "remove the folder and prepare it again")
+    if "path" not in (config.get("source") or {}):
+        return
+    try:
+        now = source_version(_opened(load()))
+    except DataError:  # what was prepared from them is whole
+        return
+    if now != about["source"]:
+        raise DataError(f"the files of data.source.path have changed since {folder.name} was prepared: begin a new run")
+
+
+def _opened(table: "pa.Table | Source") -> Any:
+    return Scan.of(table) if isinstance(table, pa.Table) else table
+
+
+def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source, folder: Path, name: str) -> None:
+    """Both passes, into a folder that nobody sees yet."""
+    spool = read_source(source, configs, config, folder / "spool")
+    try:
+        _check_labels(spool, config)
+        code_B = split_codes(spool, config)
+        rate = _train_rate(spool, code_B)
+        add_past(spool, configs, config, rate)
+        schema, encoders = _fit_all(spool, code_B, configs, config, rate)
+        stored = encoders_to_json(encoders)
+        (folder / "schema.json").write_text(json.dumps(schema.to_json(), indent=1))
+        (folder / "encoders.json").write_text(json.dumps(stored, ensure_ascii=False))
+        # what serving will read back is what writes the shards
+        encoders = {n: encoder_from_json(v) for n, v in json.loads(json.dumps(stored["encoders"])).items()}
+        about = _write_shards(spool, code_B, configs, schema, encoders, folder)
+        golden = _golden(spool, code_B, schema)
+        (folder / "golden_rows.json").write_text(json.dumps(golden, ensure_ascii=False))
+        if past := snapshot(spool, configs, schema):
+            past.save(folder / "past.npz")
+        bad = getattr(source, "bad", None)
+        told = {
+            "digest": name,
+            "source": source_version(source),
+            "rows": spool.rows,
+            "bad_rows": getattr(bad, "total", 0),
+            "splits": about,
+        }
+        told["clipped"] = {f: n / spool.rows for f, n in spool.clipped.items()}
+        (folder / "prepared.json").write_text(json.dumps(told, indent=1))
+    finally:
+        spool.close()
+
+
+def _check_labels(spool: Spool, config: Mapping[str, Any]) -> None:
+    for name, column in [(config["label"], "label"), *((o, f"label/{o}") for o in config.get("labels") or [])]:
+        if _is_binary(spool, column):
+            continue
+        label_B = spool.read(column)
+        binary_B = zeros_and_ones(label_B, name)
+        if not np.array_equal(binary_B, label_B):
+            spool.replace(column, binary_B)
+    if config.get("weight"):
+        weight_B = spool.read("weight")
+        if not (weight_B >= 0).all() or weight_B.sum() == 0:
+            raise DataError(f"weight {config['weight']!r}: expected numbers of at least 0 in every row: mend them")
+
+
+def _is_binary(spool: Spool, column: str) -> bool:
+    """Whether every row has 0 or 1, and both are there: looked at in parts."""
+    seen: set[float] = set()
+    for a in range(0, spool.rows, _STEP):
+        seen |= set(np.unique(spool.read(column, a, min(spool.rows, a + _STEP))).tolist())
+    return seen == {0.0, 1.0}
+
+
+def _train_rate(spool: Spool, code_B: np.ndarray) -> float:
+    rows, positive = 0, 0.0
+    for a in range(0, spool.rows, _STEP):
+        b = min(spool.rows, a + _STEP)
+        label_B = spool.read("label", a, b)[code_B[a:b] == 0]
+        rows, positive = rows + len(label_B), positive + float(label_B.sum(dtype=np.float64))
+    if positive in (0, rows):
+        raise DataError("the train split holds one label only: change data.split")
+    return positive / rows
+
+
+def _fit_all(
+    spool: Spool, code_B: np.ndarray, configs: list[FieldConfig], config: Mapping[str, Any], rate: float
+) -> tuple[Schema, dict[str, AnyEncoder]]:
+    known = _earlier(config.get("grow_from"))
+    encoders: dict[str, AnyEncoder] = {}
+    with progress() as bar:
+        task = bar.add_task("fit encoders ", total=len(configs))
+        for shared in (False, True):  # owners first
+            some = [c for c in configs if bool(c.table) == shared]
+            with ThreadPoolExecutor(2) as pool:
+                made = pool.map(lambda c: fit(spool, code_B, c, encoders, known.get(c.name, ())), some)
+                for c, encoder in zip(some, made, strict=True):
+                    encoders[c.name] = encoder
+                    bar.advance(task)
+    fields = tuple(field_of(c, spool, encoders[c.name], rate) for c in configs)
+    schema = Schema(fields, config["label"], config.get("group"), config.get("weight"), config.get("time"))
+    return schema, {c.name: encoders[c.name] for c in configs}
+
+
+def _earlier(folder: str | None) -> dict[str, Sequence[str]]:
+    """The vocabularies of an earlier prepared data set, to grow."""
+    if not folder:
+        return {}
+    if not (Path(folder) / "encoders.json").is_file():
+        raise ConfigError(f"data.grow_from: expected a prepared data set in {folder}, found none: check the path")
+    return {n: e["values"] for n, e in read_encoders(Path(folder)).items() if e["encoder"] == "vocabulary"}
+
+
+def _write_shards(
+    spool: Spool,
+    code_B: np.ndarray,
+    configs: list[FieldConfig],
+    schema: Schema,
+    encoders: dict[str, AnyEncoder],
+    folder: Path,
+) -> dict[str, Any]:
+    """Second pass: every range of rows, encoded, goes to the splits' files."""
+    encode = TableEncoder(spool, configs, schema, encoders)
+    counts = [int((code_B == code).sum()) for code in range(len(SPLITS))]
+    extras = {k: v for k, v in (("weight", "weight"), ("group", f"codes/{schema.group}")) if v in spool}
+    extras |= {c: c for c in (f"label/{f}" for f in _others(spool)) if c in spool}
+    writers = [ShardWriter(folder / n, schema, encoders, rows) for n, rows in zip(SPLITS, counts, strict=True)]
+    with progress() as bar:
+        task = bar.add_task("write shards ", total=spool.rows)
+        for a in range(0, spool.rows, _STEP):
+            b = min(spool.rows, a + _STEP)
+            ids_BL, dense_BN = encode(a, b)
+            rest = {"label": spool.read("label", a, b), **{k: spool.read(v, a, b) for k, v in extras.items()}}
+            for code, writer in enumerate(writers):
+                chosen = code_B[a:b] == code
+                if chosen.all():
+                    writer.append(ids_BL, dense_BN, rest)
+                elif chosen.any():
+                    writer.append(ids_BL[chosen], dense_BN[chosen], {k: v[chosen] for k, v in rest.items()})
+            bar.update(task, completed=b)
+    return {name: writer.close() for name, writer in zip(SPLITS, writers, strict=True)}
+
+
+def _others(spool: Spool) -> list[str]:
+    return [n.removeprefix("label/") for n in spool.names() if n.startswith("label/")]
+
+
+def _golden(spool: Spool, code_B: np.ndarray, schema: Schema) -> list[dict[str, Any]]:
+    """Raw rows of the test split, with the past-only columns that training saw."""
+    found: list[dict[str, Any]] = []
+    pasts = {f.name: f for f in schema.fields if f.past}
+    wanted = [c for c in schema.raw_columns if c not in pasts]
+    wanted += [c for c in ([schema.time] if schema.time and pasts else []) if c not in wanted]
+    for number, batch in spool.samples:
+        test = np.flatnonzero(code_B[number] == 2)
+        rows = batch.select([c for c in wanted if c in batch.schema.names]).take(pa.array(test)).to_pylist()
+        for at, row in zip(number[test].tolist(), rows, strict=True):
+            row = {k: _plain(v) for k, v in row.items()}
+            found.append(row | {n: _past_value(spool, f, at) for n, f in pasts.items()})
+            if len(found) == GOLDEN_ROWS:
+                return found
+    if not found:
+        raise DataError("no test row is among those kept for the golden batch: give the test split more rows")
+    return found
+
+
+def _past_value(spool: Spool, f: Any, row: int) -> Any:
+    value = spool.read(f"past/{f.name}", row, row + 1)[0]
+    if f.past.what != "last":
+        return None if np.isnan(value) else float(value)
+    names = spool.dictionary(f.past.of).values()
+    kept = [None if code < PAD else names[int(code)] for code in value.tolist() if code != PAD]
+    return [k if k is None else _typed(k, f.dtypes[0]) for k in kept]
+
+
+def _typed(spelled: str, dtype: str) -> Any:
+    """A spelled value as a request holds it."""
+    return int(spelled) if dtype == "int" else spelled == "true" if dtype == "bool" else spelled
+
+
+def _plain(value: Any) -> Any:
+    """JSON's form of a raw value: NaN, in a list too, becomes None, a time its ISO text."""
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return None if value != value else value

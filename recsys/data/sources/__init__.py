@@ -1,0 +1,1 @@
+"""Read tables: files of many formats, a block at a time."""

@@ -1,0 +1,106 @@
+"""Tables of sparse lines: libsvm (`label index:value …`) and libffm (`label field:index:value …`)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.data.sources.files import File
+
+__all__ = ["SparseLines"]
+
+_PAIR = r"^(?P<index>\d+):(?P<value>[^:]+)$"
+_TRIPLE = r"^(?P<field>\d+):(?P<index>\d+):(?P<value>[^:]+)$"
+
+
+class SparseLines:
+    """The dialect of libsvm and libffm.
+
+    libsvm: columns `label`, `index` (a list) and `value` (a list as long). libffm: `label`, and a
+    field f: `field_f` and `field_f_value`, lists. What follows a `#` is a comment.
+
+    Args:
+        fields: Whether entries name a field: libffm.
+    """
+
+    ending = "txt"
+
+    def __init__(self, fields: bool) -> None:
+        self._fields = fields
+
+    def cut(self, block: bytes) -> int:
+        """How many bytes of a block are whole lines."""
+        return block.rfind(b"\n") + 1
+
+    def records(self, block: bytes) -> list[bytes]:
+        """The lines with their ends."""
+        return block.splitlines(keepends=True)
+
+    def header(self, file: File, block: bytes) -> tuple[bytes, bytes]:
+        """There is none."""
+        return b"", block
+
+    def _entries(self, block: bytes) -> tuple[pa.Array, np.ndarray, pa.StructArray]:
+        """→ label_B, the row of each entry, and the entries."""
+        lines = [line.partition("#")[0].strip() for line in block.decode().splitlines()]
+        tokens = pc.ascii_split_whitespace(pa.array([line for line in lines if line], pa.string()))
+        length_B = pc.list_value_length(tokens).to_numpy()
+        flat = tokens.flatten()
+        first = np.zeros(len(flat), dtype=bool)
+        first[np.cumsum(length_B) - length_B] = True
+        found = pc.extract_regex(flat.filter(pa.array(~first)), _TRIPLE if self._fields else _PAIR)
+        if found.null_count:
+            raise pa.ArrowInvalid("an entry is not index:value")
+        label_B = flat.filter(pa.array(first)).cast(pa.float64())
+        return label_B, np.repeat(np.arange(len(length_B)), length_B - 1), found
+
+    def check(self, block: bytes) -> None:
+        """Raise ArrowInvalid where a line is of another form."""
+        self._entries(block)
+
+    def infer(self, sample: bytes) -> pa.Schema:
+        """The columns; for libffm two a field that the sample has."""
+        pairs = [("index", "value")]
+        if self._fields:
+            names = pc.unique(pc.struct_field(self._entries(sample)[2], "field")).to_pylist()
+            pairs = [(f"field_{f}", f"field_{f}_value") for f in sorted(names, key=int)]
+        lists = [c for i, v in pairs for c in (pa.field(i, pa.list_(pa.int64())), pa.field(v, pa.list_(pa.float64())))]
+        return pa.schema([pa.field("label", pa.float64()), *lists])
+
+    def parse(self, block: bytes, schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
+        """A block of whole lines as a table of these columns.
+
+        Raises:
+            pa.ArrowInvalid, ValueError: If a line is of another form, or names a field that the
+                schema does not have.
+        """
+        label_B, row, found = self._entries(block)
+        index = pc.struct_field(found, "index").cast(pa.int64())
+        value = pc.struct_field(found, "value").cast(pa.float64())
+        made: dict[str, pa.Array] = {"label": label_B}
+        if not self._fields:
+            made |= {"index": _lists(row, len(label_B), index), "value": _lists(row, len(label_B), value)}
+        else:
+            of = pc.struct_field(found, "field")
+            for f in [n for n in schema.names if n.startswith("field_") and not n.endswith("_value")]:
+                inside = pc.equal(of, f.removeprefix("field_"))
+                rows = row[inside.to_numpy(zero_copy_only=False)]
+                made[f] = _lists(rows, len(label_B), index.filter(inside))
+                made[f"{f}_value"] = _lists(rows, len(label_B), value.filter(inside))
+            known = sum(len(made[n].values) for n in made if n.endswith("_value"))
+            if known < len(of):
+                raise pa.ArrowInvalid("an unknown field")
+        return pa.table({n: made[n] for n in columns})
+
+    def explain(self, record: bytes, schema: pa.Schema, columns: Sequence[str]) -> str:
+        """Why a line does not parse, and how to mend it."""
+        form = "label field:index:value …" if self._fields else "label index:value …"
+        known = ", with fields that the first rows have" if self._fields else ""
+        shown = record.strip()[:60].decode(errors="replace")
+        return f": expected {form}{known}, got {shown!r}: mend the line"
+
+
+def _lists(row: np.ndarray, rows: int, values: pa.Array) -> pa.ListArray:
+    ends = np.cumsum(np.bincount(row, minlength=rows))
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], ends]), pa.int32()), values)

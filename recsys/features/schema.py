@@ -1,0 +1,195 @@
+"""Field and Schema: what a row means. The order of fields is THE order everywhere.
+
+Needs numpy and xxhash only, so that a scoring machine can read a bundle.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from recsys.errors import ConfigError
+from recsys.features.past import Past
+from recsys.files import read_json
+
+__all__ = ["DTYPES", "KINDS", "Field", "Schema"]
+
+Kind = Literal["categorical", "multi", "sequence", "numeric", "vector"]
+KINDS = ("categorical", "multi", "sequence", "numeric", "vector")
+DTYPES = ("string", "int", "float", "bool", "time")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One input of the model.
+
+    Args:
+        name: Unique name; tables, gates and reports use it.
+        kind: `categorical` (one id a row), `multi` (up to `max_length` ids, mean-pooled),
+            `sequence` (up to `max_length` past ids, newest first; how they are pooled is the
+            model's to say), `numeric` (one float a row; a bucketed number is `categorical`) or
+            `vector` (`max_length` floats a row).
+        inputs: The raw columns that it is made from; more than one makes a crossed field.
+        dtypes: The type of each raw column: `string`, `int`, `float`, `bool` or `time`.
+        cardinality: Count of ids, the reserved ones included; 0 for `numeric` and `vector`.
+        max_length: Ids a row at most (longer lists keep their first ids), or floats of a vector.
+        table: Name of the field whose encoder and table it reads; "" is its own. A sequence of
+            past products reads the table of the field `product`, which is its candidate.
+        separator: Of a list that a request holds as one string, `a|b`; "" where it holds a list.
+        reverse: The raw list has its oldest value first.
+        weighted: A `multi` field whose second input is a list of weights, one an id: it pools to
+            Σ w·x / Σ w. The weights stand behind all numbers in dense_BN.
+        past: The raw column is made from earlier rows; a request may bring it, or leave it out where
+            the bundle knows the past.
+    """
+
+    name: str
+    kind: Kind
+    inputs: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    cardinality: int = 0
+    max_length: int = 1
+    table: str = ""
+    separator: str = ""
+    reverse: bool = False
+    weighted: bool = False
+    past: Past | None = None
+
+    @property
+    def is_sparse(self) -> bool:
+        """True when the field is looked up in a table."""
+        return self.kind in ("categorical", "multi", "sequence")
+
+
+def _field(value: dict[str, Any]) -> Field:
+    past = value.get("past")
+    if past is not None:
+        past = Past(**dict[str, Any](past, by=tuple(past["by"]), dtypes=tuple(past["dtypes"])))
+    told: dict[str, Any] = {**value, "inputs": tuple(value["inputs"]), "dtypes": tuple(value["dtypes"]), "past": past}
+    return Field(**told)
+
+
+def _side_by_side(widths: list[tuple[str, int]], start: int = 0) -> dict[str, range]:
+    placed: dict[str, range] = {}
+    for name, width in widths:
+        placed[name] = range(start, start + width)
+        start += width
+    return placed
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The fields in order, and the columns that are not inputs.
+
+    Args:
+        fields: All fields, the looked-up ones first, then the numeric ones.
+        label: Raw name of the 0/1 label column.
+        group: Raw name of the column that GAUC groups by, or None.
+        weight: Raw name of the column of sample weights, or None.
+        time: Raw name of the column of event times, or None.
+
+    Raises:
+        ConfigError: If two fields share a name, there is none, or a numeric one comes too early.
+    """
+
+    fields: tuple[Field, ...]
+    label: str
+    group: str | None = None
+    weight: str | None = None
+    time: str | None = None
+    _index: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.fields:
+            raise ConfigError("a schema needs at least one field, got none: list some under data.fields")
+        self._index.update({f.name: i for i, f in enumerate(self.fields)})
+        if len(self._index) != len(self.fields):
+            names = [f.name for f in self.fields]
+            twice = sorted({n for n in names if names.count(n) > 1})
+            raise ConfigError(f"field names must be unique, got {twice} twice: rename one")
+        if [f.is_sparse for f in self.fields] != sorted((f.is_sparse for f in self.fields), reverse=True):
+            raise ConfigError(f"numeric fields must come after all others, got {self.names}: reorder")
+
+    @property
+    def names(self) -> list[str]:
+        """All field names in order."""
+        return [f.name for f in self.fields]
+
+    @property
+    def sparse(self) -> list[Field]:
+        """The fields that are looked up, in order."""
+        return [f for f in self.fields if f.is_sparse]
+
+    @property
+    def numeric(self) -> list[Field]:
+        """The fields that are floats (numbers and vectors), in order."""
+        return [f for f in self.fields if not f.is_sparse]
+
+    @property
+    def id_columns(self) -> dict[str, range]:
+        """For each looked-up field, its columns of ids_BL."""
+        return _side_by_side([(f.name, f.max_length) for f in self.sparse])
+
+    @property
+    def float_columns(self) -> dict[str, range]:
+        """For each field that is floats, its columns of dense_BN."""
+        return _side_by_side([(f.name, f.max_length) for f in self.numeric])
+
+    @property
+    def weight_columns(self) -> dict[str, range]:
+        """For each weighted field, where its weights stand in dense_BN: behind all numbers."""
+        start = sum(f.max_length for f in self.numeric)
+        return _side_by_side([(f.name, f.max_length) for f in self.fields if f.weighted], start)
+
+    @property
+    def raw_columns(self) -> list[str]:
+        """Every raw column that a row holds, in order of first use; past-only ones may be left out of a request."""
+        return list(dict.fromkeys(c for f in self.fields for c in f.inputs))
+
+    @property
+    def lookup_columns(self) -> dict[str, str]:
+        """Column → dtype of what a past-only column is looked up by, where a request does not bring it."""
+        pasts = [f.past for f in self.fields if f.past]
+        found = {c: t for past in pasts for c, t in zip(past.by, past.dtypes, strict=True)}
+        if self.time and any(past.what == "days_since" for past in pasts):
+            found[self.time] = "time"
+        return found
+
+    def __getitem__(self, name: str) -> Field:
+        if name not in self._index:
+            raise ConfigError(f"no field named {name!r}: this schema has {', '.join(self.names)}")
+        return self.fields[self._index[name]]
+
+    def subset(self, names: Iterable[str]) -> "Schema":
+        """Keep only the named fields, in this schema's order.
+
+        Raises:
+            ConfigError: If a name is unknown or none is left.
+        """
+        keep = {self[n].name for n in names}
+        return replace(self, fields=tuple(f for f in self.fields if f.name in keep), _index={})
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready form; `from_json` reads it back."""
+        return {
+            "fields": [asdict(f) for f in self.fields],
+            "label": self.label,
+            "group": self.group,
+            "weight": self.weight,
+            "time": self.time,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Schema":
+        """Read what `to_json` wrote."""
+        made = tuple(_field(f) for f in value["fields"])
+        return cls(made, value["label"], value["group"], value.get("weight"), value.get("time"))
+
+    @classmethod
+    def load(cls, path: Path) -> "Schema":
+        """Read a schema from a JSON file.
+
+        Raises:
+            DataError: If there is none, or it is damaged.
+        """
+        return cls.from_json(read_json(path, "a schema", "prepare the data, or export the bundle, again"))

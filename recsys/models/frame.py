@@ -1,0 +1,143 @@
+"""The frame every model shares: embedding → pool sequences → [gate] → interaction → logit.
+
+B rows, F fields, L positions of a sequence, W the width of all fields side by side, D embedding dim.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recsys.data.batch import Batch
+from recsys.errors import ConfigError
+from recsys.features.schema import Field, Schema
+
+__all__ = ["CTR", "Stack", "mlp"]
+
+
+def mlp(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
+    """Linear → ReLU → dropout, once for each hidden width; the identity without any."""
+    layers: list[nn.Module] = []
+    for h in hidden:
+        layers += [nn.Linear(width, h), nn.ReLU(), nn.Dropout(dropout)]
+        width = h
+    return nn.Sequential(*layers)
+
+
+class Stack(nn.Module):
+    """Join for interactions that want equal widths: flat x_BW → x_BFD.
+
+    A field whose width is not `dim` gets a linear projection of its own (for one scalar, a
+    vector times its value).
+
+    Args:
+        widths: F widths that sum to W.
+        dim: D.
+    """
+
+    def __init__(self, widths: Sequence[int], dim: int):
+        super().__init__()
+        self.widths = list(widths)
+        self.projections = nn.ModuleDict(
+            {str(i): nn.Linear(w, dim, bias=False) for i, w in enumerate(widths) if w != dim}
+        )
+
+    def forward(self, x_BW: Tensor) -> Tensor:
+        """→ x_BFD."""
+        parts = list(x_BW.split(self.widths, 1))
+        for i, projection in self.projections.items():
+            parts[int(i)] = projection(parts[int(i)])
+        return torch.stack(parts, 1)
+
+
+class CTR(nn.Module):
+    """logit = interaction(dropout(pool(embedding(batch)))).
+
+    Args:
+        schema: The fields.
+        embedding: ids, dense → the fields side by side, sequences unpooled; it tells `widths`, one
+            for each field.
+        interaction: Builds the interaction from the pooled widths. One that has a parameter `numbers` is
+            told how many of the last fields are numbers.
+        embedding_dropout: Share of x_BW's entries of looked-up fields that training zeroes.
+        sequence: Builds the pooling of one sequence from its width: query_BD, keys_BLD, there_BL →
+            pooled_BD. The query is the field whose table the sequence reads.
+
+    Raises:
+        ConfigError: If there are sequences and no pooling, or one that attends to a candidate that is
+            not in the schema.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        embedding: nn.Module,
+        interaction: Callable[..., nn.Module],
+        embedding_dropout: float = 0.0,
+        sequence: Callable[[int], nn.Module] | None = None,
+    ):
+        super().__init__()
+        self.schema = schema
+        self.embedding = embedding
+        self._unpooled = [int(embedding.widths[f.name]) for f in schema.fields]  # type: ignore[index]
+        sequences = {i: f for i, f in enumerate(schema.fields) if f.kind == "sequence"}
+        self.widths = [w // sequences[i].max_length if i in sequences else w for i, w in enumerate(self._unpooled)]
+        self.sequences = nn.ModuleDict({str(i): self._pooling(f, sequence) for i, f in sequences.items()})
+        ids = schema.id_columns
+        self._places = [(i, self._candidate(f), ids[f.name].start, ids[f.name].stop) for i, f in sequences.items()]
+        self._looked_up = sum(w for f, w in zip(schema.fields, self.widths, strict=True) if f.is_sparse)
+        self.dropout = nn.Dropout(embedding_dropout)
+        told = {"numbers": len(schema.numeric)} if "numbers" in inspect.signature(interaction).parameters else {}
+        self.interaction = interaction(self.widths, **told)
+
+    def _candidate(self, f: Field) -> int | None:
+        """Where the field stands that a sequence's table belongs to, if it is one vector a row."""
+        places = {g.name: i for i, g in enumerate(self.schema.fields) if g.is_sparse and g.kind != "sequence"}
+        return places.get(f.table)
+
+    def _pooling(self, f: Field, sequence: Callable[[int], nn.Module] | None) -> nn.Module:
+        if sequence is None:
+            raise ConfigError(f"{f.name!r} is a sequence and the model has no pooling for it: set sequence=mean")
+        pooling = sequence(self.widths[self.schema.names.index(f.name)])
+        if pooling.attends and self._candidate(f) is None:
+            wanted = f"its candidate {f.table!r}, which is not in the schema" if f.table else "a candidate, it has none"
+            mend = f"keep that field (select.protect=[{f.table}])" if f.table else f"set data.fields.{f.name}.table"
+            raise ConfigError(f"sequence {f.name!r}: attention needs {wanted}: {mend}, or set sequence=mean")
+        return pooling
+
+    def pool(self, x: Tensor, ids_BL: Tensor) -> Tensor:
+        """The embedding's output, sequences L·D wide → x_BW, each sequence D wide."""
+        if not self.sequences:
+            return x
+        unpooled = x.split(self._unpooled, 1)
+        parts = list(unpooled)
+        for i, candidate, start, stop in self._places:
+            query_BD = None if candidate is None else unpooled[candidate]
+            keys_BLD = unpooled[i].unflatten(1, (stop - start, -1))
+            parts[i] = self.sequences[str(i)](query_BD, keys_BLD, ids_BL[:, start:stop] >= 0)
+        return torch.cat(parts, 1)
+
+    def features(self, batch: Batch) -> Tensor:
+        """→ x_BW, the fields side by side, each as wide as `widths` says. Selection's gates work on it."""
+        return self.pool(self.embedding(batch), batch.ids_BL)
+
+    def looked_up(self, x_BW: Tensor) -> Tensor:
+        """The columns of x_BW that come from tables."""
+        return x_BW[:, : self._looked_up]
+
+    def head(self, x_BW: Tensor) -> Tensor:
+        """x_BW → logit_B. Selection puts its gates on x_BW, before this."""
+        if self.training and self.dropout.p > 0:
+            looked_up, dense = x_BW.tensor_split([self._looked_up], 1)
+            x_BW = torch.cat([self.dropout(looked_up), dense], 1)
+        return self.interaction(x_BW)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """→ logit_B."""
+        return self.head(self.features(batch))
+
+    def over(self, embedding: nn.Module) -> "CTR":
+        """A copy of this model over other tables; its own are not copied."""
+        return copy.deepcopy(self, {id(self.embedding): embedding})

@@ -1,0 +1,66 @@
+"""ShuffleGate: fields shuffled through gates that train with the model. F fields."""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recsys.config.ranges import Few, Positive, Share
+from recsys.data.batch import Batch
+from recsys.data.shards import Shards
+from recsys.models.frame import CTR
+from recsys.selection.columns import units
+from recsys.selection.gates import Gates
+from recsys.selection.methods.leap_joint import gate_scores
+from recsys.selection.price import price_or_default
+from recsys.selection.scores import FieldScores, check_fields
+from recsys.selection.search import Recipe, train_gated
+
+__all__ = ["shufflegate"]
+
+
+def shufflegate(
+    model: CTR,
+    train: Shards,
+    valid: Shards,
+    recipe: Recipe,
+    seed: int,
+    price: Positive | None = None,
+    gain_share: Share = 0.005,
+    epochs: Few | None = None,
+) -> FieldScores:
+    """Minimise BCE(y, f(x̃)) + λ·Σ_i g_i over a fresh model and its gates, on training rows.
+
+    x̃_i = g_i·x_i + (1 − g_i)·stopgrad(x_i[π_i]), g_i = σ(5θ_i). A field is kept if g_i > ½.
+
+    Args:
+        model: Sets the default price; not changed.
+        train: Rows of the fresh model and of the gates.
+        valid: Sets the default price.
+        recipe: How the fresh model is built and trained.
+        seed: Fixes the model, the permutations and the order of rows.
+        price: λ in nats a row, the same for every field; None takes `gain_share` of the model's gain.
+        gain_share: See `price`.
+        epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
+
+    Raises:
+        ConfigError: If a setting is out of range or there are fewer than two fields.
+
+    Source: Huang et al., ShuffleGate, 2025, equations 3 to 5; its λ multiplies the mean of the gates.
+    """
+    started = time.perf_counter()
+    check_fields(model.schema)
+    price = price_or_default(price, model, valid, gain_share)
+    found = units(model, valid)
+    torch.manual_seed(seed)
+    own = recipe.build(model.schema)
+    gates = Gates(found, torch.ones(len(found.names)), seed, 1000, float(torch.tensor(5.0).sigmoid()))
+
+    def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return gates(x_BW, batch.weight_B), price * gates.cost()
+
+    for _ in train_gated(own, mix, train, recipe, seed, epochs, gates):
+        gates.clamp()
+    about: dict[str, Any] = {"method": "shufflegate", "price": price, "seconds": time.perf_counter() - started}
+    return gate_scores(model.schema.names, found, gates, about)

@@ -1,0 +1,1 @@
+"""What a selection found, as files and pages that people compare."""

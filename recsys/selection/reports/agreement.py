@@ -1,0 +1,201 @@
+"""How far rankings, kept sets and curves agree. M runs, F fields, K points of a grid, S seeds, R test rows."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import hypergeom, norm, t
+
+from recsys.evaluation.metrics import sigmoid
+from recsys.selection.price import losses
+
+__all__ = [
+    "area",
+    "area_weights",
+    "holm",
+    "influence",
+    "jaccard",
+    "jaccard_by_chance",
+    "mean_with_interval",
+    "paired_curves",
+    "paired_difference",
+    "rbo",
+    "stability",
+]
+
+
+def rbo(a: Sequence[str], b: Sequence[str], p: float = 0.9) -> float:
+    """Rank-biased overlap of two rankings of the same names, 1 if they are equal.
+
+    (1 − p)·Σ_d p^(d−1)·|A_d ∩ B_d| / d, divided by its value for equal rankings of this length, so
+    that a short list can reach 1. With p = .9 the top ten carry .86 of the weight.
+
+    Source: Webber, Moffat and Zobel, 2010, equation 4; the division is ours.
+    """
+    weights = [p**d for d in range(len(a))]
+    in_a, in_b, shared, agree = set[str](), set[str](), 0, list[float]()
+    for d, (x, y) in enumerate(zip(a, b, strict=True), 1):
+        shared += (x == y) + (x != y and x in in_b) + (x != y and y in in_a)
+        in_a.add(x)
+        in_b.add(y)
+        agree.append(shared / d)
+    return sum(w * x for w, x in zip(weights, agree, strict=True)) / sum(weights)
+
+
+def jaccard(a: Sequence[str], b: Sequence[str], k: int) -> float:
+    """|top k of A ∩ top k of B| / |top k of A ∪ top k of B|."""
+    top_a, top_b = set(a[:k]), set(b[:k])
+    return len(top_a & top_b) / len(top_a | top_b)
+
+
+def jaccard_by_chance(k: int, total: int) -> float:
+    """Mean of Jaccard@k between two random rankings: Σ_m P(m in common)·m / (2k − m)."""
+    shared = np.arange(k + 1)
+    return float(np.sum(hypergeom(total, k, k).pmf(shared) * shared / (2 * k - shared)))
+
+
+def stability(kept_MF: np.ndarray) -> dict[str, float] | None:
+    """How alike M sets of kept fields are: 1 if equal, 0 on average if drawn at random.
+
+    Φ = 1 − (1/F)·Σ_f s_f² / ((k̄/F)·(1 − k̄/F)), with s_f² the unbiased variance of "f is kept" and
+    k̄ the mean count; the interval is Φ ± 1.96·√v, v = 4/M²·Σ_i (φ_i − φ̄)².
+
+    Args:
+        kept_MF: 0 and 1.
+
+    Returns:
+        index, and for M ≥ 3 low and high (95 %, at most 1); None where every run keeps all, or none.
+
+    Source: Nogueira, Sechidis and Brown, 2018, definition 4 and corollary 9.
+    """
+    kept_MF = np.asarray(kept_MF, np.float64)
+    runs, fields = kept_MF.shape
+    share_F, count_M = kept_MF.mean(0), kept_MF.sum(1)
+    mean = float(count_M.mean()) / fields
+    if runs < 2 or mean in (0.0, 1.0):
+        return None
+    chance = mean * (1 - mean)
+    index = 1 - float(np.mean(runs / (runs - 1) * share_F * (1 - share_F))) / chance
+    if runs < 3:
+        return {"index": index}
+    part_M = kept_MF @ share_F / fields - count_M * mean / fields
+    part_M += index / 2 * (2 * mean * count_M / fields - count_M / fields - mean + 1)
+    phi_M = part_M / chance
+    error = math.sqrt(4 / runs**2 * float(np.sum((phi_M - phi_M.mean()) ** 2)))
+    return {"index": index, "low": index - 1.96 * error, "high": min(1.0, index + 1.96 * error)}
+
+
+def mean_with_interval(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """Mean, and from two values on their deviation and the mean's 95 % interval by Student's t."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return {"mean": mean}
+    deviation = float(np.std(values, ddof=1))
+    half = float(t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+    return {"mean": mean, "deviation": deviation, "low": mean - half, "high": mean + half}
+
+
+def area(grid: Sequence[int], value_SK: np.ndarray) -> np.ndarray:
+    """Trapezoid over the grid divided by k_max − k_min → [S]: a mean of the values."""
+    return np.trapezoid(value_SK, np.asarray(grid, np.float64), axis=1) / (grid[-1] - grid[0])
+
+
+def area_weights(grid: Sequence[int]) -> np.ndarray:
+    """What each point of the grid counts in `area` → [K]; they sum to 1."""
+    return area(grid, np.eye(len(grid)))
+
+
+def influence(metric: str, logit_R: np.ndarray, label_R: np.ndarray, weight_R: np.ndarray | None = None) -> np.ndarray:
+    """How far each test row moves the metric → [R]: the sum of squares is the metric's variance over rows.
+
+    For logloss w_r·(l_r − mean) / Σw. For AUC, of a positive row w_r·(V_r − AUC) / Σ w of positive
+    rows, V_r the weighted share of negative rows ranked below it (ties count ½), and of a negative
+    row the same with the positive rows above it. Differences of two models' influences on the same
+    rows are the influence of the difference: noise that they share cancels.
+
+    Args:
+        metric: `auc` or `logloss`.
+        logit_R: Scores.
+        label_R: 0 or 1, both present.
+        weight_R: Sample weights; None weighs all alike.
+
+    Source: DeLong, DeLong and Clarke-Pearson, 1988, section 3, divided by n instead of n − 1 and
+    with weights, which are ours.
+    """
+    w_R = np.ones(len(logit_R)) if weight_R is None else np.asarray(weight_R, np.float64)
+    if metric == "logloss":
+        loss_R = losses(sigmoid(np.asarray(logit_R)), np.asarray(label_R, np.float64))
+        return w_R * (loss_R - np.average(loss_R, weights=w_R)) / w_R.sum()
+    value, of_R = np.unique(logit_R, return_inverse=True)
+    found_R, positive_R = np.zeros(len(w_R)), np.asarray(label_R) > 0.5
+    for own_R, sign in ((positive_R, 1), (~positive_R, -1)):
+        at = np.bincount(of_R, w_R * ~own_R, minlength=len(value))  # weight of the other label at each score
+        share = (np.cumsum(at) - at / 2) / at.sum()  # of the other label below, ties ½
+        v_R = share[of_R] if sign > 0 else 1 - share[of_R]
+        total = w_R[own_R].sum()
+        found_R += own_R * w_R * (v_R - (w_R * own_R) @ v_R / total) / total
+    return found_R
+
+
+def paired_difference(change_S: Sequence[float] | np.ndarray, influence_R: np.ndarray) -> dict[str, float]:
+    """Mean of S paired differences, with an interval that holds the noise of seeds and of test rows.
+
+    variance = s² / S + Σ_r influence_r²: all seeds share the test rows, so that their noise does not
+    shrink with S. Student's t with Satterthwaite's degrees of freedom; one seed has the noise of rows
+    alone. Rows are taken to be independent.
+
+    Args:
+        change_S: A difference a seed.
+        influence_R: Of the mean difference, see `influence`.
+
+    Returns:
+        mean; error, the standard error; low and high (95 %); p, two-sided, of no difference; from two
+        seeds on deviation.
+    """
+    change_S, seeds = np.asarray(change_S, np.float64), len(change_S)
+    mean, rows = float(change_S.mean()), float(np.square(influence_R).sum())
+    of_seeds = float(change_S.var(ddof=1)) / seeds if seeds > 1 else 0.0
+    error = math.sqrt(of_seeds + rows)
+    found = {"mean": mean, "error": error, "low": mean, "high": mean, "p": 1.0}
+    if seeds > 1:
+        found["deviation"] = math.sqrt(of_seeds * seeds)
+    if error > 0:
+        law = t((of_seeds + rows) ** 2 * (seeds - 1) / of_seeds**2) if of_seeds > 0 else norm()
+        half = float(law.ppf(0.975)) * error
+        found |= {"low": mean - half, "high": mean + half, "p": float(2 * law.sf(abs(mean) / error))}
+    return found
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values corrected for their number: max over p_j ≤ p_i of min(1, (n − rank of p_j)·p_j), ranks from 0.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    order, found, most = np.argsort(p, kind="stable"), [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        most = max(most, min(1.0, (len(p) - rank) * p[i]))
+        found[i] = most
+    return found
+
+
+def paired_curves(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any] | None:
+    """B − A of a retrained metric at each k and of its area, over the seeds that both have.
+
+    Args:
+        a: metric; grid, K increasing counts of fields; by_seed, seed → K values.
+        b: The same form, on the same grid.
+
+    Returns:
+        seeds, at_k (k → mean and interval) and area, see `area` (a grid of one k has none).
+        None if no seed is shared: nothing can be paired.
+    """
+    seeds = [s for s in a["by_seed"] if s in b["by_seed"]]
+    if not seeds:
+        return None
+    change_SK = np.array([b["by_seed"][s] for s in seeds]) - np.array([a["by_seed"][s] for s in seeds])
+    found: dict[str, Any] = {"metric": a["metric"], "seeds": seeds}
+    found["at_k"] = {k: mean_with_interval(change_SK[:, i]) for i, k in enumerate(a["grid"])}
+    if len(a["grid"]) > 1:
+        found["area"] = mean_with_interval(area(a["grid"], change_SK))
+    return found

@@ -1,0 +1,119 @@
+"""What dropping fields saves: the model is built without them, not trained, and both are measured."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binom
+
+from recsys.data.shards import Shards
+from recsys.errors import ConfigError
+from recsys.features.schema import Schema
+from recsys.models.frame import CTR
+from recsys.training.fit import bf16
+
+__all__ = ["median_interval", "savings", "size"]
+
+_REPEATS = 41
+_ROWS = 512
+_STEPS, _BATCH = 13, 2048  # of training
+
+
+def size(model: CTR) -> dict[str, int]:
+    """Fields, inputs (width of x_BW), parameters, bytes of tables, and of what training holds beside.
+
+    optimizer_bytes: one float32 a table row (row-wise Adagrad) and two a dense parameter (Adam).
+    """
+    tables = model.embedding.plain().tables.values()  # type: ignore[operator]
+    dense = sum(p.numel() for m in (model.interaction, model.sequences) for p in m.parameters())
+    return {
+        "fields": len(model.schema.fields),
+        "width": sum(model.widths),
+        "parameters": dense + sum(t.rows * t.dim for t in tables),
+        "table_bytes": sum(t.nbytes for t in tables),
+        "optimizer_bytes": 4 * sum(t.rows for t in tables) + 8 * dense,
+    }
+
+
+def median_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """The median and its 95 % interval by order statistics, which assumes no distribution."""
+    ordered = np.sort(np.asarray(values, np.float64))
+    low = max(0, int(binom.ppf(0.025, len(ordered), 0.5)) - 1)  # P(fewer than so many below the median) < .025
+    return float(np.median(ordered)), float(ordered[low]), float(ordered[len(ordered) - 1 - low])
+
+
+@torch.no_grad()
+def _times(models: Sequence[CTR], valid: Shards) -> np.ndarray:
+    """µs a row of eager scoring, the models in turn so that a busy machine slows all → [repeats, models]."""
+    rows = slice(0, min(_ROWS, len(valid)))
+    plain = [m.over(m.embedding.plain()).eval() for m in models]  # type: ignore[operator]
+    batches = [Shards(valid.folder, valid.split, m.schema).batch(rows) for m in models]
+    found = np.empty((_REPEATS + 3, len(models)))
+    for i in range(len(found)):
+        for j, (model, batch) in enumerate(zip(plain, batches, strict=True)):
+            started = time.perf_counter()
+            model(batch)
+            found[i, j] = 1e6 * (time.perf_counter() - started) / len(batch)
+    return found[3:]  # the first ones warm up
+
+
+def _train_times(models: Sequence[CTR], valid: Shards, precision: str) -> np.ndarray:
+    """µs a row of a training step at a rate of 0 (forward, backward, update of the tables) → [repeats, models]."""
+    rows = slice(0, min(_BATCH, len(valid)))
+    batches = [Shards(valid.folder, valid.split, m.schema).batch(rows) for m in models]
+    history = [m.embedding.fisher() for m in models]  # type: ignore[operator]
+    found = np.empty((_STEPS + 2, len(models)))
+    for m in models:
+        m.train().embedding.set_learning_rate(0.0)  # type: ignore[operator]
+    for i in range(len(found)):
+        for j, (model, batch) in enumerate(zip(models, batches, strict=True)):
+            started = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16(precision)):
+                logit_B = model.head(model.features(batch))
+            torch.nn.functional.binary_cross_entropy_with_logits(logit_B.float(), batch.label_B).backward()
+            model.zero_grad()
+            found[i, j] = 1e6 * (time.perf_counter() - started) / len(batch)
+    for model, state in zip(models, history, strict=True):
+        model.eval().embedding.load_fisher(state)  # type: ignore[operator]
+    return found[2:]  # the first ones warm up
+
+
+def savings(
+    model: CTR, build: Callable[[Schema], CTR], kept: Sequence[str], valid: Shards, precision: str = "auto"
+) -> dict[str, Any]:
+    """Before and after dropping all but the kept fields.
+
+    Args:
+        model: On all fields; its weights stay as they are.
+        build: Makes the model on what is kept.
+        kept: Names of fields.
+        valid: Rows to time.
+        precision: Of training.
+
+    Returns:
+        before and after (see `size`; us_per_row of scoring and train_us_per_row), and their differences
+        by the same names; us_per_row_interval and train_us_per_row_interval, 95 %, of the differences;
+        note, why it could not be measured where the smaller model cannot be built (then before alone is
+        there, and every difference is 0).
+    """
+    before: dict[str, Any] = dict(size(model))
+    nothing = dict.fromkeys([*before, "us_per_row", "train_us_per_row"], 0)
+    if len(kept) == len(model.schema.fields):
+        none = {f"{k}_interval": [0.0, 0.0] for k in ("us_per_row", "train_us_per_row")}
+        return {"before": before, "after": before, **nothing, **none, "note": ""}
+    try:
+        smaller = build(model.schema.subset(kept))
+    except ConfigError as error:
+        return {"before": before, **nothing, "note": f"the kept fields alone make no model: {error}"}
+    after: dict[str, Any] = dict(size(smaller))
+    pair, saved = [model, smaller], {k: before[k] - after[k] for k in before}
+    for name, times in {
+        "us_per_row": _times(pair, valid),
+        "train_us_per_row": _train_times(pair, valid, precision),
+    }.items():
+        before[name], after[name] = (float(v) for v in np.median(times, 0))
+        saved[name], low, high = median_interval(times[:, 0] - times[:, 1])
+        saved[f"{name}_interval"] = [low, high]
+    return {"before": before, "after": after, **saved, "note": ""}

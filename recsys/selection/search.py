@@ -1,0 +1,137 @@
+"""How the model came to be, so that a selector can train another one; and how gates train with it.
+
+B rows, W the joined width.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from recsys.data.batch import Batch
+from recsys.data.shards import Shards
+from recsys.errors import ConfigError
+from recsys.features.schema import Schema
+from recsys.models.frame import CTR
+from recsys.progress import progress
+from recsys.training.fit import Fit, TrainConfig, batch_loss, bf16, seed_everything
+
+__all__ = ["Recipe", "Step", "batches_forever", "gate_loss", "gate_rate", "train_gated"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is built and trained.
+
+    Args:
+        build: Schema → a fresh model.
+        how: Settings of its training.
+        steps: Of that training until the look at validation whose weights it kept; None is all
+            steps of `how.max_epochs`.
+    """
+
+    build: Callable[[Schema], CTR]
+    how: TrainConfig
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a training is.
+
+    Args:
+        number: From 1.
+        total: Of all steps.
+        loss: Of this step's rows.
+    """
+
+    number: int
+    total: int
+    loss: float
+
+
+def batches_forever(shards: Shards, size: int, seed: int) -> Iterator[Batch]:
+    """Random batches, epoch after epoch."""
+    epoch = 0
+    while True:
+        yield from shards.shuffled(size, [seed, epoch, 7])
+        epoch += 1
+
+
+def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, precision: str) -> Tensor:
+    """BCE(y, head(gate(x))), with x looked up without gradient: a loss of the gates alone.
+
+    The head runs in the precision of training, its input too: where the processor multiplies bf16
+    that is several times as fast. Σ w·l / Σ w if rows have sample weights; a gate that
+    needs them too brings them.
+    """
+    with torch.no_grad():
+        x_BW = model.features(batch)
+    half, mixed_BW = bf16(precision), gate(x_BW)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        logit_B = model.head(mixed_BW.bfloat16() if half else mixed_BW)
+    return batch_loss(logit_B, batch.label_B, batch.weight_B)
+
+
+def train_gated(
+    model: CTR,
+    mix: Callable[[Tensor, Batch], tuple[Tensor, Tensor]],
+    train: Shards,
+    recipe: Recipe,
+    seed: int,
+    epochs: int | None = None,
+    gates: nn.Module | None = None,
+    reach: float = 3.0,
+) -> Iterator[Step]:
+    """Train a model whose looked-up numbers pass through gates; yield after each step.
+
+    Each step is one of `recsys.training.fit.fit` (rates, decay, precision, sample weights, `table_l2`,
+    `fresh_tables`), and so are the rows; there are as many as the model needed that frozen methods
+    are given, so that both see a model trained alike. It is not looked at on validation: gates
+    that have not closed yet would stop it early.
+
+    Args:
+        model: Changed in place.
+        mix: (x_BW, batch) → (x̃_BW, penalty): looked-up numbers after the gates, and what the gates cost.
+        train: Training rows.
+        recipe: How the model is trained.
+        seed: Fixes the order of rows and the dropout.
+        epochs: Over the training rows, at least 1; a linear decay then ends with them. None takes
+            `recipe.steps`.
+        gates: Learned in the same step by Adam; None are not.
+        reach: How far Adam can move a gate's parameter in all. Where the whole way is short, gates
+            close before the model has learned what they hide.
+
+    Raises:
+        ConfigError: If there is no epoch.
+    """
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"selection.epochs must be at least 1, or null, got {epochs}: raise it")
+    how = replace(recipe.how, max_epochs=epochs or recipe.how.max_epochs)
+    size = min(how.batch_size, len(train))
+    per_epoch = len(train) // size
+    total = recipe.steps if epochs is None and recipe.steps else per_epoch * how.max_epochs
+    seed_everything(seed)
+    fitting, autocast = Fit(model, how, per_epoch), bf16(how.precision)
+    gate_adam = torch.optim.Adam(gates.parameters(), lr=gate_rate(total, reach)) if gates else None
+    with progress(refresh_per_second=2) as bar:
+        task = bar.add_task("train with gates", total=total)
+        for epoch in range(-(-total // per_epoch)):
+            if epoch and how.fresh_tables:
+                model.embedding.reset()  # type: ignore[operator]
+            for _, batch in zip(range(total - fitting.step), train.shuffled(size, [seed, epoch]), strict=False):
+                model.train()
+                if gate_adam:
+                    gate_adam.zero_grad()
+                loss = fitting.learn(batch, autocast, mix)
+                if gate_adam:
+                    gate_adam.step()
+                bar.advance(task)
+                yield Step(fitting.step, total, loss)
+    model.eval()
+
+
+def gate_rate(steps: int, reach: float) -> float:
+    """Adam's rate with which a parameter can move by `reach` at most in all the steps."""
+    return reach / max(steps, 1)

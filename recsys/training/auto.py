@@ -1,0 +1,128 @@
+"""Settings from the data, so that an untuned run does not lose to logistic regression.
+
+Each constant was chosen on four tables (ML-100k by time, telephone churn, hotel stays, caravan
+insurance) and on what docs/log.md found on re-buy; docs/recipe.md has the rule in words and the
+tables that it was judged on.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from recsys.config.factory import allowed
+from recsys.config.signature import parameters
+from recsys.errors import ConfigError
+
+if TYPE_CHECKING:  # settings are checked before a run starts, without torch
+    from recsys.data.shards import Shards
+
+__all__ = ["AUTO", "Facts", "facts", "recipe", "resolve"]
+
+AUTO = "auto"
+_GROUPS = ("train", "embedding", "model")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the recipe looks at.
+
+    Args:
+        rows: Of training, ≥ 1.
+        positives: Training rows of label 1.
+        cardinalities: Ids of each looked-up field.
+        numbers: Floats a row.
+    """
+
+    rows: int
+    positives: int
+    cardinalities: tuple[int, ...]
+    numbers: int
+
+    @property
+    def scarce(self) -> int:
+        """Rows of the rarer label, at least 1: what there is to learn from."""
+        return max(1, min(self.positives, self.rows - self.positives))
+
+
+def facts(train: "Shards") -> Facts:
+    """The facts of a training split, seen through its schema; rows of weight 0 do not count."""
+    schema, label_B = train.schema, train.label_B
+    if train.weight_B is not None:
+        label_B = label_B[train.weight_B > 0]
+    cardinalities = tuple(f.cardinality for f in schema.sparse)
+    numbers = sum(f.max_length for f in schema.numeric)
+    return Facts(len(label_B), int(label_B.sum(dtype="float64")), cardinalities, numbers)
+
+
+def _within(low: float, x: float, high: float) -> float:
+    return min(high, max(low, x))
+
+
+def recipe(about: Facts) -> dict[str, dict[str, int | float | bool]]:
+    """Settings of the groups `train`, `embedding` and `model`.
+
+    With n rows, m rows of the rarer label, w ids in the widest field and s steps an epoch:
+    batch ≈ 2√n (a power of 2); table rate .02·(batch/128)^⅓; embedding width 4, doubled with each
+    tenfold m above 50,000; embedding dropout .2 + .15·lg(w/100); decay min(1, 1000/m); some 4,000
+    steps; patience of 150 steps and more than an epoch's looks.
+
+    Args:
+        about: The facts of the training rows.
+
+    Returns:
+        Group → key → value, in the ranges that TrainConfig and the modules take.
+    """
+    widest = max(about.cardinalities, default=1)
+    batch = int(_within(32, 2 ** round(math.log2(2 * math.sqrt(about.rows))), 8192))
+    steps = max(1, about.rows // batch)
+    looks = int(_within(1, steps // 25, 4))
+    fresh = steps >= 200 and about.rows < 50 * widest
+    dropout = 0.3 if about.scarce < 10_000 else 0.4
+    return {
+        "train": {
+            "batch_size": batch,
+            "max_epochs": 4 if fresh else int(_within(4, math.ceil(4000 / steps), 100)),
+            "lr": round(1e-3 * math.sqrt(max(1.0, batch / 1024)), 6),
+            "table_lr": round(0.02 * (batch / 128) ** (1 / 3), 4),
+            "weight_decay": round(min(1.0, 1000 / about.scarce), 6),
+            "embedding_dropout": round(_within(0.2, 0.2 + 0.15 * math.log10(max(1, widest) / 100), 0.5), 3),
+            "fresh_tables": fresh,
+            "warmup_steps": int(_within(5, steps // 4, 50)),
+            "evals_per_epoch": looks,
+            "patience": int(_within(looks + 1, math.ceil(150 * looks / steps), 20)),
+        },
+        "embedding": {"dim": int(_within(4, 4 * 2 ** round(math.log10(about.scarce / 50_000)), 32))},
+        "model": {"dropout": dropout},
+    }
+
+
+def resolve(config: Mapping[str, Any], about: Facts) -> dict[str, dict[str, Any]]:
+    """The groups `train`, `embedding` and `model` with the recipe's value for every `auto` it sets.
+
+    Args:
+        config: A run's configuration.
+        about: The facts of the training rows.
+
+    Returns:
+        Group → settings. A `model.dropout` of `auto` is left out where the model has no dropout.
+
+    Raises:
+        ConfigError: If something is `auto` that neither the recipe nor the training sets.
+    """
+    chosen, made = recipe(about), {g: dict(config[g]) for g in _GROUPS}
+    if made["model"].get("dropout") == AUTO and not _has_dropout(made["model"].get("_target_")):
+        del made["model"]["dropout"]
+    for group, settings in made.items():
+        for key, value in settings.items():
+            if value == AUTO and key in chosen[group]:
+                settings[key] = chosen[group][key]
+            elif value == AUTO and (group, key) != ("train", "precision"):  # auto by itself: bf16 where it pays
+                raise ConfigError(f"{group}.{key}: the recipe sets {', '.join(chosen[group])}, got auto: give a value")
+    return made
+
+
+def _has_dropout(target: Any) -> bool:
+    """Whether a model takes `dropout`; an unknown one does, so that making it names the mistake."""
+    named = parameters(target) if allowed(target) else None
+    return named is None or "dropout" in named

@@ -1,0 +1,105 @@
+"""A model on disk: what it is (JSON) and its numbers. `load` needs nothing but the folder."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recsys.config.factory import make
+from recsys.errors import DataError
+from recsys.features.schema import Schema
+from recsys.files import read_json, whole, write_json
+from recsys.models.frame import CTR
+from recsys.tables.lookup import Lookup, PlainEmbedding, Table
+
+__all__ = ["VERSION", "build", "fisher", "load", "read_weights", "save"]
+
+VERSION = 1  # of model.json and model.pt
+
+
+def build(schema: Schema, spec: dict[str, Any]) -> CTR:
+    """A fresh model.
+
+    Args:
+        schema: The fields.
+        spec: `model`, `embedding` and, where there are sequences, `sequence` (configurations with
+            `_partial_: true`), `embedding_dropout`.
+
+    Raises:
+        ConfigError: Whatever the constructors refuse.
+    """
+    embedding = make(spec["embedding"], "embedding")(schema)
+    return CTR(schema, embedding, make(spec["model"], "model"), spec["embedding_dropout"], _sequence(spec))
+
+
+def _sequence(spec: dict[str, Any]) -> Callable[..., Any] | None:
+    return make(spec["sequence"], "sequence") if spec.get("sequence") else None
+
+
+def save(folder: Path, model: CTR, spec: dict[str, Any]) -> None:
+    """Write model.json and model.pt; the tables' optimiser state too, where there is one."""
+    plain = model.embedding if isinstance(model.embedding, PlainEmbedding) else None
+    state: dict[str, Any] = {"fisher": fisher(model)}
+    about: dict[str, Any] = {"schema": model.schema.to_json(), "spec": spec}
+    if plain is None:
+        state["model"] = model.state_dict()
+    else:
+        state["interaction"] = model.interaction.state_dict()
+        state["sequences"] = model.sequences.state_dict()
+        state["tables"] = {n: {k: v for k, v in vars(t).items() if v is not None} for n, t in plain.tables.items()}
+        about["lookups"] = [asdict(k) for k in plain.lookups]
+    with whole(folder / "model.pt", "wb") as file:
+        torch.save({"version": VERSION, **state}, file)
+    write_json(folder / "model.json", about, VERSION)
+
+
+def read_weights(path: Path, mend: str, version: int) -> dict[str, Any]:
+    """What torch.save wrote.
+
+    Args:
+        path: The file.
+        mend: What the user can do if it cannot be read.
+        version: The one version of the format that the caller reads.
+
+    Raises:
+        DataError: If there is no such file, or it is damaged or of another version.
+    """
+    try:
+        state = torch.load(path, weights_only=True)
+    except FileNotFoundError as error:
+        raise DataError(f"expected weights at {path}, found none: {mend}") from error
+    except Exception as error:  # torch raises many kinds for a torn file
+        raise DataError(f"{path} is damaged: expected what torch.save writes, it cannot be read: {mend}") from error
+    got = state.get("version", "none") if isinstance(state, dict) else "none"
+    if got != version:
+        raise DataError(f"{path}: expected weights of version {version}, got {got}: {mend}")
+    return state
+
+
+def fisher(model: CTR) -> dict[str, torch.Tensor]:
+    """The row-wise Adagrad state of each table; empty for a compressed model."""
+    return model.embedding.fisher()  # type: ignore[operator,no-any-return]
+
+
+def load(folder: Path) -> tuple[CTR, dict[str, Any]]:
+    """The model that `save` wrote, in eval mode, and its spec.
+
+    Raises:
+        DataError: If the folder holds no model, or one of another version.
+    """
+    about = read_json(folder / "model.json", "a model", "run the stage that makes it", VERSION)
+    state = read_weights(folder / "model.pt", "run the stage that makes it again", VERSION)
+    schema, spec = Schema.from_json(about["schema"]), about["spec"]
+    if "tables" in state:
+        tables = {n: Table(**parts) for n, parts in state["tables"].items()}
+        embedding = PlainEmbedding(schema, tables, [Lookup(**k) for k in about["lookups"]])
+        model = CTR(schema, embedding, make(spec["model"], "model"), sequence=_sequence(spec))
+        model.interaction.load_state_dict(state["interaction"])
+        model.sequences.load_state_dict(state.get("sequences", {}))
+    else:
+        model = build(schema, spec)
+        model.load_state_dict(state["model"])
+        model.embedding.load_fisher(state["fisher"])  # type: ignore[operator]
+    return model.eval(), spec

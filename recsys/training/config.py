@@ -1,0 +1,55 @@
+"""How to train: the settings and their ranges. Imports no torch, so that they are checked before a run starts."""
+
+from dataclasses import dataclass
+from typing import Literal, get_type_hints
+
+from recsys.config.factory import check_value
+from recsys.config.ranges import Count, Few, LearningRate, Many, Share, Steps, Weight
+
+__all__ = ["TrainConfig"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; the `train` group of the configuration.
+
+    Args:
+        batch_size: Rows a step.
+        max_epochs: Passes over the training rows at most.
+        lr: Adam's rate for dense parameters.
+        table_lr: Row-wise Adagrad's rate for tables.
+        weight_decay: Decoupled decay of dense matrices (AdamW).
+        table_l2: λ of ½·λ·mean over rows of Σ looked-up numbers², weighted as the rows are, so that a table
+            row decays as often as rows that count read it (FBGEMM's fused weight decay is ignored on
+            CPU; this acts everywhere).
+        embedding_dropout: Share of looked-up numbers zeroed.
+        fresh_tables: Every epoch but the first starts with new tables under the trained dense part,
+            so that the one-epoch overfitting of tables does not limit the dense part (Fan et al.,
+            Multi-Epoch Learning with Data Augmentation for Deep CTR Prediction, 2024).
+        warmup_steps: Steps over which both rates rise linearly from 0.
+        decay: `none`, or `linear`: both rates fall to 0 at the end of `max_epochs`.
+        evals_per_epoch: Looks at validation in an epoch, at equal distances.
+        patience: Looks without a better validation logloss before stopping.
+        precision: `auto` (bf16 where the processor multiplies it), `fp32` or `bf16`.
+
+    Raises:
+        ConfigError: If a value is out of range.
+    """
+
+    batch_size: Count = 1024
+    max_epochs: Many = 3
+    lr: LearningRate = 1e-3
+    table_lr: LearningRate = 1e-2
+    weight_decay: Weight = 0.0
+    table_l2: Weight = 0.0
+    embedding_dropout: Share = 0.0
+    fresh_tables: bool = False
+    warmup_steps: Steps = 100
+    decay: Literal["none", "linear"] = "none"
+    evals_per_epoch: Few = 4
+    patience: Many = 3
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(TrainConfig, include_extras=True).items():
+            check_value(getattr(self, name), hint, f"train.{name}")
