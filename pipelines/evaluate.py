@@ -14,7 +14,7 @@ from recsys.baselines import fit as baseline
 from recsys.data.shards import Shards
 from recsys.evaluation.metrics import equal_bins, evaluate, fit_calibrator, sigmoid
 from recsys.files import write_text
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.pages.html import page, table
 from recsys.training import checkpoint
 from recsys.training.fit import logits

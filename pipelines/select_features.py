@@ -13,7 +13,7 @@ from recsys.config.factory import make, make_dataclass
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.files import write_text
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.results import read_made
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.reports.redundancy import clusters

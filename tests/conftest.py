@@ -19,7 +19,7 @@ from recsys.data.batch import Batch
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.features.schema import Schema
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from tests.pipeline.forks import forks  # noqa: F401  # fixture
 from tests.pipeline.small import finished, place  # noqa: F401  # fixtures
 from tests.pipeline.splits_differ import planted_run  # noqa: F401  # fixture

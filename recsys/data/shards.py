@@ -4,97 +4,20 @@ A split's folder holds ids.npy [rows, L] int32, dense.npy [rows, N] float32, lab
 float32 and, where the schema has them, group.npy [rows] int64 and weight.npy [rows] float32.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from recsys.data.batch import Batch
-from recsys.data.preparation.spool import write_all
 from recsys.errors import DataError
-from recsys.features.encoders import MISSING, UNSEEN, AnyEncoder, Hash, Vocabulary
 from recsys.features.schema import Schema
 
-__all__ = ["WINDOW", "ShardWriter", "Shards", "read_array"]
+__all__ = ["WINDOW", "Shards", "read_array"]
 
 WINDOW = 1 << 24  # rows shuffled at once: a set up to this size is shuffled as a whole
 _BLOCK = 1 << 16  # rows that stay together in a larger one, until their window is shuffled
-
-
-class ShardWriter:
-    """Writes a split's arrays in order, and counts what a person wants to know of them.
-
-    Args:
-        folder: To make.
-        schema: The fields.
-        encoders: One a field; they tell what unseen and hashed means.
-        rows: Rows to come, in all.
-    """
-
-    def __init__(self, folder: Path, schema: Schema, encoders: Mapping[str, AnyEncoder], rows: int):
-        folder.mkdir()
-        self._folder, self._schema, self._rows = folder, schema, rows
-        self._files: dict[str, Any] = {}
-        self._encoders = encoders
-        self._missing = {f.name: 0 for f in schema.sparse}
-        self._unseen = {f.name: 0 for f in schema.sparse if isinstance(encoders[f.name], Vocabulary)}
-        hashes = {f.name: e for f in schema.sparse if isinstance(e := encoders[f.name], Hash)}
-        self._hit = {n: np.zeros(e.cardinality, bool) for n, e in hashes.items()}
-        self._given = {f.name: rows for f in schema.sparse if f.max_length == 1}  # else counted: lists have pads
-        self._positives = 0.0
-
-    def append(self, ids_BL: np.ndarray, dense_BN: np.ndarray, rest: Mapping[str, np.ndarray]) -> None:
-        """Write the next rows; `rest` holds label and what else has one number a row."""
-        for name, values in {"ids": ids_BL, "dense": dense_BN, **rest}.items():
-            values = values.astype(np.int64) if name == "group" else values
-            if name not in self._files:
-                self._files[name] = self._open(name, values)
-            write_all(self._files[name], np.ascontiguousarray(values))
-        self._positives += float(rest["label"].sum())
-        for name, columns in self._schema.id_columns.items():
-            ids = ids_BL[:, columns.start : columns.stop]
-            self._missing[name] += int(np.count_nonzero(ids == MISSING))
-            if len(columns) > 1:
-                self._given[name] = self._given.get(name, 0) + int(np.count_nonzero(ids >= 0))
-            if name in self._unseen:
-                self._unseen[name] += int(np.count_nonzero(ids == UNSEEN))
-            if name in self._hit:
-                self._hit[name][ids[ids >= 0]] = True
-
-    def _open(self, name: str, values: np.ndarray) -> Any:
-        path = self._folder / f"{name.replace('/', '.')}.npy"
-        path.parent.mkdir(exist_ok=True)
-        file = path.open("wb", buffering=0)
-        about = {"descr": values.dtype.str, "fortran_order": False, "shape": (self._rows, *values.shape[1:])}
-        np.lib.format.write_array_header_1_0(file, about)
-        return file
-
-    def close(self) -> dict[str, Any]:
-        """→ rows, label rate and, a field, its shares of missing, unseen and colliding values."""
-        for file in self._files.values():
-            file.close()
-        shares: dict[str, dict[str, float]] = {}
-        for f in self._schema.sparse:
-            given = max(1, self._given[f.name])
-            shares[f.name] = {"missing": self._missing[f.name] / given}
-            if f.name in self._unseen:
-                shares[f.name]["unseen"] = self._unseen[f.name] / given
-            if f.name in self._hit:
-                shares[f.name]["collision"] = _collisions(self._hit[f.name][1:])
-        return {"rows": self._rows, "label_rate": self._positives / self._rows, "fields": shares}
-
-
-def _collisions(hit: np.ndarray) -> float:
-    """Estimated share of a hashed field's values that share their id with another.
-
-    From the share of empty buckets: n = −m·ln(empty / m) values (Whang et al., A Linear-Time
-    Probabilistic Counting Algorithm, 1990, equation 1), of which 1 − (1 − 1/m)^(n−1) meet another.
-    """
-    m, empty = len(hit), int((~hit).sum())
-    n = m * np.log(m / empty) if empty else np.inf
-    return float(1 - (1 - 1 / m) ** max(0.0, n - 1))
 
 
 def read_array(path: Path, mend: str) -> np.ndarray:

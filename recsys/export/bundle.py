@@ -29,7 +29,7 @@ from recsys.export.graphs import (
 from recsys.features.row_encoder import RowEncoder, encoders_to_json
 from recsys.features.schema import Schema
 from recsys.files import read_json, unfinished_folder
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.results import read_prepared
 from recsys.serving.manifest import FORMAT, canonical, write_manifest
 from recsys.serving.verify import verify

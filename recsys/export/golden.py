@@ -11,7 +11,7 @@ from recsys.errors import DataError
 from recsys.features.encoders import Bucket, Part, Scale, Vocabulary, Words
 from recsys.features.row_encoder import RowEncoder
 from recsys.features.schema import Field
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.serving.bundle import probabilities
 
 __all__ = ["GOLDEN", "golden_answers", "synthetic_rows"]

@@ -27,7 +27,7 @@ from torch._inductor import aoti_compile_and_package  # type: ignore[attr-define
 from torch._inductor.utils import fresh_cache
 
 from recsys.features.schema import Schema
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.serving.runtimes import machine
 from recsys.serving.weights import WEIGHTS, tensor_places
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recsys.config.ranges import Depth, Layer, Share
 from recsys.errors import ConfigError
-from recsys.models.frame import mlp
+from recsys.frame.layers import mlp
 
 __all__ = ["DCN", "Cross"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.config.ranges import Layer
-from recsys.models.frame import Stack
+from recsys.frame.layers import Stack
 
 __all__ = ["FM", "pairwise"]
 

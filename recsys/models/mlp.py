@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from recsys.config.ranges import Layer, Share
-from recsys.models.frame import mlp
+from recsys.frame.layers import mlp
 
 __all__ = ["MLP"]
 

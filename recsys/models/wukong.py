@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recsys.config.ranges import Few, Layer, Share
 from recsys.errors import ConfigError
-from recsys.models.frame import Stack, mlp
+from recsys.frame.layers import Stack, mlp
 
 __all__ = ["AttentiveY", "Bottom", "FixedY", "Wukong", "WukongLayer", "compressed_fm", "over_rows"]
 

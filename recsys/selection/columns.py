@@ -14,7 +14,7 @@ from torch import Tensor
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 
 __all__ = ["Units", "change_rates", "field_generators", "field_of_column", "raw_blocks", "units"]
 

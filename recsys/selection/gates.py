@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.data.shards import Shards
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.columns import Units, field_generators, raw_blocks
 from recsys.selection.counted import resampled
 

@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from recsys.data.shards import Shards
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_generators, field_of_column
 from recsys.selection.counted import Rows, counted
 from recsys.selection.gates import Gates

@@ -7,7 +7,7 @@ import numpy as np
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.evaluation.metrics import sigmoid
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.counted import counted, weighted_mean
 from recsys.training.fit import logits
 

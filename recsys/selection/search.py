@@ -13,7 +13,7 @@ from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.progress import progress
 from recsys.training.fit import Fit, TrainConfig, batch_loss, bf16, seed_everything
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recsys.data.shards import Shards
 from recsys.evaluation.metrics import auc, sigmoid
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_generators
 from recsys.selection.counted import counted, donors, weighted_mean
 from recsys.selection.price import losses

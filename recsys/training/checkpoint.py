@@ -11,7 +11,7 @@ from recsys.config.factory import make
 from recsys.errors import DataError
 from recsys.features.schema import Schema
 from recsys.files import read_json, whole, write_json
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.tables.lookup import Lookup, PlainEmbedding, Table
 
 __all__ = ["VERSION", "build", "fisher", "load", "read_weights", "save"]

@@ -20,7 +20,7 @@ from recsys.data.shards import Shards
 from recsys.errors import DataError
 from recsys.evaluation.metrics import auc, logloss, sigmoid
 from recsys.files import whole
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.progress import progress
 from recsys.training.checkpoint import read_weights
 from recsys.training.config import TrainConfig

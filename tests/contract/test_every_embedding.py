@@ -13,8 +13,8 @@ from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.features.encoders import MISSING, UNSEEN
 from recsys.features.schema import Schema
+from recsys.frame.ctr import CTR
 from recsys.models.fm import FM
-from recsys.models.frame import CTR
 
 CONF = Path(__file__).parents[2] / "conf" / "embedding"
 

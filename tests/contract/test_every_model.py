@@ -12,7 +12,7 @@ from torch import nn
 from recsys.data.batch import Batch
 from recsys.embeddings.per_field import per_field
 from recsys.features.schema import Schema
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 WIDTHS = [8, 8, 16, 1, 1]

@@ -14,8 +14,8 @@ from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import ConfigError
+from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
-from recsys.models.frame import CTR
 from recsys.selection.scores import FieldScores, decide
 from recsys.selection.search import Recipe
 from recsys.training.fit import TrainConfig, fit

@@ -15,8 +15,8 @@ from recsys.embeddings.per_field import per_field
 from recsys.embeddings.unified import unified
 from recsys.export import bundle as export
 from recsys.features.schema import Schema
+from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
-from recsys.models.frame import CTR
 from recsys.tables.forms import Table, id_map
 from recsys.tables.lookup import Lookup, PlainEmbedding
 

@@ -31,8 +31,8 @@ from recsys.export import golden as golden_module
 from recsys.export.bundle import export_bundle
 from recsys.export.graphs import compiler
 from recsys.features.schema import Schema
+from recsys.frame.ctr import CTR
 from recsys.models.fm import FM
-from recsys.models.frame import CTR
 from recsys.models.wukong import Wukong
 from recsys.serving.bundle import Bundle, latency, probabilities, sigmoid
 from recsys.serving.manifest import write_manifest

@@ -19,7 +19,7 @@ from recsys.export.graphs import (
     write_pt2,
     write_weights,
 )
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.models.mlp import MLP
 from recsys.sequences.din import DIN
 from recsys.sequences.mean import Mean

@@ -24,7 +24,7 @@ from recsys.export import bundle as export
 from recsys.export.graphs import compiler
 from recsys.features.past import Snapshot
 from recsys.features.schema import Schema
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.models.mlp import MLP
 from recsys.sequences.mean import Mean
 from recsys.serving import runtimes

@@ -109,7 +109,7 @@ def test_it_repeats_exactly_and_a_share_of_the_rows_is_named(made, tmp_path, mon
     assert {n: m["test"] for n, m in again.items()} == {n: m["test"] for n, m in before.items()}
     monkeypatch.setattr(baselines, "MOST_ROWS", 500)
     monkeypatch.setattr("recsys.baselines.rows.CHUNK", 300)
-        monkeypatch.setattr(linear, "CHUNK", 300)
+    monkeypatch.setattr(linear, "CHUNK", 300)
     fewer = baselines.baseline(folder)
     assert fewer["rows"]["used"] == 500 < fewer["rows"]["of"]
     assert fewer["models"]["logistic regression"]["test"] != before["logistic regression"]["test"]

@@ -13,7 +13,7 @@ from recsys.config.factory import make
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.columns import change_rates
 from recsys.selection.counted import Rows, counted, donors, resampled, weighted_mean
 from recsys.selection.price import default_price, gain_over_constant

@@ -13,8 +13,8 @@ from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.evaluation.metrics import logloss, sigmoid
+from recsys.frame.ctr import CTR
 from recsys.models.fm import FM, pairwise
-from recsys.models.frame import CTR
 from recsys.training.auto import facts, recipe
 from recsys.training.fit import TrainConfig, fit, logits
 

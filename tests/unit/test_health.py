@@ -10,8 +10,8 @@ from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.evaluation.metrics import logloss
+from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
-from recsys.models.frame import CTR
 from recsys.selection.halves import worth_on
 from recsys.selection.price import default_price, gain_over_constant
 from recsys.selection.reports.report import doubt, health, with_probes

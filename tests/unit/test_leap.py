@@ -13,7 +13,7 @@ from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import ConfigError
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.columns import change_rates, field_generators, units
 from recsys.selection.gates import Gates, adaptive_weights, gated, rolled
 from recsys.selection.methods.leap import _worth_its_price, leap

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection import gates as gates_module
 from recsys.selection.gates import EDGE, Gates, gated, rolled
 from recsys.selection.methods import leap as leap_module

@@ -12,7 +12,7 @@ from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import ConfigError
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.columns import units
 from recsys.selection.gates import EDGE, Gates, Reservoir, reservoirs
 from tests.unit.test_leap import Linear, linear, search

@@ -14,8 +14,8 @@ from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
+from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
-from recsys.models.frame import CTR
 from recsys.selection.methods.autofield import AutoFieldGate, autofield, steps_between
 from recsys.selection.methods.label_encoding import label_encoded
 from recsys.selection.methods.lasso import lasso

@@ -21,8 +21,8 @@ from recsys.data.sets import planted
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.evaluation.metrics import auc
+from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
-from recsys.models.frame import CTR
 from recsys.selection.methods.leap import leap
 from recsys.selection.reports.report import health
 from recsys.selection.search import Recipe

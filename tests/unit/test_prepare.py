@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.data.preparation.prepare import SPLITS, prepare
+from recsys.data.preparation.shard_writer import ShardWriter
 from recsys.data.preparation.split import kth_smallest, split_codes
 from recsys.data.preparation.spool import Spool
-from recsys.data.shards import ShardWriter
 from recsys.data.sources.scan import scan
 from recsys.errors import ConfigError, DataError, RecsysError
 from recsys.features.encoders import MISSING, UNSEEN, Hash

@@ -12,8 +12,8 @@ from recsys.embeddings.per_field import per_field
 from recsys.embeddings.unified import unified
 from recsys.errors import ConfigError, DataError
 from recsys.evaluation.metrics import auc, logloss, sigmoid
+from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
-from recsys.models.frame import CTR
 from recsys.training import fit as training
 from recsys.training.fit import TrainConfig, fit, logits, seed_everything
 

@@ -4,7 +4,7 @@ import torch
 from recsys.data.batch import Batch
 from recsys.embeddings.per_field import per_field
 from recsys.errors import ConfigError
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.models.wukong import AttentiveY, Bottom, FixedY, Wukong, WukongLayer, compressed_fm, over_rows
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}

@@ -26,7 +26,7 @@ from recsys.commands.arguments import Parser
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.errors import DataError
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.methods.leap import leap
 from recsys.selection.search import Recipe
 from recsys.selection.shuffle import Shuffled

@@ -21,9 +21,9 @@ from recsys.data.preparation.first_pass import Source, read_source
 from recsys.data.preparation.fit import field_of, fit
 from recsys.data.preparation.history import add_past, snapshot
 from recsys.data.preparation.labels import zeros_and_ones
+from recsys.data.preparation.shard_writer import ShardWriter
 from recsys.data.preparation.split import SPLITS, split_codes
 from recsys.data.preparation.spool import PAD, Spool
-from recsys.data.shards import ShardWriter
 from recsys.data.sources.scan import Scan
 from recsys.errors import ConfigError, DataError
 from recsys.features.encoders import AnyEncoder, encoder_from_json

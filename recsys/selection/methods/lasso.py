@@ -9,7 +9,7 @@ from sklearn.linear_model import Lasso
 from recsys.config.ranges import Count, Positive
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.methods.label_encoding import label_encoded
 from recsys.selection.scores import FieldScores, check_fields
 from recsys.selection.search import Recipe

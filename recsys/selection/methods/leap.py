@@ -13,7 +13,7 @@ from recsys.config.ranges import Count, GateSteps, Positive, Share
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.progress import progress
 from recsys.selection.columns import Units, units
 from recsys.selection.counted import counted

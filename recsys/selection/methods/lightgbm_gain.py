@@ -8,7 +8,7 @@ import torch
 from recsys.config.ranges import Count, Leaves, Many
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.methods.label_encoding import label_encoded
 from recsys.selection.scores import FieldScores, check_fields
 from recsys.selection.search import Recipe

@@ -9,7 +9,7 @@ from recsys.config.ranges import Epsilon, Few, Positive, Share
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_of_column
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores, check_fields

@@ -10,7 +10,7 @@ from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_of_column
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores, check_fields

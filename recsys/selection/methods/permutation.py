@@ -7,7 +7,7 @@ import numpy as np
 from recsys.config.ranges import Count, Few, Positive, Share
 from recsys.data.shards import Shards
 from recsys.evaluation.metrics import logloss
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.progress import progress
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores, check_fields

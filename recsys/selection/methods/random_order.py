@@ -5,7 +5,7 @@ import time
 import torch
 
 from recsys.data.shards import Shards
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_generators
 from recsys.selection.scores import FieldScores, check_fields
 from recsys.selection.search import Recipe

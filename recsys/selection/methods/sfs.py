@@ -7,7 +7,7 @@ from torch import nn
 
 from recsys.config.ranges import Count
 from recsys.data.shards import Shards
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.progress import progress
 from recsys.selection.columns import field_of_column
 from recsys.selection.counted import counted

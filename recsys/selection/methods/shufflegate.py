@@ -9,7 +9,7 @@ from torch import Tensor
 from recsys.config.ranges import Few, Positive, Share
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.columns import units
 from recsys.selection.gates import Gates
 from recsys.selection.methods.leap_joint import gate_scores

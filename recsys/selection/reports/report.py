@@ -8,7 +8,7 @@ import numpy as np
 
 from recsys.data.shards import Shards
 from recsys.evaluation.metrics import auc
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.selection.counted import counted
 from recsys.selection.halves import agreement_of_halves
 from recsys.selection.price import gain_over_constant

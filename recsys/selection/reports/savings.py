@@ -11,7 +11,7 @@ from scipy.stats import binom
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
-from recsys.models.frame import CTR
+from recsys.frame.ctr import CTR
 from recsys.training.fit import bf16
 
 __all__ = ["median_interval", "savings", "size"]

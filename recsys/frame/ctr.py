@@ -5,7 +5,7 @@ B rows, F fields, L positions of a sequence, W the width of all fields side by s
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,42 +14,7 @@ from recsys.data.batch import Batch
 from recsys.errors import ConfigError
 from recsys.features.schema import Field, Schema
 
-__all__ = ["CTR", "Stack", "mlp"]
-
-
-def mlp(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
-    """Linear → ReLU → dropout, once for each hidden width; the identity without any."""
-    layers: list[nn.Module] = []
-    for h in hidden:
-        layers += [nn.Linear(width, h), nn.ReLU(), nn.Dropout(dropout)]
-        width = h
-    return nn.Sequential(*layers)
-
-
-class Stack(nn.Module):
-    """Join for interactions that want equal widths: flat x_BW → x_BFD.
-
-    A field whose width is not `dim` gets a linear projection of its own (for one scalar, a
-    vector times its value).
-
-    Args:
-        widths: F widths that sum to W.
-        dim: D.
-    """
-
-    def __init__(self, widths: Sequence[int], dim: int):
-        super().__init__()
-        self.widths = list(widths)
-        self.projections = nn.ModuleDict(
-            {str(i): nn.Linear(w, dim, bias=False) for i, w in enumerate(widths) if w != dim}
-        )
-
-    def forward(self, x_BW: Tensor) -> Tensor:
-        """→ x_BFD."""
-        parts = list(x_BW.split(self.widths, 1))
-        for i, projection in self.projections.items():
-            parts[int(i)] = projection(parts[int(i)])
-        return torch.stack(parts, 1)
+__all__ = ["CTR"]
 
 
 class CTR(nn.Module):

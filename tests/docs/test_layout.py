@@ -1,0 +1,30 @@
+"""The layout: `make lint` proves the arrows between rooms; this proves that no room is a heap."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("room", ["recsys", "recsys/data", "recsys/selection"])
+def test_a_room_lists_at_most_twelve_files(room):
+    files = sorted(p.name for p in (ROOT / room).glob("*.py"))
+    assert 1 < len(files) <= 12, files
+
+
+def test_no_rule_of_the_layout_has_an_exception():
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert len(rules) >= 8
+    assert not [r["name"] for r in rules if r.get("ignore_imports")]
+
+
+def test_every_room_is_on_a_floor():
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (floors,) = (r["layers"] for r in rules if "pipelines" in r.get("layers", []))
+    placed = {name.strip() for floor in floors for name in floor.split("|")}
+    rooms = {
+        f"recsys.{p.stem}" for p in (ROOT / "recsys").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
+    }
+    assert rooms - {"recsys.__init__"} | {"pipelines"} == placed
