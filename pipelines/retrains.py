@@ -32,11 +32,7 @@ __all__ = ["Changes", "Retrained", "ordered", "retrain", "retrain_name"]
 
 _console = console()
 _LOGITS = "test_logits.npy"
-_NO_PART = (
-    "recsys.pages.html",
-    "recsys.baselines",
-    "recsys.selection",
-)  # of a retrain: pages and what picks its fields
+_NO_PART = ("recsys.pages", "recsys.baselines", "recsys.selection")  # of a retrain: pages and what picks its fields
 
 
 class Retrained(NamedTuple):

@@ -101,7 +101,7 @@ def test_tree_paths_reads_indents_and_branches():
         "recsys/",
         "recsys/data/",
         "recsys/data/batch.py",
-        "recsys/commands/cli.py",
+        "recsys/cli.py",
         "Makefile",
         "README.md",
     ]

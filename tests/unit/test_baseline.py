@@ -271,14 +271,14 @@ def test_rows_of_weight_0_are_no_rows_to_either_baseline(weighted) -> None:
 
 @needs_lightgbm
 def test_weights_are_repeated_rows_to_both_baselines(weighted, monkeypatch) -> None:
-    monkeypatch.setattr(baselines, "MIN_COUNT", 1)
-    monkeypatch.setattr(baselines, "OneHot", lambda *a: OneHot(*a, min_count=1))  # else rows are counted, not weights
+    monkeypatch.setattr(linear, "MIN_COUNT", 1)
+    monkeypatch.setattr(linear, "OneHot", lambda *a: OneHot(*a, min_count=1))  # else rows are counted, not weights
     got, want = (baselines.baseline(weighted[n])["models"] for n in ("weights", "repeated"))
-    linear = "logistic regression"
-    assert got[linear]["settings"]["C"] == want[linear]["settings"]["C"] and got[linear]["settings"]["converged"]
+    name = "logistic regression"
+    assert got[name]["settings"]["C"] == want[name]["settings"]["C"] and got[name]["settings"]["converged"]
     for split in ("valid", "test"):
         for key in ("auc", "logloss", "ne", "calibration", "ece"):
-            assert got[linear][split][key] == pytest.approx(want[linear][split][key], rel=1e-4), (split, key)
+            assert got[name][split][key] == pytest.approx(want[name][split][key], rel=1e-4), (split, key)
         assert got["LightGBM"][split]["logloss"] == pytest.approx(want["LightGBM"][split]["logloss"], abs=0.03)
 
 
