@@ -73,11 +73,16 @@ def allowed(target: Any) -> bool:
 def _target(config: Mapping[str, Any], at: str) -> str:
     target = config.get("_target_")
     if not isinstance(target, str) or not allowed(target):
-        raise ConfigError(
-            f"{at}._target_: expected what a packaged option names, got {target!r}: choose an option of the group, "
-            "or add trusted=[PACKAGE] if it is your own code"
-        )
+        mend = _moved(target) or "choose an option of the group, or add trusted=[PACKAGE] if it is your own code"
+        raise ConfigError(f"{at}._target_: expected what a packaged option names, got {target!r}: {mend}")
     return target
+
+
+def _moved(target: Any) -> str:
+    """How to mend a name from before its module moved inside recsys; empty if it is none."""
+    end = ".".join(str(target).split(".")[-2:])
+    now = [t for t in packaged_targets() if t.endswith(f".{end}")]
+    return f"it has moved, write {now[0]}" if str(target).startswith("recsys.") and len(now) == 1 else ""
 
 
 def _arguments(config: Mapping[str, Any], hints: Mapping[str, Any], at: str) -> dict[str, Any]:
