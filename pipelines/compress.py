@@ -18,15 +18,15 @@ def run(stage: Stage) -> Result:
     A model of numbers alone has no tables: it is left as it is, which the stage says.
     """
     model, spec = checkpoint.load(newest_model(stage, before="compress"))
-    plain: PlainEmbedding = model.embedding.plain()  # type: ignore[operator]
+    plain = model.embedding.plain()
     if not plain.tables:  # a table of numbers, or selection kept only those: the run goes on
         checkpoint.save(stage.folder, model.over(plain), spec)
         said = "no tables to compress: all fields are numbers"
         console().print(said)
         return Result({"table_bytes_before": 0, "table_bytes": 0}, tags={"note": said})
     train = Shards(stage.data, "train", model.schema)
-    reads = count_reads(model.embedding, {n: t.rows for n, t in plain.tables.items()}, train)
-    fisher = checkpoint.fisher(model)
+    reads = count_reads(model.trainable(), {n: t.rows for n, t in plain.tables.items()}, train)
+    fisher = checkpoint.optimizer_state(model)
     # The best look may come before the epoch's end, or just after fresh tables: these weights saw only such rows.
     reads = {n: r * (fisher[n] > 0) if n in fisher else r for n, r in reads.items()}
     tables, notes = plain.tables, dict[str, str]()

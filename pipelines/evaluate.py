@@ -41,7 +41,7 @@ def _nbytes(model: CTR) -> int:
     """Bytes of tables and dense parameters as held for scoring."""
     held = [*model.interaction.parameters(), *model.sequences.parameters(), *model.sequences.buffers()]
     dense = sum(p.numel() * p.element_size() for p in held)
-    return model.embedding.plain().nbytes + dense  # type: ignore[operator]
+    return model.embedding.plain().nbytes + dense
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def microseconds(models: Mapping[str, CTR], shards: Mapping[str, Shards], rounds
     In each round every model scores eight batches in a row, which are others in the next round: so no
     model profits from a batch that is in the cache still, nor from a quiet moment of the machine.
     """
-    plain = {n: m.over(m.embedding.plain()) for n, m in models.items()}  # type: ignore[operator]
+    plain = {n: m.over(m.embedding.plain()) for n, m in models.items()}
     times: dict[str, list[float]] = {n: [] for n in models}
     for i in range(rounds):
         for name, model in plain.items():
@@ -74,7 +74,7 @@ def measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray, n
     found = evaluate(test_B, test.label_B, test.group_B, test.weight_B)
     seen = evaluate(valid_B, valid.label_B, weight_B=valid.weight_B)
     found |= {f"valid_{k}": seen[k] for k in ("auc", "logloss")}
-    plain = model.embedding.plain()  # type: ignore[operator]
+    plain = model.embedding.plain()
     found |= {"fields": len(model.schema.fields), "bytes": _nbytes(model), "table_bytes": plain.nbytes}
     return found, valid_B, test_B
 

@@ -39,13 +39,13 @@ def _train(stage: Stage, schema: Schema) -> Result:
     checkpoint.save(stage.folder, model, spec)
     write_json(stage.folder / "history.json", history)
     best = best_look(history)
-    dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.bags.")]
+    dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.")]
     metrics = {
         "valid_logloss": best["valid_logloss"],
         "valid_auc": best["valid_auc"],
         "best_step": best["step"],
         "fields": len(schema.fields),
-        "table_bytes": sum(t.numel() * 4 for t in model.embedding.state_dict().values()),
+        "table_bytes": sum(t.numel() * 4 for n, t in model.state_dict().items() if n.startswith("embedding.")),
         "dense_parameters": sum(p.numel() for p in dense),
         "threads": torch.get_num_threads(),
     }

@@ -3,15 +3,18 @@
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recsys.data.shards import Shards
+from recsys.frame.contracts import TrainableEmbedding
 
 __all__ = ["count_reads"]
 
 
 @torch.no_grad()
-def count_reads(embedding: nn.Module, rows: dict[str, int], shards: Shards, size: int = 1 << 16) -> dict[str, Tensor]:
+def count_reads(
+    embedding: TrainableEmbedding, rows: dict[str, int], shards: Shards, size: int = 1 << 16
+) -> dict[str, Tensor]:
     """Count a split's lookups by the very route that trains. Rows of sample weight 0 do not count: they train nothing.
 
     Args:
@@ -25,10 +28,10 @@ def count_reads(embedding: nn.Module, rows: dict[str, int], shards: Shards, size
     """
     ends = torch.tensor([0, *rows.values()]).cumsum(0).tolist()
     start = dict(zip(rows, ends, strict=False))
-    at = {key: start[k.table] for k, keys in zip(embedding.lookups, embedding.keys, strict=True) for key in keys}  # type: ignore[arg-type,union-attr]
+    at = {key: start[k.table] for k, keys in zip(embedding.lookups, embedding.keys, strict=True) for key in keys}
     reads_V = torch.zeros(ends[-1], dtype=torch.long)
     for batch in shards.batches(size):
-        ids = embedding.route(batch)  # type: ignore[operator]
+        ids = embedding.route(batch)
         starts = torch.tensor([at[key] for key in ids.keys()])  # noqa: SIM118  # not a dict
         read = ids.values() + torch.repeat_interleave(starts, torch.tensor(ids.length_per_key()))
         if batch.weight_B is not None:

@@ -263,7 +263,11 @@ class FusedLookups(nn.Module):
         tables = {t: Table(bags[f"t{i}"].weight.detach().clone()) for i, t in enumerate(self.table_names)}
         return PlainEmbedding(self.schema, tables, self.lookups)
 
-    def fisher(self) -> dict[str, Tensor]:
+    def dense_parameters(self) -> tuple[nn.Parameter, ...]:
+        """None: all that is learned here is in the tables."""
+        return ()
+
+    def optimizer_state(self) -> dict[str, Tensor]:
         """For each table, the row-wise Adagrad state: Σ over steps of mean_d(g²), one value a row."""
         optimizer = self.bags.fused_optimizer()
         found = {}
@@ -272,8 +276,8 @@ class FusedLookups(nn.Module):
             (found[table],) = (m.detach().clone() for m in optimizer.state[weight].values())
         return found
 
-    def load_fisher(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `fisher` gave, so that training goes on exactly."""
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `optimizer_state` gave, so that training goes on exactly."""
         optimizer = self.bags.fused_optimizer()
         for key, weight in optimizer.params.items():
             table = self.table_names[int(key.split(".")[-2].removeprefix("t"))]
@@ -281,7 +285,7 @@ class FusedLookups(nn.Module):
                 momentum.copy_(state[table])
 
     @torch.no_grad()
-    def reset(self) -> None:
+    def reset_tables(self) -> None:
         """Draw all tables anew and forget their gradient history."""
         optimizer = self.bags.fused_optimizer()
         for weight in optimizer.params.values():

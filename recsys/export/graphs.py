@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
@@ -30,6 +30,7 @@ from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.serving.runtimes import machine
 from recsys.serving.weights import WEIGHTS, tensor_places
+from recsys.tables.lookup import PlainEmbedding
 
 __all__ = [
     "ScoringGraph", "compiler", "input_widths", "trace", "without_torch_notices", "write_onnx", "write_pt2",
@@ -48,12 +49,17 @@ class ScoringGraph(nn.Module):
 
     def __init__(self, model: CTR):
         super().__init__()
-        self.model = model.over(model.embedding.plain())  # type: ignore[operator]  # the fused tables stay behind
+        self.model = model.over(model.embedding.plain())  # the fused tables stay behind
         self.eval()
+
+    @property
+    def plain(self) -> PlainEmbedding:
+        """The tables."""
+        return cast(PlainEmbedding, self.model.embedding)
 
     def forward(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:
         """→ logit_B."""
-        x = self.model.embedding.lookup(ids_BL, dense_BN)  # type: ignore[operator]
+        x = self.plain.lookup(ids_BL, dense_BN)
         return self.model.head(self.model.pool(x, ids_BL))
 
 
@@ -85,7 +91,7 @@ def trace(graph: ScoringGraph, schema: Schema, *, packed: bool) -> torch.export.
     free = {0: torch.export.Dim.DYNAMIC}
     # Without this, torch takes a batch of 1 for a special case and refuses it.
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-    stored = graph.model.embedding.packed() if packed else nullcontext()  # type: ignore[operator]
+    stored = graph.plain.packed() if packed else nullcontext()
     with torch.no_grad(), oblivious, stored:
         program = torch.export.export(graph, example, dynamic_shapes={"ids_BL": free, "dense_BN": free})
     for node in program.graph.nodes:

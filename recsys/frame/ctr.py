@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError
 from recsys.features.schema import Field, Schema
+from recsys.frame.contracts import Embedding, TrainableEmbedding
 
 __all__ = ["CTR"]
 
@@ -35,10 +36,12 @@ class CTR(nn.Module):
             not in the schema.
     """
 
+    embedding: Embedding
+
     def __init__(
         self,
         schema: Schema,
-        embedding: nn.Module,
+        embedding: Embedding,
         interaction: Callable[..., nn.Module],
         embedding_dropout: float = 0.0,
         sequence: Callable[[int], nn.Module] | None = None,
@@ -46,7 +49,7 @@ class CTR(nn.Module):
         super().__init__()
         self.schema = schema
         self.embedding = embedding
-        self._unpooled = [int(embedding.widths[f.name]) for f in schema.fields]  # type: ignore[index]
+        self._unpooled = [embedding.widths[f.name] for f in schema.fields]
         sequences = {i: f for i, f in enumerate(schema.fields) if f.kind == "sequence"}
         self.widths = [w // sequences[i].max_length if i in sequences else w for i, w in enumerate(self._unpooled)]
         self.sequences = nn.ModuleDict({str(i): self._pooling(f, sequence) for i, f in sequences.items()})
@@ -103,6 +106,16 @@ class CTR(nn.Module):
         """→ logit_B."""
         return self.head(self.features(batch))
 
-    def over(self, embedding: nn.Module) -> "CTR":
+    def trainable(self) -> TrainableEmbedding:
+        """The embedding, if its tables can be trained.
+
+        Raises:
+            ConfigError: If they are plain tensors, as compressed tables are.
+        """
+        if not isinstance(self.embedding, TrainableEmbedding):
+            raise ConfigError("compressed tables cannot be trained: give the model from before its compression")
+        return self.embedding
+
+    def over(self, embedding: Embedding) -> "CTR":
         """A copy of this model over other tables; its own are not copied."""
         return copy.deepcopy(self, {id(self.embedding): embedding})

@@ -119,7 +119,7 @@ def train_gated(
         task = bar.add_task("train with gates", total=total)
         for epoch in range(-(-total // per_epoch)):
             if epoch and how.fresh_tables:
-                model.embedding.reset()  # type: ignore[operator]
+                fitting.embedding.reset_tables()
             for _, batch in zip(range(total - fitting.step), train.shuffled(size, [seed, epoch]), strict=False):
                 model.train()
                 if gate_adam:

@@ -267,10 +267,6 @@ class PlainEmbedding(nn.Module):
         """Itself: it is plain already."""
         return self
 
-    def fisher(self) -> dict[str, Tensor]:
-        """Nothing: the gradient history stays with the trained tables."""
-        return {}
-
     @property
     def nbytes(self) -> int:
         """Bytes of all tables."""

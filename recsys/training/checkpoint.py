@@ -11,12 +11,13 @@ from recsys.config.factory import make
 from recsys.errors import DataError
 from recsys.features.schema import Schema
 from recsys.files import read_json, whole, write_json
+from recsys.frame.contracts import TrainableEmbedding
 from recsys.frame.ctr import CTR
 from recsys.tables.lookup import Lookup, PlainEmbedding, Table
 
-__all__ = ["VERSION", "build", "fisher", "load", "read_weights", "save"]
+__all__ = ["VERSION", "build", "load", "optimizer_state", "read_weights", "save"]
 
-VERSION = 1  # of model.json and model.pt
+VERSION = 2  # of model.json and model.pt
 
 
 def build(schema: Schema, spec: dict[str, Any]) -> CTR:
@@ -41,7 +42,7 @@ def _sequence(spec: dict[str, Any]) -> Callable[..., Any] | None:
 def save(folder: Path, model: CTR, spec: dict[str, Any]) -> None:
     """Write model.json and model.pt; the tables' optimiser state too, where there is one."""
     plain = model.embedding if isinstance(model.embedding, PlainEmbedding) else None
-    state: dict[str, Any] = {"fisher": fisher(model)}
+    state: dict[str, Any] = {"optimizer_state": optimizer_state(model)}
     about: dict[str, Any] = {"schema": model.schema.to_json(), "spec": spec}
     if plain is None:
         state["model"] = model.state_dict()
@@ -78,9 +79,9 @@ def read_weights(path: Path, mend: str, version: int) -> dict[str, Any]:
     return state
 
 
-def fisher(model: CTR) -> dict[str, torch.Tensor]:
-    """The row-wise Adagrad state of each table; empty for a compressed model."""
-    return model.embedding.fisher()  # type: ignore[operator,no-any-return]
+def optimizer_state(model: CTR) -> dict[str, torch.Tensor]:
+    """What the optimiser of each table remembers; empty for a compressed model."""
+    return model.embedding.optimizer_state() if isinstance(model.embedding, TrainableEmbedding) else {}
 
 
 def load(folder: Path) -> tuple[CTR, dict[str, Any]]:
@@ -101,5 +102,5 @@ def load(folder: Path) -> tuple[CTR, dict[str, Any]]:
     else:
         model = build(schema, spec)
         model.load_state_dict(state["model"])
-        model.embedding.load_fisher(state["fisher"])  # type: ignore[operator]
+        model.trainable().load_optimizer_state(state["optimizer_state"])
     return model.eval(), spec

@@ -29,7 +29,7 @@ __all__ = ["Fit", "TrainConfig", "batch_loss", "best_look", "bf16", "fit", "logi
 
 Mix = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 
-RESUME_VERSION = 2  # of resume.pt
+RESUME_VERSION = 3  # of resume.pt
 
 
 def bf16(precision: str) -> bool:
@@ -74,7 +74,9 @@ class Fit:
     def __init__(self, model: CTR, config: TrainConfig, steps_per_epoch: int):
         self.model, self.config = model, config
         self.total = steps_per_epoch * config.max_epochs
-        dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.bags.")]
+        self.embedding = model.trainable()
+        dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.")]
+        dense += self.embedding.dense_parameters()
         groups = [
             {"params": [p for p in dense if p.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
@@ -91,7 +93,7 @@ class Fit:
             share *= max(0.0, 1 - self.step / self.total)
         for group in self.adam.param_groups:
             group["lr"] = self.config.lr * share
-        self.model.embedding.set_learning_rate(self.config.table_lr * share)  # type: ignore[operator]
+        self.embedding.set_learning_rate(self.config.table_lr * share)
 
     def learn(self, batch: Batch, autocast: bool, mix: Mix | None = None) -> float:
         """One step; the tables are updated inside backward.
@@ -138,20 +140,22 @@ class Fit:
 
     def _weights(self) -> dict[str, Any]:
         """A copy of the weights, and of the tables' optimiser state that belongs to them."""
-        embedding = self.model.embedding
-        return {"model": copy.deepcopy(self.model.state_dict()), "fisher": embedding.fisher()}  # type: ignore[operator]
+        return {
+            "model": copy.deepcopy(self.model.state_dict()),
+            "optimizer_state": self.embedding.optimizer_state(),
+        }
 
     def restore(self, weights: dict[str, Any]) -> None:
         """Put back what `_weights` copied."""
         self.model.load_state_dict(weights["model"])
-        self.model.embedding.load_fisher(weights["fisher"])  # type: ignore[operator]
+        self.embedding.load_optimizer_state(weights["optimizer_state"])
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on; the file appears whole or not at all."""
         state = {
             "version": RESUME_VERSION,
             "model": self.model.state_dict(),
-            "fisher": self.model.embedding.fisher(),  # type: ignore[operator]
+            "optimizer_state": self.embedding.optimizer_state(),
             "adam": self.adam.state_dict(),
             "rng": torch.get_rng_state(),
             "counters": (self.step, self.bad_looks, self.best),
@@ -226,7 +230,7 @@ def fit(
         while state.step < state.total and not stop:
             epoch, done = divmod(state.step, per_epoch)
             if epoch and not done and config.fresh_tables:
-                model.embedding.reset()  # type: ignore[operator]
+                state.embedding.reset_tables()
             model.train()
             losses: list[float] = []
             for batch in train.shuffled(size, [seed, epoch], skip=done):

@@ -78,7 +78,9 @@ def test_shared_table_under_an_injective_map_is_separate_tables() -> None:
         torch.testing.assert_close(shared(b), separate(a), **EXACT)
         torch.testing.assert_close(learn(shared, b, target_BW), learn(separate, a, target_BW), **EXACT)
         torch.testing.assert_close(weights(shared)["all"], torch.cat(list(weights(separate).values())), **close)
-        torch.testing.assert_close(shared.fisher()["all"], torch.cat(list(separate.fisher().values())), **close)
+        torch.testing.assert_close(
+            shared.optimizer_state()["all"], torch.cat(list(separate.optimizer_state().values())), **close
+        )
 
 
 def test_unified_reads_the_rows_that_its_salts_name() -> None:
@@ -222,7 +224,7 @@ def test_fused_update_is_rowwise_adagrad_by_hand() -> None:
             moment[name] += total.square().mean(1)
             tables[name][touched] -= lr * total[touched] / (moment[name][touched].sqrt() + 1e-8)[:, None]
             torch.testing.assert_close(weights(embedding)[name].detach().double(), tables[name], rtol=1e-5, atol=1e-6)
-            torch.testing.assert_close(embedding.fisher()[name].double(), moment[name], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(embedding.optimizer_state()[name].double(), moment[name], rtol=1e-5, atol=1e-6)
 
 
 def test_untouched_rows_do_not_move() -> None:
@@ -245,13 +247,13 @@ def test_restored_state_takes_the_identical_next_step(scheme) -> None:
     second.load_state_dict(first.state_dict())
     forgetful = scheme(schema, 8)
     forgetful.load_state_dict(first.state_dict())
-    second.load_fisher(first.fisher())
+    second.load_optimizer_state(first.optimizer_state())
     batch, target_BW = make_batch(schema, random_ids(schema, 32, 9)), torch.randn(32, sum(first.widths.values()))
     for embedding in (first, second, forgetful):
         learn(embedding, batch, target_BW)
     for name, w in weights(first).items():
         torch.testing.assert_close(weights(second)[name], w, **EXACT)
-        torch.testing.assert_close(second.fisher()[name], first.fisher()[name], **EXACT)
+        torch.testing.assert_close(second.optimizer_state()[name], first.optimizer_state()[name], **EXACT)
         assert not torch.equal(weights(forgetful)[name], w), "without the moments the step is another"
 
 
@@ -267,7 +269,7 @@ def test_names_with_dots_and_slashes_are_fine() -> None:
     for embedding in (per_field(schema, 4), hashed(schema, 4, rows=5), unified(schema, 4, rows=7)):
         batch = make_batch(schema, random_ids(schema, 6))
         learn(embedding, batch, torch.randn(6, sum(embedding.widths.values())))
-        assert set(embedding.fisher()) == set(embedding.table_names)
+        assert set(embedding.optimizer_state()) == set(embedding.table_names)
 
 
 def test_counts_and_fields_that_cannot_be_are_refused() -> None:

@@ -99,7 +99,7 @@ def test_savings_are_those_of_the_model_on_what_is_kept(model, valid):
     assert found["table_bytes"] == size(model)["table_bytes"] - size(smaller)["table_bytes"] > 0
     everything = sum(p.numel() for p in smaller.parameters())
     assert found["after"]["parameters"] == everything
-    states = sum(v.numel() * 4 for v in smaller.embedding.fisher().values())
+    states = sum(v.numel() * 4 for v in smaller.embedding.optimizer_state().values())
     dense = sum(p.numel() for p in smaller.interaction.parameters())
     assert found["after"]["optimizer_bytes"] == states + 8 * dense
     for name in ("us_per_row", "train_us_per_row"):
@@ -110,7 +110,7 @@ def test_savings_are_those_of_the_model_on_what_is_kept(model, valid):
 
 def test_timing_a_training_step_changes_neither_weights_nor_their_history(model, valid):
     def state():
-        return {**model.state_dict(), **model.embedding.fisher()}
+        return {**model.state_dict(), **model.embedding.optimizer_state()}
 
     before = {k: v.clone() for k, v in state().items()}
     savings(model, build, ["item", "price"], valid)

@@ -91,7 +91,7 @@ def test_one_fused_step_is_rowwise_adagrad_on_the_gradients_of_all_readers(embed
     for t, w in tables_of(embedding).items():
         g = before[t].grad
         moment = g.square().mean(1)
-        torch.testing.assert_close(embedding.fisher()[t], moment, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(embedding.optimizer_state()[t], moment, rtol=1e-4, atol=1e-6)
         want = before[t].detach() - 0.1 * g / (moment.sqrt() + 1e-8)[:, None]
         torch.testing.assert_close(w.detach(), want, rtol=1e-3, atol=1e-5)
 

@@ -104,7 +104,7 @@ def test_the_optimiser_state_is_that_of_the_best_weights(
     checkpoint = tmp_path / "resume.pt" if resumed else None
 
     def remember(seen: dict[str, float]) -> None:
-        states.append(model.embedding.fisher())
+        states.append(model.embedding.optimizer_state())
 
     def remember_and_stop(seen: dict[str, float]) -> None:
         remember(seen)
@@ -119,7 +119,7 @@ def test_the_optimiser_state_is_that_of_the_best_weights(
         model = build(train)
     history = fit(model, train, valid, config, seed=0, checkpoint=checkpoint, on_look=remember)
     assert len(states) == len(history) == 6
-    assert same(model.embedding.fisher(), states[1])
+    assert same(model.embedding.optimizer_state(), states[1])
     assert not same(states[1], states[-1])
 
 
@@ -130,7 +130,7 @@ def test_fresh_tables_start_every_later_epoch_within_init_and_forget_the_moments
     def watch(self, batch, autocast: bool) -> float:
         if self.step in (0, len(train) // 128):
             table = self.model.embedding.plain().tables["item"].codes.clone()
-            seen.append((table, float(self.model.embedding.fisher()["item"].sum())))
+            seen.append((table, float(self.model.embedding.optimizer_state()["item"].sum())))
         return learn(self, batch, autocast)
 
     monkeypatch.setattr(training.Fit, "learn", watch)

@@ -93,7 +93,7 @@ def doubt(found_health: dict[str, Any]) -> str:
 
 def _own_tables(model: CTR, names: set[str]) -> dict[str, tuple[int, int]]:
     """Bytes and rows of the tables that only this field reads; a shared table belongs to nobody."""
-    plain = model.embedding.plain()  # type: ignore[operator]
+    plain = model.embedding.plain()
     readers: dict[str, set[str]] = {}
     for k in plain.lookups:
         readers.setdefault(k.table, set()).add(k.field)

@@ -26,7 +26,7 @@ def size(model: CTR) -> dict[str, int]:
 
     optimizer_bytes: one float32 a table row (row-wise Adagrad) and two a dense parameter (Adam).
     """
-    tables = model.embedding.plain().tables.values()  # type: ignore[operator]
+    tables = model.embedding.plain().tables.values()
     dense = sum(p.numel() for m in (model.interaction, model.sequences) for p in m.parameters())
     return {
         "fields": len(model.schema.fields),
@@ -48,7 +48,7 @@ def median_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float,
 def _times(models: Sequence[CTR], valid: Shards) -> np.ndarray:
     """µs a row of eager scoring, the models in turn so that a busy machine slows all → [repeats, models]."""
     rows = slice(0, min(_ROWS, len(valid)))
-    plain = [m.over(m.embedding.plain()).eval() for m in models]  # type: ignore[operator]
+    plain = [m.over(m.embedding.plain()).eval() for m in models]
     batches = [Shards(valid.folder, valid.split, m.schema).batch(rows) for m in models]
     found = np.empty((_REPEATS + 3, len(models)))
     for i in range(len(found)):
@@ -63,10 +63,10 @@ def _train_times(models: Sequence[CTR], valid: Shards, precision: str) -> np.nda
     """µs a row of a training step at a rate of 0 (forward, backward, update of the tables) → [repeats, models]."""
     rows = slice(0, min(_BATCH, len(valid)))
     batches = [Shards(valid.folder, valid.split, m.schema).batch(rows) for m in models]
-    history = [m.embedding.fisher() for m in models]  # type: ignore[operator]
+    history = [m.trainable().optimizer_state() for m in models]
     found = np.empty((_STEPS + 2, len(models)))
     for m in models:
-        m.train().embedding.set_learning_rate(0.0)  # type: ignore[operator]
+        m.train().trainable().set_learning_rate(0.0)
     for i in range(len(found)):
         for j, (model, batch) in enumerate(zip(models, batches, strict=True)):
             started = time.perf_counter()
@@ -76,7 +76,7 @@ def _train_times(models: Sequence[CTR], valid: Shards, precision: str) -> np.nda
             model.zero_grad()
             found[i, j] = 1e6 * (time.perf_counter() - started) / len(batch)
     for model, state in zip(models, history, strict=True):
-        model.eval().embedding.load_fisher(state)  # type: ignore[operator]
+        model.eval().trainable().load_optimizer_state(state)
     return found[2:]  # the first ones warm up
 
 

@@ -1,0 +1,62 @@
+"""What the rooms owe each other. A contract is a Protocol: nothing inherits from it.
+
+B rows of a batch, W the width of all fields side by side.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from recsys.data.batch import Batch
+from recsys.tables.lookup import Lookup, PlainEmbedding
+
+__all__ = ["Embedding", "TrainableEmbedding"]
+
+
+@runtime_checkable
+class Embedding(Protocol):
+    """A module: batch → x_BW, the fields side by side in schema order, sequences unpooled."""
+
+    widths: dict[str, int]  # of each field
+
+    def __call__(self, batch: Batch, /) -> Tensor:
+        """→ x_BW."""
+        ...
+
+    def plain(self) -> PlainEmbedding:
+        """The same lookups over plain tensors, for scoring."""
+        ...
+
+
+@runtime_checkable
+class TrainableEmbedding(Embedding, Protocol):
+    """An embedding whose tables learn inside the backward pass, with an optimiser of their own."""
+
+    lookups: Sequence[Lookup]
+    keys: Sequence[Sequence[str]]  # of each lookup: those of its ids in what `route` returns
+
+    def route(self, batch: Batch) -> KeyedJaggedTensor:
+        """The table rows that a batch reads, by key; it has no parameters."""
+        ...
+
+    def dense_parameters(self) -> Iterable[nn.Parameter]:
+        """What the optimiser of the dense layers trains too; tables are not among it."""
+        ...
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """What the tables' optimiser remembers, by table; a copy."""
+        ...
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `optimizer_state` gave, so that training goes on exactly."""
+        ...
+
+    def reset_tables(self) -> None:
+        """Draw all tables anew, and forget what their optimiser remembers."""
+        ...
+
+    def set_learning_rate(self, lr: float) -> None:
+        """The rate of the next updates of tables, > 0."""
+        ...
