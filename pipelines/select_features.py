@@ -25,7 +25,9 @@ from recsys.selection.search import Recipe
 from recsys.selection.shuffle import shuffled_cost
 from recsys.training import checkpoint
 from recsys.training.auto import facts, resolve
-from recsys.training.fit import TrainConfig, best_look, fit, seed_everything
+from recsys.training.config import TrainConfig
+from recsys.training.fit import best_look, fit
+from recsys.training.loop import seed_everything
 
 __all__ = ["run", "write_report"]
 

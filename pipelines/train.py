@@ -14,7 +14,9 @@ from recsys.results import read_made
 from recsys.selection.reports.find import kept
 from recsys.training import checkpoint
 from recsys.training.auto import facts, resolve
-from recsys.training.fit import TrainConfig, best_look, fit, seed_everything
+from recsys.training.config import TrainConfig
+from recsys.training.fit import best_look, fit
+from recsys.training.loop import seed_everything
 
 __all__ = ["run", "run_again"]
 

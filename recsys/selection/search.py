@@ -15,9 +15,10 @@ from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.progress import progress
-from recsys.training.fit import Fit, TrainConfig, batch_loss, bf16, seed_everything
+from recsys.training.config import TrainConfig
+from recsys.training.loop import Mix, Step, Training, batch_loss, bf16, seed_everything
 
-__all__ = ["Recipe", "Step", "batches_forever", "gate_loss", "gate_rate", "train_gated"]
+__all__ = ["Recipe", "batches_forever", "gate_loss", "gate_rate", "train_gated"]
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,6 @@ class Recipe:
     build: Callable[[Schema], CTR]
     how: TrainConfig
     steps: int | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """Where a training is.
-
-    Args:
-        number: From 1.
-        total: Of all steps.
-        loss: Of this step's rows.
-    """
-
-    number: int
-    total: int
-    loss: float
 
 
 def batches_forever(shards: Shards, size: int, seed: int) -> Iterator[Batch]:
@@ -76,7 +62,7 @@ def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, precis
 
 def train_gated(
     model: CTR,
-    mix: Callable[[Tensor, Batch], tuple[Tensor, Tensor]],
+    mix: Mix,
     train: Shards,
     recipe: Recipe,
     seed: int,
@@ -86,7 +72,7 @@ def train_gated(
 ) -> Iterator[Step]:
     """Train a model whose looked-up numbers pass through gates; yield after each step.
 
-    Each step is one of `recsys.training.fit.fit` (rates, decay, precision, sample weights, `table_l2`,
+    Each step is one of `recsys.training.loop` as `fit` takes it (rates, decay, precision, sample weights, `table_l2`,
     `fresh_tables`), and so are the rows; there are as many as the model needed that frozen methods
     are given, so that both see a model trained alike. It is not looked at on validation: gates
     that have not closed yet would stop it early.
@@ -109,26 +95,15 @@ def train_gated(
     if epochs is not None and epochs < 1:
         raise ConfigError(f"selection.epochs must be at least 1, or null, got {epochs}: raise it")
     how = replace(recipe.how, max_epochs=epochs or recipe.how.max_epochs)
-    size = min(how.batch_size, len(train))
-    per_epoch = len(train) // size
+    per_epoch = len(train) // min(how.batch_size, len(train))
     total = recipe.steps if epochs is None and recipe.steps else per_epoch * how.max_epochs
     seed_everything(seed)
-    fitting, autocast = Fit(model, how, per_epoch), bf16(how.precision)
-    gate_adam = torch.optim.Adam(gates.parameters(), lr=gate_rate(total, reach)) if gates else None
+    adam = [torch.optim.Adam(gates.parameters(), lr=gate_rate(total, reach))] if gates else []
     with progress(refresh_per_second=2) as bar:
         task = bar.add_task("train with gates", total=total)
-        for epoch in range(-(-total // per_epoch)):
-            if epoch and how.fresh_tables:
-                fitting.embedding.reset_tables()
-            for _, batch in zip(range(total - fitting.step), train.shuffled(size, [seed, epoch]), strict=False):
-                model.train()
-                if gate_adam:
-                    gate_adam.zero_grad()
-                loss = fitting.learn(batch, autocast, mix)
-                if gate_adam:
-                    gate_adam.step()
-                bar.advance(task)
-                yield Step(fitting.step, total, loss)
+        for step in Training(model, how, per_epoch, mix, adam).steps(train, seed, total):
+            bar.advance(task)
+            yield step
     model.eval()
 
 

@@ -12,7 +12,7 @@ from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_generators
 from recsys.selection.counted import counted, donors, weighted_mean
 from recsys.selection.price import losses
-from recsys.training.fit import bf16
+from recsys.training.loop import bf16
 
 __all__ = ["Shuffled", "shuffled_cost"]
 

@@ -18,7 +18,8 @@ from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
 from recsys.selection.scores import FieldScores, decide
 from recsys.selection.search import Recipe
-from recsys.training.fit import TrainConfig, fit
+from recsys.training.config import TrainConfig
+from recsys.training.fit import fit
 
 OPTIONS = sorted((Path(__file__).parents[2] / "conf" / "selection").glob("*.yaml"))
 

@@ -12,7 +12,8 @@ from recsys.errors import ConfigError
 from recsys.evaluation.metrics import auc
 from recsys.features.schema import Schema
 from recsys.training import checkpoint
-from recsys.training.fit import Fit, TrainConfig
+from recsys.training.config import TrainConfig
+from recsys.training.loop import Training
 from tests.sequences import LENGTH, event_batch, event_schema, rows_of
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -62,9 +63,9 @@ def test_model_keeps_its_promises(given: dict[str, Any], tmp_path: Path, exporte
 def step(model, batch) -> None:
     """One step of training moves every table and every dense parameter, in place."""
     before = {n: v.detach().clone() for n, v in model.state_dict().items()}
-    state = Fit(model, TrainConfig(warmup_steps=0, table_l2=1e-3, precision="fp32"), 10)
+    state = Training(model, TrainConfig(warmup_steps=0, table_l2=1e-3, precision="fp32"), 10)
     model.train()
-    assert torch.tensor(state.learn(batch, autocast=False)).isfinite()
+    assert torch.tensor(state.learn(batch)).isfinite()
     fixed = {n for n in before if n.endswith("projection_DM")}
     same = {n for n, v in model.state_dict().items() if torch.equal(v, before[n])}
     assert same == fixed
@@ -113,7 +114,7 @@ def test_attention_learns_whether_the_candidate_was_met_before() -> None:
         torch.manual_seed(0)
         schema = event_schema(10, ids=300).subset(["past", "product"])
         model = checkpoint.build(schema, {**spec("mlp", "per_field", sequence), "embedding_dropout": 0.0})
-        state = Fit(model, TrainConfig(lr=3e-3, table_lr=0.1, warmup_steps=0, precision="fp32"), 1000)
+        state = Training(model, TrainConfig(lr=3e-3, table_lr=0.1, warmup_steps=0, precision="fp32"), 1000)
         for seed in range(501):
             batch = event_batch(schema, 512, seed)
             met_B = torch.rand(512) < 0.5
@@ -122,6 +123,6 @@ def test_attention_learns_whether_the_candidate_was_met_before() -> None:
             batch.label_B = (torch.rand(512) < 0.1 + 0.8 * met_B).float()
             if seed < 500:
                 model.train()
-                state.learn(batch, autocast=False)
+                state.learn(batch)
         found[sequence] = auc(model.eval()(batch).detach().numpy(), batch.label_B.numpy())
     assert found["din"] > found["mean"] + 0.02 and found["sdim"] > found["mean"] + 0.02, found

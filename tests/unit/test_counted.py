@@ -20,7 +20,7 @@ from recsys.selection.price import default_price, gain_over_constant
 from recsys.selection.reports.report import health
 from recsys.selection.search import Recipe, gate_loss
 from recsys.selection.shuffle import shuffled_cost
-from recsys.training.fit import TrainConfig
+from recsys.training.config import TrainConfig
 from tests.unit.test_leap import Linear
 
 CONF = Path(__file__).parents[2] / "conf" / "selection"

@@ -21,7 +21,9 @@ from recsys.evaluation.metrics import evaluate, logloss, sigmoid
 from recsys.features.schema import Schema
 from recsys.results import write_prepared
 from recsys.training import checkpoint
-from recsys.training.fit import TrainConfig, fit, logits, seed_everything
+from recsys.training.config import TrainConfig
+from recsys.training.fit import fit, logits
+from recsys.training.loop import seed_everything
 
 SPEC: dict[str, Any] = {
     "model": {"_target_": "recsys.models.fm.FM"},

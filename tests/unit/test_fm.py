@@ -16,7 +16,8 @@ from recsys.evaluation.metrics import logloss, sigmoid
 from recsys.frame.ctr import CTR
 from recsys.models.fm import FM, pairwise
 from recsys.training.auto import facts, recipe
-from recsys.training.fit import TrainConfig, fit, logits
+from recsys.training.config import TrainConfig
+from recsys.training.fit import fit, logits
 
 
 @settings(deadline=None)

@@ -16,7 +16,8 @@ from recsys.selection.halves import worth_on
 from recsys.selection.price import default_price, gain_over_constant
 from recsys.selection.reports.report import doubt, health, with_probes
 from recsys.selection.scores import FieldScores, decide
-from recsys.training.fit import TrainConfig, fit, logits
+from recsys.training.config import TrainConfig
+from recsys.training.fit import fit, logits
 from tests.unit.test_leap import linear
 
 

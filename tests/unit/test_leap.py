@@ -20,7 +20,7 @@ from recsys.selection.methods.leap import _worth_its_price, leap
 from recsys.selection.methods.permutation import permutation
 from recsys.selection.scores import decide
 from recsys.selection.search import Recipe
-from recsys.training.fit import TrainConfig
+from recsys.training.config import TrainConfig
 
 
 class Linear(nn.Module):

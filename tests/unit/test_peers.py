@@ -31,7 +31,8 @@ from recsys.selection.methods.shufflegate import shufflegate
 from recsys.selection.methods.variational_dropout import ConcreteDropout, variational_dropout
 from recsys.selection.search import Recipe, gate_loss, train_gated
 from recsys.selection.shuffle import shuffled_cost
-from recsys.training.fit import TrainConfig, best_look, fit
+from recsys.training.config import TrainConfig
+from recsys.training.fit import best_look, fit
 from tests.unit.test_leap import linear
 
 HOW = TrainConfig(batch_size=256, lr=5e-3, table_lr=0.05, warmup_steps=5, precision="fp32", max_epochs=1)

@@ -26,7 +26,8 @@ from recsys.models.dcn import DCN
 from recsys.selection.methods.leap import leap
 from recsys.selection.reports.report import health
 from recsys.selection.search import Recipe
-from recsys.training.fit import TrainConfig, fit, logits
+from recsys.training.config import TrainConfig
+from recsys.training.fit import fit, logits
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from recsys.embeddings.fused import check_dim
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.training.auto import Facts, facts, recipe, resolve
-from recsys.training.fit import TrainConfig
+from recsys.training.config import TrainConfig
 
 ROWS = (2, 30, 398, 5_000, 80_000, 730_000, 45_000_000, 4_000_000_000)
 SHARES = (1e-4, 0.01, 0.25, 0.5, 0.97)

@@ -14,8 +14,9 @@ from recsys.errors import ConfigError, DataError
 from recsys.evaluation.metrics import auc, logloss, sigmoid
 from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
-from recsys.training import fit as training
-from recsys.training.fit import TrainConfig, fit, logits, seed_everything
+from recsys.training.config import TrainConfig
+from recsys.training.fit import Fit, fit, logits
+from recsys.training.loop import Training, batch_loss, bf16, seed_everything
 
 QUICK = TrainConfig(
     batch_size=128, max_epochs=2, lr=3e-3, table_lr=0.05, warmup_steps=5, evals_per_epoch=2, precision="fp32",
@@ -100,7 +101,7 @@ def test_the_optimiser_state_is_that_of_the_best_weights(
     train: Shards, valid: Shards, tmp_path, monkeypatch, resumed
 ) -> None:
     model, states = build(train), []
-    monkeypatch.setattr(training, "logloss", lambda *_: abs(len(states) - 1.5))  # the second look is the best
+    monkeypatch.setattr("recsys.training.fit.logloss", lambda *_: abs(len(states) - 1.5))  # the second look is the best
     checkpoint = tmp_path / "resume.pt" if resumed else None
 
     def remember(seen: dict[str, float]) -> None:
@@ -125,15 +126,15 @@ def test_the_optimiser_state_is_that_of_the_best_weights(
 
 def test_fresh_tables_start_every_later_epoch_within_init_and_forget_the_moments(train, valid, monkeypatch) -> None:
     seen = []
-    learn = training.Fit.learn
+    learn = Training.learn
 
-    def watch(self, batch, autocast: bool) -> float:
+    def watch(self, batch) -> float:
         if self.step in (0, len(train) // 128):
             table = self.model.embedding.plain().tables["item"].codes.clone()
             seen.append((table, float(self.model.embedding.optimizer_state()["item"].sum())))
-        return learn(self, batch, autocast)
+        return learn(self, batch)
 
-    monkeypatch.setattr(training.Fit, "learn", watch)
+    monkeypatch.setattr(Training, "learn", watch)
     fit(build(train), train, valid, changed(fresh_tables=True), seed=0)
     (first, moment), (second, later) = seen
     assert moment == later == 0
@@ -161,9 +162,9 @@ def test_batch_larger_than_the_split_is_one_step_an_epoch(train: Shards, valid: 
 
 def test_tables_never_hold_a_dense_gradient_and_adam_never_holds_a_table(train: Shards) -> None:
     model = build(train)
-    state = training.Fit(model, QUICK, 10)
+    state = Training(model, QUICK, 10)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    state.learn(train.batch(slice(0, 128)), autocast=False)
+    state.learn(train.batch(slice(0, 128)))
     bags = {n: p for n, p in model.named_parameters() if n.startswith("embedding.bags.")}
     held = {id(p) for g in state.adam.param_groups for p in g["params"]}
     assert len(bags) == len(train.schema.sparse)
@@ -177,11 +178,11 @@ def test_loss_is_the_weighted_mean_and_its_gradient_too(train: Shards) -> None:
     logit_B = torch.randn(6, dtype=torch.float64, requires_grad=True)
     label_B = torch.tensor([0, 1, 1, 0, 0, 1.0], dtype=torch.float64)
     weight_B = torch.tensor([1, 2, 0, 1, 0, 3.0], dtype=torch.float64)
-    found = torch.autograd.grad(training.batch_loss(logit_B, label_B, weight_B), [logit_B])[0]
+    found = torch.autograd.grad(batch_loss(logit_B, label_B, weight_B), [logit_B])[0]
     times = weight_B.long()
-    repeated = training.batch_loss(logit_B.repeat_interleave(times), label_B.repeat_interleave(times), None)
+    repeated = batch_loss(logit_B.repeat_interleave(times), label_B.repeat_interleave(times), None)
     torch.testing.assert_close(found, torch.autograd.grad(repeated, [logit_B])[0], rtol=1e-5, atol=1e-7)
-    assert training.batch_loss(logit_B, label_B, torch.zeros(6)).item() == 0
+    assert batch_loss(logit_B, label_B, torch.zeros(6)).item() == 0
 
 
 @pytest.mark.parametrize("how", ["ones", "none"])
@@ -218,7 +219,7 @@ def test_table_l2_counts_a_row_of_weight_n_as_n_rows(train: Shards) -> None:
     for picked, weight_B in ((rows, torch.from_numpy(weight.astype(np.float32))), (rows.repeat(weight), None)):
         model, batch = build(train, dropout=0.0), train.batch(picked)
         model.dropout.p, batch.weight_B = 0.0, weight_B
-        training.Fit(model, changed(table_l2=0.5, warmup_steps=0), 10).learn(batch, autocast=False)
+        Training(model, changed(table_l2=0.5, warmup_steps=0), 10).learn(batch)
         tables.append(model.embedding.state_dict())
     for name, value in tables[0].items():
         torch.testing.assert_close(value, tables[1][name], rtol=1e-3, atol=1e-4, msg=name)
@@ -226,7 +227,7 @@ def test_table_l2_counts_a_row_of_weight_n_as_n_rows(train: Shards) -> None:
 
 @pytest.mark.parametrize("decay", ["none", "linear"])
 def test_rates_warm_up_then_stay_or_fall(train: Shards, decay: str) -> None:
-    state = training.Fit(build(train), changed(warmup_steps=4, decay=decay, max_epochs=2), steps_per_epoch=5)
+    state = Training(build(train), changed(warmup_steps=4, decay=decay, max_epochs=2), steps_per_epoch=5)
     seen = []
     state.model.embedding.set_learning_rate = seen.append  # type: ignore[assignment]
     for step in range(10):
@@ -240,16 +241,16 @@ def test_rates_warm_up_then_stay_or_fall(train: Shards, decay: str) -> None:
 def test_first_dense_step_is_adam_at_the_warm_rate(train: Shards) -> None:
     """Adam's first step is lr·sign(gradient), whatever the gradient's size."""
     model = build(train)
-    state = training.Fit(model, changed(warmup_steps=10), 100)
+    state = Training(model, changed(warmup_steps=10), 100)
     before = model.interaction.logit.weight.detach().clone()
-    state.learn(train.batch(slice(0, 128)), autocast=False)
+    state.learn(train.batch(slice(0, 128)))
     step = model.interaction.logit.weight.detach() - before
     torch.testing.assert_close(step.abs(), torch.full_like(step, 3e-4), rtol=1e-2, atol=1e-7)
 
 
 def test_weight_decay_touches_matrices_not_biases(train: Shards) -> None:
     decays = {}
-    state = training.Fit(build(train), changed(weight_decay=0.1), 10)
+    state = Training(build(train), changed(weight_decay=0.1), 10)
     for group in state.adam.param_groups:
         decays.update({p.ndim: group["weight_decay"] for p in group["params"]})
     assert decays == {1: 0.0, 2: 0.1}
@@ -263,7 +264,7 @@ def test_table_l2_pulls_the_looked_up_rows_towards_zero(train: Shards) -> None:
         model = build(train, dropout=0.0)
         model.dropout = nn.Identity()
         model.dropout.p = 0.0
-        state = training.Fit(model, changed(table_l2=l2), 10)
+        state = Training(model, changed(table_l2=l2), 10)
         kept = {}
 
         def keep(_module, _inputs, x_BW, kept=kept) -> None:
@@ -271,7 +272,7 @@ def test_table_l2_pulls_the_looked_up_rows_towards_zero(train: Shards) -> None:
             kept["x"] = x_BW
 
         model.embedding.register_forward_hook(keep)
-        state.learn(batch, autocast=False)
+        state.learn(batch)
         found[l2] = kept["x"]
     width = found[0.0].shape[1] - 2
     difference = found[0.7].grad - found[0.0].grad
@@ -357,8 +358,8 @@ def test_a_look_counts_weights_as_repeated_rows_and_compares_logits(train: Shard
     assert (history[0]["valid_auc"], history[0]["valid_logloss"]) == pytest.approx(want, rel=1e-9)
     model = build(train)
     model.head = lambda x_BW, head=model.head: head(x_BW) + 40  # probabilities of 1, all of them
-    assert training.Fit(model, QUICK, 1).look(valid, 0.0) is False
-    far = training.Fit(model, QUICK, 1)
+    assert Fit(Training(model, QUICK, 1)).look(valid, 0.0) is False
+    far = Fit(Training(model, QUICK, 1))
     far.look(valid, 0.0)
     assert far.history[0]["valid_auc"] == pytest.approx(auc(logits(model, valid), valid.label_B), abs=1e-12)
     assert far.history[0]["valid_auc"] != 0.5, "saturated probabilities tie, logits do not"
@@ -369,4 +370,4 @@ def test_auto_precision_asks_the_processor_that_computes(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     for supported in (False, True):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
-        assert training.bf16("auto") is supported
+        assert bf16("auto") is supported

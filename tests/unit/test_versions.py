@@ -14,7 +14,8 @@ from recsys.errors import DataError
 from recsys.features.row_encoder import read_encoders
 from recsys.files import read_json, write_json
 from recsys.training import checkpoint
-from recsys.training.fit import RESUME_VERSION, TrainConfig, fit
+from recsys.training.config import TrainConfig
+from recsys.training.fit import RESUME_VERSION, fit
 from recsys.versions import code_version, targets
 
 

@@ -32,7 +32,8 @@ from recsys.selection.search import Recipe
 from recsys.selection.shuffle import Shuffled
 from recsys.terminal import console
 from recsys.training import checkpoint
-from recsys.training.fit import TrainConfig, fit
+from recsys.training.config import TrainConfig
+from recsys.training.fit import fit
 
 __all__ = ["bench_main", "wide_once"]
 

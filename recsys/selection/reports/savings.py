@@ -12,7 +12,7 @@ from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
-from recsys.training.fit import bf16
+from recsys.training.loop import bf16
 
 __all__ = ["median_interval", "savings", "size"]
 

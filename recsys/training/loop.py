@@ -1,0 +1,160 @@
+"""The one training loop, under `fit` and under gated search. It names no model, selector or data set.
+
+B rows of a batch, W the width of all fields side by side.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recsys.data.batch import Batch
+from recsys.data.shards import Shards
+from recsys.frame.ctr import CTR
+from recsys.training.config import TrainConfig
+
+__all__ = ["Mix", "Step", "Training", "batch_loss", "bf16", "row_mean", "seed_everything"]
+
+Mix = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
+"""(x_BW, batch) → (what the head is given instead, a penalty to add to the loss)."""
+
+
+def bf16(precision: str) -> bool:
+    """Whether the dense part runs in bf16 autocast; `auto` is yes if the processor (CPU) multiplies bf16 itself."""
+    if precision != "auto":
+        return precision == "bf16"
+    return torch.cpu._is_avx512_bf16_supported()  # type: ignore[attr-defined]  # torch has no public name for it
+
+
+def seed_everything(seed: int) -> None:
+    """Fix every random source, so that a run repeats bit for bit on the same machine."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def row_mean(value_B: Tensor, weight_B: Tensor | None) -> Tensor:
+    """Σ w·v / Σ w, the plain mean without weights; 0 if no row of the batch counts."""
+    return value_B.mean() if weight_B is None else (weight_B * value_B).sum() / weight_B.sum().clamp(min=1e-12)
+
+
+def batch_loss(logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None) -> Tensor:
+    """`row_mean` of the binary cross-entropy of each row."""
+    if weight_B is None:
+        return nn.functional.binary_cross_entropy_with_logits(logit_B.float(), label_B)
+    return row_mean(
+        nn.functional.binary_cross_entropy_with_logits(logit_B.float(), label_B, reduction="none"), weight_B
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that has been taken.
+
+    Args:
+        number: From 1.
+        total: Of all steps.
+        loss: Of this step's rows, without penalties.
+    """
+
+    number: int
+    total: int
+    loss: float
+
+
+class Training:
+    """A model and its optimisers, some steps into their training.
+
+    Args:
+        model: Changed in place.
+        config: How.
+        steps_per_epoch: Of `config.batch_size` rows, or of all rows if there are fewer.
+        mix: Changes what the head is given; None leaves x_BW.
+        others: Optimisers of what `mix` learns; they step with those of the model, at a rate of their own.
+
+    Raises:
+        ConfigError: If the model's tables cannot be trained.
+    """
+
+    def __init__(
+        self,
+        model: CTR,
+        config: TrainConfig,
+        steps_per_epoch: int,
+        mix: Mix | None = None,
+        others: Sequence[torch.optim.Optimizer] = (),
+    ):
+        self.model, self.config, self.steps_per_epoch = model, config, steps_per_epoch
+        self.mix, self.others = mix, others
+        self.total = steps_per_epoch * config.max_epochs
+        self.embedding = model.trainable()
+        dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.")]
+        dense += self.embedding.dense_parameters()
+        groups = [
+            {"params": [p for p in dense if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.adam = torch.optim.AdamW(groups, lr=config.lr)
+        self.autocast = bf16(config.precision)
+        self.step = 0
+
+    def set_rates(self) -> None:
+        """Warm-up, then constant or linear decay, for the dense layers and for the tables."""
+        share = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
+        if self.config.decay == "linear":
+            share *= max(0.0, 1 - self.step / self.total)
+        for group in self.adam.param_groups:
+            group["lr"] = self.config.lr * share
+        self.embedding.set_learning_rate(self.config.table_lr * share)
+
+    def learn(self, batch: Batch) -> float:
+        """Take one step; the tables are updated inside backward.
+
+        Returns:
+            The loss of these rows, without penalties.
+        """
+        self.set_rates()
+        x_BW = self.model.features(batch)
+        mixed_BW, penalty = self.mix(x_BW, batch) if self.mix else (x_BW, 0.0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            logit_B = self.model.head(mixed_BW)
+        loss = batch_loss(logit_B, batch.label_B, batch.weight_B)
+        total = loss + penalty
+        if self.config.table_l2:
+            square_B = self.model.looked_up(x_BW).square().sum(1)
+            total = total + 0.5 * self.config.table_l2 * row_mean(square_B, batch.weight_B)
+        optimizers = (self.adam, *self.others)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        total.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        self.step += 1
+        return float(loss.detach())
+
+    def steps(self, train: Shards, seed: int, total: int | None = None) -> Iterator[Step]:
+        """Go on from where the training is; yield after each step.
+
+        The model is in train mode at each step, even if the caller evaluated it after the last one.
+
+        Args:
+            train: Training rows.
+            seed: Fixes the order of rows.
+            total: Steps in all; those of `config.max_epochs` by default.
+        """
+        total = self.total if total is None else total
+        size = min(self.config.batch_size, len(train))
+        while self.step < total:
+            epoch, done = divmod(self.step, self.steps_per_epoch)
+            if epoch and not done and self.config.fresh_tables:
+                self.embedding.reset_tables()
+            for batch in train.shuffled(size, [seed, epoch], skip=done):
+                if not self.model.training:
+                    self.model.train()
+                loss = self.learn(batch)
+                yield Step(self.step, total, loss)
+                if self.step == total:
+                    return
