@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.stage import STAGES
+from recsys.config.options import present_name
 from recsys.errors import ConfigError, DataError
 from recsys.files import read_json
 from recsys.results import VERSION, read_result
@@ -97,6 +98,8 @@ def differences(before: Any, now: Any, at: str = "") -> list[str]:
         keys = [*before, *(k for k in now if k not in before)]
         inside = [differences(before.get(k), now.get(k), f"{at}.{k}" if at else str(k)) for k in keys]
         return [d for some in inside for d in some]
+    if at.endswith("._target_") and isinstance(before, str) and present_name(before) == now:
+        return []
     return [] if before == now else [f"{at}={_short(before)}, not {_short(now)}"]
 
 

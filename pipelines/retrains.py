@@ -18,6 +18,7 @@ import recsys
 from pipelines import train
 from pipelines.evaluate import measure
 from pipelines.stage import Stage, write_json
+from recsys.config.factory import targets
 from recsys.data.shards import Shards, read_array
 from recsys.features.schema import Schema
 from recsys.files import read_json, whole
@@ -26,13 +27,14 @@ from recsys.selection.reports.agreement import influence, paired_difference
 from recsys.terminal import console
 from recsys.training import checkpoint
 from recsys.training.fit import logits
-from recsys.versions import code_version, targets
+from recsys.versions import code_version
 
 __all__ = ["Changes", "Retrained", "ordered", "retrain", "retrain_name"]
 
 _console = console()
 _LOGITS = "test_logits.npy"
-_NO_PART = ("recsys.pages", "recsys.baselines", "recsys.selection")  # of a retrain: pages and what picks its fields
+_NO_PART = tuple(f"recsys.{room}" for room in ("pages", "baselines", "selection", "terminal", "progress", "errors"))
+"""No part of a retrain: pages, what picks its fields, what is said on the screen."""
 
 
 class Retrained(NamedTuple):

@@ -79,7 +79,7 @@ def _begin(folder: Path, config: Mapping[str, Any]) -> str:
         write_json(path, {"mark": uuid4().hex, "config": now, "overrides": noted_overrides(folder)}, VERSION)
     begun = read_json(path, "the settings of a run", "begin a new run", VERSION)
     for name in (n for n in STAGES if (folder / n).exists()):
-        used = any((folder / name / f).exists() for f in ("result.json", "resume.pt"))
+        used = any(p.is_file() for p in (folder / name).rglob("*"))  # a benchmark keeps a folder for each search
         if used and (found := changed_since(name, begun["config"], now)):
             raise ConfigError(
                 f"run {folder.name}: its stage {name} was begun with {found[0]}: leave that out, or begin a new run"

@@ -7,14 +7,13 @@ version of its format.
 
 import ast
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from importlib.machinery import PathFinder
 from importlib.util import resolve_name
 from pathlib import Path
-from typing import Any
 
-__all__ = ["code_version", "targets"]
+__all__ = ["code_version", "module_of"]
 
 _OURS = ("recsys", "pipelines")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -82,8 +81,11 @@ def code_version(*modules: str, without: Collection[str] = ()) -> str:
         16 hexadecimal digits.
 
     Raises:
-        ModuleNotFoundError: If there is no source of such a module.
+        ModuleNotFoundError: If there is no source of such a module, or of one in `without`.
     """
+    for module in (*modules, *without):
+        if _file(module) is None:
+            raise ModuleNotFoundError(f"expected the source of a module {module}, found none")
     tops = {*_OURS, *(m.partition(".")[0] for m in modules)}
     hashes: dict[str, str] = {}
     waiting = list(modules)
@@ -94,26 +96,13 @@ def code_version(*modules: str, without: Collection[str] = ()) -> str:
             continue
         read = _read(module)
         if read is None:
-            if module in modules:
-                raise ModuleNotFoundError(f"expected the source of a module {module}, found none")
             continue  # a function or class that is imported by name
         hashes[module], imported = read
         waiting.extend(imported)
     return hashlib.sha256(repr(sorted(hashes.items())).encode()).hexdigest()[:16]
 
 
-def targets(config: Any) -> list[str]:
-    """The modules of everything that a configuration builds: of each `_target_`, without the name in it."""
-    if isinstance(config, Mapping):
-        target = config.get("_target_")
-        found = [_module(target)] if isinstance(target, str) else []
-        return sorted({m for m in found if m}.union(*(targets(v) for v in config.values())))
-    if isinstance(config, list | tuple):
-        return sorted(set[str]().union(*(targets(v) for v in config)))
-    return []
-
-
-def _module(target: str) -> str:
+def module_of(target: str) -> str:
     """The longest beginning of a dotted name that is a module; empty if none is."""
     while target and _file(target) is None:
         target = target.rpartition(".")[0]

@@ -13,11 +13,12 @@ from typing import Any, TypeVar, get_type_hints
 from hydra.utils import get_object
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from recsys.config.options import packaged_targets
+from recsys.config.options import packaged_targets, present_name
 from recsys.config.signature import parameters
 from recsys.errors import ConfigError
+from recsys.versions import module_of
 
-__all__ = ["allowed", "check", "check_value", "make", "make_dataclass", "trust"]
+__all__ = ["allowed", "check", "check_value", "make", "make_dataclass", "targets", "trust"]
 
 T = TypeVar("T")
 _LOOSE = ConfigDict(arbitrary_types_allowed=True)
@@ -67,22 +68,17 @@ def _package(target: str) -> str | None:
 
 def allowed(target: Any) -> bool:
     """Whether a configuration may name it: a packaged option does, or a trusted package holds it."""
-    return isinstance(target, str) and (target in packaged_targets() or _package(target) is not None)
+    return isinstance(target, str) and (present_name(target) in packaged_targets() or _package(target) is not None)
 
 
 def _target(config: Mapping[str, Any], at: str) -> str:
     target = config.get("_target_")
     if not isinstance(target, str) or not allowed(target):
-        mend = _moved(target) or "choose an option of the group, or add trusted=[PACKAGE] if it is your own code"
-        raise ConfigError(f"{at}._target_: expected what a packaged option names, got {target!r}: {mend}")
-    return target
-
-
-def _moved(target: Any) -> str:
-    """How to mend a name from before its module moved inside recsys; empty if it is none."""
-    end = ".".join(str(target).split(".")[-2:])
-    now = [t for t in packaged_targets() if t.endswith(f".{end}")]
-    return f"it has moved, write {now[0]}" if str(target).startswith("recsys.") and len(now) == 1 else ""
+        raise ConfigError(
+            f"{at}._target_: expected what a packaged option names, got {target!r}: choose an option of the group, "
+            "or add trusted=[PACKAGE] if it is your own code"
+        )
+    return present_name(target)
 
 
 def _arguments(config: Mapping[str, Any], hints: Mapping[str, Any], at: str) -> dict[str, Any]:
@@ -149,3 +145,14 @@ def make_dataclass(kind: type[T], config: Mapping[str, Any], at: str) -> T:
     _known(given, [f.name for f in fields(kind)], at)  # type: ignore[arg-type]
     hints = get_type_hints(kind, include_extras=True)
     return kind(**{k: check_value(v, hints[k], f"{at}.{k}") for k, v in given.items()})
+
+
+def targets(config: Any) -> list[str]:
+    """The modules of everything that a configuration builds: of each `_target_`, without the name in it."""
+    if isinstance(config, Mapping):
+        target = config.get("_target_")
+        found = [module_of(present_name(target))] if isinstance(target, str) else []
+        return sorted({m for m in found if m}.union(*(targets(v) for v in config.values())))
+    if isinstance(config, list | tuple):
+        return sorted(set[str]().union(*(targets(v) for v in config)))
+    return []

@@ -12,7 +12,7 @@ from hydra.plugins.config_source import ConfigSource
 
 from recsys.errors import ConfigError
 
-__all__ = ["CONF", "own_options", "packaged_targets", "search_path"]
+__all__ = ["CONF", "own_options", "packaged_targets", "present_name", "search_path"]
 
 _ROOT = Path(__file__).parents[2]
 CONF = next(p for p in (_ROOT / "pipelines" / "conf", _ROOT / "conf") if p.is_dir())  # in a wheel, in a checkout
@@ -24,6 +24,19 @@ def packaged_targets() -> frozenset[str]:
     """Every `_target_` of a packaged option: what a configuration may call without being trusted."""
     found = (re.findall(r"^\s*_target_:\s*([\w.]+)", f.read_text(), re.MULTILINE) for f in CONF.glob("*/*.yaml"))
     return frozenset(target for targets in found for target in targets)
+
+
+def present_name(target: str) -> str:
+    """Today's name of what a packaged option named before its module moved inside recsys; any other name as it is.
+
+    A module that moves keeps its own name and that of its function: `recsys.data.scan.scan` is
+    `recsys.data.sources.scan.scan` now.
+    """
+    if not target.startswith("recsys.") or target in packaged_targets():
+        return target
+    end = "." + ".".join(target.split(".")[-2:])
+    moved = [t for t in packaged_targets() if t.endswith(end)]
+    return moved[0] if len(moved) == 1 else target
 
 
 class _OwnOptions(FileConfigSource):

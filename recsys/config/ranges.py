@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import Strict
 
-__all__ = ["Bits", "Count", "Depth", "Epsilon", "Few", "GateSteps", "Layer", "LearningRate", "Leaves", "Many",
-           "Natural", "Positive", "Seed", "Share", "SignBits", "Start", "Steps", "Tau", "Temperature", "Unit", "Weight",
-           "Width"]  # fmt: skip
+__all__ = ["Bits", "Count", "Depth", "Epsilon", "Few", "GainShare", "GateSteps", "Layer", "LearningRate", "Leaves",
+           "Many", "Natural", "Positive", "Seed", "Share", "SignBits", "Start", "Steps", "Tau", "Temperature", "Unit",
+           "Weight", "Width"]  # fmt: skip
 
 _Number = Annotated[float, Strict()]  # true and "3" are none
 _Whole = Annotated[int, Strict()]
@@ -17,6 +17,7 @@ Count = Annotated[_Whole, Ge(1), Lt(2**63)]
 Depth = Annotated[_Whole, Ge(0), Le(100)]  # of a network, in layers
 Epsilon = Annotated[_Number, Gt(0), Le(0.1)]
 Few = Annotated[_Whole, Ge(1), Le(1000)]
+GainShare = Annotated[_Number, Gt(0), Lt(1)]  # of what a model gains over a constant
 GateSteps = Annotated[_Whole, Ge(150), Le(1_000_000)]  # fewer do not let gates settle
 Layer = Annotated[_Whole, Ge(1), Le(65_536)]  # width of a layer
 LearningRate = Annotated[_Number, Gt(0), Le(100)]

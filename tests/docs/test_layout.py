@@ -1,9 +1,15 @@
 """The layout: `make lint` proves the arrows between rooms; this proves that no room is a heap."""
 
+import graphlib
 import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
+
+from pipelines.stage import STAGES
+from recsys.commands.bench import command as bench
+from recsys.commands.data import command as data
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,3 +34,13 @@ def test_every_room_is_on_a_floor():
         f"recsys.{p.stem}" for p in (ROOT / "recsys").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
     }
     assert rooms - {"recsys.__init__"} | {"pipelines"} == placed
+
+
+def test_no_file_imports_itself_by_way_of_others_nor_by_names_in_strings():
+    graph = grimp.build_graph("recsys", "pipelines")
+    arrows = {m: set(graph.find_modules_directly_imported_by(m)) for m in graph.modules}
+    arrows["pipelines.run"] |= {f"pipelines.{s.call.partition('.')[0]}" for s in STAGES.values()}
+    arrows["recsys.commands.data.command"] |= {module for module, _ in data.COMMANDS.values()}
+    arrows["recsys.commands.bench.command"] |= {f"recsys.commands.bench.{name}" for name in bench.COMMANDS}
+    assert set().union(*arrows.values()) <= set(arrows), "a name in a string that is no module"
+    list(graphlib.TopologicalSorter(arrows).static_order())  # raises CycleError

@@ -11,12 +11,55 @@ from hydra.utils import get_object
 
 from recsys.commands.cli import main
 from recsys.config import factory
-from recsys.config.factory import check, make
-from recsys.config.options import packaged_targets
+from recsys.config.factory import allowed, check, make, targets
+from recsys.config.options import packaged_targets, present_name
 from recsys.config.signature import parameters
 from recsys.errors import ConfigError
 from recsys.features.schema import Field, Schema
 from recsys.training import checkpoint
+
+OPEN = ["recsys.tracking.os.system", "os.system", "recsys.data.sources.scan.Path", "recsys.models.dcn.torch.load"]
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A package of the user's own; nothing is trusted after the test."""
+    folder = tmp_path / "code" / "shop"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    (folder / "models.py").write_text(
+        "import os\nfrom os import system\nfrom torch import nn\n\n\nclass Flat(nn.Module):\n"
+        "    def __init__(self, widths, depth: int = 1):\n        super().__init__()\n"
+    )
+    monkeypatch.syspath_prepend(str(folder.parent))
+    yield "shop"
+    factory.trust([])
+    for name in ("shop", "shop.models"):
+        sys.modules.pop(name, None)
+
+
+BEFORE = [
+    "recsys.compression.svd.svd", "recsys.data.complete_journey.load", "recsys.data.decoys.load",
+    "recsys.data.ml100k.load", "recsys.data.planted.load", "recsys.data.scan.scan", "recsys.embeddings.unified.unified",
+    "recsys.models.dcn.DCN", "recsys.sequences.din.DIN",
+    *(f"recsys.selection.{n}.{n}" for n in (
+        "autofield", "lasso", "leap", "leap_joint", "lightgbm_gain", "lpfs", "optfs", "permutation", "random_order", "sfs",
+        "shark", "shufflegate", "variational_dropout",
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_what_users_wrote_before_the_modules_moved_still_works(name):
+    assert present_name(name) in packaged_targets()
+    assert allowed(name) and get_object(present_name(name)).__name__ == name.split(".")[-1]
+
+
+def test_a_table_of_before_is_prepared_by_the_code_of_today():
+    check({"_target_": "recsys.data.scan.scan", "path": "t.csv"}, "data.source")
+    assert targets({"source": {"_target_": "recsys.data.scan.scan"}}) == ["recsys.data.sources.scan"]
+    assert not allowed("recsys.tracking.os.system") and not allowed("elsewhere.scan.scan")
+
 
 OPEN = ["recsys.tracking.os.system", "os.system", "recsys.data.sources.scan.Path", "recsys.models.dcn.torch.load"]
 

@@ -9,6 +9,7 @@ import torch
 from pipelines.retrains import retrain_name
 from pipelines.stage import Stage
 from recsys import versions
+from recsys.config.factory import targets
 from recsys.data.preparation.prepare import prepare
 from recsys.errors import DataError
 from recsys.features.row_encoder import read_encoders
@@ -16,7 +17,7 @@ from recsys.files import read_json, write_json
 from recsys.training import checkpoint
 from recsys.training.config import TrainConfig
 from recsys.training.fit import RESUME_VERSION, fit
-from recsys.versions import code_version, targets
+from recsys.versions import code_version
 
 
 @pytest.fixture

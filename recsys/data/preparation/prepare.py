@@ -9,12 +9,14 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from recsys.config.factory import targets
 from recsys.data.preparation.encode import TableEncoder
 from recsys.data.preparation.fields import KEYS, FieldConfig, data_fields
 from recsys.data.preparation.first_pass import Source, read_source
@@ -31,20 +33,22 @@ from recsys.features.row_encoder import encoders_to_json, read_encoders
 from recsys.features.schema import Schema
 from recsys.files import disk_full, read_json, unfinished_folder
 from recsys.progress import progress
-from recsys.versions import code_version, targets
+from recsys.versions import code_version
 
 __all__ = ["KEYS", "SPLITS", "check_unchanged", "prepare", "source_version"]
 
 FORMAT = 1  # of the prepared folder; raise it if a reader of it must change
 GOLDEN_ROWS = 256  # raw test rows kept for the golden batch of a bundle
+_NO_PART = ("recsys.config", "recsys.errors", "recsys.progress", "recsys.terminal")  # of what is prepared
 _STEP = 1 << 16  # rows written at once
 
 
 def _digest(config: Mapping[str, Any], source: Any) -> str:
-    """Names what was prepared: format, code, configuration and, for files, their sizes and times of change."""
+    """Names what was prepared: format, code, libraries, configuration and, of files, sizes and times of change."""
     config = {k: v for k, v in config.items() if k not in ("name", "dropped")}
-    code = code_version(__name__, *targets(config.get("source")))
-    known = [FORMAT, code, json.dumps(config, sort_keys=True, default=str), source and source.fingerprint()]
+    code = code_version(__name__, *targets(config.get("source")), without=_NO_PART)
+    libraries = [version(p) for p in ("numpy", "polars", "pyarrow")]
+    known = [FORMAT, code, libraries, json.dumps(config, sort_keys=True, default=str), source and source.fingerprint()]
     return hashlib.sha256(repr(known).encode()).hexdigest()[:12]
 
 

@@ -9,7 +9,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from recsys.config.ranges import Count, GateSteps, Positive, Share
+from recsys.config.ranges import Count, GainShare, GateSteps, Positive
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
@@ -86,7 +86,7 @@ def leap(
     recipe: Recipe,
     seed: int,
     price: Positive | None = None,
-    gain_share: Share = 0.005,
+    gain_share: GainShare = 0.005,
     steps: GateSteps = 200,
     batch_size: Count = 2048,
     adaptive: bool | None = None,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recsys.config.ranges import Count, Few, Positive, Share
+from recsys.config.ranges import Count, Few, GainShare, Positive
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.frame.ctr import CTR
@@ -26,7 +26,7 @@ def leap_joint(
     recipe: Recipe,
     seed: int,
     price: Positive | None = None,
-    gain_share: Share = 0.005,
+    gain_share: GainShare = 0.005,
     epochs: Few | None = None,
     batch_size: Count = 2048,
     adaptive: bool = True,

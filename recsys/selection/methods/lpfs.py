@@ -5,7 +5,7 @@ import time
 import torch
 from torch import Tensor
 
-from recsys.config.ranges import Epsilon, Few, Positive, Share
+from recsys.config.ranges import Epsilon, Few, GainShare, Positive
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
@@ -41,7 +41,7 @@ def lpfs(
     recipe: Recipe,
     seed: int,
     price: Positive | None = None,
-    gain_share: Share = 0.005,
+    gain_share: GainShare = 0.005,
     epochs: Few | None = None,
     last_epsilon: Epsilon = 0.01,
 ) -> FieldScores:

@@ -5,7 +5,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from recsys.config.ranges import Few, Positive, Share, Tau
+from recsys.config.ranges import Few, GainShare, Positive, Tau
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
@@ -65,7 +65,7 @@ def optfs(
     recipe: Recipe,
     seed: int,
     price: Positive | None = None,
-    gain_share: Share = 0.005,
+    gain_share: GainShare = 0.005,
     epochs: Few | None = None,
     last_tau: Tau = 200.0,
 ) -> FieldScores:

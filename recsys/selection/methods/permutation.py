@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from recsys.config.ranges import Count, Few, Positive, Share
+from recsys.config.ranges import Count, Few, GainShare, Positive
 from recsys.data.shards import Shards
 from recsys.evaluation.metrics import logloss
 from recsys.frame.ctr import CTR
@@ -25,7 +25,7 @@ def permutation(
     seed: int,
     repeats: Few = 1,
     price: Positive | None = None,
-    gain_share: Share = 0.005,
+    gain_share: GainShare = 0.005,
     rows: Count = 50_000,
 ) -> FieldScores:
     """score_i = mean over repeats of logloss(field i permuted over rows) − logloss.

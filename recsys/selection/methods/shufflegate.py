@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recsys.config.ranges import Few, Positive, Share
+from recsys.config.ranges import Few, GainShare, Positive
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.frame.ctr import CTR
@@ -27,7 +27,7 @@ def shufflegate(
     recipe: Recipe,
     seed: int,
     price: Positive | None = None,
-    gain_share: Share = 0.005,
+    gain_share: GainShare = 0.005,
     epochs: Few | None = None,
 ) -> FieldScores:
     """Minimise BCE(y, f(x̃)) + λ·Σ_i g_i over a fresh model and its gates, on training rows.

@@ -5,7 +5,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from recsys.config.ranges import Few, Positive, Share, Temperature
+from recsys.config.ranges import Few, GainShare, Positive, Temperature
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
@@ -51,7 +51,7 @@ def variational_dropout(
     recipe: Recipe,
     seed: int,
     price: Positive | None = None,
-    gain_share: Share = 0.005,
+    gain_share: GainShare = 0.005,
     epochs: Few | None = None,
     temperature: Temperature = 0.1,
 ) -> FieldScores:
