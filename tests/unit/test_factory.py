@@ -43,8 +43,8 @@ BEFORE = [
     "recsys.data.ml100k.load", "recsys.data.planted.load", "recsys.data.scan.scan", "recsys.embeddings.unified.unified",
     "recsys.models.dcn.DCN", "recsys.sequences.din.DIN",
     *(f"recsys.selection.{n}.{n}" for n in (
-        "autofield", "lasso", "leap", "leap_joint", "lightgbm_gain", "lpfs", "optfs", "permutation", "random_order", "sfs",
-        "shark", "shufflegate", "variational_dropout",
+        "autofield", "lasso", "leap", "leap_joint", "lightgbm_gain", "lpfs", "optfs", "permutation", "random_order",
+        "sfs", "shark", "shufflegate", "variational_dropout",
     )),
 ]  # fmt: skip
 
@@ -62,23 +62,6 @@ def test_a_table_of_before_is_prepared_by_the_code_of_today():
 
 
 OPEN = ["recsys.tracking.os.system", "os.system", "recsys.data.sources.scan.Path", "recsys.models.dcn.torch.load"]
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A package of the user's own; nothing is trusted after the test."""
-    folder = tmp_path / "code" / "shop"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text("")
-    (folder / "models.py").write_text(
-        "import os\nfrom os import system\nfrom torch import nn\n\n\nclass Flat(nn.Module):\n"
-        "    def __init__(self, widths, depth: int = 1):\n        super().__init__()\n"
-    )
-    monkeypatch.syspath_prepend(str(folder.parent))
-    yield "shop"
-    factory.trust([])
-    for name in ("shop", "shop.models"):
-        sys.modules.pop(name, None)
 
 
 def test_a_name_from_before_a_module_moved_is_told_its_new_one():
