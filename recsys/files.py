@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[
 def _held(path: Path, flags: int = os.O_RDONLY) -> int | None:
     """A handle that holds the lock of a file or folder; None if another process has it, or it is gone."""
     try:
-        handle = os.open(path, flags | os.O_NOFOLLOW)
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     try:
@@ -121,14 +121,20 @@ def _sweep(target: Path) -> None:
     """Remove what is left of a target whose makers are dead: nobody holds the locks of their files and folders."""
     pattern = f".{glob.escape(_stem(target))}.*{_UNFINISHED}"
     for name in glob.glob(pattern, root_dir=target.parent, include_hidden=True):
-        left = target.parent / name
-        handle = _held(left)
-        if handle is not None:
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
-            os.close(handle)
+        with suppress(OSError):  # a link, or another user's: it stays
+            _remove(target.parent / name)
+
+
+def _remove(left: Path) -> None:
+    if (handle := _held(left)) is None:
+        return
+    try:
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
 
 
 def _stem(target: Path) -> str:

@@ -113,7 +113,9 @@ def chunks(rng: random.Random, row: Row) -> bytes:
 
 
 def length(rng: random.Random, row: Row) -> bytes:
-    said = rng.choice(["-1", "abc", "+3", "3, 4", "9" * 30, "9" * 5_000, "1e3", "0", "5", "", "0x10", "16777217"])
+    said = rng.choice(
+        ["-1", "abc", "+3", "3, 4", "9" * 30, "9" * 5_000, "1e3", "0", "5", "", "0x10", "16777217", *["5000"] * 9]
+    )
     return f"{HEAD}{TYPE}Content-Length: {said}\r\n\r\n".encode() + json.dumps(row).encode()
 
 
