@@ -112,8 +112,8 @@ def noted_overrides(folder: Path) -> list[str] | None:
     noted = folder / ".hydra" / "overrides.yaml"
     if not noted.is_file():
         return None
-    found = OmegaConf.load(noted)
-    return [str(o) for o in found] if OmegaConf.is_list(found) else None
+    found: Any = OmegaConf.to_container(OmegaConf.load(noted))  # as they were typed, not resolved
+    return [str(o) for o in found] if isinstance(found, list) else None
 
 
 def write_prepared(stage: Path, prepared: Path) -> Path:
