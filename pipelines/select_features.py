@@ -16,7 +16,7 @@ from recsys.factory import make, make_dataclass
 from recsys.files import write_text
 from recsys.models.ctr import CTR
 from recsys.recipe import facts, resolve
-from recsys.results import read_made
+from recsys.results import NUMBER, read_made
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.recipe import Recipe
 from recsys.selection.redundancy import clusters
@@ -66,7 +66,8 @@ def run(stage: Stage) -> Result:
     check_policy(model.schema.names, no_cut, protect)
     drops_repeats = _drops_repeats(stage)
     how = make_dataclass(TrainConfig, resolve(stage.config, facts(train))["train"], "train")
-    history = read_made(stage.earlier("train"), "history.json", "the looks of a training")
+    looks = [{"step": NUMBER, "valid_logloss": NUMBER}]
+    history = read_made(stage.earlier("train"), "history.json", "the looks of a training", looks)
     recipe = Recipe(lambda schema: checkpoint.build(schema, spec), how, int(best_look(history)["step"]))
     found_health = health(model, train, valid)
     scores, probes = _search(stage, model, train, valid, recipe)
