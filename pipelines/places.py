@@ -35,7 +35,8 @@ def _refuse_password(uri: str, at: str) -> None:
     if re.search(r"[@?#;]", uri):
         raise ConfigError(
             f"{at}: expected an address without a name, a password or anything after ?, got one with: set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or for a database the whole address in MLFLOW_TRACKING_URI"
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            "or for a database the whole address in MLFLOW_TRACKING_URI"
         )
 
 
