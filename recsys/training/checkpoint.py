@@ -14,7 +14,9 @@ from recsys.features.schema import Schema
 from recsys.files import read_json, whole, write_json
 from recsys.frame.contracts import TrainableEmbedding
 from recsys.frame.ctr import CTR
-from recsys.tables.lookup import Lookup, PlainEmbedding, Table
+from recsys.tables.forms import Table
+from recsys.tables.lookup import Lookup
+from recsys.tables.plain import PlainEmbedding
 
 __all__ = ["VERSION", "build", "load", "optimizer_state", "read_weights", "save"]
 
