@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recsys.data.inspection.codes import jumps, named_as_code
+from recsys.data.inspection.codes import jumps, named_as_code, scattered
 from recsys.data.inspection.times import as_time, untaken
 from recsys.data.preparation.columns import collide
 
@@ -251,6 +251,8 @@ def _whole(values: pl.Series, p: Profile, label_B: np.ndarray, rows: int) -> Gue
         return Guess(settings, f"whole numbers of {p.distinct} values only: categories")
     if collide(values):
         return Guess(settings, f"whole numbers past 2^53, which are the same number to a model, so codes; {why}")
+    if scattered(values):
+        return Guess(settings, f"whole numbers spread over a huge range, yet repeated, so codes; {why}")
     if jumps(values, label_B):
         return Guess(settings, f"whole numbers whose label rate jumps from value to value, so codes; {why}")
     return _number(values, p, "whole numbers whose order tells as much as their values")
