@@ -31,12 +31,11 @@ def _better_baseline(models: Mapping[str, Mapping[str, float]]) -> str:
     best = min(others, key=lambda n: logloss[n], default=shipped)
     if logloss[best] >= models[shipped]["logloss"]:
         return ""
-    auc = [models[n].get("auc", float("nan")) for n in (best, shipped)]
-    return (
-        f"{best} is better than the model that is shipped ({row_names(models)[shipped]}): test logloss "
-        f"{logloss[best]:.4f}, not {models[shipped]['logloss']:.4f} ({logloss[best] - models[shipped]['logloss']:+.4f}), "
-        f"AUC {auc[0]:.4f}, not {auc[1]:.4f} ({auc[0] - auc[1]:+.4f})"
-    )
+    figures = {"test logloss": (logloss[best], models[shipped]["logloss"])}
+    if "auc" in models[best] and "auc" in models[shipped]:
+        figures["AUC"] = (models[best]["auc"], models[shipped]["auc"])
+    said = ", ".join(f"{name} {a:.4f}, not {b:.4f} ({a - b:+.4f})" for name, (a, b) in figures.items())
+    return f"{best} is better than the model that is shipped ({row_names(models)[shipped]}): {said}"
 
 
 def show(result: dict[str, Any], config: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ HEAVY = ["torch", "torchrec", "fbgemm_gpu", "sklearn", "scipy", "mlflow", "panda
 TABLE = "data=table data.label=y +data.fields={x:{}}"
 WRONG = {
     "model.absent=3": "model.absent: no such key: expected some of dropout, hidden, layers",
-    "data.fields.department.kind=numeric": "the options do not set this key yet: write +data.fields.department.kind=num",
+    "data.fields.department.kind=numeric": "do not set this key yet: write +data.fields.department.kind=numeric",
     "data.fields.department.colour=red": "data.fields.department.colour: no such key",
     "data.fields.absent.kind=numeric": "data.fields.absent.kind: no such key: expected some of age, brand",
     "data.weight=w": "data.weight: the options do not set this key yet: write +data.weight=w",
