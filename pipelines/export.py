@@ -4,7 +4,7 @@ import shutil
 
 from pipelines.stage import Result, Stage, newest_model, write_json
 from recsys.export.bundle import export_bundle
-from recsys.results import read_made
+from recsys.results import FIGURES, NUMBER, read_made
 from recsys.serving.bundle import Bundle, latency
 from recsys.terminal import console
 from recsys.training import checkpoint
@@ -19,9 +19,9 @@ def run(stage: Stage) -> Result:
     evaluated = stage.done.get("evaluate")
     calibrator, measured = None, {}
     if evaluated:
-        measured = read_made(evaluated, "metrics.json", "the figures of models")
+        measured = read_made(evaluated, "metrics.json", "the figures of models", FIGURES)
         if (evaluated / "calibrator.json").exists():
-            calibrator = read_made(evaluated, "calibrator.json", "a calibrator")
+            calibrator = read_made(evaluated, "calibrator.json", "a calibrator", {"x": [NUMBER], "y": [NUMBER]})
     if not evaluated:
         said = "this run has no evaluation of the model: its card says so, and the bundle holds no calibrator: "
         console().print(said + "add evaluate to stages to measure and recalibrate it", soft_wrap=True)

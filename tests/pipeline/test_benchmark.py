@@ -168,14 +168,14 @@ def test_a_second_run_trains_nothing_again(done, place, monkeypatch, capfd):
     assert result["id"] != other.parent.name
 
 
-def test_a_benchmark_cut_off_keeps_its_settings_and_the_searches_by_its_own_code(done, place, monkeypatch, capfd):
+def test_a_benchmark_cut_off_keeps_its_settings_and_the_searches_by_its_own_code(place, monkeypatch, capfd):
     """A search by code or settings that have changed since is made again; any other is not."""
     monkeypatch.chdir(place)
-    few = ["benchmark.methods=[random]", "benchmark.seeds=[0]", "benchmark.gain_shares=null", "hydra.run.dir=runs/cut"]
+    few = ["benchmark.methods=[random]", "benchmark.seeds=[0]", "benchmark.gain_shares=null", "benchmark.grid=[2]"]
     search = place / "runs" / "cut" / "benchmark" / "searches" / "random" / "0"
     with monkeypatch.context() as broken:
         broken.setattr(Benchmark, "conclude", lambda self: 1 / 0)
-        assert main(["run", *ARGUMENTS, *few]) == 1
+        assert main(["run", *ARGUMENTS, *few, "hydra.run.dir=runs/cut"]) == 1
         capfd.readouterr()
         assert main(["run", "resume=cut", "benchmark.metric=logloss"]) == 2
         assert "stage benchmark was begun with benchmark.metric=auc, not logloss" in capfd.readouterr().err

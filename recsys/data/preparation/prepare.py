@@ -107,7 +107,7 @@ def check_unchanged(config: Mapping[str, Any], load: Callable[[], "pa.Table | So
     Raises:
         DataError: If a file has changed since.
     """
-    about = read_json(folder / "prepared.json", "prepared data", "remove the folder and prepare it again")
+    about = read_json(folder / "prepared.json", "prepared data", "remove the folder and prepare it again", shape=dict)
     if "path" not in (config.get("source") or {}):
         return
     try:
