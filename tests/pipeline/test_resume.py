@@ -174,6 +174,15 @@ def test_an_edited_table_is_refused(here, capfd):
     assert main(["run", "resume=one"]) == 0
 
 
+def test_a_table_that_is_gone_does_no_harm_once_it_is_prepared(here, capfd):
+    (here / "clicks.parquet").rename(here / "elsewhere.parquet")
+    try:
+        assert main(["run", "resume=one"]) == 0
+        assert "data.source.path: expected a table at clicks.parquet, found none" in refused(capfd, *QUICK)
+    finally:
+        (here / "elsewhere.parquet").rename(here / "clicks.parquet")
+
+
 def test_an_edited_table_is_not_prepared_anew_under_an_old_model(here, capfd):
     assert main(["run", *QUICK, "runs=others", "hydra.run.dir=others/one"]) == 0
     shutil.rmtree(prepared_folder(here / "others" / "one" / "prepare"))
