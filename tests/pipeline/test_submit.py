@@ -162,7 +162,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     """Command line → exit code, standard error and standard output, of one process that cannot import torch."""
     folder = tmp_path_factory.mktemp("wrong")
     child = _CHILD.format(heavy=HEAVY, wrong=list(WRONG))
-    ran = subprocess.run([sys.executable, "-c", child], cwd=folder, capture_output=True, text=True, timeout=200)
+    ran = subprocess.run([sys.executable, "-c", child], cwd=folder, capture_output=True, text=True, timeout=400)
     assert ran.returncode == 0, ran.stderr
     assert not list(folder.iterdir()), "something was left behind"
     return {line: rest for line, *rest in map(json.loads, ran.stdout.splitlines())}
