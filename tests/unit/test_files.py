@@ -154,7 +154,7 @@ def test_what_cannot_be_swept_away_stops_no_write(tmp_path, monkeypatch):
     unlink = Path.unlink
 
     def refuse(path, missing_ok=False):
-        if path == theirs[2]:  # another user's file, in a folder such as /tmp
+        if path == theirs[2]:  # another user's file, in a folder that all may write to
             raise PermissionError(1, "Operation not permitted", str(path))
         unlink(path, missing_ok)
 
