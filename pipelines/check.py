@@ -1,6 +1,8 @@
 """What can be known of a run's configuration before it starts, told without importing what would run it."""
 
+import re
 from collections.abc import Mapping, Sequence
+from glob import iglob
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +15,7 @@ from pipelines.places import check_places
 from pipelines.stage import STAGES
 from recsys.config import factory
 from recsys.config.factory import check_value, make_dataclass
-from recsys.config.options import CONF
+from recsys.config.options import CONF, present_name
 from recsys.config.ranges import Count, Natural, Seed
 from recsys.data.preparation.fields import FieldConfig, data_fields
 from recsys.errors import ConfigError
@@ -21,7 +23,7 @@ from recsys.selection.reports.find import is_mlflow_id, named
 from recsys.training.auto import Facts, resolve
 from recsys.training.config import TrainConfig
 
-__all__ = ["check"]
+__all__ = ["check", "check_table"]
 
 _KINDS: dict[str, Any] = {
     "seed": Seed,
@@ -140,3 +142,32 @@ def check(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"data.source: expected a mapping, got {source!r}: start from data=table")
     factory.check(source, "data.source")
     _fits(embedding, fields)
+
+
+def check_table(config: Mapping[str, Any], folder: Path) -> None:
+    """The local files of a table that stage prepare is to read are there.
+
+    Args:
+        config: A resolved configuration that `check` has passed.
+        folder: The run's, which may have prepared the table already: then its files may be gone.
+
+    Raises:
+        ConfigError: If a path leads to none.
+    """
+    source = config["data"]["source"]
+    scans = present_name(source["_target_"]) == "recsys.data.sources.scan.scan"
+    if not scans or "prepare" not in stages_to_run(config) or (folder / "prepare" / "result.json").exists():
+        return
+    given = source["path"]
+    for part in given.values() if isinstance(given, Mapping) else [given]:
+        for path in [part] if isinstance(part, str) else part:
+            if path and not _is_there(path):
+                raise ConfigError(f"data.source.path: expected a table at {path}, found none: check the path")
+
+
+def _is_there(path: str) -> bool:
+    """Whether a path or glob leads to something; what is elsewhere, or globbed in a rare way, is looked for later."""
+    if "://" in path or re.search(r"[^/]\*\*|\*\*[^/]", path):
+        return True
+    place = Path(path).expanduser()
+    return place.exists() or next(iglob(str(place).replace("[", "[[]"), recursive=True), None) is not None

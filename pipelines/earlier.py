@@ -11,9 +11,9 @@ from typing import Any
 from pipelines.stage import STAGES
 from recsys.config.options import present_name
 from recsys.errors import ConfigError, DataError
-from recsys.results import read_begun, read_result
+from recsys.results import read_begun, read_result, read_stage, relative
 
-__all__ = ["changed_since", "settings", "stages_to_run", "taken_over"]
+__all__ = ["changed_since", "check_same_before", "settings", "stages_before", "stages_to_run", "taken_over"]
 
 _NO_RESULT = ("stages", "tracking", "runs")  # settings that no figure of a run depends on
 
@@ -77,6 +77,43 @@ def taken_over(config: Mapping[str, Any], names: list[str]) -> dict[str, Path]:
                 "or leave that setting as it was"
             )
     return taken
+
+
+def stages_before(folder: Path, done: Mapping[str, Path]) -> list[str]:
+    """What a stage's result.json notes of the stages that it came after: their folders, as seen from its own."""
+    return [relative(p, folder) for p in done.values()]
+
+
+def check_same_before(run: Path, names: list[str], taken: Mapping[str, Path], id: str) -> None:
+    """Each finished stage of a run that is resumed came after the very stages that now stand before it.
+
+    Else its results would be of another model than the one beside them, such as a calibrator fitted before
+    stage compress was added.
+
+    Args:
+        run: The run's folder.
+        names: The stages that it is to run.
+        taken: Folders of those that it takes over, by name.
+        id: Of the run, for messages.
+
+    Raises:
+        ConfigError: If one came after others.
+        DataError: If its result.json is damaged or of another version.
+    """
+    for number, name in enumerate(names):
+        if not (run / name / "result.json").exists():
+            continue
+        now = stages_before(run / name, {**taken, **{n: run / n for n in names[:number]}})
+        was = read_stage(run / name).get("after")
+        if was is None or was == now:
+            continue
+        shown = [", ".join(p.lstrip("./") for p in paths) or "nothing" for paths in (was, now)]
+        added = next((n for n in names if relative(run / n, run / name) in set(now) - set(was)), None)
+        other = f"once it is finished, from_run={id} stages=[{','.join(names[names.index(added) :])}]" if added else ""
+        raise ConfigError(
+            f"run {id}: its stage {name} is done, and came after {shown[0]}, not {shown[1]}: "
+            f"resume it with the stages that it had, or {other or 'begin a new run'}"
+        )
 
 
 def changed_since(stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from recsys.config.options import CONF
+from recsys.data.preparation.fields import FIELD_KEYS, KEYS
 
 __all__ = ["WRONG", "compose", "each_run", "key_of", "what_is_wrong"]
 
@@ -40,19 +41,24 @@ def compose(overrides: Sequence[str], given: argparse.Namespace) -> DictConfig:
         return hydra.compose(given.config_name or "config", list(overrides), return_hydra_config=True)
 
 
-def _known_keys(unknown: str, overrides: Sequence[str], given: argparse.Namespace) -> str:
-    """What could stand where an unknown key is, from the configuration without it."""
+def _instead(unknown: str, overrides: Sequence[str], given: argparse.Namespace) -> str:
+    """What to write instead of an unknown key, from the configuration without it."""
     try:
         config = compose([o for o in overrides if key_of(o) != unknown], given)
     except WRONG:
-        return "those of recsys run --cfg job"
+        return "no such key: expected those of recsys run --cfg job"
     parent, deepest = OmegaConf.create(), unknown.rpartition(".")[0]
+    group, _, key = unknown.rpartition(".")
     while True:
         parent: Any = OmegaConf.select(config, deepest) if deepest else config
         if isinstance(parent, DictConfig) or not deepest:
             break
         deepest = deepest.rpartition(".")[0]
-    return "some of " + ", ".join(sorted({str(k) for k in parent} - {"hydra", "_target_", "_partial_"}))
+    may_be_added = KEYS if group == "data" else FIELD_KEYS if re.fullmatch(r"data\.fields\.[^.]+", group) else ()
+    if deepest == group and key in may_be_added and (new := [o for o in overrides if o.startswith(f"{unknown}=")]):
+        return f"the options do not set this key yet: write +{new[0]}"
+    known = sorted({str(k) for k in parent} - {"hydra", "_target_", "_partial_"})
+    return f"no such key: expected some of {', '.join(known)}"
 
 
 def what_is_wrong(error: Exception, overrides: Sequence[str], given: argparse.Namespace) -> str:
@@ -68,7 +74,7 @@ def what_is_wrong(error: Exception, overrides: Sequence[str], given: argparse.Na
         what = next((o for o in overrides if (CONF / key_of(o)).is_dir()), "")
         return f"{what!r}: expected GROUP=OPTION, with the name of an option: recsys run --cfg job shows what is chosen"
     if found := re.match(r"Could not (?:override|delete from config\.) '(\S+?)'", said):
-        return f"{found[1]}: no such key: expected {_known_keys(found[1], overrides, given)}"
+        return f"{found[1]}: {_instead(found[1], overrides, given)}"
     if value := re.match(r"Ambiguous value for argument '(.*?)' 1\.", said):
         name, _, values = value[1].partition("=")
         return f"{value[1]}: add -m to run each value, or write a list: {name}=[{values}]"

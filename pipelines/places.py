@@ -74,13 +74,13 @@ def check_inside(folder: Path, runs: Path, at: str) -> None:
 
 
 def check_places(config: Mapping[str, Any]) -> None:
-    """Check `name`, `data.name`, `runs` and `tracking`.
+    """Check `data.name`, `name`, `runs` and `tracking`.
 
     Raises:
         ConfigError: The first that cannot be.
     """
+    check_name(config["data"].get("name"), "data.name")  # first: a run has that name unless it is given another
     check_name(config["name"], "name")
-    check_name(config["data"].get("name"), "data.name")
     if not isinstance(config["runs"], str) or not config["runs"]:
         raise ConfigError(f"runs: expected a folder, got {config['runs']!r}: name one")
     _check_writable(Path(config["runs"]).absolute(), "runs")

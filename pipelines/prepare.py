@@ -5,6 +5,7 @@ from pathlib import Path
 from pipelines.stage import Result, Stage
 from recsys.config.factory import make
 from recsys.data.preparation.prepare import check_unchanged, prepare
+from recsys.errors import DataError
 from recsys.results import NUMBER, prepared_folder, read_prepared, write_prepared
 
 __all__ = ["check", "gone", "run"]
@@ -29,6 +30,16 @@ def gone(stage: Stage) -> bool:
     return not prepared_folder(stage.folder).is_dir()
 
 
+def _check_same(stage: Path, made: str) -> None:
+    """What is prepared again, since it was gone, is what the run's later stages stand on."""
+    before = prepared_folder(stage).name if (stage / "data.json").exists() else made
+    if before != made:
+        raise DataError(
+            f"{before} is gone, and preparing it anew gives other data, {made}: the table has changed since, or recsys "
+            "has: begin a new run"
+        )
+
+
 def run(stage: Stage) -> Result:
     """Prepare `config.data`, or find it in the cache.
 
@@ -40,6 +51,7 @@ def run(stage: Stage) -> Result:
     source = make(data["source"], "data.source")
     cache = Path(stage.config["runs"]) / "cache"
     folder = prepare(data, source, cache).resolve()
+    _check_same(stage.folder, folder.name)
     write_prepared(stage.folder, folder)
     about = read_prepared(folder, "prepared.json", _ABOUT)
     metrics: dict[str, float] = {"rows": about["rows"], "bad_rows": about["bad_rows"]}

@@ -11,7 +11,7 @@ from uuid import uuid4
 from rich.text import Text
 
 from pipelines import prepare, summary
-from pipelines.earlier import changed_since, settings, stages_to_run, taken_over
+from pipelines.earlier import changed_since, check_same_before, settings, stages_before, stages_to_run, taken_over
 from pipelines.stage import STAGES, Result, Stage, write_json
 from recsys.errors import ConfigError
 from recsys.lock import locked
@@ -48,6 +48,7 @@ def _run_stage(name: str, stage: Stage, tracker: Tracker, register: str) -> dict
     with tracker.stage(name):
         result = _call(name, stage)
         about = result.to_json(stage.folder, time.perf_counter() - started)
+        about["after"] = stages_before(stage.folder, stage.done)
         write_json(stage.folder / "result.json", about)  # what was made counts, whatever becomes of MLflow
         (stage.folder / "resume.pt").unlink(missing_ok=True)
         return _tell(stage.folder, about, tracker, register)
@@ -104,6 +105,8 @@ def execute(config: dict[str, Any], folder: Path) -> Path:
 def _execute(config: dict[str, Any], folder: Path) -> Path:
     names = stages_to_run(config)
     done = taken_over(config, names)
+    id = str(folder.resolve().relative_to(Path(config["runs"]).resolve()))
+    check_same_before(folder, names, done, id)
     mark = _begin(folder, config)
     tracker = Tracker(config["tracking"]["uri"], config["tracking"]["experiment"], Path(config["runs"]))
     about: dict[str, Any] = {n: {"folder": relative(p, folder)} for n, p in done.items()}
@@ -116,7 +119,7 @@ def _execute(config: dict[str, Any], folder: Path) -> Path:
                 about[name]["bundle"] = f"{name}/{found['bundle']}"
             done[name] = folder / name
     result = {
-        "id": str(folder.resolve().relative_to(Path(config["runs"]).resolve())),
+        "id": id,
         "name": config["name"],
         "seed": config["seed"],
         "mlflow": {

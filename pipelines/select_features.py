@@ -14,7 +14,7 @@ from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.files import write_text
 from recsys.frame.ctr import CTR
-from recsys.results import NUMBER, read_made
+from recsys.results import NUMBER, read_made, relative
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.reports.redundancy import clusters
 from recsys.selection.reports.report import doubt, health, make_report, with_probes
@@ -23,6 +23,7 @@ from recsys.selection.reports.savings import savings
 from recsys.selection.scores import FieldScores, check_policy, decide, without_repeats
 from recsys.selection.search import Recipe
 from recsys.selection.shuffle import shuffled_cost
+from recsys.terminal import console
 from recsys.training import checkpoint
 from recsys.training.auto import facts, resolve
 from recsys.training.config import TrainConfig
@@ -73,6 +74,8 @@ def run(stage: Stage) -> Result:
     recipe = Recipe(lambda schema: checkpoint.build(schema, spec), how, int(best_look(history)["step"]))
     found_health = health(model, train, valid)
     scores, probes = _search(stage, model, train, valid, recipe)
+    for note in scores.about.get("warnings", []):
+        console().print(f"look at: {note}", soft_wrap=True)
     found_health = with_probes(found_health, probes)
     verdicts = decide(scores, top_k, protect, doubt(found_health), no_cut)
     repeats = clusters(valid, scores.ranking)
@@ -118,13 +121,13 @@ def _drops_repeats(stage: Stage) -> bool:
 
 
 def _provenance(stage: Stage, spec: dict[str, Any], train: Shards, valid: Shards) -> dict[str, Any]:
-    """Where a report comes from: what `recsys compare` lays side by side."""
+    """Where a report comes from: what `recsys compare` lays side by side. The checkpoint is as seen from `runs`."""
     config = stage.config
     return {
         "data": stage.data.name,
         "split": {"shape": config["data"]["split"], "train_rows": len(train), "valid_rows": len(valid)},
         "model": spec,
-        "checkpoint": str(stage.earlier("train").resolve()),
+        "checkpoint": relative(stage.earlier("train"), Path(config["runs"])),
         "policy": {k: config["select"][k] for k in ("top_k", "no_cut", "protect", "repeats")},
         "selection": config["selection"],
         "train": config["train"],

@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipelines.check import check
+from pipelines.check import check, check_table
 from pipelines.overrides import WRONG, compose, each_run, key_of, what_is_wrong
 from pipelines.places import check_inside
 from recsys.config.factory import trust
@@ -98,7 +98,7 @@ def _refuse_what_cannot_be(overrides: list[str], given: argparse.Namespace) -> N
         with _unused_is(_no_folder):
             resolved = _resolved(config)
         check(resolved)
-        _check_folder(config, Path(resolved["runs"]), given.multirun)
+        check_table(resolved, _check_folder(config, Path(resolved["runs"]), given.multirun))
 
 
 def _refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overrides: Sequence[str]) -> None:
@@ -121,20 +121,22 @@ def _plain(node: DictConfig) -> Any:
     return OmegaConf.to_container(node, resolve=False)
 
 
-def _check_folder(config: DictConfig, runs: Path, sweeps: bool) -> None:
-    """Where the run is to write is inside the folder of runs.
+def _check_folder(config: DictConfig, runs: Path, sweeps: bool) -> Path:
+    """Where the run is to write is inside the folder of runs → that place.
 
     Raises:
         ConfigError: If it is not.
     """
     part, at = (config.hydra.sweep, "hydra.sweep.dir") if sweeps else (config.hydra.run, "hydra.run.dir")
     try:
-        check_inside(Path(str(part.dir)), runs, at)
+        folder = Path(str(part.dir))
+        check_inside(folder, runs, at)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{at}: the value does not resolve: {str(error).splitlines()[0]}: leave it out") from error
     below = str(_plain(part)["subdir"]) if sweeps else ""
     if ".." in below or below.startswith("/"):
         raise ConfigError(f"hydra.sweep.subdir: expected a folder below the sweep's, got {below}: leave it out")
+    return folder
 
 
 def _unused(folder: str) -> str:

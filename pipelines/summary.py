@@ -1,13 +1,14 @@
 """The table at the end of a run, and what to do next."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.stage import RECALIBRATED, row_names
+from pipelines.stage import MODEL_STAGES, RECALIBRATED, row_names
 from recsys.results import FIGURES, no_better_than_constant, read_made
 from recsys.selection.reports.benchmark_page import columns, rows
 from recsys.terminal import console
@@ -20,6 +21,21 @@ def _models(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     if not evaluated:
         return {}
     return read_made(Path(evaluated["folder"]), "metrics.json", "the figures of models", FIGURES)
+
+
+def _better_baseline(models: Mapping[str, Mapping[str, float]]) -> str:
+    """A sentence if a baseline has a lower test logloss than what a bundle would hold; else ""."""
+    shipped = [n for n in (*MODEL_STAGES, "recalibrated") if n in models][-1]
+    logloss = {n: min(m["logloss"], m.get("recalibrated_logloss", m["logloss"])) for n, m in models.items()}
+    others = [n for n in models if n not in (*MODEL_STAGES, "recalibrated", "constant")]
+    best = min(others, key=lambda n: logloss[n], default=shipped)
+    if logloss[best] >= models[shipped]["logloss"]:
+        return ""
+    figures = {"test logloss": (logloss[best], models[shipped]["logloss"])}
+    if "auc" in models[best] and "auc" in models[shipped]:
+        figures["AUC"] = (models[best]["auc"], models[shipped]["auc"])
+    said = ", ".join(f"{name} {a:.4f}, not {b:.4f} ({a - b:+.4f})" for name, (a, b) in figures.items())
+    return f"{best} is better than the model that is shipped ({row_names(models)[shipped]}): {said}"
 
 
 def show(result: dict[str, Any], config: dict[str, Any]) -> None:
@@ -62,6 +78,8 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
         screen.print(table)
         if worst := no_better_than_constant(models):
             screen.print(worst, style="yellow", soft_wrap=True)
+        if better := _better_baseline(models):
+            screen.print(better, style="yellow", soft_wrap=True)
         screen.print(RECALIBRATED, style="dim")
         screen.print(
             "µs a row: 512 rows at a time in eager PyTorch, the models in turn; of the bundle, its graph alone.",

@@ -45,6 +45,7 @@ _STAGE_RESULT = {
     "params": {str: str},
     "history": [dict],
     "artifacts": [str],
+    "after": ([str], NoneType),
 }
 _BEGUN = {"mark": str, "config": {str: object}, "overrides": ([str], NoneType)}
 VERSION = 1  # of run.json, result.json and data.json; a reader reads its own version only

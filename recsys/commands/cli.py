@@ -88,19 +88,16 @@ def _groups(override: str) -> set[str]:
     return {re.split(r"[./]", p.removeprefix("_global_."))[0].strip() for p in places}
 
 
-def _key(override: str) -> str:
-    """What an override sets: `+data.fields={…}` → `data.fields`."""
-    return override.lstrip("+~").partition("=")[0].partition("@")[0]
-
-
 def _over(earlier: list[str], now: list[str]) -> list[str]:
     """Earlier overrides, then those given now; a key given now drops it, and what is inside it, from the earlier.
 
     Raises:
         ConfigError: If an earlier one calls a resolver, which may read what is secret: the environment's variables.
     """
-    given = {_key(a) for a in now}
-    kept = [o for o in earlier if not any(_key(o) == g or _key(o).startswith(f"{g}.") for g in given)]
+    from pipelines.overrides import key_of
+
+    given = {key_of(a) for a in now}
+    kept = [o for o in earlier if not any(key_of(o) == g or key_of(o).startswith(f"{g}.") for g in given)]
     if calls := next((o for o in kept if re.search(r"\$\\*\{.*[:$]", o, re.DOTALL)), None):
         raise ConfigError(f"the run's folder: expected no ${{…:…}}, got {calls!r}: give it again on the command line")
     return [*kept, *now]

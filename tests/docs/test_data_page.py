@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from recsys.commands.data.command import COMMANDS
 from recsys.data.inspection.times import as_time
-from recsys.data.preparation import split
+from recsys.data.preparation import split, split_settings
 from recsys.data.preparation.columns import instants
 from recsys.data.preparation.fields import ENCODINGS, FieldConfig, _past, field_configs
 from recsys.data.preparation.prepare import KEYS
@@ -56,7 +56,7 @@ def test_every_setting_of_a_source():
 def test_every_form_of_a_split():
     (rows,) = tables("Splits")
     forms = [OmegaConf.to_container(OmegaConf.create(spans(row[0])[0])) for row in rows]
-    read = set(re.findall(r'split(?:\.get\(|\[)"(\w+)"', inspect.getsource(split)))
+    read = set(re.findall(r'split(?:\.get\(|\[)"(\w+)"', inspect.getsource(split) + inspect.getsource(split_settings)))
     assert {key for form in forms for key in form} == read | set(split.SPLITS)
     assert {frozenset(form) & {"shares", "column", "by", "train"} for form in forms} == {
         frozenset({"train"}), frozenset({"shares"}), frozenset({"shares", "by"}), frozenset({"column", "train"}),

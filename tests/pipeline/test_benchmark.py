@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from pipelines.benchmark_results import Benchmark
 from pipelines.benchmark_settings import Settings
 from recsys.commands.cli import main
 from recsys.config.options import CONF
@@ -165,6 +166,25 @@ def test_a_second_run_trains_nothing_again(done, place, monkeypatch, capfd):
     first, second = (json.loads((f / "benchmark.json").read_text())["methods"] for f in (folder, other))
     assert {n: m["curve"] for n, m in first.items()} == {n: m["curve"] for n, m in second.items()}
     assert result["id"] != other.parent.name
+
+
+def test_a_benchmark_cut_off_keeps_its_settings_and_the_searches_by_its_own_code(place, monkeypatch, capfd):
+    """A search by code or settings that have changed since is made again; any other is not."""
+    monkeypatch.chdir(place)
+    few = ["benchmark.methods=[random]", "benchmark.seeds=[0]", "benchmark.gain_shares=null", "benchmark.grid=[2]"]
+    search = place / "runs" / "cut" / "benchmark" / "searches" / "random" / "0"
+    with monkeypatch.context() as broken:
+        broken.setattr(Benchmark, "conclude", lambda self: 1 / 0)
+        assert main(["run", *ARGUMENTS, *few, "hydra.run.dir=runs/cut"]) == 1
+        capfd.readouterr()
+        assert main(["run", "resume=cut", "benchmark.metric=logloss"]) == 2
+        assert "stage benchmark was begun with benchmark.metric=auc, not logloss" in capfd.readouterr().err
+        first = (search / "kept.yaml").stat().st_mtime_ns
+        assert main(["run", "resume=cut"]) == 1
+        assert (search / "kept.yaml").stat().st_mtime_ns == first
+    (search / "search.txt").write_text("the name of a search by other code")
+    assert main(["run", "resume=cut"]) == 0
+    assert (search / "kept.yaml").stat().st_mtime_ns > first
 
 
 @pytest.mark.parametrize(

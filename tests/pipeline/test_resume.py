@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from recsys.commands.cli import main
 from recsys.lock import locked
-from recsys.results import read_result
+from recsys.results import prepared_folder, read_result
 from recsys.tracking import Tracker
 from tests.pipeline.small import SMALL, clicks, recsys
 
@@ -61,6 +62,40 @@ def test_a_setting_that_no_stage_has_used_may_be_mended(here, capfd):
     assert "prepare is done already" in capfd.readouterr().err
     assert main(["run", "resume=one"]) == 0  # what was mended stays
     assert main(["run", "resume=one", "seed=0", "quantization=fewest_bits"]) == 0
+
+
+@pytest.fixture(scope="module")
+def measured(begun) -> None:
+    """A run that trained and evaluated, without compression."""
+    stages = ["stages=[prepare,train,evaluate]", "train.max_epochs=1", "hydra.run.dir=runs/measured"]
+    assert recsys(begun, "run", *QUICK, *stages).returncode == 0
+
+
+def test_no_stage_slips_in_before_a_finished_one(measured, here, capfd):
+    """A calibrator fitted on the trained model does not end in the bundle of the compressed one."""
+    begun = (here / "runs" / "measured" / "run.json").read_text()
+    said = refused(capfd, "resume=measured", "stages=[prepare,train,compress,evaluate,export]")
+    assert "stage evaluate is done, and came after prepare, train, not prepare, train, compress: resume it" in said
+    assert "once it is finished, from_run=measured stages=[compress,evaluate,export]" in said
+    assert (here / "runs" / "measured" / "run.json").read_text() == begun
+    assert {p.name for p in (here / "runs" / "measured").glob("[!.]*/")} == {"prepare", "train", "evaluate"}
+
+
+def test_a_stage_may_be_added_behind_the_finished_ones(measured, here, capfd):
+    """A killed one does not count as finished; what came from one run is not taken for another's."""
+    assert main(["run", *QUICK, "stages=[prepare,train]", "train.max_epochs=1", "hydra.run.dir=runs/longer"]) == 0
+    (here / "runs" / "longer" / "evaluate").mkdir()
+    (here / "runs" / "longer" / "evaluate" / "metrics.json").write_text("{")
+    capfd.readouterr()
+    assert main(["run", "resume=longer", "stages=[prepare,train,compress,evaluate]"]) == 0
+    said = capfd.readouterr().err
+    assert "train is done already" in said and "compress is done" not in said and "evaluate is done" not in said
+    assert set(json.loads((here / "runs" / "longer" / "evaluate" / "metrics.json").read_text())) >= {"compress"}
+    said = refused(capfd, "resume=longer", "stages=[prepare,train,evaluate]")
+    assert "evaluate is done, and came after prepare, train, compress, not prepare, train: resume it with" in said
+    assert main(["run", "from_run=longer", "stages=[evaluate]", "hydra.run.dir=runs/onward"]) == 0
+    said = refused(capfd, "resume=onward", "from_run=measured")
+    assert "evaluate is done, and came after longer/prepare, longer/train, longer/compress, not measured/prep" in said
 
 
 def test_what_only_a_person_may_type_is_not_taken_from_a_run_folder(here, capfd):
@@ -137,6 +172,29 @@ def test_an_edited_table_is_refused(here, capfd):
     finally:
         os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert main(["run", "resume=one"]) == 0
+
+
+def test_a_table_that_is_gone_does_no_harm_once_it_is_prepared(here, capfd):
+    (here / "clicks.parquet").rename(here / "elsewhere.parquet")
+    try:
+        assert main(["run", "resume=one"]) == 0
+        assert "data.source.path: expected a table at clicks.parquet, found none" in refused(capfd, *QUICK)
+    finally:
+        (here / "elsewhere.parquet").rename(here / "clicks.parquet")
+
+
+def test_an_edited_table_is_not_prepared_anew_under_an_old_model(here, capfd):
+    assert main(["run", *QUICK, "runs=others", "hydra.run.dir=others/one"]) == 0
+    shutil.rmtree(prepared_folder(here / "others" / "one" / "prepare"))
+    table = here / "clicks.parquet"
+    before = table.stat()
+    os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+    try:
+        assert main(["run", "resume=one", "runs=others"]) == 2
+    finally:
+        os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns))
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: small-") and "is gone, and preparing it anew gives other data" in said
 
 
 def test_two_at_once_are_refused(here, capfd):

@@ -52,6 +52,15 @@ def trained_on(place: Path, done) -> set[str]:
     return {f["name"] for f in about["schema"]["fields"]}
 
 
+def test_a_report_names_its_model_from_the_folder_of_runs_and_its_caution_is_a_note(place, finished):
+    """Neither a path of this machine nor one of Python's own warnings, which show a line of source."""
+    done = recsys(place, "run", "selection.batch_size=600", "stages=[select]", f"from_run={finished['id']}")
+    found = report(place, done)
+    assert found["provenance"]["checkpoint"] == f"{finished['id']}/train"
+    assert f"look at: {found['search']['warnings'][0]}\n" in done.stderr
+    assert "UserWarning" not in done.stderr and "select_features.py" not in done.stderr
+
+
 def test_a_report_is_compared_by_its_mlflow_run_and_by_its_stage(place, finished, capsys):
     done = recsys(
         place, "compare", finished["id"], finished["mlflow"]["run_id"],

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 HEAVY = ["torch", "torchrec", "fbgemm_gpu", "sklearn", "scipy", "mlflow", "pandas", "polars", "pyarrow", "plotly"]
+TABLE = "data=table data.label=y +data.fields={x:{}}"
 WRONG = {
     "model.absent=3": "model.absent: no such key: expected some of dropout, hidden, layers",
+    "data.fields.department.kind=numeric": "do not set this key yet: write +data.fields.department.kind=numeric",
+    "data.fields.department.colour=red": "data.fields.department.colour: no such key",
+    "data.fields.absent.kind=numeric": "data.fields.absent.kind: no such key: expected some of age, brand",
+    "data.weight=w": "data.weight: the options do not set this key yet: write +data.weight=w",
+    "~data.fields.department.kind": "data.fields.department.kind: no such key",
     "absent=3": "absent: no such key: expected some of calibrate",
     "+absent=3": "unknown absent",
     "+select.absent=3": "select: unknown absent",
@@ -85,6 +91,13 @@ WRONG = {
     "data.name=a/b": "data.name: expected",
     "data.name=/a": "data.name: expected",
     "tracking.register=a/b": "tracking.register: expected",
+    f"{TABLE} data.source.path=absent.csv": "data.source.path: expected a table at absent.csv, found none",
+    f"{TABLE} data.source.path=[absent/,b.csv]": "data.source.path: expected a table at absent/, found none",
+    f"{TABLE} data.source.path={{train:absent*.csv}}": "data.source.path: expected a table at absent*.csv, found none",
+    f"{TABLE} data.source.path='~/absent/**/*.csv'": "data.source.path: expected a table at ~/absent/**/*.csv",
+    f"{TABLE} data.source.path=s3://absent data.split.shares=[.5,.6,.1]": "data.split.shares: expected three positive",
+    f"{TABLE} data.source.path=s3://absent data.split.gap_days=-1": "data.split.gap_days: expected days from 0",
+    "data.split.test=[2017]": "data.split.test: expected [from, to) as two ISO dates",
     "seed=-1": "seed: input should be greater than or equal to 0",
     "seed=100000000000000000000": "seed: input should be less than",
     "seed=abc": "seed: input should be a valid integer",
@@ -149,7 +162,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     """Command line → exit code, standard error and standard output, of one process that cannot import torch."""
     folder = tmp_path_factory.mktemp("wrong")
     child = _CHILD.format(heavy=HEAVY, wrong=list(WRONG))
-    ran = subprocess.run([sys.executable, "-c", child], cwd=folder, capture_output=True, text=True, timeout=200)
+    ran = subprocess.run([sys.executable, "-c", child], cwd=folder, capture_output=True, text=True, timeout=400)
     assert ran.returncode == 0, ran.stderr
     assert not list(folder.iterdir()), "something was left behind"
     return {line: rest for line, *rest in map(json.loads, ran.stdout.splitlines())}
@@ -218,6 +231,20 @@ def test_a_step_is_left_out_with_a_tilde(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["run", "~compression", "~quantization"]) == 0
     assert seen[0]["compression"] is None and seen[0]["quantization"] is None
+
+
+def test_a_run_and_its_model_have_the_name_of_the_data(monkeypatch, tmp_path: Path) -> None:
+    """Were all of them called alike, two tables would share one registered model."""
+    import pipelines.run
+    from recsys.commands.cli import main
+
+    seen = []
+    monkeypatch.setattr(pipelines.run, "execute", lambda config, folder: seen.append((config, folder)) or folder)
+    monkeypatch.chdir(tmp_path)
+    for arguments, name in ((["data=ml100k"], "ml100k"), (["experiment=demo"], "demo"), (["name=mine"], "mine")):
+        assert main(["run", *arguments]) == 0
+        config, folder = seen[-1]
+        assert config["name"] == config["tracking"]["register"] == name and folder.name.endswith(f"-{name}-0")
 
 
 def test_what_the_tables_take_is_compared_with_the_memory_there_is(monkeypatch) -> None:

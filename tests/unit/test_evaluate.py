@@ -116,3 +116,23 @@ def test_every_model_is_recalibrated_and_every_table_says_so(evaluated, monkeypa
     monkeypatch.setattr(summary, "_models", lambda _: {**useless, "constant": found["constant"]})
     summary.show(result, {"data": {"name": "sampled"}})
     assert "No model beats always saying the label rate" in said.getvalue()
+
+
+def test_a_baseline_that_beats_what_is_shipped_is_named(evaluated, monkeypatch) -> None:
+    """It is compared with the newest model as the bundle gives it: recalibrated, if that was asked for."""
+    said = io.StringIO()
+    monkeypatch.setattr(summary, "console", lambda **_: Console(file=said, width=200))
+    result = {"stages": {"evaluate": {"folder": str(evaluated[1] / "evaluate")}}, "mlflow": {"uri": "sqlite:///x"}}
+    model = {"ne": 0.9, "logloss": 0.5, "recalibrated_logloss": 0.48, "auc": 0.7}
+    shown = {"train": {**model, "logloss": 0.3}, "retrain": model, "recalibrated": {**model, "logloss": 0.48}}
+    baseline = {"logistic regression": {**model, "logloss": 0.49, "recalibrated_logloss": 0.475, "auc": 0.71}}
+    worse = {"LightGBM": {**model, "logloss": 0.481, "recalibrated_logloss": 0.481, "auc": 0.9}}
+    line = (
+        "logistic regression is better than the model that is shipped (retrain, recalibrated): test logloss 0.4750, "
+        "not 0.4800 (-0.0050), AUC 0.7100, not 0.7000 (+0.0100)"
+    )
+    for models, expected in ((shown, 0), ({**worse, **shown}, 0), ({**worse, **baseline, **shown}, 1)):
+        monkeypatch.setattr(summary, "_models", lambda _, models=models: models)
+        said.truncate(0)
+        summary.show(result, {"data": {"name": "sampled"}})
+        assert said.getvalue().count(line) == expected == said.getvalue().count("is better than")

@@ -180,10 +180,9 @@ def test_a_reservoir_steadies_the_gradient_of_a_rare_field_and_keeps_its_mean(tm
 
 def test_a_small_validation_split_shortens_the_search_and_says_how_many_rows_it_needs(tmp_path):
     model, valid, _ = linear(tmp_path, {"a": 1.0, "b": 0.0}, rows=4000)
-    with pytest.warns(UserWarning, match="validation has 32.. rows: 150 steps need 4096, so the gates had 100"):
-        found = search(model, valid, price=1e-2)
+    found = search(model, valid, price=1e-2)
     assert found.about["steps"] == 200
-    assert "4096" in found.about["warnings"][0]
+    assert "rows: 150 steps need 4096, so the gates had 100" in found.about["warnings"][0]
     assert found.keep == {"a": True, "b": False}
     assert search(model, valid, price=1e-2, batch_size=1024).about["warnings"] == []
 

@@ -339,8 +339,24 @@ def test_sample_weights_and_further_labels_are_kept(config, table, tmp_path) -> 
     folder = prepare({**config, "weight": "w", "labels": ["buy"]}, lambda: more, tmp_path)
     assert np.load(folder / "train" / "weight.npy")[:3].tolist() == [0, 1, 2]
     assert np.load(folder / "train" / "label.buy.npy")[:4].tolist() == [0, 1, 0, 1]
-    minus = put(more, "w", [-1.0] * n)
-    refuse({**config, "weight": "w"}, minus, tmp_path / "c", DataError, "weight 'w': expected numbers of at least 0")
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (lambda n: [-1.0] * n, "weight 'w': expected numbers from 0 to 1e.30 in every row"),
+        (lambda n: [None] + [1.0] * (n - 1), "weight 'w': expected numbers from 0 to 1e.30 in every row"),
+        (lambda n: [1.0] * (n - 1) + [1e39], "weight 'w': expected numbers from 0 to 1e.30 in every row"),
+        (lambda n: [0.0] * (n * 8 // 10) + [1.0] * (n - n * 8 // 10), "the train split has none"),
+        (lambda n: [1e-50] * n, "the train split has none"),
+        (lambda n: [1.0] * (n * 7 // 10) + [0.0] * (n - n * 7 // 10), "the valid split has none"),
+        (lambda n: [1.0] * (n * 85 // 100) + [0.0] * (n - n * 85 // 100), "the test split has none"),
+    ],
+)
+def test_weights_that_no_split_can_use_are_refused(config, table, tmp_path, weights, message) -> None:
+    more = table.append_column("w", pa.array(weights(table.num_rows), pa.float64()))
+    split = {"shares": [0.7, 0.15, 0.15]}
+    refuse({**config, "weight": "w", "split": split}, more, tmp_path / "c", DataError, message)
 
 
 def test_collisions_of_a_hash_are_estimated(tmp_path: Path) -> None:

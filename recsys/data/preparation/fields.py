@@ -7,11 +7,12 @@ from typing import Any
 
 import psutil
 
+from recsys.data.preparation.split_settings import check_split
 from recsys.errors import ConfigError
 from recsys.features.encoders import PARTS
 from recsys.features.past import WHATS, WHERES, Past
 
-__all__ = ["ENCODINGS", "KEYS", "FieldConfig", "check_name", "data_fields", "field_configs"]
+__all__ = ["ENCODINGS", "FIELD_KEYS", "KEYS", "FieldConfig", "check_name", "data_fields", "field_configs"]
 
 KEYS = ("name", "source", "label", "labels", "weight", "time", "group", "split", "fields", "grow_from", "dropped")
 ENCODINGS = {
@@ -141,6 +142,10 @@ class FieldConfig:
             raise ConfigError(f"{at}.past: {self.past.what} gives a number, this field is {self.kind}: set numeric")
 
 
+_KNOWN = sorted(f.name for f in fields(FieldConfig) if f.name != "name")
+FIELD_KEYS = {*_KNOWN, "parts"}  # of an entry of data.fields; only a timestamp has parts
+
+
 def _past(given: Any, at: str) -> Past | None:
     if given is None:
         return None
@@ -203,6 +208,7 @@ def data_fields(config: Mapping[str, Any]) -> list[FieldConfig]:
     seed = config["split"].get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= _MOST["seed"]:
         raise ConfigError(f"data.split.seed: expected a whole number from 0 to {_MOST['seed']:,}, got {seed!r}: set it")
+    check_split(config["split"], config.get("time"))
     made = field_configs(config["fields"])
     _check_roles(config, made)
     return made
@@ -239,14 +245,13 @@ def field_configs(entries: Mapping[str, Any]) -> list[FieldConfig]:
     Raises:
         ConfigError: Whatever of it cannot be.
     """
-    known = {f.name for f in fields(FieldConfig)} - {"name"}
     made: list[FieldConfig] = []
     for name, entry in entries.items():
         if not isinstance(entry or {}, Mapping):
             raise ConfigError(f"data.fields.{name}: expected settings like {{kind: numeric}}, got {entry!r}")
         for each, settings in _expanded(name, dict(entry or {})):
-            if unknown := set(settings) - known:
-                raise ConfigError(f"data.fields.{each}: unknown {sorted(unknown)}: expected some of {sorted(known)}")
+            if unknown := set(settings) - set(_KNOWN):
+                raise ConfigError(f"data.fields.{each}: unknown {sorted(unknown)}: expected some of {_KNOWN}")
             past = _past(settings.pop("past", None), f"data.fields.{each}")
             made.append(FieldConfig(each, **settings, past=past))
     if not made:

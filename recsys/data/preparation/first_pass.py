@@ -264,7 +264,7 @@ def _not_inputs(plan: _Plan, config: Mapping[str, Any]) -> None:
         plan.jobs[f"label/{other}"] = lambda batch, other=other: label_values(batch[other], other)
     if weight := config.get("weight"):
         plan.need(weight, "weight")
-        plan.jobs["weight"] = lambda batch: floats(batch[weight], weight).astype(np.float32)
+        plan.jobs["weight"] = lambda batch: np.clip(floats(batch[weight], weight), -1, 3e38).astype(np.float32)
     if time := config.get("time"):
         plan.time(time, "time")
     split = config.get("split") or {}

@@ -40,6 +40,7 @@ __all__ = ["KEYS", "SPLITS", "check_unchanged", "prepare", "source_version"]
 FORMAT = 1  # of the prepared folder; raise it if a reader of it must change
 GOLDEN_ROWS = 256  # raw test rows kept for the golden batch of a bundle
 _NO_PART = ("recsys.config", "recsys.errors", "recsys.progress", "recsys.terminal")  # of what is prepared
+_MOST_WEIGHT = 1e30  # of a row: a batch of them can be summed as float32
 _STEP = 1 << 16  # rows written at once
 
 
@@ -129,6 +130,8 @@ def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source
     try:
         _check_labels(spool, config)
         code_B = split_codes(spool, config)
+        if config.get("weight"):
+            _check_weights(spool, code_B, config["weight"])
         rate = _train_rate(spool, code_B)
         add_past(spool, configs, config, rate)
         schema, encoders = _fit_all(spool, code_B, configs, config, rate)
@@ -164,10 +167,23 @@ def _check_labels(spool: Spool, config: Mapping[str, Any]) -> None:
         binary_B = zeros_and_ones(label_B, name)
         if not np.array_equal(binary_B, label_B):
             spool.replace(column, binary_B)
-    if config.get("weight"):
-        weight_B = spool.read("weight")
-        if not (weight_B >= 0).all() or weight_B.sum() == 0:
-            raise DataError(f"weight {config['weight']!r}: expected numbers of at least 0 in every row: mend them")
+
+
+def _check_weights(spool: Spool, code_B: np.ndarray, name: str) -> None:
+    """Every row has a weight that a batch can sum as float32, and in each split some row counts."""
+    counts = [False] * len(SPLITS)
+    for a in range(0, spool.rows, _STEP):
+        b = min(spool.rows, a + _STEP)
+        weight_B = spool.read("weight", a, b)
+        if not ((weight_B >= 0) & (weight_B <= _MOST_WEIGHT)).all():
+            raise DataError(f"weight {name!r}: expected numbers from 0 to {_MOST_WEIGHT:g} in every row: mend them")
+        counts = [c or bool((weight_B[code_B[a:b] == i] > 0).any()) for i, c in enumerate(counts)]
+    for split, some in zip(SPLITS, counts, strict=True):
+        if not some:
+            raise DataError(
+                f"weight {name!r}: expected a row above 0 in each split, the {split} split has none: change "
+                "data.split, or mend the weights"
+            )
 
 
 def _is_binary(spool: Spool, column: str) -> bool:

@@ -1,18 +1,18 @@
 """Which split each row belongs to. Memory holds one byte a row, whatever the rule. B rows."""
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
+from recsys.data.preparation.split_settings import SPLITS, split_dates, split_shares
 from recsys.data.preparation.spool import NO_TIME, Spool
 from recsys.errors import ConfigError, DataError
 from recsys.features.encoders import ABSENT, hash_text
 
 __all__ = ["NONE", "SPLITS", "kth_smallest", "split_codes"]
 
-SPLITS = ("train", "valid", "test")  # codes 0, 1, 2
 NONE = -1  # in a gap: in no split
 _CHUNK = 1 << 20
 
@@ -36,27 +36,10 @@ def kth_smallest(read: Callable[[int, int], np.ndarray], rows: int, k: int) -> i
     return low
 
 
-def _shares(split: Mapping[str, Any]) -> list[float]:
-    try:
-        shares = [float(s) for s in split["shares"]]
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"data.split.shares: expected three positive shares, got {split['shares']!r}") from error
-    if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ConfigError(f"data.split.shares: expected three positive shares that sum to 1, got {shares}")
-    return shares
-
-
 def _ranges(split: Mapping[str, Any], time: str | None) -> Callable[[np.ndarray], np.ndarray]:
     """`{train: [from, to), …}` as ISO dates."""
-    if not time:
-        raise ConfigError("data.split gives dates: set data.time to the column that they are about")
-    found: list[tuple[np.int64, np.int64]] = []
-    for name in SPLITS:
-        try:
-            start, end = (np.datetime64(datetime.fromisoformat(str(t)), "us").astype(np.int64) for t in split[name])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"data.split.{name}: expected [from, to) as two ISO dates, got {error}") from error
-        found.append((start, end))
+    dates = split_dates(split, time)
+    found = [tuple(np.datetime64(d, "us").astype(np.int64) for d in pair) for pair in dates]
 
     def assign(time_B: np.ndarray) -> np.ndarray:
         code_B = np.full(len(time_B), NONE, np.int8)
@@ -150,15 +133,15 @@ def split_codes(spool: Spool, config: Mapping[str, Any]) -> np.ndarray:
     column, assign = f"us/{time}", None
     if by := split.get("column") or split.get("by"):
         values = spool.dictionary(by).values().to_list()
-        table = _of_values(split, values) if "column" in split else _of_groups(_shares(split), values, seed)
+        table = _of_values(split, values) if "column" in split else _of_groups(split_shares(split), values, seed)
         column = f"codes/{by}"
         assign = lambda code_B: table[np.maximum(code_B, -1)]  # noqa: E731  (−1, −2: the last entry)
     elif "shares" not in split:
         assign = _ranges(split, time)
     elif time:
-        assign = _by_time(_shares(split), float(split.get("gap_days", 0)), spool, column)
+        assign = _by_time(split_shares(split), float(split.get("gap_days", 0)), spool, column)
     if assign is None:
-        shares = np.cumsum(_shares(split))[:2]
+        shares = np.cumsum(split_shares(split))[:2]
         parts = [
             np.searchsorted(shares, _random(seed, a, b), side="right").astype(np.int8) for a, b in _steps(spool.rows)
         ]

@@ -1,7 +1,6 @@
 """LeAP: learnable adaptive permutation, on a frozen model. U gated units, S steps."""
 
 import time
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,7 +41,6 @@ def _affordable(steps: int, batch_size: int, rows: int) -> tuple[int, list[str]]
     needed = -(-_LEAST_STEPS // _MOST_PASSES) * batch_size
     note = f"validation has {rows} rows: {_LEAST_STEPS} steps need {needed}, so the gates had {most} steps and may "
     note += "not have settled: give more validation rows, or lower selection.batch_size"
-    warnings.warn(note, stacklevel=3)
     return most, [note]
 
 
