@@ -17,11 +17,12 @@ def run(stage: Stage) -> Result:
     source = newest_model(stage)
     model, spec = checkpoint.load(source)
     evaluated = stage.done.get("evaluate")
-    calibrator, measured = None, {}
+    calibrator, calibration, measured = None, "not fitted", {}
     if evaluated:
         measured = read_made(evaluated, "metrics.json", "the figures of models")
         if (evaluated / "calibrator.json").exists():
             calibrator = read_made(evaluated, "calibrator.json", "a calibrator")
+            calibration = "none helped on validation" if calibrator is None else "isotonic, on validation"
     if not evaluated:
         said = "this run has no evaluation of the model: its card says so, and the bundle holds no calibrator: "
         console().print(said + "add evaluate to stages to measure and recalibrate it", soft_wrap=True)
@@ -31,6 +32,7 @@ def run(stage: Stage) -> Result:
         "data": stage.data.name,
         "stage": source.name,
         "model": spec,
+        "calibration": calibration,
         "metrics": {k: v for k, v in measured.items() if k in (source.name, "recalibrated", "constant")},
     }
     bundle = stage.folder / "bundle"

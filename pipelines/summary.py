@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.stage import RECALIBRATED, row_names
+from pipelines.stage import recalibration, row_names
 from recsys.results import no_better_than_constant, read_made
 from recsys.selection.reports.benchmark_page import columns, rows
 from recsys.terminal import console
@@ -62,7 +62,7 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
         screen.print(table)
         if worst := no_better_than_constant(models):
             screen.print(worst, style="yellow", soft_wrap=True)
-        screen.print(RECALIBRATED, style="dim")
+        screen.print(recalibration(models), soft_wrap=True, style="dim")
         screen.print(
             "µs a row: 512 rows at a time in eager PyTorch, the models in turn; of the bundle, its graph alone.",
             style="dim",

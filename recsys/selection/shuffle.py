@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from recsys.data.shards import Shards
-from recsys.evaluation.metrics import auc, sigmoid
+from recsys.evaluation.metrics import auc, losses, sigmoid, weighted_mean
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_generators
-from recsys.selection.counted import counted, donors, weighted_mean
-from recsys.selection.price import losses
+from recsys.selection.counted import counted, donors
 from recsys.training.loop import bf16
 
 __all__ = ["Shuffled", "shuffled_cost"]

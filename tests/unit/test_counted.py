@@ -13,9 +13,10 @@ from recsys.config.factory import make
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
+from recsys.evaluation.metrics import weighted_mean
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import change_rates
-from recsys.selection.counted import Rows, counted, donors, resampled, weighted_mean
+from recsys.selection.counted import Rows, counted, donors, resampled
 from recsys.selection.price import default_price, gain_over_constant
 from recsys.selection.reports.report import health
 from recsys.selection.search import Recipe, gate_loss
