@@ -5,7 +5,7 @@ from recsys.compression.reads import count_reads
 from recsys.compression.report import compare
 from recsys.config.factory import make
 from recsys.data.shards import Shards
-from recsys.tables.lookup import PlainEmbedding
+from recsys.tables.plain import PlainEmbedding
 from recsys.terminal import console
 from recsys.training import checkpoint
 

@@ -11,8 +11,7 @@ from typing import Any
 from pipelines.stage import STAGES
 from recsys.config.options import present_name
 from recsys.errors import ConfigError, DataError
-from recsys.files import read_json
-from recsys.results import VERSION, read_result
+from recsys.results import read_begun, read_result
 
 __all__ = ["changed_since", "settings", "stages_to_run", "taken_over"]
 
@@ -70,7 +69,7 @@ def taken_over(config: Mapping[str, Any], names: list[str]) -> dict[str, Path]:
     taken = {n: Path(stages[n]["folder"]) for n in list(STAGES)[:first] if n in stages}
     if gone := [str(p) for p in taken.values() if not p.is_dir()]:
         raise DataError(f"from_run: run {run} went on from {gone[0]}, which is gone: run it anew, without from_run")
-    before = read_json(runs / run / "run.json", "the settings of a run", "run it again with this recsys", VERSION)
+    before = read_begun(runs / run, "run it again with this recsys")
     for name in taken:
         if found := changed_since(name, before["config"], config):
             raise ConfigError(

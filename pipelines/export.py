@@ -1,15 +1,18 @@
 """Stage export: a serving bundle of the newest model, verified by replaying its golden batch."""
 
 import shutil
+from types import NoneType
 
 from pipelines.stage import Result, Stage, newest_model, write_json
 from recsys.export.bundle import export_bundle
-from recsys.results import read_made
+from recsys.results import FIGURES, NUMBER, read_made
 from recsys.serving.bundle import Bundle, latency
 from recsys.terminal import console
 from recsys.training import checkpoint
 
 __all__ = ["run"]
+
+CURVE = ({"x": [NUMBER], "y": [NUMBER]}, NoneType)  # null: no curve helped
 
 
 def run(stage: Stage) -> Result:
@@ -19,9 +22,9 @@ def run(stage: Stage) -> Result:
     evaluated = stage.done.get("evaluate")
     calibrator, calibration, measured = None, "not fitted", {}
     if evaluated:
-        measured = read_made(evaluated, "metrics.json", "the figures of models")
+        measured = read_made(evaluated, "metrics.json", "the figures of models", FIGURES)
         if (evaluated / "calibrator.json").exists():
-            calibrator = read_made(evaluated, "calibrator.json", "a calibrator")
+            calibrator = read_made(evaluated, "calibrator.json", "a calibrator", CURVE)
             calibration = "none helped on validation" if calibrator is None else "isotonic, on validation"
     if not evaluated:
         said = "this run has no evaluation of the model: its card says so, and the bundle holds no calibrator: "

@@ -31,11 +31,12 @@ def _check_writable(folder: Path, at: str) -> None:
 
 
 def _refuse_password(uri: str, at: str) -> None:
-    """An address with a password would end up in run.json, in Hydra's notes and in MLflow."""
-    if "@" in uri.partition("//")[2] or re.search(r"(?i)(password|token)=", uri):
+    """An address with a password would end up in run.json, in Hydra's notes and in MLflow; after ? one may stand."""
+    if re.search(r"[@?#;]", uri):
         raise ConfigError(
-            f"{at}: expected an address without a name or a password, got one with: set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or for a database the whole address in MLFLOW_TRACKING_URI"
+            f"{at}: expected an address without a name, a password or anything after ?, got one with: set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            "or for a database the whole address in MLFLOW_TRACKING_URI"
         )
 
 

@@ -5,9 +5,13 @@ from pathlib import Path
 from pipelines.stage import Result, Stage
 from recsys.config.factory import make
 from recsys.data.preparation.prepare import check_unchanged, prepare
-from recsys.results import prepared_folder, read_prepared, write_prepared
+from recsys.results import NUMBER, prepared_folder, read_prepared, write_prepared
 
 __all__ = ["check", "gone", "run"]
+
+_SHARES = {str: NUMBER}
+_SPLIT = {"rows": NUMBER, "label_rate": NUMBER, "fields": {str: _SHARES}}
+_ABOUT = {"rows": NUMBER, "bad_rows": NUMBER, "splits": {str: _SPLIT}, "clipped": _SHARES}
 
 
 def check(stage: Stage) -> None:
@@ -37,7 +41,7 @@ def run(stage: Stage) -> Result:
     cache = Path(stage.config["runs"]) / "cache"
     folder = prepare(data, source, cache).resolve()
     write_prepared(stage.folder, folder)
-    about = read_prepared(folder, "prepared.json")
+    about = read_prepared(folder, "prepared.json", _ABOUT)
     metrics: dict[str, float] = {"rows": about["rows"], "bad_rows": about["bad_rows"]}
     for split, seen in about["splits"].items():
         metrics |= {f"{split}_rows": seen["rows"], f"{split}_label_rate": seen["label_rate"]}

@@ -23,6 +23,7 @@ from recsys.data.shards import Shards, read_array
 from recsys.features.schema import Schema
 from recsys.files import read_json, whole
 from recsys.lock import locked
+from recsys.results import NUMBER
 from recsys.selection.reports.agreement import influence, paired_difference
 from recsys.terminal import console
 from recsys.training import checkpoint
@@ -66,7 +67,8 @@ def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:
     done, label = folder / "metrics.json", f"  {len(names)} fields"
     with locked(folder.with_suffix(".lock")):
         if done.exists() and (folder / _LOGITS).exists():
-            found = read_json(done, "the figures of a retrain", f"remove {folder}, and it is trained again")
+            mend = f"remove {folder}, and it is trained again"
+            found = read_json(done, "the figures of a retrain", mend, shape={"auc": NUMBER})
             (folder / "resume.pt").unlink(missing_ok=True)  # if a kill came just before that
             _console.print(f"{label}: test AUC {found['auc']:.4f} (known)")
             return Retrained(folder, found)

@@ -14,9 +14,8 @@ from pipelines import prepare, summary
 from pipelines.earlier import changed_since, settings, stages_to_run, taken_over
 from pipelines.stage import STAGES, Result, Stage, write_json
 from recsys.errors import ConfigError
-from recsys.files import read_json
 from recsys.lock import locked
-from recsys.results import VERSION, noted_overrides, read_result, read_stage, relative
+from recsys.results import VERSION, noted_overrides, read_begun, read_result, read_stage, relative
 from recsys.store import masked
 from recsys.terminal import console
 from recsys.tracking import Tracker
@@ -77,7 +76,7 @@ def _begin(folder: Path, config: Mapping[str, Any]) -> str:
     path, now = folder / "run.json", json.loads(json.dumps(settings(config)))
     if not path.exists():
         write_json(path, {"mark": uuid4().hex, "config": now, "overrides": noted_overrides(folder)}, VERSION)
-    begun = read_json(path, "the settings of a run", "begin a new run", VERSION)
+    begun = read_begun(folder)
     for name in (n for n in STAGES if (folder / n).exists()):
         used = any(p.is_file() for p in (folder / name).rglob("*"))  # a benchmark keeps a folder for each search
         if used and (found := changed_since(name, begun["config"], now)):

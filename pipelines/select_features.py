@@ -14,7 +14,7 @@ from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.files import write_text
 from recsys.frame.ctr import CTR
-from recsys.results import read_made
+from recsys.results import NUMBER, read_made
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.reports.redundancy import clusters
 from recsys.selection.reports.report import doubt, health, make_report, with_probes
@@ -68,7 +68,8 @@ def run(stage: Stage) -> Result:
     check_policy(model.schema.names, no_cut, protect)
     drops_repeats = _drops_repeats(stage)
     how = make_dataclass(TrainConfig, resolve(stage.config, facts(train))["train"], "train")
-    history = read_made(stage.earlier("train"), "history.json", "the looks of a training")
+    looks = [{"step": NUMBER, "valid_logloss": NUMBER}]
+    history = read_made(stage.earlier("train"), "history.json", "the looks of a training", looks)
     recipe = Recipe(lambda schema: checkpoint.build(schema, spec), how, int(best_look(history)["step"]))
     found_health = health(model, train, valid)
     scores, probes = _search(stage, model, train, valid, recipe)

@@ -9,8 +9,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,8 @@ def _refuse_what_cannot_be(overrides: list[str], given: argparse.Namespace) -> N
     plain = compose([o for o in overrides if key_of(o).startswith("hydra")], given)
     for config in configs:
         _refuse_what_a_file_may_not_say(config, plain, overrides)
-        resolved = _resolved(config)
+        with _unused_is(_no_folder):
+            resolved = _resolved(config)
         check(resolved)
         _check_folder(config, Path(resolved["runs"]), given.multirun)
 
@@ -108,8 +109,6 @@ def _refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overr
     """
     if config.get("trusted") and not any(key_of(o) == "trusted" for o in overrides):
         raise ConfigError("trusted: a file may not say what code to trust: give trusted=[PACKAGE] on the command line")
-    if "${unused:" in str({k: v for k, v in _plain(config).items() if k != "hydra"}):
-        raise ConfigError("${unused:…} makes a folder: only hydra.run.dir and hydra.sweep.dir may; write a plain name")
     here, typed = (_plain(c.hydra) for c in (config, plain))
     for key in _ONLY_TYPED:
         group, _, name = key.rpartition(".")
@@ -151,14 +150,22 @@ def _unused(folder: str) -> str:
             return str(path)
 
 
+def _no_folder(folder: str) -> str:
+    raise ConfigError(f"${{unused:{folder}}} makes a folder: only hydra.run.dir and hydra.sweep.dir may")
+
+
 @contextmanager
-def folders_made() -> Generator[None]:
-    """Within it, `${unused:FOLDER}` makes the folder; outside it is only a name, since merging resolves it too."""
-    OmegaConf.register_new_resolver("unused", _unused, use_cache=True, replace=True)
+def _unused_is(resolver: Callable[[str], str], use_cache: bool = False) -> Generator[None]:
+    OmegaConf.register_new_resolver("unused", resolver, use_cache=use_cache, replace=True)
     try:
         yield
     finally:
         OmegaConf.register_new_resolver("unused", str, replace=True)
+
+
+def folders_made() -> AbstractContextManager[None]:
+    """Within it, `${unused:FOLDER}` makes the folder; outside it is only a name, since merging resolves it too."""
+    return _unused_is(_unused, use_cache=True)
 
 
 OmegaConf.register_new_resolver("unused", str)

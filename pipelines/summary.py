@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.stage import recalibration, row_names
-from recsys.results import no_better_than_constant, read_made
+from recsys.results import FIGURES, no_better_than_constant, read_made
 from recsys.selection.reports.benchmark_page import columns, rows
 from recsys.terminal import console
 
@@ -19,7 +19,7 @@ def _models(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     evaluated = result["stages"].get("evaluate")
     if not evaluated:
         return {}
-    return read_made(Path(evaluated["folder"]), "metrics.json", "the figures of models")
+    return read_made(Path(evaluated["folder"]), "metrics.json", "the figures of models", FIGURES)
 
 
 def show(result: dict[str, Any], config: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
             style="dim",
         )
     if "benchmark" in stages:
-        about = read_made(Path(stages["benchmark"]["folder"]), "benchmark.json", "the figures of a benchmark")
+        about = read_made(Path(stages["benchmark"]["folder"]), "benchmark.json", "the figures of a benchmark", dict)
         table = Table(*columns(about), title=f"{config['data']['name']}: retrained on the top k, test split")
         for row in rows(about):
             table.add_row(*row)

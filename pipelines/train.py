@@ -70,5 +70,5 @@ def run(stage: Stage) -> Result:
 
 def run_again(stage: Stage) -> Result:
     """Train from scratch on the fields that stage select kept."""
-    kept = read_made(stage.earlier("select"), "selection.json", "a selection")["keep"]
+    kept = read_made(stage.earlier("select"), "selection.json", "a selection", {"keep": [str]})["keep"]
     return _train(stage, Schema.load(stage.data / "schema.json").subset(kept))

@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[
 def _held(path: Path, flags: int = os.O_RDONLY) -> int | None:
     """A handle that holds the lock of a file or folder; None if another process has it, or it is gone."""
     try:
-        handle = os.open(path, flags | os.O_NOFOLLOW)
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     try:
@@ -121,14 +121,20 @@ def _sweep(target: Path) -> None:
     """Remove what is left of a target whose makers are dead: nobody holds the locks of their files and folders."""
     pattern = f".{glob.escape(_stem(target))}.*{_UNFINISHED}"
     for name in glob.glob(pattern, root_dir=target.parent, include_hidden=True):
-        left = target.parent / name
-        handle = _held(left)
-        if handle is not None:
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
-            os.close(handle)
+        with suppress(OSError):  # a link, or another user's: it stays
+            _remove(target.parent / name)
+
+
+def _remove(left: Path) -> None:
+    if (handle := _held(left)) is None:
+        return
+    try:
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
 
 
 def _stem(target: Path) -> str:
@@ -217,7 +223,19 @@ def write_json(path: Path, value: Any, version: int | None = None) -> Path:
     return write_text(path, json.dumps(value if version is None else {"version": version, **value}, indent=1))
 
 
-def read_json(path: Path, what: str, mend: str, version: int | None = None) -> Any:
+def _misfit(value: Any, shape: Any, at: str) -> str | None:
+    """Where a value has another shape first, as `stages.train.folder`; None if nowhere."""
+    if isinstance(shape, tuple):
+        return None if any(_misfit(value, s, at) is None for s in shape) else at
+    if isinstance(shape, dict) and isinstance(value, dict):
+        inside = [(k, s) for key, s in shape.items() for k in (value if key is str else [key])]
+        return next((m for k, s in inside if (m := _misfit(value.get(k), s, f"{at}.{k}")) is not None), None)
+    if isinstance(shape, list) and isinstance(value, list):
+        return next((m for i, v in enumerate(value) if (m := _misfit(v, shape[0], f"{at}.{i}")) is not None), None)
+    return None if isinstance(shape, type) and isinstance(value, shape) else at
+
+
+def read_json(path: Path, what: str, mend: str, version: int | None = None, shape: Any = object) -> Any:
     """Read JSON.
 
     Args:
@@ -225,9 +243,11 @@ def read_json(path: Path, what: str, mend: str, version: int | None = None) -> A
         what: It should be, for messages: "the result of a run".
         mend: What the user can do if it is not: "run it again".
         version: The one version of the format that the caller reads; the file must have it.
+        shape: What the caller relies on: a type; several in a tuple; `{"key": shape}`, `{str: shape}` for any keys,
+            or `[shape]` for a list of such. A key that may be missing has `NoneType` among its types.
 
     Raises:
-        DataError: If there is no such file, it is no JSON, or it is of another version.
+        DataError: If there is no such file, it is no JSON, or it is of another version or shape.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -239,4 +259,7 @@ def read_json(path: Path, what: str, mend: str, version: int | None = None) -> A
         got = value.get("version", "none") if isinstance(value, dict) else "none"
         if got != version:
             raise DataError(f"{path}: expected {what} of version {version}, got {got}: {mend}")
+    if (at := _misfit(value, shape, "")) is not None:
+        where = f"{at[1:]} is missing or of another type" if at else f"got a {type(value).__name__}"
+        raise DataError(f"{path} is damaged: expected {what}, {where}: {mend}")
     return value

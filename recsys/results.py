@@ -6,16 +6,20 @@ Paths in these files are relative to the file's own folder, so that a folder of 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from recsys.files import read_json, write_json
 
 __all__ = [
+    "FIGURES",
+    "NUMBER",
     "VERSION",
     "no_better_than_constant",
     "noted_overrides",
     "overrides",
     "prepared_folder",
+    "read_begun",
     "read_made",
     "read_prepared",
     "read_result",
@@ -24,6 +28,25 @@ __all__ = [
     "write_prepared",
 ]
 
+NUMBER = (int, float)
+FIGURES = {str: {"auc": NUMBER, "logloss": NUMBER, "ne": NUMBER}}  # of each model, in metrics.json of stage evaluate
+_STAGE = {"bundle": (str, NoneType), "metrics": ({str: object}, NoneType), "mlflow_run_id": (str, NoneType)}
+_RESULT = {
+    "id": str,
+    "name": str,
+    "mlflow": {"uri": str, "run_id": (str, NoneType)},
+    "stages": {str: {"folder": str, **_STAGE}},
+}
+_STAGE_RESULT = {
+    **_STAGE,
+    "seconds": NUMBER,
+    "metrics": {str: NUMBER},
+    "tags": {str: str},
+    "params": {str: str},
+    "history": [dict],
+    "artifacts": [str],
+}
+_BEGUN = {"mark": str, "config": {str: object}, "overrides": ([str], NoneType)}
 VERSION = 1  # of run.json, result.json and data.json; a reader reads its own version only
 _MEND = "run it again with this recsys"
 
@@ -50,10 +73,10 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         DataError: If there is none, or it is damaged or of another version.
     """
-    result = read_json(path, "the result of a run", _MEND, VERSION)
+    result = read_json(path, "the result of a run", _MEND, VERSION, _RESULT)
     paths = ("folder", "bundle")
     result["stages"] = {
-        name: {k: _absolute(v, path.parent) if k in paths else v for k, v in stage.items()}
+        name: {k: _absolute(v, path.parent) if v and k in paths else v for k, v in stage.items()}
         for name, stage in result["stages"].items()
     }
     return result
@@ -66,30 +89,42 @@ def read_stage(folder: Path) -> dict[str, Any]:
         DataError: If there is none, or it is damaged or of another version.
     """
     mend = "remove it, and resume the run to run the stage again"
-    return read_json(folder / "result.json", "the result of a stage", mend, VERSION)
+    return read_json(folder / "result.json", "the result of a stage", mend, VERSION, _STAGE_RESULT)
 
 
-def read_made(folder: Path, name: str, what: str) -> Any:
+def read_begun(folder: Path, mend: str = "begin a new run") -> dict[str, Any]:
+    """The run.json of a run: its mark, its configuration and the overrides that it was begun with.
+
+    Raises:
+        DataError: If there is none, or it is damaged or of another version.
+    """
+    return read_json(folder / "run.json", "the settings of a run", mend, VERSION, _BEGUN)
+
+
+def read_made(folder: Path, name: str, what: str, shape: Any) -> Any:
     """A file of JSON that a finished stage left.
 
     Args:
         folder: The stage's.
         name: Of the file.
         what: It holds, for messages.
+        shape: As for `read_json`.
 
     Raises:
         DataError: If there is none, or it is damaged.
     """
-    return read_json(folder / name, what, f"remove {folder / 'result.json'} and resume its run, which makes it again")
+    mend = f"remove {folder / 'result.json'} and resume its run, which makes it again"
+    return read_json(folder / name, what, mend, shape=shape)
 
 
-def read_prepared(folder: Path, name: str) -> Any:
-    """A file of JSON of prepared data.
+def read_prepared(folder: Path, name: str, shape: Any) -> Any:
+    """A file of JSON of prepared data; its shape is that of `read_json`.
 
     Raises:
         DataError: If there is none, or it is damaged.
     """
-    return read_json(folder / name, "a file of prepared data", f"remove {folder} and run stage prepare again")
+    mend = f"remove {folder} and run stage prepare again"
+    return read_json(folder / name, "a file of prepared data", mend, shape=shape)
 
 
 def overrides(folder: Path) -> list[str] | None:
@@ -100,9 +135,7 @@ def overrides(folder: Path) -> list[str] | None:
     Raises:
         DataError: If run.json is damaged or of another version.
     """
-    if (folder / "run.json").exists():
-        return read_json(folder / "run.json", "the settings of a run", "begin a new run", VERSION)["overrides"]
-    return None
+    return read_begun(folder)["overrides"] if (folder / "run.json").exists() else None
 
 
 def noted_overrides(folder: Path) -> list[str] | None:
@@ -112,8 +145,8 @@ def noted_overrides(folder: Path) -> list[str] | None:
     noted = folder / ".hydra" / "overrides.yaml"
     if not noted.is_file():
         return None
-    found = OmegaConf.load(noted)
-    return [str(o) for o in found] if OmegaConf.is_list(found) else None
+    found: Any = OmegaConf.to_container(OmegaConf.load(noted))  # as they were typed, not resolved
+    return [str(o) for o in found] if isinstance(found, list) else None
 
 
 def write_prepared(stage: Path, prepared: Path) -> Path:
@@ -130,7 +163,7 @@ def prepared_folder(stage: Path) -> Path:
     Raises:
         DataError: If it noted none, or in another version.
     """
-    note = read_json(stage / "data.json", "a note of where the prepared data is", _MEND, VERSION)
+    note = read_json(stage / "data.json", "a note of where the prepared data is", _MEND, VERSION, {"folder": str})
     return (stage / note["folder"]).resolve()
 
 

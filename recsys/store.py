@@ -21,8 +21,8 @@ def default_uri(runs: Path) -> str:
 
 
 def masked(uri: str) -> str:
-    """The address without a name and a password."""
-    return re.sub(r"//.*@", "//", uri)
+    """The address without a name and a password, of which any setting after ? may be one."""
+    return uri if database(uri) else re.sub(r"[?#;].*", "", re.sub(r"//.*@", "//", uri))
 
 
 def database(uri: str) -> Path | None:

@@ -99,7 +99,7 @@ def read(folder: Path) -> dict[str, dict[str, float]]:
     path = Path(folder) / "baselines.json"
     if not path.exists():
         return {}
-    about = read_json(path, "figures of baselines", "run recsys data baseline again")
+    about = read_json(path, "figures of baselines", "run recsys data baseline again", shape=dict)
     if about.get("code") != _code():
         console().print(f"{path} was made by other code and is left out: run recsys data baseline again")
         return {}

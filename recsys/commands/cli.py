@@ -6,6 +6,7 @@ are installed (and, for serve, fastapi and uvicorn).
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -78,7 +79,13 @@ def _continued(arguments: list[str]) -> list[str]:
 
 def _without(saved: list[str], *keys: str) -> list[str]:
     """Saved overrides but for these keys, and for what only a person may type: a run's folder may be anybody's."""
-    return [o for o in saved if _key(o).partition(".")[0] not in (*keys, "hydra", "trusted")]
+    return [o for o in saved if not o.startswith("-") and not _groups(o) & {*keys, "hydra", "trusted"}]
+
+
+def _groups(override: str) -> set[str]:
+    """The part of the configuration that an override sets, and the one to which `@` turns it."""
+    places = override.lstrip("+~ \t").partition("=")[0].split("@")
+    return {re.split(r"[./]", p.removeprefix("_global_."))[0].strip() for p in places}
 
 
 def _key(override: str) -> str:
@@ -87,9 +94,16 @@ def _key(override: str) -> str:
 
 
 def _over(earlier: list[str], now: list[str]) -> list[str]:
-    """Earlier overrides, then those given now; a key given now drops it, and what is inside it, from the earlier."""
+    """Earlier overrides, then those given now; a key given now drops it, and what is inside it, from the earlier.
+
+    Raises:
+        ConfigError: If an earlier one calls a resolver, which may read what is secret: the environment's variables.
+    """
     given = {_key(a) for a in now}
-    return [o for o in earlier if not any(_key(o) == g or _key(o).startswith(f"{g}.") for g in given)] + now
+    kept = [o for o in earlier if not any(_key(o) == g or _key(o).startswith(f"{g}.") for g in given)]
+    if calls := next((o for o in kept if re.search(r"\$\\*\{.*[:$]", o, re.DOTALL)), None):
+        raise ConfigError(f"the run's folder: expected no ${{…:…}}, got {calls!r}: give it again on the command line")
+    return [*kept, *now]
 
 
 def _bench(arguments: Sequence[str]) -> int:

@@ -20,7 +20,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
-from recsys.tables.lookup import Lookup, PlainEmbedding, Table, salted_rows, weighted_mean
+from recsys.tables.forms import Table
+from recsys.tables.lookup import Lookup, joined, joined_width, table_rows, weighted_mean
+from recsys.tables.plain import PlainEmbedding
 
 __all__ = ["FusedLookups", "check_dim", "ids_of_tables"]
 
@@ -98,11 +100,13 @@ class FusedLookups(nn.Module):
         tables: Name → (rows, dim).
         lookups: All reads, at least one for each sparse field.
         init: Weights start uniform in ±init.
+        centres: Tables whose weights start uniform in centre ± init instead, by name.
     """
 
     a: Tensor
     b: Tensor
     rows: Tensor
+    divisor: Tensor
     pooled: Tensor
 
     def __init__(
@@ -111,18 +115,21 @@ class FusedLookups(nn.Module):
         tables: Mapping[str, tuple[int, int]],
         lookups: Sequence[Lookup],
         init: float,
+        centres: Mapping[str, float] | None = None,
     ):
         super().__init__()
         self.schema, self.init = schema, init
+        self.centres = {t: 0.0 for t in tables} | dict(centres or {})
         order = {f.name: i for i, f in enumerate(schema.sparse)}
         self.lookups = sorted(lookups, key=lambda k: order[k.field])
         self.table_names = list(tables)
         self._dims = [tables[k.table][1] for k in self.lookups]
         self.keys = [self._keys_of(i) for i in range(len(self.lookups))]
-        self.widths = {f.name: 0 for f in schema.fields}
-        for k, keys, dim in zip(self.lookups, self.keys, self._dims, strict=True):
-            self.widths[k.field] += dim * len(keys)
-        self.widths.update({f.name: f.max_length for f in schema.numeric})
+        self.widths = {f.name: f.max_length for f in schema.fields}  # of numbers
+        for f in schema.sparse:
+            mine = [i for i, k in enumerate(self.lookups) if k.field == f.name]
+            width = joined_width([self.lookups[i] for i in mine], [self._dims[i] for i in mine])
+            self.widths[f.name] = width * len(self.keys[mine[0]])
         self.bags = self._bags(tables)
         ab = [k.coefficients() for k in self.lookups]
         self.register_buffer("a", torch.tensor([a for a, _ in ab]), persistent=False)
@@ -132,6 +139,8 @@ class FusedLookups(nn.Module):
             torch.tensor([tables[k.table][0] for k in self.lookups]),
             persistent=False,
         )
+        divisors = torch.tensor([k.divisor for k in self.lookups], dtype=torch.long)
+        self.register_buffer("divisor", divisors, persistent=False)
         self._plan()
 
     def _keys_of(self, i: int) -> list[str]:
@@ -151,8 +160,8 @@ class FusedLookups(nn.Module):
                     embedding_dim=dim,
                     feature_names=readers[t],
                     pooling=PoolingType.SUM,
-                    weight_init_min=-self.init,
-                    weight_init_max=self.init,
+                    weight_init_min=self.centres[t] - self.init,
+                    weight_init_max=self.centres[t] + self.init,
                 )
                 for i, (t, (rows, dim)) in enumerate(tables.items())
             ],
@@ -174,8 +183,8 @@ class FusedLookups(nn.Module):
         self._source = [at[self.lookups[i].field] for i in reads]
         self._sequences = [i for i, k in enumerate(self.lookups) if k.field not in at]
         self._ordered = [key for i in [*reads, *self._sequences] for key in self.keys[i]]
-        unsalted = all(self.lookups[i].salt is None for i in reads)
-        self._passes = unsalted and self._source == list(range(len(pooled)))
+        self._divides = any(k.divisor > 1 for k in self.lookups)
+        self._passes = all(self.lookups[i].direct for i in reads) and self._source == list(range(len(pooled)))
         self._first = {keys[0]: i for i, keys in enumerate(self.keys)}
         self._lists = {f.name: at[f.name] for f in schema.sparse if f.max_length > 1 and f.name in at}
         self._columns = {n: slice(c.start, c.stop) for n, c in schema.id_columns.items()}
@@ -183,7 +192,8 @@ class FusedLookups(nn.Module):
         self._numbers = sum(f.max_length for f in schema.numeric)
         changed = self._lists.keys() | self._weights.keys() | {self.lookups[i].field for i in self._sequences}
         by_table = sorted(range(len(self.lookups)), key=lambda i: self.table_names.index(self.lookups[i].table))
-        self._stands = not changed and by_table == list(range(len(self.lookups)))
+        joins = any(k.combine != "concat" for k in self.lookups)
+        self._stands = not changed and not joins and by_table == list(range(len(self.lookups)))
 
     def _weighted(self, batch: Batch) -> KeyedJaggedTensor:
         """The pooled ids with their weights: 1 where the field has none."""
@@ -205,10 +215,10 @@ class FusedLookups(nn.Module):
         if not self._passes:
             read = ids.permute(self._source)
             count_P = torch.tensor(read.length_per_key())
-            a, b, rows = (torch.repeat_interleave(t[self.pooled], count_P) for t in (self.a, self.b, self.rows))
-            ids = KeyedJaggedTensor(
-                read.keys(), salted_rows(read.values(), a, b, rows), read.weights_or_none(), lengths=read.lengths()
-            )
+            how = (self.a, self.b, self.rows, *([self.divisor] if self._divides else []))
+            each = (torch.repeat_interleave(t[self.pooled], count_P) for t in how)
+            rows = table_rows(read.values(), *each)
+            ids = KeyedJaggedTensor(read.keys(), rows, read.weights_or_none(), lengths=read.lengths())
         if not self._sequences:
             return KeyedJaggedTensor(self._ordered, ids.values(), ids.weights_or_none(), lengths=ids.lengths())
         values, lengths = [ids.values()], [ids.lengths()]
@@ -216,8 +226,8 @@ class FusedLookups(nn.Module):
             ids_LB = batch.ids_BL[:, self._columns[self.lookups[i].field]].t()
             there_LB = ids_LB >= 0
             read = ids_LB[there_LB]
-            salted = self.lookups[i].salt is not None
-            values.append(salted_rows(read, self.a[i], self.b[i], self.rows[i]) if salted else read)
+            direct = self.lookups[i].direct
+            values.append(read if direct else table_rows(read, self.a[i], self.b[i], self.rows[i], self.divisor[i]))
             lengths.append(there_LB.flatten().to(torch.int32))
         joined = torch.cat(values)
         weights = ids.weights_or_none()
@@ -253,6 +263,7 @@ class FusedLookups(nn.Module):
             parts.setdefault(k.field, []).append(self._mean(part, k.field, batch) if averaged else part)
         for name, reads in parts.items():
             f = self.schema[name]
+            parts[name] = reads = joined(reads, [k.combine for k in self.lookups if k.field == name])
             if f.kind == "sequence" and len(reads) > 1:  # a position's reads stand together
                 parts[name] = [torch.cat([r.unflatten(1, (f.max_length, -1)) for r in reads], 2).flatten(1)]
         return torch.cat([*(p for reads in parts.values() for p in reads), dense_BN], 1)
@@ -267,12 +278,16 @@ class FusedLookups(nn.Module):
         """None: all that is learned here is in the tables."""
         return ()
 
+    def _table_of(self, key: str) -> str:
+        """The table of a parameter of the fused optimiser."""
+        return self.table_names[int(key.split(".")[-2].removeprefix("t"))]
+
     def optimizer_state(self) -> dict[str, Tensor]:
         """For each table, the row-wise Adagrad state: Σ over steps of mean_d(g²), one value a row."""
         optimizer = self.bags.fused_optimizer()
         found = {}
         for key, weight in optimizer.params.items():
-            table = self.table_names[int(key.split(".")[-2].removeprefix("t"))]
+            table = self._table_of(key)
             (found[table],) = (m.detach().clone() for m in optimizer.state[weight].values())
         return found
 
@@ -280,7 +295,7 @@ class FusedLookups(nn.Module):
         """Put back what `optimizer_state` gave, so that training goes on exactly."""
         optimizer = self.bags.fused_optimizer()
         for key, weight in optimizer.params.items():
-            table = self.table_names[int(key.split(".")[-2].removeprefix("t"))]
+            table = self._table_of(key)
             for momentum in optimizer.state[weight].values():
                 momentum.copy_(state[table])
 
@@ -288,8 +303,9 @@ class FusedLookups(nn.Module):
     def reset_tables(self) -> None:
         """Draw all tables anew and forget their gradient history."""
         optimizer = self.bags.fused_optimizer()
-        for weight in optimizer.params.values():
-            weight.uniform_(-self.init, self.init)
+        for key, weight in optimizer.params.items():
+            centre = self.centres[self._table_of(key)]
+            weight.uniform_(centre - self.init, centre + self.init)
             for momentum in optimizer.state[weight].values():
                 momentum.zero_()
 

@@ -30,7 +30,7 @@ from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.serving.runtimes import machine
 from recsys.serving.weights import WEIGHTS, tensor_places
-from recsys.tables.lookup import PlainEmbedding
+from recsys.tables.plain import PlainEmbedding
 
 __all__ = [
     "ScoringGraph", "compiler", "input_widths", "trace", "without_torch_notices", "write_onnx", "write_pt2",

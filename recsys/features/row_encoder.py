@@ -53,7 +53,9 @@ def read_encoders(folder: Path) -> dict[str, Any]:
         DataError: If there is none, or it is damaged or of another version.
     """
     mend = "prepare the data, or export the bundle, again with this recsys"
-    return read_json(folder / "encoders.json", "encoders", mend, ENCODERS_VERSION)["encoders"]
+    return read_json(folder / "encoders.json", "encoders", mend, ENCODERS_VERSION, {"encoders": {str: dict}})[
+        "encoders"
+    ]
 
 
 class RowEncoder:

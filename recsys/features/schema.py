@@ -192,4 +192,5 @@ class Schema:
         Raises:
             DataError: If there is none, or it is damaged.
         """
-        return cls.from_json(read_json(path, "a schema", "prepare the data, or export the bundle, again"))
+        shape = {"fields": [{"name": str, "inputs": [str], "dtypes": [str]}], "label": str}
+        return cls.from_json(read_json(path, "a schema", "prepare the data, or export the bundle, again", shape=shape))

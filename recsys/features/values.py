@@ -11,8 +11,8 @@ import xxhash
 from recsys.errors import DataError
 
 __all__ = [
-    "ABSENT", "END_US", "FIRST_US", "SEPARATOR", "hash_text", "instant", "joined", "number", "out_of_range", "text",
-    "wrong",
+    "ABSENT", "END_US", "FIRST_US", "SEPARATOR", "UNITS", "hash_text", "instant", "joined", "number", "out_of_range",
+    "text", "wrong",
 ]  # fmt: skip
 
 SEPARATOR = "\x1f"  # between the parts of a cross; it cannot come from a keyboard
@@ -21,15 +21,16 @@ _EPOCH = datetime(1970, 1, 1)
 _LIKELY_US = 315_532_800_000_000  # 1980; earlier times in another unit are not guessed at
 _FAR = 10**19  # seconds; further is as wrong
 FIRST_US, END_US = -2_208_988_800_000_000, 7_258_118_400_000_000  # microseconds since 1970 of 1900 and of 2200
+UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}  # of a second, that are taken for seconds
 
 
-def wrong(name: str, expected: str, value: object) -> DataError:
+def wrong(name: str, expected: str, value: object, mend: str = "send the type it was trained on") -> DataError:
     """The error of a value that is not of its column's type."""
     whole = value[:60] if isinstance(value, str) else value  # its start is all that is shown
     shown = reprlib.repr(whole) if isinstance(whole, list | tuple | dict) else repr(whole)  # a list may be deep
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
     got = f"{type(value).__name__} {shown}"
-    return DataError(f"column {name!r}: expected {expected} or null, got {got}: send the type it was trained on")
+    return DataError(f"column {name!r}: expected {expected} or null, got {got}: {mend}")
 
 
 def _is_missing(value: object) -> bool:
@@ -88,8 +89,7 @@ def out_of_range(us: int, value: object, name: str) -> DataError:
         value: What was given.
         name: Of the column.
     """
-    units = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
-    unit = next((u for u, k in units.items() if us >= END_US and _LIKELY_US <= us // k < END_US), None)
+    unit = next((u for u, k in UNITS.items() if us >= END_US and _LIKELY_US <= us // k < END_US), None)
     shown = str(value)
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
     return DataError(
@@ -101,7 +101,7 @@ def out_of_range(us: int, value: object, name: str) -> DataError:
 def instant(value: object, name: str) -> int | None:
     """Microseconds since 1970 (UTC), or None where it is missing.
 
-    Takes ISO text, seconds since 1970, and datetimes; a time without a zone is UTC.
+    Takes ISO text (a zone may be spelled ` UTC`), seconds since 1970, and datetimes; a time without a zone is UTC.
 
     Raises:
         DataError: If it is none of these, or lies outside 1900 to 2200.
@@ -114,7 +114,7 @@ def instant(value: object, name: str) -> int | None:
             us = max(-_FAR, min(int(value), _FAR)) * 1_000_000
         else:
             if isinstance(value, str):
-                value = datetime.fromisoformat(value)
+                value = datetime.fromisoformat(value[:-4] + "+00:00" if value.endswith(" UTC") else value)
             elif isinstance(value, date) and not isinstance(value, datetime):
                 value = datetime(value.year, value.month, value.day)
             if not isinstance(value, datetime):
@@ -123,7 +123,8 @@ def instant(value: object, name: str) -> int | None:
                 value = value.astimezone(UTC).replace(tzinfo=None)
             us = (value - _EPOCH) // timedelta(microseconds=1)
     except (ValueError, OverflowError) as error:
-        raise wrong(name, "a time like 2017-02-01 12:30:00 or seconds since 1970", given) from error
+        expected = "a time like 2017-02-01 12:30:00 or seconds since 1970"
+        raise wrong(name, expected, given, "write it in one of these forms") from error
     if not FIRST_US <= us < END_US:
         raise out_of_range(us, given, name)
     return us

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.data.batch import Batch
-from recsys.tables.lookup import Lookup, PlainEmbedding
+from recsys.tables.lookup import Lookup
+from recsys.tables.plain import PlainEmbedding
 
 __all__ = ["Embedding", "TrainableEmbedding"]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from recsys.errors import DataError
@@ -20,6 +21,7 @@ from recsys.serving.rows import parse_json
 __all__ = ["make_app"]
 
 _AT_ONCE = 8_192  # bytes of a body that is scored without a thread: handing it over costs more than it saves
+_BRACKETS_OF_A_ROW = 100  # far more than any that does not mean to fill the memory
 _NOBODY = 499  # nobody reads this answer: the client has gone
 
 
@@ -112,6 +114,9 @@ class _Body:
 
 def _answer(bundle: Bundle, body: bytes, most_rows: int) -> dict[str, Any]:
     """Score what a request holds."""
+    most = _BRACKETS_OF_A_ROW * most_rows
+    if (brackets := body.count(b"{") + body.count(b"[")) > most:  # parsed, empty ones take 36 times their bytes
+        raise _Refusal(413, f"expected at most {most:,} of {{ and [, got {brackets:,}: send fewer rows at a time")
     sent = parse_json(body)
     if isinstance(sent, dict) and set(sent) == {"rows"} and "rows" not in bundle.schema.raw_columns:
         sent = sent["rows"]
@@ -223,6 +228,13 @@ def make_app(
     async def description(request: Request) -> Response:
         return _json(app.openapi())
 
+    async def refused(request: Request, error: Any) -> Response:
+        there = "expected POST /predict, or GET /health, /card, /docs or /openapi.json"
+        answer = _json({"error": f"{error.detail}: {there}"}, error.status_code)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    app.add_exception_handler(HTTPException, refused)
     read = ["GET", "HEAD"]
     extra = predict_schema(bundle.schema)
     app.add_api_route("/predict", guarded(predict), methods=["POST"], openapi_extra=extra, response_model=None)

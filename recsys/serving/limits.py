@@ -2,15 +2,16 @@
 
 import asyncio
 from dataclasses import dataclass, fields
+from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from recsys.errors import ConfigError
 
-__all__ = ["HEADER_BYTES", "Limits", "connection_class"]
+__all__ = ["Limits", "connection_class"]
 
-HEADER_BYTES = 16_384  # of the request line and all headers together
+_HEADER_BYTES = 16_384  # of the request line and all headers together
 _MOST = 10**12  # of any limit: infinity and numbers that no system takes are slips
 
 
@@ -24,6 +25,7 @@ class Limits:
         rows: Most rows in one request (413).
         header_seconds: Time until a request line and its headers have come whole (408).
         body_seconds: Time until the body has come whole, from the end of the headers (408).
+        answer_seconds: Time until the client has taken an answer; the connection is cut then.
         connections: Open connections at once (503).
         waiting: Requests that wait for a free scoring thread (503).
         threads: Scoring threads for large requests. Small ones are scored at once.
@@ -38,6 +40,7 @@ class Limits:
     rows: int = 10_000
     header_seconds: float = 10.0
     body_seconds: float = 10.0
+    answer_seconds: float = 10.0
     connections: int = 512
     waiting: int = 64
     threads: int = 2
@@ -56,17 +59,39 @@ class Limits:
             )
 
 
-def connection_class(limits: Limits) -> type[H11Protocol]:
-    """The class of uvicorn's connections, with a limit on their count and on the time of headers.
+class _Sized(h11.Connection):
+    """Refuses bodies in chunks before it reads one: each costs 10 µs, and may hold a single byte."""
 
-    Uvicorn itself waits for ever for a request that never ends its headers.
+    chunked = False
+
+    def next_event(self) -> Any:
+        """The next event.
+
+        Raises:
+            h11.RemoteProtocolError: If it is a request whose body comes in chunks, or no HTTP.
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Request) and any(name == b"transfer-encoding" for name, _ in event.headers):
+            self.chunked = True
+            raise h11.RemoteProtocolError("a body in chunks")
+        return event
+
+
+def connection_class(limits: Limits) -> type[H11Protocol]:
+    """The class of uvicorn's connections, with limits on their count and on the time of headers and answers.
+
+    Uvicorn itself waits for ever for a request that never ends its headers, and for a client that reads no answer.
     """
 
     class Connection(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
+        _unread: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self._sized = _Sized(h11.SERVER, _HEADER_BYTES)
+            self.conn = self._sized
+            transport.set_write_buffer_limits(0)  # pause_writing tells of each byte that the client does not take
             if len(self.connections) > limits.connections:
                 self._end("503 Service Unavailable", "too many connections: try again later")
             else:
@@ -87,14 +112,34 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
                 self.transport.close()
             super().on_response_complete()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread = self.loop.call_later(limits.answer_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._stop_unread()
+            super().resume_writing()
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timer()
+            self._stop_unread()
             super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            if self._sized.chunked:
+                self._end("411 Length Required", "expected the header Content-Length, not a body in chunks: add it")
+            else:
+                self._end("400 Bad Request", "expected HTTP/1.1 with at most 16 KiB of headers: mend the request")
 
         def _stop_timer(self) -> None:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+
+        def _stop_unread(self) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
 
         def _too_slow(self) -> None:
             self._end("408 Request Timeout", f"the headers did not come whole within {limits.header_seconds:g} s")

@@ -69,6 +69,7 @@ def predict_schema(schema: Schema) -> dict[str, Any]:
         "400": "The Host header names another machine.",
         "401": "The token is missing or wrong.",
         "408": "The body did not come in time.",
+        "411": "There is no Content-Length.",
         "413": "The body or its count of rows is too large.",
         "415": "The content type is not application/json, or the body is compressed.",
         "422": "A row cannot be scored; the error names it.",

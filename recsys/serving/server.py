@@ -11,7 +11,7 @@ import uvicorn
 from recsys.errors import ConfigError
 from recsys.serving.app import make_app
 from recsys.serving.bundle import Bundle
-from recsys.serving.limits import HEADER_BYTES, Limits, connection_class
+from recsys.serving.limits import Limits, connection_class
 
 __all__ = ["serve"]
 
@@ -125,7 +125,6 @@ def serve(
             access_log=False,
             server_header=False,
             backlog=_BACKLOG,
-            h11_max_incomplete_event_size=HEADER_BYTES,
             timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
         )
         try:

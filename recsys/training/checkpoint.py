@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from recsys.features.schema import Schema
 from recsys.files import read_json, whole, write_json
 from recsys.frame.contracts import TrainableEmbedding
 from recsys.frame.ctr import CTR
-from recsys.tables.lookup import Lookup, PlainEmbedding, Table
+from recsys.tables.forms import Table
+from recsys.tables.lookup import Lookup
+from recsys.tables.plain import PlainEmbedding
 
 __all__ = ["VERSION", "build", "load", "optimizer_state", "read_weights", "save"]
 
@@ -90,7 +93,8 @@ def load(folder: Path) -> tuple[CTR, dict[str, Any]]:
     Raises:
         DataError: If the folder holds no model, or one of another version.
     """
-    about = read_json(folder / "model.json", "a model", "run the stage that makes it", VERSION)
+    shape = {"schema": {"fields": [dict]}, "spec": {"model": dict}, "lookups": ([dict], NoneType)}
+    about = read_json(folder / "model.json", "a model", "run the stage that makes it", VERSION, shape)
     state = read_weights(folder / "model.pt", "run the stage that makes it again", VERSION)
     schema, spec = Schema.from_json(about["schema"]), about["spec"]
     if "tables" in state:

@@ -3,19 +3,25 @@
 import inspect
 import re
 from dataclasses import MISSING, fields
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import polars as pl
+import pyarrow as pa
 import pytest
 from omegaconf import OmegaConf
 
 from recsys.commands.data.command import COMMANDS
+from recsys.data.inspection.times import as_time
 from recsys.data.preparation import split
+from recsys.data.preparation.columns import instants
 from recsys.data.preparation.fields import ENCODINGS, FieldConfig, _past, field_configs
 from recsys.data.preparation.prepare import KEYS
 from recsys.data.sources.files import FORMATS
 from recsys.data.sources.scan import scan
 from recsys.data.sources.text import POLICIES
 from recsys.data.sources.types import TYPES
+from recsys.errors import DataError
 from recsys.features.encoders import PARTS, hash_text
 from recsys.features.past import WHATS
 
@@ -55,6 +61,23 @@ def test_every_form_of_a_split():
     assert {frozenset(form) & {"shares", "column", "by", "train"} for form in forms} == {
         frozenset({"train"}), frozenset({"shares"}), frozenset({"shares", "by"}), frozenset({"column", "train"}),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("spelling", "read"), tables("Times")[0])
+def test_every_spelling_of_a_time(spelling, read):
+    text = spans(spelling)[0]
+    value = int(text) if spelling.endswith("as a number") else text
+    column, found = pa.array([value] * 5), as_time(pl.Series("x", [value] * 5))
+    if read.startswith("an error"):
+        with pytest.raises(DataError, match=read.partition(": ")[2] or "a time like"):
+            instants(column, "x")
+        assert found is None
+        return
+    want = datetime.fromisoformat(read)
+    us_B, there_B = instants(column, "x")
+    assert there_B.all()
+    assert datetime(1970, 1, 1) + timedelta(microseconds=int(us_B[0])) == want
+    assert (found is None) if want.year < 1980 else (found[0] == want)
 
 
 def test_every_kind_and_encoding():

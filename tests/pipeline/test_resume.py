@@ -68,13 +68,53 @@ def test_what_only_a_person_may_type_is_not_taken_from_a_run_folder(here, capfd)
     begun = here / "runs" / "one" / "run.json"
     before = begun.read_text()
     told = json.loads(before)
-    told["overrides"] = [*told["overrides"], "trusted=[subprocess]", "hydra.job.name=../../out"]
+    told["overrides"] += [
+        "trusted=[subprocess]",
+        "hydra.job.name=../../out",
+        "hydra/job_logging=none",
+        " hydra.mode=RUN",
+    ]
+    told["overrides"] += ["+data@hydra.job=rebuy", "--config-dir=/", "--experimental-rerun=job.pickle"]
     begun.write_text(json.dumps(told))
     try:
-        main(["run", "resume=one"])
-        assert "trusted=" not in (here / "runs" / "one" / ".hydra" / "overrides.yaml").read_text()
+        assert main(["run", "resume=one"]) == 0
+        noted = (here / "runs" / "one" / ".hydra" / "overrides.yaml").read_text()
+        assert not any(word in noted for word in ("trusted", "job", "mode", "config"))
     finally:
         begun.write_text(before)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["name=${oc.env:HOME}", r"name=$\{oc.env:HOME\}", "name=${ unused:x}", "++tracking={uri: '${oc.env:HOME}'}"],
+)
+def test_a_run_folder_reads_nothing_from_this_machine(here, capfd, override):
+    """An environment variable's value would end in run.json and at a server that the folder names."""
+    folder = here / "runs" / "sent"
+    folder.mkdir(exist_ok=True)
+    told = json.loads((here / "runs" / "one" / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(told | {"overrides": [*told["overrides"], override]}))
+    assert f"expected no ${{…:…}}, got {override!r}" in refused(capfd, "resume=sent")
+    assert main(["run", "resume=sent", "name=typed", "tracking={}", "--cfg", "job"]) == 0
+
+
+def test_what_a_person_typed_is_noted_as_it_was_typed(here):
+    assert main(["run", *QUICK, "seed=1", "tracking.experiment=a-${name}", "hydra.run.dir=runs/typed"]) == 0
+    assert (
+        "tracking.experiment=a-${name}" in json.loads((here / "runs" / "typed" / "run.json").read_text())["overrides"]
+    )
+    assert main(["run", "resume=typed"]) == 0
+
+
+@pytest.mark.parametrize("written", ["${unused:x}", "${ unused:x}", "${unused :x}", "${${tracking.experiment}:x}"])
+def test_only_the_place_of_a_run_makes_a_folder(here, capfd, written, tmp_path, monkeypatch):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "sent.yaml").write_text(
+        f"# @package _global_\nname: '{written}'\ntracking: {{experiment: unused}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert "makes a folder: only hydra.run.dir and hydra.sweep.dir may" in refused(capfd, "experiment=sent")
+    assert [p.name for p in tmp_path.iterdir()] == ["experiment"]
 
 
 @pytest.mark.parametrize("noted", ["", "- seed=1\n"])

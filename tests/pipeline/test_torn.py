@@ -1,7 +1,9 @@
 """Whatever file of a run is torn, the command that reads it says so in one line, with the mend."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +26,10 @@ TORN = [
     ("data/golden_rows.json", EXPORT, DATA),
     ("data/encoders.json", EXPORT, "prepare the data"),
     ("data/prepared.json", RESUME, "prepare it again"),
+    ("run.json", RESUME, "begin a new run"),
+    ("run.json", SELECT, ""),
+    ("result.json", SELECT, "run it again"),
+    ("train/result.json", RESUME, "resume the run"),
 ]
 
 
@@ -35,6 +41,14 @@ def run(finished: dict, place: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder / "runs" / finished["id"]
 
 
+def _wrong(value: Any) -> list[bytes]:
+    """JSON of other shapes: a list or a number for an object; a list, an object or nothing for each value in it."""
+    others = [[], 3, [3]] if isinstance(value, dict) else [{}, 3, [3]]
+    for other in ([None], {"x": "y"}) if isinstance(value, dict) else ():
+        others.append({k: v if k == "version" else other for k, v in value.items()})
+    return [json.dumps(other).encode() for other in others]
+
+
 @pytest.mark.parametrize(("name", "how", "mend"), TORN, ids=[f"{n} {h}" for n, h, _ in TORN])
 def test_a_torn_file_is_one_line_with_the_mend(run: Path, name: str, how: str, mend: str, monkeypatch, capfd) -> None:
     monkeypatch.chdir(run.parents[1])
@@ -44,13 +58,13 @@ def test_a_torn_file_is_one_line_with_the_mend(run: Path, name: str, how: str, m
     before = path.read_bytes()
     capfd.readouterr()
     try:
-        for torn in (b"", before[: len(before) // 2]):
+        for torn in (b"", before[: len(before) // 2], *(_wrong(json.loads(before)) if path.suffix == ".json" else ())):
             path.write_bytes(torn)
             assert main(["run", *command]) == 2
             said = capfd.readouterr().err
             errors = [line for line in said.splitlines() if line.startswith("error: ")]
             assert "Traceback" not in said and len(errors) == 1, said
-            assert f"{path.name} is damaged: expected" in errors[0] and mend in errors[0], said
+            assert path.name in errors[0] and ": expected" in errors[0] and mend in errors[0], (torn, said)
     finally:
         path.write_bytes(before)
 

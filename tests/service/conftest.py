@@ -18,7 +18,8 @@ from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
 from recsys.tables.forms import Table, id_map
-from recsys.tables.lookup import Lookup, PlainEmbedding
+from recsys.tables.lookup import Lookup
+from recsys.tables.plain import PlainEmbedding
 
 SCHEMES: dict[str, Callable[..., Any]] = {
     "per_field": partial(per_field, dim=8, init=0.5),

@@ -130,7 +130,7 @@ def test_a_subset_of_the_fields(names: list[str], schema: Schema, prepared: Path
 
 
 def _numbers_only(part: Schema) -> torch.nn.Module:
-    from recsys.tables.lookup import PlainEmbedding
+    from recsys.tables.plain import PlainEmbedding
 
     return PlainEmbedding(part, {}, [])
 

@@ -25,7 +25,7 @@ from recsys.sequences.din import DIN
 from recsys.sequences.mean import Mean
 from recsys.sequences.sdim import SDIM
 from recsys.serving.runtimes import Graph, load_onnx, load_pt2
-from recsys.tables.lookup import PlainEmbedding
+from recsys.tables.plain import PlainEmbedding
 from tests.sequences import event_batch, event_schema, rows_of
 
 SCHEMA = event_schema(length=20)

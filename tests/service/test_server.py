@@ -33,7 +33,7 @@ from recsys.serving.server import serve
 JSON = {"content-type": "application/json"}
 TIGHT = [
     "--body-bytes", "20000", "--rows", "50", "--header-seconds", "0.5", "--body-seconds", "0.5", "--connections", "8",
-    "--stop-seconds", "1",
+    "--answer-seconds", "0.5", "--stop-seconds", "1",
 ]  # fmt: skip
 
 
@@ -201,19 +201,22 @@ def test_many_requests_at_once_do_not_mix(client: httpx.Client, loaded: Bundle, 
     ("sent", "status", "says"),
     [
         (HEAD + "Content-Length: 900000000\r\n\r\n{", 413, "at most 20,000 bytes"),
-        (HEAD + "Transfer-Encoding: chunked\r\n\r\n" + f"2710\r\n{' ' * 10_000}\r\n" * 4, 413, "at most 20,000 bytes"),
+        (HEAD + "Transfer-Encoding: chunked\r\n\r\n" + "1\r\n \r\n" * 9_999, 411, "the header Content-Length"),
         (HEAD + "Content-Length: 400\r\n\r\n{", 408, "within 0.5 s"),
         ("", 408, "headers did not come"),
         ("POST /predict HTTP/1.1\r\nHost: local", 408, "headers did not come"),
-        (f"GET /health HTTP/1.1\r\nHost: localhost\r\nX: {'x' * 17_000}", 400, "Invalid"),
+        (f"GET /health HTTP/1.1\r\nHost: localhost\r\nX: {'x' * 17_000}", 400, "at most 16 KiB of headers"),
+        ("GET /absent HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 404, "expected POST /predict"),
+        ("PUT /predict HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 405, "expected POST /predict"),
     ],
-    ids=["length", "chunks", "slow body", "no headers", "half headers", "large headers"],
+    ids=["length", "chunks", "slow body", "no headers", "half headers", "large headers", "no path", "no method"],
 )
 def test_a_body_or_header_that_is_too_large_or_slow_is_ended(tight: str, sent: str, status: int, says: str) -> None:
     with connect(tight, sent) as door:
         said = everything(door)
-    assert f"HTTP/1.1 {status} " in said
-    assert says in said
+    head, _, body = said.partition("\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ")
+    assert list(json.loads(body)) == ["error"] and says in body
 
 
 def test_a_later_request_that_never_ends_its_headers_is_ended(tight: str) -> None:
@@ -221,6 +224,20 @@ def test_a_later_request_that_never_ends_its_headers_is_ended(tight: str) -> Non
         assert "200 OK" in door.recv(65536).decode()
         door.sendall(b"GET /hea")
         assert "HTTP/1.1 408 " in everything(door)
+
+
+def test_a_client_that_reads_no_answer_is_cut_off(tight: str) -> None:
+    """It held its connection for ever."""
+    with connect(tight) as door:
+        door.setblocking(False)
+        asked = b"GET /docs HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1_000
+        ends = time.monotonic() + 10
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            while time.monotonic() < ends:
+                try:
+                    door.send(asked)
+                except BlockingIOError:
+                    time.sleep(0.05)
 
 
 @pytest.mark.parametrize("path", ["/health", "/card", "/absent"])
@@ -242,6 +259,9 @@ def test_too_many_rows_and_other_types_are_refused(tight: str) -> None:
             413,
             "expected at most 50 rows, got 51: send fewer at a time",
         )
+        brackets = client.post("/predict", content="[" + ",".join(["[]"] * 5_000) + "]", headers=JSON)
+        assert brackets.status_code == 413
+        assert "at most 5,000 of { and [, got 5,001" in brackets.json()["error"]  # and not "rows": it is not parsed
         form = client.post("/predict", content="{}", headers={"content-type": "text/plain"})
         assert form.status_code == 415  # what any web page may send without asking
         assert "application/json" in form.json()["error"]

@@ -13,7 +13,8 @@ from recsys.embeddings.unified import unified
 from recsys.errors import ConfigError
 from recsys.features.encoders import UNSEEN
 from recsys.features.schema import Field, Schema
-from recsys.tables.lookup import Lookup, Table, salted_rows
+from recsys.tables.forms import Table
+from recsys.tables.lookup import Lookup, table_rows
 
 EXACT = {"rtol": 0, "atol": 0}
 
@@ -135,7 +136,7 @@ def test_hash_spreads_runs_of_ids_evenly(rows: int) -> None:
     shares = []
     for salt in range(30):
         a, b = Lookup("f", "t", f"{salt}/f/0").coefficients()
-        count = torch.bincount(salted_rows(ids, a, b, rows), minlength=rows).double()
+        count = torch.bincount(table_rows(ids, a, b, rows), minlength=rows).double()
         assert len(count) == rows
         shares.append(float(((count - 10) ** 2 / 10).sum()) / (rows - 1))
     assert np.median(shares) < 2
@@ -153,7 +154,7 @@ def test_two_ids_collide_about_once_in_rows_salts() -> None:
 def test_largest_ids_do_not_overflow() -> None:
     prime = 2**31 - 1
     for a, b, i in ((prime - 1, prime - 1, prime - 1), (prime - 1, 0, 2**31 - 2), (1, prime - 1, prime - 1)):
-        assert int(salted_rows(torch.tensor([i]), a, b, 1009)[0]) == (a * i + b) % prime % 1009
+        assert int(table_rows(torch.tensor([i]), a, b, 1009)[0]) == (a * i + b) % prime % 1009
 
 
 def test_shuffled_tables_keep_fields_in_schema_order() -> None:

@@ -64,11 +64,6 @@ def test_a_table_of_before_is_prepared_by_the_code_of_today():
 OPEN = ["recsys.tracking.os.system", "os.system", "recsys.data.sources.scan.Path", "recsys.models.dcn.torch.load"]
 
 
-def test_a_name_from_before_a_module_moved_is_told_its_new_one():
-    with pytest.raises(ConfigError, match=r"it has moved, write recsys\.data\.sources\.scan\.scan$"):
-        check({"_target_": "recsys.data.scan.scan", "path": "t.csv"}, "data.source")
-
-
 @pytest.mark.parametrize("target", OPEN)
 @pytest.mark.parametrize("look", [check, make])
 def test_what_is_reachable_through_a_module_is_refused(target: str, look: Any) -> None:

@@ -145,6 +145,24 @@ def test_what_a_kill_left_of_a_file_goes_when_it_is_written_again(tmp_path):
     assert list(tmp_path.iterdir()) == [target] and target.read_text() == "again"
 
 
+def test_what_cannot_be_swept_away_stops_no_write(tmp_path, monkeypatch):
+    """Whoever may write into the folder could stop every write there: a pipe that nobody opens held it up for ever."""
+    theirs = [tmp_path / f".a.json.{name}.unfinished" for name in ("pipe", "link", "file")]
+    os.mkfifo(theirs[0])
+    theirs[1].symlink_to(tmp_path / "nowhere")
+    theirs[2].touch()
+    unlink = Path.unlink
+
+    def refuse(path, missing_ok=False):
+        if path == theirs[2]:  # another user's file, in a folder that all may write to
+            raise PermissionError(1, "Operation not permitted", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert write_text(tmp_path / "a.json", "whole").read_text() == "whole"
+    assert theirs[1].is_symlink() and theirs[2].exists()
+
+
 def test_a_full_disk_names_the_file(tmp_path):
     with pytest.raises(OSError, match=r"No space left on device: '.*a\.txt'"), whole(tmp_path / "a.txt"):
         raise OSError(28, "No space left on device")

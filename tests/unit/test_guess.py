@@ -362,7 +362,7 @@ def test_the_split_of_a_column_and_of_files(tmp_path):
         (["--label", "absent"], "expected a column 'absent'"),
         (["--label", "item_id"], "expected only 0 and 1"),
         (["--label", "shop"], "label 'shop'"),
-        (["--label", "click", "--time", "user_id"], "--time user_id: expected dates"),
+        (["--label", "click", "--time", "user_id"], "--time: column 'user_id': expected a time like"),
         (["--label", "click", "--group", "who"], "--group: expected a column"),
         (["--label", "click", "--split", "shop"], "expected values such as train"),
         (["--label", "click", "--rows", "1"], "--rows"),

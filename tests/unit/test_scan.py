@@ -1,5 +1,6 @@
 import gzip
 import json
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -490,6 +491,32 @@ def test_deep_json_is_one_line(tmp_path: Path, depth: int, opens: str, closes: s
     rows = [deep, '{"x": 1}'] if first else ['{"x": 1}', deep]
     content = "\n".join(rows) if name == "t.jsonl" else f"[{', '.join(rows)}]"
     refused("nested", text_file(tmp_path, content, name))
+
+
+def test_a_table_of_blanks_is_held_to_a_bound() -> None:
+    taken = 0
+
+    def chunks():
+        nonlocal taken
+        for _ in range(1000):
+            taken += 1
+            yield b" " * 100
+
+    with pytest.raises(DataError, match="nothing but blanks"):
+        list(as_lines("t", chunks(), 1000))
+    assert taken < 20
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("[" * 100 + '"' + '\\"' * 100_000, "nested deeper"), ('{"x": 1}' + "\n" * 100_000 + "3", "one JSON object")],
+    ids=["a quote that is not closed", "blank lines"],
+)
+def test_no_json_takes_time_that_grows_with_its_square(tmp_path: Path, line: str, message: str) -> None:
+    """These took minutes."""
+    path, began = text_file(tmp_path, f'{{"x": 1}}\n{line}\n', "t.jsonl"), time.process_time()
+    refused(message, path)
+    assert time.process_time() - began < 10
 
 
 def test_brackets_in_texts_are_not_nesting(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from recsys.embeddings.per_field import per_field
 from recsys.embeddings.unified import unified
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
-from recsys.tables.lookup import PlainEmbedding, salted_rows
+from recsys.tables.lookup import table_rows
+from recsys.tables.plain import PlainEmbedding
 from tests.sequences import LENGTH, event_batch, event_schema
 
 SCHEMA = event_schema()
@@ -42,7 +43,7 @@ def rows_read(embedding: FusedLookups, field: str, id_: int) -> list[tuple[str, 
         if k.field == field:
             a, b = k.coefficients()
             rows = len(tables_of(embedding)[k.table])
-            row = int(salted_rows(torch.tensor(id_), a, b, rows)) if k.salt is not None else id_
+            row = int(table_rows(torch.tensor(id_), a, b, rows)) if k.salt is not None else id_
             found.append((k.table, row))
     return found
 

@@ -126,6 +126,8 @@ def test_a_server_that_is_down_is_one_line_within_ten_seconds(tmp_path):
     assert "secret" not in str(error.value)
     reach("sqlite:///nowhere.db")
     assert masked("http://user:secret@host:1/x") == "http://host:1/x"
+    assert masked("mysql+pymysql://me:secret@host/db?passwd=secret&ssl=1") == "mysql+pymysql://host/db"
+    assert masked("sqlite:////a@b?/mlflow.db") == "sqlite:////a@b?/mlflow.db"
 
 
 @pytest.mark.parametrize("how", ["tables", "torn"])

@@ -185,7 +185,7 @@ def _encoding(folder: Path) -> dict[str, float]:
     """µs a row of the encoder that serves, one row and many at a time."""
     prepared = next((folder / "load").glob("bench-*"))
     encoder = RowEncoder.load(prepared)
-    rows = read_prepared(prepared, "golden_rows.json")
+    rows = read_prepared(prepared, "golden_rows.json", [dict])
     found = {}
     for size in (1, 256):
         times = []

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 
 from rich.table import Table
@@ -22,9 +22,14 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")  # what `data=NAME` can nam
 _CELL = 200  # letters of a name that the table shows
 
 
+def _counted(things: Sized, word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
+
+
 def _show(made: Guessed, out: Path) -> None:
     screen = console(width=120)
-    table = Table(title=f"{out}: {len(made.config['fields'])} fields, {len(made.config['dropped'])} columns dropped")
+    fields, dropped = _counted(made.config["fields"], "field"), _counted(made.config["dropped"], "column")
+    table = Table(title=f"{out}: {fields}, {dropped} dropped")
     for column in ("column", "values", "missing", "AUC alone", "read as"):
         table.add_column(column, justify="right" if column in ("values", "missing", "AUC alone") else "left")
     for name, p in made.profiles.items():

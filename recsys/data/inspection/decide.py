@@ -9,8 +9,9 @@ import polars as pl
 
 from recsys.data.inspection.guess_split import choose
 from recsys.data.inspection.leakage import single_auc, suspects
-from recsys.data.inspection.profile import Guess, Profile, as_time, guess_kind, profile, timestamp
+from recsys.data.inspection.profile import Guess, Profile, guess_kind, profile, timestamp
 from recsys.data.inspection.sample import labels, plain, sample
+from recsys.data.inspection.times import NAMES, as_time, read_times, untaken
 from recsys.data.inspection.useless import useless
 from recsys.data.sources.scan import scan
 from recsys.errors import DataError
@@ -72,11 +73,6 @@ def _check_columns(given: Given, frame: pl.DataFrame) -> None:
         if name and name not in frame.columns:
             have = ", ".join(frame.columns[:40])
             raise DataError(f"--{option}: expected a column of the table, got {name!r}: it has {have}")
-    if given.time and as_time(frame[given.time]) is None:
-        raise DataError(
-            f"--time {given.time}: expected dates, timestamps or whole seconds since 1970, got "
-            f"{frame[given.time].dtype} such as {frame[given.time].drop_nulls().head(2).to_list()}: convert it"
-        )
 
 
 def guess(given: Given) -> Guessed:
@@ -91,7 +87,7 @@ def guess(given: Given) -> Guessed:
     _check_columns(given, frame)
     split = given.split or ("split" if isinstance(given.path, dict) else None)
     facts = {c: profile(frame[c]) for c in frame.columns}
-    times = {c: t for c in frame.columns if c not in (given.label, split) and (t := as_time(frame[c])) is not None}
+    times = _times(given, frame.drop([c for c in (given.label, split) if c]))
     spared = {c for c in (*times, given.group, split) if c}
     kept, dropped = useless(frame.drop(split) if split else frame, facts, label_B, given.label, spared, total)
     aucs = _aucs(frame.select(kept), label_B)
@@ -100,6 +96,8 @@ def guess(given: Given) -> Guessed:
     event = times[time] if time else None
     found, cautions = suspects(frame.select(list(apart)), label_B, given.label, apart, times, event)
     dropped |= found
+    about = _almost_times(frame.drop([c for c in (given.label, split, *found) if c]), facts, times, time)
+    cautions = {c: "; ".join(w[c] for w in (cautions, about) if c in w) for c in cautions | about}
     made = Guessed({}, {}, cautions, facts, aucs)
     fields = _fields(frame, [c for c in kept if c not in found], times, time, label_B, total, made, dropped)
     if not fields:
@@ -119,6 +117,17 @@ def guess(given: Given) -> Guessed:
     return made
 
 
+def _times(given: Given, frame: pl.DataFrame) -> dict[str, pl.Series]:
+    """The columns that read as times; of the one that the user named, whatever preparation takes."""
+    times = {c.name: t for c in frame.iter_columns() if c.name != given.time and (t := as_time(c)) is not None}
+    if given.time:
+        try:
+            times[given.time] = read_times(frame[given.time])
+        except DataError as error:
+            raise DataError(f"--time: {error}") from error
+    return times
+
+
 def _aucs(frame: pl.DataFrame, label_B: np.ndarray) -> dict[str, float]:
     found = {}
     with progress() as bar:
@@ -134,15 +143,28 @@ def _time(given: Given, facts: Mapping[str, Profile], times: Mapping[str, pl.Ser
     """The column that tells when: as given, or the best named of those without gaps, or the one of most values."""
     if given.time:
         return given.time, "as given"
-    names = ("timestamp", "time", "ts", "event_time", "datetime", "date", "created_at", "at", "unixtime")
     full = [c for c in times if facts[c].missing == 0 and facts[c].distinct > 2]
     if not full:
-        return None, "no column without gaps reads as a time"
-    order = {n: i for i, n in enumerate(names)}
-    best = min(full, key=lambda c: (order.get(c.lower(), len(names)), -facts[c].distinct))
+        return None, "no column reads as a time in every row"
+    order = {n: i for i, n in enumerate(NAMES)}
+    best = min(full, key=lambda c: (order.get(c.lower(), len(NAMES)), -facts[c].distinct))
     others = [c for c in full if c != best]
     said = f"; {', '.join(others)} would do too" if others else ""
     return best, f"found, as --time was not given: it reads as a time in every row{said}"
+
+
+def _almost_times(
+    frame: pl.DataFrame, facts: Mapping[str, Profile], times: Mapping[str, pl.Series], time: str | None
+) -> dict[str, str]:
+    """Columns that look like a time and were not taken as one, with the reason."""
+    reasons = {}
+    for column in frame.iter_columns():
+        name, missing = column.name, facts[column.name].missing
+        if name not in times and facts[name].distinct > 2 and (why := untaken(column)):
+            reasons[name] = why
+        elif name in times and not time and missing:
+            reasons[name] = f"it tells no order of the rows, as {missing:.1%} of them have no time there"
+    return reasons
 
 
 def _weight(frame: pl.DataFrame, names: Sequence[str], facts: Mapping[str, Profile]) -> str | None:
@@ -217,7 +239,7 @@ def _comment(made: Guessed, why: Mapping[str, str], label_B: np.ndarray, total: 
     grouped = f"Rows of one {group} are ranked against each other (GAUC)" if group else "No --group: no GAUC"
     made.comments |= {
         "": head,
-        "label": f"It is 1 in {label_B.mean():.2%} of the rows looked at.",
+        "label": f"{100 * label_B.mean():.2f} % of the rows looked at have 1.",
         "time": f"When a row happened: {why['time']}.",
         "group": f"{grouped}.",
         "weight": _ABOUT_WEIGHT + (_WEIGHT_FOUND if made.config["weight"] else ""),

@@ -11,8 +11,8 @@ import pyarrow as pa
 from recsys.config.factory import make
 from recsys.data.inspection.field_stats import LARGE, FieldStats, number_stats, value_stats
 from recsys.data.inspection.leakage import single_auc, suspects
-from recsys.data.inspection.profile import as_time
 from recsys.data.inspection.sample import labels, plain, sample
+from recsys.data.inspection.times import as_time, read_times
 from recsys.data.preparation.columns import collide, instants, too_large
 from recsys.data.preparation.fields import FieldConfig, data_fields
 from recsys.data.preparation.split import SPLITS, split_codes
@@ -87,7 +87,7 @@ class _Sampled:
         kind, column = what.split("/", 1)
         if kind == "codes":
             return self.dictionary(column).codes()[start:stop]
-        us_B, there_B = instants(self._table[column].combine_chunks(), column)
+        us_B, there_B = instants(self._table[column].combine_chunks(), column, None)
         return np.where(there_B, us_B, NO_TIME)[start:stop]
 
 
@@ -170,12 +170,7 @@ def _field(
 
 
 def _part(values: pl.Series, f: FieldConfig) -> pl.Series:
-    moments = as_time(values)
-    if moments is None:
-        raise DataError(
-            f"data.fields.{f.name}: expected times in {values.name!r}, got {values.dtype}: set another kind"
-        )
-    return getattr(moments.dt, f.encoding)()
+    return getattr(read_times(values).dt, f.encoding)()
 
 
 def _leaks(found: Examined, frame: pl.DataFrame, config: Mapping[str, Any]) -> None:

@@ -4,7 +4,8 @@ A suspect is dropped by `recsys data guess` and named by `recsys data report`. T
 
 1. `SURE`: the column alone reaches AUC .97 on held-out rows; unless the table is easy, which is when a
    column below .97 comes within .03 of it: then it is only named.
-2. `FAR`: above .9 and at least .1 over the best of the columns up to .9, if those are no fewer.
+2. `FAR`: above .9, if all such columns are at least .1 over the best of the columns up to .9, and those are no
+   fewer; if only some are, they are only named, since others that are kept tell nearly as much.
 3. Missing or present tells the label: that indicator's AUC is .9 or more; or at least 95 % of the rows with a
    value (or of those without) have the label that at most half of all rows have.
 4. A time after the event for most of one label's rows and at most half as often for the other's.
@@ -149,15 +150,18 @@ def suspects(
             sure[name] = f"leakage suspect: {why}"
     left = {n: a for n, a in aucs.items() if n not in sure}
     best = max((a for a in left.values() if a < SURE), default=0.5)
-    below = [a for a in left.values() if a <= FAR]
-    stand_out = len(below) >= len([a for a in left.values() if FAR < a < SURE])
     for name, value in left.items():
         if value >= SURE and value - best > 0.03:
             sure[name] = f"leakage suspect: AUC {value:.3f} alone"
-        elif value >= SURE:
+    left = {n: a for n, a in left.items() if n not in sure}
+    far, honest = [a for a in left.values() if a > FAR], [a for a in left.values() if a <= FAR]
+    reach = max(honest, default=1.0)
+    stand_out = len(far) <= len(honest) and min(far, default=0.0) - reach >= OVER  # or some that are kept reach as far
+    for name, value in left.items():
+        if value > FAR and stand_out:
+            sure[name] = f"leakage suspect: AUC {value:.3f} alone, honest columns reach {reach:.3f}"
+        elif value >= SURE or (value > FAR and value - reach >= OVER):
             named[name] = f"AUC {value:.3f} alone, as others nearly reach: is it known before the event?"
-        elif value > FAR and stand_out and below and value - max(below) >= OVER:
-            sure[name] = f"leakage suspect: AUC {value:.3f} alone, honest columns reach {max(below):.3f}"
         elif _named_later(name, label):
             target = sure if value > 0.8 else named
             target[name] = f"leakage suspect: its name says that it comes after the event, AUC {value:.3f} alone"

@@ -3,35 +3,31 @@
 The rules, in order; the first that fits decides:
 
 1. a list of floats of one length is a vector, any other list is multi;
-2. a date or timestamp gives its parts (those that vary), text that reads as one too;
+2. a date or timestamp gives its parts (those that vary); so do text and numbers that read as one (`as_time`);
 3. text: a JSON list is read as its words; values with a separator between are multi (`separator`);
    four words a value or more, mostly different, is text; else categorical;
-4. whole numbers: a name of codes (`id`, `code`, `zip` …), at most 20 values, or values past 2^53 that floats
-   cannot tell apart is categorical; so is a column whose label rate jumps from value to value (`jumps`); else
-   numeric;
+4. whole numbers: a name of codes (`id`, `code`, `zip` …), at most 20 values, values past 2^53 that floats
+   cannot tell apart, or few values spread evenly over a huge range (`scattered`) is categorical; so is a column
+   whose label rate jumps from value to value (`jumps`); else numeric;
 5. other numbers are numeric, `log` where that takes a long tail in (`heavy_tail`) or squares would overflow.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from recsys.data.inspection.leakage import binned, coded, held_out_auc
+from recsys.data.inspection.codes import jumps, named_as_code, scattered
+from recsys.data.inspection.times import as_time, untaken
 from recsys.data.preparation.columns import collide
 
-__all__ = ["Guess", "Profile", "guess_kind", "heavy_tail", "jumps", "min_count", "profile", "separator_of"]
+__all__ = ["Guess", "Profile", "guess_kind", "heavy_tail", "min_count", "profile", "separator_of"]
 
 FEW = 20  # whole numbers of at most this many values are categories
 HUGE = 200_000  # distinct values in the sample from which a table of them is hashed
 _SQUARED = 1e150  # the squares of larger numbers cannot be summed
 _ROWS = 100_000  # of rules that need no more
-_CODE = re.compile(
-    r"(^|[_\W])(id|ids|code|zip|zipcode|postcode|postal|sku|key|uid|uuid|hash|no|nr|idx|index)($|[_\W\d])"
-)
-_CAMEL = re.compile(r"[a-z](Id|ID|Code|Zip|Key)$")
 _SEPARATORS = ("|", ";", "\t", ",", "^", " ")
 
 
@@ -90,11 +86,6 @@ def profile(values: pl.Series) -> Profile:
     return Profile(values.name, len(values), values.null_count() / len(values), counts.height, shown)
 
 
-def named_as_code(name: str) -> bool:
-    """Whether the name says that numbers in it are codes: `id`, `item_id`, `zipCode` …"""
-    return bool(_CODE.search(name.lower()) or _CAMEL.search(name))
-
-
 def min_count(rows: int) -> int:
     """Least training rows of a value with a place of its own: 2, from 20,000 rows 5, from 200,000 rows 10."""
     return 10 if rows >= 200_000 else 5 if rows >= 20_000 else 2
@@ -114,15 +105,6 @@ def heavy_tail(values: pl.Series) -> tuple[bool, float, float]:
     after = float((x.sign() * x.abs().log1p()).skew() or 0.0)  # type: ignore[arg-type]
     low: Any = x.quantile(0.01)
     return before > 2 and abs(after) < before / 2 and low >= 0, before, after
-
-
-def jumps(values: pl.Series, label_B: np.ndarray) -> bool:
-    """Whether a whole number is a code: the label rate of each value tells more than that of its neighbours.
-
-    Out-of-fold AUC of the value's own label rate exceeds that of 20 quantile bins by more than .01.
-    """
-    head, label = values.head(_ROWS), label_B[:_ROWS]
-    return held_out_auc(coded(head), label) > held_out_auc(binned(head, 20), label) + 0.01
 
 
 def separator_of(values: pl.Series) -> tuple[str, float]:
@@ -196,23 +178,6 @@ def timestamp(values: pl.Series) -> Guess:
     return Guess({"kind": "timestamp", "parts": parts}, f"a time: {', '.join(parts)} as categories")
 
 
-def as_time(values: pl.Series) -> pl.Series | None:
-    """Times, from text that reads as ISO or from whole seconds since 1970 (2001 to 2038); else None."""
-    if values.dtype.is_temporal() and not isinstance(values.dtype, pl.Time | pl.Duration):
-        return values.cast(pl.Datetime("us"))
-    there = values.drop_nulls()
-    if values.dtype.is_integer() and len(there):
-        low, high = there.min(), there.max()
-        if low >= 1_000_000_000 and high < 2_150_000_000:  # type: ignore[operator]
-            return pl.from_epoch(values.cast(pl.Int64), time_unit="s").cast(pl.Datetime("us"))
-    if values.dtype == pl.String and len(there) and there.head(1000).str.contains(r"^\d{4}-\d\d-\d\d").all():
-        for shape in ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"):
-            made = values.str.to_datetime(shape, strict=False, time_unit="us")
-            if made.null_count() == values.null_count():
-                return made
-    return None
-
-
 def _text(values: pl.Series, p: Profile, rows: int) -> Guess:
     head = values.drop_nulls().head(_ROWS)
     if head.str.contains(r"^\s*\[.*\]\s*$").mean() >= 0.95:  # type: ignore[operator]
@@ -264,9 +229,11 @@ def guess_kind(values: pl.Series, p: Profile, label_B: np.ndarray, rows: int) ->
         return _list(values.cast(pl.List(values.dtype.inner)), p, rows)  # type: ignore[union-attr]
     if isinstance(values.dtype, pl.Struct | pl.Binary | pl.Object | pl.Decimal | pl.Time | pl.Duration):
         return Guess(None, "", [f"values are {values.dtype}: no kind takes them"])
-    moments = as_time(values) if not named_as_code(p.name) else None
+    moments = as_time(values)
     if moments is not None:
         return timestamp(moments)
+    if values.dtype.is_temporal():
+        return Guess(None, "", [untaken(values) or "no values"])
     if values.dtype == pl.String:
         return _text(values, p, rows)
     if values.dtype == pl.Boolean:
@@ -284,6 +251,8 @@ def _whole(values: pl.Series, p: Profile, label_B: np.ndarray, rows: int) -> Gue
         return Guess(settings, f"whole numbers of {p.distinct} values only: categories")
     if collide(values):
         return Guess(settings, f"whole numbers past 2^53, which are the same number to a model, so codes; {why}")
+    if scattered(values):
+        return Guess(settings, f"whole numbers spread over a huge range, yet repeated, so codes; {why}")
     if jumps(values, label_B):
         return Guess(settings, f"whole numbers whose label rate jumps from value to value, so codes; {why}")
     return _number(values, p, "whole numbers whose order tells as much as their values")

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import polars as pl
 
-from recsys.data.inspection.profile import Profile, named_as_code
+from recsys.data.inspection.codes import named_as_code
+from recsys.data.inspection.profile import Profile
 from recsys.data.preparation.columns import collide
 from recsys.errors import DataError
 

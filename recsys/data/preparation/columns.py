@@ -184,13 +184,13 @@ def vectors(values: pa.Array, width: int, name: str) -> np.ndarray:
     return x_BC
 
 
-def instants(values: pa.Array, name: str, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def instants(values: pa.Array, name: str, first: int | None = 0) -> tuple[np.ndarray, np.ndarray]:
     """`recsys.features.encoders.instant` of every value → int64 microseconds and where there is one.
 
     Args:
         values: The column.
         name: Its name.
-        first: Number of its first row, for messages.
+        first: Number of its first row, for messages; None if rows have no number that would tell anything.
 
     Raises:
         DataError: If a value is no time, or lies outside 1900 to 2200: its row is named.
@@ -204,11 +204,15 @@ def instants(values: pa.Array, name: str, first: int = 0) -> tuple[np.ndarray, n
                 instant(values[b].as_py(), name)  # says why
             raise out_of_range(int(us_B[b]), np.datetime64(int(us_B[b]), "us"), name)
         except DataError as error:
-            raise DataError(f"row {first + b}: {error}") from error
+            raise _in_row(first, b, error) from error
     return us_B, there_B
 
 
-def _microseconds(values: pa.Array, name: str, first: int) -> tuple[np.ndarray, np.ndarray]:
+def _in_row(first: int | None, b: int, error: DataError) -> DataError:
+    return error if first is None else DataError(f"row {first + b}: {error}")
+
+
+def _microseconds(values: pa.Array, name: str, first: int | None) -> tuple[np.ndarray, np.ndarray]:
     there_B = pc.is_valid(values).to_numpy(zero_copy_only=False)
     kind = values.type
     try:
@@ -232,7 +236,7 @@ def _microseconds(values: pa.Array, name: str, first: int) -> tuple[np.ndarray, 
     return us_B, there_B
 
 
-def _each_instant(values: pa.Array, name: str, first: int) -> tuple[np.ndarray, np.ndarray]:
+def _each_instant(values: pa.Array, name: str, first: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Text that Arrow does not read at once: other ISO forms, zones, blanks."""
     coded = pc.dictionary_encode(values, null_encoding="encode")
     which_B, known = coded.indices.to_numpy(), []
@@ -240,7 +244,7 @@ def _each_instant(values: pa.Array, name: str, first: int) -> tuple[np.ndarray, 
         try:
             known.append(instant(value, name))
         except DataError as error:
-            raise DataError(f"row {first + int(np.argmax(which_B == i))}: {error}") from error
+            raise _in_row(first, int(np.argmax(which_B == i)), error) from error
     us = np.array([0 if k is None else k for k in known], np.int64)
     there = np.array([k is not None for k in known])
     return us[which_B], there[which_B]

@@ -106,7 +106,9 @@ def check_unchanged(config: Mapping[str, Any], load: Callable[[], "pa.Table | So
     Raises:
         DataError: If a file has changed since.
     """
-    about = read_json(folder / "prepared.json", "prepared data", "remove the folder and prepare it again")
+    about = read_json(
+        folder / "prepared.json", "prepared data", "remove the folder and prepare it again", shape={"source": str}
+    )
     if "path" not in (config.get("source") or {}):
         return
     try:

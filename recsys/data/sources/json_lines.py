@@ -19,7 +19,9 @@ __all__ = ["JsonLines"]
 _DEEPEST = 64  # lists and objects within each other; pyarrow 25 crashes at some ten thousand
 _STEP = np.zeros(256, np.int8)
 _STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
-_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_TEXT = re.compile(
+    rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL
+)  # one that is not closed goes to the end, or it were tried at each quote
 
 
 def _depth(block: bytes) -> int:
@@ -144,7 +146,7 @@ class JsonLines:
     def _read(self, block: bytes, schema: pa.Schema | None = None) -> pa.Table:
         _check_depth(block)
         # pyarrow 25 crashes where all rows are null, and takes null among objects for a row
-        if block.lstrip().startswith(b"null") or re.search(rb"\n[ \t\r\n]*null", block):
+        if block.lstrip().startswith(b"null") or re.search(rb"\n[ \t\r]*null", block):
             raise pa.ArrowInvalid("expected objects, got null")
         table = pyarrow.json.read_json(
             reader(block),

@@ -2,13 +2,14 @@
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 
 from recsys.errors import DataError
 
 __all__ = ["as_lines"]
 
-_BLANK = " \t\r\n"
+_BLANKS = re.compile(r"[ \t\r\n]*")
 _BYTES = ("utf-8", "surrogateescape")  # bytes that are no UTF-8 pass through; who reads the line refuses them
 _SENT = 1 << 20  # characters of lines handed on at once
 
@@ -22,13 +23,15 @@ def as_lines(path: str, chunks: Iterator[bytes], longest: int) -> Iterator[bytes
         longest: Bytes of an element at most.
 
     Raises:
-        DataError: If it begins as a list and does not go on as one.
+        DataError: If it begins as a list and does not go on as one, or with that many bytes of blanks.
     """
     first = b""
     for chunk in chunks:
         first += chunk
-        if first.strip():
+        if chunk.strip():
             break
+        if len(first) > longest:
+            raise DataError(f"{path}: expected a table, got nothing but blanks for {longest:,} bytes: write it again")
     if not first.lstrip().startswith(b"["):
         yield from filter(None, [first])
         yield from chunks
@@ -76,9 +79,8 @@ def _elements(path: str, first: bytes, chunks: Iterator[bytes], longest: int) ->
 
 
 def _skip(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _BLANK:
-        at += 1
-    return at
+    found = _BLANKS.match(text, at)
+    return found.end() if found else at
 
 
 def _wrong(path: str, number: int, got: str, expected: str) -> DataError:

@@ -1,0 +1,64 @@
+"""Which whole numbers are codes: names of things, whose order tells nothing. B rows."""
+
+import re
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recsys.data.inspection.leakage import binned, coded, held_out_auc
+
+__all__ = ["jumps", "named_as_code", "scattered"]
+
+_ROWS = 100_000  # of rules that need no more
+_HUGE = 10**9  # span from which numbers may be hashes
+_THIN = 10**4  # numbers of the span for each one that occurs: two rows hardly share one by chance
+_REPEATED = 0.9  # at most so many different values a row
+_EVEN = 2.5  # most of √n·D, Kolmogorov's distance to an even spread: chance exceeds it once in 100,000 columns
+_CODE = re.compile(
+    r"(^|[_\W])(id|ids|code|zip|zipcode|postcode|postal|sku|key|uid|uuid|hash|no|nr|idx|index)($|[_\W\d])"
+)
+_CAMEL = re.compile(r"[a-z](Id|ID|Code|Zip|Key)$")
+
+
+def named_as_code(name: str) -> bool:
+    """Whether the name says that numbers in it are codes: `id`, `item_id`, `zipCode` …"""
+    return bool(_CODE.search(name.lower()) or _CAMEL.search(name))
+
+
+def jumps(values: pl.Series, label_B: np.ndarray) -> bool:
+    """Whether a whole number is a code: the label rate of each value tells more than that of its neighbours.
+
+    Out-of-fold AUC of the value's own label rate exceeds that of 20 quantile bins, and .5, by more than .01 and
+    two standard errors, √((1/n₀ + 1/n₁) / 12) of n₀ and n₁ rows with each label.
+    """
+    head, label = values.head(_ROWS), label_B[:_ROWS]
+    ones = max(1.0, min(float(label.sum()), len(label) - 1.0))
+    error = np.sqrt((1 / ones + 1 / (len(label) - ones)) / 12)
+    smooth = max(0.5, held_out_auc(binned(head, 20), label))
+    return held_out_auc(coded(head), label) > smooth + 0.01 + 2 * error
+
+
+def scattered(values: pl.Series) -> bool:
+    """Whether whole numbers are hashes: few of a huge range, spread evenly over it, and yet they repeat.
+
+    Times fail, as they are further from 0 than from each other; prices and counts, as the small ones are closer
+    together, or as most end in the same digit.
+    """
+    there = values.drop_nulls()
+    different = there.unique().sort()
+    size = len(different)
+    if size < 2 or size > _REPEATED * len(there):
+        return False
+    low, high = int(different[0]), int(different[-1])
+    span = high - low
+    if span < max(_HUGE, _THIN * size) or low > span:
+        return False
+    whole = different if different.dtype.is_integer() else different.cast(pl.Int64)
+    same_end: Any = whole.cast(pl.String).str.tail(1).value_counts()["count"].max()
+    if same_end > size / 2:
+        return False
+    x = (different.cast(pl.Float64).to_numpy() - low) / span
+    steps = np.arange(size + 1) / size
+    distance = max((steps[1:] - x).max(), (x - steps[:-1]).max())
+    return bool(distance * np.sqrt(size) <= _EVEN)
