@@ -1,4 +1,4 @@
-"""Stage evaluate: every model of the run on the test split, and a recalibration from validation."""
+"""Stage evaluate: every model of the run on the test split, and a recalibration from validation if one helps."""
 
 import statistics
 import time
@@ -9,10 +9,11 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
-from pipelines.stage import MODEL_STAGES, RECALIBRATED, Result, Stage, newest_model, row_names, write_json
+from pipelines.stage import MODEL_STAGES, Result, Stage, newest_model, recalibration, row_names, write_json
 from recsys.baselines import fit as baseline
 from recsys.data.shards import Shards
-from recsys.evaluation.metrics import equal_bins, evaluate, fit_calibrator, sigmoid
+from recsys.evaluation.calibrate import fit_calibrator
+from recsys.evaluation.metrics import equal_bins, evaluate, sigmoid
 from recsys.files import write_text
 from recsys.frame.ctr import CTR
 from recsys.pages.html import page, table
@@ -22,6 +23,7 @@ from recsys.training.fit import logits
 __all__ = ["measure", "microseconds", "run"]
 
 MENDED = ("logloss", "ne", "calibration", "ece")  # figures that recalibration is meant to change
+BLANK = "A blank was not measured, or no curve helped that model on validation, out of fold."
 COLUMNS = {
     "auc": "AUC",
     "logloss": "logloss",
@@ -96,7 +98,7 @@ def _page(shown: dict[str, dict[str, float]], curves: dict[str, np.ndarray], tes
     lead = f"{names[best]}: test AUC {shown[best]['auc']:.4f}, logloss {shown[best]['logloss']:.4f}"
     lead += f" over {len(test):,} rows{', each counted by its weight' if test.weight_B is not None else ''}."
     rows = [[names[n], *(m.get(c, "") for c in COLUMNS)] for n, m in shown.items()]
-    models = table(["model", *COLUMNS.values()], rows) + f"<p>{RECALIBRATED} A blank was not measured.</p>"
+    models = table(["model", *COLUMNS.values()], rows) + f"<p>{recalibration(shown)} {BLANK}</p>"
     plot = _reliability({names[n]: p_B for n, p_B in curves.items()}, test)
     return page("Evaluation on the test split", lead, [], [("Models", models), ("Reliability", plot)])
 
@@ -114,8 +116,9 @@ def _constant(valid: Shards, test: Shards) -> dict[str, float]:
 
 
 def run(stage: Stage) -> Result:
-    """Measure each model as it is and recalibrated on validation; write down the newest one's calibrator.
+    """Measure each model as it is and, if that helps on validation, recalibrated; keep the newest one's calibrator.
 
+    calibrator.json says null if none helps. Without `calibrate` there is no such file.
     If `recsys data baseline` was run on the data, its figures stand beside the models'.
     """
     valid, test = Shards(stage.data, "valid"), Shards(stage.data, "test")
@@ -129,12 +132,15 @@ def run(stage: Stage) -> Result:
         if not stage.config["calibrate"]:
             continue
         calibrator = fit_calibrator(sigmoid(valid_B), valid.label_B, valid.weight_B)
+        if name == newest:
+            write_json(stage.folder / "calibrator.json", calibrator and calibrator.to_json())
+        if calibrator is None:
+            continue
         mended = evaluate(test_B, test.label_B, test.group_B, test.weight_B, calibrator)
         shown[name] |= {f"recalibrated_{k}": mended[k] for k in MENDED}
         if name == newest:
             kept = {k: shown[name][k] for k in ("fields", "bytes", "table_bytes", "us_per_row")}
             shown["recalibrated"], curves["recalibrated"] = {**mended, **kept}, calibrator(curves[name])
-            write_json(stage.folder / "calibrator.json", calibrator.to_json())
     write_json(stage.folder / "metrics.json", shown)
     write_text(stage.folder / "evaluation.html", _page(shown, curves, test))
     metrics = {f"{name}.{k}": float(v) for name, m in shown.items() for k, v in m.items()}

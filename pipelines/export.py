@@ -1,6 +1,7 @@
 """Stage export: a serving bundle of the newest model, verified by replaying its golden batch."""
 
 import shutil
+from types import NoneType
 
 from pipelines.stage import Result, Stage, newest_model, write_json
 from recsys.export.bundle import export_bundle
@@ -11,17 +12,20 @@ from recsys.training import checkpoint
 
 __all__ = ["run"]
 
+CURVE = ({"x": [NUMBER], "y": [NUMBER]}, NoneType)  # null: no curve helped
+
 
 def run(stage: Stage) -> Result:
     """Export (which replays the golden batch in every runtime) and time the bundle."""
     source = newest_model(stage)
     model, spec = checkpoint.load(source)
     evaluated = stage.done.get("evaluate")
-    calibrator, measured = None, {}
+    calibrator, calibration, measured = None, "not fitted", {}
     if evaluated:
         measured = read_made(evaluated, "metrics.json", "the figures of models", FIGURES)
         if (evaluated / "calibrator.json").exists():
-            calibrator = read_made(evaluated, "calibrator.json", "a calibrator", {"x": [NUMBER], "y": [NUMBER]})
+            calibrator = read_made(evaluated, "calibrator.json", "a calibrator", CURVE)
+            calibration = "none helped on validation" if calibrator is None else "isotonic, on validation"
     if not evaluated:
         said = "this run has no evaluation of the model: its card says so, and the bundle holds no calibrator: "
         console().print(said + "add evaluate to stages to measure and recalibrate it", soft_wrap=True)
@@ -31,6 +35,7 @@ def run(stage: Stage) -> Result:
         "data": stage.data.name,
         "stage": source.name,
         "model": spec,
+        "calibration": calibration,
         "metrics": {k: v for k, v in measured.items() if k in (source.name, "recalibrated", "constant")},
     }
     bundle = stage.folder / "bundle"

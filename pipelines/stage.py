@@ -11,12 +11,12 @@ from recsys.results import VERSION, prepared_folder, relative
 
 __all__ = [
     "MODEL_STAGES",
-    "RECALIBRATED",
     "STAGES",
     "Kind",
     "Result",
     "Stage",
     "newest_model",
+    "recalibration",
     "row_names",
     "write_json",
 ]
@@ -50,9 +50,6 @@ STAGES = {  # in their order
     "export": Kind("export.run", ("name", "export"), MODEL_STAGES),
     "benchmark": Kind("benchmark.run", ("benchmark", "select", *_TRAINING)),
 }
-RECALIBRATED = (
-    "A recalibrated row holds the predictions as the bundle gives them: through a curve fitted on validation."
-)
 
 
 @dataclass(frozen=True)
@@ -138,3 +135,15 @@ def row_names(metrics: Mapping[str, Any]) -> dict[str, str]:
     """Key of an evaluation's metrics.json → the row's name for people: `compress, recalibrated`."""
     models = [n for n in MODEL_STAGES if n in metrics]
     return {n: f"{models[-1]}, recalibrated" if n == "recalibrated" else n for n in metrics}
+
+
+def recalibration(metrics: Mapping[str, Any]) -> str:
+    """What an evaluation's metrics.json says of recalibration, in a sentence."""
+    if "recalibrated" in metrics:
+        return (
+            "A recalibrated row holds the predictions as the bundle gives them: through a curve fitted on validation."
+        )
+    return (
+        "The newest model is not recalibrated: calibrate is false, or no curve fitted on validation lowered its "
+        "logloss there, out of fold. The bundle gives the predictions as they are."
+    )

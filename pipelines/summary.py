@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.stage import MODEL_STAGES, RECALIBRATED, row_names
+from pipelines.stage import MODEL_STAGES, recalibration, row_names
 from recsys.results import FIGURES, no_better_than_constant, read_made
 from recsys.selection.reports.benchmark_page import columns, rows
 from recsys.terminal import console
@@ -80,7 +80,7 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
             screen.print(worst, style="yellow", soft_wrap=True)
         if better := _better_baseline(models):
             screen.print(better, style="yellow", soft_wrap=True)
-        screen.print(RECALIBRATED, style="dim")
+        screen.print(recalibration(models), soft_wrap=True, style="dim")
         screen.print(
             "µs a row: 512 rows at a time in eager PyTorch, the models in turn; of the bundle, its graph alone.",
             style="dim",

@@ -15,7 +15,8 @@ from recsys.baselines.linear import linear
 from recsys.baselines.rows import Predict, rows_of, scored
 from recsys.baselines.trees import lightgbm_or_mend, trees
 from recsys.data.shards import Shards
-from recsys.evaluation.metrics import evaluate, fit_calibrator, sigmoid
+from recsys.evaluation.calibrate import fit_calibrator
+from recsys.evaluation.metrics import evaluate, sigmoid
 from recsys.files import read_json, write_json
 from recsys.progress import progress
 from recsys.terminal import console
@@ -28,12 +29,13 @@ MOST_CELLS = 40_000_000  # rows × columns held at once: about 1 GB in either ba
 
 
 def _figures(valid: Shards, test: Shards, predict: Predict) -> dict[str, dict[str, float]]:
-    """Of validation and of test; those of test also after recalibration on validation."""
+    """Of validation and of test; those of test also after recalibration on validation, if that helps there."""
     logit = {s: scored(s, predict) for s in (valid, test)}
     found = {s: evaluate(x_B, s.label_B, s.group_B, s.weight_B) for s, x_B in logit.items()}
     calibrator = fit_calibrator(sigmoid(logit[valid]), valid.label_B, valid.weight_B)
-    mended = evaluate(logit[test], test.label_B, None, test.weight_B, calibrator)
-    found[test] |= {f"recalibrated_{k}": mended[k] for k in ("logloss", "ne", "calibration", "ece")}
+    if calibrator is not None:
+        mended = evaluate(logit[test], test.label_B, None, test.weight_B, calibrator)
+        found[test] |= {f"recalibrated_{k}": mended[k] for k in ("logloss", "ne", "calibration", "ece")}
     return {s.split: {k: float(v) for k, v in found[s].items() if np.isfinite(v)} for s in (valid, test)}
 
 
@@ -92,7 +94,7 @@ def read(folder: Path) -> dict[str, dict[str, float]]:
         folder: A prepared data set.
 
     Returns:
-        Name → auc, logloss, ne, recalibrated_logloss … on test, valid_auc and valid_logloss.
+        Name → auc, logloss, ne … on test, recalibrated_logloss … if that helps on validation, valid_auc, valid_logloss.
     """
     path = Path(folder) / "baselines.json"
     if not path.exists():

@@ -63,8 +63,10 @@ class OneHot:
             self.place[name] = np.where(often, self.width + np.cumsum(often), self.width)
             self.width += 1 + int(often.sum())
         x_BN = _numbers(schema, dense_BN).astype(np.float64)
-        self.mean = np.average(x_BN, axis=0, weights=weight_B)
-        deviation = np.sqrt(np.average((x_BN - self.mean) ** 2, axis=0, weights=weight_B))
+        weight_B = np.ones(len(x_BN)) if weight_B is None else weight_B.astype(np.float64)
+        share_B = weight_B / weight_B.sum()
+        self.mean = share_B @ x_BN  # unlike np.average, of no numbers too
+        deviation = np.sqrt(share_B @ (x_BN - self.mean) ** 2)
         self.deviation = np.where(deviation > 1e-12, deviation, 1.0)
         self.width += x_BN.shape[1]
 
@@ -92,9 +94,11 @@ class OneHot:
 class TargetRates:
     """Numbers and narrow ids as they are, wide ids as the label rate of their value and its rows.
 
-    rate(v) = (Σ label + PRIOR·mean) / (rows + PRIOR), a row counted by its sample weight. On training
-    rows the rates are those of the other folds, so that no row sees its own label. A list takes the
-    mean over its ids, weighted if the list is.
+    rate(v) = (Σ label + PRIOR·mean) / (rows + PRIOR), a row counted by its sample weight. A list takes
+    the mean over its ids, weighted if the list is. No training row sees its own label: if rows have
+    times, the rates are those of the rows before it, as they will be when the model is used; else
+    those of the other folds. A time's rows are taken to stand in its order: folds, which know the
+    future, tell how often an id comes back, and where that is the label, a rate of them misleads.
 
     Args:
         schema: The fields.
@@ -104,7 +108,8 @@ class TargetRates:
         seed: Fixes the folds.
 
     Source: Micci-Barreca, A preprocessing scheme for high-cardinality categorical attributes,
-    2001, equation 4, with λ(n) = n / (n + PRIOR); folds are ours.
+    2001, equation 4, with λ(n) = n / (n + PRIOR); rows before a row: CatBoost (Prokhorenkova et al.,
+    2018, section 3.2), in the order of time, not a random one; folds are ours.
     """
 
     def __init__(
@@ -137,13 +142,40 @@ class TargetRates:
     def _encode(
         self, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray, sums: tuple[np.ndarray, np.ndarray]
     ) -> np.ndarray:
+        """→ B×2 from Σ label and rows of every id."""
+        safe = np.maximum(ids_BL[:, self.schema.id_columns[name].start : self.schema.id_columns[name].stop], 0)
+        return self._mean(name, ids_BL, dense_BN, sums[0][safe], sums[1][safe])
+
+    def _mean(
+        self, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray, label_BL: np.ndarray, rows_BL: np.ndarray
+    ) -> np.ndarray:
         """→ B×2: mean rate and mean log rows over the row's ids; the mean label if it has none."""
-        rate, often = (sums[0] + PRIOR * self.mean) / (sums[1] + PRIOR), np.log1p(sums[1])
-        ids, counts = _listed(self.schema, name, ids_BL, dense_BN)
-        total_B, safe = counts.sum(1), np.maximum(ids, 0)
+        rate_BL, often_BL = (label_BL + PRIOR * self.mean) / (rows_BL + PRIOR), np.log1p(rows_BL)
+        _, counts = _listed(self.schema, name, ids_BL, dense_BN)
+        total_B = counts.sum(1)
         filled_B = total_B > 0
-        made = [(counts * v[safe]).sum(1) / np.where(filled_B, total_B, 1) for v in (rate, often)]
+        made = [(counts * v_BL).sum(1) / np.where(filled_B, total_B, 1) for v_BL in (rate_BL, often_BL)]
         return np.stack([np.where(filled_B, made[0], self.mean), made[1]], 1).astype(np.float32)
+
+    def _before(self, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
+        """→ B×2 of the training rows, each from the rows above it."""
+        at = self.schema.id_columns[name]
+        ids = ids_BL[:, at.start : at.stop]
+        row, slot = np.nonzero(ids >= 0)
+        order = np.argsort(ids[row, slot], kind="stable")  # an id's rows stay in their order
+        row, slot = row[order], slot[order]
+        id_, weight = ids[row, slot], self.weight[row]
+        first_id = np.r_[True, id_[1:] != id_[:-1]][: len(id_)]
+        first_row = first_id | np.r_[True, row[1:] != row[:-1]][: len(row)]  # an id that stands twice in a row: once
+        sums = []
+        for value in (self.label[row] * weight, weight):
+            below = np.r_[0.0, np.cumsum(value)[:-1]][: len(value)]
+            below = below[np.maximum.accumulate(np.where(first_row, np.arange(len(below)), 0))]
+            start = below[np.maximum.accumulate(np.where(first_id, np.arange(len(below)), 0))]
+            sum_BL = np.zeros(ids.shape)
+            sum_BL[row, slot] = below - start
+            sums.append(sum_BL)
+        return self._mean(name, ids_BL, dense_BN, *sums)
 
     def _beside(self, ids_BL: np.ndarray, dense_BN: np.ndarray, wide: list[np.ndarray]) -> np.ndarray:
         at = self.schema.id_columns
@@ -155,7 +187,9 @@ class TargetRates:
         return self._beside(ids_BL, dense_BN, [self._encode(n, ids_BL, dense_BN, self.sums[n]) for n in self.wide])
 
     def crossed(self, ids_BL: np.ndarray, dense_BN: np.ndarray, folds: int = 5) -> np.ndarray:
-        """→ x_BW of the training rows themselves, rates from the other folds."""
+        """→ x_BW of the training rows themselves, rates from the rows before or, without times, from other folds."""
+        if self.schema.time:
+            return self._beside(ids_BL, dense_BN, [self._before(n, ids_BL, dense_BN) for n in self.wide])
         wide = [np.empty((len(ids_BL), 2), np.float32) for _ in self.wide]
         if self.wide:
             for seen, held in KFold(folds, shuffle=True, random_state=self.seed).split(ids_BL):

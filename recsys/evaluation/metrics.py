@@ -1,19 +1,30 @@
-"""Metrics of click predictions, exact, and a recalibration fitted on validation.
+"""Metrics of click predictions, exact.
 
 B rows, G groups, T ties, K bins. `logit_B` and `probability_B` are float32 or float64; `label_B` holds 0 and 1.
 `weight_B` holds weights ≥ 0, or is None: a row of weight 3 counts as three equal rows, one of weight 0 not at all.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from sklearn.isotonic import IsotonicRegression
 
 from recsys.errors import DataError
 
-__all__ = ["AUC", "Calibrator", "auc", "ece", "equal_bins", "evaluate", "fit_calibrator", "gauc", "logloss", "sigmoid"]
+__all__ = [
+    "AUC",
+    "auc",
+    "counting",
+    "ece",
+    "equal_bins",
+    "evaluate",
+    "gauc",
+    "logloss",
+    "losses",
+    "sigmoid",
+    "weighted_mean",
+]
 
 _CHUNK = 1 << 20
 
@@ -24,7 +35,7 @@ def sigmoid(logit_B: np.ndarray) -> np.ndarray:
     return np.where(np.asarray(logit_B) >= 0, 1 / (1 + e_B), e_B / (1 + e_B))
 
 
-def _counting(weight_B: np.ndarray | None, *columns: np.ndarray) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
+def counting(weight_B: np.ndarray | None, *columns: np.ndarray) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
     """Drop the rows of weight 0; weights that are all 1 become None, so that they change no bit of an answer.
 
     Raises:
@@ -55,7 +66,7 @@ class AUC:
 
     def add(self, score_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None) -> None:
         """Take a batch in; scores are compared as float32: give logits, as large probabilities round to 1."""
-        weight, (score, label) = _counting(weight_B, np.asarray(score_B, np.float32), label_B)
+        weight, (score, label) = counting(weight_B, np.asarray(score_B, np.float32), label_B)
         if np.isnan(score).any():
             raise DataError("AUC: expected finite scores, got NaN: the model diverged, lower its learning rates")
         bits = (score + np.float32(0)).view(np.uint32)  # adding 0 turns −0 into +0
@@ -125,7 +136,7 @@ def gauc(score_B: np.ndarray, label_B: np.ndarray, group_B: np.ndarray, weight_B
 
     Source: Zhou et al., Deep Interest Network, 2018, equation 7 (impressions as weights).
     """
-    weight, (score, label, group) = _counting(weight_B, score_B, label_B, group_B)
+    weight, (score, label, group) = counting(weight_B, score_B, label_B, group_B)
     weight = np.ones(len(label)) if weight is None else weight
     order = np.lexsort((score, group))
     score, label, group, weight = (x[order] for x in (score, label, group, weight))
@@ -145,13 +156,28 @@ def gauc(score_B: np.ndarray, label_B: np.ndarray, group_B: np.ndarray, weight_B
     return float(np.average(wins_G[both] / (p_G * n_G)[both], weights=(p_G + n_G)[both]))
 
 
+def losses(probability_B: np.ndarray, label_B: np.ndarray) -> np.ndarray:
+    """−y·ln p − (1 − y)·ln(1 − p) of each row in nats, p kept within [1e-7, 1 − 1e-7]."""
+    p_B = np.clip(np.asarray(probability_B, np.float64), 1e-7, 1 - 1e-7)
+    y_B = np.asarray(label_B, np.float64)
+    return -y_B * np.log(p_B) - (1 - y_B) * np.log1p(-p_B)
+
+
 def logloss(probability_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None) -> float:
-    """−mean[y·ln p + (1 − y)·ln(1 − p)], weighted if so asked, p kept within [1e-7, 1 − 1e-7], in nats."""
-    weight, (probability, label) = _counting(weight_B, probability_B, label_B)
-    p = np.clip(np.asarray(probability, np.float64), 1e-7, 1 - 1e-7)
-    y = np.asarray(label, np.float64)
-    gain_B = y * np.log(p) + (1 - y) * np.log1p(-p)
-    return float(-np.mean(gain_B) if weight is None else -np.average(gain_B, weights=weight))
+    """The (weighted) mean of `losses`, nats."""
+    weight, (probability, label) = counting(weight_B, probability_B, label_B)
+    return float(np.average(losses(probability, label), weights=weight))
+
+
+def weighted_mean(value_B: np.ndarray, weight_B: np.ndarray | None) -> tuple[float, float]:
+    """m = Σ w·v / Σ w, and its standard error √(Σ w²·(v − m)²) / Σ w.
+
+    Without weights that is the mean, and the deviation over √B. Rows are drawn, not their copies: a
+    weight of two gives the mean of two equal rows, but a larger error than two rows that were drawn apart.
+    """
+    w_B = np.ones(len(value_B)) if weight_B is None else np.asarray(weight_B, np.float64)
+    mean = float(np.average(value_B, weights=w_B))
+    return mean, float(np.sqrt(np.sum(np.square(w_B * (value_B - mean)))) / w_B.sum())
 
 
 @dataclass(frozen=True)
@@ -177,7 +203,7 @@ def equal_bins(
     A row that lies across a cut counts in both bins, by its shares. Whole weights are cut where as
     many unweighted rows would be: the first bins hold one row more if the rows do not divide.
     """
-    weight, (p_B, y_B) = _counting(weight_B, probability_B, label_B)
+    weight, (p_B, y_B) = counting(weight_B, probability_B, label_B)
     order = np.argsort(p_B, kind="stable")
     if weight is None:
         parts = [(part, None) for part in np.array_split(order, bins) if len(part)]
@@ -216,7 +242,7 @@ def evaluate(
     label_B: np.ndarray,
     group_B: np.ndarray | None = None,
     weight_B: np.ndarray | None = None,
-    calibrator: "Calibrator | None" = None,
+    calibrator: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, float]:
     """AUC, logloss, normalised entropy, calibration ratio, ECE and, with groups, GAUC.
 
@@ -229,13 +255,13 @@ def evaluate(
         label_B: 0 or 1.
         group_B: Groups of GAUC.
         weight_B: Sample weights.
-        calibrator: Measure the predictions that it makes of the model's.
+        calibrator: Measure the probabilities that it makes of the model's.
 
     Raises:
         DataError: If the rows hold one label only, or none has weight.
     """
     groups = [] if group_B is None else [group_B]
-    weight_B, (logit_B, label_B, *groups) = _counting(weight_B, logit_B, label_B, *groups)
+    weight_B, (logit_B, label_B, *groups) = counting(weight_B, logit_B, label_B, *groups)
     p_B = sigmoid(logit_B)
     if calibrator is not None:
         p_B = calibrator(p_B)
@@ -248,46 +274,3 @@ def evaluate(
     for group_B in groups:
         found["gauc"] = gauc(logit_B, label_B, group_B, weight_B)
     return found
-
-
-@dataclass(frozen=True)
-class Calibrator:
-    """p' = piecewise-linear, never falling, of p: `np.interp(p, x, y)`.
-
-    Args:
-        x: Ascending probabilities.
-        y: Their calibrated values, ascending, inside (0, 1).
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-
-    def __call__(self, probability_B: np.ndarray) -> np.ndarray:
-        """Calibrate probabilities."""
-        return np.interp(probability_B, self.x, self.y)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready form."""
-        return {"x": self.x.tolist(), "y": self.y.tolist()}
-
-
-def fit_calibrator(
-    probability_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None, bins: int = 200
-) -> Calibrator:
-    """Isotonic regression on validation, over bins of equal weight, so that few rows cannot bend it.
-
-    A bin holds at least 50 effective rows: (Σw)² / Σw² rows of equal weight would be as certain. Its
-    value is at least what half a click (of mean weight) in it would make, and at most what half a
-    non-click would leave, so that no later row costs infinite logloss. Each bin rises by 2e-6, enough
-    for float32 to keep most of the order (and AUC) inside level runs.
-    """
-    weight, (p_B, y_B) = _counting(weight_B, probability_B, label_B)
-    rows = len(p_B) if weight is None else weight.sum() ** 2 / (weight**2).sum()
-    cut = equal_bins(p_B, y_B, weight, min(bins, max(1, int(rows * (1 + 1e-9)) // 50)))
-    isotonic = IsotonicRegression().fit(cut.probability, cut.label, sample_weight=cut.weight)
-    click, other = (1.0 if weight is None or not (y_B == y).any() else weight[y_B == y].mean() for y in (1, 0))
-    low, high = (0.5 * np.minimum(w / cut.weight, 1) for w in (click, other))
-    smooth = np.clip(isotonic.predict(cut.probability), low, 1 - high)
-    rise = 2e-6 * np.arange(len(smooth))
-    smooth = (np.maximum.accumulate(smooth) + rise) / (1 + rise[-1])
-    return Calibrator(np.r_[0.0, cut.probability, 1.0], np.r_[smooth[0] / 2, smooth, (1 + smooth[-1]) / 2])

@@ -11,7 +11,7 @@ from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.errors import DataError
 
-__all__ = ["Rows", "counted", "donors", "resampled", "weighted_mean"]
+__all__ = ["Rows", "counted", "donors", "resampled"]
 
 
 class Rows:
@@ -64,17 +64,6 @@ def counted(shards: Shards) -> Shards:
     if len(rows_B) == 0:
         raise DataError("selection: expected held-out rows of a sample weight above 0, got none: check the weights")
     return cast(Shards, Rows(shards, rows_B))
-
-
-def weighted_mean(value_B: np.ndarray, weight_B: np.ndarray | None) -> tuple[float, float]:
-    """m = Σ w·v / Σ w, and its standard error √(Σ w²·(v − m)²) / Σ w.
-
-    Without weights that is the mean, and the deviation over √B. Rows are drawn, not their copies: a
-    weight of two gives the mean of two equal rows, but a larger error than two rows that were drawn apart.
-    """
-    w_B = np.ones(len(value_B)) if weight_B is None else np.asarray(weight_B, np.float64)
-    mean = float(np.average(value_B, weights=w_B))
-    return mean, float(np.sqrt(np.sum(np.square(w_B * (value_B - mean)))) / w_B.sum())
 
 
 def resampled(weight_B: Tensor, count: int) -> Tensor:

@@ -6,12 +6,12 @@ import numpy as np
 
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
-from recsys.evaluation.metrics import sigmoid
+from recsys.evaluation.metrics import losses, sigmoid, weighted_mean
 from recsys.frame.ctr import CTR
-from recsys.selection.counted import counted, weighted_mean
+from recsys.selection.counted import counted
 from recsys.training.fit import logits
 
-__all__ = ["Gain", "default_price", "gain_over_constant", "losses", "price_or_default"]
+__all__ = ["Gain", "default_price", "gain_over_constant", "price_or_default"]
 
 _LEAST_GAIN = 0.05  # of the constant's logloss: a model that gains nothing still has a price for its fields
 
@@ -29,12 +29,6 @@ class Gain:
     mean: float
     error: float
     constant: float
-
-
-def losses(p_B: np.ndarray, label_B: np.ndarray) -> np.ndarray:
-    """Binary cross-entropy of each row, nats."""
-    p_B = np.clip(p_B, 1e-15, 1 - 1e-15)
-    return -np.where(label_B > 0.5, np.log(p_B), np.log1p(-p_B))
 
 
 def gain_over_constant(logit_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None) -> Gain:

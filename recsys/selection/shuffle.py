@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from recsys.data.shards import Shards
-from recsys.evaluation.metrics import auc, sigmoid
+from recsys.evaluation.metrics import auc, losses, sigmoid, weighted_mean
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_generators
-from recsys.selection.counted import counted, donors, weighted_mean
-from recsys.selection.price import losses
+from recsys.selection.counted import counted, donors
 from recsys.training.loop import bf16
 
 __all__ = ["Shuffled", "shuffled_cost"]
@@ -45,41 +44,55 @@ class Shuffled:
         self._generators = dict(zip(names, field_generators(names, seed), strict=True))
 
     @torch.no_grad()
-    def probabilities(self, names: Sequence[str] = ()) -> np.ndarray:
-        """p_R with these fields shuffled, each by `donors` of its own; each call draws others."""
+    def logits(self, names: Sequence[str] = (), together: bool = False) -> np.ndarray:
+        """logit_R with these fields shuffled; each call draws other `donors`.
+
+        Args:
+            names: Of the fields.
+            together: Whether they share the donors (those of the first), or each has its own.
+        """
         kept = {n: self._blocks[n].clone() for n in names}
-        for name, block_RD in kept.items():
-            self._blocks[name].copy_(block_RD[donors(len(block_RD), self._weight_R, self._generators[name])])
+        donor_R = torch.empty(0, dtype=torch.int64)
+        for i, (name, block_RD) in enumerate(kept.items()):
+            if i == 0 or not together:
+                donor_R = donors(len(block_RD), self._weight_R, self._generators[name])
+            self._blocks[name].copy_(block_RD[donor_R])
         with torch.autocast("cpu", torch.bfloat16, enabled=self._half):
             logit_R = torch.cat([self.model.head(part).float() for part in self.x_RW.split(8192)])
         for name, block_RD in kept.items():
             self._blocks[name].copy_(block_RD)
-        return sigmoid(logit_R.numpy())
+        return logit_R.numpy()
 
 
 def shuffled_cost(
-    model: CTR, valid: Shards, groups: Mapping[str, Sequence[str]], seed: int, rows: int = 100_000
+    model: CTR,
+    valid: Shards,
+    groups: Mapping[str, Sequence[str]],
+    seed: int,
+    rows: int = 100_000,
+    together: bool = False,
 ) -> dict[str, dict[str, float]]:
     """What shuffling costs, for several sets of fields in turn.
 
     Args:
         model: Trained; not changed.
         valid: Held-out rows.
-        groups: Name → fields to shuffle together, each by a permutation of its own.
+        groups: Name → fields to shuffle at once.
         seed: See `Shuffled`.
         rows: See `Shuffled`.
+        together: Whether the fields of a set share one permutation, or each has its own.
 
     Returns:
         For each name delta_logloss, nats a row, positive where the model loses; delta_logloss_error, its
         standard error over rows; delta_auc, negative where the model loses. All count sample weights.
     """
     rows_of = Shuffled(model, valid, seed, rows)
-    p_R, label_R, weight_R = rows_of.probabilities(), rows_of.label_R, rows_of.weight_R
-    loss_R, base = losses(p_R, label_R), auc(p_R, label_R, weight_R)
+    logit_R, label_R, weight_R = rows_of.logits(), rows_of.label_R, rows_of.weight_R
+    loss_R, base = losses(sigmoid(logit_R), label_R), auc(logit_R, label_R, weight_R)
     found: dict[str, dict[str, float]] = {}
     for name, fields in groups.items():
-        shuffled_R = rows_of.probabilities(fields)
-        mean, error = weighted_mean(losses(shuffled_R, label_R) - loss_R, weight_R)
+        shuffled_R = rows_of.logits(fields, together)
+        mean, error = weighted_mean(losses(sigmoid(shuffled_R), label_R) - loss_R, weight_R)
         found[name] = {
             "delta_logloss": mean,
             "delta_logloss_error": error,

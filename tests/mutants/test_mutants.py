@@ -158,7 +158,7 @@ MUTANTS = [
     ),
     Mutant(
         "table_l2 counts rows of weight 0",
-        "recsys/training/fit.py",
+        "recsys/training/loop.py",
         "row_mean(square_B, batch.weight_B)",
         "square_B.mean()",
         "tests/unit/test_train.py::test_table_l2_counts_a_row_of_weight_n_as_n_rows",
@@ -172,7 +172,7 @@ MUTANTS = [
     ),
     Mutant(
         "LightGBM stops early by unweighted rows",
-        "recsys/baselines/fit.py",
+        "recsys/baselines/trees.py",
         "held = lightgbm.Dataset(x, valid[2], weight=valid[3], ",
         "held = lightgbm.Dataset(x, valid[2], ",
         "tests/unit/test_baseline.py::test_trees_stop_by_validation_rows_as_they_weigh",
@@ -183,6 +183,48 @@ MUTANTS = [
         'own = replace(recipe, steps=int(best_look(history)["step"]))',
         "own = recipe",
         "tests/unit/test_probes.py::test_a_search_among_probes_takes_as_many_steps_as_the_probed_model",
+    ),
+    Mutant(
+        "a baseline is recalibrated on test rows",
+        "recsys/baselines/fit.py",
+        "fit_calibrator(sigmoid(logit[valid]), valid.label_B, valid.weight_B)",
+        "fit_calibrator(sigmoid(logit[test]), test.label_B, test.weight_B)",
+        "tests/unit/test_baseline.py::test_baselines_are_recalibrated_on_validation",
+    ),
+    Mutant(
+        "what replaces a value is drawn without weights",
+        "recsys/selection/shuffle.py",
+        "donors(len(block_RD), self._weight_R, ",
+        "donors(len(block_RD), None, ",
+        "tests/unit/test_counted.py::test_what_replaces_a_value_is_drawn_as_it_weighs",
+    ),
+    Mutant(
+        "reads before fresh tables count",
+        "pipelines/compress.py",
+        "r * (fisher[n] > 0) if n in fisher else r",
+        "r",
+        "tests/unit/test_compression.py::test_reads_before_the_tables_were_last_drawn_do_not_count",
+    ),
+    Mutant(
+        "the error that bits may make is of all rows alike",
+        "recsys/compression/fewest_bits.py",
+        "made[name].held(), weight_R) <= error",
+        "made[name].held()) <= error",
+        "tests/unit/test_compression.py::test_the_error_that_bits_may_make_is_of_rows_as_they_are_read",
+    ),
+    Mutant(
+        "probes forget the weights",
+        "recsys/selection/probes.py",
+        "if shards.weight_B is not None:",
+        "if False:",
+        "tests/unit/test_probes.py::test_a_probe_has_its_sources_values_as_often_as_they_weigh",
+    ),
+    Mutant(
+        "LPFS orders by x",
+        "recsys/selection/methods/lpfs.py",
+        "x_F.abs().tolist(), strict=True))",
+        "x_F.tolist(), strict=True))",
+        PEERS + "test_lpfs_orders_by_size_and_keeps_a_gate_in_use_below_0",
     ),
 ]
 

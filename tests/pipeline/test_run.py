@@ -30,7 +30,10 @@ def test_a_run_leaves_every_stage_and_says_where(finished):
         assert stage["seconds"] > 0
         assert len(stage["mlflow_run_id"]) == 32
     evaluated = json.loads((Path(finished["stages"]["evaluate"]["folder"]) / "metrics.json").read_text())
-    assert list(evaluated) == ["constant", "train", "retrain", "compress", "recalibrated"]
+    curve = json.loads((Path(finished["stages"]["evaluate"]["folder"]) / "calibrator.json").read_text())
+    assert list(evaluated) == ["constant", "train", "retrain", "compress", *(["recalibrated"] if curve else [])]
+    card = json.loads((Path(finished["stages"]["export"]["bundle"]) / "card.json").read_text())
+    assert card["calibration"] == ("isotonic, on validation" if curve else "none helped on validation")
     assert evaluated["constant"]["auc"] == 0.5
     assert evaluated["retrain"]["auc"] > 0.65
     assert evaluated["compress"]["table_bytes"] < evaluated["retrain"]["table_bytes"]

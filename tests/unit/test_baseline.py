@@ -2,6 +2,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_it_repeats_exactly_and_a_share_of_the_rows_is_named(made, tmp_path, mon
 
 def test_rates_of_training_rows_never_see_their_own_fold(train, schema) -> None:
     ids, dense, label = arrays(train)
-    seen = TargetRates(schema, ids, label, seed=3)
+    seen = TargetRates(replace(schema, time=None, _index={}), ids, label, seed=3)
     seen.wide, seen.narrow, seen.native = ["item"], [], []
     seen.sums = {"item": seen._sums("item", ids, np.arange(len(ids)))}
     crossed = seen.crossed(ids, dense, folds=4)[:, -2]
@@ -129,6 +130,61 @@ def test_rates_of_training_rows_never_see_their_own_fold(train, schema) -> None:
         others = [label[r] for r in range(len(ids)) if item[r] == item[row] and folds[r] != folds[row]]
         slow = (sum(others) + PRIOR * label.mean()) / (len(others) + PRIOR)
         assert crossed[row] == pytest.approx(slow, abs=1e-6)
+
+
+def test_rates_of_training_rows_with_times_are_of_the_rows_above_them(train, schema) -> None:
+    """Against a loop, of an id and of a list that may hold an id twice, with weights."""
+    assert schema.time
+    ids, dense, label = (a[:400] for a in arrays(train))
+    at = schema.id_columns["tags"]
+    ids = ids.copy()
+    ids[::3, at.start + 1] = ids[::3, at.start]
+    weight = np.random.default_rng(0).integers(1, 4, len(label)).astype(np.float32)
+    rates = TargetRates(schema, ids, label, weight)
+    found, mean = rates.crossed(ids, dense), np.average(label, weights=weight)
+    for name in ("user_x_city", "tags"):
+        assert name in rates.wide
+        column, at = found.shape[1] - 2 * (len(rates.wide) - rates.wide.index(name)), schema.id_columns[name]
+        total, often = {}, {}
+        for row, (y, w) in enumerate(zip(label, weight, strict=True)):
+            here = [i for i in ids[row, at.start : at.stop] if i >= 0]
+            slow = [(total.get(i, 0) + PRIOR * mean) / (often.get(i, 0) + PRIOR) for i in here] or [mean]
+            assert found[row, column] == pytest.approx(np.mean(slow), abs=1e-6)
+            assert found[row, column + 1] == pytest.approx(
+                sum(np.log1p(often.get(i, 0)) for i in here) / max(1, len(here))
+            )
+            for i in here:
+                total[i], often[i] = total.get(i, 0) + w * y, often.get(i, 0) + w
+
+
+@needs_lightgbm
+def test_a_table_of_categories_only_has_its_baselines(tmp_path) -> None:
+    r = np.random.default_rng(0)
+    item, click = r.integers(0, 8, 900), r.integers(0, 2, 900)
+    config = {"name": "c", "label": "click", "split": {"shares": [0.6, 0.2, 0.2]}, "fields": {"item": {}}}
+    for more in ({}, {"weight": "w"}):
+        table = pa.table({"item": item, "click": click, "w": np.ones(900) + item})
+        folder = prepare({**config, **more}, lambda table=table: table, tmp_path)
+        assert baseline_main([str(folder)]) == 0
+        assert json.loads((folder / "baselines.json").read_text())["models"]["logistic regression"]["test"]["auc"] > 0
+
+
+class Split:
+    """What `_figures` asks of shards; the model's logits stand by."""
+
+    group_B = weight_B = None
+
+    def __init__(self, split: str, rate: float):
+        self.split, r = split, np.random.default_rng(len(split))
+        self.label_B, self.logit_B = (r.random(20_000) < rate).astype(np.float32), r.normal(0, 0.1, 20_000)
+
+
+def test_baselines_are_recalibrated_on_validation(monkeypatch) -> None:
+    """Validation's rate is .3, that of test .1: a curve of validation stays three times too high on test."""
+    monkeypatch.setattr(baselines, "scored", lambda split, _: split.logit_B)
+    found = baselines._figures(Split("valid", 0.3), Split("test", 0.1), None)["test"]
+    assert found["calibration"] == pytest.approx(5, rel=0.05)
+    assert found["recalibrated_calibration"] == pytest.approx(3, rel=0.05)
 
 
 def test_a_list_is_the_mean_of_its_ids_and_an_empty_one_the_mean_label(train, schema) -> None:

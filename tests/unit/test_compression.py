@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from pipelines import compress
+from pipelines.stage import Stage
 from recsys.compression.fewest_bits import fewest_bits
 from recsys.compression.fwsvd import fisher_weights, fwsvd
 from recsys.compression.low_rank import break_even, factorise
@@ -11,7 +13,9 @@ from recsys.compression.rounding import held_reads, rounding
 from recsys.compression.share import share
 from recsys.compression.svd import svd
 from recsys.errors import ConfigError
+from recsys.results import write_prepared
 from recsys.tables.forms import Table, held_rows, id_map, pack, places, unpack
+from recsys.training import checkpoint
 
 
 def table(rows: int = 60, dim: int = 8, seed: int = 0) -> torch.Tensor:
@@ -221,6 +225,15 @@ def test_each_table_takes_the_fewest_bits_that_are_close_enough():
         fewest_bits({"even": Table(even)}, reads, {}, 0.0)
 
 
+def test_the_error_that_bits_may_make_is_of_rows_as_they_are_read():
+    """Small rows that are read, in four bits of a step that cuts large ones that nobody reads."""
+    w, reads = torch.rand(300, 8) - 0.5, (torch.arange(300) >= 150).long()
+    w[:150] *= 5
+    made, _ = fewest_bits({"t": Table(w)}, {"t": reads}, {}, 0.25)
+    got = made["t"].dense()
+    assert made["t"].bits == 4 and relative_error(w[150:], got[150:]) <= 0.25 < relative_error(w, got)
+
+
 def test_reads_of_a_shared_row_are_those_of_all_ids_that_read_it():
     """The weight of each held row's rounding error, against a loop over ids."""
     kept_V = torch.tensor([True, False, True, True, False, False, True, False, False, True])
@@ -231,3 +244,22 @@ def test_reads_of_a_shared_row_are_those_of_all_ids_that_read_it():
         held += kept
         want[held if kept else 0] += reads
     assert held_reads(table, reads_V).tolist() == want
+
+
+def test_reads_before_the_tables_were_last_drawn_do_not_count(prepared, schema, tmp_path, monkeypatch):
+    """An untrained model: training rows read its rows, yet no step has moved one."""
+    spec = {"model": {"_target_": "recsys.models.fm.FM"}, "embedding_dropout": 0.0,
+            "embedding": {"_target_": "recsys.embeddings.per_field.per_field"}}  # fmt: skip
+    for name in ("prepare", "train", "compress"):
+        (tmp_path / name).mkdir()
+    write_prepared(tmp_path / "prepare", prepared)
+    model, seen = checkpoint.build(schema, spec), []
+    for state in model.embedding.optimizer_state().values():
+        assert not state.any()
+    checkpoint.save(tmp_path / "train", model, spec)
+    monkeypatch.setattr(
+        compress, "make", lambda *_: lambda tables, reads, fisher: (seen.append(reads), (tables, {}))[1]
+    )
+    done = {n: tmp_path / n for n in ("prepare", "train")}
+    compress.run(Stage({"compression": {"x": 1}, "quantization": None}, tmp_path / "compress", done))
+    assert seen[0] and not any(r.any() for r in seen[0].values())

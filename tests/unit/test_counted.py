@@ -13,9 +13,10 @@ from recsys.config.factory import make
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
+from recsys.evaluation.metrics import weighted_mean
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import change_rates
-from recsys.selection.counted import Rows, counted, donors, resampled, weighted_mean
+from recsys.selection.counted import Rows, counted, donors, resampled
 from recsys.selection.price import default_price, gain_over_constant
 from recsys.selection.reports.report import health
 from recsys.selection.search import Recipe, gate_loss
@@ -119,6 +120,72 @@ def test_a_weight_of_n_is_n_rows(weighed):
     assert one == pytest.approx(many, abs=0.02)
     one, many = (run("leap", model, s).score for s in (few, repeated))
     assert np.log10(list(one.values())) == pytest.approx(np.log10(list(many.values())), abs=0.3)
+
+
+def test_what_replaces_a_value_is_drawn_as_it_weighs(case):
+    """Rows of a large `a` weigh nine times: against every row's value in every row."""
+    model, valid = case
+    rows = Rows(valid, np.flatnonzero(valid.weight_B > 0)[:500])
+    at = model.schema.names.index("a")
+    x, y = rows.batch(slice(0, 500)).dense_BN.double().numpy(), rows.label_B
+    w = np.where(x[:, at] > 0, 9.0, 1.0).astype(np.float32)
+    rows.weight_B, rows.batch = w, lambda part, batch=rows.batch: _with(batch(part), w[part])
+    head = model.interaction.weight.detach().double().numpy()
+    assert head[at] == 1.0
+    logit = x @ head
+    other = (logit - x[:, at])[:, None] + x[None, :, at]  # row, donor
+    loss = [np.logaddexp(0, z) - y.reshape(-1, *[1] * (z.ndim - 1)) * z for z in (logit, other)]
+    want = np.average(np.average(loss[1], axis=1, weights=w) - loss[0], weights=w)
+    plain = np.average(loss[1].mean(1) - loss[0], weights=w)
+    found = [shuffled_cost(model, rows, {"x": ["a"]}, s)["x"]["delta_logloss"] for s in range(60)]
+    error = np.std(found) / 60**0.5
+    assert np.mean(found) == pytest.approx(want, abs=5 * error) and abs(want - plain) > 10 * error
+
+
+def test_fields_together_share_their_donors(case):
+    """Half of a and half of its copy are a: in one order they lose what a loses."""
+    model, valid = case
+    rows, names = counted(valid), model.schema.names
+    x = rows.batch(slice(0, len(rows)))
+    b, a = names.index("b"), names.index("a")
+    rows.batch = lambda part, batch=rows.batch: _copied(batch(part), a, b)
+    twin = CTR(valid.schema, per_field(valid.schema), partial(Linear, weight=[0.0] * 3))
+    twin.interaction.weight.data[[a, b]] = 0.5
+    z, y = x.dense_BN[:, a].double().numpy(), rows.label_B
+    other = z[np.random.default_rng(0).permutation(len(z))]
+    loss = [np.mean(np.logaddexp(0, v) - y * v) for v in (z, other, (z + other) / 2)]
+    for together, want in ((True, loss[1] - loss[0]),):
+        got = shuffled_cost(twin, rows, {"x": ["a", "b"]}, 0, together=together)["x"]["delta_logloss"]
+        assert got == pytest.approx(want, rel=0.1)
+    apart = shuffled_cost(twin, rows, {"x": ["a", "b"]}, 0)["x"]["delta_logloss"]
+    assert apart < 0.8 * got
+
+
+def _copied(batch, a, b):
+    batch.dense_BN[:, b] = batch.dense_BN[:, a]
+    return batch
+
+
+def test_auc_of_shuffled_rows_is_of_logits_which_do_not_saturate(case):
+    model, valid = case
+    far = CTR(valid.schema, per_field(valid.schema), partial(Linear, weight=[WEIGHT[n] for n in valid.schema.names]))
+    far.head = lambda x_BW, head=model.head: head(x_BW) + 40  # probabilities of 1, all of them
+    near, want = (shuffled_cost(m, valid, {"x": ["a"]}, 0)["x"]["delta_auc"] for m in (far, model))
+    assert want < -0.1 and near == pytest.approx(want, abs=1e-3)
+
+
+def test_health_reads_training_rows_that_count_from_anywhere(case):
+    """The first half of training weighs nothing (a warm-up), and the model is right about the other half alone."""
+    model, valid = case
+    once = counted(valid)
+    train = Rows(once, np.arange(len(once)))
+    half = len(once) // 2
+    train.weight_B = np.repeat([0.0, 1.0], [half, len(once) - half]).astype(np.float32)
+    train.label_B = np.where(np.arange(len(once)) < half, 1 - once.label_B, once.label_B)
+    assert health(model, train, valid, rows=half)["train_auc"] > 0.7
+    train.weight_B = None
+    train.label_B = np.r_[1 - once.label_B[: half // 2], once.label_B[half // 2 :]]
+    assert 0.55 < health(model, train, valid, rows=half)["train_auc"] < 0.75, "of all rows, not of the first"
 
 
 def test_gate_loss_is_the_weighted_mean(weighed):

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from recsys.errors import DataError
 from recsys.evaluation import metrics
-from recsys.evaluation.metrics import AUC, auc, ece, evaluate, fit_calibrator, gauc, logloss, sigmoid
+from recsys.evaluation.calibrate import isotonic
+from recsys.evaluation.metrics import AUC, auc, ece, evaluate, gauc, logloss, sigmoid
 
 
 def slow_auc(score: np.ndarray, label: np.ndarray) -> float:
@@ -151,7 +152,7 @@ def miscalibrated(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("rows", [300, 3000, 60_000])
 def test_calibrator_never_falls_and_stays_inside_0_and_1(rows: int) -> None:
-    calibrate = fit_calibrator(*miscalibrated(rows, 1))
+    calibrate = isotonic(*miscalibrated(rows, 1))
     p = calibrate(np.linspace(0, 1, 10_001))
     assert (np.diff(p) >= 0).all() and p.min() > 0 and p.max() < 1
     assert (np.diff(calibrate.x) >= 0).all() and (np.diff(calibrate.y) >= 0).all()
@@ -160,13 +161,13 @@ def test_calibrator_never_falls_and_stays_inside_0_and_1(rows: int) -> None:
 def test_calibrator_of_perfect_and_of_constant_predictions_stays_inside() -> None:
     label = (np.arange(2000) % 4 == 0).astype(np.float32)
     for p in (label.copy(), np.full(2000, 0.9, np.float32)):
-        calibrated = fit_calibrator(p, label)(p)
+        calibrated = isotonic(p, label)(p)
         assert np.isfinite(calibrated).all() and 0 < calibrated.min() <= calibrated.max() < 1
     assert calibrated == pytest.approx(np.full(2000, 0.25), abs=0.13)
 
 
 def test_calibrator_mends_unseen_rows_and_keeps_their_order() -> None:
-    calibrate = fit_calibrator(*miscalibrated(20_000, 2))
+    calibrate = isotonic(*miscalibrated(20_000, 2))
     p, y = miscalibrated(20_000, 3)
     mended = calibrate(p)
     assert logloss(mended, y) < logloss(p, y) - 0.02
@@ -176,14 +177,15 @@ def test_calibrator_mends_unseen_rows_and_keeps_their_order() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_calibrator_keeps_auc_on_few_and_weak_rows(seed: int) -> None:
-    """Little signal makes long level runs; their slope must survive float32, in which AUC compares."""
+    """Little signal makes long level runs; their slope must survive float32 logits, which AUC compares."""
     rng = np.random.default_rng(seed)
     p = rng.normal(0.3, 0.01, 20_000).clip(0.01, 0.99)
     y = (rng.random(20_000) < p).astype(np.float32)
-    calibrate = fit_calibrator(p[:10_000], y[:10_000])
+    calibrate = isotonic(p[:10_000], y[:10_000])
     calibrated = calibrate(p[10_000:])
     assert abs(auc(calibrated, y[10_000:]) - auc(p[10_000:], y[10_000:])) < 1e-3
-    assert len(np.unique(calibrated.astype(np.float32))) > 0.5 * len(np.unique(p[10_000:].astype(np.float32)))
+    kept, given = (len(np.unique(np.log(q / (1 - q)).astype(np.float32))) for q in (calibrated, p[10_000:]))
+    assert kept > 0.5 * given
 
 
 def test_logloss_weighs_rows_as_often_as_they_would_stand():
@@ -264,14 +266,14 @@ def test_evaluate_tells_saturated_logits_apart() -> None:
 
 
 def test_calibrator_of_whole_weights_is_that_of_repeated_rows() -> None:
-    p, y = miscalibrated(30_000, 4)
+    p, y = miscalibrated(60_000, 4)
     times = np.random.default_rng(0).integers(0, 4, len(p))
-    got, want = fit_calibrator(p, y, times), fit_calibrator(p.repeat(times), y.repeat(times))
+    got, want = isotonic(p, y, times), isotonic(p.repeat(times), y.repeat(times))
     np.testing.assert_allclose(got.x, want.x, rtol=1e-6)
     inside = slice(20, -20)  # at the ends, half a click is the bound, and one of weight 3 is three if repeated
     np.testing.assert_allclose(got.y[inside], want.y[inside], rtol=1e-5)
-    dropped = fit_calibrator(p[times > 0], y[times > 0], times[times > 0])
-    ones, plain = fit_calibrator(p, y, np.ones(len(p))), fit_calibrator(p, y)
+    dropped = isotonic(p[times > 0], y[times > 0], times[times > 0])
+    ones, plain = isotonic(p, y, np.ones(len(p))), isotonic(p, y)
     for a, b in ((got, dropped), (ones, plain)):
         assert np.array_equal(a.x, b.x) and np.array_equal(a.y, b.y)
 
@@ -281,9 +283,9 @@ def test_calibrator_bins_follow_effective_rows() -> None:
     p, y = miscalibrated(10_000, 5)
     weight = np.full(len(p), 1e-3)
     weight[:60] = 1.0
-    assert len(fit_calibrator(p, y, weight).x) <= 2 + 3
-    scaled = fit_calibrator(p, y, np.full(len(p), 0.01))
-    np.testing.assert_allclose(scaled.y, fit_calibrator(p, y).y, rtol=1e-6)
+    assert len(isotonic(p, y, weight).x) <= 2 + 3
+    few, many = (isotonic(p, y, np.full(len(p), w)) for w in (0.01, 0.37))
+    np.testing.assert_allclose(few.y, many.y, rtol=1e-6)
 
 
 def test_calibrator_of_sampled_negatives_tells_the_truth() -> None:
@@ -294,6 +296,6 @@ def test_calibrator_of_sampled_negatives_tells_the_truth() -> None:
     kept = click | (rng.random(len(truth)) < 0.1)
     p, y, weight = truth[kept], click[kept].astype(np.float32), np.where(click, 1.0, 10.0)[kept]
     half = np.arange(len(p)) % 2 == 0
-    calibrated = fit_calibrator(p[half], y[half], weight[half])(p[~half])
+    calibrated = isotonic(p[half], y[half], weight[half])(p[~half])
     assert np.average(calibrated, weights=weight[~half]) == pytest.approx(truth.mean(), rel=0.03)
     assert logloss(calibrated, y[~half], weight[~half]) < logloss(p[~half], y[~half], weight[~half]) + 1e-3

@@ -33,6 +33,7 @@ from recsys.selection.search import Recipe, gate_loss, train_gated
 from recsys.selection.shuffle import shuffled_cost
 from recsys.training.config import TrainConfig
 from recsys.training.fit import best_look, fit
+from recsys.training.loop import Step
 from tests.unit.test_leap import linear
 
 HOW = TrainConfig(batch_size=256, lr=5e-3, table_lr=0.05, warmup_steps=5, precision="fp32", max_epochs=1)
@@ -340,6 +341,25 @@ def test_lpfs_epsilon_shrinks_to_its_last_by_a_constant_factor(model, train, val
     )
     lpfs(model, train, valid, replace(RECIPE, steps=9), 0, last_epsilon=1e-3)
     assert seen == pytest.approx([0.1 * 0.01 ** (n / 9) for n in range(10)])
+
+
+def test_lpfs_orders_by_size_and_keeps_a_gate_in_use_below_0(model, train, valid, monkeypatch):
+    """A field whose gradient is always +1 goes from 1 to about −2, one of −1 to 4, one of 0 to 0."""
+    names, slope = model.schema.names, {"item": 1.0, "price": -1.0}
+
+    def steps(own, mix, *_):
+        for number in range(1, 21):
+            parts = mix(torch.ones(1, sum(own.widths)), None)[0].split(own.widths, 1)
+            sum(slope.get(n, 0.0) * p.mean() for n, p in zip(names, parts, strict=True)).backward()
+            yield Step(number, 20, 0.0)
+
+    monkeypatch.setattr("recsys.selection.methods.lpfs.train_gated", steps)
+    found = lpfs(model, train, valid, RECIPE, 0)
+    x = {n: d["x"] for n, d in found.details.items()}
+    assert x["item"] < -0.5 and x["price"] > 1
+    assert found.score == {n: abs(v) for n, v in x.items()}
+    assert found.keep == {n: n in slope for n in names}
+    assert set(found.ranking[:2]) == set(slope)
 
 
 def test_optfs_tau_grows_to_its_last_by_a_constant_factor(model, train, valid, monkeypatch):

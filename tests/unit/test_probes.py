@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines import select_features
+from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.scores import FieldScores
@@ -34,6 +35,18 @@ def test_a_probe_has_its_sources_values_on_other_rows(train):
         assert (copy != own).any(1).mean() > 0.3
     assert (both.label_B == real.label_B).all()
     assert both.ids.keys() == [f.name for f in probed.schema.sparse]
+
+
+def test_a_probe_has_its_sources_values_as_often_as_they_weigh(prepared):
+    train = Shards(prepared, "train")
+    at = train.schema.id_columns["item"].start
+    own = train.batch(slice(0, len(train))).ids_BL[:, at].numpy()
+    common = np.bincount(own).argmax()
+    train.weight_B = np.where(own == common, 9.0, 1.0).astype(np.float32)
+    probed = Probed(train, ["item"], 0)
+    copy = probed.batch(slice(0, len(train))).ids_BL[:, probed.schema.id_columns["probe:item"].start].numpy()
+    share = np.average(own == common, weights=train.weight_B)
+    assert (copy == common).mean() == pytest.approx(share, abs=5 / len(own)) and share > 2 * (own == common).mean()
 
 
 def test_a_model_takes_probed_rows_in_any_order(train):

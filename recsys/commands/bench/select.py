@@ -148,10 +148,10 @@ def _permuted(case: _Case) -> float:
     """
     names = case.model.schema.names
     rows_of = Shuffled(case.model, case.valid, 0, _ROWS, case.recipe.how.precision)
-    rows_of.probabilities(names[:1])
+    rows_of.logits(names[:1])
     started = time.perf_counter()
     for name in names[:_TIMED_FIELDS]:
-        rows_of.probabilities([name])
+        rows_of.logits([name])
     seconds = (time.perf_counter() - started) / min(_TIMED_FIELDS, len(names))
     return seconds * len(names)
 

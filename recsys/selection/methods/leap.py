@@ -172,7 +172,7 @@ def _checked(
     near = sorted(near, key=lambda i: abs(gate_U[i] - 0.5))[:_MOST_CHECKED]
     if not near:
         return {}
-    cost = shuffled_cost(model, valid, {parts.names[i]: parts.members[i] for i in near}, seed)
+    cost = shuffled_cost(model, valid, {parts.names[i]: parts.members[i] for i in near}, seed, together=True)
     return {field: cost[parts.names[i]] for i in near for field in parts.members[i]}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from recsys.config.ranges import Count, Few, GainShare, Positive
 from recsys.data.shards import Shards
-from recsys.evaluation.metrics import logloss
+from recsys.evaluation.metrics import logloss, sigmoid
 from recsys.frame.ctr import CTR
 from recsys.progress import progress
 from recsys.selection.price import price_or_default
@@ -52,13 +52,13 @@ def permutation(
     price = price_or_default(price, model, valid, gain_share)
     rows_of, schema = Shuffled(model, valid, seed, rows, recipe.how.precision), model.schema
     label_R, weight_R = rows_of.label_R, rows_of.weight_R
-    base = logloss(rows_of.probabilities(), label_R, weight_R)
+    base = logloss(sigmoid(rows_of.logits()), label_R, weight_R)
     score: dict[str, float] = {}
     details = {}
     with progress(refresh_per_second=2) as bar:
         task = bar.add_task("permute fields", total=len(schema.names))
         for name in schema.names:
-            losses = [logloss(rows_of.probabilities([name]), label_R, weight_R) - base for _ in range(repeats)]
+            losses = [logloss(sigmoid(rows_of.logits([name])), label_R, weight_R) - base for _ in range(repeats)]
             score[name] = float(np.mean(losses))
             details[name] = {"delta_logloss": score[name], "deviation": float(np.std(losses))}
             bar.advance(task)

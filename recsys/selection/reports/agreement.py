@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import hypergeom, norm, t
 
-from recsys.evaluation.metrics import sigmoid
-from recsys.selection.price import losses
+from recsys.evaluation.metrics import losses, sigmoid
 
 __all__ = [
     "area",

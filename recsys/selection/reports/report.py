@@ -26,21 +26,22 @@ def health(model: CTR, train: Shards, valid: Shards, rows: int = 100_000) -> dic
     """Can this model tell fields apart? A selector cannot exceed its model.
 
     Returns:
-        train_auc (over the first `rows` training rows), valid_auc; gain, the held-out logloss saved
-        over a constant, and gain_error, its standard error; agreement and, if there is one,
-        rank_agreement, see `agreement_of_halves`; a
+        train_auc (over at most `rows` training rows that have weight, drawn at random), valid_auc; gain,
+        the held-out logloss saved over a constant, and gain_error, its standard error; agreement and, if
+        there is one, rank_agreement, see `agreement_of_halves`; a
         verdict and the reason for it: `no signal` (validation AUC within 3 standard errors of ½, or no
         gain beyond 3 of its own), `inconclusive` (AUC but no gain: worse than a constant; or an
         agreement below ½: two halves of the held-out rows find other fields useful) or `sound`. All
         count sample weights. train − validation AUC decides nothing: a field of many ids, a cross of two
         above all, overfits in it always, and fields are judged on held-out rows.
     """
-    batches = [train.batch(slice(s, s + 8192)) for s in range(0, min(rows, len(train)), 8192)]
+    train, valid = counted(train), counted(valid)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:rows])
     model.eval()
-    train_logit = np.concatenate([model(b).detach().numpy() for b in batches])
-    train_weight = None if train.weight_B is None else train.weight_B[: len(train_logit)]
-    train_auc = auc(train_logit, train.label_B[: len(train_logit)], train_weight)
-    valid = counted(valid)
+    parts = np.array_split(chosen, -(-len(chosen) // 8192))
+    train_logit = np.concatenate([model(train.batch(p)).detach().numpy() for p in parts])
+    train_weight = None if train.weight_B is None else train.weight_B[chosen]
+    train_auc = auc(train_logit, train.label_B[chosen], train_weight)
     valid_logit, label_B, weight_B = logits(model, valid), valid.label_B, valid.weight_B
     valid_auc, gain = auc(valid_logit, label_B, weight_B), gain_over_constant(valid_logit, label_B, weight_B)
     auc_error, (agreement, ranks) = _auc_error(label_B, weight_B), agreement_of_halves(model, valid)
