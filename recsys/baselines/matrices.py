@@ -71,8 +71,8 @@ class OneHot:
         self.width += x_BN.shape[1]
 
     def __call__(self, ids_BL: np.ndarray, dense_BN: np.ndarray) -> sp.csr_matrix:
-        """→ x_BW."""
-        x_BN = ((_numbers(self.schema, dense_BN) - self.mean) / self.deviation).astype(np.float32)
+        """→ x_BW, float64: in float32 Newton's line search may end before the gradient is small."""
+        x_BN = (_numbers(self.schema, dense_BN) - self.mean) / self.deviation
         total = len(ids_BL)
         rows, columns, values = [], [], []
         for name in self.schema.id_columns:
@@ -81,7 +81,7 @@ class OneHot:
             squares_B = (counts**2).sum(1)
             rows.append(row)
             columns.append(self.place[name][ids[row, slot]])
-            values.append((counts[row, slot] / np.sqrt(squares_B[row])).astype(np.float32))
+            values.append(counts[row, slot] / np.sqrt(squares_B[row]))
         start = self.width - x_BN.shape[1]
         row_BN, column_BN = np.indices(x_BN.shape)
         rows.append(row_BN.ravel())
