@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -79,7 +80,9 @@ def test_an_image_runs_the_versions_that_were_tested(path):
 
 
 def test_the_running_environment_is_the_lock():
-    installed = {canonicalize_name(d.name): d.version for d in metadata.distributions()}
+    # Only what stands in the environment: setuptools puts vendored packages on the path when it is imported.
+    found = metadata.distributions(path=[sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    installed = {canonicalize_name(d.name): d.version for d in found}
     if "fbgemm-gpu-cpu" not in installed:
         pytest.skip("a CUDA machine: what is installed there was never tested")
     path = SETUP[0] if "+cpu" in installed["torch"] else SETUP[1]

@@ -172,18 +172,18 @@ def test_a_benchmark_cut_off_keeps_its_settings_and_the_searches_by_its_own_code
     """A search by code or settings that have changed since is made again; any other is not."""
     monkeypatch.chdir(place)
     few = ["benchmark.methods=[random]", "benchmark.seeds=[0]", "benchmark.gain_shares=null", "benchmark.grid=[2]"]
-    search = place / "runs" / "cut" / "benchmark" / "searches" / "random" / "0"
+    search = place / "runs" / "searching" / "benchmark" / "searches" / "random" / "0"
     with monkeypatch.context() as broken:
         broken.setattr(Benchmark, "conclude", lambda self: 1 / 0)
-        assert main(["run", *ARGUMENTS, *few, "hydra.run.dir=runs/cut"]) == 1
+        assert main(["run", *ARGUMENTS, *few, "hydra.run.dir=runs/searching"]) == 1
         capfd.readouterr()
-        assert main(["run", "resume=cut", "benchmark.metric=logloss"]) == 2
+        assert main(["run", "resume=searching", "benchmark.metric=logloss"]) == 2
         assert "stage benchmark was begun with benchmark.metric=auc, not logloss" in capfd.readouterr().err
         first = (search / "kept.yaml").stat().st_mtime_ns
-        assert main(["run", "resume=cut"]) == 1
+        assert main(["run", "resume=searching"]) == 1
         assert (search / "kept.yaml").stat().st_mtime_ns == first
     (search / "search.txt").write_text("the name of a search by other code")
-    assert main(["run", "resume=cut"]) == 0
+    assert main(["run", "resume=searching"]) == 0
     assert (search / "kept.yaml").stat().st_mtime_ns > first
 
 

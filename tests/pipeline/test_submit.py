@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from recsys.config.options import CONF
+
 HEAVY = ["torch", "torchrec", "fbgemm_gpu", "sklearn", "scipy", "mlflow", "pandas", "polars", "pyarrow", "plotly"]
 TABLE = "data=table data.label=y +data.fields={x:{}}"
+MODELS = sorted(f.stem for f in (CONF / "model").glob("*.yaml"))
 WRONG = {
     "model.absent=3": "model.absent: no such key: expected some of dropout, hidden, layers",
     "data.fields.department.kind=numeric": "do not set this key yet: write +data.fields.department.kind=numeric",
@@ -25,7 +28,7 @@ WRONG = {
     "+model.widths=[3]": "model: unknown widths",
     "+selection.depth=3": "selection: unknown depth",
     "+data.source.depth=3": "data.source: unknown depth",
-    "model=absent": "model: no option 'absent': expected one of dcn, fm, mlp, wukong",
+    "model=absent": f"model: no option 'absent': expected one of {', '.join(MODELS)}",
     "experiment=absent": "experiment: no option 'absent': expected one of demo",
     "stages=[fly]": "unknown ['fly']",
     "stages=[]": "stages: expected a list",

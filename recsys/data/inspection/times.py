@@ -29,7 +29,7 @@ def read_times(values: pl.Series) -> pl.Series:
     Raises:
         DataError: If preparation takes a value for no time.
     """
-    us_B, there_B = instants(values.to_arrow(), values.name, None)
+    us_B, there_B = instants(values.alias("").to_arrow(), values.name, None)
     return pl.Series(values.name, us_B).set(pl.Series(~there_B), None).cast(pl.Datetime("us"))
 
 
