@@ -1,7 +1,8 @@
 """What many tests share: a small raw table with every kind of field, prepared once a session."""
 
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,11 @@ def batch(train: Shards) -> Batch:
 
 
 @pytest.fixture(autouse=True)
-def own_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_tracking() -> Generator[None]:
     """A test that sets MLflow's store (which is an environment variable) sets it for itself alone."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # a fixture of the module may have set it
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Every model over every embedding goes through the whole pipeline, found by itself."""
+"""Every model over every embedding runs through the whole pipeline, found by itself; each option once if fast."""
 
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,14 @@ from tests.pipeline.small import SMALL
 MODELS, EMBEDDINGS = (sorted(p.stem for p in (CONF / g).glob("*.yaml")) for g in ("model", "embedding"))
 
 
-@pytest.mark.parametrize(("model", "embedding"), list(product(MODELS, EMBEDDINGS)))
+_MOST = max(len(MODELS), len(EMBEDDINGS))
+ONCE = {(MODELS[i % len(MODELS)], EMBEDDINGS[i % len(EMBEDDINGS)]) for i in range(_MOST)}  # each option, in few pairs
+
+
+@pytest.mark.parametrize(
+    ("model", "embedding"),
+    [pytest.param(*p, marks=() if p in ONCE else pytest.mark.slow) for p in product(MODELS, EMBEDDINGS)],
+)
 def test_model_over_embedding_runs_from_table_to_metrics(place: Path, model: str, embedding: str, monkeypatch):
     monkeypatch.chdir(place)
     overrides = [*SMALL, f"model={model}", f"embedding={embedding}", "stages=[train,select,retrain,compress,evaluate]"]

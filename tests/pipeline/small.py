@@ -30,7 +30,7 @@ def recsys(folder: Path, *arguments: str, stdin: str | None = None, **env: str) 
         capture_output=True,
         text=True,
         timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        env={k: v for k, v in {**os.environ, "OMP_NUM_THREADS": "1", **env}.items() if k != "MLFLOW_TRACKING_URI"},
     )
 
 
