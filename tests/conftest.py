@@ -134,7 +134,7 @@ def check_export(model: CTR, batch: Batch) -> None:
             self.model = model.over(model.embedding.plain())
 
         def forward(self, ids_BL: torch.Tensor, dense_BN: torch.Tensor) -> torch.Tensor:
-            return self.model.head(self.model.pool(self.model.embedding.lookup(ids_BL, dense_BN), ids_BL))
+            return self.model.logits_of(self.model.pool(self.model.embedding.lookup(ids_BL, dense_BN), ids_BL))
 
     graph = Graph().eval()
     rows = torch.export.Dim("rows", min=1)

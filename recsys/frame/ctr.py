@@ -95,7 +95,7 @@ class CTR(nn.Module):
         """The columns of x_BW that come from tables."""
         return x_BW[:, : self._looked_up]
 
-    def head(self, x_BW: Tensor) -> Tensor:
+    def logits_of(self, x_BW: Tensor) -> Tensor:
         """x_BW → logit_B. Selection puts its gates on x_BW, before this."""
         if self.training and self.dropout.p > 0:
             looked_up, dense = x_BW.tensor_split([self._looked_up], 1)
@@ -104,7 +104,7 @@ class CTR(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """→ logit_B."""
-        return self.head(self.features(batch))
+        return self.logits_of(self.features(batch))
 
     def trainable(self) -> TrainableEmbedding:
         """The embedding, if its tables can be trained.

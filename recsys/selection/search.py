@@ -56,7 +56,7 @@ def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, precis
         x_BW = model.features(batch)
     half, mixed_BW = bf16(precision), gate(x_BW)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        logit_B = model.head(mixed_BW.bfloat16() if half else mixed_BW)
+        logit_B = model.logits_of(mixed_BW.bfloat16() if half else mixed_BW)
     return batch_loss(logit_B, batch.label_B, batch.weight_B)
 
 

@@ -120,7 +120,7 @@ class Training:
         x_BW = self.model.features(batch)
         mixed_BW, penalty = self.mix(x_BW, batch) if self.mix else (x_BW, 0.0)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-            logit_B = self.model.head(mixed_BW)
+            logit_B = self.model.logits_of(mixed_BW)
         loss = batch_loss(logit_B, batch.label_B, batch.weight_B)
         total = loss + penalty
         if self.config.table_l2:

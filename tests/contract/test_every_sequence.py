@@ -82,7 +82,7 @@ def test_a_sequence_is_as_wide_as_its_candidate_and_nothing_where_empty(embeddin
     assert x_BW.shape == (64, sum(model.widths)) and x_BW.isfinite().all()
     parts = dict(zip(SCHEMA.names, x_BW.split(model.widths, 1), strict=True))
     assert parts["past"].eq(0).all() and parts["product"].ne(0).any()
-    model.head(x_BW).sum().backward()
+    model.logits_of(x_BW).sum().backward()
     assert all(w.isfinite().all() for w in model.state_dict().values())
 
 

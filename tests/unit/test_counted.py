@@ -169,7 +169,7 @@ def _copied(batch, a, b):
 def test_auc_of_shuffled_rows_is_of_logits_which_do_not_saturate(case):
     model, valid = case
     far = CTR(valid.schema, per_field(valid.schema), partial(Linear, weight=[WEIGHT[n] for n in valid.schema.names]))
-    far.head = lambda x_BW, head=model.head: head(x_BW) + 40  # probabilities of 1, all of them
+    far.logits_of = lambda x_BW, head=model.logits_of: head(x_BW) + 40  # probabilities of 1, all of them
     near, want = (shuffled_cost(m, valid, {"x": ["a"]}, 0)["x"]["delta_auc"] for m in (far, model))
     assert want < -0.1 and near == pytest.approx(want, abs=1e-3)
 

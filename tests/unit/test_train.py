@@ -283,11 +283,11 @@ def test_table_l2_pulls_the_looked_up_rows_towards_zero(train: Shards) -> None:
 def test_embedding_dropout_spares_the_numbers(train: Shards) -> None:
     model = CTR(train.schema, per_field(train.schema, 8), lambda widths: nn.Identity(), 0.5)
     x_BW = torch.ones(400, sum(model.widths))
-    dropped = model.train().head(x_BW)
+    dropped = model.train().logits_of(x_BW)
     assert (dropped[:, -2:] == 1).all()
     share = float((dropped[:, :-2] == 0).float().mean())
     assert abs(share - 0.5) < 0.02 and dropped.max() == 2
-    assert torch.equal(model.eval().head(x_BW), x_BW)
+    assert torch.equal(model.eval().logits_of(x_BW), x_BW)
 
 
 def test_logits_are_the_models_in_order_whatever_the_batch(train: Shards, valid: Shards) -> None:
@@ -357,7 +357,7 @@ def test_a_look_counts_weights_as_repeated_rows_and_compares_logits(train: Shard
             logloss(sigmoid(logit_B).repeat(times), valid.label_B.repeat(times)))  # fmt: skip
     assert (history[0]["valid_auc"], history[0]["valid_logloss"]) == pytest.approx(want, rel=1e-9)
     model = build(train)
-    model.head = lambda x_BW, head=model.head: head(x_BW) + 40  # probabilities of 1, all of them
+    model.logits_of = lambda x_BW, head=model.logits_of: head(x_BW) + 40  # probabilities of 1, all of them
     assert Fit(Training(model, QUICK, 1)).look(valid, 0.0) is False
     far = Fit(Training(model, QUICK, 1))
     far.look(valid, 0.0)

@@ -64,7 +64,7 @@ def shark(model: CTR, train: Shards, valid: Shards, recipe: Recipe, seed: int, b
                 x_BW = model.features(batch)
             x_BW.requires_grad_()
             loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                model.head(x_BW), batch.label_B, reduction="sum"
+                model.logits_of(x_BW), batch.label_B, reduction="sum"
             )
             (gradient_BW,) = torch.autograd.grad(loss, x_BW)
             with torch.no_grad():

@@ -71,7 +71,7 @@ def _train_times(models: Sequence[CTR], valid: Shards, precision: str) -> np.nda
         for j, (model, batch) in enumerate(zip(models, batches, strict=True)):
             started = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16(precision)):
-                logit_B = model.head(model.features(batch))
+                logit_B = model.logits_of(model.features(batch))
             torch.nn.functional.binary_cross_entropy_with_logits(logit_B.float(), batch.label_B).backward()
             model.zero_grad()
             found[i, j] = 1e6 * (time.perf_counter() - started) / len(batch)
