@@ -3,7 +3,7 @@
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -48,7 +48,7 @@ def _search(
     if count == 0:
         return select(model, train, valid, recipe, seed), None
     sources = probe_sources(model.schema, count, seed)
-    probed_train, probed_valid = (cast(Shards, Probed(s, sources, seed)) for s in (train, valid))
+    probed_train, probed_valid = (Probed(s, sources, seed) for s in (train, valid))
     seed_everything(seed)
     probed = recipe.build(probed_train.schema)
     history = fit(probed, probed_train, probed_valid, recipe.how, seed)

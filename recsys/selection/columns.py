@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
@@ -32,7 +32,7 @@ def field_of_column(widths: Sequence[int]) -> Tensor:
     return torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
 
 
-def raw_blocks(shards: Shards, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
+def raw_blocks(shards: Split, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
     """For each field its ids, or its numbers, as the model is given them → [rows, columns]."""
     batch, schema = shards.batch(rows), shards.schema
     blocks = {n: batch.ids_BL[:, c.start : c.stop].numpy() for n, c in schema.id_columns.items()}
@@ -81,7 +81,7 @@ def _checked_groups(schema: Schema, groups: Mapping[str, Sequence[str]]) -> dict
 
 def units(
     model: CTR,
-    shards: Shards,
+    shards: Split,
     groups: Mapping[str, Sequence[str]] | None = None,
     split_width: int | None = None,
     most_rows: int = 100_000,
@@ -123,7 +123,7 @@ def units(
     )
 
 
-def change_rates(shards: Shards, most_rows: int = 100_000) -> dict[str, float]:
+def change_rates(shards: Split, most_rows: int = 100_000) -> dict[str, float]:
     """c = P(x ≠ x of another row) = 1 − Σ_v p_v² for each field, over the first `most_rows` rows."""
     weight_B = None if shards.weight_B is None else shards.weight_B[:most_rows]
     return {n: _rates(block, weight_B)[0] for n, block in raw_blocks(shards, slice(0, most_rows)).items()}

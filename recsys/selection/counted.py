@@ -1,28 +1,27 @@
 """Sample weights in selection: rows that do not count are left out, others replace rows as they weigh. B rows."""
 
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from recsys.data.batch import Batch
-from recsys.data.shards import Shards
+from recsys.data.split import Split, in_order, in_random_order
 from recsys.errors import DataError
 
 __all__ = ["Rows", "counted", "donors", "resampled"]
 
 
 class Rows:
-    """Some rows of a split; it takes what `Shards` offers to selectors.
+    """Some rows of a split.
 
     Args:
         shards: The split.
         rows_B: Numbers of the rows to keep. If these weigh all alike, they have no weights any more.
     """
 
-    def __init__(self, shards: Shards, rows_B: np.ndarray):
+    def __init__(self, shards: Split, rows_B: np.ndarray):
         self._real, self._rows_B, self.schema = shards, rows_B, shards.schema
         self.label_B = shards.label_B[rows_B]
         self.group_B = None if shards.group_B is None else shards.group_B[rows_B]
@@ -40,19 +39,15 @@ class Rows:
         return batch
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """As `Shards.batches`."""
-        for start in range(0, len(self), size):
-            yield self.batch(slice(start, start + size))
+        """See `Split`."""
+        return in_order(self, size)
 
     def shuffled(self, size: int, seed: int | list[int], skip: int = 0) -> Iterator[Batch]:
-        """As `Shards.shuffled`."""
-        size = min(size, len(self))
-        order = np.random.default_rng(seed).permutation(len(self))
-        for b in range(skip, len(self) // size):
-            yield self.batch(order[b * size : (b + 1) * size])
+        """See `Split`."""
+        return in_random_order(self, size, seed, skip)
 
 
-def counted(shards: Shards) -> Shards:
+def counted(shards: Split) -> Split:
     """The rows whose sample weight is above 0: a row of weight 0 is as good as not there.
 
     Raises:
@@ -63,7 +58,7 @@ def counted(shards: Shards) -> Shards:
     rows_B = np.flatnonzero(shards.weight_B > 0)
     if len(rows_B) == 0:
         raise DataError("selection: expected held-out rows of a sample weight above 0, got none: check the weights")
-    return cast(Shards, Rows(shards, rows_B))
+    return Rows(shards, rows_B)
 
 
 def resampled(weight_B: Tensor, count: int) -> Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import Units, field_generators, raw_blocks
 from recsys.selection.counted import resampled
@@ -97,7 +97,7 @@ class Reservoir:
 
 
 @torch.no_grad()
-def reservoirs(model: CTR, shards: Shards, found: Units, batch_size: int, size: int = 256) -> list[Reservoir]:
+def reservoirs(model: CTR, shards: Split, found: Units, batch_size: int, size: int = 256) -> list[Reservoir]:
     """A reservoir for each whole unit that has fewer than 5 active rows in a batch on average.
 
     Args:

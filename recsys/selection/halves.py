@@ -5,7 +5,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_generators, field_of_column
 from recsys.selection.counted import Rows, counted
@@ -31,7 +31,7 @@ class _Mixed(Gates):
         return self.gate_F
 
 
-def worth_on(model: CTR, rows: Shards, steps: int, batch_size: int, seed: int) -> np.ndarray:
+def worth_on(model: CTR, rows: Split, steps: int, batch_size: int, seed: int) -> np.ndarray:
     """How much of what the model gains over its shuffled self each field brings, nats a row → [F].
 
     −∫₀¹ ∂L/∂g_i at g = t·1 dt by S midpoints, a batch of rows each: the fields' parts add up to L with all
@@ -56,7 +56,7 @@ def concordance(a_F: np.ndarray, b_F: np.ndarray) -> float:
 
 
 def agreement_of_halves(
-    model: CTR, valid: Shards, steps: int = 20, batch_size: int = 2048
+    model: CTR, valid: Split, steps: int = 20, batch_size: int = 2048
 ) -> tuple[float, float | None]:
     """Of what each field is worth on two random halves of the held-out rows: `concordance`, and Spearman's ρ.
 
@@ -74,10 +74,6 @@ def agreement_of_halves(
     valid = counted(valid)
     order = np.random.default_rng(37).permutation(len(valid))
     halves = [np.sort(part) for part in np.array_split(order, 2)]
-    worth = [worth_on(model, _rows(valid, part), steps, min(batch_size, len(part)), 37) for part in halves]
+    worth = [worth_on(model, Rows(valid, part), steps, min(batch_size, len(part)), 37) for part in halves]
     alike = min(np.ptp(w) for w in worth) == 0
     return concordance(worth[0], worth[1]), None if alike else float(spearmanr(worth[0], worth[1]).statistic)
-
-
-def _rows(valid: Shards, part: np.ndarray) -> Shards:
-    return Rows(valid, part)  # type: ignore[return-value]

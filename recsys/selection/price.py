@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.evaluation.metrics import losses, sigmoid, weighted_mean
 from recsys.frame.ctr import CTR
@@ -39,14 +39,14 @@ def gain_over_constant(logit_B: np.ndarray, label_B: np.ndarray, weight_B: np.nd
     return Gain(mean, error, weighted_mean(constant_B, weight_B)[0])
 
 
-def default_price(model: CTR, valid: Shards, share: float) -> float:
+def default_price(model: CTR, valid: Split, share: float) -> float:
     """λ = `share` of the model's gain over a constant, or of 5 % of the constant's logloss if that is more."""
     valid = counted(valid)
     gain = gain_over_constant(logits(model, valid), valid.label_B, valid.weight_B)
     return share * max(gain.mean, _LEAST_GAIN * gain.constant)
 
 
-def price_or_default(price: float | None, model: CTR, valid: Shards, share: float) -> float:
+def price_or_default(price: float | None, model: CTR, valid: Split, share: float) -> float:
     """The price given, or the default.
 
     Raises:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from recsys.data.batch import Batch
-from recsys.data.shards import Shards
+from recsys.data.split import Split, in_order, in_random_order
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.selection.counted import counted, resampled
@@ -40,7 +40,7 @@ class Probed:
     """A split that has, beside its fields, probes: columns of real fields in another order of rows.
 
     A probe has its source's distribution, so that it costs and tempts a model as much; its tie to
-    the label and to all other fields is broken. It takes what `Shards` offers to selectors.
+    the label and to all other fields is broken.
 
     Args:
         shards: The real rows; those of weight 0 are left out, others lend their values as often as they weigh.
@@ -48,7 +48,7 @@ class Probed:
         seed: Draws the order.
     """
 
-    def __init__(self, shards: Shards, sources: Sequence[str], seed: int):
+    def __init__(self, shards: Split, sources: Sequence[str], seed: int):
         shards = counted(shards)
         self._real, self.label_B, self.group_B = shards, shards.label_B, shards.group_B
         self.weight_B = shards.weight_B
@@ -78,16 +78,12 @@ class Probed:
         return Batch.of(self.schema, ids_BL, torch.cat(dense, 1), real.label_B, real.weight_B)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """As `Shards.batches`."""
-        for start in range(0, len(self), size):
-            yield self.batch(slice(start, start + size))
+        """See `Split`."""
+        return in_order(self, size)
 
     def shuffled(self, size: int, seed: int | list[int], skip: int = 0) -> Iterator[Batch]:
-        """As `Shards.shuffled`."""
-        size = min(size, len(self))
-        order = np.random.default_rng(seed).permutation(len(self))
-        for b in range(skip, len(self) // size):
-            yield self.batch(order[b * size : (b + 1) * size])
+        """See `Split`."""
+        return in_random_order(self, size, seed, skip)
 
 
 def without_probes(scores: FieldScores) -> FieldScores:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.data.batch import Batch
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
@@ -37,7 +37,7 @@ class Recipe:
     steps: int | None = None
 
 
-def batches_forever(shards: Shards, size: int, seed: int) -> Iterator[Batch]:
+def batches_forever(shards: Split, size: int, seed: int) -> Iterator[Batch]:
     """Random batches, epoch after epoch."""
     epoch = 0
     while True:
@@ -63,7 +63,7 @@ def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, precis
 def train_gated(
     model: CTR,
     mix: Mix,
-    train: Shards,
+    train: Split,
     recipe: Recipe,
     seed: int,
     epochs: int | None = None,

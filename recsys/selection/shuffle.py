@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.evaluation.metrics import auc, losses, sigmoid, weighted_mean
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_generators
@@ -30,7 +30,7 @@ class Shuffled:
     """
 
     @torch.no_grad()
-    def __init__(self, model: CTR, valid: Shards, seed: int, rows: int, precision: str = "fp32"):
+    def __init__(self, model: CTR, valid: Split, seed: int, rows: int, precision: str = "fp32"):
         self.model, self._half, valid = model.eval(), bf16(precision), counted(valid)
         rows = min(rows, max(2, _MOST_NUMBERS // sum(model.widths)))
         chosen = np.sort(np.random.default_rng(seed).permutation(len(valid))[:rows])
@@ -66,7 +66,7 @@ class Shuffled:
 
 def shuffled_cost(
     model: CTR,
-    valid: Shards,
+    valid: Split,
     groups: Mapping[str, Sequence[str]],
     seed: int,
     rows: int = 100_000,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.errors import DataError
 from recsys.evaluation.metrics import auc, logloss, sigmoid
 from recsys.files import whole
@@ -29,7 +29,7 @@ RESUME_VERSION = 3  # of resume.pt
 
 
 @torch.no_grad()
-def logits(model: CTR, shards: Shards, batch_size: int = 8192) -> np.ndarray:
+def logits(model: CTR, shards: Split, batch_size: int = 8192) -> np.ndarray:
     """Score every row of a split in order, in float32 → logit_B."""
     model.eval()
     parts = [model(b).numpy() for b in shards.batches(batch_size)]
@@ -45,7 +45,7 @@ class Fit:
         self.best_state: dict[str, Any] = {}
         self.history: list[dict[str, float]] = []
 
-    def look(self, valid: Shards, train_loss: float) -> bool:
+    def look(self, valid: Split, train_loss: float) -> bool:
         """Validate; keep the best weights. True when patience has run out."""
         logit_B = logits(self.model, valid)
         if not np.isfinite(logit_B).all():
@@ -114,8 +114,8 @@ def _bar() -> Progress:
 
 def fit(
     model: CTR,
-    train: Shards,
-    valid: Shards,
+    train: Split,
+    valid: Split,
     config: TrainConfig,
     seed: int,
     checkpoint: Path | None = None,

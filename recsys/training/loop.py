@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.data.batch import Batch
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.frame.ctr import CTR
 from recsys.training.config import TrainConfig
 
@@ -135,7 +135,7 @@ class Training:
         self.step += 1
         return float(loss.detach())
 
-    def steps(self, train: Shards, seed: int, total: int | None = None) -> Iterator[Step]:
+    def steps(self, train: Split, seed: int, total: int | None = None) -> Iterator[Step]:
         """Go on from where the training is; yield after each step.
 
         The model is in train mode at each step, even if the caller evaluated it after the last one.

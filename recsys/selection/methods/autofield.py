@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recsys.config.ranges import Few, LearningRate, Unit
 from recsys.data.batch import Batch
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_of_column
@@ -65,8 +65,8 @@ def steps_between(steps: int) -> int:
 
 def autofield(
     model: CTR,
-    train: Shards,
-    valid: Shards,
+    train: Split,
+    valid: Split,
     recipe: Recipe,
     seed: int,
     epochs: Few | None = None,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.selection.columns import raw_blocks
 
 __all__ = ["label_encoded"]
@@ -10,7 +10,7 @@ __all__ = ["label_encoded"]
 _PRIOR_ROWS = 20.0  # rows of the mean label that every id starts with
 
 
-def label_encoded(train: Shards, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def label_encoded(train: Split, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Ids become the label's mean where the id was seen, numbers stay.
 
     The mean comes from the other half of the rows (two folds), so that an id seen once does not

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.linear_model import Lasso
 
 from recsys.config.ranges import Count, Positive
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.frame.ctr import CTR
 from recsys.selection.methods.label_encoding import label_encoded
@@ -19,8 +19,8 @@ __all__ = ["lasso"]
 
 def lasso(
     model: CTR,
-    train: Shards,
-    valid: Shards,
+    train: Split,
+    valid: Split,
     recipe: Recipe,
     seed: int,
     alpha: Positive | None = None,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recsys.config.ranges import Count, GainShare, GateSteps, Positive
 from recsys.data.batch import Batch
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.frame.ctr import CTR
 from recsys.progress import progress
@@ -79,8 +79,8 @@ def _ranked(search: _Search, steps: int, bar: Progress) -> tuple[Tensor, Tensor]
 
 def leap(
     model: CTR,
-    train: Shards,
-    valid: Shards,
+    train: Split,
+    valid: Split,
     recipe: Recipe,
     seed: int,
     price: Positive | None = None,
@@ -163,7 +163,7 @@ def leap(
 
 
 def _checked(
-    model: CTR, valid: Shards, gates: Gates, parts: Units, split: dict[str, list[float]], seed: int
+    model: CTR, valid: Split, gates: Gates, parts: Units, split: dict[str, list[float]], seed: int
 ) -> dict[str, dict[str, float]]:
     """For each field near its price, what shuffling it costs (with its group, if it has one)."""
     gate_U = gates.gates().tolist()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recsys.config.ranges import Count, Few, GainShare, Positive
 from recsys.data.batch import Batch
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import Units, units
 from recsys.selection.gates import Gates, adaptive_weights
@@ -21,8 +21,8 @@ __all__ = ["gate_scores", "leap_joint"]
 
 def leap_joint(
     model: CTR,
-    train: Shards,
-    valid: Shards,
+    train: Split,
+    valid: Split,
     recipe: Recipe,
     seed: int,
     price: Positive | None = None,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from recsys.config.ranges import Count, Leaves, Many
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.frame.ctr import CTR
 from recsys.selection.methods.label_encoding import label_encoded
@@ -18,8 +18,8 @@ __all__ = ["lightgbm_gain"]
 
 def lightgbm_gain(
     model: CTR,
-    train: Shards,
-    valid: Shards,
+    train: Split,
+    valid: Split,
     recipe: Recipe,
     seed: int,
     trees: Many = 100,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from recsys.config.ranges import Epsilon, Few, GainShare, Positive
 from recsys.data.batch import Batch
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_of_column
@@ -36,8 +36,8 @@ def soft_threshold(x_F: Tensor, by: Tensor | float) -> Tensor:
 
 def lpfs(
     model: CTR,
-    train: Shards,
-    valid: Shards,
+    train: Split,
+    valid: Split,
     recipe: Recipe,
     seed: int,
     price: Positive | None = None,

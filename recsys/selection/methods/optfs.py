@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recsys.config.ranges import Few, GainShare, Positive, Tau
 from recsys.data.batch import Batch
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
@@ -60,8 +60,8 @@ class ValueMasks(nn.Module):
 
 def optfs(
     model: CTR,
-    train: Shards,
-    valid: Shards,
+    train: Split,
+    valid: Split,
     recipe: Recipe,
     seed: int,
     price: Positive | None = None,
@@ -125,7 +125,7 @@ def _row_mean(mask_BF: Tensor, weight_B: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def _shares(masks: ValueMasks, valid: Shards) -> tuple[list[float], list[float]]:
+def _shares(masks: ValueMasks, valid: Split) -> tuple[list[float], list[float]]:
     """For each field, the share of rows with an open mask, and the mean of c's soft mask σ(c)."""
     soft, hard = masks.c_V.sigmoid(), (masks.c_V > 0).float()
     totals: list[Tensor] = []

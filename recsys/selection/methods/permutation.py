@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from recsys.config.ranges import Count, Few, GainShare, Positive
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.evaluation.metrics import logloss, sigmoid
 from recsys.frame.ctr import CTR
 from recsys.progress import progress
@@ -19,8 +19,8 @@ __all__ = ["permutation"]
 
 def permutation(
     model: CTR,
-    train: Shards,
-    valid: Shards,
+    train: Split,
+    valid: Split,
     recipe: Recipe,
     seed: int,
     repeats: Few = 1,

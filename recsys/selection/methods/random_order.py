@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_generators
 from recsys.selection.scores import FieldScores, check_fields
@@ -13,7 +13,7 @@ from recsys.selection.search import Recipe
 __all__ = ["random_order"]
 
 
-def random_order(model: CTR, train: Shards, valid: Shards, recipe: Recipe, seed: int) -> FieldScores:
+def random_order(model: CTR, train: Split, valid: Split, recipe: Recipe, seed: int) -> FieldScores:
     """score_i uniform in [0, 1), fixed by the seed and the field's name.
 
     Args:

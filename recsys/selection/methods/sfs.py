@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from recsys.config.ranges import Count
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.frame.ctr import CTR
 from recsys.progress import progress
 from recsys.selection.columns import field_of_column
@@ -29,7 +29,7 @@ class _Mask(nn.Module):
 
 
 def sfs(
-    model: CTR, train: Shards, valid: Shards, recipe: Recipe, seed: int, batch_size: Count = 1024, batches: Count = 200
+    model: CTR, train: Split, valid: Split, recipe: Recipe, seed: int, batch_size: Count = 1024, batches: Count = 200
 ) -> FieldScores:
     """score_i = mean over validation batches of |∂L/∂m_i| at m = 1, where x̃_i = m_i·x_i, L weighted as rows are.
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from recsys.config.ranges import Count
 from recsys.data.batch import Batch
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.frame.ctr import CTR
 from recsys.progress import progress
 from recsys.selection.columns import field_of_column
@@ -19,7 +19,7 @@ __all__ = ["shark"]
 
 
 @torch.no_grad()
-def _mean_embedding(model: CTR, valid: Shards) -> Tensor:
+def _mean_embedding(model: CTR, valid: Split) -> Tensor:
     total_W, weight = torch.zeros(sum(model.widths), dtype=torch.float64), 0.0
     for batch in valid.batches(8192):
         weight_B = _weights(batch)
@@ -32,7 +32,7 @@ def _weights(batch: Batch) -> Tensor:
     return torch.ones(len(batch), dtype=torch.float64) if batch.weight_B is None else batch.weight_B.double()
 
 
-def shark(model: CTR, train: Shards, valid: Shards, recipe: Recipe, seed: int, batch_size: Count = 8192) -> FieldScores:
+def shark(model: CTR, train: Split, valid: Split, recipe: Recipe, seed: int, batch_size: Count = 8192) -> FieldScores:
     """score_i = mean over rows of |⟨∂ℓ/∂x_i, E[x_i] − x_i⟩|, ℓ a row's own logloss; means are weighted as rows are.
 
     The loss is summed over the batch, so that one backward pass gives every row's own gradient.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recsys.config.ranges import Few, GainShare, Positive
 from recsys.data.batch import Batch
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import units
 from recsys.selection.gates import Gates
@@ -22,8 +22,8 @@ __all__ = ["shufflegate"]
 
 def shufflegate(
     model: CTR,
-    train: Shards,
-    valid: Shards,
+    train: Split,
+    valid: Split,
     recipe: Recipe,
     seed: int,
     price: Positive | None = None,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recsys.config.ranges import Few, GainShare, Positive, Temperature
 from recsys.data.batch import Batch
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_of_column
@@ -46,8 +46,8 @@ class ConcreteDropout(nn.Module):
 
 def variational_dropout(
     model: CTR,
-    train: Shards,
-    valid: Shards,
+    train: Split,
+    valid: Split,
     recipe: Recipe,
     seed: int,
     price: Positive | None = None,

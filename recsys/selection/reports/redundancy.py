@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.progress import progress
 from recsys.selection.columns import raw_blocks
 from recsys.selection.counted import counted
@@ -67,7 +67,7 @@ def _redundancy(
 
 
 def clusters(
-    shards: Shards, ranking: Sequence[str], least: float = 0.9, rows: int = 10_000, most: int = 200
+    shards: Split, ranking: Sequence[str], least: float = 0.9, rows: int = 10_000, most: int = 200
 ) -> dict[str, Any]:
     """Groups of fields that repeat each other, linked where `redundancy` is at least `least`.
 

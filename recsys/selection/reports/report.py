@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.evaluation.metrics import auc
 from recsys.frame.ctr import CTR
 from recsys.selection.counted import counted
@@ -22,7 +22,7 @@ _LEAST_AGREEMENT = 0.5  # of halves: below it more of what fields seem to be wor
 _MOST_LUCK = 0.5  # false discoveries that kept probes imply
 
 
-def health(model: CTR, train: Shards, valid: Shards, rows: int = 100_000) -> dict[str, Any]:
+def health(model: CTR, train: Split, valid: Split, rows: int = 100_000) -> dict[str, Any]:
     """Can this model tell fields apart? A selector cannot exceed its model.
 
     Returns:
