@@ -5,9 +5,12 @@ a run starts; `make` imports the constructor and checks it in full.
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from hydra.utils import get_object
@@ -37,9 +40,31 @@ _trusted: set[str] = set()  # packages of the user's own, for this process
 
 
 def trust(packages: Sequence[str]) -> None:
-    """Let `_target_` name what these packages define, from now on and in this process only."""
+    """Let `_target_` name what these packages define, from now on and in this process only.
+
+    A package that is not installed is looked for in the current folder, which then joins the end of the import path:
+    no file there can take the place of an installed module.
+
+    Args:
+        packages: Dotted names of packages or modules.
+
+    Raises:
+        ConfigError: If there is no such package.
+    """
+    for package in packages:
+        top, folder = package.partition(".")[0], str(Path.cwd())
+        if not _importable(top) and folder not in sys.path:
+            sys.path.append(folder)
+        if not _importable(top):
+            raise ConfigError(
+                f"trusted: expected packages that are installed or in {folder}, got {package!r}: check the spelling"
+            )
     _trusted.clear()
     _trusted.update(packages)
+
+
+def _importable(package: str) -> bool:
+    return package in sys.modules or PathFinder.find_spec(package) is not None
 
 
 def check_value(value: Any, hint: Any, at: str) -> Any:

@@ -1,0 +1,127 @@
+"""A model, a selector and a compressor of the user's own, as CONTRIBUTING shows them: no file of ours is touched."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from recsys.commands.cli import main
+from recsys.config import factory
+from recsys.results import read_result
+from tests.pipeline.small import SMALL, clicks
+
+ROOT = Path(__file__).parents[2]
+CHOSEN = ["model=linear", "selection=by_ids", "selection.least=20", "compression=halved", "~quantization"]
+QUICK = [a for a in SMALL if not a.startswith("selection.")] + ["train.max_epochs=8"]
+
+
+def write_methods(code: Path, options: Path) -> None:
+    """The package `my_ctr` and its conf files, from the blocks of CONTRIBUTING.md that name their file."""
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+/\S+)\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+    assert len(blocks) == 6
+    for name, text in blocks:
+        path = (code if name.endswith(".py") else options) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (code / "my_ctr" / "__init__.py").write_text("")
+
+
+def check_result(result: Path) -> None:
+    """The user's code did the work: one linear layer, kept fields by count of ids, tables of two bytes a number."""
+    stages = read_result(result)["stages"]
+    folders = {name: result.parent / name for name in stages}
+    model = json.loads((folders["train"] / "model.json").read_text())
+    assert model["spec"]["model"]["_target_"] == "my_ctr.model.Linear"
+    kept = json.loads((folders["select"] / "selection.json").read_text())["keep"]
+    assert set(kept) == {"user", "item", "user_x_city", "noise"}
+    assert {t["bits"] for t in json.loads((folders["compress"] / "compression.json").read_text())} == {16}
+    assert json.loads((folders["evaluate"] / "metrics.json").read_text())["compress"]["auc"] > 0.6
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The user's folder; nothing of it is left in this process."""
+    write_methods(tmp_path, tmp_path)
+    pq.write_table(clicks(), tmp_path / "clicks.parquet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    yield tmp_path
+    factory.trust([])
+    for name in [n for n in sys.modules if n.partition(".")[0] == "my_ctr"]:
+        del sys.modules[name]
+
+
+def test_methods_of_the_folder_that_the_user_is_in(here, capfd):
+    stages = "stages=[prepare,train,select,retrain,compress,evaluate]"
+    assert main(["run", *QUICK, *CHOSEN, stages, "trusted=[my_ctr]"]) == 0
+    check_result(Path(capfd.readouterr().out.splitlines()[-1]))
+
+
+def test_what_is_wrong_with_a_method_of_the_users_own_is_one_line(here, capfd):
+    run = ["run", *QUICK, *CHOSEN]
+    for arguments, said in (
+        ([], "model._target_: expected what a packaged option names, got 'my_ctr.model.Linear'"),
+        (["trusted=[my_ctl]"], "trusted: expected packages that are installed or in "),
+        (["trusted=[my_ctr]", "selection.least=0"], "selection.least: "),
+        (["trusted=[my_ctr]", "+model.depth=3"], "model: unknown depth"),
+    ):
+        assert main([*run, *arguments]) == 2
+        error = capfd.readouterr().err
+        assert said in error and len(error.splitlines()) == 1
+    assert not (here / "runs").exists()
+
+
+def test_a_file_of_the_folder_takes_no_installed_modules_place(here):
+    (here / "fractions.py").write_text("raise RuntimeError")
+    factory.trust(["my_ctr"])
+    assert sys.path[-1] == str(here)
+    code = f"import sys; sys.path.append({str(here)!r}); import fractions"
+    assert subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0
+
+
+def built_wheel(source: Path, into: Path) -> Path:
+    """The wheel of a project, as `make wheel` builds it."""
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(into), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = into.glob("*.whl")
+    return wheel
+
+
+@pytest.mark.slow
+def test_methods_of_an_installed_package_beside_an_installed_wheel(tmp_path):
+    """Third parties come from this environment; recsys and the user's package are wheels in a fresh one."""
+    home, project = tmp_path / "home", tmp_path / "project"
+    write_methods(project, home)
+    (project / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+        '[project]\nname = "my-ctr"\nversion = "1"\n'
+    )
+    pq.write_table(clicks(), home / "clicks.parquet")
+    wheels = [built_wheel(ROOT, tmp_path / "recsys"), built_wheel(project, tmp_path / "own")]
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    # As a line of a .pth, this folder's own .pth files are not read: not the one of the editable recsys.
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"), "install", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--no-warn-conflicts", *map(str, wheels)], check=True, capture_output=True)
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")}
+    ran = subprocess.run(
+        [venv / "bin" / "recsys", "run", *QUICK, *CHOSEN, "trusted=[my_ctr]"],
+        cwd=home, env=env | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    result = home / ran.stdout.splitlines()[-1]
+    check_result(result)
+    bundle = read_result(result)["stages"]["export"]["bundle"]
+    where = "import recsys, pipelines; print(recsys.__file__, pipelines.__file__)"
+    told = subprocess.run([venv / "bin" / "python", "-c", where], cwd=home, env=env, capture_output=True, text=True)
+    assert told.stdout.count(str(packages)) == 2
+    proof = subprocess.run([venv / "bin" / "recsys", "verify", bundle], cwd=home, env=env, capture_output=True)
+    assert proof.returncode == 0, proof.stderr
