@@ -27,6 +27,7 @@ __all__ = ["check", "check_table"]
 
 _KINDS: dict[str, Any] = {
     "seed": Seed,
+    "device": Literal["auto", "cpu", "cuda"],
     "calibrate": bool,
     "trusted": list[str],
     "select.top_k": Count | None,  # pyright: ignore[reportOperatorIssue]
@@ -130,6 +131,10 @@ def check(config: Mapping[str, Any]) -> None:
     for key, kind in _KINDS.items():
         group, _, name = key.rpartition(".")
         check_value((config[group] if group else config)[name], kind, key)
+    if config["device"] == "cuda":
+        from recsys.training.device import Device  # imports torch, which takes a second: only if there is a question
+
+        Device.choose("cuda")
     factory.trust(config["trusted"])
     embedding = _parts(config)
     check_places(config)

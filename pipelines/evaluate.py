@@ -18,6 +18,7 @@ from recsys.files import write_text
 from recsys.frame.ctr import CTR
 from recsys.pages.html import page, table
 from recsys.training import checkpoint
+from recsys.training.device import Device
 from recsys.training.fit import logits
 
 __all__ = ["measure", "microseconds", "run"]
@@ -70,9 +71,10 @@ def microseconds(models: Mapping[str, CTR], shards: Mapping[str, Shards], rounds
 
 def measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """A model's figures, and its logits on validation and on test."""
-    model, _ = checkpoint.load(folder)
+    device = Device.choose(stage.config["device"])
+    model, _ = checkpoint.load(folder, device)
     valid, test = (Shards(stage.data, split, model.schema) for split in ("valid", "test"))
-    valid_B, test_B = logits(model, valid), logits(model, test)
+    valid_B, test_B = (logits(model, s, device=device) for s in (valid, test))
     found = evaluate(test_B, test.label_B, test.group_B, test.weight_B)
     seen = evaluate(valid_B, valid.label_B, weight_B=valid.weight_B)
     found |= {f"valid_{k}": seen[k] for k in ("auc", "logloss")}

@@ -27,6 +27,7 @@ from recsys.results import NUMBER
 from recsys.selection.reports.agreement import influence, paired_difference
 from recsys.terminal import console
 from recsys.training import checkpoint
+from recsys.training.device import Device
 from recsys.training.fit import logits
 from recsys.versions import code_version
 
@@ -78,9 +79,10 @@ def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:
         own = Stage({**config, "seed": seed, "select": apply}, folder, stage.done)
         train.run(own)
         found, _, _ = measure(folder, own)
-        model, _ = checkpoint.load(folder)
+        device = Device.choose(config["device"])
+        model, _ = checkpoint.load(folder, device)
         with whole(folder / _LOGITS, "wb") as file:
-            np.save(file, logits(model, Shards(stage.data, "test", model.schema)).astype(np.float32))
+            np.save(file, logits(model, Shards(stage.data, "test", model.schema), device=device).astype(np.float32))
         if len(names) < len(schema.fields):
             (folder / "model.pt").unlink()  # only searches need weights
         write_json(done, found)

@@ -83,8 +83,6 @@ def _refuse_what_cannot_be(overrides: list[str], given: argparse.Namespace) -> N
     Raises:
         ConfigError: Whatever cannot be, in one line.
     """
-    if device := next((o for o in overrides if key_of(o).split(".")[-1] == "device"), None):
-        raise ConfigError(f"{device}: this version computes on the CPU only: leave it out")
     try:
         jobs = each_run(overrides, given.multirun)
         configs = [compose(job, given) for job in jobs]

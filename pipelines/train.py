@@ -15,6 +15,7 @@ from recsys.selection.reports.find import kept
 from recsys.training import checkpoint
 from recsys.training.auto import facts, resolve
 from recsys.training.config import TrainConfig
+from recsys.training.device import Device
 from recsys.training.fit import best_look, fit
 from recsys.training.loop import seed_everything
 
@@ -34,10 +35,11 @@ def _train(stage: Stage, schema: Schema) -> Result:
         "embedding_dropout": config.embedding_dropout,
         "seed": stage.config["seed"],
     }
+    device = Device.choose(stage.config["device"], config.precision)
     seed_everything(spec["seed"])
-    model = checkpoint.build(schema, spec)
+    model = checkpoint.build(schema, spec, device)
     resume = stage.folder / "resume.pt"
-    history = fit(model, train, valid, config, spec["seed"], checkpoint=resume)
+    history = fit(model, train, valid, config, spec["seed"], checkpoint=resume, device=device)
     checkpoint.save(stage.folder, model, spec)
     write_json(stage.folder / "history.json", history)
     best = best_look(history)
@@ -52,6 +54,7 @@ def _train(stage: Stage, schema: Schema) -> Result:
         "threads": torch.get_num_threads(),
     }
     settings = {f"{group}.{k}": str(v) for group, found in chosen.items() for k, v in found.items()}
+    settings["device"] = device.reason
     return Result(
         metrics, history, [recorded, *(stage.folder / f"{n}.json" for n in ("model", "history"))], params=settings
     )

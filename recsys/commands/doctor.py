@@ -120,15 +120,15 @@ def _cores() -> int:
 
 
 def _device() -> Iterator[Finding]:
-    """What a run computes on, which is the CPU, also beside a GPU. Only called where torch loads."""
+    """What a run computes on by default. Only called if torch loads."""
     import torch
 
-    gpu = torch.cuda.is_available()
-    unused = f"; {torch.cuda.get_device_name()} is not used: this version computes on the CPU only" if gpu else ""
-    yield Finding("device", f"CPU, {platform.machine()}{unused}")
+    from recsys.training.device import Device
+
+    device = Device.choose()
+    name = torch.cuda.get_device_name() if device.torch_device.type == "cuda" else platform.machine()
+    yield Finding("device", f"{device.reason} ({name})")
     yield Finding("cores", f"{_cores()}, torch uses {torch.get_num_threads()}")
-    fast = torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
-    yield Finding("bf16", "yes" if fast else "no: precision=auto uses fp32")
 
 
 def _gib(count: int) -> str:

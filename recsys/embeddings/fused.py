@@ -171,6 +171,7 @@ class FusedLookups(nn.Module):
                 "eps": 1e-8,
             },
             is_weighted=bool(self.schema.weight_columns),
+            device=torch.get_default_device(),
         )
 
     def _plan(self) -> None:
@@ -204,7 +205,7 @@ class FusedLookups(nn.Module):
         parts = [
             batch.dense_BN[:, self._weights[n]][batch.ids_BL[:, self._columns[n]] >= 0]
             if n in self._weights
-            else torch.ones(count)
+            else ids.values().new_ones(count, dtype=torch.float32)
             for n, count in zip(names, counts, strict=True)
         ]
         return KeyedJaggedTensor(names, ids.values(), torch.cat(parts), lengths=ids.lengths())
@@ -214,7 +215,7 @@ class FusedLookups(nn.Module):
         ids = self._weighted(batch)
         if not self._passes:
             read = ids.permute(self._source)
-            count_P = torch.tensor(read.length_per_key())
+            count_P = torch.tensor(read.length_per_key(), device=self.a.device)
             how = (self.a, self.b, self.rows, *([self.divisor] if self._divides else []))
             each = (torch.repeat_interleave(t[self.pooled], count_P) for t in how)
             rows = table_rows(read.values(), *each)
@@ -232,7 +233,7 @@ class FusedLookups(nn.Module):
         joined = torch.cat(values)
         weights = ids.weights_or_none()
         if weights is not None:
-            weights = torch.cat([weights, torch.ones(len(joined) - len(weights))])
+            weights = torch.cat([weights, weights.new_ones(len(joined) - len(weights))])
         return KeyedJaggedTensor(self._ordered, joined, weights, lengths=torch.cat(lengths))
 
     def _per_lookup(self, looked: KeyedTensor) -> list[Tensor]:

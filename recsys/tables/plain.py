@@ -142,7 +142,7 @@ class _Group(nn.Module):
                 columns = self.weights[weight_at : weight_at + count]
                 weight_at += count
                 w_BC1 = there_BC1 * dense_BN.index_select(1, columns).unsqueeze(-1)
-                total, weight = ((t * w_BC1).unflatten(1, (-1, length)).sum(2) for t in (x_BCD, torch.ones(())))
+                total, weight = ((t * w_BC1).unflatten(1, (-1, length)).sum(2) for t in (x_BCD, x_BCD.new_ones(())))
                 x_BCD = weighted_mean(total, weight)
             elif length > 1:
                 total = (x_BCD * there_BC1).unflatten(1, (-1, length)).sum(2)

@@ -17,25 +17,29 @@ from recsys.frame.ctr import CTR
 from recsys.tables.forms import Table
 from recsys.tables.lookup import Lookup
 from recsys.tables.plain import PlainEmbedding
+from recsys.training.device import CPU, Device
 
 __all__ = ["VERSION", "build", "load", "optimizer_state", "read_weights", "save"]
 
 VERSION = 2  # of model.json and model.pt
 
 
-def build(schema: Schema, spec: dict[str, Any]) -> CTR:
-    """A fresh model.
+def build(schema: Schema, spec: dict[str, Any], device: Device = CPU) -> CTR:
+    """A fresh model on a device.
 
     Args:
         schema: The fields.
-        spec: `model`, `embedding` and, where there are sequences, `sequence` (configurations with
+        spec: `model`, `embedding` and, if there are sequences, `sequence` (configurations with
             `_partial_: true`), `embedding_dropout`.
+        device: Tables are made there; a dense part, drawn on the CPU and moved, starts alike on every device.
 
     Raises:
         ConfigError: Whatever the constructors refuse.
     """
-    embedding = make(spec["embedding"], "embedding")(schema)
-    return CTR(schema, embedding, make(spec["model"], "model"), spec["embedding_dropout"], _sequence(spec))
+    with device.torch_device:
+        embedding = make(spec["embedding"], "embedding")(schema)
+    model = CTR(schema, embedding, make(spec["model"], "model"), spec["embedding_dropout"], _sequence(spec))
+    return model.to(device.torch_device)
 
 
 def _sequence(spec: dict[str, Any]) -> Callable[..., Any] | None:
@@ -71,7 +75,7 @@ def read_weights(path: Path, mend: str, version: int) -> dict[str, Any]:
         DataError: If there is no such file, or it is damaged or of another version.
     """
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError as error:
         raise DataError(f"expected weights at {path}, found none: {mend}") from error
     except Exception as error:  # torch raises many kinds for a torn file
@@ -87,8 +91,8 @@ def optimizer_state(model: CTR) -> dict[str, torch.Tensor]:
     return model.embedding.optimizer_state() if isinstance(model.embedding, TrainableEmbedding) else {}
 
 
-def load(folder: Path) -> tuple[CTR, dict[str, Any]]:
-    """The model that `save` wrote, in eval mode, and its spec.
+def load(folder: Path, device: Device = CPU) -> tuple[CTR, dict[str, Any]]:
+    """The model that `save` wrote, in eval mode on a device, and its spec.
 
     Raises:
         DataError: If the folder holds no model, or one of another version.
@@ -104,7 +108,7 @@ def load(folder: Path) -> tuple[CTR, dict[str, Any]]:
         model.interaction.load_state_dict(state["interaction"])
         model.sequences.load_state_dict(state.get("sequences", {}))
     else:
-        model = build(schema, spec)
+        model = build(schema, spec, device)
         model.load_state_dict(state["model"])
         model.trainable().load_optimizer_state(state["optimizer_state"])
-    return model.eval(), spec
+    return model.to(device.torch_device).eval(), spec

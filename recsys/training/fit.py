@@ -21,18 +21,19 @@ from recsys.frame.ctr import CTR
 from recsys.progress import progress
 from recsys.training.checkpoint import read_weights
 from recsys.training.config import TrainConfig
+from recsys.training.device import CPU, Device
 from recsys.training.loop import Training, seed_everything
 
 __all__ = ["Fit", "best_look", "fit", "logits"]
 
-RESUME_VERSION = 3  # of resume.pt
+RESUME_VERSION = 4  # of resume.pt
 
 
 @torch.no_grad()
-def logits(model: CTR, shards: Split, batch_size: int = 8192) -> np.ndarray:
-    """Score every row of a split in order, in float32 → logit_B."""
+def logits(model: CTR, shards: Split, batch_size: int = 8192, device: Device = CPU) -> np.ndarray:
+    """Score every row of a split in order, in float32, on the device where the model is → logit_B."""
     model.eval()
-    parts = [model(b).numpy() for b in shards.batches(batch_size)]
+    parts = [model(device.batch(b)).numpy(force=True) for b in shards.batches(batch_size)]
     return np.concatenate(parts)
 
 
@@ -47,7 +48,7 @@ class Fit:
 
     def look(self, valid: Split, train_loss: float) -> bool:
         """Validate; keep the best weights. True when patience has run out."""
-        logit_B = logits(self.model, valid)
+        logit_B = logits(self.model, valid, device=self.training.device)
         if not np.isfinite(logit_B).all():
             raise DataError(f"the model diverged at step {self.training.step}: lower train.lr and train.table_lr")
         loss = logloss(sigmoid(logit_B), valid.label_B, valid.weight_B)
@@ -80,7 +81,7 @@ class Fit:
             "model": self.model.state_dict(),
             "optimizer_state": self.training.embedding.optimizer_state(),
             "adam": self.training.adam.state_dict(),
-            "rng": torch.get_rng_state(),
+            "rng": self.training.device.random_states(),
             "counters": (self.training.step, self.bad_looks, self.best),
             "best_state": self.best_state,
             "history": self.history,
@@ -97,7 +98,7 @@ class Fit:
         state = read_weights(path, "remove it to train from the start", RESUME_VERSION)
         self.restore(state)
         self.training.adam.load_state_dict(state["adam"])
-        torch.set_rng_state(state["rng"])
+        self.training.device.set_random_states(state["rng"])
         self.training.step, self.bad_looks, self.best = state["counters"]
         self.best_state, self.history = state["best_state"], state["history"]
 
@@ -120,6 +121,7 @@ def fit(
     seed: int,
     checkpoint: Path | None = None,
     on_look: Callable[[dict[str, float]], None] | None = None,
+    device: Device | None = None,
 ) -> list[dict[str, float]]:
     """Train until validation logloss stops falling; leave the best weights, and their optimiser state, in the model.
 
@@ -131,7 +133,8 @@ def fit(
         seed: Fixes the order of rows and the dropout.
         checkpoint: Written at every look at validation and, where it is there already, taken up:
             a killed training goes on exactly where that look was.
-        on_look: Told each look's figures.
+        on_look: Called with each look's figures.
+        device: Where the model is; None is the CPU in `config.precision`.
 
     Returns:
         One entry a look: step, train_loss, valid_logloss, valid_auc.
@@ -142,7 +145,7 @@ def fit(
     seed_everything(seed)
     size = min(config.batch_size, len(train))
     per_epoch = len(train) // size
-    training = Training(model, config, per_epoch)
+    training = Training(model, config, per_epoch, device=device)
     state = Fit(training)
     if checkpoint and checkpoint.exists():
         state.load(checkpoint)

@@ -15,6 +15,7 @@ from recsys.data.batch import Batch
 from recsys.data.split import Split
 from recsys.frame.ctr import CTR
 from recsys.training.config import TrainConfig
+from recsys.training.device import Device
 
 __all__ = ["Mix", "Step", "Training", "batch_loss", "bf16", "row_mean", "seed_everything"]
 
@@ -23,10 +24,8 @@ Mix = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 
 
 def bf16(precision: str) -> bool:
-    """Whether the dense part runs in bf16 autocast; `auto` is yes if the processor (CPU) multiplies bf16 itself."""
-    if precision != "auto":
-        return precision == "bf16"
-    return torch.cpu._is_avx512_bf16_supported()  # type: ignore[attr-defined]  # torch has no public name for it
+    """Whether the dense part runs in bf16 autocast on the CPU."""
+    return Device.choose("cpu", precision).autocast_dtype is not None
 
 
 def seed_everything(seed: int) -> None:
@@ -74,6 +73,7 @@ class Training:
         steps_per_epoch: Of `config.batch_size` rows, or of all rows if there are fewer.
         mix: Changes what the head is given; None leaves x_BW.
         others: Optimisers of what `mix` learns; they step with those of the model, at a rate of their own.
+        device: Where the model is, and in which precision it learns; None is the CPU in `config.precision`.
 
     Raises:
         ConfigError: If the model's tables cannot be trained.
@@ -86,6 +86,7 @@ class Training:
         steps_per_epoch: int,
         mix: Mix | None = None,
         others: Sequence[torch.optim.Optimizer] = (),
+        device: Device | None = None,
     ):
         self.model, self.config, self.steps_per_epoch = model, config, steps_per_epoch
         self.mix, self.others = mix, others
@@ -98,7 +99,7 @@ class Training:
             {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
         ]
         self.adam = torch.optim.AdamW(groups, lr=config.lr)
-        self.autocast = bf16(config.precision)
+        self.device = device or Device.choose("cpu", config.precision)
         self.step = 0
 
     def set_rates(self) -> None:
@@ -119,7 +120,7 @@ class Training:
         self.set_rates()
         x_BW = self.model.features(batch)
         mixed_BW, penalty = self.mix(x_BW, batch) if self.mix else (x_BW, 0.0)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+        with self.device.autocast():
             logit_B = self.model.logits_of(mixed_BW)
         loss = batch_loss(logit_B, batch.label_B, batch.weight_B)
         total = loss + penalty
@@ -154,7 +155,7 @@ class Training:
             for batch in train.shuffled(size, [seed, epoch], skip=done):
                 if not self.model.training:
                     self.model.train()
-                loss = self.learn(batch)
+                loss = self.learn(self.device.batch(batch))
                 yield Step(self.step, total, loss)
                 if self.step == total:
                     return

@@ -127,12 +127,12 @@ def test_it_tells_without_rich(monkeypatch, capsys):
     assert "ok      torch" in capsys.readouterr().out
 
 
-def test_a_gpu_is_named_as_not_used(monkeypatch):
+def test_it_says_which_device_and_precision_a_run_takes_and_why(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: pytest.fail("asked the GPU about the CPU"))
-    found = by_name()
-    assert found["device"].value.startswith("CPU, ") and "H100 is not used" in found["device"].value
-    assert found["device"].ok and found["bf16"].value
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    device = by_name()["device"]
+    assert device.ok and device.value == "cuda, since torch can use a GPU; bf16, since it multiplies bf16 itself (H100)"

@@ -16,7 +16,7 @@ from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
 from recsys.training.config import TrainConfig
 from recsys.training.fit import Fit, fit, logits
-from recsys.training.loop import Training, batch_loss, bf16, seed_everything
+from recsys.training.loop import Training, batch_loss, seed_everything
 
 QUICK = TrainConfig(
     batch_size=128, max_epochs=2, lr=3e-3, table_lr=0.05, warmup_steps=5, evals_per_epoch=2, precision="fp32",
@@ -363,11 +363,3 @@ def test_a_look_counts_weights_as_repeated_rows_and_compares_logits(train: Shard
     far.look(valid, 0.0)
     assert far.history[0]["valid_auc"] == pytest.approx(auc(logits(model, valid), valid.label_B), abs=1e-12)
     assert far.history[0]["valid_auc"] != 0.5, "saturated probabilities tie, logits do not"
-
-
-def test_auto_precision_asks_the_processor_that_computes(monkeypatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    for supported in (False, True):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
-        assert bf16("auto") is supported

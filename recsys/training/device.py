@@ -1,0 +1,93 @@
+"""What a run computes on: one value that is chosen once and handed down."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from recsys.data.batch import Batch
+from recsys.errors import ConfigError
+
+__all__ = ["CPU", "Device"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where tensors are, and in which precision dense layers multiply.
+
+    Args:
+        torch_device: What torch calls it.
+        autocast_dtype: Dense layers run in it while a model trains; None is float32.
+        reason: Why it was chosen: a sentence.
+    """
+
+    torch_device: torch.device
+    autocast_dtype: torch.dtype | None = None
+    reason: str = "It was given."
+
+    @classmethod
+    def choose(cls, name: str = "auto", precision: str = "auto") -> "Device":
+        """The device of a run.
+
+        Args:
+            name: `cpu`, `cuda` or `auto`, which is the GPU if torch can use one, else the CPU.
+            precision: `fp32`, `bf16` or `auto`, which is bf16 if the device itself multiplies it.
+
+        Raises:
+            ConfigError: If a GPU is asked for and torch can use none.
+        """
+        gpu = torch.cuda.is_available()
+        if name == "cuda" and not gpu:
+            wanted = "device: expected a GPU that torch can use, found none: "
+            raise ConfigError(wanted + "set device=cpu, or see what recsys doctor says")
+        place = torch.device("cuda", torch.cuda.current_device()) if gpu and name != "cpu" else torch.device("cpu")
+        itself = _multiplies_bf16(place)
+        half = itself if precision == "auto" else precision == "bf16"
+        reasons = {  # of the place and of the precision, if they were not set
+            f"device={name}": f"torch can use {'a' if gpu else 'no'} GPU",
+            f"train.precision={precision}": f"it {'multiplies' if itself else 'does not multiply'} bf16 itself",
+        }
+        why, why_half = (r if s.endswith("=auto") else f"{s} was set" for s, r in reasons.items())
+        reason = f"{place.type}, since {why}; {'bf16' if half else 'fp32'}, since {why_half}"
+        return cls(place, torch.bfloat16 if half else None, reason)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Within it dense layers run in `autocast_dtype`."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.torch_device.type, self.autocast_dtype)
+
+    def batch(self, batch: Batch) -> Batch:
+        """A batch of the loader, moved here."""
+        return batch if self.torch_device.type == "cpu" else batch.to(self.torch_device, non_blocking=True)
+
+    def generator(self, seed: int) -> torch.Generator:
+        """A source of random numbers for tensors that are drawn here."""
+        return torch.Generator(self.torch_device).manual_seed(seed)
+
+    def random_states(self) -> list[Tensor]:
+        """The states of torch's own sources of random numbers: the CPU's, and this device's if it is another."""
+        states = [torch.get_rng_state()]
+        return states if self.torch_device.type == "cpu" else [*states, self._module().get_rng_state()]
+
+    def set_random_states(self, states: list[Tensor]) -> None:
+        """Put back what `random_states` gave; a state of another kind of device is left out."""
+        torch.set_rng_state(states[0])
+        if self.torch_device.type != "cpu" and len(states) > 1:
+            self._module().set_rng_state(states[1])
+
+    def _module(self) -> ModuleType:
+        return torch.get_device_module(self.torch_device)
+
+
+def _multiplies_bf16(place: torch.device) -> bool:
+    """Whether the hardware multiplies bf16 itself."""
+    if place.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()  # type: ignore[attr-defined]  # torch has no public name for it
+
+
+CPU = Device(torch.device("cpu"))
+"""The CPU in float32."""
