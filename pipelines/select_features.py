@@ -11,6 +11,7 @@ import recsys
 from pipelines.stage import Result, Stage, write_json
 from recsys.config.factory import make, make_dataclass
 from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.files import write_text
 from recsys.frame.ctr import CTR
@@ -21,7 +22,7 @@ from recsys.selection.reports.report import doubt, health, make_report, with_pro
 from recsys.selection.reports.report_page import write_csv, write_html
 from recsys.selection.reports.savings import savings
 from recsys.selection.scores import FieldScores, check_policy, decide, without_repeats
-from recsys.selection.search import Recipe
+from recsys.selection.search import Search, search_fields
 from recsys.selection.shuffle import shuffled_cost
 from recsys.terminal import console
 from recsys.training import checkpoint
@@ -39,21 +40,18 @@ _OVERRIDE = """# @package _global_
 """
 
 
-def _search(
-    stage: Stage, model: CTR, train: Shards, valid: Shards, recipe: Recipe
-) -> tuple[FieldScores, dict[str, float] | None]:
+def _search(stage: Stage, search: Search) -> tuple[FieldScores, dict[str, float] | None]:
     """Scores of the model's fields; with probes, of a model trained beside them, and what the probes say."""
     select, count = make(stage.config["selection"], "selection"), stage.config["select"]["probes"]
-    seed = stage.config["seed"]
     if count == 0:
-        return select(model, train, valid, recipe, seed), None
-    sources = probe_sources(model.schema, count, seed)
-    probed_train, probed_valid = (Probed(s, sources, seed) for s in (train, valid))
-    seed_everything(seed)
-    probed = recipe.build(probed_train.schema)
-    history = fit(probed, probed_train, probed_valid, recipe.how, seed)
-    own = replace(recipe, steps=int(best_look(history)["step"]))
-    scores = select(probed, probed_train, probed_valid, own, seed)
+        return search_fields(select, search), None
+    sources = probe_sources(search.model.schema, count, search.seed)
+    train, valid = (Probed(split, sources, search.seed) for split in (search.train, search.valid))
+    seed_everything(search.seed)
+    model = search.build(train.schema)
+    history = fit(model, train, valid, search.how, search.seed)
+    among_probes = replace(search, model=model, train=train, valid=valid, steps=int(best_look(history)["step"]))
+    scores = search_fields(select, among_probes)
     top_k = stage.config["select"]["top_k"]
     if top_k is None and scores.keep is None:
         top_k = stage.config["select"]["no_cut"]
@@ -71,9 +69,17 @@ def run(stage: Stage) -> Result:
     how = make_dataclass(TrainConfig, resolve(stage.config, facts(train))["train"], "train")
     looks = [{"step": NUMBER, "valid_logloss": NUMBER}]
     history = read_made(stage.earlier("train"), "history.json", "the looks of a training", looks)
-    recipe = Recipe(lambda schema: checkpoint.build(schema, spec), how, int(best_look(history)["step"]))
+    search = Search(
+        model=model,
+        train=train,
+        valid=valid,
+        build=lambda schema: checkpoint.build(schema, spec),
+        how=how,
+        seed=stage.config["seed"],
+        steps=int(best_look(history)["step"]),
+    )
     found_health = health(model, train, valid)
-    scores, probes = _search(stage, model, train, valid, recipe)
+    scores, probes = _search(stage, search)
     for note in scores.about.get("warnings", []):
         console().print(f"look at: {note}", soft_wrap=True)
     found_health = with_probes(found_health, probes)
@@ -86,7 +92,7 @@ def run(stage: Stage) -> Result:
     measured = {
         "health": found_health,
         "probes": probes,
-        "savings": savings(model, recipe.build, kept, valid, how.precision),
+        "savings": savings(model, search.build, kept, valid, how.precision),
         "shuffled": _shuffled(model, valid, kept, stage.config["seed"]),
         "clusters": repeats,
     }
@@ -107,7 +113,7 @@ def run(stage: Stage) -> Result:
     return Result(metrics, artifacts=artifacts)
 
 
-def _shuffled(model: CTR, valid: Shards, kept: list[str], seed: int) -> dict[str, float] | None:
+def _shuffled(model: CTR, valid: Split, kept: list[str], seed: int) -> dict[str, float] | None:
     """What the model as it stands loses where all that is dropped is shuffled; None where nothing is."""
     dropped = [n for n in model.schema.names if n not in kept]
     return shuffled_cost(model, valid, {"dropped": dropped}, seed)["dropped"] if dropped else None
@@ -120,7 +126,7 @@ def _drops_repeats(stage: Stage) -> bool:
     return asked == "drop"
 
 
-def _provenance(stage: Stage, spec: dict[str, Any], train: Shards, valid: Shards) -> dict[str, Any]:
+def _provenance(stage: Stage, spec: dict[str, Any], train: Split, valid: Split) -> dict[str, Any]:
     """Where a report comes from: what `recsys compare` lays side by side. The checkpoint is as seen from `runs`."""
     config = stage.config
     return {

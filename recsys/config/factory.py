@@ -29,12 +29,14 @@ _GIVEN = {
     "model": 1,
     "embedding": 1,
     "sequence": 1,
-    "selection": 5,
-    "benchmark": 5,
+    "selection": 1,
+    "benchmark": 1,
     "compression": 3,
     "quantization": 3,
 }
 """By group: how many first arguments the pipeline itself hands over, so that no configuration may set them."""
+_OLD_SELECTOR = ["model", "train", "valid", "recipe", "seed"]
+"""The first parameters of every selector before it was called with one `Search`."""
 
 _trusted: set[str] = set()  # packages of the user's own, for this process
 
@@ -108,6 +110,12 @@ def _target(config: Mapping[str, Any], at: str) -> str:
 
 def _arguments(config: Mapping[str, Any], hints: Mapping[str, Any], at: str) -> dict[str, Any]:
     """The settings of a configuration, checked: unknown ones and wrong types are refused."""
+    if list(hints)[: len(_OLD_SELECTOR)] == _OLD_SELECTOR:
+        raise ConfigError(
+            f"{at}: expected a selector that takes one Search, {config['_target_']} takes {', '.join(_OLD_SELECTOR)}: "
+            "begin it with `def select(search, *, SETTINGS)`, and read search.model, search.train, search.valid, "
+            "search.build, search.how and search.seed"
+        )
     given = {str(k): v for k, v in config.items() if k not in ("_target_", "_partial_")}
     _known(given, list(hints)[_GIVEN.get(at.split(".")[0], 0) :], at)
     return {k: check_value(v, hints[k], f"{at}.{k}") for k, v in given.items()}

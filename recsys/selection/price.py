@@ -9,6 +9,7 @@ from recsys.errors import ConfigError
 from recsys.evaluation.metrics import losses, sigmoid, weighted_mean
 from recsys.frame.ctr import CTR
 from recsys.selection.counted import counted
+from recsys.selection.search import Search
 from recsys.training.fit import logits
 
 __all__ = ["Gain", "default_price", "gain_over_constant", "price_or_default"]
@@ -46,7 +47,7 @@ def default_price(model: CTR, valid: Split, share: float) -> float:
     return share * max(gain.mean, _LEAST_GAIN * gain.constant)
 
 
-def price_or_default(price: float | None, model: CTR, valid: Split, share: float) -> float:
+def price_or_default(search: Search, price: float | None, share: float) -> float:
     """The price given, or the default.
 
     Raises:
@@ -56,4 +57,4 @@ def price_or_default(price: float | None, model: CTR, valid: Split, share: float
         raise ConfigError(f"selection.price must be above 0, got {price}: set it in nats a row, for example 3e-4")
     if not 0 < share < 1:
         raise ConfigError(f"selection.gain_share: expected (0, 1), got {share}: for example 0.005")
-    return default_price(model, valid, share) if price is None else price
+    return default_price(search.model, search.valid, share) if price is None else price

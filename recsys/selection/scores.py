@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recsys.errors import ConfigError
-from recsys.features.schema import Schema
 
 __all__ = [
     "UNSETTLED",
     "FieldScores",
     "KeepsNothing",
     "Verdict",
-    "check_fields",
     "check_policy",
     "decide",
     "intervals",
@@ -26,16 +24,6 @@ _PROTECTED = ("protected", "named in select.protect")
 
 class KeepsNothing(ConfigError):
     """No field is worth its price."""
-
-
-def check_fields(schema: Schema) -> None:
-    """Refuse a schema with nothing to choose from.
-
-    Raises:
-        ConfigError: If there are fewer than two fields.
-    """
-    if len(schema.fields) < 2:
-        raise ConfigError(f"selection needs at least two fields, got {schema.names}: add fields under data.fields")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""How the model came to be, so that a selector can train another one; and how gates train with it.
+"""What a selector is given, and how gates train with a model.
 
 B rows, W the joined width.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -15,26 +16,58 @@ from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.progress import progress
+from recsys.selection.scores import FieldScores
 from recsys.training.config import TrainConfig
 from recsys.training.loop import Mix, Step, Training, batch_loss, bf16, seed_everything
 
-__all__ = ["Recipe", "batches_forever", "gate_loss", "gate_rate", "train_gated"]
+__all__ = ["Search", "Selector", "batches_forever", "gate_loss", "gate_rate", "search_fields", "train_gated"]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a model is built and trained.
+class Search:
+    """All that a selector is given beside its settings.
 
     Args:
-        build: Schema → a fresh model.
-        how: Settings of its training.
-        steps: Of that training until the look at validation whose weights it kept; None is all
-            steps of `how.max_epochs`.
+        model: A trained model of at least two fields. A selector does not change it.
+        train: Rows that it was trained on.
+        valid: Held-out rows.
+        build: Builds a fresh model on the fields of a schema.
+        how: Settings of the training of `model`.
+        seed: Fixes all that a selector draws.
+        steps: Steps of that training until the look at validation whose weights it kept. None: all steps of
+            `how.max_epochs`.
+
+    Raises:
+        ConfigError: If the model has fewer than two fields: then there is nothing to choose from.
     """
 
+    model: CTR
+    train: Split
+    valid: Split
     build: Callable[[Schema], CTR]
     how: TrainConfig
+    seed: int
     steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(names := self.model.schema.names) < 2:
+            raise ConfigError(f"selection needs at least two fields, got {names}: add fields under data.fields")
+
+    def fresh_model(self) -> CTR:
+        """An untrained model on the same fields; the seed fixes its weights."""
+        torch.manual_seed(self.seed)
+        return self.build(self.model.schema)
+
+
+Selector = Callable[[Search], FieldScores]
+"""A method whose settings have been filled in."""
+
+
+def search_fields(select: Selector, search: Search) -> FieldScores:
+    """Call a selector, and note in `about` how many seconds it took."""
+    started = time.perf_counter()
+    scores = select(search)
+    return replace(scores, about={**scores.about, "seconds": time.perf_counter() - started})
 
 
 def batches_forever(shards: Split, size: int, seed: int) -> Iterator[Batch]:
@@ -63,9 +96,7 @@ def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, precis
 def train_gated(
     model: CTR,
     mix: Mix,
-    train: Split,
-    recipe: Recipe,
-    seed: int,
+    search: Search,
     epochs: int | None = None,
     gates: nn.Module | None = None,
     reach: float = 3.0,
@@ -80,11 +111,9 @@ def train_gated(
     Args:
         model: Changed in place.
         mix: (x_BW, batch) → (x̃_BW, penalty): looked-up numbers after the gates, and what the gates cost.
-        train: Training rows.
-        recipe: How the model is trained.
-        seed: Fixes the order of rows and the dropout.
+        search: Its training rows are used. Its seed fixes their order and the dropout.
         epochs: Over the training rows, at least 1; a linear decay then ends with them. None takes
-            `recipe.steps`.
+            `search.steps`.
         gates: Learned in the same step by Adam; None are not.
         reach: How far Adam can move a gate's parameter in all. Where the whole way is short, gates
             close before the model has learned what they hide.
@@ -94,14 +123,14 @@ def train_gated(
     """
     if epochs is not None and epochs < 1:
         raise ConfigError(f"selection.epochs must be at least 1, or null, got {epochs}: raise it")
-    how = replace(recipe.how, max_epochs=epochs or recipe.how.max_epochs)
-    per_epoch = len(train) // min(how.batch_size, len(train))
-    total = recipe.steps if epochs is None and recipe.steps else per_epoch * how.max_epochs
-    seed_everything(seed)
+    how = replace(search.how, max_epochs=epochs or search.how.max_epochs)
+    per_epoch = len(search.train) // min(how.batch_size, len(search.train))
+    total = search.steps if epochs is None and search.steps else per_epoch * how.max_epochs
+    seed_everything(search.seed)
     adam = [torch.optim.Adam(gates.parameters(), lr=gate_rate(total, reach))] if gates else []
     with progress(refresh_per_second=2) as bar:
         task = bar.add_task("train with gates", total=total)
-        for step in Training(model, how, per_epoch, mix, adam).steps(train, seed, total):
+        for step in Training(model, how, per_epoch, mix, adam).steps(search.train, search.seed, total):
             bar.advance(task)
             yield step
     model.eval()

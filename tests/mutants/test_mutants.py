@@ -131,8 +131,8 @@ MUTANTS = [
     Mutant(
         "AutoField's gates learn on training rows",
         "recsys/selection/methods/autofield.py",
-        "held_out = batches_forever(valid, recipe.how.batch_size, seed)",
-        "held_out = batches_forever(train, recipe.how.batch_size, seed)",
+        "held_out = batches_forever(search.valid, search.how.batch_size, search.seed)",
+        "held_out = batches_forever(search.train, search.how.batch_size, search.seed)",
         PEERS + "test_autofield_gates_learn_on_validation_rows",
     ),
     Mutant(
@@ -180,8 +180,8 @@ MUTANTS = [
     Mutant(
         "a search among probes takes the steps of the model without them",
         "pipelines/select_features.py",
-        'own = replace(recipe, steps=int(best_look(history)["step"]))',
-        "own = recipe",
+        'steps=int(best_look(history)["step"]))',
+        "steps=search.steps)",
         "tests/unit/test_probes.py::test_a_search_among_probes_takes_as_many_steps_as_the_probed_model",
     ),
     Mutant(

@@ -19,10 +19,9 @@ from recsys.selection.columns import change_rates
 from recsys.selection.counted import Rows, counted, donors, resampled
 from recsys.selection.price import default_price, gain_over_constant
 from recsys.selection.reports.report import health
-from recsys.selection.search import Recipe, gate_loss
+from recsys.selection.search import gate_loss
 from recsys.selection.shuffle import shuffled_cost
-from recsys.training.config import TrainConfig
-from tests.unit.test_leap import Linear
+from tests.unit.test_leap import Linear, given
 
 CONF = Path(__file__).parents[2] / "conf" / "selection"
 FROZEN = ("leap", "permutation", "sfs", "shark")
@@ -51,7 +50,7 @@ def case(tmp_path_factory):
 
 def run(name, model, valid):
     select = make(OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml")), "selection")
-    return select(model, valid, valid, Recipe(lambda s: model, TrainConfig(precision="fp32")), 0)
+    return select(given(model, valid))
 
 
 @pytest.mark.parametrize("name", FROZEN)

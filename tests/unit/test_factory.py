@@ -34,7 +34,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(folder.parent))
     yield "shop"
     factory.trust([])
-    for name in ("shop", "shop.models"):
+    for name in ("shop", "shop.models", "shop.select"):
         sys.modules.pop(name, None)
 
 
@@ -108,6 +108,21 @@ def test_code_of_ones_own_is_called_if_its_package_is_trusted(shop: str) -> None
                 look({**config, **wrong}, "model")
 
 
+def test_a_selector_of_ones_own_takes_a_search_and_one_of_before_is_told_so(shop: str) -> None:
+    module = Path(sys.path[0]) / shop / "select.py"
+    module.write_text(
+        "def old(model, train, valid, recipe, seed, alpha: float = 1.0):\n    pass\n\n\n"
+        "def new(search, *, alpha: float = 1.0):\n    return search, alpha\n"
+    )
+    factory.trust([shop])
+    for look in (check, make):
+        with pytest.raises(ConfigError, match=r"expected a selector that takes one Search, shop\.select\.old takes"):
+            look({"_target_": "shop.select.old", "alpha": 2.0}, "selection")
+        with pytest.raises(ConfigError, match="unknown search"):
+            look({"_target_": "shop.select.new", "search": None}, "selection")
+    assert make({"_target_": "shop.select.new", "alpha": 2}, "selection")("a search") == ("a search", 2.0)
+
+
 NOT_ITS_OWN = ["shop.models.os.system", "shop.models.system", "shop.models.nn.Linear", "shop.absent.X"]
 
 
@@ -152,5 +167,5 @@ def test_a_signature_read_from_source_is_the_one_that_is_imported(target: str) -
         assert kind is typing.Any or kind == hints[name], name
     light = {n for n, k in read.items() if k is not typing.Any}
     heavy = {n for n in read if n not in light}
-    needed = {"schema", "model", "train", "valid", "recipe", "tables", "reads", "fisher"}
+    needed = {"schema", "search", "model", "tables", "reads", "fisher"}
     assert heavy <= needed, "a setting's type must be readable without an import"

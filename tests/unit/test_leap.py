@@ -19,7 +19,7 @@ from recsys.selection.gates import Gates, adaptive_weights, gated, rolled
 from recsys.selection.methods.leap import _worth_its_price, leap
 from recsys.selection.methods.permutation import permutation
 from recsys.selection.scores import decide
-from recsys.selection.search import Recipe
+from recsys.selection.search import Search
 from recsys.training.config import TrainConfig
 
 
@@ -49,9 +49,14 @@ def linear(tmp_path, weight: dict[str, float], scale: dict[str, float] | None = 
     return model, valid, np.stack([x[n] for n in schema.names], 1)
 
 
+def given(model, valid, seed=0) -> Search:
+    """What a selector is given; LeAP looks at no training rows."""
+    return Search(model, valid, valid, lambda schema: model, TrainConfig(precision="fp32"), seed)
+
+
 def search(model, valid, seed=0, **settings):
-    """LeAP, which looks at no training rows and of the recipe only at the precision."""
-    return leap(model, valid, valid, Recipe(lambda schema: model, TrainConfig(precision="fp32")), seed, **settings)
+    """LeAP."""
+    return leap(given(model, valid, seed), **settings)
 
 
 def test_gate_is_the_argmin_of_the_expected_loss(tmp_path):
@@ -171,8 +176,7 @@ def test_a_price_that_is_given_is_every_fields_and_adding_a_field_does_not_move_
 def test_near_its_price_a_field_is_kept_by_what_shuffling_it_costs(tmp_path):
     """Whatever its gate says; the verdict and its reason tell both figures, in nats."""
     model, valid, _ = linear(tmp_path, {"a": 1.0, "b": 0.5, "c": 0.25})
-    recipe = Recipe(lambda schema: model, TrainConfig(precision="fp32"))
-    worth = permutation(model, valid, valid, recipe, 0, repeats=5).score["b"]
+    worth = permutation(given(model, valid), repeats=5).score["b"]
     measured = 0
     for price in np.geomspace(0.3, 3, 7) * worth:
         found = search(model, valid, price=float(price))

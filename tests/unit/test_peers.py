@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.embeddings.per_field import per_field
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
@@ -29,7 +30,7 @@ from recsys.selection.methods.sfs import sfs
 from recsys.selection.methods.shark import shark
 from recsys.selection.methods.shufflegate import shufflegate
 from recsys.selection.methods.variational_dropout import ConcreteDropout, variational_dropout
-from recsys.selection.search import Recipe, gate_loss, train_gated
+from recsys.selection.search import Search, gate_loss, train_gated
 from recsys.selection.shuffle import shuffled_cost
 from recsys.training.config import TrainConfig
 from recsys.training.fit import best_look, fit
@@ -37,13 +38,21 @@ from recsys.training.loop import Step
 from tests.unit.test_leap import linear
 
 HOW = TrainConfig(batch_size=256, lr=5e-3, table_lr=0.05, warmup_steps=5, precision="fp32", max_epochs=1)
-RECIPE = Recipe(lambda schema: CTR(schema, per_field(schema, dim=4), partial(DCN, hidden=(8,), layers=1)), HOW)
+
+
+def build(schema: Schema) -> CTR:
+    return CTR(schema, per_field(schema, dim=4), partial(DCN, hidden=(8,), layers=1))
+
+
+def given(model: CTR, train: Split, valid: Split, seed: int = 0, **changes) -> Search:
+    """What a selector is given."""
+    return replace(Search(model, train, valid, build, HOW, seed), **changes)
 
 
 @pytest.fixture
 def model(train: Shards, valid: Shards) -> CTR:
     """Categories, lists and numbers, trained a little."""
-    made = RECIPE.build(train.schema)
+    made = build(train.schema)
     fit(made, train, valid, HOW, 0)
     return made
 
@@ -57,13 +66,13 @@ def bce(logit, label, reduction="mean"):
 
 
 def test_random_is_another_order_for_another_seed_and_the_same_for_the_same(model, train, valid):
-    orders = [random_order(model, train, valid, RECIPE, s).ranking for s in (0, 0, 1)]
+    orders = [random_order(given(model, train, valid, s)).ranking for s in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
 
 
 def test_permutation_is_the_loss_of_shuffling_one_field(model, train, valid):
     """Against 30 shuffles of one block of x, done here."""
-    found = permutation(model, train, valid, RECIPE, 0, repeats=30)
+    found = permutation(given(model, train, valid), repeats=30)
     batch, name = whole(valid), "price"
     with torch.no_grad():
         x_BW = model.embedding(batch)
@@ -98,14 +107,14 @@ def test_what_shuffling_costs_is_measured_row_by_row_with_its_error(model, valid
     assert np.mean(both["delta_logloss"]) == pytest.approx(np.mean(means), abs=6 * spread)
     assert np.mean(both["delta_logloss_error"]) == pytest.approx(np.mean(errors), rel=0.1)
     assert np.mean(both["delta_auc"]) == pytest.approx(np.mean(aucs), abs=6 * np.std(aucs) / 40**0.5)
-    alone = permutation(model, valid, valid, RECIPE, 0, repeats=40).score["price"]
+    alone = permutation(given(model, valid, valid), repeats=40).score["price"]
     one = [f["one"]["delta_logloss"] for f in found]
     assert np.mean(one) == pytest.approx(alone, abs=6 * np.std(one) / 40**0.5)
 
 
 def test_sfs_is_the_slope_of_the_loss_in_each_mask(model, train, valid):
     """Central differences of the mean loss on the one batch there is, in float64."""
-    found = sfs(model, train, valid, RECIPE, 0, batch_size=len(valid))
+    found = sfs(given(model, train, valid), batch_size=len(valid))
     batch = whole(valid)
     with torch.no_grad():
         x_BW = model.embedding(batch).double()
@@ -125,7 +134,7 @@ def test_sfs_is_the_slope_of_the_loss_in_each_mask(model, train, valid):
 
 def test_shark_is_the_first_order_loss_of_each_row(model, train, valid):
     """Row by row, with one backward pass a row."""
-    found = shark(model, train, valid, RECIPE, 0, batch_size=97)
+    found = shark(given(model, train, valid), batch_size=97)
     batch = whole(valid)
     with torch.no_grad():
         x_BW = model.embedding(batch)
@@ -160,14 +169,14 @@ def test_label_encoding_shows_no_row_its_own_label(train):
 
 
 def test_lasso_is_scikit_learns_on_standardised_columns(model, train, valid):
-    found = lasso(model, train, valid, RECIPE, 0, alpha=5e-3)
+    found = lasso(given(model, train, valid), alpha=5e-3)
     x_RC, y, _, _ = label_encoded(train, len(train), 0)
     slow = np.abs(Lasso(alpha=5e-3).fit((x_RC - x_RC.mean(0)) / x_RC.std(0), y).coef_)
     assert [found.score[n] for n in model.schema.names] == pytest.approx(slow.tolist())
     assert found.keep == {n: s > 0 for n, s in zip(model.schema.names, slow, strict=True)}
-    assert not any(lasso(model, train, valid, RECIPE, 0, alpha=10.0).keep.values())
+    assert not any(lasso(given(model, train, valid), alpha=10.0).keep.values())
     with pytest.raises(ConfigError, match="above 0"):
-        lasso(model, train, valid, RECIPE, 0, alpha=0.0)
+        lasso(given(model, train, valid), alpha=0.0)
 
 
 def test_tree_gains_are_shares_and_see_a_pair_that_lasso_cannot(tmp_path):
@@ -175,12 +184,12 @@ def test_tree_gains_are_shares_and_see_a_pair_that_lasso_cannot(tmp_path):
     x = whole(valid).dense_BN.numpy()
     a, b = (model.schema.names.index(n) for n in "ab")
     valid.label_B[:] = (x[:, a] * x[:, b] > 0).astype(np.float32)
-    trees = lightgbm_gain(model, valid, valid, RECIPE, 0, trees=20)
+    trees = lightgbm_gain(given(model, valid, valid), trees=20)
     assert sum(trees.score.values()) == pytest.approx(1)
     assert set(trees.ranking[:2]) == {"a", "b"} and trees.score["c"] < 0.1
-    assert not any(lasso(model, valid, valid, RECIPE, 0, alpha=0.02).keep.values())
+    assert not any(lasso(given(model, valid, valid), alpha=0.02).keep.values())
     with pytest.raises(ConfigError, match="trees ≥ 1"):
-        lightgbm_gain(model, valid, valid, RECIPE, 0, trees=0)
+        lightgbm_gain(given(model, valid, valid), trees=0)
 
 
 def test_autofield_is_gumbel_softmax_at_a_falling_temperature():
@@ -289,8 +298,8 @@ def test_training_with_gates_that_pass_all_is_training(change, train, valid):
     mine.load_state_dict(plain.state_dict())
     best = int(best_look(fit(plain, train, valid, how, 3))["step"])
     assert best > len(train) // 256, "the best look is in the second epoch or later"
-    recipe = replace(RECIPE, how=how, steps=best)
-    steps = list(train_gated(mine, lambda x_BW, batch: (x_BW, torch.zeros(())), train, recipe, 3))
+    search = given(mine, train, valid, 3, how=how, steps=best)
+    steps = list(train_gated(mine, lambda x_BW, batch: (x_BW, torch.zeros(())), search))
     assert [s.number for s in steps] == list(range(1, best + 1)) and steps[-1].total == best
     for (name, a), b in zip(plain.state_dict().items(), mine.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
@@ -298,10 +307,10 @@ def test_training_with_gates_that_pass_all_is_training(change, train, valid):
 
 @pytest.mark.parametrize(("epochs", "steps", "times"), [(3, 5, 3), (None, 5, 5 / 7), (None, None, 1), (1, None, 1)])
 def test_epochs_stand_before_the_steps_of_the_model(epochs, steps, times, train):
-    recipe, model = replace(RECIPE, steps=steps), RECIPE.build(train.schema)
+    model = build(train.schema)
     size = len(train) // 7
-    recipe = replace(recipe, how=replace(HOW, batch_size=size))
-    done = list(train_gated(model, lambda x_BW, batch: (x_BW, torch.zeros(())), train, recipe, 0, epochs))
+    search = given(model, train, train, how=replace(HOW, batch_size=size), steps=steps)
+    done = list(train_gated(model, lambda x_BW, batch: (x_BW, torch.zeros(())), search, epochs))
     assert len(done) == done[0].total == round(7 * times)
 
 
@@ -321,17 +330,17 @@ def test_epochs_stand_before_the_steps_of_the_model(epochs, steps, times, train)
 )
 def test_settings_out_of_range_are_refused(run, message, model, train, valid):
     with pytest.raises(ConfigError, match=message):
-        run(model, train, valid, RECIPE, 0)
+        run(given(model, train, valid))
 
 
 def test_a_schema_of_numbers_alone_will_do(tmp_path):
     """No table, no ids: what trains a model of its own must not need one."""
     _, valid, _ = linear(tmp_path, {"a": 1.5, "b": 0.0}, rows=3000)
     assert isinstance(valid.schema, Schema)
-    model = RECIPE.build(valid.schema)
+    model = build(valid.schema)
     fit(model, valid, valid, HOW, 0)
     for method in (autofield, lpfs, optfs, variational_dropout):
-        assert method(model, valid, valid, RECIPE, 0, epochs=6).ranking[0] == "a", method.__name__
+        assert method(given(model, valid, valid), epochs=6).ranking[0] == "a", method.__name__
 
 
 def test_lpfs_epsilon_shrinks_to_its_last_by_a_constant_factor(model, train, valid, monkeypatch):
@@ -339,7 +348,7 @@ def test_lpfs_epsilon_shrinks_to_its_last_by_a_constant_factor(model, train, val
     monkeypatch.setattr(
         "recsys.selection.methods.lpfs.polarised", lambda x_F, e: (seen.append(e), polarised(x_F, e))[1]
     )
-    lpfs(model, train, valid, replace(RECIPE, steps=9), 0, last_epsilon=1e-3)
+    lpfs(given(model, train, valid, steps=9), last_epsilon=1e-3)
     assert seen == pytest.approx([0.1 * 0.01 ** (n / 9) for n in range(10)])
 
 
@@ -354,7 +363,7 @@ def test_lpfs_orders_by_size_and_keeps_a_gate_in_use_below_0(model, train, valid
             yield Step(number, 20, 0.0)
 
     monkeypatch.setattr("recsys.selection.methods.lpfs.train_gated", steps)
-    found = lpfs(model, train, valid, RECIPE, 0)
+    found = lpfs(given(model, train, valid))
     x = {n: d["x"] for n, d in found.details.items()}
     assert x["item"] < -0.5 and x["price"] > 1
     assert found.score == {n: abs(v) for n, v in x.items()}
@@ -365,19 +374,19 @@ def test_lpfs_orders_by_size_and_keeps_a_gate_in_use_below_0(model, train, valid
 def test_optfs_tau_grows_to_its_last_by_a_constant_factor(model, train, valid, monkeypatch):
     seen, values = [], ValueMasks.values
     monkeypatch.setattr(ValueMasks, "values", lambda self: (seen.append(self.tau), values(self))[1])
-    optfs(model, train, valid, replace(RECIPE, steps=9), 0, last_tau=50.0)
+    optfs(given(model, train, valid, steps=9), last_tau=50.0)
     assert seen[:9] == pytest.approx([50 ** (n / 9) for n in range(9)])
 
 
 def test_autofield_temperature_falls_with_each_pass(model, train, valid):
     """Nine passes over training rows and, after steps 1 and 6, two over validation rows."""
-    found = autofield(model, train, valid, replace(RECIPE, steps=9), 0, every=5, tau_step=0.01)
+    found = autofield(given(model, train, valid, steps=9), every=5, tau_step=0.01)
     assert found.about["tau"] == pytest.approx(1 - 11 * 0.01)
 
 
 def test_choices_of_a_short_autofield_take_a_step_with_each_of_the_models(model, train, valid):
     """Nine of each lower τ eighteen times; a long run has one in ten, as its reference."""
-    found = autofield(model, train, valid, replace(RECIPE, steps=9), 0, tau_step=0.01)
+    found = autofield(given(model, train, valid, steps=9), tau_step=0.01)
     assert found.about["tau"] == pytest.approx(1 - 18 * 0.01)
     assert [steps_between(n) for n in (1, 399, 400, 1000, 2000, 10**6)] == [1, 1, 2, 5, 10, 10]
 
@@ -408,7 +417,7 @@ def test_rows_of_weight_0_do_not_count(name, tmp_path):
     leads = []
     for weights in (False, True):
         shards = apart(tmp_path / str(weights), "a", "b", weights)
-        found = select(RECIPE.build(shards.schema), shards, shards, RECIPE, 0, **settings)
+        found = select(given(build(shards.schema), shards, shards), **settings)
         leads.append(found.score["a"] - found.score["b"])
     assert leads[0] <= 0 < leads[1]  # gates of both may be wide open while both count
 
@@ -432,7 +441,7 @@ def test_a_row_of_weight_2_is_two_rows_to_lasso(model, train, valid):
     twice = np.repeat(np.arange(len(y)), 1 + np.arange(len(y)) % 2)
     x, y = x_RC[twice], y[twice]
     slow = np.abs(Lasso(alpha=5e-3).fit((x - x.mean(0)) / x.std(0), y).coef_)
-    found = lasso(model, train, valid, RECIPE, 0, alpha=5e-3)
+    found = lasso(given(model, train, valid), alpha=5e-3)
     assert [found.score[n] for n in model.schema.names] == pytest.approx(slow.tolist(), abs=1e-4)
     assert weight_R.max() / weight_R.min() == pytest.approx(2)
 
@@ -442,5 +451,5 @@ def test_autofield_gates_learn_on_validation_rows(tmp_path):
     _, train, _ = linear(tmp_path / "t", {"a": 1.0, "b": 1.0}, rows=10_000)
     for turned in ("a", "b"):
         _, valid, _ = linear(tmp_path / turned, {"a": 1.0, "b": 1.0, turned: -1.0}, rows=10_000)
-        found = autofield(RECIPE.build(train.schema), train, valid, RECIPE, 0, epochs=4, every=1, gate_lr=0.05)
+        found = autofield(given(build(train.schema), train, valid), epochs=4, every=1, gate_lr=0.05)
         assert found.ranking[-1] == turned and found.score[turned] < 0.5

@@ -21,11 +21,12 @@ from recsys.data.sets import planted
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.evaluation.metrics import auc
+from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
 from recsys.selection.methods.leap import leap
 from recsys.selection.reports.report import health
-from recsys.selection.search import Recipe
+from recsys.selection.search import Search
 from recsys.training.config import TrainConfig
 from recsys.training.fit import fit, logits
 
@@ -35,7 +36,10 @@ CONF = Path(__file__).parents[2] / "conf" / "selection"
 USEFUL = [*planted.INFORMATIVE, *planted.SPARSE]
 NAMES = [*USEFUL, *planted.NOISE]
 HOW = TrainConfig(batch_size=1024, lr=1e-3, table_lr=0.02, max_epochs=2, warmup_steps=20, evals_per_epoch=2)
-RECIPE = Recipe(lambda s: CTR(s, per_field(s), partial(DCN, dropout=0.2), 0.2), HOW)
+
+
+def build(schema: Schema) -> CTR:
+    return CTR(schema, per_field(schema), partial(DCN, dropout=0.2), 0.2)
 
 
 class Case(NamedTuple):
@@ -46,7 +50,7 @@ class Case(NamedTuple):
     valid: Shards
 
     def run(self, select, seed, **settings):
-        return select(*self, RECIPE, seed, **settings)
+        return select(Search(*self, build, HOW, seed), **settings)
 
 
 @cache
@@ -58,7 +62,7 @@ def case(seed: int, null: bool = False) -> Case:
     folder = prepare(config, partial(planted.load, seed=seed, permute_label=null), Path(mkdtemp()))
     train, valid = Shards(folder, "train"), Shards(folder, "valid")
     torch.manual_seed(seed)
-    model = RECIPE.build(train.schema)
+    model = build(train.schema)
     fit(model, train, valid, HOW, seed)
     return Case(model, train, valid)
 
@@ -130,7 +134,7 @@ def test_retraining_on_what_is_kept_loses_nothing_and_beats_chance():
         for what, names in (("kept", keep), ("random", drawn)):
             schema = train.schema.subset(names)
             torch.manual_seed(seed)
-            own = RECIPE.build(schema)
+            own = build(schema)
             rows = [Shards(train.folder, split, schema) for split in ("train", "valid", "test")]
             fit(own, rows[0], rows[1], HOW, seed)
             scores[what] = auc(logits(own, rows[2]), test.label_B)

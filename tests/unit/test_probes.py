@@ -12,7 +12,7 @@ from recsys.errors import ConfigError
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.scores import FieldScores
 from recsys.training.fit import fit
-from tests.unit.test_peers import HOW, RECIPE
+from tests.unit.test_peers import HOW, build, given
 
 
 def test_a_probe_has_its_sources_values_on_other_rows(train):
@@ -51,7 +51,7 @@ def test_a_probe_has_its_sources_values_as_often_as_they_weigh(prepared):
 
 def test_a_model_takes_probed_rows_in_any_order(train):
     probed = Probed(train, ["item", "price"], 0)
-    model = RECIPE.build(probed.schema).eval()
+    model = build(probed.schema).eval()
     rows = np.random.default_rng(0).permutation(len(train))[:50]
     assert model(probed.batch(rows)).shape == (50,)
     assert sum(len(b) for b in probed.batches(700)) == len(train)
@@ -94,21 +94,22 @@ def test_policies_of_rank_count_probes_above_the_last_field_kept():
 
 
 def test_a_search_among_probes_takes_as_many_steps_as_the_probed_model(train, valid, monkeypatch):
-    """Its best look, not that of the model without probes, which the recipe brings."""
-    histories, recipes = [], []
+    """Its best look, not that of the model without probes, which the search is given."""
+    histories, searches = [], []
 
     def kept_fit(*arguments):
         histories.append(fit(*arguments))
         return histories[-1]
 
-    def selector(model, train, valid, recipe, seed):
-        recipes.append(recipe)
-        return FieldScores({n: 1.0 for n in model.schema.names}, None, {n: {} for n in model.schema.names}, {})
+    def selector(search):
+        searches.append(search)
+        names = search.model.schema.names
+        return FieldScores(dict.fromkeys(names, 1.0), None, {n: {} for n in names}, {})
 
     monkeypatch.setattr(select_features, "fit", kept_fit)
     monkeypatch.setattr(select_features, "make", lambda *_: selector)
     stage = SimpleNamespace(config={"selection": {}, "select": {"probes": 2, "top_k": 3}, "seed": 0})
     how = replace(HOW, max_epochs=3)
-    select_features._search(stage, RECIPE.build(train.schema), train, valid, replace(RECIPE, how=how, steps=10_000))
+    select_features._search(stage, given(build(train.schema), train, valid, how=how, steps=10_000))
     best = min(histories[0], key=lambda look: look["valid_logloss"])
-    assert recipes[0].steps == best["step"] and recipes[0].how == how
+    assert searches[0].steps == best["step"] and searches[0].how == how

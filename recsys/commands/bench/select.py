@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,8 @@ from recsys.commands.arguments import Parser
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.errors import DataError
-from recsys.frame.ctr import CTR
 from recsys.selection.methods.leap import leap
-from recsys.selection.search import Recipe
+from recsys.selection.search import Search, search_fields
 from recsys.selection.shuffle import Shuffled
 from recsys.terminal import console
 from recsys.training import checkpoint
@@ -47,15 +47,12 @@ _HOW = TrainConfig(batch_size=4096, max_epochs=1, evals_per_epoch=1)
 class _Case:
     """A trained model on a made table."""
 
-    model: CTR
-    train: Shards
-    valid: Shards
-    recipe: Recipe
+    search: Search
     epoch_seconds: float
 
     def leap(self) -> float:
         """Seconds of a search at its default settings."""
-        return leap(self.model, self.train, self.valid, self.recipe, 0).about["seconds"]
+        return search_fields(leap, self.search).about["seconds"]
 
 
 def _spec(dim: int) -> dict[str, Any]:
@@ -81,7 +78,7 @@ def _case(folder: Path, columns: dict[str, Any], fields: dict[str, Any], logit_B
     started = time.perf_counter()
     fit(model, train, valid, _HOW, 0)
     seconds = time.perf_counter() - started
-    return _Case(model, train, valid, Recipe(lambda schema: checkpoint.build(schema, spec), _HOW), seconds)
+    return _Case(Search(model, train, valid, lambda schema: checkpoint.build(schema, spec), _HOW, seed=0), seconds)
 
 
 def _categorical(folder: Path, rows: int, fields: int, dim: int) -> _Case:
@@ -107,7 +104,7 @@ def wide_once(folder: str, dimensions: str) -> dict[str, float]:
         logit_B += 0.5 * value_BD[:, 0] if name in ("v0", "v1", "v2", "v3") else 0.0
         columns[name] = pa.ListArray.from_arrays(offset, pa.array(value_BD.ravel()))
     case = _case(Path(folder), columns, fields, logit_B, 8)
-    found = leap(case.model, case.train, case.valid, case.recipe, 0, split_width=width, steps=150)
+    found = search_fields(partial(leap, split_width=width, steps=150), case.search)
     gates = sum(len(g) for g in found.about["dimensions"].values())
     return {
         "wide_gates": gates,
@@ -146,8 +143,8 @@ def _permuted(case: _Case) -> float:
 
     It runs in the precision of LeAP's gate steps.
     """
-    names = case.model.schema.names
-    rows_of = Shuffled(case.model, case.valid, 0, _ROWS, case.recipe.how.precision)
+    names = case.search.model.schema.names
+    rows_of = Shuffled(case.search.model, case.search.valid, 0, _ROWS, _HOW.precision)
     rows_of.logits(names[:1])
     started = time.perf_counter()
     for name in names[:_TIMED_FIELDS]:
@@ -195,11 +192,13 @@ def bench_main(arguments: Sequence[str]) -> int:
         seconds |= _turns({n: t for n, t in timed.items() if n.endswith("most")}, 1)
         found: dict[str, Any] = _wide(folder, given.dimensions)
     found |= {
-        "epoch_rows": len(usual.train),
+        "epoch_rows": len(usual.search.train),
         "epoch_seconds": usual.epoch_seconds,
         "leap_seconds": seconds["leap_usual"],
         "leap_over_epoch": seconds["leap_usual"] / usual.epoch_seconds,
-        "permutation_rows": {f"f{f}": min(_ROWS, len(cases[n].valid)) for f, n in ((many, "many"), (most, "most"))},
+        "permutation_rows": {
+            f"f{f}": min(_ROWS, len(cases[n].search.valid)) for f, n in ((many, "many"), (most, "most"))
+        },
         **_ratios(seconds, {many: "many", most: "most"}),
         f"leap_f{many}_over_f{few}": seconds["leap_many"] / seconds["leap_few"],
         f"leap_f{most}_seconds": seconds["leap_most"],

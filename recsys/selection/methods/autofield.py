@@ -1,18 +1,14 @@
 """AutoField: a soft choice between keeping and dropping each field. F fields, W the joined width."""
 
-import time
-
 import torch
 from torch import Tensor, nn
 
 from recsys.config.ranges import Few, LearningRate, Unit
 from recsys.data.batch import Batch
-from recsys.data.split import Split
 from recsys.errors import ConfigError
-from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_of_column
-from recsys.selection.scores import FieldScores, check_fields
-from recsys.selection.search import Recipe, batches_forever, gate_loss, train_gated
+from recsys.selection.scores import FieldScores
+from recsys.selection.search import Search, batches_forever, gate_loss, train_gated
 
 __all__ = ["AutoFieldGate", "autofield", "steps_between"]
 
@@ -64,11 +60,8 @@ def steps_between(steps: int) -> int:
 
 
 def autofield(
-    model: CTR,
-    train: Split,
-    valid: Split,
-    recipe: Recipe,
-    seed: int,
+    search: Search,
+    *,
     epochs: Few | None = None,
     every: Few | None = None,
     gate_lr: LearningRate | None = None,
@@ -85,11 +78,8 @@ def autofield(
     of steps ranked no better than the dense part's, nor did a τ that ends at .01.
 
     Args:
-        model: Tells the fields; not changed.
-        train: Rows of the fresh model.
-        valid: Rows of the choices.
-        recipe: How the fresh model is built and trained.
-        seed: Fixes model, noise and rows.
+        search: A fresh model learns from its training rows, the choices from its validation rows. Its seed fixes the
+            fresh model, the noise and the order of rows.
         epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
         every: Steps of the model between two of the choices, of which the first follows the first step;
             None is a 200th of the run's steps, at least 1 and at most 10 (see `steps_between`).
@@ -103,26 +93,23 @@ def autofield(
     3.4; gates, rates and temperature as in ERASE's code (KDD 2024), whose passes over validation
     rows lower τ too. There the model's dropout acts in the steps of the choices; here it does not.
     """
-    started = time.perf_counter()
-    check_fields(model.schema)
     if (every is not None and every < 1) or not 0 <= tau_step <= 1 or (gate_lr is not None and gate_lr <= 0):
         wanted = "selection: expected every ≥ 1 or null, gate_lr > 0 or null, and tau_step in [0, 1]"
         raise ConfigError(f"{wanted}, got {every}, {gate_lr} and {tau_step}: give such numbers")
-    torch.manual_seed(seed)
-    own = recipe.build(model.schema)
-    gate = AutoFieldGate(field_of_column(own.widths), seed, tau_step)
-    adam = torch.optim.Adam(gate.parameters(), lr=gate_lr or recipe.how.lr)
-    held_out = batches_forever(valid, recipe.how.batch_size, seed)
+    fresh = search.fresh_model()
+    gate = AutoFieldGate(field_of_column(fresh.widths), search.seed, tau_step)
+    adam = torch.optim.Adam(gate.parameters(), lr=gate_lr or search.how.lr)
+    held_out = batches_forever(search.valid, search.how.batch_size, search.seed)
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return gate(x_BW), torch.zeros(())
 
-    for step in train_gated(own, mix, train, recipe, seed, epochs):
+    for step in train_gated(fresh, mix, search, epochs):
         if (step.number - 1) % (every or steps_between(step.total)) == 0:
-            own.eval()
-            loss = gate_loss(own, gate, next(held_out), recipe.how.precision)
+            fresh.eval()
+            loss = gate_loss(fresh, gate, next(held_out), search.how.precision)
             (gate.alpha_F2.grad,) = torch.autograd.grad(loss, [gate.alpha_F2])
             adam.step()
-    score = dict(zip(model.schema.names, gate.keep().tolist(), strict=True))
-    about = {"method": "autofield", "tau": gate.tau, "seconds": time.perf_counter() - started}
+    score = dict(zip(search.model.schema.names, gate.keep().tolist(), strict=True))
+    about = {"method": "autofield", "tau": gate.tau}
     return FieldScores(score, {n: p > 0.5 for n, p in score.items()}, {n: {"keep": p} for n, p in score.items()}, about)

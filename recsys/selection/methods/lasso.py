@@ -1,28 +1,22 @@
 """Lasso on encoded columns: a linear model that sets coefficients to 0. R rows, C columns."""
 
 import math
-import time
 
 import numpy as np
 from sklearn.linear_model import Lasso
 
 from recsys.config.ranges import Count, Positive
-from recsys.data.split import Split
 from recsys.errors import ConfigError
-from recsys.frame.ctr import CTR
 from recsys.selection.methods.label_encoding import label_encoded
-from recsys.selection.scores import FieldScores, check_fields
-from recsys.selection.search import Recipe
+from recsys.selection.scores import FieldScores
+from recsys.selection.search import Search
 
 __all__ = ["lasso"]
 
 
 def lasso(
-    model: CTR,
-    train: Split,
-    valid: Split,
-    recipe: Recipe,
-    seed: int,
+    search: Search,
+    *,
     alpha: Positive | None = None,
     rows: Count = 100_000,
 ) -> FieldScores:
@@ -32,11 +26,8 @@ def lasso(
     line: a pair that matters only together scores 0.
 
     Args:
-        model: Tells the fields.
-        train: Training rows; ids are encoded by their mean label (`label_encoded`).
-        valid: Not used.
-        recipe: Not used.
-        seed: Draws rows and halves.
+        search: Its training rows are used, their ids encoded by their mean label (`label_encoded`). Its seed draws
+            rows and halves.
         alpha: α > 0; None takes the universal threshold σ_y·√(2 ln C / R), which a column of noise
             passes with a chance that vanishes; R is there the effective number of rows.
         rows: R at most.
@@ -46,11 +37,9 @@ def lasso(
 
     Source: Tibshirani, 1996; the threshold is Donoho and Johnstone's, 1994, equation 1.
     """
-    started = time.perf_counter()
-    check_fields(model.schema)
     if alpha is not None and alpha <= 0:
         raise ConfigError(f"selection.alpha must be above 0, got {alpha}: for example 1e-3, or null")
-    x_RC, label_R, weight_R, field_C = label_encoded(train, rows, seed)
+    x_RC, label_R, weight_R, field_C = label_encoded(search.train, rows, search.seed)
     x_RC = x_RC - np.average(x_RC, 0, weight_R)
     deviation_C = np.sqrt(np.average(np.square(x_RC), 0, weight_R))
     x_RC /= np.where(deviation_C > 0, deviation_C, 1.0)
@@ -59,7 +48,7 @@ def lasso(
         threshold = math.sqrt(2 * math.log(max(2, x_RC.shape[1])) / float(weight_R.sum()))
         alpha = max(1e-12, math.sqrt(mean * (1 - mean)) * threshold)
     fitted = Lasso(alpha=alpha).fit(x_RC, label_R, weight_R)
-    square_F = np.bincount(field_C, np.square(fitted.coef_), minlength=len(model.schema.fields))
-    score = {n: math.sqrt(s) for n, s in zip(model.schema.names, square_F, strict=True)}
-    about = {"method": "lasso", "alpha": alpha, "rows": len(label_R), "seconds": time.perf_counter() - started}
+    square_F = np.bincount(field_C, np.square(fitted.coef_), minlength=len(search.model.schema.fields))
+    score = {n: math.sqrt(s) for n, s in zip(search.model.schema.names, square_F, strict=True)}
+    about = {"method": "lasso", "alpha": alpha, "rows": len(label_R)}
     return FieldScores(score, {n: s > 0 for n, s in score.items()}, {n: {"norm": s} for n, s in score.items()}, about)

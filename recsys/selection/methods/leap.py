@@ -1,6 +1,5 @@
 """LeAP: learnable adaptive permutation, on a frozen model. U gated units, S steps."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,8 +17,8 @@ from recsys.selection.columns import Units, units
 from recsys.selection.counted import counted
 from recsys.selection.gates import EDGE, Gates, adaptive_weights, reservoirs
 from recsys.selection.price import price_or_default
-from recsys.selection.scores import FieldScores, check_fields
-from recsys.selection.search import Recipe, batches_forever, gate_loss
+from recsys.selection.scores import FieldScores
+from recsys.selection.search import Search, batches_forever, gate_loss
 from recsys.selection.shuffle import shuffled_cost
 
 __all__ = ["leap"]
@@ -78,11 +77,8 @@ def _ranked(search: _Search, steps: int, bar: Progress) -> tuple[Tensor, Tensor]
 
 
 def leap(
-    model: CTR,
-    train: Split,
-    valid: Split,
-    recipe: Recipe,
-    seed: int,
+    search: Search,
+    *,
     price: Positive | None = None,
     gain_share: GainShare = 0.005,
     steps: GateSteps = 200,
@@ -107,11 +103,9 @@ def leap(
     permuting the field costs.
 
     Args:
-        model: Trained and early-stopped; not changed.
-        train: Not used: gates learned on training rows keep every overfitted field.
-        valid: Held-out rows, from which the gates learn.
-        recipe: Tells the precision of the head.
-        seed: Fixes the permutations (each field's by its name) and the order of rows.
+        search: Its model, which a selector never changes, should be early-stopped. The gates learn from its validation
+            rows: gates that learn from training rows keep every overfitted field. Its seed fixes the
+            permutations (each field's by its name) and the order of rows.
         price: What a field must be worth, nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
         steps: S of each of the two passes, at least 150.
@@ -129,24 +123,22 @@ def leap(
     penalty (`leap_joint` does so) and names, but does not give, an adaptive regulariser: w_i, the
     frozen model, held-out gate batches, reservoirs and the λ ramp are ours.
     """
-    started = time.perf_counter()
-    check_fields(model.schema)
-    model.eval()
-    valid = counted(valid)
+    model, valid, seed = search.model.eval(), counted(search.valid), search.seed
     batch_size = min(batch_size, len(valid))
     whole = units(model, valid, groups)
     weighted = price is None if adaptive is None else adaptive
-    price = price_or_default(price, model, valid, gain_share)
+    price = price_or_default(search, price, gain_share)
     steps, notes = _affordable(steps, batch_size, len(valid))
     batches = batches_forever(valid, batch_size, seed)
     parts = whole if split_width is None else units(model, valid, groups, split_width)
 
-    def search(found: Units, seed: int, start: float, weighted: bool) -> _Search:
+    def gated_search(found: Units, seed: int, start: float, weighted: bool) -> _Search:
         weight_U = adaptive_weights(found.width_U, found.change_U) if weighted else torch.ones(len(found.names))
         stock = reservoirs(model, valid, found, batch_size)
-        return _Search(model, Gates(found, weight_U, seed, steps, start, stock), batches, steps, recipe.how.precision)
+        return _Search(model, Gates(found, weight_U, seed, steps, start, stock), batches, steps, search.how.precision)
 
-    at_price, ramp = search(parts, seed, 0.4, weighted), search(whole, seed + 1, 1 - EDGE, adaptive is not False)
+    at_price = gated_search(parts, seed, 0.4, weighted)
+    ramp = gated_search(whole, seed + 1, 1 - EDGE, adaptive is not False)
     with progress(refresh_per_second=2) as bar:
         task = bar.add_task("learn gates", total=steps)
         curve: list[float] = []
@@ -158,7 +150,6 @@ def leap(
     about["dimensions"] = _dimensions(model, parts, at_price.gates.gates().detach())
     score_U = ramp.gates.weight_U * 10 ** (4 * mean_U - 5)
     checked = _checked(model, valid, at_price.gates, parts, about["dimensions"], seed)
-    about["seconds"] = time.perf_counter() - started
     return _scores(model, at_price.gates, parts, whole, score_U, closed_U, about, checked)
 
 

@@ -1,6 +1,5 @@
 """LeAP's joint mode: gates learn while the model does. U gated units."""
 
-import time
 from typing import Any
 
 import torch
@@ -8,23 +7,18 @@ from torch import Tensor
 
 from recsys.config.ranges import Count, Few, GainShare, Positive
 from recsys.data.batch import Batch
-from recsys.data.split import Split
-from recsys.frame.ctr import CTR
 from recsys.selection.columns import Units, units
 from recsys.selection.gates import Gates, adaptive_weights
 from recsys.selection.price import price_or_default
-from recsys.selection.scores import FieldScores, check_fields
-from recsys.selection.search import Recipe, batches_forever, gate_loss, gate_rate, train_gated
+from recsys.selection.scores import FieldScores
+from recsys.selection.search import Search, batches_forever, gate_loss, gate_rate, train_gated
 
 __all__ = ["gate_scores", "leap_joint"]
 
 
 def leap_joint(
-    model: CTR,
-    train: Split,
-    valid: Split,
-    recipe: Recipe,
-    seed: int,
+    search: Search,
+    *,
     price: Positive | None = None,
     gain_share: GainShare = 0.005,
     epochs: Few | None = None,
@@ -38,11 +32,8 @@ def leap_joint(
     BCE(y, f(x̃)) + λ·Σ_i w_i g_i over validation rows. A field is kept if g_i > ½.
 
     Args:
-        model: Sets the default price; not changed.
-        train: Rows of the fresh model.
-        valid: Rows of the gates.
-        recipe: How the fresh model is built and trained.
-        seed: Fixes the model, the permutations and the order of rows.
+        search: A fresh model learns from its training rows, the gates from its validation rows. Its seed fixes the
+            fresh model, the permutations and the order of rows.
         price: λ in nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
         epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
@@ -56,31 +47,28 @@ def leap_joint(
     Source: LeAP, ECML-PKDD 2026, the public code's procedure; it has one uniform penalty and starts
     at θ = 1 as we do. The frozen `leap` is cheaper and keeps sparse fields better.
     """
-    started = time.perf_counter()
-    check_fields(model.schema)
-    price = price_or_default(price, model, valid, gain_share)
-    found = units(model, valid, groups)
+    price = price_or_default(search, price, gain_share)
+    found = units(search.model, search.valid, groups)
     weight_U = adaptive_weights(found.width_U, found.change_U) if adaptive else torch.ones(len(found.names))
-    torch.manual_seed(seed)
-    own = recipe.build(model.schema)
-    gates = Gates(found, weight_U, seed, 1000, float(torch.tensor(5.0).sigmoid()))
+    fresh = search.fresh_model()
+    gates = Gates(found, weight_U, search.seed, 1000, float(torch.tensor(5.0).sigmoid()))
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return gates(x_BW, batch.weight_B), torch.zeros(())
 
     adam: torch.optim.Adam | None = None
-    held_out = batches_forever(valid, batch_size, seed)
-    for step in train_gated(own, mix, train, recipe, seed, epochs):
+    held_out = batches_forever(search.valid, batch_size, search.seed)
+    for step in train_gated(fresh, mix, search, epochs):
         adam = adam or torch.optim.Adam([gates.theta_U], lr=gate_rate(step.total, 3.0), betas=(0.9, 0.99))
-        own.eval()
+        fresh.eval()
         rows = next(held_out)
-        bce = gate_loss(own, gates.of_rows(rows.weight_B), rows, recipe.how.precision)
+        bce = gate_loss(fresh, gates.of_rows(rows.weight_B), rows, search.how.precision)
         loss = bce + price * gates.cost()
         (gates.theta_U.grad,) = torch.autograd.grad(loss, [gates.theta_U])
         adam.step()
         gates.clamp()
-    about: dict[str, Any] = {"method": "leap_joint", "price": price, "seconds": time.perf_counter() - started}
-    return gate_scores(model.schema.names, found, gates, about)
+    about: dict[str, Any] = {"method": "leap_joint", "price": price}
+    return gate_scores(search.model.schema.names, found, gates, about)
 
 
 def gate_scores(names: list[str], found: Units, gates: Gates, about: dict[str, Any]) -> FieldScores:

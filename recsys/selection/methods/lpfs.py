@@ -1,19 +1,15 @@
 """LPFS: learnable polarizing feature selection. F fields, W the joined width."""
 
-import time
-
 import torch
 from torch import Tensor
 
 from recsys.config.ranges import Epsilon, Few, GainShare, Positive
 from recsys.data.batch import Batch
-from recsys.data.split import Split
 from recsys.errors import ConfigError
-from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_of_column
 from recsys.selection.price import price_or_default
-from recsys.selection.scores import FieldScores, check_fields
-from recsys.selection.search import Recipe, gate_rate, train_gated
+from recsys.selection.scores import FieldScores
+from recsys.selection.search import Search, gate_rate, train_gated
 
 __all__ = ["lpfs", "polarised", "soft_threshold"]
 
@@ -35,11 +31,8 @@ def soft_threshold(x_F: Tensor, by: Tensor | float) -> Tensor:
 
 
 def lpfs(
-    model: CTR,
-    train: Split,
-    valid: Split,
-    recipe: Recipe,
-    seed: int,
+    search: Search,
+    *,
     price: Positive | None = None,
     gain_share: GainShare = 0.005,
     epochs: Few | None = None,
@@ -50,11 +43,8 @@ def lpfs(
     score_i = |x_i|, from 1 on; a field is kept if its x is not exactly 0.
 
     Args:
-        model: Sets the default price; not changed.
-        train: Rows of the fresh model and the gates.
-        valid: Sets the default price.
-        recipe: How the fresh model is built and trained.
-        seed: Fixes model and rows.
+        search: A fresh model and its gates learn from its training rows. Its seed fixes the fresh model and the order
+            of rows.
         price: λ of λ‖x‖₁, in nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
         epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
@@ -71,22 +61,19 @@ def lpfs(
     nats. ERASE's ε shrinks by .9978 every 100 steps, for millions of steps; ours reaches
     `last_epsilon` at the last one.
     """
-    started = time.perf_counter()
-    check_fields(model.schema)
     if not 0 < last_epsilon <= 0.1:
         raise ConfigError(f"selection.last_epsilon: expected (0, 0.1], got {last_epsilon}: give a number in that range")
-    price = price_or_default(price, model, valid, gain_share)
-    torch.manual_seed(seed)
-    own = recipe.build(model.schema)
-    column_W = field_of_column(own.widths)
-    x_F = torch.ones(len(own.widths), requires_grad=True)
+    price = price_or_default(search, price, gain_share)
+    fresh = search.fresh_model()
+    column_W = field_of_column(fresh.widths)
+    x_F = torch.ones(len(fresh.widths), requires_grad=True)
     epsilon = 0.1
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return x_BW * polarised(x_F, epsilon)[column_W], torch.zeros(())
 
     first_F, second_F = torch.zeros_like(x_F), torch.zeros_like(x_F)
-    for step in train_gated(own, mix, train, recipe, seed, epochs):
+    for step in train_gated(fresh, mix, search, epochs):
         if x_F.grad is None:
             raise RuntimeError("the model's head ignores its input")
         with torch.no_grad():
@@ -97,9 +84,9 @@ def lpfs(
             x_F.copy_(soft_threshold(x_F - rate_F * first_F / (1 - 0.9**n), rate_F * price))
             x_F.grad = None
         epsilon = 0.1 * (last_epsilon / 0.1) ** (step.number / step.total)
-    names = model.schema.names
+    names = search.model.schema.names
     score = dict(zip(names, x_F.abs().tolist(), strict=True))
     g_F = polarised(x_F.detach(), epsilon).tolist()
     details = {n: {"gate": g, "x": x} for n, g, x in zip(names, g_F, x_F.tolist(), strict=True)}
-    about = {"method": "lpfs", "price": price, "seconds": time.perf_counter() - started}
+    about = {"method": "lpfs", "price": price}
     return FieldScores(score, {n: s > 0 for n, s in score.items()}, details, about)

@@ -1,7 +1,5 @@
 """OptFS: a mask for each value of each field. F fields, V values of all, W the joined width."""
 
-import time
-
 import torch
 from torch import Tensor, nn
 
@@ -10,11 +8,10 @@ from recsys.data.batch import Batch
 from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
-from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_of_column
 from recsys.selection.price import price_or_default
-from recsys.selection.scores import FieldScores, check_fields
-from recsys.selection.search import Recipe, train_gated
+from recsys.selection.scores import FieldScores
+from recsys.selection.search import Search, train_gated
 
 __all__ = ["ValueMasks", "optfs"]
 
@@ -59,11 +56,8 @@ class ValueMasks(nn.Module):
 
 
 def optfs(
-    model: CTR,
-    train: Split,
-    valid: Split,
-    recipe: Recipe,
-    seed: int,
+    search: Search,
+    *,
     price: Positive | None = None,
     gain_share: GainShare = 0.005,
     epochs: Few | None = None,
@@ -75,11 +69,8 @@ def optfs(
     thousandth of the mean mask to part ties; a field is kept if that share is over ½.
 
     Args:
-        model: Sets the default price; not changed.
-        train: Rows of the fresh model and the masks.
-        valid: Sets the default price, and tells how often each value comes.
-        recipe: How the fresh model is built and trained.
-        seed: Fixes model and rows.
+        search: A fresh model and its masks learn from its training rows; its validation rows say how often each value
+            comes. Its seed fixes the fresh model and the order of rows.
         price: λ of λ·Σ_fields mean over the batch's rows of the mask, in nats a row; None takes
             `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
@@ -94,26 +85,23 @@ def optfs(
     makes categories, have one mask a field. c₀ = ½ and the last τ = 200 are those of the authors'
     code, which raises τ once an epoch (20 epochs; here once a step). Retraining is stage retrain's.
     """
-    started = time.perf_counter()
-    check_fields(model.schema)
     if last_tau < 1:
         raise ConfigError(f"selection.last_tau must be at least 1, got {last_tau}: raise it")
-    price = price_or_default(price, model, valid, gain_share)
-    torch.manual_seed(seed)
-    own = recipe.build(model.schema)
-    masks, column_W = ValueMasks(model.schema, 0.5), field_of_column(own.widths)
+    price = price_or_default(search, price, gain_share)
+    fresh = search.fresh_model()
+    masks, column_W = ValueMasks(search.model.schema, 0.5), field_of_column(fresh.widths)
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         mask_BF = masks(batch)
         return x_BW * mask_BF[:, column_W], price * _row_mean(mask_BF, batch.weight_B).sum()
 
-    for step in train_gated(own, mix, train, recipe, seed, epochs, masks, reach=2.0):
+    for step in train_gated(fresh, mix, search, epochs, masks, reach=2.0):
         masks.tau = last_tau ** (step.number / step.total)
-    names = model.schema.names
-    open_F, mean_F = _shares(masks, valid)
+    names = search.model.schema.names
+    open_F, mean_F = _shares(masks, search.valid)
     score = {n: o + 1e-3 * m for n, o, m in zip(names, open_F, mean_F, strict=True)}
     details = {n: {"values_kept": o, "mask": m} for n, o, m in zip(names, open_F, mean_F, strict=True)}
-    about = {"method": "optfs", "price": price, "seconds": time.perf_counter() - started}
+    about = {"method": "optfs", "price": price}
     return FieldScores(score, {n: d["values_kept"] > 0.5 for n, d in details.items()}, details, about)
 
 

@@ -1,28 +1,21 @@
 """Permutation importance on held-out rows, with the CTR model itself."""
 
-import time
-
 import numpy as np
 
 from recsys.config.ranges import Count, Few, GainShare, Positive
-from recsys.data.split import Split
 from recsys.evaluation.metrics import logloss, sigmoid
-from recsys.frame.ctr import CTR
 from recsys.progress import progress
 from recsys.selection.price import price_or_default
-from recsys.selection.scores import FieldScores, check_fields
-from recsys.selection.search import Recipe
+from recsys.selection.scores import FieldScores
+from recsys.selection.search import Search
 from recsys.selection.shuffle import Shuffled
 
 __all__ = ["permutation"]
 
 
 def permutation(
-    model: CTR,
-    train: Split,
-    valid: Split,
-    recipe: Recipe,
-    seed: int,
+    search: Search,
+    *,
     repeats: Few = 1,
     price: Positive | None = None,
     gain_share: GainShare = 0.005,
@@ -34,11 +27,7 @@ def permutation(
     replaced by those of rows drawn as often as they weigh.
 
     Args:
-        model: Trained; not changed.
-        train: Not used.
-        valid: Held-out rows.
-        recipe: Tells the precision of the head.
-        seed: Fixes the permutations, each field's by its name.
+        search: Its validation rows are used. Its seed fixes the permutations, each field's by its name.
         repeats: R ≥ 1.
         price: A field is kept if it is worth more logloss (nats a row) than this; None takes
             `gain_share` of the model's gain over a constant.
@@ -47,10 +36,8 @@ def permutation(
 
     Source: Breiman, Random Forests, 2001, section 10; Fisher et al., 2019, for any model.
     """
-    started = time.perf_counter()
-    check_fields(model.schema)
-    price = price_or_default(price, model, valid, gain_share)
-    rows_of, schema = Shuffled(model, valid, seed, rows, recipe.how.precision), model.schema
+    price = price_or_default(search, price, gain_share)
+    rows_of, schema = Shuffled(search.model, search.valid, search.seed, rows, search.how.precision), search.model.schema
     label_R, weight_R = rows_of.label_R, rows_of.weight_R
     base = logloss(sigmoid(rows_of.logits()), label_R, weight_R)
     score: dict[str, float] = {}
@@ -62,5 +49,5 @@ def permutation(
             score[name] = float(np.mean(losses))
             details[name] = {"delta_logloss": score[name], "deviation": float(np.std(losses))}
             bar.advance(task)
-    about = {"method": "permutation", "price": price, "repeats": repeats, "seconds": time.perf_counter() - started}
+    about = {"method": "permutation", "price": price, "repeats": repeats}
     return FieldScores(score, {n: s > price for n, s in score.items()}, details, about)

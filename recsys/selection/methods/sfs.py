@@ -1,18 +1,14 @@
 """SFS: single-shot feature selection by the gradient of a mask. B rows, F fields, W the joined width."""
 
-import time
-
 import torch
 from torch import nn
 
 from recsys.config.ranges import Count
-from recsys.data.split import Split
-from recsys.frame.ctr import CTR
 from recsys.progress import progress
 from recsys.selection.columns import field_of_column
 from recsys.selection.counted import counted
-from recsys.selection.scores import FieldScores, check_fields
-from recsys.selection.search import Recipe, gate_loss
+from recsys.selection.scores import FieldScores
+from recsys.selection.search import Search, gate_loss
 
 __all__ = ["sfs"]
 
@@ -28,18 +24,12 @@ class _Mask(nn.Module):
         return x_BW * self.mask_F[self.column_W]
 
 
-def sfs(
-    model: CTR, train: Split, valid: Split, recipe: Recipe, seed: int, batch_size: Count = 1024, batches: Count = 200
-) -> FieldScores:
+def sfs(search: Search, *, batch_size: Count = 1024, batches: Count = 200) -> FieldScores:
     """score_i = mean over validation batches of |∂L/∂m_i| at m = 1, where x̃_i = m_i·x_i, L weighted as rows are.
 
     Args:
-        model: Trained; not changed. Near its optimum the gradient is small for every field, so
-            the order among strong fields is weak.
-        train: Not used.
-        valid: Held-out rows.
-        recipe: Not used.
-        seed: Fixes which rows are in a batch.
+        search: Its validation rows are used; its seed fixes which of them share a batch. Near the optimum of its model
+            the gradient is small for every field, so the order among strong fields is weak.
         batch_size: Rows of a batch: |mean over the batch| depends on it.
         batches: At most; one pass over the rows otherwise.
 
@@ -49,15 +39,12 @@ def sfs(
     Source: Wang et al., Single-shot Feature Selection for Multi-task Recommendations, 2023,
     equations 5 and 6, for one task.
     """
-    started = time.perf_counter()
-    check_fields(model.schema)
-    model.eval()
-    valid = counted(valid)
+    model, valid = search.model.eval(), counted(search.valid)
     column_W = field_of_column(model.widths)
     total_F, count = torch.zeros(len(model.widths)), 0
     with progress(refresh_per_second=2) as bar:
         task = bar.add_task("mask gradients", total=min(batches, max(1, len(valid) // batch_size)))
-        for batch in valid.shuffled(batch_size, [seed, 11]):
+        for batch in valid.shuffled(batch_size, [search.seed, 11]):
             mask = _Mask(column_W, len(model.widths))
             loss = gate_loss(model, mask, batch, "fp32")
             total_F += torch.autograd.grad(loss, mask.mask_F)[0].abs()
@@ -67,5 +54,5 @@ def sfs(
                 break
     names = model.schema.names
     score = dict(zip(names, (total_F / count).tolist(), strict=True))
-    about = {"method": "sfs", "steps": count, "seconds": time.perf_counter() - started}
+    about = {"method": "sfs", "steps": count}
     return FieldScores(score, None, {n: {"mask_gradient": s} for n, s in score.items()}, about)

@@ -1,7 +1,5 @@
 """SHARK's F-Permutation: a first-order guess at permutation. B rows, F fields, W the joined width."""
 
-import time
-
 import torch
 from torch import Tensor
 
@@ -12,8 +10,8 @@ from recsys.frame.ctr import CTR
 from recsys.progress import progress
 from recsys.selection.columns import field_of_column
 from recsys.selection.counted import counted
-from recsys.selection.scores import FieldScores, check_fields
-from recsys.selection.search import Recipe
+from recsys.selection.scores import FieldScores
+from recsys.selection.search import Search
 
 __all__ = ["shark"]
 
@@ -32,17 +30,13 @@ def _weights(batch: Batch) -> Tensor:
     return torch.ones(len(batch), dtype=torch.float64) if batch.weight_B is None else batch.weight_B.double()
 
 
-def shark(model: CTR, train: Split, valid: Split, recipe: Recipe, seed: int, batch_size: Count = 8192) -> FieldScores:
+def shark(search: Search, *, batch_size: Count = 8192) -> FieldScores:
     """score_i = mean over rows of |⟨∂ℓ/∂x_i, E[x_i] − x_i⟩|, ℓ a row's own logloss; means are weighted as rows are.
 
     The loss is summed over the batch, so that one backward pass gives every row's own gradient.
 
     Args:
-        model: Trained; not changed.
-        train: Not used.
-        valid: Held-out rows.
-        recipe: Not used.
-        seed: Not used: every row counts once.
+        search: Its validation rows are used. Its seed is not: every row counts once.
         batch_size: Rows a pass; changes nothing but speed.
 
     Raises:
@@ -50,10 +44,7 @@ def shark(model: CTR, train: Split, valid: Split, recipe: Recipe, seed: int, bat
 
     Source: Zhang et al., SHARK, 2023, equation 3: Taylor's first term of replacing a field by its mean.
     """
-    started = time.perf_counter()
-    check_fields(model.schema)
-    model.eval()
-    valid = counted(valid)
+    model, valid = search.model.eval(), counted(search.valid)
     column_W = field_of_column(model.widths)
     mean_W = _mean_embedding(model, valid)
     total_F, weight = torch.zeros(len(model.widths), dtype=torch.float64), 0.0
@@ -76,5 +67,5 @@ def shark(model: CTR, train: Split, valid: Split, recipe: Recipe, seed: int, bat
             bar.advance(task, len(batch))
     names = model.schema.names
     score = dict(zip(names, (total_F / weight).tolist(), strict=True))
-    about = {"method": "shark", "seconds": time.perf_counter() - started}
+    about = {"method": "shark"}
     return FieldScores(score, None, {n: {"first_order_loss": s} for n, s in score.items()}, about)

@@ -1,6 +1,5 @@
 """ShuffleGate: fields shuffled through gates that train with the model. F fields."""
 
-import time
 from typing import Any
 
 import torch
@@ -8,24 +7,19 @@ from torch import Tensor
 
 from recsys.config.ranges import Few, GainShare, Positive
 from recsys.data.batch import Batch
-from recsys.data.split import Split
-from recsys.frame.ctr import CTR
 from recsys.selection.columns import units
 from recsys.selection.gates import Gates
 from recsys.selection.methods.leap_joint import gate_scores
 from recsys.selection.price import price_or_default
-from recsys.selection.scores import FieldScores, check_fields
-from recsys.selection.search import Recipe, train_gated
+from recsys.selection.scores import FieldScores
+from recsys.selection.search import Search, train_gated
 
 __all__ = ["shufflegate"]
 
 
 def shufflegate(
-    model: CTR,
-    train: Split,
-    valid: Split,
-    recipe: Recipe,
-    seed: int,
+    search: Search,
+    *,
     price: Positive | None = None,
     gain_share: GainShare = 0.005,
     epochs: Few | None = None,
@@ -35,11 +29,8 @@ def shufflegate(
     x̃_i = g_i·x_i + (1 − g_i)·stopgrad(x_i[π_i]), g_i = σ(5θ_i). A field is kept if g_i > ½.
 
     Args:
-        model: Sets the default price; not changed.
-        train: Rows of the fresh model and of the gates.
-        valid: Sets the default price.
-        recipe: How the fresh model is built and trained.
-        seed: Fixes the model, the permutations and the order of rows.
+        search: A fresh model and its gates learn from its training rows. Its seed fixes the fresh model, the
+            permutations and the order of rows.
         price: λ in nats a row, the same for every field; None takes `gain_share` of the model's gain.
         gain_share: See `price`.
         epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
@@ -49,18 +40,15 @@ def shufflegate(
 
     Source: Huang et al., ShuffleGate, 2025, equations 3 to 5; its λ multiplies the mean of the gates.
     """
-    started = time.perf_counter()
-    check_fields(model.schema)
-    price = price_or_default(price, model, valid, gain_share)
-    found = units(model, valid)
-    torch.manual_seed(seed)
-    own = recipe.build(model.schema)
-    gates = Gates(found, torch.ones(len(found.names)), seed, 1000, float(torch.tensor(5.0).sigmoid()))
+    price = price_or_default(search, price, gain_share)
+    found = units(search.model, search.valid)
+    fresh = search.fresh_model()
+    gates = Gates(found, torch.ones(len(found.names)), search.seed, 1000, float(torch.tensor(5.0).sigmoid()))
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return gates(x_BW, batch.weight_B), price * gates.cost()
 
-    for _ in train_gated(own, mix, train, recipe, seed, epochs, gates):
+    for _ in train_gated(fresh, mix, search, epochs, gates):
         gates.clamp()
-    about: dict[str, Any] = {"method": "shufflegate", "price": price, "seconds": time.perf_counter() - started}
-    return gate_scores(model.schema.names, found, gates, about)
+    about: dict[str, Any] = {"method": "shufflegate", "price": price}
+    return gate_scores(search.model.schema.names, found, gates, about)

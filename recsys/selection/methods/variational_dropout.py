@@ -1,19 +1,15 @@
 """Dropout feature ranking: a learned rate of dropout for each field. F fields, W the joined width."""
 
-import time
-
 import torch
 from torch import Tensor, nn
 
 from recsys.config.ranges import Few, GainShare, Positive, Temperature
 from recsys.data.batch import Batch
-from recsys.data.split import Split
 from recsys.errors import ConfigError
-from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_of_column
 from recsys.selection.price import price_or_default
-from recsys.selection.scores import FieldScores, check_fields
-from recsys.selection.search import Recipe, train_gated
+from recsys.selection.scores import FieldScores
+from recsys.selection.search import Search, train_gated
 
 __all__ = ["ConcreteDropout", "variational_dropout"]
 
@@ -45,11 +41,8 @@ class ConcreteDropout(nn.Module):
 
 
 def variational_dropout(
-    model: CTR,
-    train: Split,
-    valid: Split,
-    recipe: Recipe,
-    seed: int,
+    search: Search,
+    *,
     price: Positive | None = None,
     gain_share: GainShare = 0.005,
     epochs: Few | None = None,
@@ -58,11 +51,8 @@ def variational_dropout(
     """Minimise BCE + λ·Σ_i κ_i over a fresh model and the keep rates κ; a field is kept if κ_i > ½.
 
     Args:
-        model: Sets the default price; not changed.
-        train: Rows of the fresh model and the rates.
-        valid: Sets the default price.
-        recipe: How the fresh model is built and trained.
-        seed: Fixes model, draws and rows.
+        search: A fresh model and its keep rates learn from its training rows. Its seed fixes the fresh model, the draws
+            and the order of rows.
         price: λ in nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
         epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
@@ -74,21 +64,18 @@ def variational_dropout(
     Source: Chang, Rampasek and Goldenberg, Dropout Feature Ranking, 2017, equations 2 to 4. The
     paper trains the rates in front of a trained model; here both train together.
     """
-    started = time.perf_counter()
-    check_fields(model.schema)
     if not 0 < temperature <= 1:
         raise ConfigError(f"selection.temperature: expected (0, 1], got {temperature}: for example 0.1")
-    price = price_or_default(price, model, valid, gain_share)
-    torch.manual_seed(seed)
-    own = recipe.build(model.schema)
-    dropout = ConcreteDropout(field_of_column(own.widths), temperature, seed)
+    price = price_or_default(search, price, gain_share)
+    fresh = search.fresh_model()
+    dropout = ConcreteDropout(field_of_column(fresh.widths), temperature, search.seed)
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return dropout(x_BW), price * dropout.keep().sum()
 
-    for _ in train_gated(own, mix, train, recipe, seed, epochs, dropout, reach=8.0):
+    for _ in train_gated(fresh, mix, search, epochs, dropout, reach=8.0):
         pass
-    score = dict(zip(model.schema.names, dropout.keep().tolist(), strict=True))
-    about = {"method": "variational_dropout", "price": price, "seconds": time.perf_counter() - started}
+    score = dict(zip(search.model.schema.names, dropout.keep().tolist(), strict=True))
+    about = {"method": "variational_dropout", "price": price}
     details = {n: {"dropout_rate": 1 - k} for n, k in score.items()}
     return FieldScores(score, {n: k > 0.5 for n, k in score.items()}, details, about)
