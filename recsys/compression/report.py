@@ -1,45 +1,44 @@
-"""What became of each table, measured against the table that was trained, whatever steps came between."""
+"""What became of each part of a model, measured against the model that was trained, whatever steps came between."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from recsys.tables.forms import Table
+from recsys.tables.contract import TableForm
 
-__all__ = ["TableReport", "compare", "relative_error"]
+__all__ = ["PartReport", "compare", "relative_error"]
 
 
 @dataclass(frozen=True)
-class TableReport:
-    """What became of one table.
+class PartReport:
+    """What became of one table or dense layer.
 
     Args:
-        table: Its name.
-        rows: V.
-        held: Rows that are held after; fewer than V if ids share one.
-        dim: D.
-        rank: r that is kept; D if the table was not factorised.
-        bits: Of one held number.
-        bytes_before: Storage of the trained table.
+        part: Its name.
+        kind: `table` or `layer`.
+        rows: V of a table, outputs of a layer.
+        dim: D of a table, inputs of a layer.
+        bytes_before: Storage of the trained part.
         bytes_after: Storage after all steps.
-        error: ‖W − Ŵ‖_F / ‖W‖_F, W the trained table, Ŵ what scoring reads.
-        weighted_error: √(Σ_v p_v·‖w_v − ŵ_v‖² / Σ_v p_v·‖w_v‖²), p_v the share of training lookups
-            that read row v.
-        note: What the method says of it, or empty.
+        error: ‖W − Ŵ‖_F / ‖W‖_F, W the trained numbers, Ŵ what scoring reads.
+        weighted_error: Of a table √(Σ_v p_v·‖w_v − ŵ_v‖² / Σ_v p_v·‖w_v‖²), p_v the share of training
+            lookups that read row v; None of a layer.
+        storage: How it is stored, in the words of its form: bits, rank, rows that are held …
+        note: What the methods say of it, or empty.
     """
 
-    table: str
+    part: str
+    kind: Literal["table", "layer"]
     rows: int
-    held: int
     dim: int
-    rank: int
-    bits: int
     bytes_before: int
     bytes_after: int
     error: float
-    weighted_error: float
+    weighted_error: float | None
+    storage: Mapping[str, int | str] = field(default_factory=dict)
     note: str = ""
 
     def to_json(self) -> dict[str, object]:
@@ -55,8 +54,11 @@ def relative_error(w_VD: Tensor, approximate_VD: Tensor, weight_V: Tensor | None
 
 
 def compare(
-    before: Mapping[str, Table], after: Mapping[str, Table], reads: Mapping[str, Tensor], notes: Mapping[str, str]
-) -> list[TableReport]:
+    before: Mapping[str, TableForm],
+    after: Mapping[str, TableForm],
+    reads: Mapping[str, Tensor],
+    notes: Mapping[str, str],
+) -> list[PartReport]:
     """One report a table.
 
     Args:
@@ -65,10 +67,10 @@ def compare(
         reads: For each table, how often training rows read each of its V rows.
         notes: What the methods say of single tables.
     """
-    reports = []
-    for name, old in before.items():
-        new, w, approximate = after[name], old.dense(), after[name].dense()
+    reports: list[PartReport] = []
+    for name, trained in before.items():
+        smaller, w, approximate = after[name], trained.dense(), after[name].dense()
         errors = relative_error(w, approximate), relative_error(w, approximate, reads[name])
-        sizes = old.rows, new.codes.shape[0], old.dim, new.rank, new.bits, old.nbytes, new.nbytes
-        reports.append(TableReport(name, *sizes, *errors, notes.get(name, "")))
+        sizes = trained.rows, trained.dim, trained.nbytes, smaller.nbytes
+        reports.append(PartReport(name, "table", *sizes, *errors, smaller.describe(), notes.get(name, "")))
     return reports

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from recsys.config.ranges import Bits
 from recsys.errors import ConfigError
-from recsys.tables.forms import Table, held_rows, pack, places
+from recsys.tables.contract import TableForm
+from recsys.tables.forms import Table, held_rows, only_numbers, pack, places
 
 __all__ = ["held_reads", "rounded", "rounding"]
 
@@ -63,12 +64,12 @@ def _stand_for(codes_Rr: Tensor, step_r: Tensor, levels: int) -> Tensor:
 
 
 def rounding(
-    tables: Mapping[str, Table], reads: Mapping[str, Tensor], fisher: Mapping[str, Tensor], bits: Bits
+    tables: Mapping[str, TableForm], reads: Mapping[str, Tensor], fisher: Mapping[str, Tensor], bits: Bits
 ) -> tuple[dict[str, Table], dict[str, str]]:
     """Every table that holds float32 rows, rounded to `bits` bits a number.
 
     Args:
-        tables: Dense or low-rank tables; of a low-rank one the factor A is rounded.
+        tables: Rows of numbers; of a low-rank table the factor A is rounded.
         reads: How often training rows read each row: the weight of its error.
         fisher: Not used.
         bits: 16, 8 or 4.
@@ -77,14 +78,14 @@ def rounding(
         The tables, and a note for each that was left as it is.
 
     Raises:
-        ConfigError: If `bits` is another number.
+        ConfigError: If `bits` is another number, or a table has another form.
     """
     if bits not in (16, 8, 4):
         raise ConfigError(f"quantization.bits: expected 16, 8 or 4, got {bits!r}: choose one of them")
-    made, notes = {}, {}
-    for name, table in tables.items():
+    smaller, notes = dict[str, Table](), dict[str, str]()
+    for name, table in only_numbers(tables, "quantization").items():
         if table.bits < 32:
-            made[name], notes[name] = table, f"holds {table.bits} bits a number already"
+            smaller[name], notes[name] = table, f"holds {table.bits} bits a number already"
         else:
-            made[name] = rounded(table, bits, held_reads(table, reads[name]))
-    return made, notes
+            smaller[name] = rounded(table, bits, held_reads(table, reads[name]))
+    return smaller, notes

@@ -1,15 +1,19 @@
-"""The forms of a table: 32, 16, 8 or 4 bits a number, few directions or all, every row or only those worth their bytes.
+"""Rows of numbers: 32, 16, 8 or 4 bits each, few directions or all, every row or only those worth their bytes.
 
-V ids, R rows that are held, r rank, D embedding dim, P lookups.
+B rows of a batch, V ids, R rows that are held, r rank, D embedding dim, P lookups.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Table", "held_rows", "id_map", "pack", "places", "spread", "unpack"]
+from recsys.errors import ConfigError
+from recsys.tables.contract import FormState, TableForm
+
+__all__ = ["HeldRows", "Table", "held_row", "held_rows", "id_map", "only_numbers", "pack", "places", "spread", "unpack"]
 
 _ABSENT = -(2**31)  # below any row number, so that clamping at 0 leads to the shared row
 
@@ -61,6 +65,12 @@ def held_rows(words: Tensor, places: Tensor) -> Tensor:
     """
     before = (words >> 8).unsqueeze(1)
     return (before + places.index_select(0, words & 255)).clamp(min=0).flatten()
+
+
+def held_row(words: Tensor, places: Tensor, row: Tensor) -> Tensor:
+    """The held row of the ids `row` alone, as `held_rows` has them for all."""
+    word = words[row >> 3]
+    return ((word >> 8) + places[word & 255, row & 7]).clamp(min=0)
 
 
 def spread(
@@ -135,10 +145,34 @@ class Table:
         """Bytes of storage really held: codes, steps, basis and id map."""
         return sum(t.numel() * t.element_size() for t in vars(self).values() if isinstance(t, Tensor))
 
+    @property
+    def kind(self) -> Hashable:
+        """Bits, rank, and whether there are steps and a basis."""
+        return self.bits, self.rank, self.scale is None, self.basis is None
+
+    @property
+    def small(self) -> tuple[str, ...]:
+        """The steps, what code 0 stands for, and the basis, if there are any."""
+        return tuple(n for n in ("scale", "offset", "basis") if getattr(self, n) is not None)
+
+    def describe(self) -> dict[str, int | str]:
+        """Rows that are held (fewer than V if ids share one), rank, and bits of one held number."""
+        return {"form": "numbers", "held": len(self.codes), "rank": self.rank, "bits": self.bits}
+
+    def _numbers(self, codes: Tensor) -> Tensor:
+        """Codes of rows → the r numbers of each row, before the basis."""
+        x_r = unpack(codes, self.rank)
+        return x_r if self.scale is None or self.offset is None else torch.addcmul(self.offset, x_r, self.scale)
+
     def held(self) -> Tensor:
         """The R×r float32 rows that are held, before the basis."""
-        x_Rr = unpack(self.codes, self.rank)
-        return x_Rr if self.scale is None or self.offset is None else torch.addcmul(self.offset, x_Rr, self.scale)
+        return self._numbers(self.codes)
+
+    def read(self, row: Tensor) -> Tensor:
+        """Ids of any shape → their rows."""
+        held = row if self.words is None else held_row(self.words, places(), row)
+        x_r = self._numbers(self.codes[held])
+        return x_r if self.basis is None else x_r @ self.basis
 
     def dense(self) -> Tensor:
         """The V×D float32 table it stands for."""
@@ -147,6 +181,91 @@ class Table:
             return w
         return w[held_rows(self.words, places())[: self.rows]]
 
-    def to(self, device: torch.device) -> "Table":
-        """A copy on another device."""
-        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
+    def state(self) -> FormState:
+        """What is there of its parts."""
+        return {k: v for k, v in vars(self).items() if v is not None}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """The table of these parts."""
+        return cls(**state)
+
+    @staticmethod
+    def scorer(tables: "Sequence[Table]") -> nn.Module:
+        """One gather for all lookups."""
+        return HeldRows(tables)
+
+
+class HeldRows(nn.Module):
+    """Lookups in tables of one kind, with one gather: row_BP → x_BPD.
+
+    A look through an id map, or into half a byte, costs more than the bytes it saves once they are in
+    memory. So the rows are spread out when a model is made or a graph is loaded: one for each id, one
+    number in a byte or more. What is stored stays small.
+
+    Args:
+        tables: The table of each lookup; all have one rank, dim and precision.
+    """
+
+    start: Tensor
+    codes: Tensor
+    spread: Tensor | None
+    scale: Tensor | None
+    offset: Tensor | None
+    basis: Tensor | None
+    words: Tensor | None
+    places: Tensor
+
+    def __init__(self, tables: Sequence[Table]):
+        super().__init__()
+        used = list({id(t): t for t in tables}.values())
+        self.rank = used[0].rank
+        begins = dict(zip(map(id, used), [0, *torch.tensor([t.rows for t in used]).cumsum(0).tolist()], strict=False))
+        self.register_buffer("start", torch.tensor([begins[id(t)] for t in tables]))
+        self.sizes = [(len(t.codes), 0 if t.words is None else len(t.words), t.rows) for t in used]
+        self.register_buffer("sizes_T3", torch.tensor(self.sizes))  # for whoever reads the weights file
+        maps = [t.words for t in used if t.words is not None]
+        self.register_buffer("codes", torch.cat([t.codes for t in used]))
+        self.register_buffer("words", torch.cat(maps) if maps else None)
+        self.register_buffer("places", places() if maps else None)
+        packed = maps or self.codes.shape[1] != self.rank
+        self.register_buffer("spread", self._spread() if packed else None, persistent=False)
+        for part in ("scale", "offset", "basis"):
+            each = [p for p in (getattr(t, part) for t in tables) if p is not None]
+            self.register_buffer(part, torch.stack(each) if each else None)
+
+    def _spread(self) -> Tensor:
+        return spread(self.codes, self.rank, self.words, self.places, self.sizes)
+
+    def forward(self, row_BP: Tensor) -> Tensor:
+        """→ x_BPD."""
+        codes = self._spread() if self.spread is None else self.spread
+        x_BPr = nn.functional.embedding(row_BP + self.start, codes).float()
+        if self.scale is not None and self.offset is not None:
+            x_BPr = torch.addcmul(self.offset, x_BPr, self.scale)
+        if self.basis is None:
+            return x_BPr
+        x_BPD = x_BPr[..., :1] * self.basis[:, 0]
+        for i in range(1, self.rank):  # r fused multiply-adds: a batched product of matrices this thin is slower
+            x_BPD = torch.addcmul(x_BPD, x_BPr[..., i : i + 1], self.basis[:, i])
+        return x_BPD
+
+
+def only_numbers(tables: Mapping[str, TableForm], group: str) -> dict[str, Table]:
+    """The tables, for a method that works on rows of numbers.
+
+    Args:
+        tables: Of any form, by name.
+        group: The group of configuration that the method is an option of.
+
+    Raises:
+        ConfigError: If one has another form.
+    """
+    numbers = {name: table for name, table in tables.items() if isinstance(table, Table)}
+    for name, table in tables.items():
+        if name not in numbers:
+            raise ConfigError(
+                f"{group} takes tables whose rows are numbers (dense, low rank, shared rows), got {name!r}, "
+                f"which is a {type(table).__name__}: set {group}=null"
+            )
+    return numbers

@@ -14,14 +14,14 @@ from recsys.features.schema import Schema
 from recsys.files import read_json, whole, write_json
 from recsys.frame.contracts import TrainableEmbedding
 from recsys.frame.ctr import CTR
-from recsys.tables.forms import Table
 from recsys.tables.lookup import Lookup
 from recsys.tables.plain import PlainEmbedding
+from recsys.tables.saved import restored, saved
 from recsys.training.device import CPU, Device
 
 __all__ = ["VERSION", "build", "load", "optimizer_state", "read_weights", "save"]
 
-VERSION = 2  # of model.json and model.pt
+VERSION = 3  # of model.json and model.pt
 
 
 def build(schema: Schema, spec: dict[str, Any], device: Device = CPU) -> CTR:
@@ -56,7 +56,7 @@ def save(folder: Path, model: CTR, spec: dict[str, Any]) -> None:
     else:
         state["interaction"] = model.interaction.state_dict()
         state["sequences"] = model.sequences.state_dict()
-        state["tables"] = {n: {k: v for k, v in vars(t).items() if v is not None} for n, t in plain.tables.items()}
+        state["tables"] = {n: saved(t) for n, t in plain.tables.items()}
         about["lookups"] = [asdict(k) for k in plain.lookups]
     with whole(folder / "model.pt", "wb") as file:
         torch.save({"version": VERSION, **state}, file)
@@ -102,7 +102,7 @@ def load(folder: Path, device: Device = CPU) -> tuple[CTR, dict[str, Any]]:
     state = read_weights(folder / "model.pt", "run the stage that makes it again", VERSION)
     schema, spec = Schema.from_json(about["schema"]), about["spec"]
     if "tables" in state:
-        tables = {n: Table(**parts) for n, parts in state["tables"].items()}
+        tables = {n: restored(t) for n, t in state["tables"].items()}
         embedding = PlainEmbedding(schema, tables, [Lookup(**k) for k in about["lookups"]])
         model = CTR(schema, embedding, make(spec["model"], "model"), sequence=_sequence(spec))
         model.interaction.load_state_dict(state["interaction"])

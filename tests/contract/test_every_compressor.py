@@ -34,7 +34,7 @@ def test_it_gives_smaller_tables_of_the_same_shape_and_a_true_report(path):
     assert set(notes) <= set(before)
     for report, (name, old) in zip(compare(before, after, reads, notes), before.items(), strict=True):
         new, p_V = after[name], reads[name] / reads[name].sum()
-        assert (report.table, new.rows, new.dim) == (name, old.rows, old.dim)
+        assert (report.part, new.rows, new.dim) == (name, old.rows, old.dim)
         assert report.bytes_before == old.nbytes > report.bytes_after == new.nbytes
         lost_V, norm_V = (old.dense() - new.dense()).norm(dim=1) ** 2, old.dense().norm(dim=1) ** 2
         assert report.error == pytest.approx(float((lost_V.sum() / norm_V.sum()).sqrt()), abs=1e-6)
