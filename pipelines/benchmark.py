@@ -31,7 +31,7 @@ from recsys.versions import code_version
 __all__ = ["run"]
 
 _console = console()
-_NO_PART = tuple(f"recsys.{room}" for room in ("pages", "terminal", "progress", "errors"))
+_NO_PART = tuple(f"recsys.{room}" for room in ("pages", "terminal", "progress", "events", "errors"))
 """No part of a search: pages, and what is said on the screen."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.stage import STAGES
 from recsys.config.options import present_name
 from recsys.errors import ConfigError, DataError
-from recsys.results import read_begun, read_result, read_stage, relative
+from recsys.results import read_result, read_run, read_stage, relative
 
 __all__ = ["changed_since", "check_same_before", "settings", "stages_before", "stages_to_run", "taken_over"]
 
@@ -69,9 +69,9 @@ def taken_over(config: Mapping[str, Any], names: list[str]) -> dict[str, Path]:
     taken = {n: Path(stages[n]["folder"]) for n in list(STAGES)[:first] if n in stages}
     if gone := [str(p) for p in taken.values() if not p.is_dir()]:
         raise DataError(f"from_run: run {run} went on from {gone[0]}, which is gone: run it anew, without from_run")
-    before = read_begun(runs / run, "run it again with this recsys")
+    before = read_run(runs / run, "run it again with this recsys")
     for name in taken:
-        if found := changed_since(name, before["config"], config):
+        if found := changed_since(name, before.config, config):
             raise ConfigError(
                 f"from_run: stage {name} of run {run} had {found[0]}: add {name} to stages, "
                 "or leave that setting as it was"

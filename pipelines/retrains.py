@@ -20,6 +20,7 @@ from pipelines.evaluate import measure
 from pipelines.stage import Stage, write_json
 from recsys.config.factory import targets
 from recsys.data.shards import Shards, read_array
+from recsys.events import Together
 from recsys.features.schema import Schema
 from recsys.files import read_json, whole
 from recsys.lock import locked
@@ -35,7 +36,9 @@ __all__ = ["Changes", "Retrained", "ordered", "retrain", "retrain_name"]
 
 _console = console()
 _LOGITS = "test_logits.npy"
-_NO_PART = tuple(f"recsys.{room}" for room in ("pages", "baselines", "selection", "terminal", "progress", "errors"))
+_NO_PART = tuple(
+    f"recsys.{room}" for room in ("pages", "baselines", "selection", "terminal", "progress", "events", "errors")
+)
 """No part of a retrain: pages, what picks its fields, what is said on the screen."""
 
 
@@ -76,7 +79,9 @@ def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:
         folder.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
         apply = {**config["select"], "apply": list(names)}
-        own = Stage({**config, "seed": seed, "select": apply}, folder, stage.done)
+        own = Stage(
+            {**config, "seed": seed, "select": apply}, folder, stage.done, Together(stage.reporter, metrics=False)
+        )
         train.run(own)
         found, _, _ = measure(folder, own)
         device = Device.choose(config["device"])

@@ -13,6 +13,7 @@ from recsys.config.factory import make, make_dataclass
 from recsys.data.shards import Shards
 from recsys.data.split import Split
 from recsys.errors import ConfigError
+from recsys.events import Together
 from recsys.files import write_text
 from recsys.frame.ctr import CTR
 from recsys.results import NUMBER, read_made, relative
@@ -49,7 +50,8 @@ def _search(stage: Stage, search: Search) -> tuple[FieldScores, dict[str, float]
     train, valid = (Probed(split, sources, search.seed) for split in (search.train, search.valid))
     seed_everything(search.seed)
     model = search.build(train.schema)
-    history = fit(model, train, valid, search.how, search.seed)
+    reporter = Together(stage.reporter, metrics=False)
+    history = fit(model, train, valid, search.how, search.seed, reporter=reporter)
     among_probes = replace(search, model=model, train=train, valid=valid, steps=int(best_look(history)["step"]))
     scores = search_fields(select, among_probes)
     top_k = stage.config["select"]["top_k"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import ConfigError
+from recsys.events import SILENT, Reporter
 from recsys.files import write_json
 from recsys.results import VERSION, prepared_folder, relative
 
@@ -60,11 +61,13 @@ class Stage:
         config: The whole resolved configuration.
         folder: Its own, the only one it writes to.
         done: Folders of the stages before, by name.
+        reporter: Is told how far the stage is, and can stop it.
     """
 
     config: Mapping[str, Any]
     folder: Path
     done: Mapping[str, Path]
+    reporter: Reporter = SILENT
 
     def earlier(self, name: str) -> Path:
         """The folder of an earlier stage.

@@ -197,11 +197,13 @@ def _submit(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         from pipelines.run import execute
+        from recsys.events import Terminal
 
         resolved = _resolved(config)
         check_inside(folder, Path(resolved["runs"]), "hydra.run.dir")
         trust(resolved["trusted"])
-        print(execute(resolved, folder), flush=True)
+        with Terminal() as terminal:
+            print(execute(resolved, folder, terminal), flush=True)
     except RecsysError as error:
         print(f"error: {in_one_line(error)}", file=sys.stderr)
         sys.exit(2)

@@ -39,7 +39,7 @@ def _train(stage: Stage, schema: Schema) -> Result:
     seed_everything(spec["seed"])
     model = checkpoint.build(schema, spec, device)
     resume = stage.folder / "resume.pt"
-    history = fit(model, train, valid, config, spec["seed"], checkpoint=resume, device=device)
+    history = fit(model, train, valid, config, spec["seed"], resume, device=device, reporter=stage.reporter)
     checkpoint.save(stage.folder, model, spec)
     write_json(stage.folder / "history.json", history)
     best = best_look(history)

@@ -3,13 +3,14 @@
 RecsysError
 ├── ConfigError    a configuration names or sets something that cannot be
 ├── DataError      a table, column, split or value is not what the configuration says
-└── BundleError    an exported bundle is damaged, or drifts from the model it was made from
+├── BundleError    an exported bundle is damaged, or drifts from the model it was made from
+└── Cancelled      a run was asked to stop
 
 The command line prints the message on one line and exits with code 2; the scoring server answers
 HTTP 422. Any other exception is a bug and keeps its traceback.
 """
 
-__all__ = ["BundleError", "ConfigError", "DataError", "RecsysError", "in_one_line", "printable"]
+__all__ = ["BundleError", "Cancelled", "ConfigError", "DataError", "RecsysError", "in_one_line", "printable"]
 
 
 class RecsysError(Exception):
@@ -26,6 +27,10 @@ class DataError(RecsysError):
 
 class BundleError(RecsysError):
     """A bundle is damaged, incomplete, or answers other than the model it was exported from."""
+
+
+class Cancelled(RecsysError):
+    """A run was asked to stop, and did so where it can be resumed."""
 
 
 _MESSAGE = 1000  # letters of a message: a hostile table has names of any length

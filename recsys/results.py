@@ -3,29 +3,41 @@
 Paths in these files are relative to the file's own folder, so that a folder of runs may be moved.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, Literal, TypeVar
 
+from recsys.errors import DataError
 from recsys.files import read_json, write_json
 
 __all__ = [
     "FIGURES",
     "NUMBER",
     "VERSION",
+    "Amount",
+    "Process",
+    "Run",
+    "config_digest",
     "no_better_than_constant",
     "noted_overrides",
     "overrides",
     "prepared_folder",
-    "read_begun",
+    "read_as",
     "read_made",
     "read_prepared",
     "read_result",
+    "read_run",
     "read_stage",
     "relative",
+    "utc_now",
     "write_prepared",
+    "write_run",
 ]
 
 NUMBER = (int, float)
@@ -47,9 +59,10 @@ _STAGE_RESULT = {
     "artifacts": [str],
     "after": ([str], NoneType),
 }
-_BEGUN = {"mark": str, "config": {str: object}, "overrides": ([str], NoneType)}
-VERSION = 1  # of run.json, result.json and data.json; a reader reads its own version only
+VERSION = 1  # of result.json and data.json; a reader reads its own version only
+RUN_VERSION = 2  # of run.json
 _MEND = "run it again with this recsys"
+T = TypeVar("T")
 
 
 def relative(path: Path, folder: Path) -> str:
@@ -93,13 +106,128 @@ def read_stage(folder: Path) -> dict[str, Any]:
     return read_json(folder / "result.json", "the result of a stage", mend, VERSION, _STAGE_RESULT)
 
 
-def read_begun(folder: Path, mend: str = "begin a new run") -> dict[str, Any]:
-    """The run.json of a run: its mark, its configuration and the overrides that it was begun with.
+@dataclass(frozen=True)
+class Process:
+    """A process of this machine.
+
+    Args:
+        pid: Its number, which another process gets later.
+        started: When it started, seconds since 1970.
+    """
+
+    pid: int
+    started: float
+
+    @classmethod
+    def this(cls) -> "Process":
+        """The one that asks."""
+        import psutil
+
+        return cls(os.getpid(), psutil.Process().create_time())
+
+    def lives(self) -> bool:
+        """Whether it is there still; one that has ended and that nobody has waited for is not."""
+        import psutil
+
+        try:
+            other = psutil.Process(self.pid)
+            same = abs(other.create_time() - self.started) < 2  # the clock may have been set since
+            return same and other.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+
+@dataclass(frozen=True)
+class Amount:
+    """So many units of so many are done."""
+
+    done: int
+    total: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """run.json: how a run stands, from its first second on.
+
+    Args:
+        mark: 32 hexadecimal digits by which MLflow knows the run again.
+        config: All that its figures depend on.
+        digest: Of `config`.
+        overrides: That it was begun with; None if Hydra noted none.
+        process: That runs it, or ran it last.
+        started: When it was begun first, UTC.
+        updated: When this was written, UTC.
+        state: How it stands. A process that is killed cannot write that it was: `read_run` finds out.
+        stage: The one that runs.
+        progress: Of the stage.
+        metrics: Stage → its newest figures, and their step.
+        note: The newest line for a person.
+        error: Why it failed, on one line.
+    """
+
+    mark: str
+    config: dict[str, Any]
+    digest: str
+    overrides: list[str] | None
+    process: Process
+    started: str
+    updated: str
+    state: Literal["running", "finished", "failed", "cancelled", "killed"] = "running"
+    stage: str | None = None
+    progress: Amount | None = None
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    note: str | None = None
+    error: str | None = None
+
+
+def utc_now() -> str:
+    """The time, as `2026-01-31T12:00:00+00:00`."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that name a configuration."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_run(folder: Path, mend: str = "begin a new run") -> Run:
+    """The run.json of a run; its state is `killed` if it says `running` and its process is gone.
 
     Raises:
         DataError: If there is none, or it is damaged or of another version.
     """
-    return read_json(folder / "run.json", "the settings of a run", mend, VERSION, _BEGUN)
+    run = read_as(folder / "run.json", Run, "the settings of a run", mend, RUN_VERSION)
+    return replace(run, state="killed") if run.state == "running" and not run.process.lives() else run
+
+
+def write_run(folder: Path, run: Run) -> Path:
+    """Replace run.json of a run."""
+    return write_json(folder / "run.json", asdict(run), RUN_VERSION)
+
+
+def read_as(path: Path, kind: type[T], what: str, mend: str, version: int | None = None) -> T:
+    """Read JSON as a dataclass; keys that it does not have are left out.
+
+    Args:
+        path: The file.
+        kind: Of its value: a dataclass of values that JSON knows, of lists, dictionaries and such dataclasses.
+        what: It should be, for messages: "the result of a run".
+        mend: What the user can do if it is not: "run it again".
+        version: The one version of the format that the caller reads; the file must have it.
+
+    Raises:
+        DataError: If there is no such file, it is no JSON, or it is of another version or shape.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    value = read_json(path, what, mend, version)
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        wrong = f"{place} is missing or of another type" if place else f"got a {type(value).__name__}"
+        raise DataError(f"{path} is damaged: expected {what}, {wrong}: {mend}") from error
 
 
 def read_made(folder: Path, name: str, what: str, shape: Any) -> Any:
@@ -136,7 +264,7 @@ def overrides(folder: Path) -> list[str] | None:
     Raises:
         DataError: If run.json is damaged or of another version.
     """
-    return read_begun(folder)["overrides"] if (folder / "run.json").exists() else None
+    return read_run(folder).overrides if (folder / "run.json").exists() else None
 
 
 def noted_overrides(folder: Path) -> list[str] | None:

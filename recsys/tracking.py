@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ with warnings.catch_warnings():  # MLflow warns about its own type hints
     from mlflow.exceptions import MlflowException
 
 import recsys
-from recsys.errors import ConfigError
+from recsys.errors import Cancelled, ConfigError
 from recsys.lock import locked
 from recsys.store import database, default_uri, follow, make_store, masked, reach
 
@@ -110,7 +110,7 @@ with warnings.catch_warnings(record=True):  # MLflow asks for hints on predict, 
 
 
 class Tracker:
-    """Writes a run to MLflow. If MLflow fails while the run goes on, says so once and keeps silent from then on.
+    """A `Reporter` that writes a run to MLflow; if that fails while the run goes on, says so once and then is silent.
 
     Args:
         uri: A tracking server, `sqlite:///…`, or None for `default_uri`.
@@ -125,6 +125,8 @@ class Tracker:
         self.uri = uri or default_uri(runs)
         self.ids: dict[str, str] = {}
         self.lost = False
+        self._running = ""  # the stage
+        self._steps: dict[tuple[str, str], set[int]] = {}  # that MLflow has, by run and metric
         file, home = database(self.uri), Path(runs).resolve()
         reach(self.uri)
         try:
@@ -174,7 +176,7 @@ class Tracker:
     @contextmanager
     def stage(self, name: str) -> Generator[None]:
         """A child run; that of a stage which was killed is opened again."""
-        parent = self.ids.get("parent", "")
+        parent, self._running = self.ids.get("parent", ""), name
         wanted = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`{_STAGE}` = '{name}'"
         with self._run(name, name, wanted, {_STAGE: name, "mlflow.parentRunId": parent}):
             yield
@@ -183,7 +185,7 @@ class Tracker:
     def _run(
         self, key: str, name: str, wanted: str, tags: dict[str, str], begin: Callable[[str], None] | None = None
     ) -> Generator[None]:
-        """A run, found by a filter or made; it ends as FINISHED, as FAILED by an error, else as KILLED."""
+        """A run, found by a filter or made; it ends FINISHED, FAILED by an error, or (it was stopped) KILLED."""
 
         def open_run() -> None:
             found = self.client.search_runs([self._experiment], wanted, max_results=1)
@@ -196,15 +198,43 @@ class Tracker:
                 begin(self.ids[key])
 
         self._tell(open_run)
-        status = "KILLED"  # by a signal
+        status = "KILLED"
         try:
             yield
             status = "FINISHED"
+        except Cancelled:
+            raise
         except Exception:
             status = "FAILED"
             raise
         finally:
             self._tell(lambda: self.client.set_terminated(self.ids[key], status))
+
+    def progress(self, done: int, total: int, unit: str = "steps") -> None:
+        """Nothing: MLflow shows figures, not how far a run is."""
+
+    def note(self, text: str) -> None:
+        """Nothing: a stage's tags are logged with its result."""
+
+    def cancelled(self) -> bool:
+        """False."""
+        return False
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log figures of the stage that runs, unless MLflow has them from before the run was resumed."""
+        self._tell(lambda: self._log_curves(self.ids[self._running], [{"step": step, **values}]))
+
+    def _log_curves(self, run: str, history: Sequence[Mapping[str, float]]) -> None:
+        """Log what MLflow lacks of a history."""
+        points = [(name, value, int(h["step"])) for h in history for name, value in h.items() if name != "step"]
+        for name in {p[0] for p in points} - {n for r, n in self._steps if r == run}:
+            self._steps[run, name] = {m.step for m in self.client.get_metric_history(run, name)}
+        time_ms = int(1000 * time.time())
+        new = [Metric(n, float(v), time_ms, step) for n, v, step in points if step not in self._steps[run, n]]
+        for start in range(0, len(new), _MOST):
+            self.client.log_batch(run, metrics=new[start : start + _MOST])
+        for m in new:
+            self._steps[run, m.key].add(m.step)
 
     def _tell(self, what: Callable[[], T]) -> T | None:
         """Talk to MLflow → the answer; None if it fails now, which is said, or has failed before."""
@@ -237,10 +267,9 @@ class Tracker:
         now = int(1000 * time.time())
         points = {**about["metrics"], "seconds": about["seconds"]}
         metrics = [Metric(k, float(v), now, 0) for k, v in _legal(points).items()]
-        steps = [(k, v, int(h["step"])) for h in about["history"] for k, v in h.items() if k != "step"]
-        metrics += [Metric(k, float(v), now, step) for k, v, step in steps]
         for start in range(0, len(metrics), _MOST):
             self.client.log_batch(run, metrics=metrics[start : start + _MOST])
+        self._log_curves(run, about["history"])
         tags = [RunTag(k, str(v)) for k, v in _legal(about["tags"]).items()]
         self.client.log_batch(run, tags=tags, params=[Param(k, v) for k, v in _legal(about["params"]).items()])
         for path in (folder / a for a in about["artifacts"]):

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from recsys.data.split import Split
 from recsys.errors import DataError
 from recsys.evaluation.metrics import auc, logloss, sigmoid
+from recsys.events import SILENT, Reporter, check_goes_on
 from recsys.files import whole
 from recsys.frame.ctr import CTR
-from recsys.progress import progress
 from recsys.training.checkpoint import read_weights
 from recsys.training.config import TrainConfig
 from recsys.training.device import CPU, Device
@@ -108,11 +107,6 @@ def best_look(history: Sequence[dict[str, float]]) -> dict[str, float]:
     return min(history, key=lambda h: h["valid_logloss"])
 
 
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
-    return progress(*columns, refresh_per_second=2)
-
-
 def fit(
     model: CTR,
     train: Split,
@@ -122,6 +116,7 @@ def fit(
     checkpoint: Path | None = None,
     on_look: Callable[[dict[str, float]], None] | None = None,
     device: Device | None = None,
+    reporter: Reporter = SILENT,
 ) -> list[dict[str, float]]:
     """Train until validation logloss stops falling; leave the best weights, and their optimiser state, in the model.
 
@@ -135,11 +130,13 @@ def fit(
             a killed training goes on exactly where that look was.
         on_look: Called with each look's figures.
         device: Where the model is; None is the CPU in `config.precision`.
+        reporter: Told how many rows of all epochs are done, and each look's figures once they are in `checkpoint`.
 
     Returns:
         One entry a look: step, train_loss, valid_logloss, valid_auc.
 
     Raises:
+        Cancelled: If the reporter says so; `checkpoint` holds the last look then.
         DataError: If the model diverges.
     """
     seed_everything(seed)
@@ -151,23 +148,23 @@ def fit(
         state.load(checkpoint)
     looks = {round(per_epoch * (i + 1) / config.evals_per_epoch) for i in range(config.evals_per_epoch)} - {0}
     losses: list[float] = []
-    with _bar() as bar:
-        task = bar.add_task("train", total=training.total, completed=training.step, note="")
-        for step in training.steps(train, seed, 0 if state.bad_looks >= config.patience else None):
-            losses.append(step.loss)
-            at_look = (step.number - 1) % per_epoch + 1 in looks
-            stop = at_look and state.look(valid, float(np.mean(losses)))
-            note = f"{(bar.tasks[task].speed or 0) * size:,.0f} rows/s, best logloss {state.best:.5f}"
-            bar.update(task, completed=step.number, note=note)
-            if not at_look:
-                continue
+    for step in training.steps(train, seed, 0 if state.bad_looks >= config.patience else None):
+        losses.append(step.loss)
+        at_look = (step.number - 1) % per_epoch + 1 in looks
+        stop = at_look and state.look(valid, float(np.mean(losses)))
+        reporter.progress(step.number * size, training.total * size, "rows")
+        if at_look:
             losses.clear()
+            seen = state.history[-1]
             if on_look:
-                on_look(state.history[-1])
+                on_look(seen)
             if checkpoint:
                 state.save(checkpoint)
-            if stop:
-                break
+            reporter.metrics({k: v for k, v in seen.items() if k != "step"}, step.number)
+        if stop:
+            break
+        check_goes_on(reporter)
+    reporter.progress(training.step * size, training.step * size, "rows")
     state.restore(state.best_state)
     model.eval()
     return state.history

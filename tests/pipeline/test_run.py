@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -16,7 +19,7 @@ from omegaconf import OmegaConf
 from pipelines.submit import folders_made
 from recsys.commands.cli import main
 from recsys.data.shards import Shards
-from recsys.results import prepared_folder, read_result
+from recsys.results import prepared_folder, read_result, read_run
 from recsys.training import checkpoint
 from tests.pipeline.small import SMALL, recsys
 
@@ -85,6 +88,8 @@ def test_the_registered_model_needs_no_installed_package_of_ours(finished, place
     """It carries the code: nothing of this name is fetched, and nothing installed under it is used."""
     code = f"""
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 sys.path = [p for p in sys.path if not (Path(p) / "recsys").is_dir()]
 import mlflow
@@ -153,24 +158,48 @@ def test_verify_names_a_changed_file(finished, tmp_path):
         (bundle / name).write_bytes(whole)
 
 
+def curve(place: Path, metric: str) -> list[int]:
+    """Steps of a metric of stage train of the run `killed`, in MLflow's store."""
+    with closing(sqlite3.connect(place / "runs" / "mlflow.db")) as store:
+        rows = store.execute(
+            "SELECT m.step FROM metrics m JOIN tags p ON p.run_uuid = m.run_uuid JOIN tags f ON f.run_uuid = p.value "
+            "WHERE p.key = 'mlflow.parentRunId' AND f.key = 'folder' AND f.value LIKE '%runs/killed' AND m.key = ?",
+            [metric],
+        )
+        return sorted(step for (step,) in rows)
+
+
 def test_a_killed_run_takes_up_where_it_was(place):
-    """Kill after the first look at validation; the resumed weights equal those of a run left alone."""
-    quick = [*SMALL, "stages=[train]", "train.max_epochs=6", "train.patience=100", "train.evals_per_epoch=8"]
+    """Kill after a look at validation: run.json and MLflow know it; the weights equal those of a run left alone."""
+    quick = [*SMALL, "stages=[train]", "train.max_epochs=30", "train.patience=100", "train.evals_per_epoch=2"]
     whole = recsys(place, "run", *quick, "hydra.run.dir=runs/whole")
     assert whole.returncode == 0, whole.stderr
     command = [sys.executable, "-m", "recsys", "run", *quick, "hydra.run.dir=runs/killed"]
     process = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    resume = place / "runs" / "killed" / "train" / "resume.pt"
-    while process.poll() is None and not resume.exists():
-        pass
+    folder = place / "runs" / "killed"
+    resume, seen = folder / "train" / "resume.pt", []
+    while process.poll() is None and not (seen and seen[-1].metrics):
+        if (folder / "run.json").exists():
+            seen.append(read_run(folder))
+        time.sleep(0.02)
     process.kill()
     process.wait()
     assert resume.exists(), "the run ended before it could be killed: make it longer"
+    assert {r.state for r in seen} == {"running"} and seen[0].stage is None and not (folder / "result.json").exists()
+    assert {r.stage for r in seen} == {None, "prepare", "train"}
+    assert seen[-1].progress.unit == "rows" and 0 < seen[-1].progress.done < seen[-1].progress.total
+    logged = curve(place, "valid_logloss")
+    assert seen[-1].metrics["train"]["step"] in logged, "MLflow has the look while the training runs"
+    left = read_run(folder)
+    assert left.state == "killed" and left.config["train"]["max_epochs"] == 30 and left.error is None
     again = recsys(place, "run", "resume=killed")
     assert again.returncode == 0, again.stderr
     histories = [json.loads((place / "runs" / r / "train" / "history.json").read_text()) for r in ("whole", "killed")]
     assert histories[0] == histories[1]
     assert not resume.exists()
+    assert read_run(folder).state == "finished" and read_run(folder).mark == left.mark
+    steps = [int(h["step"]) for h in histories[0]]
+    assert curve(place, "valid_logloss") == [0, *steps], "each look once; step 0 is the stage's result"
     result = read_result(place / again.stdout.splitlines()[-1])
     mlflow.set_tracking_uri(result["mlflow"]["uri"])
     client = mlflow.MlflowClient()

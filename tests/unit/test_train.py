@@ -10,8 +10,9 @@ from torch import nn
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.embeddings.unified import unified
-from recsys.errors import ConfigError, DataError
+from recsys.errors import Cancelled, ConfigError, DataError
 from recsys.evaluation.metrics import auc, logloss, sigmoid
+from recsys.events import Together
 from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
 from recsys.training.config import TrainConfig
@@ -83,6 +84,39 @@ def test_killed_and_resumed_is_the_same_as_never_stopped(train, valid, tmp_path,
     done = build(train, seed=98, scheme=scheme)
     assert fit(done, train, valid, config, seed=1, checkpoint=file) == history, "a finished training is only read"
     assert same(done.state_dict(), whole.state_dict())
+
+
+def test_a_cancelled_training_stops_at_its_last_look_and_goes_on(train, valid, tmp_path) -> None:
+    config, file = changed(max_epochs=3, evals_per_epoch=2, patience=9), tmp_path / "resume.pt"
+    whole = build(train)
+    history = fit(whole, train, valid, config, seed=1)
+    told: dict[int, dict[str, float]] = {}
+    steps: list[tuple[int, int, str]] = []
+
+    class Stops(Together):
+        def progress(self, done: int, total: int, unit: str = "steps") -> None:
+            steps.append((done, total, unit))
+
+        def metrics(self, values, step: int) -> None:
+            assert step not in told
+            assert torch.load(file, weights_only=True)["counters"][0] == step, "it is told what the file holds"
+            told[step] = dict(values)
+
+        def cancelled(self) -> bool:
+            return len(told) == 2
+
+    with pytest.raises(Cancelled, match="resume=ID"):
+        fit(build(train), train, valid, config, seed=1, checkpoint=file, reporter=Stops())
+    size = steps[0][0]
+    total = len(train) // size * 3 * size
+    assert [s[0] for s in steps] == [size * (i + 1) for i in range(len(steps))] and {s[1:] for s in steps} == {
+        (total, "rows")
+    }
+    assert list(told) == [int(h["step"]) for h in history[:2]]
+    assert [v["valid_logloss"] for v in told.values()] == [h["valid_logloss"] for h in history[:2]]
+    resumed = build(train, seed=9)
+    assert fit(resumed, train, valid, config, seed=1, checkpoint=file) == history
+    assert same(resumed.state_dict(), whole.state_dict())
 
 
 def test_best_weights_are_restored(train: Shards, valid: Shards) -> None:

@@ -1,0 +1,186 @@
+"""What a run tells while it goes on, and whether it is to stop; MLflow's side of it is in tracking.py."""
+
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+from recsys.errors import Cancelled, in_one_line
+from recsys.progress import progress
+from recsys.results import Amount, Run, utc_now, write_run
+from recsys.terminal import console
+
+__all__ = ["CANCEL", "SILENT", "Reporter", "RunFile", "Terminal", "Together", "check_goes_on", "run_file"]
+
+CANCEL = "cancel"  # a file of this name in a run's folder asks the run to stop
+_PAUSE = 0.5  # seconds between two updates of run.json, at least
+_SHARE = 0.02  # of the time that updates of run.json may take, at most
+
+
+def check_goes_on(reporter: "Reporter") -> None:
+    """Stop here if the run is to stop.
+
+    Raises:
+        Cancelled: If it is.
+    """
+    if reporter.cancelled():
+        raise Cancelled("the run was asked to stop: resume=ID goes on from its last checkpoint")
+
+
+class Reporter(Protocol):
+    """Is told how far a run is. Every method is cheap enough to be called at each step of a training."""
+
+    def progress(self, done: int, total: int, unit: str = "steps") -> None:
+        """So many of so many are done; `done == total` is the end."""
+        ...
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Figures at a step of the stage that runs."""
+        ...
+
+    def note(self, text: str) -> None:
+        """One line for a person."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Whether the run is to stop."""
+        ...
+
+
+class Together:
+    """Tells several reporters; each of them can stop the run. Without any, it is silent.
+
+    Args:
+        reporters: Those that are told.
+        metrics: False for a training inside a stage, whose figures are not those of the stage.
+    """
+
+    def __init__(self, *reporters: Reporter, metrics: bool = True):
+        self._reporters, self._metrics = reporters, metrics
+
+    def progress(self, done: int, total: int, unit: str = "steps") -> None:
+        for reporter in self._reporters:
+            reporter.progress(done, total, unit)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        for reporter in self._reporters if self._metrics else ():
+            reporter.metrics(values, step)
+
+    def note(self, text: str) -> None:
+        for reporter in self._reporters:
+            reporter.note(text)
+
+    def cancelled(self) -> bool:
+        return any(reporter.cancelled() for reporter in self._reporters)
+
+
+SILENT = Together()
+
+
+class Terminal:
+    """Draws a bar on standard error while something goes on, and prints notes; `close` ends the bar's thread."""
+
+    def __init__(self):
+        self._bar, self._figures = None, ""
+
+    def progress(self, done: int, total: int, unit: str = "steps") -> None:
+        """Draw the bar; it starts at the first call and ends when all is done."""
+        if self._bar is None:
+            columns = (TextColumn("train"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+            self._bar, self._figures = progress(*columns, refresh_per_second=2), ""
+            self._bar.add_task("", total=total, completed=done, note="")
+            self._bar.start()
+        task = self._bar.tasks[0]
+        note = f"{task.speed or 0:,.0f} {unit}/s{self._figures}"
+        self._bar.update(task.id, completed=done, total=total, note=note)
+        if done >= total:
+            self.close()
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        self._figures = "".join(f", {name} {value:.5f}" for name, value in values.items())
+
+    def note(self, text: str) -> None:
+        console().print(text, soft_wrap=True)
+
+    def cancelled(self) -> bool:
+        """False: a person presses Ctrl-C."""
+        return False
+
+    def close(self) -> None:
+        """Take the bar away, if one is drawn."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class RunFile:
+    """Keeps run.json of a run that this process runs; a file `cancel` beside it stops the run.
+
+    Args:
+        folder: The run's.
+        run: What run.json says at first.
+    """
+
+    def __init__(self, folder: Path, run: Run):
+        self.mark, self._run, self._folder = run.mark, run, folder
+        self._changes: dict[str, Any] = {}
+        self._next, self._looked, self._cancelled = 0.0, 0.0, False
+        (folder / CANCEL).unlink(missing_ok=True)  # meant for an earlier attempt
+        self._write(force=True)
+
+    def stage(self, name: str) -> None:
+        self._write(force=True, stage=name, progress=None)
+
+    def progress(self, done: int, total: int, unit: str = "steps") -> None:
+        """Write it down, at most twice a second."""
+        self._write(progress=Amount(done, total, unit))
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Write down the newest figures of the stage."""
+        newest = {"step": float(step), **{k: float(v) for k, v in values.items()}}
+        self._write(metrics={**self._run.metrics, self._run.stage or "": newest})
+
+    def note(self, text: str) -> None:
+        self._write(note=text)
+
+    def cancelled(self) -> bool:
+        """Whether there is a file `cancel`; looked for four times a second."""
+        if not self._cancelled and time.monotonic() >= self._looked + 0.25:
+            self._looked, self._cancelled = time.monotonic(), (self._folder / CANCEL).exists()
+        return self._cancelled
+
+    def end(self, state: str, error: str | None = None) -> None:
+        self._write(force=True, state=state, error=error, stage=None, progress=None)
+
+    def _write(self, force: bool = False, **changes: Any) -> None:
+        self._changes |= changes
+        started = time.monotonic()
+        if force or started >= self._next:
+            self._run = replace(self._run, **self._changes, updated=utc_now())
+            self._changes.clear()
+            write_run(self._folder, self._run)
+            self._next = time.monotonic() + max(_PAUSE, (time.monotonic() - started) / _SHARE)
+
+
+@contextmanager
+def run_file(folder: Path, run: Run) -> Generator[RunFile]:
+    """run.json from the first second to the end: it says how the run ended, unless somebody kills it."""
+    file = RunFile(folder, run)
+    try:
+        yield file
+    except BaseException as error:
+        stopped = isinstance(error, Cancelled | SystemExit | KeyboardInterrupt)
+        with suppress(OSError):  # of a full disk: the first error counts
+            file.end("cancelled" if stopped else "failed", None if stopped else in_one_line(error))
+        raise
+    file.end("finished")

@@ -1,0 +1,99 @@
+"""run.json says how a run stands, and how it ended, whatever ended it."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from recsys.errors import Cancelled, ConfigError, DataError
+from recsys.events import CANCEL, Together, check_goes_on, run_file
+from recsys.results import Amount, Process, Run, read_run, write_run
+
+BEGUN = Run("0" * 32, {"seed": 0}, "d" * 16, None, Process.this(), "2026-01-01T00:00:00+00:00", "")
+
+
+def end(error: BaseException | None = None) -> None:
+    if error:
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "line"),
+    [
+        (None, "finished", None),
+        (ConfigError("expected a,\n  got b"), "failed", "expected a, got b"),
+        (ZeroDivisionError("x"), "failed", "x"),
+        (Cancelled("asked"), "cancelled", None),
+        (SystemExit(143), "cancelled", None),
+        (KeyboardInterrupt(), "cancelled", None),
+    ],
+)
+def test_run_json_tells_how_the_run_ended(tmp_path, error, state, line):
+    with pytest.raises(type(error)) if error else run_file(tmp_path, BEGUN), run_file(tmp_path, BEGUN) as file:
+        assert read_run(tmp_path).state == "running"
+        file.stage("train")
+        assert read_run(tmp_path).stage == "train"
+        end(error)
+    ended = read_run(tmp_path)
+    assert (ended.state, ended.error, ended.stage) == (state, line, None)
+    assert ended.config == {"seed": 0} and ended.mark == "0" * 32 and ended.updated > ended.started
+
+
+def test_a_run_whose_process_is_gone_was_killed(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    import psutil
+
+    started = psutil.Process(other.pid).create_time()
+    write_run(tmp_path, replace(BEGUN, process=Process(other.pid, started)))
+    assert read_run(tmp_path).state == "running"
+    write_run(tmp_path, replace(BEGUN, process=Process(other.pid, started - 100)))
+    assert read_run(tmp_path).state == "killed", "its number belongs to another process now"
+    write_run(tmp_path, replace(BEGUN, process=Process(other.pid, started)))
+    other.kill()
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # a zombie still
+    assert read_run(tmp_path).state == "killed"
+    other.communicate()
+    assert read_run(tmp_path).state == "killed"
+    write_run(tmp_path, replace(BEGUN, process=Process(other.pid, started), state="failed"))
+    assert read_run(tmp_path).state == "failed"
+
+
+def test_updates_are_few_and_the_newest_is_written(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("recsys.events.time.monotonic", lambda: clock[0])
+    written: list[Run] = []
+    monkeypatch.setattr("recsys.events.write_run", lambda _, run: written.append(run))
+    with run_file(tmp_path, BEGUN) as file:
+        every = Together(file)
+        file.stage("train")
+        for step in range(1, 1001):
+            clock[0] += 0.01
+            every.progress(step, 1000, "rows")
+            if step % 100 == 0:
+                every.metrics({"auc": step / 1000}, step)
+    running = [r for r in written if r.progress]
+    assert 18 <= len(running) <= 20, "ten seconds, two a second"
+    assert running[0].progress == Amount(50, 1000, "rows") and running[-1].progress.done > 940
+    assert written[-1].metrics == {"train": {"step": 1000.0, "auc": 1.0}} and written[-1].state == "finished"
+
+
+def test_a_file_cancels_a_run_and_not_the_next_attempt(tmp_path):
+    with pytest.raises(Cancelled, match="resume=ID"), run_file(tmp_path, BEGUN) as file:
+        check_goes_on(file)
+        (tmp_path / CANCEL).touch()
+        file._looked = 0  # a quarter of a second later
+        check_goes_on(Together(Together(), file))
+    assert read_run(tmp_path).state == "cancelled"
+    with run_file(tmp_path, BEGUN) as file:
+        check_goes_on(file)
+
+
+def test_run_json_of_another_shape_is_one_line(tmp_path: Path):
+    write_run(tmp_path, BEGUN)
+    text = (tmp_path / "run.json").read_text()
+    (tmp_path / "run.json").write_text(text.replace('"pid": ', '"pid": "x", "was": '))
+    with pytest.raises(DataError, match=r"run.json is damaged: .* process\.pid is missing or of another type: begin"):
+        read_run(tmp_path)
