@@ -19,7 +19,6 @@ import package_tables
 import torch
 
 from recsys.commands.cli import main as recsys
-from recsys.commands.data.baseline import baseline_main
 from recsys.results import read_result
 
 HEAD = (
@@ -48,7 +47,7 @@ def measure(name: str, folder: Path, seeds: list[int]) -> list[str]:
     """One table's row."""
     config = package_tables.write(name, folder)
     runs = f"runs={folder / 'runs'}"
-    prepared = last_line(said(baseline_main, [str(config), runs])).parent
+    prepared = last_line(said(recsys, ["data", "baseline", str(config), runs])).parent
     ours = []
     for seed in seeds:
         arguments = ["run", "--config-dir", str(folder / "conf"), f"data={name}", f"seed={seed}", f"name={name}", runs]

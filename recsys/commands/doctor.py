@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -216,7 +217,7 @@ def _show(findings: list[Finding]) -> None:
     Console(highlight=False).print(table)
 
 
-def main() -> int:
+def main(given: Namespace | None = None) -> int:
     """Print the findings as a table, then a command for each problem.
 
     Returns:

@@ -11,7 +11,8 @@ import uvicorn
 from recsys.errors import ConfigError
 from recsys.serving.app import make_app
 from recsys.serving.bundle import Bundle
-from recsys.serving.limits import Limits, connection_class
+from recsys.serving.connections import connection_class
+from recsys.serving.limits import Limits
 
 __all__ = ["serve"]
 

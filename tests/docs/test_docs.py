@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.commands.cli import COMMANDS
+from recsys.commands.tree import command_tree
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^ *```.*?\n(.*?)^ *```", re.S | re.M)
@@ -72,7 +72,7 @@ def test_every_command_exists(path):
     text = path.read_text()
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))
     assert commands(text, "make") <= targets
-    assert commands(text, "recsys") <= set(COMMANDS)
+    assert commands(text, "recsys") <= set(command_tree())
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))

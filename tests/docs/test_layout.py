@@ -8,8 +8,7 @@ import grimp
 import pytest
 
 from pipelines.stage import STAGES
-from recsys.commands.bench import command as bench
-from recsys.commands.data import command as data
+from recsys.commands.tree import command_tree
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +39,7 @@ def test_no_file_imports_itself_by_way_of_others_nor_by_names_in_strings():
     graph = grimp.build_graph("recsys", "pipelines")
     arrows = {m: set(graph.find_modules_directly_imported_by(m)) for m in graph.modules}
     arrows["pipelines.run"] |= {f"pipelines.{s.call.partition('.')[0]}" for s in STAGES.values()}
-    arrows["recsys.commands.data.command"] |= {module for module, _ in data.COMMANDS.values()}
-    arrows["recsys.commands.bench.command"] |= {f"recsys.commands.bench.{name}" for name in bench.COMMANDS}
+    calls = {p.get_default("call").partition(":")[0] for p in command_tree().values()} - {""}
+    arrows["recsys.commands.cli"] |= {f"recsys.commands.{module}" for module in calls}
     assert set().union(*arrows.values()) <= set(arrows), "a name in a string that is no module"
     list(graphlib.TopologicalSorter(arrows).static_order())  # raises CycleError

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from recsys.commands.tree import command_tree
 from recsys.config.options import CONF
 
 HEAVY = ["torch", "torchrec", "fbgemm_gpu", "sklearn", "scipy", "mlflow", "pandas", "polars", "pyarrow", "plotly"]
+HEAVY += ["onnx", "onnxruntime", "safetensors", "lightgbm", "jinja2"]
 TABLE = "data=table data.label=y +data.fields={x:{}}"
 MODELS = sorted(f.stem for f in (CONF / "model").glob("*.yaml"))
 WRONG = {
@@ -207,9 +209,22 @@ def test_the_configuration_is_printed_without_torch(tmp_path: Path) -> None:
     assert "seed: 3" in shown and "name: demo" in shown
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["data"], ["bench"]])
-def test_help_needs_neither_torch_nor_hydra(command: list[str], tmp_path: Path) -> None:
-    assert "recsys" in without([*HEAVY, "hydra", "omegaconf", "numpy", "pydantic"], [*command, "--help"], tmp_path)
+def test_help_of_every_command_needs_nothing_that_takes_long_to_import(tmp_path: Path) -> None:
+    """Nor does a wrong argument: one process asks all of them, and any of these imports fails in it."""
+    long = [*HEAVY, "hydra", "omegaconf", "numpy", "pydantic", "rich", "fastapi", "uvicorn"]
+    commands = [name.split() for name in command_tree()]
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({long!r}))
+from recsys.commands.cli import main
+for command in {commands!r}:
+    assert main([*command, "--help"]) == 0, command
+    assert command == ["run"] or main([*command, "--no-such-option"]) == 2, command
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert all(f"usage: recsys{' ' * bool(c)}{' '.join(c)}" in ran.stdout for c in commands)
+    assert len(ran.stderr.splitlines()) == len(commands) - 1
 
 
 def test_every_stage_that_is_known_can_be_called() -> None:

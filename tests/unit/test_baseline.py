@@ -20,7 +20,7 @@ from recsys.baselines import linear
 from recsys.baselines.matrices import PRIOR, OneHot, TargetRates
 from recsys.baselines.rows import rows_of
 from recsys.baselines.trees import trees as trees_baseline
-from recsys.commands.data.baseline import baseline_main
+from recsys.commands.cli import call
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
@@ -165,7 +165,7 @@ def test_a_table_of_categories_only_has_its_baselines(tmp_path) -> None:
     for more in ({}, {"weight": "w"}):
         table = pa.table({"item": item, "click": click, "w": np.ones(900) + item})
         folder = prepare({**config, **more}, lambda table=table: table, tmp_path)
-        assert baseline_main([str(folder)]) == 0
+        assert call(["data", "baseline", str(folder)]) == 0
         assert json.loads((folder / "baselines.json").read_text())["models"]["logistic regression"]["test"]["auc"] > 0
 
 
@@ -265,23 +265,23 @@ def test_a_data_config_anywhere_is_prepared_as_a_run_would(place, monkeypatch, t
         "fields": {"item": {}, "city": {}, "price": {"kind": "numeric"}},
     }  # fmt: skip
     (tmp_path / "mine" / "clicks.yaml").write_text(json.dumps(config))
-    assert baseline_main(["mine/clicks.yaml", "runs=elsewhere", "+data.fields.item.min_count=3"]) == 0
+    assert call(["data", "baseline", "mine/clicks.yaml", "runs=elsewhere", "+data.fields.item.min_count=3"]) == 0
     said = capfd.readouterr()
     path = Path(said.out.splitlines()[-1])
     assert path.name == "baselines.json" and path.is_relative_to(tmp_path / "elsewhere" / "cache")
     assert "logistic regression" in said.err
-    assert baseline_main([str(path.parent), "--seed", "1"]) == 0
+    assert call(["data", "baseline", str(path.parent), "--seed", "1"]) == 0
     assert json.loads(path.read_text())["seed"] == 1
 
 
 def test_mistakes_are_one_line(prepared, tmp_path, monkeypatch, capfd) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="found none"):
-        baseline_main(["absent.yaml"])
+        call(["data", "baseline", "absent.yaml"])
     with pytest.raises(ConfigError, match="leave them out"):
-        baseline_main([str(prepared), "seed=3"])
+        call(["data", "baseline", str(prepared), "seed=3"])
     with pytest.raises(ConfigError, match="absent"):
-        baseline_main(["absent"])
+        call(["data", "baseline", "absent"])
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -406,11 +406,11 @@ def test_a_sentence_says_that_no_model_beats_the_constant(models, told) -> None:
 def test_the_command_says_that_no_baseline_beats_the_constant(made, tmp_path, monkeypatch, capfd) -> None:
     about = json.loads((made / "baselines.json").read_text())
     monkeypatch.setattr(baselines, "baseline", lambda *_: about)
-    assert baseline_main([str(made)]) == 0
+    assert call(["data", "baseline", str(made)]) == 0
     assert "No model beats" not in capfd.readouterr().err
     for m in about["models"].values():
         m["test"] |= {"ne": 1.3, "recalibrated_ne": 1.02}
-    assert baseline_main([str(made)]) == 0
+    assert call(["data", "baseline", str(made)]) == 0
     assert "No model beats always saying the label rate: the best test logloss is 1.020" in capfd.readouterr().err
 
 
@@ -421,7 +421,7 @@ def test_logistic_regression_converges_and_says_when_it_does_not(made, prepared,
     folder = tmp_path / "small"
     shutil.copytree(prepared, folder)
     monkeypatch.setattr(linear, "ITERATIONS", 1)
-    assert baseline_main([str(folder)]) == 0
+    assert call(["data", "baseline", str(folder)]) == 0
     assert "logistic regression did not converge" in capfd.readouterr().err
     assert (
         json.loads((folder / "baselines.json").read_text())["models"]["logistic regression"]["settings"]["converged"]

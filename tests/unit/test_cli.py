@@ -6,10 +6,9 @@ import sys
 import pytest
 
 from recsys.commands import cli
-from recsys.commands.bench import command as bench
+from recsys.commands.tree import command_tree
 
-COMMANDS = ["compare", "export", "verify", "predict", "serve", "doctor", "data guess", "data report", "data baseline"]
-COMMANDS += ["data synth", *(f"bench {name}" for name in bench.COMMANDS)]
+COMMANDS = [n for n, p in command_tree().items() if p.get_default("call")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -27,14 +26,13 @@ def test_a_reader_that_stops_early_ends_the_command_without_a_word() -> None:
     """`recsys predict … | head -1`"""
     code = """
 import sys
-from recsys.commands import cli
-from recsys.commands.bench import command as bench
+from recsys.commands import bundles, cli
 def many(arguments):
     for i in range(100_000):
         print(i)
     return 0
-cli.COMMANDS["predict"] = (many, "")
-sys.exit(cli.main(["predict"]))
+bundles.predict = many
+sys.exit(cli.main(["predict", "x"]))
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout and process.stderr

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from recsys.commands.data.synth import synth_main
+from recsys.commands.cli import call
 from recsys.data.sets.criteo_like import FORMATS, Planted, expected_auc
 from recsys.data.sources.scan import scan
 from recsys.errors import ConfigError, DataError
@@ -19,7 +19,7 @@ def planted() -> Planted:
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_is_read_back(tmp_path: Path, format: str, planted: Planted) -> None:
     out = tmp_path / f"t.{format}"
-    assert synth_main([str(out), "--rows", "500", "--seed", "3", "--cardinality", "1000"]) == 0
+    assert call(["data", "synth", str(out), "--rows", "500", "--seed", "3", "--cardinality", "1000"]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == [out.name, f"{out.name}.truth.json"]
     table = scan(str(out)).read()
     truth = json.loads((tmp_path / f"{out.name}.truth.json").read_text())
@@ -77,10 +77,10 @@ def test_wrong_asks_leave_nothing(tmp_path: Path) -> None:
         (["t.csv", "--cardinality", "3"], "a cardinality of at least 10"),
     ]:
         with pytest.raises(ConfigError, match=match):
-            synth_main([str(tmp_path / arguments[0]), *arguments[1:]])
+            call(["data", "synth", str(tmp_path / arguments[0]), *arguments[1:]])
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write"):
-        synth_main([str(tmp_path / "file" / "t.csv"), "--rows", "10"])
+        call(["data", "synth", str(tmp_path / "file" / "t.csv"), "--rows", "10"])
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -92,5 +92,5 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("recsys.data.sets.criteo_like._svm", refuse)
     with pytest.raises(DataError, match="No space left"):
-        synth_main([str(tmp_path / "t.libsvm"), "--rows", "10"])
+        call(["data", "synth", str(tmp_path / "t.libsvm"), "--rows", "10"])
     assert list(tmp_path.iterdir()) == []

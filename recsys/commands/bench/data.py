@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,17 @@ import pyarrow as pa
 import torch
 
 import recsys
-from recsys.commands.arguments import Parser
-from recsys.commands.data import synth
 from recsys.data.preparation.prepare import prepare
+from recsys.data.sets.criteo_like import Planted, write
 from recsys.data.shards import Shards
 from recsys.data.sources.scan import Scan, scan
 from recsys.errors import DataError
 from recsys.features.row_encoder import RowEncoder
 from recsys.results import read_prepared
 from recsys.terminal import console
+from recsys.training.memory import keep_freed_memory
 
-__all__ = ["bench_main", "prepare_once"]
+__all__ = ["main", "prepare_once"]
 
 _console = console()
 _INTS, _CATS = 13, 26
@@ -128,8 +129,7 @@ def _preparation(folder: Path, rows: int, repeats: int, reference: str | None) -
 
 
 def _make(path: Path, rows: int) -> None:
-    if synth.synth_main([str(path), "--rows", str(rows), "--format", path.suffix[1:]]):
-        raise DataError(f"could not write {path}")
+    write(path, Planted(_INTS, _CATS, 100_000, 0), rows, path.suffix[1:])
 
 
 def _grown(folder: Path, rows: int, small: float) -> dict[str, Any]:
@@ -198,16 +198,9 @@ def _encoding(folder: Path) -> dict[str, float]:
     return found
 
 
-def bench_main(arguments: Sequence[str]) -> int:
+def main(given: Namespace) -> int:
     """Measure, and print one JSON line last."""
-    parser = Parser("recsys bench data", description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--big-rows", type=int, default=0, help="also prepare this many, for the growth of memory")
-    parser.add_argument("--reference", help="a command that prepares the CSV given last, to compare with")
-    parser.add_argument("--batch", type=int, default=4096)
-    parser.add_argument("--folder", help="where to write the tables; a temporary folder by default")
-    given = parser.parse_args(arguments)
+    keep_freed_memory()
     with tempfile.TemporaryDirectory(dir=given.folder) as place:
         folder = Path(place)
         found = _preparation(folder, given.rows, given.repeats, given.reference)

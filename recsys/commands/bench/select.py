@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,6 @@ import pyarrow as pa
 import torch
 
 import recsys
-from recsys.commands.arguments import Parser
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.errors import DataError
@@ -34,8 +34,9 @@ from recsys.terminal import console
 from recsys.training import checkpoint
 from recsys.training.config import TrainConfig
 from recsys.training.fit import fit
+from recsys.training.memory import keep_freed_memory
 
-__all__ = ["bench_main", "wide_once"]
+__all__ = ["main", "wide_once"]
 
 _console = console()
 _TIMED_FIELDS = 16  # of permutation
@@ -163,18 +164,9 @@ def _ratios(seconds: dict[str, float], cases: dict[int, str]) -> dict[str, float
     return {f"times_faster_than_permutation_r{r}_f{f}": r * ratio for r in (1, _REPEATS) for f, ratio in once.items()}
 
 
-def bench_main(arguments: Sequence[str]) -> int:
+def main(given: Namespace) -> int:
     """Measure, and print one JSON line last."""
-    parser = Parser("recsys bench select", description=__doc__)
-    parser.add_argument("--rows", type=int, default=40_000, help="of the tables of many fields")
-    parser.add_argument(
-        "--epoch-rows", type=int, default=1_000_000, help="of the table whose epoch LeAP is held against"
-    )
-    parser.add_argument("--fields", type=int, nargs=3, default=[50, 500, 2000], help="few, many, very many fields")
-    parser.add_argument("--dimensions", type=int, default=12_000, help="of the search for each dimension")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--folder", help="where to write the tables; a temporary folder by default")
-    given = parser.parse_args(arguments)
+    keep_freed_memory()
     few, many, most = given.fields
     wide = 4 * many // few // 4 * 4
     with tempfile.TemporaryDirectory(dir=given.folder) as place:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +20,12 @@ from urllib.parse import urlsplit
 import numpy as np
 
 import recsys
-from recsys.commands.arguments import Parser
 from recsys.errors import DataError
 from recsys.serving.bundle import Bundle
 from recsys.terminal import console
+from recsys.training.memory import keep_freed_memory
 
-__all__ = ["bench_main"]
+__all__ = ["main"]
 
 _console = console()
 _HEADERS = {"Content-Type": "application/json"}
@@ -104,12 +105,9 @@ def _told(name: str, seconds: float, taken: list[float]) -> dict[str, float]:
     }
 
 
-def bench_main(arguments: list[str]) -> int:
+def main(given: Namespace) -> int:
     """Measure a bundle's server, and print one JSON line last."""
-    parser = Parser("recsys bench serve", description=__doc__)
-    parser.add_argument("bundle", help="the bundle to serve")
-    parser.add_argument("--requests", type=int, default=2000, help="requests of one row, for each kind of connection")
-    given = parser.parse_args(arguments)
+    keep_freed_memory()
     loaded = Bundle.load(given.bundle)
     rows = json.loads((Path(given.bundle) / "golden.json").read_bytes())["rows"]
     if not rows:

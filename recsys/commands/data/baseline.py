@@ -3,6 +3,7 @@
 import io
 import shutil
 import tempfile
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -12,12 +13,11 @@ from rich.table import Table
 
 from pipelines import submit
 from recsys.baselines import fit
-from recsys.commands.arguments import Parser
 from recsys.errors import ConfigError
 from recsys.results import no_better_than_constant, prepared_folder, read_result
 from recsys.terminal import console
 
-__all__ = ["baseline_main"]
+__all__ = ["main"]
 
 
 def _prepared(name: str, overrides: Sequence[str]) -> Path:
@@ -55,16 +55,8 @@ def _lines(models: dict[str, Any]) -> Iterator[list[str]]:
         yield [name, *shown, settings, f"{m['seconds']:.0f}"]
 
 
-def baseline_main(arguments: Sequence[str]) -> int:
+def main(given: Namespace) -> int:
     """`recsys data baseline`: fit, print a table, and the path of baselines.json as the last line."""
-    parser = Parser(
-        "recsys data baseline",
-        description="Fit logistic regression and LightGBM on a data set; every run's evaluation shows them from then.",
-    )
-    parser.add_argument("data", help="a data config (its name or its .yaml file), or a prepared folder")
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides of the data config")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
     folder = _prepared(given.data, given.overrides)
     about = fit.baseline(folder, given.seed)
     table = Table(title=f"{folder.name}: baselines")

@@ -1,14 +1,13 @@
 """`recsys data guess`: look at a table, write a data configuration that a person can read and edit."""
 
-import argparse
 import re
-from collections.abc import Sequence, Sized
+from argparse import Namespace
+from collections.abc import Sized
 from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
-from recsys.commands.arguments import Parser
 from recsys.config.options import CONF
 from recsys.data.inspection.decide import Given, Guessed, guess
 from recsys.data.inspection.documented import entry, write_yaml
@@ -16,7 +15,7 @@ from recsys.errors import ConfigError, printable
 from recsys.files import write_text
 from recsys.terminal import console
 
-__all__ = ["guess_main"]
+__all__ = ["main"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")  # what `data=NAME` can name
 _CELL = 200  # letters of a name that the table shows
@@ -56,38 +55,7 @@ def _write(text: str, out: Path, force: bool) -> None:
     write_text(out, text)
 
 
-_EPILOG = """examples:
-  recsys data guess clicks.csv --label click
-  recsys data guess 'logs/*.parquet' --label click --time at --group user --name shop
-  recsys data guess --train a.csv --valid b.csv --test c.csv --label y --name contest
-The last line printed is the path of the configuration. It stands in data/ of the folder that you are in, where
-`recsys run data=NAME` finds it."""
-
-
-def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        "recsys data guess",
-        description="Look at a table and write data/NAME.yaml: kinds, encodings, split, and what to drop.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "files", nargs="*", metavar="FILE", help="files, a folder or a glob, of any format that is read"
-    )
-    parser.add_argument("--label", required=True, help="column to predict: 0 and 1, or yes and no")
-    parser.add_argument("--time", help="column that tells when a row happened; found where not given")
-    parser.add_argument("--group", help="column whose rows stand together, such as user or session")
-    parser.add_argument("--split", help="column that says train, valid or test")
-    parser.add_argument("--name", help="of the data set; by default the file's")
-    for part in ("train", "valid", "test"):
-        parser.add_argument(f"--{part}", metavar="FILE", help=f"the {part} rows, where each split is a file")
-    parser.add_argument("--rows", type=int, default=500_000, help="most rows to look at (500000)")
-    parser.add_argument("--out", type=Path, help="where to write; data/NAME.yaml by default")
-    parser.add_argument("--force", action="store_true", help="replace the file that is there")
-    return parser.parse_args(arguments)
-
-
-def _paths(given: argparse.Namespace) -> str | list[str] | dict[str, str | list[str]]:
+def _paths(given: Namespace) -> str | list[str] | dict[str, str | list[str]]:
     parts: dict[str, str | list[str]] = {p: v for p in ("train", "valid", "test") if (v := getattr(given, p))}
     if bool(parts) == bool(given.files):
         raise ConfigError("expected either FILE… or --train and --test: give one of them")
@@ -98,9 +66,8 @@ def _paths(given: argparse.Namespace) -> str | list[str] | dict[str, str | list[
     return parts or (given.files if len(given.files) > 1 else given.files[0])
 
 
-def guess_main(arguments: Sequence[str]) -> int:
+def main(given: Namespace) -> int:
     """`recsys data guess`: write the configuration, print what was decided, and its path as the last line."""
-    given = _parsed(arguments)
     path = _paths(given)
     if given.rows < 100:
         raise ConfigError(f"--rows: expected at least 100, got {given.rows}")

@@ -1,0 +1,46 @@
+"""`recsys verify`, `predict` and `serve`: they run where only a runtime (onnxruntime or torch), numpy and xxhash are
+installed (and, for serve, fastapi and uvicorn).
+"""
+
+import json
+import os
+import sys
+from argparse import Namespace
+from dataclasses import fields
+
+from recsys.files import whole
+from recsys.serving.bundle import Bundle
+from recsys.serving.limits import Limits
+from recsys.serving.rows import predict_file
+from recsys.serving.runtimes import RUNTIMES
+
+__all__ = ["predict", "serve", "verify"]
+
+
+def verify(given: Namespace) -> int:
+    """Prove a bundle, and print what was compared."""
+    from recsys.serving.verify import verify
+
+    print(json.dumps(verify(given.bundle, tuple(RUNTIMES) if given.runtime == "all" else (given.runtime,)), indent=1))
+    return 0
+
+
+def predict(given: Namespace) -> int:
+    """Score the rows of a file or of standard input."""
+    bundle = Bundle.load(given.bundle, given.runtime)
+    if given.out is None:
+        predict_file(bundle, given.rows, sys.stdout)
+        return 0
+    with whole(given.out) as file:
+        predict_file(bundle, given.rows, file)
+    return 0
+
+
+def serve(given: Namespace) -> int:
+    """Serve a bundle until the process is told to stop."""
+    from recsys.serving.server import serve
+
+    limits = Limits(**{f.name: getattr(given, f.name) for f in fields(Limits)})
+    token = os.environ.get("RECSYS_TOKEN")
+    serve(given.bundle, given.host, given.port, given.runtime, limits=limits, token=token, anyone=given.anyone)
+    return 0

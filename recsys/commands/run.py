@@ -1,0 +1,83 @@
+"""`recsys run` and `recsys export`: the overrides of a run, with those of the run that it goes on from."""
+
+import re
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from recsys.errors import ConfigError
+
+__all__ = ["export", "run"]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Submit a run → exit code.
+
+    Args:
+        arguments: Hydra's options and overrides; `+selection=PATH` stands for `select.apply=PATH`.
+    """
+    short = "+selection="
+    arguments = [f"select.apply={a.removeprefix(short)}" if a.startswith(short) else a for a in arguments]
+    arguments = _continued(arguments)
+    from pipelines import submit
+    from recsys.training.memory import keep_freed_memory
+
+    keep_freed_memory()
+    return submit.main(arguments)
+
+
+def export(given: Namespace) -> int:
+    """Export the newest model of a run: a run of that stage alone."""
+    return run([f"from_run={given.run}", "stages=[export]", f"name={Path(given.run).name}-export", *given.overrides])
+
+
+def _continued(arguments: list[str]) -> list[str]:
+    """The overrides of the run that `resume=` or `from_run=` names, under those given now.
+
+    A resumed run works in its own folder, and finds its finished stages there.
+
+    Raises:
+        ConfigError: If there is no run to resume.
+    """
+    given = dict(a.split("=", 1) for a in arguments if a.startswith(("resume=", "from_run=", "runs=")))
+    kind = next((k for k in ("resume", "from_run") if given.get(k)), None)
+    if kind is None:
+        return arguments
+    folder = Path(given.get("runs", "runs")) / given[kind]
+    from recsys.results import overrides
+
+    saved = overrides(folder)
+    if kind == "from_run":
+        return _over(_without(saved or [], "stages", "from_run", "runs"), arguments)
+    if saved is None and folder.is_dir():
+        raise ConfigError(f"resume: run {given[kind]} was stopped before it had begun: give the whole command again")
+    if saved is None:
+        raise ConfigError(f"resume: no run {given[kind]!r} in {folder.parent}: expected the name of a folder there")
+    others = [a for a in arguments if not a.startswith("resume=")]
+    return [*_over(_without(saved), others), f"hydra.run.dir={folder}"]
+
+
+def _without(saved: list[str], *keys: str) -> list[str]:
+    """Saved overrides but for these keys, and for what only a person may type: a run's folder may be anybody's."""
+    return [o for o in saved if not o.startswith("-") and not _groups(o) & {*keys, "hydra", "trusted"}]
+
+
+def _groups(override: str) -> set[str]:
+    """The part of the configuration that an override sets, and the one to which `@` turns it."""
+    places = override.lstrip("+~ \t").partition("=")[0].split("@")
+    return {re.split(r"[./]", p.removeprefix("_global_."))[0].strip() for p in places}
+
+
+def _over(earlier: list[str], now: list[str]) -> list[str]:
+    """Earlier overrides, then those given now; a key given now drops it, and what is inside it, from the earlier.
+
+    Raises:
+        ConfigError: If an earlier one calls a resolver, which may read what is secret: the environment's variables.
+    """
+    from pipelines.overrides import key_of
+
+    given = {key_of(a) for a in now}
+    kept = [o for o in earlier if not any(key_of(o) == g or key_of(o).startswith(f"{g}.") for g in given)]
+    if calls := next((o for o in kept if re.search(r"\$\\*\{.*[:$]", o, re.DOTALL)), None):
+        raise ConfigError(f"the run's folder: expected no ${{…:…}}, got {calls!r}: give it again on the command line")
+    return [*kept, *now]

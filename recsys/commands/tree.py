@@ -1,0 +1,206 @@
+"""Every command and its arguments, in one tree. Imports no command: `--help` and a wrong argument take milliseconds."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import recsys
+from recsys.errors import ConfigError
+from recsys.serving.limits import Limits
+
+__all__ = ["Parser", "command_tree"]
+
+_RUN = """submit an experiment run; Hydra overrides pass through
+  recsys run experiment=demo
+  recsys run experiment=demo model=wukong embedding=unified seed=3 stages=[prepare,train,evaluate]
+  recsys run experiment=demo -m seed=1,2,3            one run for each value
+  recsys run from_run=ID stages=[compress,export]     go on from an earlier run
+  recsys run resume=ID                                take up a run that was killed
+  recsys run experiment=demo +selection=PATH          train on what a selection kept: select.apply=PATH
+  recsys run --cfg job                                print the configuration
+  recsys run data=shop                                data/shop.yaml of the folder that you are in
+
+Options of your own stand in data/, model/, experiment/ … of the folder that you are in, under names that no packaged
+option has. Paths in them are relative to that folder.
+The last line printed is the path of the run's result.json."""
+
+_DATA = """examples:
+  recsys data guess clicks.csv --label click --time at --group user --name shop
+  recsys data report shop
+  recsys data baseline shop
+  recsys run data=shop
+  recsys data synth clicks.parquet --rows 1000000
+
+recsys data COMMAND --help tells more."""
+
+_GUESS = """examples:
+  recsys data guess clicks.csv --label click
+  recsys data guess 'logs/*.parquet' --label click --time at --group user --name shop
+  recsys data guess --train a.csv --valid b.csv --test c.csv --label y --name contest
+The last line printed is the path of the configuration. It stands in data/ of the folder that you are in, where
+`recsys run data=NAME` finds it."""
+
+_VERIFY = """Prove that a bundle is whole and answers as exported. This runs graph.pt2, which is machine code that may
+do anything you may do: from people you do not trust, verify with --runtime onnx."""
+
+_KINDS = "Look at a table and write data/NAME.yaml: kinds, encodings, split, and what to drop."
+_BASELINES = "Fit logistic regression and LightGBM on a data set; every run's evaluation shows them from then."
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, but a wrong argument raises (argparse prints its usage and ends the process), and no option has
+    a shorter name: `--any` must not open a server to anyone.
+
+    Args:
+        prog: The command, as its user types it.
+        usage: Shown in place of argparse's line.
+        description: What it does.
+        epilog: Stands behind the options.
+    """
+
+    def __init__(self, prog: str, usage: str | None = None, description: str | None = None, epilog: str | None = None):
+        super().__init__(
+            prog, usage, description, epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(f"{self.prog}: {message}: {self.prog} --help tells more")
+
+
+Add = Callable[..., Parser]  # name, `module:function` that runs it, help; usage, description, epilog → its parser
+
+
+def _adder(tree: dict[str, Parser]) -> Add:
+    groups: dict[str, Any] = {}
+
+    def add(name: str, call: str, help: str, **words: str) -> Parser:
+        above, _, last = name.rpartition(" ")
+        if above not in groups:
+            groups[above] = tree[above].add_subparsers(
+                title="commands", metavar="COMMAND", prog=f"recsys {above}".strip()
+            )
+        words = {"description": f"{help[0].upper()}{help[1:]}.", **words}
+        tree[name] = groups[above].add_parser(last, help=help, **words)
+        tree[name].set_defaults(call=call, parser=tree[name])
+        return tree[name]
+
+    return add
+
+
+def command_tree() -> dict[str, Parser]:
+    """The parser of each command by its name, such as `data guess`; that of the whole tree by the empty name.
+
+    What a parser returns holds `call`, the `module:function` that takes it (empty for a group), and `parser`, the
+    command's own.
+    """
+    tree = {"": Parser("recsys", epilog="recsys COMMAND --help tells more.")}
+    tree[""].add_argument("--version", action="version", version=recsys.__version__)
+    tree[""].set_defaults(call="", parser=tree[""])
+    add = _adder(tree)
+    add("run", "", "submit an experiment run (Hydra overrides pass through)", usage="recsys run [OVERRIDE …]",
+        description=_RUN)  # fmt: skip
+    _bench(add)
+    _data(add)
+    add("doctor", "doctor:main", "check versions, device and memory")
+    p = add("compare", "compare:main", "compare feature-selection reports")
+    p.add_argument("reports", nargs="+", help="run ids, run folders, report.json files or MLflow run ids")
+    p.add_argument("--runs", type=Path, default="runs", help="folder of runs")
+    p.add_argument("--out", type=Path, help="write an HTML page there")
+    p = add("export", "run:export", "export the newest model of a run as a bundle")
+    p.add_argument("run", help="id of the run")
+    p.add_argument("overrides", nargs="*", help="Hydra overrides, such as runs=FOLDER")
+    _bundles(add)
+    return tree
+
+
+def _bench(add: Add) -> None:
+    add(
+        "bench", "", "measure speed, with a reference in the same run", epilog="recsys bench COMMAND --help tells more."
+    )
+    p = add("bench data", "bench.data:main", "preparation, loading and encoding, each beside a reference")
+    p.add_argument("--rows", type=int, default=1_000_000)
+    p.add_argument("--repeats", type=int, default=3)
+    p.add_argument("--big-rows", type=int, default=0, help="also prepare this many, for the growth of memory")
+    p.add_argument("--reference", help="a command that prepares the CSV given last, to compare with")
+    p.add_argument("--batch", type=int, default=4096)
+    p.add_argument("--folder", help="where to write the tables; a temporary folder by default")
+    p = add("bench serve", "bench.serve:main", "requests a second and latency of a bundle's server")
+    p.add_argument("bundle", help="the bundle to serve")
+    p.add_argument("--requests", type=int, default=2000, help="requests of one row, for each kind of connection")
+    p = add("bench select", "bench.select:main", "what feature selection costs, beside an epoch and permutation")
+    p.add_argument("--rows", type=int, default=40_000, help="of the tables of many fields")
+    p.add_argument("--epoch-rows", type=int, default=1_000_000, help="of the table whose epoch LeAP is held against")
+    p.add_argument("--fields", type=int, nargs=3, default=[50, 500, 2000], help="few, many, very many fields")
+    p.add_argument("--dimensions", type=int, default=12_000, help="of the search for each dimension")
+    p.add_argument("--repeats", type=int, default=3)
+    p.add_argument("--folder", help="where to write the tables; a temporary folder by default")
+
+
+def _data(add: Add) -> None:
+    add("data", "", "guess a table's configuration, report on it, baselines, synthetic tables", epilog=_DATA)
+    p = add(
+        "data guess",
+        "data.guess:main",
+        "look at a table and write its configuration",
+        description=_KINDS,
+        epilog=_GUESS,
+    )
+    p.add_argument("files", nargs="*", metavar="FILE", help="files, a folder or a glob, of any format that is read")
+    p.add_argument("--label", required=True, help="column to predict: 0 and 1, or yes and no")
+    p.add_argument("--time", help="column that tells when a row happened; found where not given")
+    p.add_argument("--group", help="column whose rows stand together, such as user or session")
+    p.add_argument("--split", help="column that says train, valid or test")
+    p.add_argument("--name", help="of the data set; by default the file's")
+    for part in ("train", "valid", "test"):
+        p.add_argument(f"--{part}", metavar="FILE", help=f"the {part} rows, where each split is a file")
+    p.add_argument("--rows", type=int, default=500_000, help="most rows to look at (500000)")
+    p.add_argument("--out", type=Path, help="where to write; data/NAME.yaml by default")
+    p.add_argument("--force", action="store_true", help="replace the file that is there")
+    p = add("data report", "data.report:main", "a page to read before training: fields, drift, leakage, label rate",
+            epilog="example: recsys data report shop --out shop.html")  # fmt: skip
+    p.add_argument("data", help="data/NAME.yaml by name, a YAML file, or a packaged option such as rebuy")
+    p.add_argument("--out", type=Path, help="the page; data/NAME.html by default")
+    p.add_argument("--rows", type=int, default=1_000_000, help="most rows to look at (1000000), drawn at random")
+    p = add(
+        "data baseline",
+        "data.baseline:main",
+        "logistic regression and LightGBM on the same split",
+        description=_BASELINES,
+    )
+    p.add_argument("data", help="a data config (its name or its .yaml file), or a prepared folder")
+    p.add_argument("overrides", nargs="*", help="Hydra overrides of the data config")
+    p.add_argument("--seed", type=int, default=0)
+    p = add("data synth", "data.synth:main", "write a table of clicks with a known truth, of any size")
+    p.add_argument("out", help="file to write; the truth goes beside it, to OUT.truth.json")
+    p.add_argument("--rows", type=int, default=1_000_000)
+    p.add_argument("--format", help="csv, parquet, libsvm, criteo …; by OUT's ending if not given")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--ints", type=int, help="integer columns (13; criteo and avazu have their own)")
+    p.add_argument("--cats", type=int, help="categorical columns (26)")
+    p.add_argument("--cardinality", type=int, default=100_000, help="distinct ids of the largest column")
+
+
+def _bundles(add: Add) -> None:
+    p = add("verify", "bundles:verify", "prove that a bundle is whole and answers as exported", description=_VERIFY)
+    p.add_argument("bundle", type=Path)
+    p.add_argument("--runtime", default="all", help="all, onnx or pt2")
+    p = add("predict", "bundles:predict", "score raw rows with a bundle: one JSON line a row")
+    p.add_argument("bundle")
+    p.add_argument("rows", nargs="?", default="-", help="JSON, JSON lines, CSV or Parquet; - is standard input")
+    p.add_argument("--out", type=Path, help="file to write; standard output by default")
+    p.add_argument("--runtime", default="auto", help="auto, onnx or pt2")
+    p = add("serve", "bundles:serve", "score raw rows over HTTP: POST /predict")
+    p.add_argument("bundle")
+    p.add_argument("--host", default="127.0.0.1", help="other than this machine's own needs RECSYS_TOKEN or --anyone")
+    p.add_argument("--port", type=int, default=8080)
+    p.add_argument("--runtime", default="auto", help="auto, onnx or pt2")
+    p.add_argument("--anyone", action="store_true", help="serve other machines without a token")
+    for f in fields(Limits):
+        p.add_argument(f"--{f.name.replace('_', '-')}", type=type(f.default), default=f.default)

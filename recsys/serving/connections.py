@@ -1,0 +1,108 @@
+"""The connection class that holds clients to a server's limits."""
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from recsys.serving.limits import Limits
+
+__all__ = ["connection_class"]
+
+_HEADER_BYTES = 16_384  # of the request line and all headers together
+
+
+class _Sized(h11.Connection):
+    """Refuses bodies in chunks before it reads one: each costs 10 µs, and may hold a single byte."""
+
+    chunked = False
+
+    def next_event(self) -> Any:
+        """The next event.
+
+        Raises:
+            h11.RemoteProtocolError: If it is a request whose body comes in chunks, or no HTTP.
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Request) and any(name == b"transfer-encoding" for name, _ in event.headers):
+            self.chunked = True
+            raise h11.RemoteProtocolError("a body in chunks")
+        return event
+
+
+def connection_class(limits: Limits) -> type[H11Protocol]:
+    """The class of uvicorn's connections, with limits on their count and on the time of headers and answers.
+
+    Uvicorn itself waits for ever for a request that never ends its headers, and for a client that reads no answer.
+    """
+
+    class Connection(H11Protocol):
+        _timer: asyncio.TimerHandle | None = None
+        _unread: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._sized = _Sized(h11.SERVER, _HEADER_BYTES)
+            self.conn = self._sized
+            transport.set_write_buffer_limits(0)  # pause_writing tells of each byte that the client does not take
+            if len(self.connections) > limits.connections:
+                self._end("503 Service Unavailable", "too many connections: try again later")
+            else:
+                self._timer = self.loop.call_later(limits.header_seconds, self._too_slow)
+
+        def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing():
+                return
+            super().data_received(data)
+            between_requests = self.conn.their_state is h11.IDLE
+            if between_requests and self._timer is None:  # a later request of the connection has begun
+                self._timer = self.loop.call_later(limits.header_seconds, self._too_slow)
+            elif not between_requests:
+                self._stop_timer()
+
+        def on_response_complete(self) -> None:
+            if self.conn.their_state is not h11.DONE:  # the answer came before the whole body, which nobody reads
+                self.transport.close()
+            super().on_response_complete()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread = self.loop.call_later(limits.answer_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._stop_unread()
+            super().resume_writing()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_timer()
+            self._stop_unread()
+            super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            if self._sized.chunked:
+                self._end("411 Length Required", "expected the header Content-Length, not a body in chunks: add it")
+            else:
+                self._end("400 Bad Request", "expected HTTP/1.1 with at most 16 KiB of headers: mend the request")
+
+        def _stop_timer(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _stop_unread(self) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
+
+        def _too_slow(self) -> None:
+            self._end("408 Request Timeout", f"the headers did not come whole within {limits.header_seconds:g} s")
+
+        def _end(self, status: str, error: str) -> None:
+            """Answer and close, outside of HTTP's usual cycle."""
+            body = f'{{"error": "{error}"}}'
+            head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            self.transport.write(f"{head}connection: close\r\n\r\n{body}".encode())
+            self.transport.close()
+
+    return Connection
