@@ -41,6 +41,9 @@ _KINDS: dict[str, Any] = {
 }
 """What config.yaml's own settings are."""
 
+_BUILT = ("model", "embedding", "sequence", "optimizer", "table_optimizer", "selection", "compression", "quantization")
+"""Groups whose option names what builds a part of the run."""
+
 _SOME = Facts(rows=10_000, positives=5_000, cardinalities=(100,), numbers=1)
 """Stands for the data's own facts, so that what the recipe sets later is in range now."""
 
@@ -86,7 +89,7 @@ def _stages(config: Mapping[str, Any]) -> None:
 
 def _parts(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings of training, model, selector … fit what they are handed to → those of the embedding."""
-    for group in ("data", "model", "embedding", "train"):
+    for group in ("data", "model", "embedding", "train", "optimizer", "table_optimizer"):
         if not isinstance(config.get(group), Mapping):
             raise ConfigError(f"{group}: expected an option of the group, got {config.get(group)!r}: name one")
     if "benchmark" in config["stages"]:
@@ -95,7 +98,7 @@ def _parts(config: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ConfigError("selection: stage select needs an option of the group, got none: name one")
     chosen = resolve(config, _SOME)
     make_dataclass(TrainConfig, chosen["train"], "train")
-    for group in ("model", "embedding", "sequence", "selection", "compression", "quantization"):
+    for group in _BUILT:
         settings = chosen.get(group, config[group])
         if isinstance(settings, Mapping):
             factory.check(settings, group)

@@ -26,7 +26,7 @@ def run(stage: Stage) -> Result:
         return Result({"table_bytes_before": 0, "table_bytes": 0}, tags={"note": said})
     train = Shards(stage.data, "train", model.schema)
     reads = count_reads(model.trainable(), {n: t.rows for n, t in plain.tables.items()}, train)
-    fisher = checkpoint.optimizer_state(model)
+    fisher = checkpoint.squared_gradients(model)
     # The best look may come before the epoch's end, or just after fresh tables: these weights saw only such rows.
     reads = {n: r * (fisher[n] > 0) if n in fisher else r for n, r in reads.items()}
     tables, notes = plain.tables, dict[str, str]()

@@ -22,7 +22,7 @@ __all__ = [
     "write_json",
 ]
 
-_TRAINING = ("model", "embedding", "sequence", "train", "seed")
+_TRAINING = ("model", "embedding", "sequence", "train", "optimizer", "table_optimizer", "seed")
 MODEL_STAGES = ("train", "retrain", "compress")  # those that leave a model, in order
 
 
@@ -44,7 +44,7 @@ class Kind:
 STAGES = {  # in their order
     "prepare": Kind("prepare.run", ("data",)),
     "train": Kind("train.run", (*_TRAINING, "select.apply")),
-    "select": Kind("select_features.run", ("selection", "select", "train", "seed"), ("train",)),
+    "select": Kind("select_features.run", ("selection", "select", "train", "optimizer", "seed"), ("train",)),
     "retrain": Kind("train.run_again", _TRAINING, ("select",)),
     "compress": Kind("compress.run", ("compression", "quantization"), ("train", "retrain")),
     "evaluate": Kind("evaluate.run", ("calibrate",), MODEL_STAGES),

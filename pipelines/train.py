@@ -32,6 +32,7 @@ def _train(stage: Stage, schema: Schema) -> Result:
         "model": chosen["model"],
         "embedding": chosen["embedding"],
         "sequence": stage.config["sequence"],
+        "table_optimizer": stage.config["table_optimizer"],
         "embedding_dropout": config.embedding_dropout,
         "seed": stage.config["seed"],
     }

@@ -34,7 +34,7 @@ def fwsvd(
     Args:
         tables: Dense tables, by name.
         reads: Not used.
-        fisher: For each table, the row-wise Adagrad state: Σ over steps of mean_d(g²) a row, g the
+        fisher: For each table, what Adagrad remembers of it: Σ over steps of mean_d(g²) a row, g the
             gradient summed over the batch. It is an estimate that costs nothing, and a rough one: the
             squares of batch sums, not sums of squares row by row, gathered along the path of training
             (since the tables were last drawn, with `fresh_tables`) rather than at the final weights.
@@ -52,6 +52,7 @@ def fwsvd(
     """
     if lacking := set(tables) - set(fisher):
         raise ConfigError(
-            f"fwsvd needs the optimiser's state of {sorted(lacking)}: compress a trained model, or use svd"
+            f"fwsvd needs the squared gradients of {sorted(lacking)}, which Adagrad remembers: train with "
+            "table_optimizer=rowwise_adagrad and compress that model, or use compression=svd"
         )
     return compress_tables(tables, rank, ranks, lambda name, table: fisher_weights(fisher[name]))

@@ -1,4 +1,4 @@
-"""Tables on TorchRec, updated by a fused row-wise Adagrad in the backward pass.
+"""Tables on TorchRec, updated by a fused optimiser in the backward pass.
 
 What every scheme shares: it says which tables there are and who reads them; this looks them up.
 A sequence is not pooled here: each of its positions is a key of its own, of at most one id, so
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
-from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from recsys.data.batch import Batch
+from recsys.embeddings.optimizers.rowwise_adagrad import rowwise_adagrad
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
+from recsys.frame.contracts import TableOptimizer
 from recsys.tables.forms import Table
 from recsys.tables.lookup import Lookup, joined, joined_width, table_rows, weighted_mean
 from recsys.tables.plain import PlainEmbedding
@@ -92,8 +93,7 @@ class _ByKey:
 class FusedLookups(nn.Module):
     """The lookups of a scheme on one `FusedEmbeddingBagCollection`.
 
-    The tables never see a dense gradient: m_r += mean_d(G_r²); W_r −= lr·G_r / (√m_r + eps), with
-    G_r the summed gradient of row r.
+    The tables never see a dense gradient. Row-wise Adagrad updates them, unless `use_optimizer` says otherwise.
 
     Args:
         schema: The fields.
@@ -130,7 +130,8 @@ class FusedLookups(nn.Module):
             mine = [i for i, k in enumerate(self.lookups) if k.field == f.name]
             width = joined_width([self.lookups[i] for i in mine], [self._dims[i] for i in mine])
             self.widths[f.name] = width * len(self.keys[mine[0]])
-        self.bags = self._bags(tables)
+        self._tables, self.optimizer = dict(tables), rowwise_adagrad()
+        self.bags = self._bags(torch.get_default_device())
         ab = [k.coefficients() for k in self.lookups]
         self.register_buffer("a", torch.tensor([a for a, _ in ab]), persistent=False)
         self.register_buffer("b", torch.tensor([b for _, b in ab]), persistent=False)
@@ -148,8 +149,8 @@ class FusedLookups(nn.Module):
         f = self.schema[self.lookups[i].field]
         return [f"{i}/{f.name}/{at}" for at in range(f.max_length)] if f.kind == "sequence" else [f"{i}/{f.name}"]
 
-    def _bags(self, tables: Mapping[str, tuple[int, int]]) -> FusedEmbeddingBagCollection:
-        readers: dict[str, list[str]] = {t: [] for t in tables}
+    def _bags(self, device: torch.device) -> FusedEmbeddingBagCollection:
+        readers: dict[str, list[str]] = {t: [] for t in self._tables}
         for k, keys in zip(self.lookups, self.keys, strict=True):
             readers[k.table] += keys
         return FusedEmbeddingBagCollection(
@@ -163,15 +164,12 @@ class FusedLookups(nn.Module):
                     weight_init_min=self.centres[t] - self.init,
                     weight_init_max=self.centres[t] + self.init,
                 )
-                for i, (t, (rows, dim)) in enumerate(tables.items())
+                for i, (t, (rows, dim)) in enumerate(self._tables.items())
             ],
-            optimizer_type=RowWiseAdagrad,
-            optimizer_kwargs={
-                "lr": 0.01,
-                "eps": 1e-8,
-            },
+            optimizer_type=self.optimizer.kind,
+            optimizer_kwargs={"lr": 0.01, **self.optimizer.settings},
             is_weighted=bool(self.schema.weight_columns),
-            device=torch.get_default_device(),
+            device=device,
         )
 
     def _plan(self) -> None:
@@ -271,44 +269,54 @@ class FusedLookups(nn.Module):
 
     def plain(self) -> PlainEmbedding:
         """The same lookups over copies of the tables as plain tensors."""
-        bags = self.bags.embedding_bags
-        tables = {t: Table(bags[f"t{i}"].weight.detach().clone()) for i, t in enumerate(self.table_names)}
+        tables = {name: Table(weight.clone()) for name, weight in self._weights_by_table().items()}
         return PlainEmbedding(self.schema, tables, self.lookups)
 
     def dense_parameters(self) -> tuple[nn.Parameter, ...]:
         """None: all that is learned here is in the tables."""
         return ()
 
+    def use_optimizer(self, optimizer: TableOptimizer) -> None:
+        """Let it update the tables from now on. Weights stay; what another optimiser remembers is gone."""
+        if optimizer == self.optimizer:
+            return
+        weights, self.optimizer = self._weights_by_table(), optimizer
+        self.bags = self._bags(self.a.device)
+        for name, weight in self._weights_by_table().items():
+            weight.copy_(weights[name])
+
+    def _weights_by_table(self) -> dict[str, Tensor]:
+        """The tables themselves, not copies."""
+        bags = self.bags.embedding_bags
+        return {t: bags[f"t{i}"].weight.detach() for i, t in enumerate(self._tables)}
+
     def _table_of(self, key: str) -> str:
         """The table of a parameter of the fused optimiser."""
         return self.table_names[int(key.split(".")[-2].removeprefix("t"))]
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """For each table, the row-wise Adagrad state: Σ over steps of mean_d(g²), one value a row."""
-        optimizer = self.bags.fused_optimizer()
-        found = {}
-        for key, weight in optimizer.params.items():
-            table = self._table_of(key)
-            (found[table],) = (m.detach().clone() for m in optimizer.state[weight].values())
-        return found
+        """What the tables' optimiser remembers, by table; a copy. Empty if it remembers nothing."""
+        return {table: momentum.detach().clone() for table, momentum in self._momenta().items()}
+
+    def _momenta(self) -> dict[str, Tensor]:
+        """What the optimiser remembers itself, not a copy: Σ over steps of g² (Adagrad) or of mean_d(g²) (row-wise)."""
+        optimizer, momenta = self.bags.fused_optimizer(), dict[str, Tensor]()
+        for key, weight in optimizer.params.items():  # empty for an optimiser that remembers nothing
+            (momenta[self._table_of(key)],) = optimizer.state[weight].values()
+        return momenta
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `optimizer_state` gave, so that training goes on exactly."""
-        optimizer = self.bags.fused_optimizer()
-        for key, weight in optimizer.params.items():
-            table = self._table_of(key)
-            for momentum in optimizer.state[weight].values():
-                momentum.copy_(state[table])
+        for table, momentum in self._momenta().items():
+            momentum.copy_(state[table])
 
     @torch.no_grad()
     def reset_tables(self) -> None:
         """Draw all tables anew and forget their gradient history."""
-        optimizer = self.bags.fused_optimizer()
-        for key, weight in optimizer.params.items():
-            centre = self.centres[self._table_of(key)]
-            weight.uniform_(centre - self.init, centre + self.init)
-            for momentum in optimizer.state[weight].values():
-                momentum.zero_()
+        for table, weight in self._weights_by_table().items():
+            weight.uniform_(self.centres[table] - self.init, self.centres[table] + self.init)
+        for momentum in self._momenta().values():
+            momentum.zero_()
 
     def set_learning_rate(self, lr: float) -> None:
         """The rate of the next updates, > 0."""

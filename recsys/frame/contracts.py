@@ -4,16 +4,18 @@ B rows of a batch, W the width of all fields side by side.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.data.batch import Batch
 from recsys.tables.lookup import Lookup
 from recsys.tables.plain import PlainEmbedding
 
-__all__ = ["Embedding", "TrainableEmbedding"]
+__all__ = ["Embedding", "TableOptimizer", "TrainableEmbedding"]
 
 
 @runtime_checkable
@@ -31,6 +33,19 @@ class Embedding(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class TableOptimizer:
+    """What updates tables inside the backward pass.
+
+    Args:
+        kind: An optimiser that FBGEMM fuses, by the class that TorchRec knows it by.
+        settings: Its settings, but for the rate, which the training loop sets at every step.
+    """
+
+    kind: type[Optimizer]
+    settings: Mapping[str, float]
+
+
 @runtime_checkable
 class TrainableEmbedding(Embedding, Protocol):
     """An embedding whose tables learn inside the backward pass, with an optimiser of their own."""
@@ -46,8 +61,12 @@ class TrainableEmbedding(Embedding, Protocol):
         """What the optimiser of the dense layers trains too; tables are not among it."""
         ...
 
+    def use_optimizer(self, optimizer: TableOptimizer) -> None:
+        """Let it update the tables from now on. Weights stay; what another optimiser remembers is gone."""
+        ...
+
     def optimizer_state(self) -> dict[str, Tensor]:
-        """What the tables' optimiser remembers, by table; a copy."""
+        """What the tables' optimiser remembers, by table; a copy. Empty if it remembers nothing."""
         ...
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:

@@ -100,6 +100,8 @@ def recipe(about: Facts) -> dict[str, dict[str, int | float | bool]]:
 def resolve(config: Mapping[str, Any], about: Facts) -> dict[str, dict[str, Any]]:
     """The groups `train`, `embedding` and `model` with the recipe's value for every `auto` it sets.
 
+    `train` holds the option of the group `optimizer` too: all that TrainConfig takes.
+
     Args:
         config: A run's configuration.
         about: The facts of the training rows.
@@ -119,6 +121,7 @@ def resolve(config: Mapping[str, Any], about: Facts) -> dict[str, dict[str, Any]
                 settings[key] = chosen[group][key]
             elif value == AUTO and (group, key) != ("train", "precision"):  # auto by itself: bf16 where it pays
                 raise ConfigError(f"{group}.{key}: the recipe sets {', '.join(chosen[group])}, got auto: give a value")
+    made["train"]["optimizer"] = config["optimizer"]
     return made
 
 

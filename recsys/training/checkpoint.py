@@ -19,7 +19,7 @@ from recsys.tables.plain import PlainEmbedding
 from recsys.tables.saved import restored, saved
 from recsys.training.device import CPU, Device
 
-__all__ = ["VERSION", "build", "load", "optimizer_state", "read_weights", "save"]
+__all__ = ["VERSION", "build", "load", "optimizer_state", "read_weights", "save", "squared_gradients"]
 
 VERSION = 3  # of model.json and model.pt
 
@@ -30,7 +30,7 @@ def build(schema: Schema, spec: dict[str, Any], device: Device = CPU) -> CTR:
     Args:
         schema: The fields.
         spec: `model`, `embedding` and, if there are sequences, `sequence` (configurations with
-            `_partial_: true`), `embedding_dropout`.
+            `_partial_: true`), `embedding_dropout`, `table_optimizer` (the embedding's own by default).
         device: Tables are made there; a dense part, drawn on the CPU and moved, starts alike on every device.
 
     Raises:
@@ -39,6 +39,8 @@ def build(schema: Schema, spec: dict[str, Any], device: Device = CPU) -> CTR:
     with device.torch_device:
         embedding = make(spec["embedding"], "embedding")(schema)
     model = CTR(schema, embedding, make(spec["model"], "model"), spec["embedding_dropout"], _sequence(spec))
+    if spec.get("table_optimizer"):
+        model.trainable().use_optimizer(make(spec["table_optimizer"], "table_optimizer")())
     return model.to(device.torch_device)
 
 
@@ -89,6 +91,14 @@ def read_weights(path: Path, mend: str, version: int) -> dict[str, Any]:
 def optimizer_state(model: CTR) -> dict[str, torch.Tensor]:
     """What the optimiser of each table remembers; empty for a compressed model."""
     return model.embedding.optimizer_state() if isinstance(model.embedding, TrainableEmbedding) else {}
+
+
+def squared_gradients(model: CTR) -> dict[str, torch.Tensor]:
+    """For each table, Σ over steps of mean_d(g²), one value a row: what Adagrad remembers, row-wise or not.
+
+    Empty for a compressed model, and if the tables' optimiser remembers nothing.
+    """
+    return {n: m if m.ndim == 1 else m.mean(1) for n, m in optimizer_state(model).items()}
 
 
 def load(folder: Path, device: Device = CPU) -> tuple[CTR, dict[str, Any]]:

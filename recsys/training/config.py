@@ -1,7 +1,8 @@
 """How to train: the settings and their ranges. Imports no torch, so that they are checked before a run starts."""
 
-from dataclasses import dataclass
-from typing import Literal, get_type_hints
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
 
 from recsys.config.factory import check_value
 from recsys.config.ranges import Count, Few, LearningRate, Many, Share, Steps, Weight
@@ -16,9 +17,9 @@ class TrainConfig:
     Args:
         batch_size: Rows a step.
         max_epochs: Passes over the training rows at most.
-        lr: Adam's rate for dense parameters.
-        table_lr: Row-wise Adagrad's rate for tables.
-        weight_decay: Decoupled decay of dense matrices (AdamW).
+        lr: Rate for dense parameters.
+        table_lr: Rate for tables.
+        weight_decay: Decoupled decay of dense matrices.
         table_l2: λ of ½·λ·mean over rows of Σ looked-up numbers², weighted as the rows are, so that a table
             row decays as often as rows that count read it (FBGEMM's fused weight decay is ignored on
             CPU; this acts everywhere).
@@ -30,7 +31,8 @@ class TrainConfig:
         decay: `none`, or `linear`: both rates fall to 0 at the end of `max_epochs`.
         evals_per_epoch: Looks at validation in an epoch, at equal distances.
         patience: Looks without a better validation logloss before stopping.
-        precision: `auto` (bf16 where the processor multiplies it), `fp32` or `bf16`.
+        precision: `auto` (bf16 if the processor multiplies it), `fp32` or `bf16`.
+        optimizer: Of dense parameters: an option of the group `optimizer`.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -49,6 +51,7 @@ class TrainConfig:
     evals_per_epoch: Few = 4
     patience: Many = 3
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    optimizer: Mapping[str, Any] = field(default_factory=lambda: {"_target_": "recsys.training.optimizers.adamw.adamw"})
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(TrainConfig, include_extras=True).items():

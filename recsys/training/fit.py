@@ -25,7 +25,7 @@ from recsys.training.loop import Training, seed_everything
 
 __all__ = ["Fit", "best_look", "fit", "logits"]
 
-RESUME_VERSION = 4  # of resume.pt
+RESUME_VERSION = 5  # of resume.pt
 
 
 @torch.no_grad()
@@ -79,7 +79,7 @@ class Fit:
             "version": RESUME_VERSION,
             "model": self.model.state_dict(),
             "optimizer_state": self.training.embedding.optimizer_state(),
-            "adam": self.training.adam.state_dict(),
+            "optimizers": [o.state_dict() for o in self.training.optimizers],
             "rng": self.training.device.random_states(),
             "counters": (self.training.step, self.bad_looks, self.best),
             "best_state": self.best_state,
@@ -96,7 +96,8 @@ class Fit:
         """
         state = read_weights(path, "remove it to train from the start", RESUME_VERSION)
         self.restore(state)
-        self.training.adam.load_state_dict(state["adam"])
+        for optimizer, held in zip(self.training.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(held)
         self.training.device.set_random_states(state["rng"])
         self.training.step, self.bad_looks, self.best = state["counters"]
         self.best_state, self.history = state["best_state"], state["history"]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recsys.config.factory import make
 from recsys.data.batch import Batch
 from recsys.data.split import Split
 from recsys.frame.ctr import CTR
@@ -94,11 +95,8 @@ class Training:
         self.embedding = model.trainable()
         dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.")]
         dense += self.embedding.dense_parameters()
-        groups = [
-            {"params": [p for p in dense if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.adam = torch.optim.AdamW(groups, lr=config.lr)
+        optimizer = make(config.optimizer, "optimizer")
+        self.optimizers: list[torch.optim.Optimizer] = optimizer(dense, config.lr, config.weight_decay)
         self.device = device or Device.choose("cpu", config.precision)
         self.step = 0
 
@@ -107,7 +105,7 @@ class Training:
         share = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         if self.config.decay == "linear":
             share *= max(0.0, 1 - self.step / self.total)
-        for group in self.adam.param_groups:
+        for group in (g for o in self.optimizers for g in o.param_groups):
             group["lr"] = self.config.lr * share
         self.embedding.set_learning_rate(self.config.table_lr * share)
 
@@ -127,7 +125,7 @@ class Training:
         if self.config.table_l2:
             square_B = self.model.looked_up(x_BW).square().sum(1)
             total = total + 0.5 * self.config.table_l2 * row_mean(square_B, batch.weight_B)
-        optimizers = (self.adam, *self.others)
+        optimizers = (*self.optimizers, *self.others)
         for optimizer in optimizers:
             optimizer.zero_grad()
         total.backward()

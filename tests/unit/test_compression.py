@@ -102,7 +102,7 @@ def test_a_table_too_small_to_gain_is_kept_whole_and_says_so():
 
 
 def test_fwsvd_without_the_optimisers_state_is_refused():
-    with pytest.raises(ConfigError, match="fwsvd needs the optimiser's state of"):
+    with pytest.raises(ConfigError, match="fwsvd needs the squared gradients of \\['t'\\]"):
         fwsvd({"t": Table(torch.randn(50, 8))}, {}, {}, rank=2)
 
 

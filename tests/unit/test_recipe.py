@@ -28,6 +28,7 @@ def config(**model: Any) -> dict[str, Any]:
         "train": {**auto, "precision": "auto", "decay": "none", "table_l2": 0.0},
         "embedding": {"_target_": "recsys.embeddings.per_field.per_field", "dim": "auto"},
         "model": {"_target_": target, "dropout": "auto", **model},
+        "optimizer": {"_target_": "recsys.training.optimizers.adamw.adamw"},
     }
 
 

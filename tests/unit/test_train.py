@@ -200,7 +200,7 @@ def test_tables_never_hold_a_dense_gradient_and_adam_never_holds_a_table(train: 
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     state.learn(train.batch(slice(0, 128)))
     bags = {n: p for n, p in model.named_parameters() if n.startswith("embedding.bags.")}
-    held = {id(p) for g in state.adam.param_groups for p in g["params"]}
+    held = {id(p) for g in state.optimizers[0].param_groups for p in g["params"]}
     assert len(bags) == len(train.schema.sparse)
     for name, p in model.named_parameters():
         assert (p.grad is None) == (name in bags) == (id(p) not in held), name
@@ -268,7 +268,7 @@ def test_rates_warm_up_then_stay_or_fall(train: Shards, decay: str) -> None:
         state.step = step
         state.set_rates()
         want = min(1, (step + 1) / 4) * ((1 - step / 10) if decay == "linear" else 1)
-        assert [g["lr"] for g in state.adam.param_groups] == pytest.approx([3e-3 * want] * 2)
+        assert [g["lr"] for g in state.optimizers[0].param_groups] == pytest.approx([3e-3 * want] * 2)
         assert seen[-1] == pytest.approx(0.05 * want)
 
 
@@ -285,7 +285,7 @@ def test_first_dense_step_is_adam_at_the_warm_rate(train: Shards) -> None:
 def test_weight_decay_touches_matrices_not_biases(train: Shards) -> None:
     decays = {}
     state = Training(build(train), changed(weight_decay=0.1), 10)
-    for group in state.adam.param_groups:
+    for group in state.optimizers[0].param_groups:
         decays.update({p.ndim: group["weight_decay"] for p in group["params"]})
     assert decays == {1: 0.0, 2: 0.1}
 

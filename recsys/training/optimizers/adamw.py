@@ -1,0 +1,35 @@
+"""AdamW on every dense parameter."""
+
+from collections.abc import Sequence
+
+from torch import nn
+from torch.optim import AdamW
+
+from recsys.config.ranges import Epsilon, Share
+
+__all__ = ["adamw"]
+
+
+def adamw(
+    dense: Sequence[nn.Parameter],
+    rate: float,
+    decay: float,
+    betas: tuple[Share, Share] = (0.9, 0.999),
+    eps: Epsilon = 1e-8,
+) -> list[AdamW]:
+    """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², w ← (1 − rate·decay)·w − rate·m̂ / (√v̂ + eps).
+
+    Args:
+        dense: What it trains.
+        rate: Of the first step; the training loop sets it anew at every step.
+        decay: Of matrices; biases and scales do not decay.
+        betas: β₁ and β₂.
+        eps: Keeps the division finite.
+
+    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
+    """
+    groups = [
+        {"params": [p for p in dense if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [AdamW(groups, lr=rate, betas=betas, eps=eps)]
