@@ -40,7 +40,8 @@ def check_result(result: Path) -> None:
     assert model["spec"]["model"]["_target_"] == "my_ctr.model.Linear"
     kept = json.loads((folders["select"] / "selection.json").read_text())["keep"]
     assert set(kept) == {"user", "item", "user_x_city", "noise"}
-    assert {t["bits"] for t in json.loads((folders["compress"] / "compression.json").read_text())} == {16}
+    tables = json.loads((folders["compress"] / "compression.json").read_text())
+    assert tables and all(2 * t["bytes_after"] == t["bytes_before"] for t in tables)
     assert json.loads((folders["evaluate"] / "metrics.json").read_text())["compress"]["auc"] > 0.6
 
 
