@@ -16,7 +16,7 @@ from recsys.evaluation.calibrate import fit_calibrator
 from recsys.evaluation.metrics import equal_bins, evaluate, sigmoid
 from recsys.files import write_text
 from recsys.frame.ctr import CTR
-from recsys.pages.html import page, table
+from recsys.pages.html import Markup, page, table
 from recsys.training import checkpoint
 from recsys.training.device import Device
 from recsys.training.fit import logits
@@ -100,7 +100,8 @@ def _page(shown: dict[str, dict[str, float]], curves: dict[str, np.ndarray], tes
     lead = f"{names[best]}: test AUC {shown[best]['auc']:.4f}, logloss {shown[best]['logloss']:.4f}"
     lead += f" over {len(test):,} rows{', each counted by its weight' if test.weight_B is not None else ''}."
     rows = [[names[n], *(m.get(c, "") for c in COLUMNS)] for n, m in shown.items()]
-    models = table(["model", *COLUMNS.values()], rows) + f"<p>{recalibration(shown)} {BLANK}</p>"
+    models = table(["model", *COLUMNS.values()], rows)
+    models += Markup("<p>{} {}</p>").format(recalibration(shown), BLANK)
     plot = _reliability({names[n]: p_B for n, p_B in curves.items()}, test)
     return page("Evaluation on the test split", lead, [], [("Models", models), ("Reliability", plot)])
 

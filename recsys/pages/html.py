@@ -1,75 +1,60 @@
-"""One self-contained HTML page out of tables and plots; light and dark, phone and desktop."""
+"""One self-contained HTML page out of tables and plots; light and dark, phone and desktop.
 
-from collections.abc import Sequence
-from html import escape
-
-import plotly.graph_objects as go
-
-__all__ = ["Fragment", "page", "table"]
-
-_GRID = "rgba(128,128,128,.25)"
-_STYLE = """
-:root { color-scheme: light dark; --line: #d5d8dc; --soft: #f4f5f7; --ink: #1c1f23; --paper: #fff }
-@media (prefers-color-scheme: dark) { :root { --line: #3a3f46; --soft: #23272d; --ink: #e6e8eb; --paper: #16191d } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper) }
-body { margin: 0 auto; max-width: 70rem; padding: 1rem; overflow-wrap: anywhere }
-h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-.lead { font-size: 1.1rem } .note { border-left: 4px solid #c77700; padding: .3rem .8rem; background: var(--soft) }
-.wide { overflow-x: auto } .wide th:first-child, .wide td:first-child { position: sticky; left: 0 }
-.wide tr > :first-child { background: var(--paper) } .wide tr:nth-child(even) > :first-child { background: var(--soft) }
-svg.spark { display: block; color: #3b6fb6 }
-.wide td:first-child { max-width: 40vw; overflow: hidden; text-overflow: ellipsis }
-table { border-collapse: collapse; font-size: .9rem }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
-td.n { text-align: right; font-variant-numeric: tabular-nums } tr:nth-child(even) { background: var(--soft) }
+Text is escaped in the templates; only `Markup` goes into a page as it is.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 
-class Fragment(str):
-    """HTML that goes into a table as it is."""
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+__all__ = ["Markup", "page", "table"]
+
+_GRID = "rgba(128,128,128,.25)"
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, Fragment):
-        return f"<td>{value}</td>"
+def _shown(value: object) -> object:
+    """Whole numbers in groups of three digits, others to four digits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"<td>{escape(str(value))}</td>"
-    return f'<td class="n">{value:,}</td>' if isinstance(value, int) else f'<td class="n">{value:.4g}</td>'
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+)
+_TEMPLATES.filters["shown"] = _shown
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
     """An HTML table; numbers stand to the right."""
-    head = "".join(f"<th>{escape(c)}</th>" for c in columns)
-    body = "".join(f"<tr>{''.join(_cell(v) for v in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return Markup(_TEMPLATES.get_template("table.html.j2").render(columns=columns, rows=rows))
 
 
 def page(title: str, lead: str, notes: Sequence[str], sections: Sequence[tuple[str, "str | go.Figure"]]) -> str:
-    """A page that needs no network: plotly's script is inside where there is a plot.
+    """A page that needs no network: plotly's script is inside if there is a plot.
 
     Args:
         title: Heading.
         lead: The first sentence: what the reader came for.
         notes: Warnings.
-        sections: Heading and an HTML fragment or a plot each.
+        sections: A heading each, and a plot, `Markup`, or text that is escaped.
     """
-    parts, script = [], True
+    parts: list[tuple[str, str]] = []
+    script = True
     for heading, content in sections:
         if not isinstance(content, str):
-            content.update_layout(
-                paper_bgcolor="rgba(0,0,0,0)",
-                plot_bgcolor="rgba(0,0,0,0)",
-                font_color="#7d8590",
-                margin={"t": 10, "r": 10},
-            )
-            content.update_xaxes(gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
-            content.update_yaxes(gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
-            content = content.to_html(full_html=False, include_plotlyjs=script, config={"displayModeBar": False})
-            script = False
-        parts.append(f"<section><h2>{escape(heading)}</h2>{content}</section>")
-    warned = "".join(f'<p class="note">{escape(n)}</p>' for n in notes)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
-        f'<body><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>{warned}{"".join(parts)}</body></html>'
-    )
+            content, script = _plot(content, script), False
+        parts.append((heading, content))
+    return _TEMPLATES.get_template("page.html.j2").render(title=title, lead=lead, notes=notes, sections=parts)
+
+
+def _plot(figure: go.Figure, script: bool) -> Markup:
+    """A plot in the page's colours, with plotly's script if it is the first."""
+    clear = "rgba(0,0,0,0)"
+    figure.update_layout(paper_bgcolor=clear, plot_bgcolor=clear, font_color="#7d8590", margin={"t": 10, "r": 10})
+    figure.update_xaxes(gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
+    figure.update_yaxes(gridcolor=_GRID, zerolinecolor=_GRID, automargin=True)
+    return Markup(figure.to_html(full_html=False, include_plotlyjs=script, config={"displayModeBar": False}))

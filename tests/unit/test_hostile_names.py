@@ -17,7 +17,7 @@ from recsys.commands.cli import main
 from recsys.commands.data.configs import load_config
 from recsys.data.inspection.documented import write_yaml
 from recsys.errors import ConfigError, DataError, in_one_line, printable
-from recsys.pages.html import Fragment, page, table
+from recsys.pages.html import Markup, page, table
 from recsys.terminal import console
 from tests.pages import SCRIPT, runs
 
@@ -132,7 +132,9 @@ def test_no_part_of_a_page_runs_a_name(name):
     figure = go.Figure()
     figure.add_bar(x=[1.0], y=[name], name=name, text=[name])
     figure.update_layout(title=name, xaxis_title=name)
-    made = page(name, name, [name], [(name, table([name], [[name], [1]])), (name, figure), ("", Fragment("<p>x</p>"))])
+    made = page(
+        name, name, [name], [(name, table([name], [[name], [1]])), (name, figure), ("", Markup("<p>x</p>")), ("", name)]
+    )
     assert runs(made) == []
     assert made.count("alert(1)") >= 6
 

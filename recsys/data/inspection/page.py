@@ -1,14 +1,13 @@
 """One page about a table that a person reads before training."""
 
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
 
 from recsys.data.inspection.examine import Examined, worries
 from recsys.data.inspection.field_stats import LARGE, SHIFT, FieldStats
-from recsys.pages.html import Fragment, page, table
+from recsys.pages.html import Markup, page, table
 
 __all__ = ["html"]
 
@@ -16,17 +15,17 @@ _COLOURS = {"train": "#3b6fb6", "valid": "#c77700", "test": "#2a7f62", "left out
 _MOMENTS = 40  # points of the curve of label rate
 
 
-def _spark(heights: Sequence[float]) -> Fragment:
+def _spark(heights: Sequence[float]) -> Markup:
     """Bars of a distribution, 120 × 24 pixels."""
     if not heights or max(heights) <= 0:
-        return Fragment("")
+        return Markup("")
     wide, top = 120 / len(heights), max(heights)
     tall = [24 * h / top if h == 0 else max(1.0, 24 * h / top) for h in heights]
-    bars = "".join(
-        f'<rect x="{i * wide:.1f}" y="{24 - h:.1f}" width="{max(0.8, wide - 0.6):.1f}" height="{h:.1f}"/>'
-        for i, h in enumerate(tall)
+    bar = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>')
+    bars = Markup().join(bar.format(i * wide, 24 - h, max(0.8, wide - 0.6), h) for i, h in enumerate(tall))
+    return Markup('<svg class="spark" width="120" height="24" fill="currentColor" aria-hidden="true">{}</svg>').format(
+        bars
     )
-    return Fragment(f'<svg class="spark" width="120" height="24" fill="currentColor" aria-hidden="true">{bars}</svg>')
 
 
 def _percent(value: float | None) -> str:
@@ -62,7 +61,7 @@ _COLUMNS = (
     "field", "AUC alone", "missing", "PSI valid", "PSI test", "unseen valid", "unseen test", "shape", "values",
     "top 10", "≥ min_count", "read as",
 )  # fmt: skip
-_LEGEND = (
+_LEGEND = Markup(
     "<p>AUC alone: of the label rate of the field's value, fitted on training, on validation. PSI: Σ (q − p)·ln(q / p) "
     "over training deciles, or over the 20 most frequent values, others and missing; above "
     f"{SHIFT} a shift to look at (!), above {LARGE} a large one (!!). Unseen: share of rows with a value that training "
@@ -134,8 +133,10 @@ def html(x: Examined) -> str:
     if (curve := _over_time(x)) is not None:
         sections.append(("Label rate over time", curve))
     order = sorted(x.fields, key=lambda f: -f.auc if np.isfinite(f.auc) else 0)
-    made = f"<p>Made in preparation, so not here: {escape(', '.join(x.skipped))}.</p>" if x.skipped else ""
-    fields = table(_COLUMNS, [_row(f) for f in order]) + made + _LEGEND
+    fields = table(_COLUMNS, [_row(f) for f in order])
+    if x.skipped:
+        fields += Markup("<p>Made in preparation, so not here: {}.</p>").format(", ".join(x.skipped))
+    fields += _LEGEND
     sections.append(("Fields, the most telling first", fields))
     repeated = [["rows that repeat another in everything that is read", _percent(x.repeated)]]
     repeated.append(["test rows that are in training too", _percent(x.crossing)])

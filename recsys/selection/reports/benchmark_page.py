@@ -1,14 +1,13 @@
 """A benchmark of selectors: its table, and the page with the curves."""
 
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
 from recsys.files import write_text
-from recsys.pages.html import Fragment, page, table
+from recsys.pages.html import Markup, page, table
 from recsys.selection.reports.curve_plot import add_curve, legend_above
 
 __all__ = ["columns", "rows", "write_page"]
@@ -137,7 +136,7 @@ def write_page(about: About, path: Path) -> None:
     ]
     if answered:
         links = [
-            [Fragment(f'<a href="{escape(m["report"])}">{escape(n)}</a>'), m["smallest_k"] or "none"]
+            [Markup('<a href="{}">{}</a>').format(m["report"], n), m["smallest_k"] or "none"]
             for n, m in answered.items()
         ]
         sections += [

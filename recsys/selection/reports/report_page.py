@@ -2,14 +2,13 @@
 
 import csv
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
 from recsys.files import whole, write_text
-from recsys.pages.html import page, table
+from recsys.pages.html import Markup, page, table
 from recsys.selection.reports.curve_plot import add_curve, convergence, legend_above
 from recsys.selection.scores import UNSETTLED
 
@@ -164,7 +163,7 @@ def _sure(report: Report) -> str:
             said.append(f"With what is dropped shuffled instead of trained without, {_loses(report['shuffled'])}.")
     else:
         said.append("What dropping costs in AUC shows once stages retrain and evaluate have run (evaluation.html).")
-    return "<ul>" + "".join(f"<li>{escape(s)}</li>" for s in said) + "</ul>"
+    return Markup("<ul>{}</ul>").format(Markup().join(Markup("<li>{}</li>").format(s) for s in said))
 
 
 def _importance(report: Report) -> go.Figure:
