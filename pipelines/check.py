@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from glob import iglob
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 from omegaconf import OmegaConf
@@ -12,11 +12,10 @@ from omegaconf import OmegaConf
 from pipelines.benchmark_settings import benchmark_settings
 from pipelines.earlier import stages_to_run, taken_over
 from pipelines.places import check_places
-from pipelines.stage import STAGES
+from pipelines.stage import SETTINGS, STAGES
 from recsys.config import factory
 from recsys.config.factory import check_value, make_dataclass
 from recsys.config.options import CONF, present_name
-from recsys.config.ranges import Count, Natural, Seed
 from recsys.data.preparation.fields import FieldConfig, data_fields
 from recsys.errors import ConfigError
 from recsys.selection.reports.find import is_mlflow_id, named
@@ -24,22 +23,6 @@ from recsys.training.auto import Facts, resolve
 from recsys.training.config import TrainConfig
 
 __all__ = ["check", "check_table"]
-
-_KINDS: dict[str, Any] = {
-    "seed": Seed,
-    "device": Literal["auto", "cpu", "cuda"],
-    "calibrate": bool,
-    "trusted": list[str],
-    "select.top_k": Count | None,  # pyright: ignore[reportOperatorIssue]
-    "select.no_cut": Count | None,  # pyright: ignore[reportOperatorIssue]
-    "select.protect": list[str],
-    "select.repeats": Literal["keep", "drop"],
-    "select.apply": str | list[str] | None,
-    "select.probes": Natural,
-    "export.golden": Literal["synthetic", "rows", "none"],
-    "export.past": bool,
-}
-"""What config.yaml's own settings are."""
 
 _BUILT = ("model", "embedding", "sequence", "optimizer", "table_optimizer", "selection", "compression", "quantization")
 """Groups whose option names what builds a part of the run."""
@@ -131,14 +114,16 @@ def check(config: Mapping[str, Any]) -> None:
     """
     _known_keys(config)
     _stages(config)
-    for key, kind in _KINDS.items():
+    factory.trust(check_value(config["trusted"], SETTINGS["trusted"], "trusted"))
+    for key, kind in SETTINGS.items():
         group, _, name = key.rpartition(".")
-        check_value((config[group] if group else config)[name], kind, key)
+        value = check_value((config[group] if group else config)[name], kind, key)
+        if isinstance(value, Mapping):  # an option of another group
+            factory.check(value, key)
     if config["device"] == "cuda":
         from recsys.training.device import Device  # imports torch, which takes a second: only if there is a question
 
         Device.choose("cuda")
-    factory.trust(config["trusted"])
     embedding = _parts(config)
     check_places(config)
     apply = config["select"]["apply"]

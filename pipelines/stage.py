@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from recsys.config.ranges import Count, Natural, Seed
 from recsys.errors import ConfigError
 from recsys.events import SILENT, Reporter
 from recsys.files import write_json
@@ -12,6 +13,7 @@ from recsys.results import VERSION, prepared_folder, relative
 
 __all__ = [
     "MODEL_STAGES",
+    "SETTINGS",
     "STAGES",
     "Kind",
     "Result",
@@ -51,6 +53,22 @@ STAGES = {  # in their order
     "export": Kind("export.run", ("name", "export"), MODEL_STAGES),
     "benchmark": Kind("benchmark.run", ("benchmark", "select", *_TRAINING)),
 }
+
+SETTINGS: dict[str, Any] = {
+    "seed": Seed,
+    "device": Literal["auto", "cpu", "cuda"],
+    "calibrate": bool,
+    "trusted": list[str],
+    "select.top_k": Count | None,  # pyright: ignore[reportOperatorIssue]
+    "select.no_cut": Count | None,  # pyright: ignore[reportOperatorIssue]
+    "select.protect": list[str],
+    "select.repeats": Literal["keep", "drop"],
+    "select.apply": str | list[str] | None,
+    "select.probes": Natural,
+    "export.golden": Literal["synthetic", "rows", "none"],
+    "export.past": bool,
+}
+"""What config.yaml's own settings may be."""
 
 
 @dataclass(frozen=True)

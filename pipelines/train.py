@@ -17,12 +17,19 @@ from recsys.training.auto import facts, resolve
 from recsys.training.config import TrainConfig
 from recsys.training.device import Device
 from recsys.training.fit import best_look, fit
-from recsys.training.loop import seed_everything
+from recsys.training.loop import Loss, label_loss, seed_everything
 
-__all__ = ["run", "run_again"]
+__all__ = ["run", "run_again", "train_model"]
 
 
-def _train(stage: Stage, schema: Schema) -> Result:
+def train_model(stage: Stage, schema: Schema, loss: Loss = label_loss) -> Result:
+    """Train `config.model` over `config.embedding` on some fields, and leave it in the stage's folder.
+
+    Args:
+        stage: Its `config` and its folder, which holds a resume.pt if this was killed.
+        schema: The fields.
+        loss: What training lowers.
+    """
     train, valid = Shards(stage.data, "train", schema), Shards(stage.data, "valid", schema)
     seen = facts(train)
     chosen = resolve(stage.config, seen)
@@ -40,7 +47,7 @@ def _train(stage: Stage, schema: Schema) -> Result:
     seed_everything(spec["seed"])
     model = checkpoint.build(schema, spec, device)
     resume = stage.folder / "resume.pt"
-    history = fit(model, train, valid, config, spec["seed"], resume, device=device, reporter=stage.reporter)
+    history = fit(model, train, valid, config, spec["seed"], resume, device=device, reporter=stage.reporter, loss=loss)
     checkpoint.save(stage.folder, model, spec)
     write_json(stage.folder / "history.json", history)
     best = best_look(history)
@@ -65,14 +72,14 @@ def run(stage: Stage) -> Result:
     """Train `config.model` over `config.embedding` on every field, or on those that `select.apply` keeps."""
     schema, apply = Schema.load(stage.data / "schema.json"), stage.config["select"]["apply"]
     if apply is None:
-        return _train(stage, schema)
+        return train_model(stage, schema)
     names = kept(apply, Path(stage.config["runs"]), schema.names)
     chosen = write_json(stage.folder / "selection.json", {"keep": names})
-    result = _train(stage, schema.subset(names))
+    result = train_model(stage, schema.subset(names))
     return replace(result, artifacts=[*result.artifacts, chosen])
 
 
 def run_again(stage: Stage) -> Result:
     """Train from scratch on the fields that stage select kept."""
     kept = read_made(stage.earlier("select"), "selection.json", "a selection", {"keep": [str]})["keep"]
-    return _train(stage, Schema.load(stage.data / "schema.json").subset(kept))
+    return train_model(stage, Schema.load(stage.data / "schema.json").subset(kept))

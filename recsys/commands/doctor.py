@@ -130,6 +130,17 @@ def _device() -> Iterator[Finding]:
     name = torch.cuda.get_device_name() if device.torch_device.type == "cuda" else platform.machine()
     yield Finding("device", f"{device.reason} ({name})")
     yield Finding("cores", f"{_cores()}, torch uses {torch.get_num_threads()}")
+    yield _optimizers(gpu=device.torch_device.type == "cuda")
+
+
+def _optimizers(gpu: bool) -> Finding:
+    """The kernels that update tables and dense layers with the default optimisers."""
+    kernels = "CUDA" if _cuda_build() else "CPU"
+    if gpu and kernels == "CPU":
+        value = "expected FBGEMM's CUDA kernels for tables on the GPU, found its CPU kernels: set device=cpu until then"
+        return Finding("optimizers", value, False, _reinstall_fbgemm("fbgemm-gpu"), blocks=False)
+    tables = f"tables by row-wise Adagrad in FBGEMM's {kernels} kernels, within the backward pass"
+    return Finding("optimizers", f"{tables}; dense layers by AdamW, {'all at once' if gpu else 'one tensor at a time'}")
 
 
 def _gib(count: int) -> str:

@@ -109,6 +109,11 @@ def _target(config: Mapping[str, Any], at: str) -> str:
     return present_name(target)
 
 
+def _given(at: str) -> int:
+    """`_GIVEN` of the group of an option that stands at `model`, or at `distill.model`."""
+    return next((_GIVEN[part] for part in at.split(".") if part in _GIVEN), 0)
+
+
 def _arguments(config: Mapping[str, Any], hints: Mapping[str, Any], at: str) -> dict[str, Any]:
     """The settings of a configuration, checked: unknown ones and wrong types are refused."""
     if list(hints)[: len(_OLD_SELECTOR)] == _OLD_SELECTOR:
@@ -118,7 +123,7 @@ def _arguments(config: Mapping[str, Any], hints: Mapping[str, Any], at: str) -> 
             "search.build, search.how and search.seed"
         )
     given = {str(k): v for k, v in config.items() if k not in ("_target_", "_partial_")}
-    _known(given, list(hints)[_GIVEN.get(at.split(".")[0], 0) :], at)
+    _known(given, list(hints)[_given(at) :], at)
     return {k: check_value(v, hints[k], f"{at}.{k}") for k, v in given.items()}
 
 

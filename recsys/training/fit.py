@@ -21,7 +21,7 @@ from recsys.frame.ctr import CTR
 from recsys.training.checkpoint import read_weights
 from recsys.training.config import TrainConfig
 from recsys.training.device import CPU, Device
-from recsys.training.loop import Training, seed_everything
+from recsys.training.loop import Loss, Training, label_loss, seed_everything
 
 __all__ = ["Fit", "best_look", "fit", "logits"]
 
@@ -118,6 +118,7 @@ def fit(
     on_look: Callable[[dict[str, float]], None] | None = None,
     device: Device | None = None,
     reporter: Reporter = SILENT,
+    loss: Loss = label_loss,
 ) -> list[dict[str, float]]:
     """Train until validation logloss stops falling; leave the best weights, and their optimiser state, in the model.
 
@@ -132,6 +133,7 @@ def fit(
         on_look: Called with each look's figures.
         device: Where the model is; None is the CPU in `config.precision`.
         reporter: Told how many rows of all epochs are done, and each look's figures once they are in `checkpoint`.
+        loss: What a step lowers; a look is at the labels all the same.
 
     Returns:
         One entry a look: step, train_loss, valid_logloss, valid_auc.
@@ -143,7 +145,7 @@ def fit(
     seed_everything(seed)
     size = min(config.batch_size, len(train))
     per_epoch = len(train) // size
-    training = Training(model, config, per_epoch, device=device)
+    training = Training(model, config, per_epoch, device=device, loss=loss)
     state = Fit(training)
     if checkpoint and checkpoint.exists():
         state.load(checkpoint)

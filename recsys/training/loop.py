@@ -18,10 +18,13 @@ from recsys.frame.ctr import CTR
 from recsys.training.config import TrainConfig
 from recsys.training.device import Device
 
-__all__ = ["Mix", "Step", "Training", "batch_loss", "bf16", "row_mean", "seed_everything"]
+__all__ = ["Loss", "Mix", "Step", "Training", "batch_loss", "bf16", "label_loss", "row_mean", "seed_everything"]
 
 Mix = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 """(x_BW, batch) → (what the head is given instead, a penalty to add to the loss)."""
+
+Loss = Callable[[Tensor, Batch], Tensor]
+"""(logits of a batch, the batch) → the mean loss of its rows, weighted as they are."""
 
 
 def bf16(precision: str) -> bool:
@@ -50,6 +53,11 @@ def batch_loss(logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None) -> Ten
     )
 
 
+def label_loss(logit_B: Tensor, batch: Batch) -> Tensor:
+    """`batch_loss` of a batch's own labels."""
+    return batch_loss(logit_B, batch.label_B, batch.weight_B)
+
+
 @dataclass(frozen=True)
 class Step:
     """A step that has been taken.
@@ -75,6 +83,7 @@ class Training:
         mix: Changes what the head is given; None leaves x_BW.
         others: Optimisers of what `mix` learns; they step with those of the model, at a rate of their own.
         device: Where the model is, and in which precision it learns; None is the CPU in `config.precision`.
+        loss: What a step lowers, without penalties.
 
     Raises:
         ConfigError: If the model's tables cannot be trained.
@@ -88,9 +97,10 @@ class Training:
         mix: Mix | None = None,
         others: Sequence[torch.optim.Optimizer] = (),
         device: Device | None = None,
+        loss: Loss = label_loss,
     ):
         self.model, self.config, self.steps_per_epoch = model, config, steps_per_epoch
-        self.mix, self.others = mix, others
+        self.mix, self.others, self.loss = mix, others, loss
         self.total = steps_per_epoch * config.max_epochs
         self.embedding = model.trainable()
         dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.")]
@@ -120,7 +130,7 @@ class Training:
         mixed_BW, penalty = self.mix(x_BW, batch) if self.mix else (x_BW, 0.0)
         with self.device.autocast():
             logit_B = self.model.logits_of(mixed_BW)
-        loss = batch_loss(logit_B, batch.label_B, batch.weight_B)
+        loss = self.loss(logit_B, batch)
         total = loss + penalty
         if self.config.table_l2:
             square_B = self.model.looked_up(x_BW).square().sum(1)

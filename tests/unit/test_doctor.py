@@ -136,3 +136,8 @@ def test_it_says_which_device_and_precision_a_run_takes_and_why(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     device = by_name()["device"]
     assert device.ok and device.value == "cuda, since torch can use a GPU; bf16, since it multiplies bf16 itself (H100)"
+    finding = by_name()["optimizers"]
+    assert not finding.ok and not finding.blocks and "fbgemm-gpu==1.8.0" in finding.mend, "its CPU build is here"
+    monkeypatch.setattr(doctor, "_cuda_build", lambda: "1.8.0")
+    value = doctor._optimizers(gpu=True).value
+    assert "row-wise Adagrad in FBGEMM's CUDA kernels" in value and value.endswith("AdamW, all at once")
