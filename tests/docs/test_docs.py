@@ -29,7 +29,8 @@ def documents():
 
 
 def code(text):
-    """The fenced blocks and the code spans of a document."""
+    """The fenced blocks and the code spans of a document, but for blocks of text: they may hold prose."""
+    text = re.sub(r"^```text\n.*?^```$", "", text, flags=re.S | re.M)
     return [*FENCE.findall(text), *SPAN.findall(FENCE.sub("", text))]
 
 
