@@ -24,7 +24,8 @@ from recsys.training.config import TrainConfig
 
 __all__ = ["check", "check_table"]
 
-_BUILT = ("model", "embedding", "sequence", "optimizer", "table_optimizer", "selection", "compression", "quantization")
+_BUILT = ("model", "embedding", "sequence", "head", "optimizer", "table_optimizer", "selection", "compression",
+          "quantization")  # fmt: skip
 """Groups whose option names what builds a part of the run."""
 
 _SOME = Facts(rows=10_000, positives=5_000, cardinalities=(100,), numbers=1)
@@ -85,7 +86,7 @@ def _parts(config: Mapping[str, Any]) -> Mapping[str, Any]:
         settings = chosen.get(group, config[group])
         if isinstance(settings, Mapping):
             factory.check(settings, group)
-        elif settings:  # null and false leave it out
+        elif settings or group == "head":  # null and false leave it out
             raise ConfigError(f"{group}: expected an option of the group, got {settings!r}: name one")
     return chosen["embedding"]
 

@@ -43,6 +43,7 @@ COLUMNS = {
 def _nbytes(model: CTR) -> int:
     """Bytes of tables and dense parameters as held for scoring."""
     held = [*model.interaction.parameters(), *model.sequences.parameters(), *model.sequences.buffers()]
+    held += model.head.parameters()
     dense = sum(p.numel() * p.element_size() for p in held)
     return model.embedding.plain().nbytes + dense
 

@@ -56,7 +56,8 @@ def ordered(schema: Schema, names: Sequence[str]) -> list[str]:
 
 def retrain_name(stage: Stage, names: Sequence[str], seed: int) -> str:
     """Names a retrain: all that its weights and figures depend on, the code included."""
-    parts = {k: stage.config[k] for k in ("model", "embedding", "sequence", "train", "optimizer", "table_optimizer")}
+    built = ("model", "embedding", "sequence", "head", "train", "optimizer", "table_optimizer")
+    parts = {k: stage.config[k] for k in built}
     code = code_version("pipelines.train", "pipelines.evaluate", *targets(parts), without=_NO_PART)
     versions = [recsys.__version__, torch.__version__, checkpoint.VERSION, code]
     key = json.dumps([stage.data.name, parts, seed, sorted(names), versions], sort_keys=True)

@@ -24,7 +24,7 @@ __all__ = [
     "write_json",
 ]
 
-_TRAINING = ("model", "embedding", "sequence", "train", "optimizer", "table_optimizer", "seed")
+_TRAINING = ("model", "embedding", "sequence", "head", "train", "optimizer", "table_optimizer", "seed")
 MODEL_STAGES = ("train", "retrain", "compress")  # those that leave a model, in order
 
 

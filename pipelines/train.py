@@ -17,12 +17,12 @@ from recsys.training.auto import facts, resolve
 from recsys.training.config import TrainConfig
 from recsys.training.device import Device
 from recsys.training.fit import best_look, fit
-from recsys.training.loop import Loss, label_loss, seed_everything
+from recsys.training.loop import Loss, seed_everything
 
 __all__ = ["run", "run_again", "train_model"]
 
 
-def train_model(stage: Stage, schema: Schema, loss: Loss = label_loss) -> Result:
+def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Result:
     """Train `config.model` over `config.embedding` on some fields, and leave it in the stage's folder.
 
     Args:
@@ -39,6 +39,7 @@ def train_model(stage: Stage, schema: Schema, loss: Loss = label_loss) -> Result
         "model": chosen["model"],
         "embedding": chosen["embedding"],
         "sequence": stage.config["sequence"],
+        "head": stage.config["head"],
         "table_optimizer": stage.config["table_optimizer"],
         "embedding_dropout": config.embedding_dropout,
         "seed": stage.config["seed"],

@@ -29,6 +29,7 @@ _GIVEN = {
     "model": 1,
     "embedding": 1,
     "sequence": 1,
+    "head": 1,
     "optimizer": 3,
     "selection": 1,
     "benchmark": 1,

@@ -1,4 +1,7 @@
-"""One batch as the model takes it. B rows, K sparse fields, L id columns (L ≥ K), N numeric fields."""
+"""One batch as the model takes it.
+
+B rows, K sparse fields, L id columns (L ≥ K), N numeric fields, T labels.
+"""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -44,19 +47,29 @@ class Batch(Pipelineable):
             read position by position, straight from `ids_BL`.
         ids_BL: All ids row-major, −1 padded: what plain-tensor (exported) models take.
         dense_BN: float32; the numbers, then the weights of weighted lists.
-        label_B: float32, 0 or 1.
+        label_BT: float32, 0 or 1, the main label first; NaN where one of the others was not observed. One label
+            may come as label_B.
         weight_B: float32 sample weights ≥ 0; None weighs all rows alike.
     """
 
     ids: KeyedJaggedTensor
     ids_BL: Tensor
     dense_BN: Tensor
-    label_B: Tensor
+    label_BT: Tensor
     weight_B: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.label_BT.ndim == 1:
+            self.label_BT = self.label_BT.unsqueeze(1)
+
+    @property
+    def label_B(self) -> Tensor:
+        """The main label."""
+        return self.label_BT[:, 0]
 
     @classmethod
     def of(
-        cls, schema: Schema, ids_BL: Tensor, dense_BN: Tensor, label_B: Tensor, weight_B: Tensor | None = None
+        cls, schema: Schema, ids_BL: Tensor, dense_BN: Tensor, label_BT: Tensor, weight_B: Tensor | None = None
     ) -> "Batch":
         """A batch from row-major arrays."""
         pooled = [f for f in schema.sparse if f.kind != "sequence"]
@@ -64,7 +77,7 @@ class Batch(Pipelineable):
         if len(pooled) < len(schema.sparse):
             picked_BL = ids_BL[:, [c for f in pooled for c in schema.id_columns[f.name]]]
         jagged = to_jagged(picked_BL, [f.name for f in pooled], [f.max_length for f in pooled])
-        return cls(jagged, ids_BL, dense_BN, label_B, weight_B)
+        return cls(jagged, ids_BL, dense_BN, label_BT, weight_B)
 
     def _parts(self) -> list[Any]:
         return [getattr(self, f.name) for f in fields(self)]
@@ -84,4 +97,4 @@ class Batch(Pipelineable):
         return Batch(*(None if p is None else p.pin_memory() for p in self._parts()))
 
     def __len__(self) -> int:
-        return self.label_B.shape[0]
+        return self.label_BT.shape[0]

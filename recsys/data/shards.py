@@ -1,7 +1,8 @@
 """Row-major shards: .npy arrays that are memory-mapped, so that reading in order copies nothing.
 
-A split's folder holds ids.npy [rows, L] int32, dense.npy [rows, N] float32, label.npy [rows]
-float32 and, where the schema has them, group.npy [rows] int64 and weight.npy [rows] float32.
+A split's folder holds ids.npy [rows, L] int32, dense.npy [rows, N] float32, label.npy [rows] float32 and, where the
+schema has them, group.npy [rows] int64 and weight.npy [rows] float32. Of T labels, label.npy is [rows, T], the main
+one first; NaN: not observed.
 """
 
 from collections.abc import Iterator
@@ -56,7 +57,9 @@ class Shards:
         whole = Schema.load(self.folder / "schema.json")
         self.schema = schema or whole
         mend = f"remove {self.folder} and run stage prepare again"
-        self._ids, self._dense, self.label_B = (read_array(where / f"{n}.npy", mend) for n in ("ids", "dense", "label"))
+        self._ids, self._dense, label = (read_array(where / f"{n}.npy", mend) for n in ("ids", "dense", "label"))
+        self.label_BT = label.reshape(len(label), -1)
+        self.label_B = self.label_BT[:, 0]
         self.group_B, self.weight_B = (
             read_array(where / f"{n}.npy", mend) if (where / f"{n}.npy").exists() else None for n in ("group", "weight")
         )
@@ -67,7 +70,7 @@ class Shards:
 
     def batch(self, rows: slice | np.ndarray) -> Batch:
         """The given rows as a batch; a slice is read without a copy."""
-        ids, dense, label = self._ids[rows], self._dense[rows], self.label_B[rows]
+        ids, dense, label = self._ids[rows], self._dense[rows], self.label_BT[rows]
         if self._pick is not None:
             ids, dense = ids[:, self._pick[0]], dense[:, self._pick[1]]
         ids_BL = torch.from_numpy(np.asarray(ids)).long()

@@ -128,7 +128,7 @@ def golden_answers(
     training = model.training
     model.eval()
     with torch.no_grad():
-        logit_B = model(Batch.of(schema, ids_BL, dense_BN, torch.zeros(len(rows)))).float().numpy()
+        logit_B = model(Batch.of(schema, ids_BL, dense_BN, torch.zeros(len(rows))))[:, 0].float().numpy()
     model.train(training)
     if not np.isfinite(logit_B).all():
         raise DataError("export: expected finite logits of the golden rows, got NaN: the model diverged, retrain")

@@ -60,7 +60,7 @@ class ScoringGraph(nn.Module):
     def forward(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:
         """→ logit_B."""
         x = self.plain.lookup(ids_BL, dense_BN)
-        return self.model.logits_of(self.model.pool(x, ids_BL))
+        return self.model.logits_of(self.model.pool(x, ids_BL)).squeeze(1)
 
 
 def compiler() -> str | None:

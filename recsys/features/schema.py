@@ -83,10 +83,11 @@ class Schema:
 
     Args:
         fields: All fields, the looked-up ones first, then the numeric ones.
-        label: Raw name of the 0/1 label column.
+        label: Raw name of the 0/1 label column; of several, the main one.
         group: Raw name of the column that GAUC groups by, or None.
         weight: Raw name of the column of sample weights, or None.
         time: Raw name of the column of event times, or None.
+        other_labels: Raw names of further label columns, whose values may be missing.
 
     Raises:
         ConfigError: If two fields share a name, there is none, or a numeric one comes too early.
@@ -97,6 +98,7 @@ class Schema:
     group: str | None = None
     weight: str | None = None
     time: str | None = None
+    other_labels: tuple[str, ...] = ()
     _index: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +116,11 @@ class Schema:
     def names(self) -> list[str]:
         """All field names in order."""
         return [f.name for f in self.fields]
+
+    @property
+    def labels(self) -> list[str]:
+        """All labels, the main one first."""
+        return [self.label, *self.other_labels]
 
     @property
     def sparse(self) -> list[Field]:
@@ -173,7 +180,7 @@ class Schema:
         """A JSON-ready form; `from_json` reads it back."""
         return {
             "fields": [asdict(f) for f in self.fields],
-            "label": self.label,
+            "labels": self.labels,
             "group": self.group,
             "weight": self.weight,
             "time": self.time,
@@ -182,8 +189,9 @@ class Schema:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Schema":
         """Read what `to_json` wrote."""
-        made = tuple(_field(f) for f in value["fields"])
-        return cls(made, value["label"], value["group"], value.get("weight"), value.get("time"))
+        label, *others = value["labels"]
+        fields = tuple(_field(f) for f in value["fields"])
+        return cls(fields, label, value["group"], value.get("weight"), value.get("time"), tuple(others))
 
     @classmethod
     def load(cls, path: Path) -> "Schema":
@@ -192,5 +200,5 @@ class Schema:
         Raises:
             DataError: If there is none, or it is damaged.
         """
-        shape = {"fields": [{"name": str, "inputs": [str], "dtypes": [str]}], "label": str}
+        shape = {"fields": [{"name": str, "inputs": [str], "dtypes": [str]}], "labels": [str]}
         return cls.from_json(read_json(path, "a schema", "prepare the data, or export the bundle, again", shape=shape))

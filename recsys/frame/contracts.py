@@ -1,6 +1,6 @@
 """What the rooms owe each other. A contract is a Protocol: nothing inherits from it.
 
-B rows of a batch, W the width of all fields side by side.
+B rows of a batch, W the width of all fields side by side, O numbers of an interaction, T labels.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from recsys.data.batch import Batch
 from recsys.tables.lookup import Lookup
 from recsys.tables.plain import PlainEmbedding
 
-__all__ = ["Embedding", "TableOptimizer", "TrainableEmbedding"]
+__all__ = ["Embedding", "Head", "TableOptimizer", "TrainableEmbedding"]
 
 
 @runtime_checkable
@@ -80,3 +80,25 @@ class TrainableEmbedding(Embedding, Protocol):
     def set_learning_rate(self, lr: float) -> None:
         """The rate of the next updates of tables, > 0."""
         ...
+
+
+class Head(Protocol):
+    """A module built from the labels' names: what the interaction gives a row → a logit for each label."""
+
+    outputs: int  # O: how many numbers a row it asks the interaction for
+
+    def __call__(self, y_BO: Tensor, /) -> Tensor:
+        """→ logit_BT, the main label first."""
+        ...
+
+    def loss(self, logit_BT: Tensor, label_BT: Tensor, weight_B: Tensor | None) -> Tensor:
+        """What training lowers: a mean over rows, weighted as they are; a label of NaN was not observed."""
+        ...
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """As `nn.Module`'s; so are the next two."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], /) -> object: ...

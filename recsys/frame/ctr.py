@@ -1,11 +1,12 @@
-"""The frame every model shares: embedding → pool sequences → [gate] → interaction → logit.
+"""The frame every model shares: embedding → pool sequences → [gate] → interaction → head.
 
-B rows, F fields, L positions of a sequence, W the width of all fields side by side, D embedding dim.
+B rows, F fields, L positions of a sequence, W the width of all fields side by side, D embedding dim, O numbers of an
+interaction, T labels.
 """
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,30 +14,34 @@ from torch import Tensor, nn
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError
 from recsys.features.schema import Field, Schema
-from recsys.frame.contracts import Embedding, TrainableEmbedding
+from recsys.frame.contracts import Embedding, Head, TrainableEmbedding
+from recsys.heads.click import Click
 
 __all__ = ["CTR"]
 
 
 class CTR(nn.Module):
-    """logit = interaction(dropout(pool(embedding(batch)))).
+    """logit_BT = head(interaction(dropout(pool(embedding(batch))))).
 
     Args:
         schema: The fields.
         embedding: ids, dense → the fields side by side, sequences unpooled; it tells `widths`, one
             for each field.
         interaction: Builds the interaction from the pooled widths. One that has a parameter `numbers` is
-            told how many of the last fields are numbers.
+            told how many of the last fields are numbers, one that has `outputs` how many numbers a row the head
+            wants of it; without `outputs` it gives one.
         embedding_dropout: Share of x_BW's entries of looked-up fields that training zeroes.
         sequence: Builds the pooling of one sequence from its width: query_BD, keys_BLD, there_BL →
             pooled_BD. The query is the field whose table the sequence reads.
+        head: Builds the head from the names of the schema's labels.
 
     Raises:
         ConfigError: If there are sequences and no pooling, or one that attends to a candidate that is
-            not in the schema.
+            not in the schema; or if the head wants several numbers of an interaction that gives one.
     """
 
     embedding: Embedding
+    head: Head
 
     def __init__(
         self,
@@ -45,6 +50,7 @@ class CTR(nn.Module):
         interaction: Callable[..., nn.Module],
         embedding_dropout: float = 0.0,
         sequence: Callable[[int], nn.Module] | None = None,
+        head: Callable[[Sequence[str]], Head] = Click,
     ):
         super().__init__()
         self.schema = schema
@@ -57,8 +63,18 @@ class CTR(nn.Module):
         self._places = [(i, self._candidate(f), ids[f.name].start, ids[f.name].stop) for i, f in sequences.items()]
         self._looked_up = sum(w for f, w in zip(schema.fields, self.widths, strict=True) if f.is_sparse)
         self.dropout = nn.Dropout(embedding_dropout)
-        told = {"numbers": len(schema.numeric)} if "numbers" in inspect.signature(interaction).parameters else {}
-        self.interaction = interaction(self.widths, **told)
+        self.head = head(schema.labels)
+        self.interaction = self._interaction(interaction)
+
+    def _interaction(self, interaction: Callable[..., nn.Module]) -> nn.Module:
+        known = {"numbers": len(self.schema.numeric), "outputs": self.head.outputs}
+        wanted = {k: v for k, v in known.items() if k in inspect.signature(interaction).parameters}
+        if self.head.outputs != 1 and "outputs" not in wanted:
+            raise ConfigError(
+                f"model: the head wants {self.head.outputs} numbers a row, and this model has no parameter `outputs`: "
+                "add outputs: int = 1 to its __init__, and give so many numbers, or set head=click"
+            )
+        return interaction(self.widths, **wanted)
 
     def _candidate(self, f: Field) -> int | None:
         """Where the field stands that a sequence's table belongs to, if it is one vector a row."""
@@ -96,14 +112,19 @@ class CTR(nn.Module):
         return x_BW[:, : self._looked_up]
 
     def logits_of(self, x_BW: Tensor) -> Tensor:
-        """x_BW → logit_B. Selection puts its gates on x_BW, before this."""
+        """x_BW → logit_BT. Selection puts its gates on x_BW, before this."""
         if self.training and self.dropout.p > 0:
             looked_up, dense = x_BW.tensor_split([self._looked_up], 1)
             x_BW = torch.cat([self.dropout(looked_up), dense], 1)
-        return self.interaction(x_BW)
+        y = self.interaction(x_BW)
+        return self.head(y if y.ndim == 2 else y.unsqueeze(1))  # a model without `outputs` may give logit_B
+
+    def loss(self, logit_BT: Tensor, batch: Batch) -> Tensor:
+        """The head's loss of a batch whose logits are these."""
+        return self.head.loss(logit_BT, batch.label_BT, batch.weight_B)
 
     def forward(self, batch: Batch) -> Tensor:
-        """→ logit_B."""
+        """→ logit_BT."""
         return self.logits_of(self.features(batch))
 
     def trainable(self) -> TrainableEmbedding:

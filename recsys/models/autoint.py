@@ -54,6 +54,7 @@ class AutoInt(nn.Module):
         hidden: Widths of the MLP; none leaves AutoInt.
         dropout: After each hidden layer of the MLP.
         dim: D; by default the widest field's.
+        outputs: O, numbers that it gives a row: what the head wants. CTR tells it.
 
     Source: Song et al., AutoInt: Automatic Feature Interaction Learning via Self-Attentive Neural Networks,
     CIKM 2019, sections 4.4, 4.5 and 5.5 (AutoInt+).
@@ -68,6 +69,7 @@ class AutoInt(nn.Module):
         hidden: Sequence[Layer] = (256, 128),
         dropout: Share = 0.0,
         dim: Layer | None = None,
+        outputs: int = 1,
     ):
         super().__init__()
         dim = dim or max(widths)
@@ -75,7 +77,7 @@ class AutoInt(nn.Module):
         inside = [dim] + [heads * head_width] * layers
         self.layers = nn.ModuleList(Attention(d, heads, head_width) for d in inside[:-1])
         self.deep = mlp(sum(widths), list(hidden), dropout)
-        self.logit = nn.Linear(len(widths) * inside[-1] + (hidden[-1] if hidden else 0), 1)
+        self.logit = nn.Linear(len(widths) * inside[-1] + (hidden[-1] if hidden else 0), outputs)
 
     def attention(self, x_BW: Tensor) -> list[Tensor]:
         """→ α_BHFF of each layer: which fields each field looks at, to be shown to people."""
@@ -86,11 +88,11 @@ class AutoInt(nn.Module):
         return maps
 
     def forward(self, x_BW: Tensor) -> Tensor:
-        """→ logit_B."""
+        """→ y_BO."""
         x_BFD = self.stack(x_BW)
         for layer in self.layers:
             x_BFD = layer(x_BFD)
         parts = [x_BFD.flatten(1)]
         if len(self.deep):
             parts.append(self.deep(x_BW))
-        return self.logit(torch.cat(parts, 1)).squeeze(1)
+        return self.logit(torch.cat(parts, 1))

@@ -60,6 +60,7 @@ class DCN(nn.Module):
         structure: `stacked`, `parallel` or `crossnet`.
         hidden: Widths of the MLP.
         dropout: After each hidden layer.
+        outputs: O, numbers that it gives a row: what the head wants. CTR tells it.
 
     Raises:
         ConfigError: If the structure is unknown or the rank does not pay.
@@ -75,6 +76,7 @@ class DCN(nn.Module):
         structure: Literal["stacked", "parallel", "crossnet"] = "parallel",
         hidden: Sequence[Layer] = (256, 128),
         dropout: Share = 0.0,
+        outputs: int = 1,
     ):
         super().__init__()
         if structure not in ("stacked", "parallel", "crossnet"):
@@ -85,13 +87,13 @@ class DCN(nn.Module):
         self.cross = Cross(width, layers, rank)
         self.deep = mlp(width, hidden, dropout)
         deep = hidden[-1] if hidden else width
-        self.logit = nn.Linear({"stacked": deep, "parallel": width + deep, "crossnet": width}[structure], 1)
+        self.logit = nn.Linear({"stacked": deep, "parallel": width + deep, "crossnet": width}[structure], outputs)
 
     def forward(self, x_BW: Tensor) -> Tensor:
-        """→ logit_B."""
+        """→ y_BO."""
         crossed = self.cross(x_BW)
         if self.structure == "parallel":
             crossed = torch.cat([crossed, self.deep(x_BW)], 1)
         elif self.structure == "stacked":
             crossed = self.deep(crossed)
-        return self.logit(crossed).squeeze(1)
+        return self.logit(crossed)

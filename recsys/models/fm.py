@@ -16,8 +16,8 @@ _BIAS = 30.0  # with Adam's usual rate of .001 to .002, log odds of −1.2 are 2
 
 
 def pairwise(v_BFD: Tensor) -> Tensor:
-    """Σ_{i<j} ⟨v_i, v_j⟩ = ½ Σ_d [(Σ_i v_id)² − Σ_i v_id²] → B, in O(F·D)."""
-    return 0.5 * (v_BFD.sum(1).square() - v_BFD.square().sum(1)).sum(1)
+    """Σ_{i<j} v_i ⊙ v_j = ½ [(Σ_i v_i)² − Σ_i v_i²] → pairs_BD, in O(F·D); its sum over D is Σ_{i<j} ⟨v_i, v_j⟩."""
+    return 0.5 * (v_BFD.sum(1).square() - v_BFD.square().sum(1))
 
 
 class FM(nn.Module):
@@ -40,22 +40,28 @@ class FM(nn.Module):
     Args:
         widths: Width of each of the F fields; those other than `dim` are projected.
         dim: D; by default the widest field's. At D = 1 there are no pairs.
+        outputs: O, numbers that it gives a row: what the head wants. CTR tells it. One is the logit; several
+            are linear in Σ_i w_i and in each dimension of Σ_{i<j} v_i ⊙ v_j / √D.
 
     Source: Rendle, Factorization Machines, 2010, equations 1 and 5. Sharing a row between w_i and v_i,
     and the scales, are ours.
     """
 
-    def __init__(self, widths: Sequence[int], dim: Layer | None = None):
+    def __init__(self, widths: Sequence[int], dim: Layer | None = None, outputs: int = 1):
         super().__init__()
         dim = dim or max(widths)
         self.stack = Stack(widths, dim)
-        self.bias = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(() if outputs == 1 else outputs))
+        self.mix = None if outputs == 1 else nn.Linear(1 + dim, outputs, bias=False)
         self.pair_scale = dim**-0.5
         self.first_scale = _FIRST / len(widths) ** 0.5
 
     def forward(self, x_BW: Tensor) -> Tensor:
-        """→ logit_B."""
+        """→ y_BO."""
         x_BFD = self.stack(x_BW)
         mean_BF1 = x_BFD.mean(2, keepdim=True)
         first_B = self.first_scale * mean_BF1.sum((1, 2))
-        return _BIAS * self.bias + first_B + self.pair_scale * pairwise(x_BFD - mean_BF1)
+        pairs_BD = pairwise(x_BFD - mean_BF1)
+        if self.mix is None:
+            return (_BIAS * self.bias + first_B + self.pair_scale * pairs_BD.sum(1)).unsqueeze(1)
+        return _BIAS * self.bias + self.mix(torch.cat([first_B.unsqueeze(1), self.pair_scale * pairs_BD], 1))

@@ -17,15 +17,18 @@ class MLP(nn.Module):
         widths: Width of each field.
         hidden: Widths of the MLP; none leaves logistic regression on the embeddings.
         dropout: After each hidden layer.
+        outputs: O, numbers that it gives a row: what the head wants. CTR tells it.
 
     Source: Zhou et al., Deep Interest Network, KDD 2018, figure 2, left (the base model), with ReLU.
     """
 
-    def __init__(self, widths: Sequence[int], hidden: Sequence[Layer] = (256, 128), dropout: Share = 0.0):
+    def __init__(
+        self, widths: Sequence[int], hidden: Sequence[Layer] = (256, 128), dropout: Share = 0.0, outputs: int = 1
+    ):
         super().__init__()
         self.deep = mlp(sum(widths), list(hidden), dropout)
-        self.logit = nn.Linear(hidden[-1] if hidden else sum(widths), 1)
+        self.logit = nn.Linear(hidden[-1] if hidden else sum(widths), outputs)
 
     def forward(self, x_BW: Tensor) -> Tensor:
-        """→ logit_B."""
-        return self.logit(self.deep(x_BW)).squeeze(1)
+        """→ y_BO."""
+        return self.logit(self.deep(x_BW))

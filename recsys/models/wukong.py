@@ -182,6 +182,7 @@ class Wukong(nn.Module):
             embedding of its own.
         bottom_rows: Embeddings that the bottom MLP makes.
         numbers: How many of the last fields are numbers; CTR tells it.
+        outputs: O, numbers that it gives a row: what the head wants. CTR tells it.
 
     Raises:
         ConfigError: If a count is below 1.
@@ -206,6 +207,7 @@ class Wukong(nn.Module):
         bottom: Sequence[Layer] | None = (64,),
         bottom_rows: Layer = 1,
         numbers: int = 0,
+        outputs: int = 1,
     ):
         super().__init__()
         counts = {"layers": layers, "n_fm": n_fm, "n_linear": n_linear, "rank": rank, "bottom_rows": bottom_rows}
@@ -226,8 +228,8 @@ class Wukong(nn.Module):
             self.layers.append(WukongLayer(n, dim, n_fm, n_linear, rank, hidden, dropout, y))
         flat = rows[-1] * dim
         self.head = mlp(flat, head, dropout)
-        self.logit = nn.Linear(head[-1] if head else flat, 1)
+        self.logit = nn.Linear(head[-1] if head else flat, outputs)
 
     def forward(self, x_BW: Tensor) -> Tensor:
-        """→ logit_B."""
-        return self.logit(self.head(self.layers(self.stack(x_BW)).flatten(1))).squeeze(1)
+        """→ y_BO."""
+        return self.logit(self.head(self.layers(self.stack(x_BW)).flatten(1)))

@@ -75,7 +75,7 @@ class Probed:
         numbers = sum(f.max_length for f in schema.numeric)  # what stands behind them are weights
         ids_BL = torch.cat([real.ids_BL, other.ids_BL[:, sparse]], 1)
         dense = [real.dense_BN[:, :numbers], other.dense_BN[:, floats], real.dense_BN[:, numbers:]]
-        return Batch.of(self.schema, ids_BL, torch.cat(dense, 1), real.label_B, real.weight_B)
+        return Batch.of(self.schema, ids_BL, torch.cat(dense, 1), real.label_BT, real.weight_B)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """See `Split`."""

@@ -15,10 +15,11 @@ from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
+from recsys.heads.loss import cross_entropy
 from recsys.progress import progress
 from recsys.selection.scores import FieldScores
 from recsys.training.config import TrainConfig
-from recsys.training.loop import Mix, Step, Training, batch_loss, bf16, seed_everything
+from recsys.training.loop import Mix, Step, Training, bf16, seed_everything
 
 __all__ = ["Search", "Selector", "batches_forever", "gate_loss", "gate_rate", "search_fields", "train_gated"]
 
@@ -79,7 +80,7 @@ def batches_forever(shards: Split, size: int, seed: int) -> Iterator[Batch]:
 
 
 def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, precision: str) -> Tensor:
-    """BCE(y, head(gate(x))), with x looked up without gradient: a loss of the gates alone.
+    """BCE(y, logit(gate(x))) of the main label, with x looked up without gradient: a loss of the gates alone.
 
     The head runs in the precision of training, its input too: where the processor multiplies bf16
     that is several times as fast. Σ w·l / Σ w if rows have sample weights; a gate that
@@ -89,8 +90,8 @@ def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, precis
         x_BW = model.features(batch)
     half, mixed_BW = bf16(precision), gate(x_BW)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        logit_B = model.logits_of(mixed_BW.bfloat16() if half else mixed_BW)
-    return batch_loss(logit_B, batch.label_B, batch.weight_B)
+        logit_BT = model.logits_of(mixed_BW.bfloat16() if half else mixed_BW)
+    return cross_entropy(logit_BT[:, 0], batch.label_B, batch.weight_B)
 
 
 def train_gated(

@@ -58,7 +58,7 @@ class Shuffled:
                 donor_R = donors(len(block_RD), self._weight_R, self._generators[name])
             self._blocks[name].copy_(block_RD[donor_R])
         with torch.autocast("cpu", torch.bfloat16, enabled=self._half):
-            logit_R = torch.cat([self.model.logits_of(part).float() for part in self.x_RW.split(8192)])
+            logit_R = torch.cat([self.model.logits_of(part)[:, 0].float() for part in self.x_RW.split(8192)])
         for name, block_RD in kept.items():
             self._blocks[name].copy_(block_RD)
         return logit_R.numpy()

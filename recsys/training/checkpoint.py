@@ -12,8 +12,9 @@ from recsys.config.factory import make
 from recsys.errors import DataError
 from recsys.features.schema import Schema
 from recsys.files import read_json, whole, write_json
-from recsys.frame.contracts import TrainableEmbedding
+from recsys.frame.contracts import Embedding, TrainableEmbedding
 from recsys.frame.ctr import CTR
+from recsys.heads.click import Click
 from recsys.tables.lookup import Lookup
 from recsys.tables.plain import PlainEmbedding
 from recsys.tables.saved import restored, saved
@@ -21,7 +22,7 @@ from recsys.training.device import CPU, Device
 
 __all__ = ["VERSION", "build", "load", "optimizer_state", "read_weights", "save", "squared_gradients"]
 
-VERSION = 3  # of model.json and model.pt
+VERSION = 4  # of model.json and model.pt
 
 
 def build(schema: Schema, spec: dict[str, Any], device: Device = CPU) -> CTR:
@@ -29,8 +30,9 @@ def build(schema: Schema, spec: dict[str, Any], device: Device = CPU) -> CTR:
 
     Args:
         schema: The fields.
-        spec: `model`, `embedding` and, if there are sequences, `sequence` (configurations with
-            `_partial_: true`), `embedding_dropout`, `table_optimizer` (the embedding's own by default).
+        spec: `model`, `embedding`, `head` (the click head by default) and, if there are sequences, `sequence`
+            (configurations with `_partial_: true`), `embedding_dropout`, `table_optimizer` (the embedding's own
+            by default).
         device: Tables are made there; a dense part, drawn on the CPU and moved, starts alike on every device.
 
     Raises:
@@ -38,10 +40,16 @@ def build(schema: Schema, spec: dict[str, Any], device: Device = CPU) -> CTR:
     """
     with device.torch_device:
         embedding = make(spec["embedding"], "embedding")(schema)
-    model = CTR(schema, embedding, make(spec["model"], "model"), spec["embedding_dropout"], _sequence(spec))
+    model = _frame(schema, embedding, spec)
     if spec.get("table_optimizer"):
         model.trainable().use_optimizer(make(spec["table_optimizer"], "table_optimizer")())
     return model.to(device.torch_device)
+
+
+def _frame(schema: Schema, embedding: Embedding, spec: dict[str, Any]) -> CTR:
+    """A fresh model over an embedding."""
+    sequence, head = _sequence(spec), make(spec["head"], "head") if spec.get("head") else Click
+    return CTR(schema, embedding, make(spec["model"], "model"), spec["embedding_dropout"], sequence, head)
 
 
 def _sequence(spec: dict[str, Any]) -> Callable[..., Any] | None:
@@ -58,6 +66,7 @@ def save(folder: Path, model: CTR, spec: dict[str, Any]) -> None:
     else:
         state["interaction"] = model.interaction.state_dict()
         state["sequences"] = model.sequences.state_dict()
+        state["head"] = model.head.state_dict()
         state["tables"] = {n: saved(t) for n, t in plain.tables.items()}
         about["lookups"] = [asdict(k) for k in plain.lookups]
     with whole(folder / "model.pt", "wb") as file:
@@ -114,9 +123,10 @@ def load(folder: Path, device: Device = CPU) -> tuple[CTR, dict[str, Any]]:
     if "tables" in state:
         tables = {n: restored(t) for n, t in state["tables"].items()}
         embedding = PlainEmbedding(schema, tables, [Lookup(**k) for k in about["lookups"]])
-        model = CTR(schema, embedding, make(spec["model"], "model"), sequence=_sequence(spec))
+        model = _frame(schema, embedding, spec)
         model.interaction.load_state_dict(state["interaction"])
-        model.sequences.load_state_dict(state.get("sequences", {}))
+        model.sequences.load_state_dict(state["sequences"])
+        model.head.load_state_dict(state["head"])
     else:
         model = build(schema, spec, device)
         model.load_state_dict(state["model"])

@@ -21,19 +21,23 @@ from recsys.frame.ctr import CTR
 from recsys.training.checkpoint import read_weights
 from recsys.training.config import TrainConfig
 from recsys.training.device import CPU, Device
-from recsys.training.loop import Loss, Training, label_loss, seed_everything
+from recsys.training.loop import Loss, Training, seed_everything
 
-__all__ = ["Fit", "best_look", "fit", "logits"]
+__all__ = ["Fit", "best_look", "fit", "label_logits", "logits"]
 
 RESUME_VERSION = 5  # of resume.pt
 
 
-@torch.no_grad()
 def logits(model: CTR, shards: Split, batch_size: int = 8192, device: Device = CPU) -> np.ndarray:
-    """Score every row of a split in order, in float32, on the device where the model is → logit_B."""
+    """Score every row of a split in order, in float32, on the device where the model is → logit_B of the main label."""
+    return label_logits(model, shards, batch_size, device)[:, 0]
+
+
+@torch.no_grad()
+def label_logits(model: CTR, shards: Split, batch_size: int = 8192, device: Device = CPU) -> np.ndarray:
+    """As `logits`, of all labels → logit_BT."""
     model.eval()
-    parts = [model(device.batch(b)).numpy(force=True) for b in shards.batches(batch_size)]
-    return np.concatenate(parts)
+    return np.concatenate([model(device.batch(b)).numpy(force=True) for b in shards.batches(batch_size)])
 
 
 class Fit:
@@ -118,7 +122,7 @@ def fit(
     on_look: Callable[[dict[str, float]], None] | None = None,
     device: Device | None = None,
     reporter: Reporter = SILENT,
-    loss: Loss = label_loss,
+    loss: Loss | None = None,
 ) -> list[dict[str, float]]:
     """Train until validation logloss stops falling; leave the best weights, and their optimiser state, in the model.
 

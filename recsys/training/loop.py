@@ -9,22 +9,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recsys.config.factory import make
 from recsys.data.batch import Batch
 from recsys.data.split import Split
 from recsys.frame.ctr import CTR
+from recsys.heads.loss import row_mean
 from recsys.training.config import TrainConfig
 from recsys.training.device import Device
 
-__all__ = ["Loss", "Mix", "Step", "Training", "batch_loss", "bf16", "label_loss", "row_mean", "seed_everything"]
+__all__ = ["Loss", "Mix", "Step", "Training", "bf16", "seed_everything"]
 
 Mix = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 """(x_BW, batch) → (what the head is given instead, a penalty to add to the loss)."""
 
 Loss = Callable[[Tensor, Batch], Tensor]
-"""(logits of a batch, the batch) → the mean loss of its rows, weighted as they are."""
+"""(logit_BT of a batch, the batch) → the mean loss of its rows, weighted as they are."""
 
 
 def bf16(precision: str) -> bool:
@@ -37,25 +38,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def row_mean(value_B: Tensor, weight_B: Tensor | None) -> Tensor:
-    """Σ w·v / Σ w, the plain mean without weights; 0 if no row of the batch counts."""
-    return value_B.mean() if weight_B is None else (weight_B * value_B).sum() / weight_B.sum().clamp(min=1e-12)
-
-
-def batch_loss(logit_B: Tensor, label_B: Tensor, weight_B: Tensor | None) -> Tensor:
-    """`row_mean` of the binary cross-entropy of each row."""
-    if weight_B is None:
-        return nn.functional.binary_cross_entropy_with_logits(logit_B.float(), label_B)
-    return row_mean(
-        nn.functional.binary_cross_entropy_with_logits(logit_B.float(), label_B, reduction="none"), weight_B
-    )
-
-
-def label_loss(logit_B: Tensor, batch: Batch) -> Tensor:
-    """`batch_loss` of a batch's own labels."""
-    return batch_loss(logit_B, batch.label_B, batch.weight_B)
 
 
 @dataclass(frozen=True)
@@ -83,7 +65,7 @@ class Training:
         mix: Changes what the head is given; None leaves x_BW.
         others: Optimisers of what `mix` learns; they step with those of the model, at a rate of their own.
         device: Where the model is, and in which precision it learns; None is the CPU in `config.precision`.
-        loss: What a step lowers, without penalties.
+        loss: What a step lowers, without penalties; None is the loss of the model's head.
 
     Raises:
         ConfigError: If the model's tables cannot be trained.
@@ -97,10 +79,10 @@ class Training:
         mix: Mix | None = None,
         others: Sequence[torch.optim.Optimizer] = (),
         device: Device | None = None,
-        loss: Loss = label_loss,
+        loss: Loss | None = None,
     ):
         self.model, self.config, self.steps_per_epoch = model, config, steps_per_epoch
-        self.mix, self.others, self.loss = mix, others, loss
+        self.mix, self.others, self.loss = mix, others, loss or model.loss
         self.total = steps_per_epoch * config.max_epochs
         self.embedding = model.trainable()
         dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.")]
@@ -129,8 +111,8 @@ class Training:
         x_BW = self.model.features(batch)
         mixed_BW, penalty = self.mix(x_BW, batch) if self.mix else (x_BW, 0.0)
         with self.device.autocast():
-            logit_B = self.model.logits_of(mixed_BW)
-        loss = self.loss(logit_B, batch)
+            logit_BT = self.model.logits_of(mixed_BW)
+        loss = self.loss(logit_BT, batch)
         total = loss + penalty
         if self.config.table_l2:
             square_B = self.model.looked_up(x_BW).square().sum(1)

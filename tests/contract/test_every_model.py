@@ -38,8 +38,18 @@ def test_there_are_models() -> None:
 
 
 def test_one_finite_logit_a_row(model: nn.Module, x_BW: torch.Tensor) -> None:
-    logit_B = model(x_BW)
-    assert logit_B.shape == (32,) and logit_B.dtype == torch.float32 and logit_B.isfinite().all()
+    y_BO = model(x_BW)
+    assert y_BO.shape == (32, 1) and y_BO.dtype == torch.float32 and y_BO.isfinite().all()
+
+
+@pytest.mark.parametrize("outputs", [2, 5])
+def test_as_many_numbers_a_row_as_the_head_wants(conf, outputs: int, x_BW: torch.Tensor) -> None:
+    """Each differs from the others, and gives every parameter a gradient."""
+    model = instantiate(conf)(WIDTHS, outputs=outputs)
+    y_BO = model.eval()(x_BW)
+    y_BO.square().sum().backward()
+    assert y_BO.shape == (32, outputs) and y_BO[0].unique().numel() == outputs
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
 
 
 def test_gradient_reaches_every_parameter_and_every_input(model: nn.Module, x_BW: torch.Tensor) -> None:
@@ -58,7 +68,7 @@ def test_rows_do_not_know_each_other(model: nn.Module, x_BW: torch.Tensor) -> No
 
 def test_batch_of_one_is_the_row_alone(model: nn.Module, x_BW: torch.Tensor) -> None:
     model.eval()
-    assert model(x_BW[:1]).shape == (1,)
+    assert model(x_BW[:1]).shape == (1, 1)
     torch.testing.assert_close(torch.cat([model(x) for x in x_BW.split(1)]), model(x_BW), rtol=1e-4, atol=1e-5)
 
 
@@ -81,7 +91,7 @@ def test_learns_a_planted_label(model: nn.Module) -> None:
     adam = torch.optim.Adam(model.parameters(), 2e-2)
     losses = []
     for _ in range(25):
-        loss = nn.functional.binary_cross_entropy_with_logits(model(x_BW), label_B)
+        loss = nn.functional.binary_cross_entropy_with_logits(model(x_BW)[:, 0], label_B)
         adam.zero_grad()
         loss.backward()
         adam.step()

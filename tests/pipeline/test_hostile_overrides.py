@@ -28,8 +28,9 @@ KINDS: dict[str, list[str]] = {
     "name": WORD, "tracking.experiment": WORD, "tracking.register": WORD, "data.name": WORD, "runs": PLACE,
     "tracking.uri": ["''", "3", "[a]", "{a:1}", "foo://x", "sqlite://", "sqlite:////no/such/x.db", "http:/x", "true"],
     "seed": NUMBER, "calibrate": SWITCH, "select": PARTS, "export": PARTS, "tracking": PARTS, "train": PARTS,
-    "model": OPTION, "embedding": OPTION, "sequence": OPTION, "selection": OPTION, "compression": OPTION,
-    "quantization": OPTION, "data": OPTION, "experiment": OPTION, "stages": [*LIST, "[]", "[train,train]", "null"],
+    "model": OPTION, "embedding": OPTION, "sequence": OPTION, "head": OPTION, "selection": OPTION,
+    "compression": OPTION, "quantization": OPTION, "data": OPTION, "experiment": OPTION,
+    "stages": [*LIST, "[]", "[train,train]", "null"],
     "trusted": LIST, "select.protect": LIST, "select.top_k": NUMBER, "select.no_cut": NUMBER, "select.probes": NUMBER,
     "select.repeats": [*SWITCH, "KEEP"], "select.apply": ["3", "{a:1}", "[3]", "true", "[]", "''"],
     "export.golden": [*SWITCH, "Rows"], "from_run": ["absent", "../x", "[a]", "{a:1}", "3", "/etc", "true"],
@@ -53,7 +54,7 @@ def settings(group: str, option: str) -> Iterator[tuple[str, Any]]:
 def hostile() -> list[list[str]]:
     """Every setting with every value that it cannot have, as command lines."""
     found = [[f"{key}={value}"] for key, values in KINDS.items() for value in (*values, *EVER)]
-    for group in ("model", "embedding", "sequence", "selection", "compression", "quantization"):
+    for group in ("model", "embedding", "sequence", "head", "selection", "compression", "quantization"):
         for path in sorted((CONF / group).glob("*.yaml")):
             for key, default in settings(group, path.stem):
                 wrong = [*NUMBER, *EVER] + ([] if default is None else ["null"])

@@ -108,7 +108,7 @@ def test_a_weight_of_n_is_n_rows(weighed):
     one, many = (run("shark", model, s).score for s in (few, repeated))
     assert one == pytest.approx(many, rel=1e-5)
     assert change_rates(few) == pytest.approx(change_rates(repeated), abs=1e-9)
-    logit = [np.concatenate([model(b).detach().numpy() for b in s.batches(999)]) for s in (few, repeated)]
+    logit = [np.concatenate([model(b)[:, 0].detach().numpy() for b in s.batches(999)]) for s in (few, repeated)]
     gain = [gain_over_constant(z, s.label_B, s.weight_B) for z, s in zip(logit, (few, repeated), strict=True)]
     assert gain[0].mean == pytest.approx(gain[1].mean) and gain[0].constant == pytest.approx(gain[1].constant)
     for name in WEIGHT:
@@ -190,7 +190,7 @@ def test_health_reads_training_rows_that_count_from_anywhere(case):
 def test_gate_loss_is_the_weighted_mean(weighed):
     model, few, _ = weighed
     batch = few.batch(slice(0, 500))
-    z, y, w = (v.detach().double().numpy() for v in (model(batch), batch.label_B, batch.weight_B))
+    z, y, w = (v.detach().double().numpy() for v in (model(batch)[:, 0], batch.label_B, batch.weight_B))
     want = np.average(np.logaddexp(0, z) - y * z, weights=w)
     assert float(gate_loss(model, torch.nn.Identity(), batch, "fp32").detach()) == pytest.approx(want, rel=1e-5)
 

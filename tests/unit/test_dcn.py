@@ -109,8 +109,8 @@ def test_structures_wire_what_they_say(structure: str) -> None:
         "parallel": lambda: torch.cat([cross, model.deep(x0)], 1),
         "crossnet": lambda: cross,
     }[structure]()
-    torch.testing.assert_close(model(x0), (seen @ model.logit.weight.T + model.logit.bias)[:, 0], **TIGHT)
-    assert model(x0[:1]).shape == (1,)
+    torch.testing.assert_close(model(x0)[:, 0], (seen @ model.logit.weight.T + model.logit.bias)[:, 0], **TIGHT)
+    assert model(x0[:1]).shape == (1, 1)
 
 
 def test_unknown_structure_is_refused() -> None:

@@ -166,7 +166,7 @@ def test_a_reservoir_steadies_the_gradient_of_a_rare_field_and_keeps_its_mean(tm
         seen = []
         for epoch in range(12):
             for batch in valid.shuffled(2048, epoch):
-                logit_B = model.logits_of(gates(model.embedding(batch)))
+                logit_B = model.logits_of(gates(model.embedding(batch)))[:, 0]
                 loss = torch.nn.functional.binary_cross_entropy_with_logits(logit_B, batch.label_B)
                 seen.append(float(torch.autograd.grad(loss, gates.theta_U)[0][i]))
         return np.array(seen)

@@ -76,12 +76,12 @@ def test_permutation_is_the_loss_of_shuffling_one_field(model, train, valid):
     batch, name = whole(valid), "price"
     with torch.no_grad():
         x_BW = model.embedding(batch)
-        base, deltas = bce(model.logits_of(x_BW), batch.label_B), []
+        base, deltas = bce(model.logits_of(x_BW)[:, 0], batch.label_B), []
         at = sum(model.widths[: model.schema.names.index(name)])
         for s in range(30):
             y_BW = x_BW.clone()
             y_BW[:, at] = x_BW[torch.randperm(len(x_BW), generator=torch.Generator().manual_seed(s)), at]
-            deltas.append(float(bce(model.logits_of(y_BW), batch.label_B) - base))
+            deltas.append(float(bce(model.logits_of(y_BW)[:, 0], batch.label_B) - base))
     error = np.std(deltas) / 30**0.5
     assert found.score[name] == pytest.approx(np.mean(deltas), abs=6 * error)
 
@@ -93,11 +93,11 @@ def test_what_shuffling_costs_is_measured_row_by_row_with_its_error(model, valid
     label, r, deltas, aucs = batch.label_B.numpy(), np.random.default_rng(0), [], []
     with torch.no_grad():
         x_BW = model.embedding(batch)
-        base = model.logits_of(x_BW)
+        base = model.logits_of(x_BW)[:, 0]
         blocks = dict(zip(names, x_BW.split(model.widths, 1), strict=True))
         for _ in range(40):
             order = {n: torch.from_numpy(r.permutation(len(label))) for n in ("price", "item")}
-            logit = model.logits_of(torch.cat([b[order[n]] if n in order else b for n, b in blocks.items()], 1))
+            logit = model.logits_of(torch.cat([b[order[n]] if n in order else b for n, b in blocks.items()], 1))[:, 0]
             delta = (bce(logit, batch.label_B, "none") - bce(base, batch.label_B, "none")).numpy()
             deltas.append((float(delta.mean()), float(delta.std(ddof=1)) / len(delta) ** 0.5))
             aucs.append(roc_auc_score(label, logit) - roc_auc_score(label, base))
@@ -124,7 +124,7 @@ def test_sfs_is_the_slope_of_the_loss_in_each_mask(model, train, valid):
         def loss(mask, x=x):
             keep = x.clone()
             x.mul_(mask)
-            value = float(bce(head(x_BW), batch.label_B.double()).detach())
+            value = float(bce(head(x_BW)[:, 0], batch.label_B.double()).detach())
             x.copy_(keep)
             return value
 
@@ -142,7 +142,7 @@ def test_shark_is_the_first_order_loss_of_each_row(model, train, valid):
     rows = []
     for b in range(len(x_BW)):
         x = x_BW[b : b + 1].clone().requires_grad_()
-        (g,) = torch.autograd.grad(bce(model.logits_of(x), batch.label_B[b : b + 1]), x)
+        (g,) = torch.autograd.grad(bce(model.logits_of(x)[:, 0], batch.label_B[b : b + 1]), x)
         rows.append([float(p.sum().abs()) for p in (g[0] * step_BW[b]).split(model.widths)])
     for name, slow in zip(model.schema.names, np.mean(rows, 0), strict=True):
         assert found.score[name] == pytest.approx(slow, rel=1e-4, abs=1e-9)

@@ -13,7 +13,7 @@ from recsys.config.options import CONF
 from recsys.errors import ConfigError
 from recsys.training.config import TrainConfig
 
-GROUPS = ("model", "embedding", "sequence", "selection", "compression", "quantization")
+GROUPS = ("model", "embedding", "sequence", "head", "selection", "compression", "quantization")
 ABSURD = (-1, 10**30, math.nan, math.inf, "many", [], True)
 SWITCHES = ("adaptive",)
 

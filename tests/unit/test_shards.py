@@ -42,7 +42,7 @@ def test_batches_in_order_hold_every_row(prepared: Path, train: Shards) -> None:
 
 def rows_of(shards: Shards, **how: object) -> list[list[int]]:
     """Which rows each shuffled batch holds, through a label that is the row's number."""
-    shards.label_B = np.arange(len(shards), dtype=np.float32)
+    shards.label_BT = np.arange(len(shards), dtype=np.float32)[:, None]
     return [b.label_B.int().tolist() for b in shards.shuffled(**how)]  # type: ignore[arg-type]
 
 

@@ -14,10 +14,11 @@ from recsys.errors import Cancelled, ConfigError, DataError
 from recsys.evaluation.metrics import auc, logloss, sigmoid
 from recsys.events import Together
 from recsys.frame.ctr import CTR
+from recsys.heads.loss import cross_entropy
 from recsys.models.dcn import DCN
 from recsys.training.config import TrainConfig
 from recsys.training.fit import Fit, fit, logits
-from recsys.training.loop import Training, batch_loss, seed_everything
+from recsys.training.loop import Training, seed_everything
 
 QUICK = TrainConfig(
     batch_size=128, max_epochs=2, lr=3e-3, table_lr=0.05, warmup_steps=5, evals_per_epoch=2, precision="fp32",
@@ -212,11 +213,11 @@ def test_loss_is_the_weighted_mean_and_its_gradient_too(train: Shards) -> None:
     logit_B = torch.randn(6, dtype=torch.float64, requires_grad=True)
     label_B = torch.tensor([0, 1, 1, 0, 0, 1.0], dtype=torch.float64)
     weight_B = torch.tensor([1, 2, 0, 1, 0, 3.0], dtype=torch.float64)
-    found = torch.autograd.grad(batch_loss(logit_B, label_B, weight_B), [logit_B])[0]
+    found = torch.autograd.grad(cross_entropy(logit_B, label_B, weight_B), [logit_B])[0]
     times = weight_B.long()
-    repeated = batch_loss(logit_B.repeat_interleave(times), label_B.repeat_interleave(times), None)
+    repeated = cross_entropy(logit_B.repeat_interleave(times), label_B.repeat_interleave(times), None)
     torch.testing.assert_close(found, torch.autograd.grad(repeated, [logit_B])[0], rtol=1e-5, atol=1e-7)
-    assert batch_loss(logit_B, label_B, torch.zeros(6)).item() == 0
+    assert cross_entropy(logit_B, label_B, torch.zeros(6)).item() == 0
 
 
 @pytest.mark.parametrize("how", ["ones", "none"])

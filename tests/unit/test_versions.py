@@ -111,6 +111,7 @@ def test_a_changed_trainer_retrains(prepared, tmp_path, own_code):
         "model": {"_target_": "recsys.models.dcn.DCN"},
         "embedding": {"_target_": "recsys.embeddings.per_field.PerField"},
         "sequence": {"_target_": "recsys.sequences.mean.Mean"},
+        "head": {"_target_": "recsys.heads.click.Click"},
         "train": {"lr": 0.1},
         "optimizer": {"_target_": "recsys.training.optimizers.adamw.adamw"},
         "table_optimizer": {"_target_": "recsys.embeddings.optimizers.sgd.sgd"},
@@ -125,7 +126,7 @@ def test_a_changed_trainer_retrains(prepared, tmp_path, own_code):
     for module in (
         "recsys/training/fit.py", "recsys/models/dcn.py", "recsys/embeddings/fused.py", "recsys/evaluation/metrics.py",
         "recsys/training/auto.py", "recsys/tables/lookup.py", "recsys/sequences/mean.py", "pipelines/evaluate.py",
-        "recsys/embeddings/optimizers/sgd.py",
+        "recsys/embeddings/optimizers/sgd.py", "recsys/heads/click.py",
     ):  # fmt: skip
         own_code(module, "CHANGED = 1")
         assert retrain_name(stage, ["a", "b"], 0) != first, module

@@ -55,7 +55,7 @@ def shark(search: Search, *, batch_size: Count = 8192) -> FieldScores:
                 x_BW = model.features(batch)
             x_BW.requires_grad_()
             loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                model.logits_of(x_BW), batch.label_B, reduction="sum"
+                model.logits_of(x_BW)[:, 0], batch.label_B, reduction="sum"
             )
             (gradient_BW,) = torch.autograd.grad(loss, x_BW)
             with torch.no_grad():

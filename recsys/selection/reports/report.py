@@ -39,7 +39,7 @@ def health(model: CTR, train: Split, valid: Split, rows: int = 100_000) -> dict[
     chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:rows])
     model.eval()
     parts = np.array_split(chosen, -(-len(chosen) // 8192))
-    train_logit = np.concatenate([model(train.batch(p)).detach().numpy() for p in parts])
+    train_logit = np.concatenate([model(train.batch(p))[:, 0].detach().numpy() for p in parts])
     train_weight = None if train.weight_B is None else train.weight_B[chosen]
     train_auc = auc(train_logit, train.label_B[chosen], train_weight)
     valid_logit, label_B, weight_B = logits(model, valid), valid.label_B, valid.weight_B

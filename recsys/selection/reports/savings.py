@@ -27,7 +27,7 @@ def size(model: CTR) -> dict[str, int]:
     optimizer_bytes: one float32 a table row (row-wise Adagrad) and two a dense parameter (Adam).
     """
     tables = model.embedding.plain().tables.values()
-    dense = sum(p.numel() for m in (model.interaction, model.sequences) for p in m.parameters())
+    dense = sum(p.numel() for m in (model.interaction, model.sequences, model.head) for p in m.parameters())
     return {
         "fields": len(model.schema.fields),
         "width": sum(model.widths),
@@ -71,8 +71,8 @@ def _train_times(models: Sequence[CTR], valid: Shards, precision: str) -> np.nda
         for j, (model, batch) in enumerate(zip(models, batches, strict=True)):
             started = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16(precision)):
-                logit_B = model.logits_of(model.features(batch))
-            torch.nn.functional.binary_cross_entropy_with_logits(logit_B.float(), batch.label_B).backward()
+                logit_BT = model.logits_of(model.features(batch))
+            model.loss(logit_BT, batch).backward()
             model.zero_grad()
             found[i, j] = 1e6 * (time.perf_counter() - started) / len(batch)
     for model, state in zip(models, history, strict=True):
