@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from recsys.config.ranges import Count, Natural, Seed
+from recsys.config.ranges import Count, Natural, Seed, Tau, Unit
 from recsys.errors import ConfigError
 from recsys.events import SILENT, Reporter
 from recsys.files import write_json
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _TRAINING = ("model", "embedding", "sequence", "head", "train", "optimizer", "table_optimizer", "seed")
-MODEL_STAGES = ("train", "retrain", "compress")  # those that leave a model, in order
+MODEL_STAGES = ("train", "retrain", "distill", "compress")  # those that leave a model, in order
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ STAGES = {  # in their order
     "train": Kind("train.run", (*_TRAINING, "select.apply")),
     "select": Kind("select_features.run", ("selection", "select", "train", "optimizer", "seed"), ("train",)),
     "retrain": Kind("train.run_again", _TRAINING, ("select",)),
+    "distill": Kind("distill.run", ("distill", *_TRAINING[2:]), ("train",)),
     "compress": Kind("compress.run", ("compression", "quantization"), ("train", "retrain")),
     "evaluate": Kind("evaluate.run", ("calibrate",), MODEL_STAGES),
     "export": Kind("export.run", ("name", "export"), MODEL_STAGES),
@@ -65,6 +66,10 @@ SETTINGS: dict[str, Any] = {
     "select.repeats": Literal["keep", "drop"],
     "select.apply": str | list[str] | None,
     "select.probes": Natural,
+    "distill.weight": Unit,
+    "distill.temperature": Tau,
+    "distill.model": Mapping[str, Any],
+    "distill.embedding": Mapping[str, Any],
     "export.golden": Literal["synthetic", "rows", "none"],
     "export.past": bool,
 }

@@ -1,0 +1,62 @@
+"""Stage distill: a student learns from the labels and from the logits of the newest model, its teacher.
+
+B rows of a batch, T labels.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.stage import Result, Stage, newest_model
+from pipelines.train import train_model
+from recsys.data.batch import Batch
+from recsys.data.shards import Shards
+from recsys.evaluation.metrics import sigmoid
+from recsys.frame.ctr import CTR
+from recsys.training import checkpoint
+from recsys.training.device import Device
+from recsys.training.fit import logits
+from recsys.training.loop import Loss
+
+__all__ = ["run", "soft_targets"]
+
+
+def soft_targets(teacher: CTR, weight: float, temperature: float) -> Loss:
+    """(1 − α)·loss(z, y) + α·T²·loss(z / T, σ(t / T)), with z the student's logit, t the teacher's and y the label.
+
+    `loss` is that of the head, which both share.
+
+    The second term is least if z = t. T² keeps its gradient as large at any T.
+
+    Args:
+        teacher: In eval mode, on the fields of the student.
+        weight: α, in [0, 1].
+        temperature: T, at least 1.
+
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015, section 2.
+    """
+
+    def loss(logit_BT: Tensor, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            soft_BT = torch.sigmoid(teacher(batch) / temperature)
+        soft = teacher.loss(logit_BT.float() / temperature, replace(batch, label_BT=soft_BT))
+        return (1 - weight) * teacher.loss(logit_BT, batch) + weight * temperature**2 * soft
+
+    return loss
+
+
+def run(stage: Stage) -> Result:
+    """Train `config.distill.model` over `config.distill.embedding` on the fields of the newest model."""
+    settings, source = stage.config["distill"], newest_model(stage, before="distill")
+    device = Device.choose(stage.config["device"])
+    teacher, _ = checkpoint.load(source, device)
+    parts = {group: settings[group] for group in ("model", "embedding")}
+    loss = soft_targets(teacher, settings["weight"], settings["temperature"])
+    result = train_model(replace(stage, config={**stage.config, **parts}), teacher.schema, loss)
+    student, _ = checkpoint.load(stage.folder, device)
+    valid = Shards(stage.data, "valid", teacher.schema)
+    ours_B, theirs_B = (sigmoid(logits(model, valid, device=device)) for model in (student, teacher))
+    distance = float(np.average(np.abs(ours_B - theirs_B), weights=valid.weight_B))
+    return replace(result, metrics={**result.metrics, "distance_to_teacher": distance}, tags={"teacher": source.name})
