@@ -31,12 +31,12 @@ MOST_CELLS = 40_000_000  # rows × columns held at once: about 1 GB in either ba
 def _figures(valid: Shards, test: Shards, predict: Predict) -> dict[str, dict[str, float]]:
     """Of validation and of test; those of test also after recalibration on validation, if that helps there."""
     logit = {s: scored(s, predict) for s in (valid, test)}
-    found = {s: evaluate(x_B, s.label_B, s.group_B, s.weight_B) for s, x_B in logit.items()}
+    figures = {s: evaluate(x_B, s.label_B, s.group_B, s.weight_B) for s, x_B in logit.items()}
     calibrator = fit_calibrator(sigmoid(logit[valid]), valid.label_B, valid.weight_B)
     if calibrator is not None:
         mended = evaluate(logit[test], test.label_B, None, test.weight_B, calibrator)
-        found[test] |= {f"recalibrated_{k}": mended[k] for k in ("logloss", "ne", "calibration", "ece")}
-    return {s.split: {k: float(v) for k, v in found[s].items() if np.isfinite(v)} for s in (valid, test)}
+        figures[test] |= {f"recalibrated_{k}": mended[k] for k in ("logloss", "ne", "calibration", "ece")}
+    return {s.split: {k: float(v) for k, v in figures[s].items() if np.isfinite(v)} for s in (valid, test)}
 
 
 def baseline(folder: Path, seed: int = 0) -> dict[str, Any]:
@@ -67,19 +67,19 @@ def baseline(folder: Path, seed: int = 0) -> dict[str, Any]:
             bar.update(task, description=name)
             started = time.perf_counter()
             predict, settings = fit(shards, train, seed)
-            found = _figures(shards["valid"], shards["test"], predict)
+            scored = _figures(shards["valid"], shards["test"], predict)
             seconds = round(time.perf_counter() - started, 1)
-            models[name] = {**found, "settings": settings, "seconds": seconds}
+            models[name] = {**scored, "settings": settings, "seconds": seconds}
             bar.advance(task)
     versions = {p: version(p) for p in ("scikit-learn", "lightgbm", "recsys")}
-    about = {
+    figures = {
         "models": models,
         "rows": {"used": len(train[2]), "of": len(shards["train"])},
         "versions": versions,
         "code": _code(),
     }
-    write_json(Path(folder) / "baselines.json", {**about, "seed": seed})
-    return about
+    write_json(Path(folder) / "baselines.json", {**figures, "seed": seed})
+    return figures
 
 
 def _code() -> str:
@@ -99,9 +99,9 @@ def read(folder: Path) -> dict[str, dict[str, float]]:
     path = Path(folder) / "baselines.json"
     if not path.exists():
         return {}
-    about = read_json(path, "figures of baselines", "run recsys data baseline again", shape=dict)
-    if about.get("code") != _code():
+    figures = read_json(path, "figures of baselines", "run recsys data baseline again", shape=dict)
+    if figures.get("code") != _code():
         console().print(f"{path} was made by other code and is left out: run recsys data baseline again")
         return {}
-    models = about["models"]
+    models = figures["models"]
     return {n: {**m["test"], **{f"valid_{k}": m["valid"][k] for k in ("auc", "logloss")}} for n, m in models.items()}

@@ -25,7 +25,7 @@ def linear(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Any, dict
     x, valid = sp.vstack([encoder(*(p[c : c + CHUNK] for p in train[:2])) for c in cuts], "csr"), shards["valid"]
     model = LogisticRegression(solver="newton-cg", max_iter=ITERATIONS, tol=1e-6, warm_start=True, random_state=seed)
     best: tuple[float, float, np.ndarray, np.ndarray] = (np.inf, 0.0, np.empty(0), np.empty(0))
-    about: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
 
     def predict(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
         return model.decision_function(encoder(ids_BL, dense_BN))
@@ -39,6 +39,6 @@ def linear(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Any, dict
         if loss >= best[0]:
             break
         best = (loss, strength, model.coef_.copy(), model.intercept_.copy())
-        about = {"iterations": int(model.n_iter_[0]), "converged": not warned}
+        settings = {"iterations": int(model.n_iter_[0]), "converged": not warned}
     model.C, model.coef_, model.intercept_ = best[1:]
-    return predict, {"C": best[1], "min_count": MIN_COUNT, "columns": encoder.width, **about}
+    return predict, {"C": best[1], "min_count": MIN_COUNT, "columns": encoder.width, **settings}

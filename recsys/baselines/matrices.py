@@ -26,8 +26,8 @@ def _listed(schema: Schema, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray)
     ids = ids_BL[:, schema.id_columns[name].start : schema.id_columns[name].stop]
     if not schema[name].weighted:
         return ids, (ids >= 0).astype(np.float64)
-    at = schema.weight_columns[name]
-    return ids, np.where(ids >= 0, dense_BN[:, at.start : at.stop], 0).astype(np.float64)
+    columns = schema.weight_columns[name]
+    return ids, np.where(ids >= 0, dense_BN[:, columns.start : columns.stop], 0).astype(np.float64)
 
 
 class OneHot:
@@ -133,8 +133,8 @@ class TargetRates:
 
     def _sums(self, name: str, ids_BL: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weighted Σ label and weighted rows of every id, over some rows."""
-        at = self.schema.id_columns[name]
-        ids, size = ids_BL[rows, at.start : at.stop], self.schema[name].cardinality
+        columns = self.schema.id_columns[name]
+        ids, size = ids_BL[rows, columns.start : columns.stop], self.schema[name].cardinality
         row, slot = np.nonzero(ids >= 0)
         flat, weight = ids[row, slot], self.weight[rows][row]
         return np.bincount(flat, self.label[rows][row] * weight, size), np.bincount(flat, weight, size)
@@ -154,13 +154,13 @@ class TargetRates:
         _, counts = _listed(self.schema, name, ids_BL, dense_BN)
         total_B = counts.sum(1)
         filled_B = total_B > 0
-        made = [(counts * v_BL).sum(1) / np.where(filled_B, total_B, 1) for v_BL in (rate_BL, often_BL)]
-        return np.stack([np.where(filled_B, made[0], self.mean), made[1]], 1).astype(np.float32)
+        means = [(counts * v_BL).sum(1) / np.where(filled_B, total_B, 1) for v_BL in (rate_BL, often_BL)]
+        return np.stack([np.where(filled_B, means[0], self.mean), means[1]], 1).astype(np.float32)
 
     def _before(self, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
         """→ B×2 of the training rows, each from the rows above it."""
-        at = self.schema.id_columns[name]
-        ids = ids_BL[:, at.start : at.stop]
+        columns = self.schema.id_columns[name]
+        ids = ids_BL[:, columns.start : columns.stop]
         row, slot = np.nonzero(ids >= 0)
         order = np.argsort(ids[row, slot], kind="stable")  # an id's rows stay in their order
         row, slot = row[order], slot[order]
@@ -178,8 +178,8 @@ class TargetRates:
         return self._mean(name, ids_BL, dense_BN, *sums)
 
     def _beside(self, ids_BL: np.ndarray, dense_BN: np.ndarray, wide: list[np.ndarray]) -> np.ndarray:
-        at = self.schema.id_columns
-        narrow = [ids_BL[:, [at[n].start]].astype(np.float32) for n in self.narrow]
+        columns = self.schema.id_columns
+        narrow = [ids_BL[:, [columns[n].start]].astype(np.float32) for n in self.narrow]
         return np.concatenate([_numbers(self.schema, dense_BN).astype(np.float32), *narrow, *wide], axis=1)
 
     def __call__(self, ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
@@ -193,6 +193,6 @@ class TargetRates:
         wide = [np.empty((len(ids_BL), 2), np.float32) for _ in self.wide]
         if self.wide:
             for seen, held in KFold(folds, shuffle=True, random_state=self.seed).split(ids_BL):
-                for name, made in zip(self.wide, wide, strict=True):
-                    made[held] = self._encode(name, ids_BL[held], dense_BN[held], self._sums(name, ids_BL, seen))
+                for name, crosses in zip(self.wide, wide, strict=True):
+                    crosses[held] = self._encode(name, ids_BL[held], dense_BN[held], self._sums(name, ids_BL, seen))
         return self._beside(ids_BL, dense_BN, wide)

@@ -34,8 +34,8 @@ def trees(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Any, dict[
     def predict(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
         return np.asarray(model.predict(encoder(ids_BL, dense_BN), raw_score=True))
 
-    about = {"trees": int(model.best_iteration), "num_leaves": leaves, "learning_rate": 0.05, "prior": PRIOR}
-    return predict, {**about, "native_categorical": len(encoder.native), "columns": encoder.width}
+    settings = {"trees": int(model.best_iteration), "num_leaves": leaves, "learning_rate": 0.05, "prior": PRIOR}
+    return predict, {**settings, "native_categorical": len(encoder.native), "columns": encoder.width}
 
 
 def lightgbm_or_mend() -> Any:

@@ -64,10 +64,10 @@ def _pip(*arguments: str) -> str:
 
 
 def _pin(name: str, package: str, wanted: str, *options: str) -> Finding:
-    found = _version(package)
-    if _release(found) == wanted:
-        return Finding(name, str(found))
-    value = f"expected {wanted}, found {found or 'none'}"
+    version = _version(package)
+    if _release(version) == wanted:
+        return Finding(name, str(version))
+    value = f"expected {wanted}, found {version or 'none'}"
     return Finding(name, value, False, _pip("install", *options, f"{package}=={wanted}"))
 
 
@@ -80,8 +80,8 @@ def _python() -> Finding:
 
 def _cuda_build() -> str | None:
     """The version of the real fbgemm-gpu; on CPU machines an empty stand-in of that name ends in +cpu."""
-    found = _version("fbgemm-gpu")
-    return None if found is None or found.endswith("+cpu") else found
+    version = _version("fbgemm-gpu")
+    return None if version is None or version.endswith("+cpu") else version
 
 
 def _fbgemm() -> Finding:
@@ -236,9 +236,9 @@ def main(given: Namespace | None = None) -> int:
     """
     findings = examine()
     _show(findings)
-    told: set[str] = set()
+    printed: set[str] = set()
     for finding in findings:
-        if finding.mend and finding.mend not in told:
+        if finding.mend and finding.mend not in printed:
             print(f"{finding.name}: mend it with\n  {finding.mend}")
-            told.add(finding.mend)
+            printed.add(finding.mend)
     return 2 if any(f.blocks for f in findings if not f.ok) else 0

@@ -71,7 +71,7 @@ def _importable(package: str) -> bool:
     return package in sys.modules or PathFinder.find_spec(package) is not None
 
 
-def check_value(value: Any, hint: Any, at: str) -> Any:
+def check_value(value: Any, hint: Any, place: str) -> Any:
     """A value as its type hint wants it: a whole number that stands for a float is one.
 
     Raises:
@@ -82,12 +82,14 @@ def check_value(value: Any, hint: Any, at: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         inside = "".join(f".{part}" for part in first["loc"])
-        raise ConfigError(f"{at}{inside}: {first['msg'].lower()}, got {first['input']!r}: give such a value") from error
+        raise ConfigError(
+            f"{place}{inside}: {first['msg'].lower()}, got {first['input']!r}: give such a value"
+        ) from error
 
 
-def _known(given: Mapping[str, Any], known: list[str], at: str) -> None:
+def _known(given: Mapping[str, Any], known: list[str], place: str) -> None:
     if unknown := sorted(set(given) - set(known)):
-        raise ConfigError(f"{at}: unknown {', '.join(unknown)}: expected some of {', '.join(known) or 'nothing'}")
+        raise ConfigError(f"{place}: unknown {', '.join(unknown)}: expected some of {', '.join(known) or 'nothing'}")
 
 
 def _package(target: str) -> str | None:
@@ -100,58 +102,58 @@ def allowed(target: Any) -> bool:
     return isinstance(target, str) and (present_name(target) in packaged_targets() or _package(target) is not None)
 
 
-def _target(config: Mapping[str, Any], at: str) -> str:
+def _target(config: Mapping[str, Any], place: str) -> str:
     target = config.get("_target_")
     if not isinstance(target, str) or not allowed(target):
         raise ConfigError(
-            f"{at}._target_: expected what a packaged option names, got {target!r}: choose an option of the group, "
+            f"{place}._target_: expected what a packaged option names, got {target!r}: choose an option of the group, "
             "or add trusted=[PACKAGE] if it is your own code"
         )
     return present_name(target)
 
 
-def _given(at: str) -> int:
+def _given(place: str) -> int:
     """`_GIVEN` of the group of an option that stands at `model`, or at `distill.model`."""
-    return next((_GIVEN[part] for part in at.split(".") if part in _GIVEN), 0)
+    return next((_GIVEN[part] for part in place.split(".") if part in _GIVEN), 0)
 
 
-def _arguments(config: Mapping[str, Any], hints: Mapping[str, Any], at: str) -> dict[str, Any]:
+def _arguments(config: Mapping[str, Any], hints: Mapping[str, Any], place: str) -> dict[str, Any]:
     """The settings of a configuration, checked: unknown ones and wrong types are refused."""
     if list(hints)[: len(_OLD_SELECTOR)] == _OLD_SELECTOR:
         raise ConfigError(
-            f"{at}: expected a selector that takes one Search, {config['_target_']} takes {', '.join(_OLD_SELECTOR)}: "
-            "begin it with `def select(search, *, SETTINGS)`, and read search.model, search.train, search.valid, "
-            "search.build, search.how and search.seed"
+            f"{place}: expected a selector that takes one Search, {config['_target_']} takes "
+            f"{', '.join(_OLD_SELECTOR)}: begin it with `def select(search, *, SETTINGS)`, and read search.model, "
+            "search.train, search.valid, search.build, search.how and search.seed"
         )
     given = {str(k): v for k, v in config.items() if k not in ("_target_", "_partial_")}
-    _known(given, list(hints)[_given(at) :], at)
-    return {k: check_value(v, hints[k], f"{at}.{k}") for k, v in given.items()}
+    _known(given, list(hints)[_given(place) :], place)
+    return {k: check_value(v, hints[k], f"{place}.{k}") for k, v in given.items()}
 
 
-def check(config: Mapping[str, Any], at: str) -> None:
+def check(config: Mapping[str, Any], place: str) -> None:
     """Check what `make` would, from the source if that tells; else import it.
 
     Args:
         config: A resolved configuration with a `_target_`.
-        at: Where it stands, for messages.
+        place: Where it stands, for messages.
 
     Raises:
         ConfigError: As `make`.
     """
-    hints = parameters(_target(config, at))
+    hints = parameters(_target(config, place))
     if hints is None:
-        make(config, at)
+        make(config, place)
     else:
-        _arguments(config, hints, at)
+        _arguments(config, hints, place)
 
 
-def make(config: Mapping[str, Any], at: str) -> Callable[..., Any]:
+def make(config: Mapping[str, Any], place: str) -> Callable[..., Any]:
     """The function or class that `_target_` names, with the other keys as its arguments.
 
     Args:
         config: A resolved configuration with the `_target_` of a packaged option, or one that a trusted
             package defines; `_partial_` is ignored.
-        at: Where it stands, for messages.
+        place: Where it stands, for messages.
 
     Returns:
         A callable that takes what the configuration does not give.
@@ -160,39 +162,39 @@ def make(config: Mapping[str, Any], at: str) -> Callable[..., Any]:
         ConfigError: If the target is absent, unknown, or neither packaged nor trusted (configuration is
             code), or an argument is unknown or of the wrong type.
     """
-    target = _target(config, at)
+    target = _target(config, place)
     try:
-        found = get_object(target)
+        thing = get_object(target)
     except Exception as error:
-        raise ConfigError(f"{at}._target_: cannot find {target}: check the spelling") from error
-    home, name = getattr(found, "__module__", None), getattr(found, "__qualname__", "")
+        raise ConfigError(f"{place}._target_: cannot find {target}: check the spelling") from error
+    home, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", "")
     package = None if target in packaged_targets() else _package(target)
-    own = f"{home}.{name}" == target if package is None else home == package or str(home).startswith(f"{package}.")
-    if not own or not callable(found):  # a module's own imports are not its code: shop.os.system is os's
-        raise ConfigError(f"{at}._target_: {target} is {home}.{name} in truth: name what its own module defines")
-    hints = get_type_hints(found.__init__ if inspect.isclass(found) else found, include_extras=True)
-    hints = {n: hints.get(n, Any) for n in inspect.signature(found).parameters}
-    return partial(found, **_arguments(config, hints, at))
+    defined = f"{home}.{name}" == target if package is None else home == package or str(home).startswith(f"{package}.")
+    if not defined or not callable(thing):  # a module's own imports are not its code: shop.os.system is os's
+        raise ConfigError(f"{place}._target_: {target} is {home}.{name} in truth: name what its own module defines")
+    hints = get_type_hints(thing.__init__ if inspect.isclass(thing) else thing, include_extras=True)
+    hints = {n: hints.get(n, Any) for n in inspect.signature(thing).parameters}
+    return partial(thing, **_arguments(config, hints, place))
 
 
-def make_dataclass(kind: type[T], config: Mapping[str, Any], at: str) -> T:
+def make_dataclass(kind: type[T], config: Mapping[str, Any], place: str) -> T:
     """A dataclass from a configuration, types checked.
 
     Raises:
         ConfigError: If a key is unknown, or a value of the wrong type or out of range.
     """
     given = {str(k): v for k, v in config.items()}
-    _known(given, [f.name for f in fields(kind)], at)  # type: ignore[arg-type]
+    _known(given, [f.name for f in fields(kind)], place)  # type: ignore[arg-type]
     hints = get_type_hints(kind, include_extras=True)
-    return kind(**{k: check_value(v, hints[k], f"{at}.{k}") for k, v in given.items()})
+    return kind(**{k: check_value(v, hints[k], f"{place}.{k}") for k, v in given.items()})
 
 
 def targets(config: Any) -> list[str]:
     """The modules of everything that a configuration builds: of each `_target_`, without the name in it."""
     if isinstance(config, Mapping):
         target = config.get("_target_")
-        found = [module_of(present_name(target))] if isinstance(target, str) else []
-        return sorted({m for m in found if m}.union(*(targets(v) for v in config.values())))
+        modules = [module_of(present_name(target))] if isinstance(target, str) else []
+        return sorted({m for m in modules if m}.union(*(targets(v) for v in config.values())))
     if isinstance(config, list | tuple):
         return sorted(set[str]().union(*(targets(v) for v in config)))
     return []

@@ -22,8 +22,8 @@ _GROUPS = frozenset(g.name for g in CONF.iterdir() if g.is_dir())
 @cache
 def packaged_targets() -> frozenset[str]:
     """Every `_target_` of a packaged option: what a configuration may call without being trusted."""
-    found = (re.findall(r"^\s*_target_:\s*([\w.]+)", f.read_text(), re.MULTILINE) for f in CONF.glob("*/*.yaml"))
-    return frozenset(target for targets in found for target in targets)
+    per_file = (re.findall(r"^\s*_target_:\s*([\w.]+)", f.read_text(), re.MULTILINE) for f in CONF.glob("*/*.yaml"))
+    return frozenset(target for targets in per_file for target in targets)
 
 
 def present_name(target: str) -> str:
@@ -95,11 +95,11 @@ def own_options(folder: Path) -> list[str]:
     """
     if folder == CONF:
         return []
-    own: Sequence[Path] = [f for g in sorted(_GROUPS) for f in sorted((folder / g).glob("*.yaml"))]
-    for file in own:
+    options: Sequence[Path] = [f for g in sorted(_GROUPS) for f in sorted((folder / g).glob("*.yaml"))]
+    for file in options:
         if (CONF / file.parent.name / file.name).exists():
             raise ConfigError(
                 f"{file.parent.name}/{file.name} has the name of a packaged option: rename it, for example "
                 f"{file.parent.name}/my_{file.name}"
             )
-    return [search_path(folder)] if own else []
+    return [search_path(folder)] if options else []

@@ -83,17 +83,17 @@ def _pandas(path: Path) -> float:
     """The same encoding as people write it with pandas → seconds."""
     started = time.perf_counter()
     table = pd.read_csv(path)
-    made = []
+    columns = []
     for name in table.columns:
         if name.startswith("i"):
             x = table[name].astype(np.float64)
-            made.append(((x - x.mean()) / x.std()).fillna(0).to_numpy(np.float32))
+            columns.append(((x - x.mean()) / x.std()).fillna(0).to_numpy(np.float32))
         elif name.startswith("c"):
             counts = table[name].value_counts()
             known = {v: i + 2 for i, v in enumerate(counts[counts >= _MIN_COUNT].index)}
-            made.append(table[name].map(known).fillna(1).where(table[name].notna(), 0).to_numpy(np.int32))
+            columns.append(table[name].map(known).fillna(1).where(table[name].notna(), 0).to_numpy(np.int32))
     with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder) / "rows.npy", np.stack(made, 1))
+        np.save(Path(folder) / "rows.npy", np.stack(columns, 1))
     return time.perf_counter() - started
 
 
@@ -116,16 +116,16 @@ def _preparation(folder: Path, rows: int, repeats: int, reference: str | None) -
     for turn in range(repeats):
         _console.print(f"preparing {rows:,} rows, turn {turn + 1} of {repeats}")
         for name, path in (("csv", csv), ("parquet", parquet)):
-            made = _ours(path, folder)
-            times[name].append(made["seconds"])
-            peaks.append(made["peak_bytes"])
+            prepared = _ours(path, folder)
+            times[name].append(prepared["seconds"])
+            peaks.append(prepared["peak_bytes"])
         times["pandas"].append(_pandas(csv))
         if reference:
             times["reference"].append(_outside(reference, csv))
     middle = {k: statistics.median(v) for k, v in times.items() if v}
-    found = {f"{k}_rows_per_second": rows / middle[k] for k in ("csv", "parquet")}
-    found |= {f"times_faster_than_{k}": middle[k] / middle["csv"] for k in ("pandas", "reference") if k in middle}
-    return {**found, "peak_bytes": max(peaks)}
+    figures = {f"{k}_rows_per_second": rows / middle[k] for k in ("csv", "parquet")}
+    figures |= {f"times_faster_than_{k}": middle[k] / middle["csv"] for k in ("pandas", "reference") if k in middle}
+    return {**figures, "peak_bytes": max(peaks)}
 
 
 def _make(path: Path, rows: int) -> None:
@@ -137,12 +137,12 @@ def _grown(folder: Path, rows: int, small: float) -> dict[str, Any]:
     _console.print(f"preparing {rows:,} rows of Parquet")
     path = folder / "big.parquet"
     _make(path, rows)
-    made = _ours(path, folder)
+    prepared = _ours(path, folder)
     return {
         "big_rows": rows,
-        "big_rows_per_second": rows / made["seconds"],
-        "big_peak_bytes": made["peak_bytes"],
-        "big_peak_ratio": made["peak_bytes"] / small,
+        "big_rows_per_second": rows / prepared["seconds"],
+        "big_peak_bytes": prepared["peak_bytes"],
+        "big_peak_ratio": prepared["peak_bytes"] / small,
     }
 
 
@@ -169,16 +169,16 @@ def _with_sequence(table: Scan, rows: int = 200_000) -> Scan:
 def _loading(folder: Path, batch: int) -> dict[str, float]:
     path, threads = str(folder / "clicks.parquet"), torch.get_num_threads()
     torch.set_num_threads(1)
-    found = {}
+    figures = {}
     for name, sequence in (("", False), ("sequence_", True)):
         config = _config(path, sequence)
         source = _with_sequence(scan(path)) if sequence else scan(path)
         shards = Shards(prepare(config, lambda source=source: source, folder / f"{name}load"), "train")
         sum(len(b) for b in shards.batches(batch))  # warm
-        found[f"{name}loader_rows_per_second"] = _rate(lambda shards=shards: shards.batches(batch))
-        found[f"{name}shuffled_rows_per_second"] = _rate(lambda shards=shards: shards.shuffled(batch, 0))
+        figures[f"{name}loader_rows_per_second"] = _rate(lambda shards=shards: shards.batches(batch))
+        figures[f"{name}shuffled_rows_per_second"] = _rate(lambda shards=shards: shards.shuffled(batch, 0))
     torch.set_num_threads(threads)
-    return found
+    return figures
 
 
 def _encoding(folder: Path) -> dict[str, float]:
@@ -186,7 +186,7 @@ def _encoding(folder: Path) -> dict[str, float]:
     prepared = next((folder / "load").glob("bench-*"))
     encoder = RowEncoder.load(prepared)
     rows = read_prepared(prepared, "golden_rows.json", [dict])
-    found = {}
+    figures = {}
     for size in (1, 256):
         times = []
         for start in range(0, 256, size):
@@ -194,8 +194,8 @@ def _encoding(folder: Path) -> dict[str, float]:
             begun = time.perf_counter_ns()
             encoder(part)
             times.append((time.perf_counter_ns() - begun) / 1000 / size)
-        found[f"encode_us_per_row_b{size}"] = statistics.median(times)
-    return found
+        figures[f"encode_us_per_row_b{size}"] = statistics.median(times)
+    return figures
 
 
 def main(given: Namespace) -> int:
@@ -203,11 +203,11 @@ def main(given: Namespace) -> int:
     keep_freed_memory()
     with tempfile.TemporaryDirectory(dir=given.folder) as place:
         folder = Path(place)
-        found = _preparation(folder, given.rows, given.repeats, given.reference)
+        figures = _preparation(folder, given.rows, given.repeats, given.reference)
         if given.big_rows:
-            found |= _grown(folder, given.big_rows, found["peak_bytes"])
-        found |= _loading(folder, given.batch) | _encoding(folder)
+            figures |= _grown(folder, given.big_rows, figures["peak_bytes"])
+        figures |= _loading(folder, given.batch) | _encoding(folder)
     versions = {m.__name__: m.__version__ for m in (recsys, pa, pl, pd, np, torch)}
-    shown = {k: round(v, 2) if isinstance(v, float) else v for k, v in found.items()}
+    shown = {k: round(v, 2) if isinstance(v, float) else v for k, v in figures.items()}
     print(json.dumps({"bench": "data", "rows": given.rows, **shown, "versions": versions}))
     return 0

@@ -105,11 +105,11 @@ def wide_once(folder: str, dimensions: str) -> dict[str, float]:
         logit_B += 0.5 * value_BD[:, 0] if name in ("v0", "v1", "v2", "v3") else 0.0
         columns[name] = pa.ListArray.from_arrays(offset, pa.array(value_BD.ravel()))
     case = _case(Path(folder), columns, fields, logit_B, 8)
-    found = search_fields(partial(leap, split_width=width, steps=150), case.search)
-    gates = sum(len(g) for g in found.about["dimensions"].values())
+    scores = search_fields(partial(leap, split_width=width, steps=150), case.search)
+    gates = sum(len(g) for g in scores.about["dimensions"].values())
     return {
         "wide_gates": gates,
-        "wide_seconds": found.about["seconds"],
+        "wide_seconds": scores.about["seconds"],
         "wide_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
@@ -182,8 +182,8 @@ def main(given: Namespace) -> int:
         timed |= {f"permutation_{n}": (lambda c=cases[n]: _permuted(c)) for n in ("many", "most")}
         seconds = _turns({n: t for n, t in timed.items() if not n.endswith("most")}, given.repeats)
         seconds |= _turns({n: t for n, t in timed.items() if n.endswith("most")}, 1)
-        found: dict[str, Any] = _wide(folder, given.dimensions)
-    found |= {
+        figures: dict[str, Any] = _wide(folder, given.dimensions)
+    figures |= {
         "epoch_rows": len(usual.search.train),
         "epoch_seconds": usual.epoch_seconds,
         "leap_seconds": seconds["leap_usual"],
@@ -196,7 +196,7 @@ def main(given: Namespace) -> int:
         f"leap_f{most}_seconds": seconds["leap_most"],
     }
     versions = {m.__name__: m.__version__ for m in (recsys, np, torch)}
-    shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}
+    shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}
     threads = torch.get_num_threads()
     print(json.dumps({"bench": "select", "rows": given.rows, "threads": threads, **shown, "versions": versions}))
     return 0

@@ -116,7 +116,7 @@ def main(given: Namespace) -> int:
         )
     single = [json.dumps(row) for row in rows]
     many = [json.dumps([rows[i % len(rows)] for i in range(_MANY_ROWS)])]
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     with _server(Path(given.bundle)) as address:
         _kept_open(address, single, 200)  # warm
         cases: dict[str, Callable[[], list[float]]] = {
@@ -130,8 +130,8 @@ def main(given: Namespace) -> int:
             _console.print(name.replace("_", " "), highlight=False)
             started = time.perf_counter()
             taken = measure()
-            found |= _told(name, time.perf_counter() - started, taken)
+            figures |= _told(name, time.perf_counter() - started, taken)
     print(
-        json.dumps({"bench": "serve", "runtime": loaded.runtime, **found, "versions": {"recsys": recsys.__version__}})
+        json.dumps({"bench": "serve", "runtime": loaded.runtime, **figures, "versions": {"recsys": recsys.__version__}})
     )
     return 0

@@ -58,19 +58,21 @@ def _lines(models: dict[str, Any]) -> Iterator[list[str]]:
 def main(given: Namespace) -> int:
     """`recsys data baseline`: fit, print a table, and the path of baselines.json as the last line."""
     folder = _prepared(given.data, given.overrides)
-    about = fit.baseline(folder, given.seed)
+    figures = fit.baseline(folder, given.seed)
     table = Table(title=f"{folder.name}: baselines")
     for column in ("model", "valid logloss", "test logloss", "test AUC", "settings", "seconds"):
         table.add_column(column, justify="left" if column in ("model", "settings") else "right")
-    for line in _lines(about["models"]):
+    for line in _lines(figures["models"]):
         table.add_row(*line)
     screen = console(width=110)
     screen.print(table)
-    if not about["models"]["logistic regression"]["settings"]["converged"]:
+    if not figures["models"]["logistic regression"]["settings"]["converged"]:
         screen.print("logistic regression did not converge: its figures may be too low; try another --seed")
-    if worst := no_better_than_constant({n: m["test"] for n, m in about["models"].items()}):
+    if worst := no_better_than_constant({n: m["test"] for n, m in figures["models"].items()}):
         screen.print(worst, soft_wrap=True)
-    if about["rows"]["used"] < about["rows"]["of"]:
-        screen.print(f"fitted on {about['rows']['used']:,} of {about['rows']['of']:,} training rows, drawn at random")
+    if figures["rows"]["used"] < figures["rows"]["of"]:
+        screen.print(
+            f"fitted on {figures['rows']['used']:,} of {figures['rows']['of']:,} training rows, drawn at random"
+        )
     print(folder / "baselines.json", flush=True)
     return 0

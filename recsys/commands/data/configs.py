@@ -38,13 +38,13 @@ def load_config(name: str, folder: Path | None = None) -> dict[str, Any]:
             config = _composed(name, folder)
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise ConfigError(f"data {name!r}: no value for {', '.join(missing)}: set it in its file")
-        found = OmegaConf.to_container(config, resolve=True)
+        plain = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"data {name!r}: {reason}: name a YAML file, data/NAME.yaml or an option") from error
-    if not isinstance(found, dict) or not found.get("source"):
+    if not isinstance(plain, dict) or not plain.get("source"):
         raise ConfigError(f"{file}: expected a data configuration with a source: let `recsys data guess` write one")
-    return {str(k): v for k, v in found.items()}
+    return {str(k): v for k, v in plain.items()}
 
 
 def _read(file: Path) -> DictConfig:
@@ -52,16 +52,16 @@ def _read(file: Path) -> DictConfig:
         config = OmegaConf.load(file)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        at = f"line {mark.line + 1}: " if mark else ""
+        line = f"line {mark.line + 1}: " if mark else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
         mend = "mend it, or let `recsys data guess` write one"
-        raise ConfigError(f"{file}: expected YAML, got {at}{reason}: {mend}") from error
+        raise ConfigError(f"{file}: expected YAML, got {line}{reason}: {mend}") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{file}: expected a mapping of keys, got a list: let `recsys data guess` write one")
     return config
 
 
 def _composed(name: str, folder: Path) -> Any:
-    own = [search_path(folder)] if (folder / "data").is_dir() else []
+    options = [search_path(folder)] if (folder / "data").is_dir() else []
     with initialize_config_dir(str(CONF), version_base=None):
-        return compose("config", [f"data={name}", *own]).data
+        return compose("config", [f"data={name}", *options]).data

@@ -25,26 +25,26 @@ def _counted(things: Sized, word: str) -> str:
     return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 
-def _show(made: Guessed, out: Path) -> None:
+def _show(guessed: Guessed, out: Path) -> None:
     screen = console(width=120)
-    fields, dropped = _counted(made.config["fields"], "field"), _counted(made.config["dropped"], "column")
+    fields, dropped = _counted(guessed.config["fields"], "field"), _counted(guessed.config["dropped"], "column")
     table = Table(title=f"{out}: {fields}, {dropped} dropped")
     for column in ("column", "values", "missing", "AUC alone", "read as"):
         table.add_column(column, justify="right" if column in ("values", "missing", "AUC alone") else "left")
-    for name, p in made.profiles.items():
-        if name in made.config["fields"]:
-            read = entry(made.config["fields"][name])
-        elif name in made.config["dropped"]:
-            read = Text(printable(f"dropped: {made.config['dropped'][name]}", _CELL), "yellow")
+    for name, p in guessed.profiles.items():
+        if name in guessed.config["fields"]:
+            read = entry(guessed.config["fields"][name])
+        elif name in guessed.config["dropped"]:
+            read = Text(printable(f"dropped: {guessed.config['dropped'][name]}", _CELL), "yellow")
         else:
-            read = next((role for role in ("label", "time", "weight") if name == made.config[role]), "split")
-        told = f"{made.aucs[name]:.3f}" if name in made.aucs else ""
-        table.add_row(printable(name, _CELL), f"{p.distinct:,}", f"{p.missing:.1%}", told, read)
+            read = next((role for role in ("label", "time", "weight") if name == guessed.config[role]), "split")
+        auc = f"{guessed.aucs[name]:.3f}" if name in guessed.aucs else ""
+        table.add_row(printable(name, _CELL), f"{p.distinct:,}", f"{p.missing:.1%}", auc, read)
     screen.print(table)
-    for name, caution in made.cautions.items():
+    for name, caution in guessed.cautions.items():
         screen.print(Text("look at", "yellow"), f"{printable(name, _CELL)}: {caution}", soft_wrap=True)
-    for key in ("label", "time", *(["weight"] if made.config["weight"] else []), "split"):
-        screen.print(f"{key}: {entry(made.config[key])}  ({made.comments[key]})", soft_wrap=True)
+    for key in ("label", "time", *(["weight"] if guessed.config["weight"] else []), "split"):
+        screen.print(f"{key}: {entry(guessed.config[key])}  ({guessed.comments[key]})", soft_wrap=True)
     screen.print(f"next: recsys data report {out}\n      recsys run data={out.stem}", soft_wrap=True)
 
 
@@ -80,8 +80,8 @@ def main(given: Namespace) -> int:
         raise ConfigError(f"{out.stem} is the name of a packaged option: give another --name")
     if out.exists() and not given.force:
         raise ConfigError(f"{out} is there already: give another --out or --name, or --force to replace it")
-    made = guess(Given(path, given.label, given.time, given.group, given.split, name, given.rows))
-    _write(write_yaml(made.config, made.comments), out, given.force)
-    _show(made, out)
+    guessed = guess(Given(path, given.label, given.time, given.group, given.split, name, given.rows))
+    _write(write_yaml(guessed.config, guessed.comments), out, given.force)
+    _show(guessed, out)
     print(out, flush=True)
     return 0

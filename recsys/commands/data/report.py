@@ -17,11 +17,11 @@ def main(given: Namespace) -> int:
     """`recsys data report`: write the page, print what to look at, and its path as the last line."""
     if given.rows < 100:
         raise ConfigError(f"--rows: expected at least 100, got {given.rows}")
-    found = examine(load_config(given.data), given.rows)
+    examined = examine(load_config(given.data), given.rows)
     out: Path = given.out or Path("data") / f"{Path(given.data).stem}.html"
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, html(found))
-    for worry in worries(found):
+    write_text(out, html(examined))
+    for worry in worries(examined):
         console().print(f"look at: {worry}", soft_wrap=True)
     print(out, flush=True)
     return 0

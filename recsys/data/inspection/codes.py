@@ -45,10 +45,10 @@ def scattered(values: pl.Series) -> bool:
     Times fail, as they are further from 0 than from each other; prices and counts, as the small ones are closer
     together, or as most end in the same digit.
     """
-    there = values.drop_nulls()
-    different = there.unique().sort()
+    present = values.drop_nulls()
+    different = present.unique().sort()
     size = len(different)
-    if size < 2 or size > _REPEATED * len(there):
+    if size < 2 or size > _REPEATED * len(present):
         return False
     low, high = int(different[0]), int(different[-1])
     span = high - low

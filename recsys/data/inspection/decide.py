@@ -94,12 +94,12 @@ def guess(given: Given) -> Guessed:
     time, why_time = _time(given, facts, {c: times[c] for c in kept if c in times})
     apart = {n: a for n, a in aucs.items() if n not in (time, given.group)}
     event = times[time] if time else None
-    found, cautions = suspects(frame.select(list(apart)), label_B, given.label, apart, times, event)
-    dropped |= found
-    about = _almost_times(frame.drop([c for c in (given.label, split, *found) if c]), facts, times, time)
-    cautions = {c: "; ".join(w[c] for w in (cautions, about) if c in w) for c in cautions | about}
-    made = Guessed({}, {}, cautions, facts, aucs)
-    fields = _fields(frame, [c for c in kept if c not in found], times, time, label_B, total, made, dropped)
+    leaking, cautions = suspects(frame.select(list(apart)), label_B, given.label, apart, times, event)
+    dropped |= leaking
+    almost = _almost_times(frame.drop([c for c in (given.label, split, *leaking) if c]), facts, times, time)
+    cautions = {c: "; ".join(w[c] for w in (cautions, almost) if c in w) for c in cautions | almost}
+    guessed = Guessed({}, {}, cautions, facts, aucs)
+    fields = _fields(frame, [c for c in kept if c not in leaking], times, time, label_B, total, guessed, dropped)
     if not fields:
         raise DataError(
             f"no column is left for a field: {'; '.join(f'{c}: {w}' for c, w in list(dropped.items())[:5])}"
@@ -107,14 +107,14 @@ def guess(given: Given) -> Guessed:
     weight = _weight(frame, [c for c in fields if c not in (time, given.group, split)], facts)
     if weight:
         del fields[weight]
-        del made.comments[f"fields.{weight}"]
+        del guessed.comments[f"fields.{weight}"]
     if not fields:
         raise DataError(f"no column is left for a field but the weight {weight!r}: give the table more columns")
     roles = {"time": time, "group": given.group, "split": split}
     chosen, why_split = choose(frame, times, label_B, roles, dropped)
-    _assemble(made, given, {"time": time, "weight": weight, "split": chosen, "fields": fields, "dropped": dropped})
-    _comment(made, {"time": why_time, "split": why_split}, label_B, total)
-    return made
+    _assemble(guessed, given, {"time": time, "weight": weight, "split": chosen, "fields": fields, "dropped": dropped})
+    _comment(guessed, {"time": why_time, "split": why_split}, label_B, total)
+    return guessed
 
 
 def _times(given: Given, frame: pl.DataFrame) -> dict[str, pl.Series]:
@@ -129,14 +129,14 @@ def _times(given: Given, frame: pl.DataFrame) -> dict[str, pl.Series]:
 
 
 def _aucs(frame: pl.DataFrame, label_B: np.ndarray) -> dict[str, float]:
-    found = {}
+    aucs = {}
     with progress() as bar:
         task = bar.add_task("look at columns", total=frame.width)
         for column in frame.iter_columns():
             known = not isinstance(column.dtype, pl.Struct | pl.Object | pl.Binary)
-            found[column.name] = single_auc(column, label_B) if known else 0.5
+            aucs[column.name] = single_auc(column, label_B) if known else 0.5
             bar.advance(task)
-    return found
+    return aucs
 
 
 def _time(given: Given, facts: Mapping[str, Profile], times: Mapping[str, pl.Series]) -> tuple[str | None, str]:
@@ -185,14 +185,16 @@ def _fields(
     time: str | None,
     label_B: np.ndarray,
     total: int,
-    made: Guessed,
+    everything: Guessed,
     dropped: dict[str, str],
 ) -> dict[str, dict[str, Any]]:
     """`data.fields`, looked-up fields first; what no kind takes goes to `dropped`."""
-    found: dict[str, dict[str, Any]] = {}
+    fields: dict[str, dict[str, Any]] = {}
     for name in names:
         guessed = (
-            timestamp(times[name]) if name == time else guess_kind(frame[name], made.profiles[name], label_B, total)
+            timestamp(times[name])
+            if name == time
+            else guess_kind(frame[name], everything.profiles[name], label_B, total)
         )
         if guessed.settings is None:
             dropped[name] = "; ".join(guessed.cautions)
@@ -202,22 +204,24 @@ def _fields(
             if not parts:
                 continue
             guessed = Guess({"kind": "timestamp", "parts": parts}, "when it happened; later months are not in training")
-        found[name] = guessed.settings or {}
-        made.comments[f"fields.{name}"] = _about(made.profiles[name], guessed.why, made.aucs.get(name), made.cautions)
-    return dict(sorted(found.items(), key=lambda f: f[1].get("kind") in ("numeric", "vector")))
+        fields[name] = guessed.settings or {}
+        everything.comments[f"fields.{name}"] = _about(
+            everything.profiles[name], guessed.why, everything.aucs.get(name), everything.cautions
+        )
+    return dict(sorted(fields.items(), key=lambda f: f[1].get("kind") in ("numeric", "vector")))
 
 
 def _about(p: Profile, why: str, auc: float | None, cautions: Mapping[str, str]) -> str:
     missing = f"{p.missing:.1%} missing" if p.missing else "none missing"
-    told = f"; AUC {auc:.3f} alone" if auc is not None else ""
+    alone = f"; AUC {auc:.3f} alone" if auc is not None else ""
     look = f" LOOK: {cautions[p.name]}." if p.name in cautions else ""
-    return f"{p.distinct:,} values, {missing}, such as {', '.join(p.examples)}{told}. Read as {why}.{look}"
+    return f"{p.distinct:,} values, {missing}, such as {', '.join(p.examples)}{alone}. Read as {why}.{look}"
 
 
-def _assemble(made: Guessed, given: Given, decided: Mapping[str, Any]) -> None:
+def _assemble(guessed: Guessed, given: Given, decided: Mapping[str, Any]) -> None:
     """Fill in the configuration in the order in which a person reads it."""
     source = {"_target_": "recsys.data.sources.scan.scan", "path": given.path, "format": "auto", "on_bad_rows": "stop"}
-    made.config = {
+    guessed.config = {
         "name": given.name,
         "source": source,
         "label": given.label,
@@ -230,19 +234,21 @@ def _assemble(made: Guessed, given: Given, decided: Mapping[str, Any]) -> None:
     }
 
 
-def _comment(made: Guessed, why: Mapping[str, str], label_B: np.ndarray, total: int) -> None:
+def _comment(guessed: Guessed, why: Mapping[str, str], label_B: np.ndarray, total: int) -> None:
     """What stands above each key."""
-    name, group = made.config["name"], made.config["group"]
+    name, group = guessed.config["name"], guessed.config["group"]
     seen = "all of them were looked at" if len(label_B) == total else f"{len(label_B):,} drawn at random were looked at"
-    head = f"{name}: {total:,} rows and {len(made.profiles)} columns; {seen}. Written by `recsys data guess`; edit it "
+    head = (
+        f"{name}: {total:,} rows and {len(guessed.profiles)} columns; {seen}. Written by `recsys data guess`; edit it "
+    )
     head += f"freely. Next: recsys data report {name}, then recsys run data={name}"
     grouped = f"Rows of one {group} are ranked against each other (GAUC)" if group else "No --group: no GAUC"
-    made.comments |= {
+    guessed.comments |= {
         "": head,
         "label": f"{100 * label_B.mean():.2f} % of the rows looked at have 1.",
         "time": f"When a row happened: {why['time']}.",
         "group": f"{grouped}.",
-        "weight": _ABOUT_WEIGHT + (_WEIGHT_FOUND if made.config["weight"] else ""),
+        "weight": _ABOUT_WEIGHT + (_WEIGHT_FOUND if guessed.config["weight"] else ""),
         "split": why["split"],
         "fields": "Entries: kind, encoding and their settings. `{}` is a categorical field with a vocabulary.",
         "dropped": "Not read. To take one back, move it under fields.",

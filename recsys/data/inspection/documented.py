@@ -40,7 +40,7 @@ _Dumper.add_representer(
 )
 
 
-def _literal(value: Any, at: str) -> Any:
+def _literal(value: Any, place: str) -> Any:
     """The same value with `${` escaped in its texts, so that OmegaConf reads what stands there and resolves nothing.
 
     Keys need no escape: OmegaConf takes them as they are.
@@ -49,12 +49,12 @@ def _literal(value: Any, at: str) -> Any:
         DataError: If a text cannot be written.
     """
     if isinstance(value, Mapping):
-        return {str(k): _literal(v, f"{at}.{k}") for k, v in value.items()}
+        return {str(k): _literal(v, f"{place}.{k}") for k, v in value.items()}
     if isinstance(value, str):
         if value == _MISSING:
-            raise DataError(f"{at}: a configuration cannot hold the name ???: rename that column or value")
+            raise DataError(f"{place}: a configuration cannot hold the name ???: rename that column or value")
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    return [_literal(v, at) for v in value] if isinstance(value, Sequence) else value
+    return [_literal(v, place) for v in value] if isinstance(value, Sequence) else value
 
 
 def _dump(value: Any) -> str:
@@ -62,22 +62,22 @@ def _dump(value: Any) -> str:
     return yaml.dump(value, None, _Dumper, default_flow_style=True, allow_unicode=True, sort_keys=False, width=width)
 
 
-def entry(value: Any, at: str = "data") -> str:
+def entry(value: Any, place: str = "data") -> str:
     """A value in one line: `{kind: numeric, inputs: [a, b]}`.
 
     Args:
         value: What OmegaConf is to read: mappings, sequences, text, numbers, true, false and null.
-        at: Where it stands, for messages.
+        place: Where it stands, for messages.
 
     Raises:
         DataError: If a text cannot be written.
     """
-    return _dump([_literal(value, at)])[1:-2]
+    return _dump([_literal(value, place)])[1:-2]
 
 
-def _pair(key: str, value: Any, at: str) -> str:
+def _pair(key: str, value: Any, place: str) -> str:
     """`key: value` on one line; on two if the key is long."""
-    return _dump(_Lines({key: _literal(value, at)}))[:-1]
+    return _dump(_Lines({key: _literal(value, place)}))[:-1]
 
 
 def _comment(text: str, indent: str) -> list[str]:

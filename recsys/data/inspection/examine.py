@@ -69,9 +69,9 @@ class _Values:
         return self.distinct
 
     def codes(self) -> np.ndarray:
-        at = pl.DataFrame({"v": self.distinct, "i": np.arange(len(self.distinct), dtype=np.int32)})
-        found = self.column.to_frame("v").join(at, on="v", how="left", maintain_order="left")["i"]
-        return found.fill_null(ABSENT_CODE).to_numpy()
+        numbered = pl.DataFrame({"v": self.distinct, "i": np.arange(len(self.distinct), dtype=np.int32)})
+        code = self.column.to_frame("v").join(numbered, on="v", how="left", maintain_order="left")["i"]
+        return code.fill_null(ABSENT_CODE).to_numpy()
 
 
 class _Sampled:
@@ -123,20 +123,20 @@ def examine(config: Mapping[str, Any], rows: int = 1_000_000) -> Examined:
     splits = {s: np.flatnonzero(code_B == i) for i, s in enumerate(SPLITS)}
     time = config.get("time")
     time_B = split_of.read(f"us/{time}").astype("datetime64[us]") if time else None
-    found = Examined(str(config["name"]), total, label_B, splits, time_B, dropped=dict(config.get("dropped") or {}))
+    examined = Examined(str(config["name"]), total, label_B, splits, time_B, dropped=dict(config.get("dropped") or {}))
     with progress() as bar:
         task = bar.add_task("fields", total=len(fields))
         for f in fields:
-            made = _field(f, frame, splits, label_B)
-            if made is None:
-                found.skipped.append(f.name)
+            stats = _field(f, frame, splits, label_B)
+            if stats is None:
+                examined.skipped.append(f.name)
             else:
-                found.fields.append(made)
+                examined.fields.append(stats)
             bar.advance(task)
-    _leaks(found, frame, config)
+    _leaks(examined, frame, config)
     column = (config.get("split") or {}).get("column")
-    _repeats(found, frame.drop(column) if column else frame)
-    return found
+    _repeats(examined, frame.drop(column) if column else frame)
+    return examined
 
 
 def _field(
@@ -173,56 +173,56 @@ def _part(values: pl.Series, f: FieldConfig) -> pl.Series:
     return getattr(read_times(values).dt, f.encoding)()
 
 
-def _leaks(found: Examined, frame: pl.DataFrame, config: Mapping[str, Any]) -> None:
+def _leaks(examined: Examined, frame: pl.DataFrame, config: Mapping[str, Any]) -> None:
     """The rules of `recsys.data.inspection.leakage` over the raw columns that fields read."""
     aside = {config["label"], config.get("time"), config.get("group"), (config.get("split") or {}).get("column")}
     seen = frame.select([c for c in frame.columns if c not in aside])
     plain_types = [c.name for c in seen.iter_columns() if not isinstance(c.dtype, pl.Struct | pl.Binary | pl.Object)]
     seen = seen.select(plain_types)
-    aucs = {c.name: single_auc(c, found.label_B) for c in seen.iter_columns()}
+    aucs = {c.name: single_auc(c, examined.label_B) for c in seen.iter_columns()}
     times = {c.name: t for c in seen.iter_columns() if (t := as_time(c)) is not None}
-    event = pl.Series(found.time_B) if found.time_B is not None else None
-    found.suspects, found.named = suspects(seen, found.label_B, config["label"], aucs, times, event)
+    event = pl.Series(examined.time_B) if examined.time_B is not None else None
+    examined.suspects, examined.named = suspects(seen, examined.label_B, config["label"], aucs, times, event)
 
 
-def _repeats(found: Examined, frame: pl.DataFrame) -> None:
+def _repeats(examined: Examined, frame: pl.DataFrame) -> None:
     key_B = frame.hash_rows(0).to_numpy()
-    found.repeated = 1 - len(np.unique(key_B)) / len(key_B)
-    found.crossing = float(np.isin(key_B[found.splits["test"]], key_B[found.splits["train"]]).mean())
+    examined.repeated = 1 - len(np.unique(key_B)) / len(key_B)
+    examined.crossing = float(np.isin(key_B[examined.splits["test"]], key_B[examined.splits["train"]]).mean())
 
 
-def _names(found: list[tuple[float, str]], most: int = 4) -> str:
-    found = sorted(found, reverse=True)
-    said = ", ".join(f"{n} ({v:.2f})" for v, n in found[:most])
-    return said + (f" and {len(found) - most} more" if len(found) > most else "")
+def _names(ranked: list[tuple[float, str]], most: int = 4) -> str:
+    ranked = sorted(ranked, reverse=True)
+    said = ", ".join(f"{n} ({v:.2f})" for v, n in ranked[:most])
+    return said + (f" and {len(ranked) - most} more" if len(ranked) > most else "")
 
 
 def worries(x: Examined) -> list[str]:
     """What to look at before training, the worst first."""
-    told: list[tuple[int, str]] = []
+    ranked: list[tuple[int, str]] = []
     for name, why in x.suspects.items():
-        told.append((100, f"{name}: {why}. Is it known when the prediction is made? If not, remove the field."))
-    told += [(25, f"{name}: {why}.") for name, why in x.named.items()]
+        ranked.append((100, f"{name}: {why}. Is it known when the prediction is made? If not, remove the field."))
+    ranked += [(25, f"{name}: {why}.") for name, why in x.named.items()]
     rate = {s: float(x.label_B[r].mean()) for s, r in x.splits.items()}
     for s, least in (("train", 500), ("valid", 100), ("test", 100)):
         both = min(x.label_B[x.splits[s]].sum(), (1 - x.label_B[x.splits[s]]).sum())
         if both < least:
-            told.append((70, f"{s} has {both:.0f} rows of its rarer label: figures will be noisy below {least}."))
+            ranked.append((70, f"{s} has {both:.0f} rows of its rarer label: figures will be noisy below {least}."))
     for s in ("valid", "test"):
         if abs(rate[s] - rate["train"]) > 0.2 * rate["train"]:
-            told.append((60, f"The label rate is {rate['train']:.2%} in training and {rate[s]:.2%} in {s}: why?"))
-    told += _of_fields(x)
+            ranked.append((60, f"The label rate is {rate['train']:.2%} in training and {rate[s]:.2%} in {s}: why?"))
+    ranked += _of_fields(x)
     if x.crossing > 0.01:
-        told.append(
+        ranked.append(
             (45, f"{x.crossing:.1%} of the test rows are in training too, label and all: the test is too easy.")
         )
     if x.repeated > 0.01:
-        told.append((35, f"{x.repeated:.1%} of the rows repeat another in everything that is read."))
-    return [t for _, t in sorted(told, key=lambda t: -t[0])]
+        ranked.append((35, f"{x.repeated:.1%} of the rows repeat another in everything that is read."))
+    return [t for _, t in sorted(ranked, key=lambda t: -t[0])]
 
 
 def _of_fields(x: Examined) -> list[tuple[int, str]]:
-    told = []
+    ranked = []
     parts = tuple(f"· {p}" for p in PARTS)  # days and months of a later split differ by nature
     drifting = [
         (max(f.drift.values()), f.name)
@@ -230,18 +230,18 @@ def _of_fields(x: Examined) -> list[tuple[int, str]]:
         if f.drift and max(f.drift.values()) > LARGE and not f.kind.endswith(parts)
     ]
     if drifting:
-        told.append((50, f"Drift: PSI against training above {LARGE} in {_names(drifting)}."))
+        ranked.append((50, f"Drift: PSI against training above {LARGE} in {_names(drifting)}."))
     new = [
         (max(f.unseen.values()), f.name)
         for f in x.fields
         if f.unseen and np.isfinite(f.kept) and max(f.unseen.values()) > 0.2
     ]
     if new:
-        told.append((40, f"Unseen: over a fifth of later rows hold values that training has not, in {_names(new)}."))
+        ranked.append((40, f"Unseen: over a fifth of later rows hold values that training has not, in {_names(new)}."))
     rare = [(1 - f.kept, f.name) for f in x.fields if f.kept < 0.8]
     if rare:
-        told.append((30, f"Rare values: over a fifth of training rows fall below min_count in {_names(rare)}."))
+        ranked.append((30, f"Rare values: over a fifth of training rows fall below min_count in {_names(rare)}."))
     empty = [(f.missing, f.name) for f in x.fields if f.missing > 0.9]
     if empty:
-        told.append((20, f"Mostly missing: {_names(empty)}."))
-    return told
+        ranked.append((20, f"Mostly missing: {_names(empty)}."))
+    return ranked

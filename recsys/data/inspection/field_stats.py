@@ -54,10 +54,10 @@ class FieldStats:
     shape: list[float] = field(default_factory=list)
 
 
-def psi(expected: np.ndarray, found: np.ndarray) -> float:
+def psi(expected: np.ndarray, actual: np.ndarray) -> float:
     """Population stability index of two histograms over the same bins."""
     p = np.maximum(expected / max(1, expected.sum()), _FLOOR)
-    q = np.maximum(found / max(1, found.sum()), _FLOOR)
+    q = np.maximum(actual / max(1, actual.sum()), _FLOOR)
     return float(np.sum((q - p) * np.log(q / p)))
 
 
@@ -110,16 +110,16 @@ def value_stats(
         where[chosen] = i
     counts = {s: np.bincount(code[where[row] == i], minlength=size) for i, s in enumerate(splits)}
     train = counts["train"][1:]
-    made = FieldStats(name, kind, empty, int(np.count_nonzero(np.bincount(code, minlength=size)[1:])))
-    made.top, made.kept = coverage(train, top=10), coverage(train, least=least)
+    stats = FieldStats(name, kind, empty, int(np.count_nonzero(np.bincount(code, minlength=size)[1:])))
+    stats.top, stats.kept = coverage(train, top=10), coverage(train, least=least)
     ordered = values.dtype.is_integer() and len(train) <= 2 * _SPARK  # hours keep their order
-    made.shape = [float(c) for c in (train if ordered else np.sort(train)[::-1][:_SPARK])]
+    stats.shape = [float(c) for c in (train if ordered else np.sort(train)[::-1][:_SPARK])]
     frequent = np.argsort(-train, kind="stable")[:_TOP] + 1
     for other in ("valid", "test"):
-        made.unseen[other] = unseen(train, counts[other][1:])
-        made.drift[other] = psi(_bins(counts["train"], frequent), _bins(counts[other], frequent))
-    made.auc = _auc(code, row, label_B, splits, size)
-    return made
+        stats.unseen[other] = unseen(train, counts[other][1:])
+        stats.drift[other] = psi(_bins(counts["train"], frequent), _bins(counts[other], frequent))
+    stats.auc = _auc(code, row, label_B, splits, size)
+    return stats
 
 
 def _bins(count: np.ndarray, frequent: np.ndarray) -> np.ndarray:
@@ -156,25 +156,25 @@ def number_stats(
     """A numeric field; see `value_stats`."""
     x_B = values.cast(pl.Float64).to_numpy().astype(np.float64)
     x_B = np.where(np.isfinite(x_B), x_B, np.nan)
-    made = FieldStats(name, kind, float(np.isnan(x_B).mean()), values.n_unique() - bool(values.null_count()))
+    stats = FieldStats(name, kind, float(np.isnan(x_B).mean()), values.n_unique() - bool(values.null_count()))
     train = x_B[splits["train"]]
-    there = train[~np.isnan(train)]
-    if not len(there):
-        return made
+    present = train[~np.isnan(train)]
+    if not len(present):
+        return stats
     with np.errstate(over="ignore", invalid="ignore"):  # between numbers whose distance is no float
-        edges = np.unique(np.quantile(there, np.arange(1, 10) / 10))
+        edges = np.unique(np.quantile(present, np.arange(1, 10) / 10))
 
     def histogram(x: np.ndarray) -> np.ndarray:
         return np.bincount(np.where(np.isnan(x), 0, 1 + np.searchsorted(edges, x)), minlength=len(edges) + 2)
 
     for other in ("valid", "test"):
         x = x_B[splits[other]]
-        made.drift[other] = psi(histogram(train), histogram(x))
+        stats.drift[other] = psi(histogram(train), histogram(x))
         x = x[~np.isnan(x)]
-        made.unseen[other] = float(((x < there.min()) | (x > there.max())).mean()) if len(x) else 0.0
+        stats.unseen[other] = float(((x < present.min()) | (x > present.max())).mean()) if len(x) else 0.0
     if kind.endswith("log"):
-        there = np.sign(there) * np.log1p(np.abs(there))
-    made.shape = _histogram(there)
+        present = np.sign(present) * np.log1p(np.abs(present))
+    stats.shape = _histogram(present)
     code_B = binned(values)
-    made.auc = _auc(code_B, np.arange(len(x_B)), label_B, splits, int(code_B.max()) + 1)
-    return made
+    stats.auc = _auc(code_B, np.arange(len(x_B)), label_B, splits, int(code_B.max()) + 1)
+    return stats

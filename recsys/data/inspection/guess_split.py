@@ -18,15 +18,15 @@ _SPELLED = {
 
 
 def _by_column(values: pl.Series) -> tuple[dict[str, Any], str]:
-    there = values.drop_nulls().unique().sort().to_list()
-    found = {s: [v for v in there if str(v).strip().lower() in words] for s, words in _SPELLED.items()}
-    if not found["train"] or not found["test"]:
+    distinct = values.drop_nulls().unique().sort().to_list()
+    spelled = {s: [v for v in distinct if str(v).strip().lower() in words] for s, words in _SPELLED.items()}
+    if not spelled["train"] or not spelled["test"]:
         raise DataError(
-            f"split column {values.name!r}: expected values such as train, valid and test, got {there[:6]}: rename "
+            f"split column {values.name!r}: expected values such as train, valid and test, got {distinct[:6]}: rename "
             "them, or leave --split out and edit the split in the file"
         )
-    split: dict[str, Any] = {"column": values.name, **{s: v for s, v in found.items() if v}}
-    if found["valid"]:
+    split: dict[str, Any] = {"column": values.name, **{s: v for s, v in spelled.items() if v}}
+    if spelled["valid"]:
         return split, "As the column says."
     return {
         **split,

@@ -57,14 +57,14 @@ def held_out_auc(code_B: np.ndarray, label_B: np.ndarray, seed: int = 0) -> floa
     .5 where a half has one label only.
     """
     half_B = np.random.default_rng(seed).permutation(len(code_B)) % 2
-    found = []
+    aucs = []
     for held in (0, 1):
         fit, score = half_B != held, half_B == held
         if len(np.unique(label_B[score])) < 2:
             return 0.5
         rate = rates(code_B[fit], label_B[fit], int(code_B.max()) + 1)
-        found.append(auc(rate[code_B[score]], label_B[score]))
-    return float(np.mean(found))
+        aucs.append(auc(rate[code_B[score]], label_B[score]))
+    return float(np.mean(aucs))
 
 
 def rates(code_B: np.ndarray, label_B: np.ndarray, size: int) -> np.ndarray:

@@ -98,12 +98,12 @@ def _over_time(x: Examined) -> go.Figure | None:
     figure = go.Figure()
     for s, chosen in groups.items():
         rows = np.bincount(slot_B[chosen], minlength=_MOMENTS)
-        at = np.flatnonzero(rows >= 20)  # fewer tell nothing
-        if not len(at):
+        full = np.flatnonzero(rows >= 20)  # fewer tell nothing
+        if not len(full):
             continue
-        rate = np.bincount(slot_B[chosen], x.label_B[chosen], _MOMENTS)[at] / rows[at]
-        error = 2 * np.sqrt(rate * (1 - rate) / rows[at])
-        middle = ((edges[:-1] + edges[1:]) / 2)[at].astype("datetime64[us]").astype(str).tolist()
+        rate = np.bincount(slot_B[chosen], x.label_B[chosen], _MOMENTS)[full] / rows[full]
+        error = 2 * np.sqrt(rate * (1 - rate) / rows[full])
+        middle = ((edges[:-1] + edges[1:]) / 2)[full].astype("datetime64[us]").astype(str).tolist()
         figure.add_scatter(
             x=middle,
             y=rate.tolist(),
@@ -122,13 +122,13 @@ def _over_time(x: Examined) -> go.Figure | None:
 
 def html(x: Examined) -> str:
     """The page: the verdict and the warnings first, then splits, the label over time, and every field."""
-    told = worries(x)
+    warned = worries(x)
     shares = ", ".join(f"{s} {len(r):,} ({x.label_B[r].mean():.2%})" for s, r in x.splits.items())
     lead = f"{x.total:,} rows, {x.label_B.mean():.2%} of them with label 1: {shares}. "
     if len(x.label_B) < x.total:
         lead = f"A random {len(x.label_B):,} of {x.total:,} rows, {x.label_B.mean():.2%} with label 1: {shares}. "
-    several = "is 1 thing" if len(told) == 1 else f"are {len(told)} things"
-    lead += f"There {several} to look at, the worst first." if told else "Nothing stands out."
+    several = "is 1 thing" if len(warned) == 1 else f"are {len(warned)} things"
+    lead += f"There {several} to look at, the worst first." if warned else "Nothing stands out."
     sections: list[tuple[str, str | go.Figure]] = [("Splits", _rates(x))]
     if (curve := _over_time(x)) is not None:
         sections.append(("Label rate over time", curve))
@@ -142,11 +142,11 @@ def html(x: Examined) -> str:
     repeated.append(["test rows that are in training too", _percent(x.crossing)])
     sections.append(("Duplicates", table(["what", "share"], repeated)))
     if x.suspects or x.named:
-        found = [*x.suspects.items(), *x.named.items()]
-        sections.append(("Leakage suspects", table(["column", "why"], [list(s) for s in found])))
+        leaking = [*x.suspects.items(), *x.named.items()]
+        sections.append(("Leakage suspects", table(["column", "why"], [list(s) for s in leaking])))
     if x.dropped:
         sections.append(("Dropped columns", table(["column", "why"], [list(d) for d in x.dropped.items()])))
-    notes = told[:3] + ([f"And: {t}" for t in told[3:]])
+    notes = warned[:3] + ([f"And: {t}" for t in warned[3:]])
     if len(x.label_B) < x.total:
         notes.append("Unseen shares of rare values are higher in a sample than in the whole table.")
     return page(f"{x.name}: the data before training", lead, notes, sections)

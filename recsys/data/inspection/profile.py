@@ -78,9 +78,11 @@ def _short(value: object) -> str:
 def profile(values: pl.Series) -> Profile:
     """Count a column; lists count as wholes."""
     if isinstance(values.dtype, pl.List | pl.Array | pl.Struct | pl.Binary | pl.Object):
-        there = values.drop_nulls()
-        shown = tuple(_short(v) for v in there.head(2).to_list())
-        return Profile(values.name, len(values), values.null_count() / len(values), int(there.hash().n_unique()), shown)
+        present = values.drop_nulls()
+        shown = tuple(_short(v) for v in present.head(2).to_list())
+        return Profile(
+            values.name, len(values), values.null_count() / len(values), int(present.hash().n_unique()), shown
+        )
     counts = values.drop_nulls().value_counts(sort=True)
     shown = tuple(_short(v) for v in counts[values.name].head(3).to_list())
     return Profile(values.name, len(values), values.null_count() / len(values), counts.height, shown)

@@ -80,7 +80,7 @@ def labels(table: pa.Table, name: str) -> np.ndarray:
 
 def plain(table: pa.Table) -> pl.DataFrame:
     """The table as polars keeps it: no dictionaries, and empty text and NaN are missing."""
-    made: dict[str, pl.Series] = {}
+    columns: dict[str, pl.Series] = {}
     for name in table.column_names:
         column = table[name]
         if pa.types.is_dictionary(column.type):
@@ -90,5 +90,5 @@ def plain(table: pa.Table) -> pl.DataFrame:
             series = series.set(series == "", None)
         elif series.dtype.is_float():
             series = series.fill_nan(None)
-        made[name] = series
-    return pl.DataFrame(made)
+        columns[name] = series
+    return pl.DataFrame(columns)

@@ -88,8 +88,8 @@ def untaken(values: pl.Series) -> str:
 
 def _digits_of_dates(values: pl.Series) -> bool:
     """Whether whole numbers are dates, digit by digit: 20170201."""
-    there = values.drop_nulls().unique()
-    if not values.dtype.is_integer() or named_as_code(values.name) or len(there) < 3:
+    present = values.drop_nulls().unique()
+    if not values.dtype.is_integer() or named_as_code(values.name) or len(present) < 3:
         return False
-    digits = there.cast(pl.String)
+    digits = present.cast(pl.String)
     return bool(digits.str.contains(r"^(19|20)\d{6}$").all()) and as_time(digits) is not None

@@ -150,19 +150,21 @@ class _Tables:
 
     def table(self, chunk: Chunk, start: int, rows: int) -> pa.Table:
         """The chunk as a table; `start` of `rows` rows came before it."""
-        made: dict[str, pa.Array] = {"label": pa.array(chunk.label_B)}
+        columns: dict[str, pa.Array] = {"label": pa.array(chunk.label_B)}
         if self._format == "avazu":
             number_B = np.arange(start, start + len(chunk.label_B))
             hour_B = (np.datetime64("2014-10-21T00", "h") + number_B * 240 // rows).astype("datetime64[s]")
             hour = pa.array(hour_B).cast(pa.timestamp("s"))
-            made = {"id": pa.array(number_B + 10**19 // 2), "click": made["label"]}
-            made["hour"] = pa.compute.strftime(hour, "%y%m%d%H")
+            columns = {"id": pa.array(number_B + 10**19 // 2), "click": columns["label"]}
+            columns["hour"] = pa.compute.strftime(hour, "%y%m%d%H")
         for i, name in enumerate(self.ints):
-            made[name] = _column(chunk.int_BI[:, i])
+            columns[name] = _column(chunk.int_BI[:, i])
         for i, name in enumerate(self.cats):
             coded = pa.DictionaryArray.from_arrays(_column(chunk.cat_BC[:, i]), self._words[i])
-            made[name] = coded if self._format == "parquet" else coded.dictionary_decode()  # Parquet stores it faster
-        return pa.table(made)
+            columns[name] = (
+                coded if self._format == "parquet" else coded.dictionary_decode()
+            )  # Parquet stores it faster
+        return pa.table(columns)
 
 
 def _svm(out: BinaryIO, chunk: Chunk, cardinality_C: np.ndarray) -> None:

@@ -55,10 +55,10 @@ def load() -> pa.Table:
     ids = {"user_id": "user_id", "item_id": "item_id"}
     ratings = _read(folder, "inter", {**ids, "timestamp": "timestamp", "rating": "rating"})
     users = _read(folder, "user", {c: c for c in ("user_id", "age", "gender", "occupation", "zip_code")})
-    told = {"item_id": "item_id", "movie_title": "title", "release_year": "year", "class": "genres"}
+    renamed = {"item_id": "item_id", "movie_title": "title", "release_year": "year", "class": "genres"}
     return (
         ratings.join(users, on="user_id", how="left", maintain_order="left")
-        .join(_read(folder, "item", told), on="item_id", how="left", maintain_order="left")
+        .join(_read(folder, "item", renamed), on="item_id", how="left", maintain_order="left")
         .with_columns(
             pl.col("user_id", "item_id", "age").cast(pl.Int64),
             pl.col("year").cast(pl.Int64, strict=False),  # two movies have a word there

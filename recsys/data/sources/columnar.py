@@ -68,16 +68,16 @@ def schema(file: File, types: Mapping[str, str]) -> pa.Schema:
         DataError: If the file does not parse or a name stands twice.
     """
     try:
-        found = _schema(file)
+        written = _schema(file)
     except _ERRORS as error:
         kind = file.format.capitalize()
         raise DataError(f"{file.path} does not parse as {kind}: {one_line(error)}: write it again") from error
-    if twice := [n for n, times in Counter(found.names).items() if times > 1]:
+    if twice := [n for n, times in Counter(written.names).items() if times > 1]:
         raise DataError(f"{file.path}: expected each column name once, got {twice[:5]} again: rename them")
-    return pa.schema([(f.name, TYPES[types[f.name]] if f.name in types else plain(f.type)) for f in found])
+    return pa.schema([(f.name, TYPES[types[f.name]] if f.name in types else plain(f.type)) for f in written])
 
 
-def _column(column: pa.ChunkedArray, wanted: pa.DataType, at: str) -> pa.ChunkedArray:
+def _column(column: pa.ChunkedArray, wanted: pa.DataType, place: str) -> pa.ChunkedArray:
     try:
         while pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
@@ -89,12 +89,12 @@ def _column(column: pa.ChunkedArray, wanted: pa.DataType, at: str) -> pa.Chunked
         return column
     except _ERRORS as error:
         mend = "mend those rows, or name another type in source.types"
-        raise DataError(f"{at}: expected {wanted}, got {column.type}: {one_line(error)}: {mend}") from error
+        raise DataError(f"{place}: expected {wanted}, got {column.type}: {one_line(error)}: {mend}") from error
 
 
-def conform(table: pa.Table, schema: pa.Schema, columns: Sequence[str], at: str) -> pa.Table:
-    """These columns, cast to the schema; `at` says where they stand, for messages."""
-    return pa.table({n: _column(table[n], schema.field(n).type, f"{at}, column {n!r}") for n in columns})
+def conform(table: pa.Table, schema: pa.Schema, columns: Sequence[str], place: str) -> pa.Table:
+    """These columns, cast to the schema; `place` says where they stand, for messages."""
+    return pa.table({n: _column(table[n], schema.field(n).type, f"{place}, column {n!r}") for n in columns})
 
 
 def tables(file: File, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -115,6 +115,6 @@ def tables(file: File, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa
             raise DataError(
                 f"{file.path} does not parse as {file.format} after row {row}: {one_line(error)}: write it again"
             ) from error
-        at = f"{file.path}, rows {row + 1} to {row + part.num_rows}"
+        place = f"{file.path}, rows {row + 1} to {row + part.num_rows}"
         row += part.num_rows
-        yield conform(part, schema, columns, at)
+        yield conform(part, schema, columns, place)

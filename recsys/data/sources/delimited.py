@@ -34,16 +34,16 @@ def _quotes(data: np.ndarray, delimiter: int) -> np.ndarray:
     Where all quotes of a block stand well, they do so in turn as they are, doubled ones included. A
     quote inside a cell that no quote opened is a letter: then they are walked one by one.
     """
-    at = np.flatnonzero(data == _QUOTE)
+    quote = np.flatnonzero(data == _QUOTE)
     edges = (delimiter, _NEWLINE, _RETURN)
-    opens, closes = at[::2], at[1::2]
+    opens, closes = quote[::2], quote[1::2]
     opened = (opens == 0) | np.isin(data[opens - 1], (*edges, _QUOTE))
     closed = (closes + 1 == len(data)) | np.isin(data[np.minimum(closes + 1, len(data) - 1)], (*edges, _QUOTE))
     doubled = opened & (opens > 0) & (data[opens - 1] == _QUOTE)
     doubled[1:] &= opens[1:] == closes[: len(opens) - 1] + 1
     if opened.all() and closed.all() and not doubled[:1].any():
-        return at
-    kept, inside, skip, places = [], False, -1, at.tolist()
+        return quote
+    kept, inside, skip, places = [], False, -1, quote.tolist()
     for i, p in enumerate(places):
         if p == skip:
             continue
@@ -143,11 +143,11 @@ class Delimited:
         """
         if self._fixed:
             return b"", block
-        at = len(block) - len(block.lstrip(b"\r\n"))
-        ends = self._ends(block[at:])
-        end = at + int(ends[0]) if len(ends) else len(block)
+        start = len(block) - len(block.lstrip(b"\r\n"))
+        ends = self._ends(block[start:])
+        end = start + int(ends[0]) if len(ends) else len(block)
         try:
-            names = [c.decode() for c in self._cells(block[at:end])]
+            names = [c.decode() for c in self._cells(block[start:end])]
         except UnicodeDecodeError as error:
             raise DataError(f"{file.path}, row 1: expected UTF-8, got {error}: save the file as UTF-8") from error
         except pa.ArrowInvalid as error:
@@ -215,10 +215,10 @@ class Delimited:
         if not sample.strip(b"\r\n"):
             return pa.schema([(n, known.get(n, pa.string())) for n in self.names])
         texts = dict.fromkeys(known, pa.binary())
-        found = self._read(sample, pyarrow.csv.ConvertOptions(column_types=texts), whole=True)
-        types = {n: known.get(n) or plain(found.schema.field(n).type) for n in self.names}
+        table = self._read(sample, pyarrow.csv.ConvertOptions(column_types=texts), whole=True)
+        types = {n: known.get(n) or plain(table.schema.field(n).type) for n in self.names}
         fine = {n: pa.timestamp("us", t.tz) for n, t in types.items() if t in (pa.timestamp("ns"), _UTC)}
-        types |= {n: t for n, t in fine.items() if _casts(found[n], t)}
+        types |= {n: t for n, t in fine.items() if _casts(table[n], t)}
         whole = [n for n, t in types.items() if t == pa.int64() and n not in known]
         if whole:
             spelled = self._read(
@@ -289,5 +289,5 @@ def _gaps(column: pa.ChunkedArray) -> pa.Array:
     texts = column.chunk(0) if column.num_chunks else pa.array([], pa.string())
     if texts.offset or texts.null_count or not len(texts):
         return texts
-    there = pc.not_equal(pc.binary_length(texts), 0)
-    return pa.Array.from_buffers(pa.string(), len(texts), [there.buffers()[1], *texts.buffers()[1:]])
+    filled = pc.not_equal(pc.binary_length(texts), 0)
+    return pa.Array.from_buffers(pa.string(), len(texts), [filled.buffers()[1], *texts.buffers()[1:]])

@@ -120,20 +120,20 @@ def _list(path: str) -> tuple[pafs.FileSystem, list[pafs.FileInfo], bool]:
 
 
 def _files(path: str, format: str, split: str | None) -> list[File]:
-    filesystem, found, named = _list(path)
-    made: list[File] = []
-    for info in found:
+    filesystem, infos, named = _list(path)
+    files: list[File] = []
+    for info in infos:
         kind = ENDINGS.get(_ending(info.path)) if format == "auto" else format
         if kind is None and named:
             known = ", ".join(ENDINGS)
             raise DataError(f"{path}: expected one of {known} (.gz, .zst after it): convert it, or set source.format")
         if kind is not None:  # in a folder, a README is no table
-            made.append(File(filesystem, info.path, info.size, info.mtime_ns, kind, split))
-    if not made:
+            files.append(File(filesystem, info.path, info.size, info.mtime_ns, kind, split))
+    if not files:
         raise DataError(
             f"expected a table at {path}, found none: files must end in {', '.join(ENDINGS)}, or set source.format"
         )
-    return made
+    return files
 
 
 def find(path: str | list[str] | Mapping[str, str | list[str]], format: str) -> list[File]:

@@ -45,10 +45,10 @@ def _check_depth(block: bytes) -> None:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         raise ValueError("a key stands there twice")
-    return made
+    return row
 
 
 def _row(record: bytes) -> dict[str, Any]:
@@ -127,10 +127,10 @@ class JsonLines:
         if not sample.strip():
             return pa.schema(list(known.items()))
         try:
-            found = self._read(sample).schema
+            schema = self._read(sample).schema
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            found = self._read(b"\n".join(json.dumps(r).encode() for r in self._alike(sample))).schema
-        types = {f.name: plain(f.type) for f in found} | known
+            schema = self._read(b"\n".join(json.dumps(r).encode() for r in self._alike(sample))).schema
+        types = {f.name: plain(f.type) for f in schema} | known
         return pa.schema(list(types.items()))
 
     def _alike(self, sample: bytes) -> list[dict[str, Any]]:

@@ -42,45 +42,45 @@ def as_lines(path: str, chunks: Iterator[bytes], longest: int) -> Iterator[bytes
 def _elements(path: str, first: bytes, chunks: Iterator[bytes], longest: int) -> Iterator[bytes]:
     decoder, scan = codecs.getincrementaldecoder(_BYTES[0])(_BYTES[1]), json.JSONDecoder().raw_decode
     text, number, lines, size, ended = decoder.decode(first), 0, list[str](), 0, False
-    at = 0
+    place = 0
     while True:
-        at = _skip(text, at)
+        place = _skip(text, place)
         try:
-            if at < len(text) and text[at] == "]":
+            if place < len(text) and text[place] == "]":
                 break
-            end = scan(text, at)[1]
+            end = scan(text, place)[1]
             after = _skip(text, end)
             if after == len(text) and not ended:
                 raise ValueError("cut")  # a number may go on in the next chunk
             if text[after : after + 1] not in (",", "]"):
                 raise _wrong(path, number, text[after : after + 40], "a comma or ] after it")
         except RecursionError as error:
-            raise _wrong(path, number, text[at : at + 40], "an object that is not nested as deep") from error
+            raise _wrong(path, number, text[place : place + 40], "an object that is not nested as deep") from error
         except ValueError as error:
             more = next(chunks, b"")
-            if ended or len(text) - at > longest:
-                raise _wrong(path, number, text[at : at + 40], "a JSON object that ends") from error
+            if ended or len(text) - place > longest:
+                raise _wrong(path, number, text[place : place + 40], "a JSON object that ends") from error
             ended = not more
-            text, at = text[at:] + decoder.decode(more, ended), 0
+            text, place = text[place:] + decoder.decode(more, ended), 0
             continue
         number += 1
-        line = " ".join(text[at:end].split("\n")).replace("\r", " ") + "\n"
+        line = " ".join(text[place:end].split("\n")).replace("\r", " ") + "\n"
         lines.append(line)
         size += len(line)
-        at = after + (text[after] == ",")
+        place = after + (text[after] == ",")
         if size > _SENT:
             yield "".join(lines).encode(*_BYTES)
             lines, size = [], 0
-    if (rest := text[at + 1 :].encode(*_BYTES) + b"".join(chunks)).strip():
+    if (rest := text[place + 1 :].encode(*_BYTES) + b"".join(chunks)).strip():
         raise DataError(f"{path}: expected one JSON list, got {rest.strip()[:40]!r} after it: write one object a line")
     if not number:
         raise DataError(f"{path}: expected a JSON list of objects, got an empty one: check source.path")
     yield "".join(lines).encode(*_BYTES)
 
 
-def _skip(text: str, at: int) -> int:
-    found = _BLANKS.match(text, at)
-    return found.end() if found else at
+def _skip(text: str, place: int) -> int:
+    blanks = _BLANKS.match(text, place)
+    return blanks.end() if blanks else place
 
 
 def _wrong(path: str, number: int, got: str, expected: str) -> DataError:

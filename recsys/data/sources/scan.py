@@ -31,22 +31,22 @@ def _one_type(first: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     return first if first == other else None
 
 
-def _unify(whole: pa.Schema, found: pa.Schema, first: str, other: str) -> pa.Schema:
-    known, there = set(whole.names), set(found.names)
-    if gone := [n for n in whole.names if n not in there]:
+def _unify(whole: pa.Schema, part: pa.Schema, first: str, other: str) -> pa.Schema:
+    known, given = set(whole.names), set(part.names)
+    if gone := [n for n in whole.names if n not in given]:
         raise DataError(
             f"{other}: expected the columns of {first}, {gone[:5]} are missing: add or drop them in all files"
         )
-    if extra := [n for n in found.names if n not in known]:
+    if extra := [n for n in part.names if n not in known]:
         raise DataError(
             f"{other}: expected the columns of {first}, {extra[:5]} are extra: add or drop them in all files"
         )
     fields = []
     for f in whole:
-        kind = _one_type(f.type, found.field(f.name).type)
+        kind = _one_type(f.type, part.field(f.name).type)
         if kind is None:
             raise DataError(
-                f"{other}, column {f.name!r}: expected {f.type} as in {first}, got {found.field(f.name).type}: "
+                f"{other}, column {f.name!r}: expected {f.type} as in {first}, got {part.field(f.name).type}: "
                 f"set source.types: {{{f.name}: string}}"
             )
         fields.append((f.name, kind))
@@ -114,10 +114,10 @@ class Scan:
             bare = pa.schema([f for f in self.schema if not (f.name == SPLIT and file.split is not None)])
             kind = text.dialect(file.format, self._types)
             if kind is None:
-                made = columnar.tables(file, bare, asked)
+                tables = columnar.tables(file, bare, asked)
             else:
-                made = text.tables(file, kind, bare, asked, self.bad, number)
-            for table in made:
+                tables = text.tables(file, kind, bare, asked, self.bad, number)
+            for table in tables:
                 if file.split is not None and SPLIT in columns:
                     table = table.append_column(SPLIT, pa.repeat(pa.scalar(file.split, pa.string()), table.num_rows))
                 yield table.select(columns)
@@ -153,13 +153,13 @@ class Scan:
     def read(self, columns: Sequence[str] | None = None, limit: int | None = None) -> pa.Table:
         """The rows as one table, at most `limit` of them."""
         wanted = list(self.schema.names if columns is None else columns)
-        made, count = [], 0
+        tables, count = [], 0
         for batch in self.batches(wanted):
-            made.append(batch)
+            tables.append(batch)
             count += len(batch)
             if limit is not None and count >= limit:
                 break
-        table = pa.Table.from_batches(made, pa.schema([self.schema.field(n) for n in wanted]))
+        table = pa.Table.from_batches(tables, pa.schema([self.schema.field(n) for n in wanted]))
         return table if limit is None else table.slice(0, limit)
 
 
@@ -201,8 +201,8 @@ def scan(
     whole: pa.Schema | None = None
     for file in sources:
         kind = text.dialect(file.format, types)
-        found = columnar.schema(file, types) if kind is None else text.schema(file, kind, whole)
-        whole = found if whole is None else _unify(whole, found, sources[0].path, file.path)
+        part = columnar.schema(file, types) if kind is None else text.schema(file, kind, whole)
+        whole = part if whole is None else _unify(whole, part, sources[0].path, file.path)
     assert whole is not None  # find gives at least one file
     if not whole.names:
         raise DataError(f"{sources[0].path}: expected columns, the table has none: write rows that have some")

@@ -49,11 +49,11 @@ class SparseLines:
         flat = tokens.flatten()
         first = np.zeros(len(flat), dtype=bool)
         first[np.cumsum(length_B) - length_B] = True
-        found = pc.extract_regex(flat.filter(pa.array(~first)), _TRIPLE if self._fields else _PAIR)
-        if found.null_count:
+        entries = pc.extract_regex(flat.filter(pa.array(~first)), _TRIPLE if self._fields else _PAIR)
+        if entries.null_count:
             raise pa.ArrowInvalid("an entry is not index:value")
         label_B = flat.filter(pa.array(first)).cast(pa.float64())
-        return label_B, np.repeat(np.arange(len(length_B)), length_B - 1), found
+        return label_B, np.repeat(np.arange(len(length_B)), length_B - 1), entries
 
     def check(self, block: bytes) -> None:
         """Raise ArrowInvalid where a line is of another form."""
@@ -75,23 +75,23 @@ class SparseLines:
             pa.ArrowInvalid, ValueError: If a line is of another form, or names a field that the
                 schema does not have.
         """
-        label_B, row, found = self._entries(block)
-        index = pc.struct_field(found, "index").cast(pa.int64())
-        value = pc.struct_field(found, "value").cast(pa.float64())
-        made: dict[str, pa.Array] = {"label": label_B}
+        label_B, row, entries = self._entries(block)
+        index = pc.struct_field(entries, "index").cast(pa.int64())
+        value = pc.struct_field(entries, "value").cast(pa.float64())
+        arrays: dict[str, pa.Array] = {"label": label_B}
         if not self._fields:
-            made |= {"index": _lists(row, len(label_B), index), "value": _lists(row, len(label_B), value)}
+            arrays |= {"index": _lists(row, len(label_B), index), "value": _lists(row, len(label_B), value)}
         else:
-            of = pc.struct_field(found, "field")
+            field = pc.struct_field(entries, "field")
             for f in [n for n in schema.names if n.startswith("field_") and not n.endswith("_value")]:
-                inside = pc.equal(of, f.removeprefix("field_"))
+                inside = pc.equal(field, f.removeprefix("field_"))
                 rows = row[inside.to_numpy(zero_copy_only=False)]
-                made[f] = _lists(rows, len(label_B), index.filter(inside))
-                made[f"{f}_value"] = _lists(rows, len(label_B), value.filter(inside))
-            known = sum(len(made[n].values) for n in made if n.endswith("_value"))
-            if known < len(of):
+                arrays[f] = _lists(rows, len(label_B), index.filter(inside))
+                arrays[f"{f}_value"] = _lists(rows, len(label_B), value.filter(inside))
+            known = sum(len(arrays[n].values) for n in arrays if n.endswith("_value"))
+            if known < len(field):
                 raise pa.ArrowInvalid("an unknown field")
-        return pa.table({n: made[n] for n in columns})
+        return pa.table({n: arrays[n] for n in columns})
 
     def explain(self, record: bytes, schema: pa.Schema, columns: Sequence[str]) -> str:
         """Why a line does not parse, and how to mend it."""

@@ -36,7 +36,7 @@ class Dialect(Protocol):
 
 def dialect(format: str, types: Mapping[str, str]) -> Dialect | None:
     """The dialect of a text format, with the types that the user gave; None for a columnar one."""
-    made: dict[str, Callable[[], Dialect]] = {
+    dialects: dict[str, Callable[[], Dialect]] = {
         "csv": lambda: Delimited(",", types=types),
         "tsv": lambda: Delimited("\t", types=types),
         "criteo": lambda: Delimited.criteo(types),
@@ -49,7 +49,7 @@ def dialect(format: str, types: Mapping[str, str]) -> Dialect | None:
         raise ConfigError(
             f"source.types: expected none for {format}, whose types are fixed, got {dict(types)}: drop it"
         )
-    return made[format]() if format in made else None
+    return dialects[format]() if format in dialects else None
 
 
 class BadRows:
@@ -112,19 +112,19 @@ def schema(file: File, kind: Dialect, like: pa.Schema | None) -> pa.Schema:
     if like is not None and isinstance(kind, Delimited):
         return _typed(kind.names, like)
     try:
-        found = kind.infer(sample)
-        return found if like is None else _typed(found.names, like)
+        schema = kind.infer(sample)
+        return schema if like is None else _typed(schema.names, like)
     except _ERRORS:
         records = kind.records(sample)
     bad = set(_faulty(kind.check, records))
     try:
-        found = kind.infer(b"".join(r for i, r in enumerate(records) if i not in bad))
+        schema = kind.infer(b"".join(r for i, r in enumerate(records) if i not in bad))
     except _ERRORS as error:
         raise DataError(f"{file.path} does not parse as {file.format}: {one_line(error)}: mend the file") from error
     if len(bad) == len(records):
-        why = kind.explain(records[0], found, [])
+        why = kind.explain(records[0], schema, [])
         raise DataError(f"{file.path}: no row parses as {file.format}; the first one{why}")
-    return found if like is None else _typed(found.names, like)
+    return schema if like is None else _typed(schema.names, like)
 
 
 def _typed(names: Sequence[str], like: pa.Schema) -> pa.Schema:

@@ -45,14 +45,14 @@ def plain(kind: pa.DataType) -> pa.DataType:
 
 def why(name: str, cell: bytes, wanted: pa.DataType) -> str:
     """What is wrong with a cell that does not convert, and how to mend it."""
-    at = f", column {name!r}: expected "
+    start = f", column {name!r}: expected "
     try:
         text = cell.decode()
     except UnicodeDecodeError as error:
-        return f"{at}UTF-8, got byte 0x{cell[error.start]:02x} in {cell[:40]!r}: save the file as UTF-8"
+        return f"{start}UTF-8, got byte 0x{cell[error.start]:02x} in {cell[:40]!r}: save the file as UTF-8"
     if re.fullmatch(BIG, text) and wanted != pa.timestamp("us"):
         most = "±2^63" if wanted == pa.int64() else "±2^53 (a column of doubles)"
-        return f"{at}a whole number within {most}, got {text[:40]}: set source.types: {{{name}: string}}"
+        return f"{start}a whole number within {most}, got {text[:40]}: set source.types: {{{name}: string}}"
     kind = next((k for k, t in TYPES.items() if t == wanted), str(wanted))
     mend = "float" if kind == "int" and re.fullmatch(r"\s*-?\d*\.?\d*(e[+-]?\d+)?\s*", text, re.I) else "string"
-    return f"{at}{kind}, got {text[:40]!r}: mend the cell, or set source.types: {{{name}: {mend}}}"
+    return f"{start}{kind}, got {text[:40]!r}: mend the cell, or set source.types: {{{name}: {mend}}}"
