@@ -4,9 +4,7 @@ Retrains are kept in the runs folder by (data, model, seed, fields): methods, se
 ask for the same one share it, and a killed benchmark goes on where it was.
 """
 
-import hashlib
-import json
-import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +13,38 @@ from rich.text import Text
 from pipelines import select_features
 from pipelines.benchmark_results import Benchmark, Found
 from pipelines.benchmark_settings import Settings, benchmark_settings
+from pipelines.node import run_node, stage_node
 from pipelines.retrains import Retrained, retrain
 from pipelines.stage import Result, Stage
-from recsys.config.factory import targets
 from recsys.errors import ConfigError
+from recsys.events import Together
 from recsys.features.schema import Schema
-from recsys.files import write_text
 from recsys.selection.reports.curve import checked_grid
 from recsys.selection.reports.find import read
 from recsys.selection.reports.over_seeds import kept_names
 from recsys.selection.scores import KeepsNothing
 from recsys.terminal import console
-from recsys.versions import code_version
 
 __all__ = ["run"]
 
 _console = console()
-_NO_PART = tuple(f"recsys.{room}" for room in ("pages", "terminal", "progress", "events", "errors"))
-"""No part of a search: pages, and what is said on the screen."""
-
-
-def _search_key(config: dict[str, Any], model: Path) -> str:
-    """Names a search: all that its report depends on. The model's folder has the name of its retrain."""
-    code = code_version("pipelines.select_features", *targets(config["selection"]), without=_NO_PART)
-    parts = [config[k] for k in ("selection", "select", "train", "seed")]
-    return hashlib.sha256(json.dumps([*parts, model.name, code], sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _search(stage: Stage, name: str, method: dict[str, Any], seed: int, model: Path, no_cut: int) -> dict[str, Any]:
     """The method's report on the model in that folder; searched once, unless settings or code have changed since."""
-    folder = stage.folder / "searches" / name / str(seed)
-    config = {**stage.config, "seed": seed, "selection": method}
-    config["select"] = {**stage.config["select"], "no_cut": no_cut}
-    key, noted = _search_key(config, model), folder / "search.txt"
-    done = (folder / "kept.yaml").exists()  # the last thing that is written
-    if not (done and noted.exists() and noted.read_text() == key):
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        write_text(noted, key)
-        select_features.run(Stage(config, folder, {**stage.done, "train": model}))
-        (folder / "report.html").unlink()  # the page over all seeds is written at the end
+    folder, done = stage.folder / "searches" / name / str(seed), {"prepare": stage.done["prepare"], "train": model}
+    select = {**stage.config["select"], "no_cut": no_cut}
+    config = {**stage.config, "seed": seed, "selection": method, "select": select}
+    node, reporter = stage_node("select", config, folder, done), Together(stage.reporter, metrics=False)
+    run_node(node, folder, lambda: _without_page(Stage(config, folder, done, reporter)))
     return read(folder / "report.json")
+
+
+def _without_page(stage: Stage) -> Result:
+    """A search; the page over all seeds is written at the end of the benchmark."""
+    result = select_features.run(stage)
+    (stage.folder / "report.html").unlink()
+    return replace(result, artifacts=[p for p in result.artifacts if p.name != "report.html"])
 
 
 def _kept_at(

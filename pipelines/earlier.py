@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.node import begun, inputs_read
 from pipelines.stage import STAGES
-from recsys.config.options import present_name
 from recsys.errors import ConfigError, DataError
-from recsys.results import read_result, read_run, read_stage, relative
+from recsys.results import read_result
 
-__all__ = ["changed_since", "check_same_before", "settings", "stages_before", "stages_to_run", "taken_over"]
+__all__ = ["check_same", "settings", "stages_to_run", "taken_over"]
 
 _NO_RESULT = ("stages", "tracking", "runs")  # settings that no figure of a run depends on
 
@@ -69,76 +69,49 @@ def taken_over(config: Mapping[str, Any], names: list[str]) -> dict[str, Path]:
     taken = {n: Path(stages[n]["folder"]) for n in list(STAGES)[:first] if n in stages}
     if gone := [str(p) for p in taken.values() if not p.is_dir()]:
         raise DataError(f"from_run: run {run} went on from {gone[0]}, which is gone: run it anew, without from_run")
-    before = read_run(runs / run, "run it again with this recsys")
-    for name in taken:
-        if found := changed_since(name, before.config, config):
+    for name, folder in taken.items():
+        if (node := begun(folder)) and (changed := node.changes(config)):
             raise ConfigError(
-                f"from_run: stage {name} of run {run} had {found[0]}: add {name} to stages, "
+                f"from_run: stage {name} of run {run} had {changed[0]}: add {name} to stages, "
                 "or leave that setting as it was"
             )
     return taken
 
 
-def stages_before(folder: Path, done: Mapping[str, Path]) -> list[str]:
-    """What a stage's result.json notes of the stages that it came after: their folders, as seen from its own."""
-    return [relative(p, folder) for p in done.values()]
+def check_same(run: Path, config: Mapping[str, Any], names: list[str], taken: Mapping[str, Path], id: str) -> None:
+    """What a run has begun is what it is to do now: with the same settings, after the very same stages.
 
-
-def check_same_before(run: Path, names: list[str], taken: Mapping[str, Path], id: str) -> None:
-    """Each finished stage of a run that is resumed came after the very stages that now stand before it.
-
-    Else its results would be of another model than the one beside them, such as a calibrator fitted before
-    stage compress was added.
+    Settings that no stage has used yet may change, so that a mistake in a late one costs no training. A stage that
+    came after others would be of another model than the one beside it, such as a calibrator fitted before stage
+    compress was added; one that is not finished is begun anew then.
 
     Args:
         run: The run's folder.
+        config: Of the run, now.
         names: The stages that it is to run.
         taken: Folders of those that it takes over, by name.
         id: Of the run, for messages.
 
     Raises:
-        ConfigError: If one came after others.
-        DataError: If its result.json is damaged or of another version.
+        ConfigError: If a stage that has begun had other settings, or a finished one came after others.
+        DataError: If what a stage has noted is damaged or of another version.
     """
+    for name in STAGES:
+        if (node := begun(run / name)) and (changed := node.changes(config)):
+            raise ConfigError(
+                f"run {run.name}: its stage {name} was begun with {changed[0]}: leave that out, or begin a new run"
+            )
     for number, name in enumerate(names):
-        if not (run / name / "result.json").exists():
+        before = begun(run / name)
+        if before is None or not (run / name / "result.json").exists():
             continue
-        now = stages_before(run / name, {**taken, **{n: run / n for n in names[:number]}})
-        was = read_stage(run / name).get("after")
-        if was is None or was == now:
+        now = inputs_read(run / name, {**taken, **{n: run / n for n in names[:number]}})
+        if before.same_inputs(now):
             continue
-        shown = [", ".join(p.lstrip("./") for p in paths) or "nothing" for paths in (was, now)]
-        added = next((n for n in names if relative(run / n, run / name) in set(now) - set(was)), None)
+        was, wanted = (", ".join(i.folder.lstrip("./") for i in s.values()) or "nothing" for s in (before.inputs, now))
+        added = next((n for n in names if n in now and n not in before.inputs), None)
         other = f"once it is finished, from_run={id} stages=[{','.join(names[names.index(added) :])}]" if added else ""
         raise ConfigError(
-            f"run {id}: its stage {name} is done, and came after {shown[0]}, not {shown[1]}: "
+            f"run {id}: its stage {name} is done, and came after {was}, not {wanted}: "
             f"resume it with the stages that it had, or {other or 'begin a new run'}"
         )
-
-
-def changed_since(stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs in the settings that a stage reads: `seed=0, not 5`, and so on, one entry a key."""
-    return [d for key in STAGES[stage].reads for d in differences(_at(before, key), _at(now, key), key)]
-
-
-def _at(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def differences(before: Any, now: Any, at: str = "") -> list[str]:
-    """What differs between two configurations: `seed=0, not 5`, and so on, one entry a key."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = [*before, *(k for k in now if k not in before)]
-        inside = [differences(before.get(k), now.get(k), f"{at}.{k}" if at else str(k)) for k in keys]
-        return [d for some in inside for d in some]
-    if at.endswith("._target_") and isinstance(before, str) and present_name(before) == now:
-        return []
-    return [] if before == now else [f"{at}={_short(before)}, not {_short(now)}"]
-
-
-def _short(value: Any) -> str:
-    text = "null" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -27,7 +27,7 @@ def check(stage: Stage) -> None:
 
 def gone(stage: Stage) -> bool:
     """Whether the data that a run prepared is there no more: it can be prepared again."""
-    return not prepared_folder(stage.folder).is_dir()
+    return (stage.folder / "data.json").exists() and not prepared_folder(stage.folder).is_dir()
 
 
 def _check_same(stage: Path, made: str) -> None:

@@ -3,46 +3,33 @@
 R test rows.
 """
 
-import hashlib
-import json
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
 
-import recsys
 from pipelines import train
 from pipelines.evaluate import measure
-from pipelines.stage import Stage, write_json
-from recsys.config.factory import targets
+from pipelines.node import NO_PART, Node, make_node, run_node, settings_read
+from pipelines.stage import Result, Stage
 from recsys.data.shards import Shards, read_array
 from recsys.events import Together
 from recsys.features.schema import Schema
-from recsys.files import read_json, whole
-from recsys.lock import locked
-from recsys.results import NUMBER
+from recsys.files import whole
 from recsys.selection.reports.agreement import influence, paired_difference
 from recsys.terminal import console
-from recsys.training import checkpoint
-from recsys.training.device import Device
-from recsys.training.fit import logits
-from recsys.versions import code_version
 
-__all__ = ["Changes", "Retrained", "ordered", "retrain", "retrain_name"]
+__all__ = ["Changes", "Retrained", "ordered", "retrain", "retrain_node"]
 
 _console = console()
 _LOGITS = "test_logits.npy"
-_NO_PART = tuple(
-    f"recsys.{room}" for room in ("pages", "baselines", "selection", "terminal", "progress", "events", "errors")
-)
-"""No part of a retrain: pages, what picks its fields, what is said on the screen."""
+_NO_PART = (*NO_PART, "recsys.baselines", "recsys.selection")  # what picks its fields is no part of a retrain either
 
 
-class Retrained(NamedTuple):
+@dataclass(frozen=True)
+class Retrained:
     """A retrained model: its folder, which holds its test logits, and its figures on test rows."""
 
     folder: Path
@@ -54,47 +41,37 @@ def ordered(schema: Schema, names: Sequence[str]) -> list[str]:
     return [n for n in schema.names if n in set(names)]
 
 
-def retrain_name(stage: Stage, names: Sequence[str], seed: int) -> str:
-    """Names a retrain: all that its weights and figures depend on, the code included."""
-    built = ("model", "embedding", "sequence", "head", "train", "optimizer", "table_optimizer")
-    parts = {k: stage.config[k] for k in built}
-    code = code_version("pipelines.train", "pipelines.evaluate", *targets(parts), without=_NO_PART)
-    versions = [recsys.__version__, torch.__version__, checkpoint.VERSION, code]
-    key = json.dumps([stage.data.name, parts, seed, sorted(names), versions], sort_keys=True)
-    return hashlib.sha256(key.encode()).hexdigest()[:20]
+def retrain_node(stage: Stage, names: Sequence[str], seed: int, retrains: Path) -> Node:
+    """All that the weights and figures of a retrain depend on, the code included; it goes into a folder of retrains."""
+    settings = {**settings_read("retrain", {**stage.config, "seed": seed}), "fields": sorted(names)}
+    prepared, modules = {"prepare": stage.earlier("prepare")}, ("pipelines.train", "pipelines.evaluate")
+    return make_node("retrain", settings, retrains / "any", prepared, modules, without=_NO_PART)
 
 
 def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:
     """A model trained on these fields alone, from the cache if it is there."""
-    config, schema = stage.config, Schema.load(stage.data / "schema.json")
+    schema, retrains = Schema.load(stage.data / "schema.json"), Path(stage.config["runs"]) / "cache" / "retrains"
     names = ordered(schema, names)
-    folder = Path(config["runs"]) / "cache" / "retrains" / retrain_name(stage, names, seed)
-    done, label = folder / "metrics.json", f"  {len(names)} fields"
-    with locked(folder.with_suffix(".lock")):
-        if done.exists() and (folder / _LOGITS).exists():
-            mend = f"remove {folder}, and it is trained again"
-            found = read_json(done, "the figures of a retrain", mend, shape={"auc": NUMBER})
-            (folder / "resume.pt").unlink(missing_ok=True)  # if a kill came just before that
-            _console.print(f"{label}: test AUC {found['auc']:.4f} (known)")
-            return Retrained(folder, found)
-        folder.mkdir(parents=True, exist_ok=True)
-        started = time.perf_counter()
-        apply = {**config["select"], "apply": list(names)}
-        own = Stage(
-            {**config, "seed": seed, "select": apply}, folder, stage.done, Together(stage.reporter, metrics=False)
-        )
-        train.run(own)
-        found, _, _ = measure(folder, own)
-        device = Device.choose(config["device"])
-        model, _ = checkpoint.load(folder, device)
-        with whole(folder / _LOGITS, "wb") as file:
-            np.save(file, logits(model, Shards(stage.data, "test", model.schema), device=device).astype(np.float32))
-        if len(names) < len(schema.fields):
-            (folder / "model.pt").unlink()  # only searches need weights
-        write_json(done, found)
-        (folder / "resume.pt").unlink(missing_ok=True)
-        _console.print(f"{label}: test AUC {found['auc']:.4f}, {time.perf_counter() - started:.0f} s")
-    return Retrained(folder, found)
+    node = retrain_node(stage, names, seed, retrains)
+    folder = retrains / node.digest
+    known = (folder / "result.json").exists()
+    config = {**stage.config, "seed": seed, "select": {**stage.config["select"], "apply": list(names)}}
+    work = Stage(config, folder, stage.done, Together(stage.reporter, metrics=False))
+    result = run_node(node, folder, lambda: _train_and_measure(work, keep=len(names) == len(schema.fields)))
+    took = "(known)" if known else f"{result.seconds:.0f} s"
+    _console.print(f"  {len(names)} fields: test AUC {result.metrics['auc']:.4f}, {took}")
+    return Retrained(folder, result.metrics)
+
+
+def _train_and_measure(stage: Stage, keep: bool) -> Result:
+    """Train, then write the logits on test; keep the weights only for searches."""
+    train.run(stage)
+    figures, _, test_B = measure(stage.folder, stage)
+    with whole(stage.folder / _LOGITS, "wb") as file:
+        np.save(file, test_B.astype(np.float32))
+    if not keep:
+        (stage.folder / "model.pt").unlink()
+    return Result(figures)
 
 
 class Changes:

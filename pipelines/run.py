@@ -4,7 +4,6 @@ Imports at the top only what is quick, so that run.json is there within the firs
 """
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -14,7 +13,8 @@ from uuid import uuid4
 
 from rich.text import Text
 
-from pipelines.earlier import changed_since, check_same_before, settings, stages_before, stages_to_run, taken_over
+from pipelines.earlier import check_same, settings, stages_to_run, taken_over
+from pipelines.node import begun, run_node, stage_node
 from pipelines.stage import STAGES, Result, Stage, write_json
 from recsys.errors import ConfigError
 from recsys.events import SILENT, Reporter, RunFile, Together, run_file
@@ -23,13 +23,14 @@ from recsys.results import (
     VERSION,
     Process,
     Run,
+    StageResult,
     config_digest,
     noted_overrides,
     read_result,
     read_run,
-    read_stage,
     relative,
     utc_now,
+    write_stage,
 )
 from recsys.store import masked
 from recsys.terminal import console
@@ -47,63 +48,48 @@ def _call(name: str, stage: Stage) -> Result:
     return getattr(import_module(f"pipelines.{module}"), function)(stage)
 
 
-def _run_stage(name: str, stage: Stage, tracker: "Tracker", register: str) -> dict[str, Any]:
+def _run_stage(name: str, stage: Stage, tracker: "Tracker", register: str) -> StageResult:
     """Run one stage, or find that this very run has finished it before it was killed."""
     from pipelines import prepare
 
-    if (stage.folder / "result.json").exists() and not (name == "prepare" and prepare.gone(stage)):
-        about = read_stage(stage.folder)
+    node, before = stage_node(name, stage.config, stage.folder, stage.done), begun(stage.folder)
+    if before and before.same_inputs(node.inputs) and not before.changes(stage.config):
+        node = before  # made by other code, perhaps: what a run has begun it goes on with
+    if name == "prepare" and prepare.gone(stage):
+        (stage.folder / "result.json").unlink(missing_ok=True)
+    if before == node and (stage.folder / "result.json").exists():
+        result = run_node(node, stage.folder, lambda: _call(name, stage))
         if name == "prepare":
             prepare.check(stage)
-        (stage.folder / "resume.pt").unlink(missing_ok=True)  # if a kill came just before that
         _console.print(Text(name, "bold"), "is done already")
-        if "mlflow_run_id" not in about:  # killed, or MLflow failed, before it had been told
-            with tracker.stage(name):
-                about = _tell(stage.folder, about, tracker, register)
-        return about
-    _console.rule(Text(name, "bold"))
-    stage.folder.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    with tracker.stage(name):
-        result = _call(name, stage)
-        about = result.to_json(stage.folder, time.perf_counter() - started)
-        about["after"] = stages_before(stage.folder, stage.done)
-        write_json(stage.folder / "result.json", about)  # what was made counts, whatever becomes of MLflow
-        (stage.folder / "resume.pt").unlink(missing_ok=True)
-        return _tell(stage.folder, about, tracker, register)
+        if result.mlflow_run_id:
+            return result
+    else:
+        _console.rule(Text(name, "bold"))
+    with tracker.stage(name):  # what was made counts, whatever becomes of MLflow
+        return _tell(stage.folder, run_node(node, stage.folder, lambda: _call(name, stage)), tracker, register)
 
 
-def _tell(folder: Path, about: dict[str, Any], tracker: "Tracker", register: str) -> dict[str, Any]:
+def _tell(folder: Path, result: StageResult, tracker: "Tracker", register: str) -> StageResult:
     """Log a stage's result in MLflow, and note in it that this is done."""
-    told = tracker.log(folder.name, about, folder)
-    if "bundle" in about and told:
-        about["model_uri"] = tracker.register(folder.name, folder / about["bundle"], register)
-        told = about["model_uri"] is not None
-    if told:
-        about["mlflow_run_id"] = tracker.ids[folder.name]
-        write_json(folder / "result.json", about)
-    return about
+    if not tracker.log(folder.name, result, folder):
+        return result
+    if result.bundle:
+        result = replace(result, model_uri=tracker.register(folder.name, folder / result.bundle, register))
+        if result.model_uri is None:
+            return result
+    result = replace(result, mlflow_run_id=tracker.ids[folder.name])
+    write_stage(folder, result)
+    return result
 
 
 def _begin(folder: Path, config: Mapping[str, Any]) -> Run:
-    """What run.json is to say first: of a new run, or of one that is resumed, which keeps its mark.
-
-    Settings that no stage has used yet may change, so that a mistake in a late one costs no training.
-
-    Raises:
-        ConfigError: If a stage that has begun was given other settings.
-    """
+    """What run.json is to say first: of a new run, or of one that is resumed, which keeps its mark."""
     now = json.loads(json.dumps(settings(config)))
     process, digest, time_now = Process.this(), config_digest(now), utc_now()
     if not (folder / "run.json").exists():
         return Run(uuid4().hex, now, digest, noted_overrides(folder), process, time_now, time_now)
     before = read_run(folder)
-    for name in (n for n in STAGES if (folder / n).exists()):
-        used = any(p.is_file() for p in (folder / name).rglob("*"))  # a benchmark keeps a folder for each search
-        if used and (changed := changed_since(name, before.config, now)):
-            raise ConfigError(
-                f"run {folder.name}: its stage {name} was begun with {changed[0]}: leave that out, or begin a new run"
-            )
     overrides = before.overrides if before.config == now else noted_overrides(folder)
     again = replace(before, config=now, digest=digest, overrides=overrides, process=process)
     return replace(again, state="running", error=None, note=None)
@@ -126,7 +112,7 @@ def execute(config: dict[str, Any], folder: Path, reporter: Reporter = SILENT) -
             names = stages_to_run(config)
             done = taken_over(config, names)
             id = str(folder.resolve().relative_to(Path(config["runs"]).resolve()))
-            check_same_before(folder, names, done, id)
+            check_same(folder, config, names, done, id)
             with run_file(folder, _begin(folder, config)) as file:
                 return _run_stages(config, folder, names, done, file, reporter)
     except BlockingIOError as error:
@@ -146,11 +132,15 @@ def _run_stages(
     with tracker.parent(f"{config['name']}-{config['seed']}", config, folder, file.mark):
         for name in names:
             file.stage(name)
-            found = _run_stage(name, Stage(config, folder / name, done, every), tracker, tracking["register"])
-            shown = {k: found[k] for k in ("seconds", "mlflow_run_id", "metrics", "model_uri") if k in found}
+            result = _run_stage(name, Stage(config, folder / name, done, every), tracker, tracking["register"])
+            shown = {
+                k: v
+                for k in ("seconds", "mlflow_run_id", "metrics", "model_uri")
+                if (v := getattr(result, k)) is not None
+            }
             about[name] = {"folder": name, **shown}
-            if "bundle" in found:
-                about[name]["bundle"] = f"{name}/{found['bundle']}"
+            if result.bundle:
+                about[name]["bundle"] = f"{name}/{result.bundle}"
             done[name] = folder / name
     result = {
         "id": str(folder.resolve().relative_to(runs.resolve())),

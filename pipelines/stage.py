@@ -9,7 +9,7 @@ from recsys.config.ranges import Count, Natural, Seed, Tau, Unit
 from recsys.errors import ConfigError
 from recsys.events import SILENT, Reporter
 from recsys.files import write_json
-from recsys.results import VERSION, prepared_folder, relative
+from recsys.results import StageResult, prepared_folder, relative
 
 __all__ = [
     "MODEL_STAGES",
@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 _TRAINING = ("model", "embedding", "sequence", "head", "train", "optimizer", "table_optimizer", "seed")
+_MODEL = ("recsys.training.checkpoint.VERSION",)
+_DATA = ("recsys.data.preparation.prepare.FORMAT", "recsys.features.row_encoder.ENCODERS_VERSION")
+_REPORT = ("recsys.selection.reports.find.VERSION",)
 MODEL_STAGES = ("train", "retrain", "distill", "compress")  # those that leave a model, in order
 
 
@@ -36,23 +39,25 @@ class Kind:
         call: Its function, as `module.function` of this package: imported when it runs, since that takes seconds.
         reads: What of the configuration it reads.
         needs: The stages of which one must have run before it, beside prepare; none if empty.
+        formats: The constants that hold the versions of the files that it writes.
     """
 
     call: str
     reads: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
 
 
 STAGES = {  # in their order
-    "prepare": Kind("prepare.run", ("data",)),
-    "train": Kind("train.run", (*_TRAINING, "select.apply")),
-    "select": Kind("select_features.run", ("selection", "select", "train", "optimizer", "seed"), ("train",)),
-    "retrain": Kind("train.run_again", _TRAINING, ("select",)),
-    "distill": Kind("distill.run", ("distill", *_TRAINING[2:]), ("train",)),
-    "compress": Kind("compress.run", ("compression", "quantization"), ("train", "retrain")),
+    "prepare": Kind("prepare.run", ("data",), formats=_DATA),
+    "train": Kind("train.run", (*_TRAINING, "select.apply"), formats=_MODEL),
+    "select": Kind("select_features.run", ("selection", "select", "train", "optimizer", "seed"), ("train",), _REPORT),
+    "retrain": Kind("train.run_again", _TRAINING, ("select",), _MODEL),
+    "distill": Kind("distill.run", ("distill", *_TRAINING[2:]), ("train",), _MODEL),
+    "compress": Kind("compress.run", ("compression", "quantization"), ("train", "retrain"), _MODEL),
     "evaluate": Kind("evaluate.run", ("calibrate",), MODEL_STAGES),
-    "export": Kind("export.run", ("name", "export"), MODEL_STAGES),
-    "benchmark": Kind("benchmark.run", ("benchmark", "select", *_TRAINING)),
+    "export": Kind("export.run", ("name", "export"), MODEL_STAGES, ("recsys.serving.manifest.FORMAT",)),
+    "benchmark": Kind("benchmark.run", ("benchmark", "select", *_TRAINING), formats=_REPORT),
 }
 
 SETTINGS: dict[str, Any] = {
@@ -129,23 +134,22 @@ class Result:
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
 
-    def to_json(self, folder: Path, seconds: float) -> dict[str, Any]:
+    def to_json(self, folder: Path, seconds: float) -> StageResult:
         """What result.json of the stage says: all that MLflow is told, so that it can be told later too.
 
         Args:
             folder: The stage's; paths are relative to it.
             seconds: That the stage took.
         """
-        about: dict[str, Any] = {
-            "version": VERSION,
-            "seconds": round(seconds, 3),
-            "metrics": self.metrics,
-            "tags": self.tags,
-            "params": self.params,
-            "history": self.history,
-            "artifacts": [relative(a, folder) for a in self.artifacts],
-        }
-        return about | ({"bundle": relative(self.bundle, folder)} if self.bundle else {})
+        return StageResult(
+            seconds=round(seconds, 3),
+            metrics=self.metrics,
+            tags=self.tags,
+            params=self.params,
+            history=self.history,
+            artifacts=[relative(a, folder) for a in self.artifacts],
+            bundle=relative(self.bundle, folder) if self.bundle else None,
+        )
 
 
 def newest_model(stage: Stage, before: str = "") -> Path:

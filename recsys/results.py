@@ -23,6 +23,7 @@ __all__ = [
     "Amount",
     "Process",
     "Run",
+    "StageResult",
     "config_digest",
     "no_better_than_constant",
     "noted_overrides",
@@ -38,6 +39,7 @@ __all__ = [
     "utc_now",
     "write_prepared",
     "write_run",
+    "write_stage",
 ]
 
 NUMBER = (int, float)
@@ -49,17 +51,8 @@ _RESULT = {
     "mlflow": {"uri": str, "run_id": (str, NoneType)},
     "stages": {str: {"folder": str, **_STAGE}},
 }
-_STAGE_RESULT = {
-    **_STAGE,
-    "seconds": NUMBER,
-    "metrics": {str: NUMBER},
-    "tags": {str: str},
-    "params": {str: str},
-    "history": [dict],
-    "artifacts": [str],
-    "after": ([str], NoneType),
-}
-VERSION = 1  # of result.json and data.json; a reader reads its own version only
+VERSION = 2  # of result.json; a reader reads its own version only
+NOTE_VERSION = 1  # of data.json
 RUN_VERSION = 2  # of run.json
 _MEND = "run it again with this recsys"
 T = TypeVar("T")
@@ -96,14 +89,46 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def read_stage(folder: Path) -> dict[str, Any]:
-    """The result.json of one stage, as it stands.
+@dataclass(frozen=True)
+class StageResult:
+    """result.json of a stage, the last thing that it writes; paths are relative to its folder.
+
+    Args:
+        seconds: That it took.
+        metrics: Numbers, by name.
+        tags: Words, by name, for its run in MLflow.
+        params: Settings that it worked out, by name.
+        history: One entry a step, with a `step`, for curves.
+        artifacts: Files or folders that a person or a later run wants.
+        bundle: A serving bundle.
+        mlflow_run_id: Of its run in MLflow, once all this is there.
+        model_uri: Of the bundle in MLflow.
+    """
+
+    seconds: float
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    params: dict[str, str]
+    history: list[dict[str, float]]
+    artifacts: list[str]
+    bundle: str | None = None
+    mlflow_run_id: str | None = None
+    model_uri: str | None = None
+
+
+def read_stage(folder: Path) -> StageResult:
+    """The result.json of one stage.
 
     Raises:
         DataError: If there is none, or it is damaged or of another version.
     """
     mend = "remove it, and resume the run to run the stage again"
-    return read_json(folder / "result.json", "the result of a stage", mend, VERSION, _STAGE_RESULT)
+    return read_as(folder / "result.json", StageResult, "the result of a stage", mend, VERSION)
+
+
+def write_stage(folder: Path, result: StageResult) -> Path:
+    """Write the result.json of one stage."""
+    return write_json(folder / "result.json", asdict(result), VERSION)
 
 
 @dataclass(frozen=True)
@@ -280,7 +305,7 @@ def noted_overrides(folder: Path) -> list[str] | None:
 
 def write_prepared(stage: Path, prepared: Path) -> Path:
     """Note in the folder of stage prepare where the prepared data is → the note."""
-    return write_json(stage / "data.json", {"folder": relative(prepared, stage)}, VERSION)
+    return write_json(stage / "data.json", {"folder": relative(prepared, stage)}, NOTE_VERSION)
 
 
 def prepared_folder(stage: Path) -> Path:
@@ -292,7 +317,7 @@ def prepared_folder(stage: Path) -> Path:
     Raises:
         DataError: If it noted none, or in another version.
     """
-    note = read_json(stage / "data.json", "a note of where the prepared data is", _MEND, VERSION, {"folder": str})
+    note = read_json(stage / "data.json", "a note of where the prepared data is", _MEND, NOTE_VERSION, {"folder": str})
     return (stage / note["folder"]).resolve()
 
 

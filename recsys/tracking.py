@@ -26,6 +26,7 @@ with warnings.catch_warnings():  # MLflow warns about its own type hints
 import recsys
 from recsys.errors import Cancelled, ConfigError
 from recsys.lock import locked
+from recsys.results import StageResult
 from recsys.store import database, default_uri, follow, make_store, masked, reach
 
 __all__ = ["BundleModel", "Tracker", "artifact", "default_uri"]
@@ -249,30 +250,30 @@ class Tracker:
             print(said.replace(self.uri, masked(self.uri)), file=sys.stderr)
             return None
 
-    def log(self, stage: str, about: Mapping[str, Any], folder: Path) -> bool:
+    def log(self, stage: str, result: StageResult, folder: Path) -> bool:
         """Log the result of a stage on its run: metrics and curves in few calls, then files.
 
         Args:
             stage: Its name.
-            about: Its result.json.
+            result: Its result.json.
             folder: Its folder.
 
         Returns:
             Whether MLflow has all of it.
         """
-        self._tell(lambda: self._log(self.ids[stage], about, folder))
+        self._tell(lambda: self._log(self.ids[stage], result, folder))
         return not self.lost
 
-    def _log(self, run: str, about: Mapping[str, Any], folder: Path) -> None:
+    def _log(self, run: str, result: StageResult, folder: Path) -> None:
         now = int(1000 * time.time())
-        points = {**about["metrics"], "seconds": about["seconds"]}
+        points = {**result.metrics, "seconds": result.seconds}
         metrics = [Metric(k, float(v), now, 0) for k, v in _legal(points).items()]
         for start in range(0, len(metrics), _MOST):
             self.client.log_batch(run, metrics=metrics[start : start + _MOST])
-        self._log_curves(run, about["history"])
-        tags = [RunTag(k, str(v)) for k, v in _legal(about["tags"]).items()]
-        self.client.log_batch(run, tags=tags, params=[Param(k, v) for k, v in _legal(about["params"]).items()])
-        for path in (folder / a for a in about["artifacts"]):
+        self._log_curves(run, result.history)
+        tags = [RunTag(k, str(v)) for k, v in _legal(result.tags).items()]
+        self.client.log_batch(run, tags=tags, params=[Param(k, v) for k, v in _legal(result.params).items()])
+        for path in (folder / a for a in result.artifacts):
             if path.is_dir():
                 self.client.log_artifacts(run, str(path), path.name)
             else:

@@ -13,7 +13,7 @@ from importlib.machinery import PathFinder
 from importlib.util import resolve_name
 from pathlib import Path
 
-__all__ = ["code_version", "module_of"]
+__all__ = ["code_version", "constant", "module_of"]
 
 _OURS = ("recsys", "pipelines")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -100,6 +100,26 @@ def code_version(*modules: str, without: Collection[str] = ()) -> str:
         hashes[module], imported = read
         waiting.extend(imported)
     return hashlib.sha256(repr(sorted(hashes.items())).encode()).hexdigest()[:16]
+
+
+def constant(name: str) -> int:
+    """A whole number that a module sets at its top, read from its source: to import it may take seconds.
+
+    Args:
+        name: Such as `recsys.training.checkpoint.VERSION`.
+
+    Raises:
+        ModuleNotFoundError: If there is no such number.
+    """
+    module, _, variable = name.rpartition(".")
+    file = _file(module)
+    for line in reversed(ast.parse(_source(file)).body if file else []):
+        match line:
+            case ast.Assign(targets=[ast.Name(id=set_)], value=ast.Constant(value=int(number))) if set_ == variable:
+                return number
+            case _:
+                pass
+    raise ModuleNotFoundError(f"expected a number {name} in the source of {module}, found none")
 
 
 def module_of(target: str) -> str:

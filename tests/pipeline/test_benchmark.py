@@ -57,10 +57,10 @@ def test_a_curve_is_of_models_trained_on_the_top_k(done, place):
     _, folder, _ = done
     about = json.loads((folder / "benchmark.json").read_text())
     known = {}
-    for path in (place / "runs" / "cache" / "retrains").glob("*/metrics.json"):
+    for path in (place / "runs" / "cache" / "retrains").glob("*/result.json"):
         spec = json.loads((path.parent / "model.json").read_text())
         names = frozenset(f["name"] for f in spec["schema"]["fields"])
-        known[names, spec["spec"]["seed"]] = json.loads(path.read_text())["auc"]
+        known[names, spec["spec"]["seed"]] = json.loads(path.read_text())["metrics"]["auc"]
     for seed in (0, 1):
         ranking = list(json.loads((folder / "searches" / "leap" / str(seed) / "report.json").read_text())["fields"])
         wanted = [known[frozenset(ranking[:k]), seed] for k in (2, 4)]
@@ -154,13 +154,13 @@ def test_two_of_its_reports_are_compared_over_seeds(done, place):
 
 def test_a_second_run_trains_nothing_again(done, place, monkeypatch, capfd):
     _, folder, result = done
-    kept = {p: p.stat().st_mtime_ns for p in (place / "runs" / "cache" / "retrains").glob("*/metrics.json")}
+    kept = {p: p.stat().st_mtime_ns for p in (place / "runs" / "cache" / "retrains").glob("*/result.json")}
     assert kept
     monkeypatch.chdir(place)
     capfd.readouterr()
     assert main(["run", *ARGUMENTS]) == 0
     again = capfd.readouterr()
-    assert {p: p.stat().st_mtime_ns for p in (place / "runs" / "cache" / "retrains").glob("*/metrics.json")} == kept
+    assert {p: p.stat().st_mtime_ns for p in (place / "runs" / "cache" / "retrains").glob("*/result.json")} == kept
     assert "(known)" in again.err
     other = Path(read_result(place / again.out.splitlines()[-1])["stages"]["benchmark"]["folder"])
     first, second = (json.loads((f / "benchmark.json").read_text())["methods"] for f in (folder, other))
@@ -182,7 +182,8 @@ def test_a_benchmark_cut_off_keeps_its_settings_and_the_searches_by_its_own_code
         first = (search / "kept.yaml").stat().st_mtime_ns
         assert main(["run", "resume=searching"]) == 1
         assert (search / "kept.yaml").stat().st_mtime_ns == first
-    (search / "search.txt").write_text("the name of a search by other code")
+    node = json.loads((search / "node.json").read_text())
+    (search / "node.json").write_text(json.dumps({**node, "code": "of another day"}))
     assert main(["run", "resume=searching"]) == 0
     assert (search / "kept.yaml").stat().st_mtime_ns > first
 

@@ -93,7 +93,7 @@ def test_a_result_of_another_version_is_refused_in_one_line(finished, place, tmp
     folder = tmp_path / "runs" / "old"
     folder.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    for body, said in (("{}", "of version 1, got none"), ("", "is damaged"), ('{"version": 9}', "got 9")):
+    for body, said in (("{}", "of version 2, got none"), ("", "is damaged"), ('{"version": 9}', "got 9")):
         (folder / "result.json").write_text(body)
         assert main(["run", *SMALL, "from_run=old", "stages=[train]"]) == 2
         error = capfd.readouterr().err.strip()

@@ -30,6 +30,7 @@ TORN = [
     ("run.json", SELECT, ""),
     ("result.json", SELECT, "run it again"),
     ("train/result.json", RESUME, "resume the run"),
+    ("train/node.json", RESUME, "it is made again"),
 ]
 
 

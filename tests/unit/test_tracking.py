@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,12 +15,13 @@ import pytest
 from packaging.requirements import Requirement
 
 from recsys.errors import ConfigError
+from recsys.results import StageResult
 from recsys.store import follow, masked, reach
 from recsys.tracking import Tracker
 
 MARK = "0" * 32
-TOLD = {"metrics": {"auc": 0.7}, "seconds": 1.0, "tags": {"note": "well"}, "params": {"lr": "0.1"}, "artifacts": []}
-TOLD["history"] = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+HISTORY = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+TOLD = StageResult(1.0, {"auc": 0.7}, {"note": "well"}, {"lr": "0.1"}, HISTORY, [])
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_columns_may_be_called_anything(runs):
     names = ["test.unseen.genre/s", "test.unseen.genre_s", "Größe (€)", "a//b", "x" * 300, "plain.name"]
     config = {"data": {"fields": {name: {"kind": "numeric"} for name in names}}}
     with tracker.parent("run", config, runs, MARK), tracker.stage("prepare"):
-        assert tracker.log("prepare", {**TOLD, "metrics": {n: float(i) for i, n in enumerate(names)}}, runs)
+        assert tracker.log("prepare", replace(TOLD, metrics={n: float(i) for i, n in enumerate(names)}), runs)
     kept = tracker.client.get_run(tracker.ids["prepare"]).data.metrics
     assert kept.pop("seconds") == 1 and kept.pop("loss") == 1
     assert sorted(kept.values()) == list(range(len(names)))

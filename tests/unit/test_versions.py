@@ -1,19 +1,23 @@
 """The code version follows code and imports, not comments; what it names is made again after a change."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipelines.retrains import retrain_name
-from pipelines.stage import Stage
+from pipelines.node import begun, run_node, stage_node
+from pipelines.retrains import retrain_node
+from pipelines.stage import Result, Stage
 from recsys import versions
 from recsys.config.factory import targets
 from recsys.data.preparation.prepare import prepare
 from recsys.errors import DataError
 from recsys.features.row_encoder import read_encoders
 from recsys.files import read_json, write_json
+from recsys.results import write_prepared
 from recsys.training import checkpoint
 from recsys.training.config import TrainConfig
 from recsys.training.fit import RESUME_VERSION, fit
@@ -72,8 +76,8 @@ def test_the_modules_of_a_configuration():
 
 def edited(monkeypatch: pytest.MonkeyPatch, module: str, line: str) -> None:
     """The source of a module ends with one more line."""
-    read = versions._source
     monkeypatch.undo()
+    read = versions._source
     monkeypatch.setattr(versions, "_source", lambda f: read(f) + (f"\n{line}\n" if str(f).endswith(module) else ""))
     versions._read.cache_clear()
 
@@ -117,19 +121,88 @@ def test_a_changed_trainer_retrains(prepared, tmp_path, own_code):
         "table_optimizer": {"_target_": "recsys.embeddings.optimizers.sgd.sgd"},
     }
     stage = Stage(parts, tmp_path / "benchmark", {"prepare": tmp_path / "prepare"})
-    first = retrain_name(stage, ["a", "b"], 0)
+
+    def retrain_name(names: list[str]) -> str:
+        return retrain_node(stage, names, 0, tmp_path / "retrains").digest
+
+    first = retrain_name(["a", "b"])
     own_code("recsys/training/fit.py", "# a comment")
-    assert retrain_name(stage, ["b", "a"], 0) == first
+    assert retrain_name(["b", "a"]) == first
     for module in ("recsys/models/fm.py", "recsys/pages/html.py", "recsys/selection/methods/leap.py"):
         own_code(module, "CHANGED = 1")
-        assert retrain_name(stage, ["a", "b"], 0) == first, module
+        assert retrain_name(["a", "b"]) == first, module
     for module in (
         "recsys/training/fit.py", "recsys/models/dcn.py", "recsys/embeddings/fused.py", "recsys/evaluation/metrics.py",
         "recsys/training/auto.py", "recsys/tables/lookup.py", "recsys/sequences/mean.py", "pipelines/evaluate.py",
         "recsys/embeddings/optimizers/sgd.py", "recsys/heads/click.py",
     ):  # fmt: skip
         own_code(module, "CHANGED = 1")
-        assert retrain_name(stage, ["a", "b"], 0) != first, module
+        assert retrain_name(["a", "b"]) != first, module
+
+
+def chain(folder: Path, config: dict, data: Path) -> dict[str, str]:
+    """Begin each stage in its folder, after those before → their digests."""
+    done: dict[str, Path] = {}
+    digests = {}
+    for name in ("prepare", "train", "select", "retrain", "compress", "evaluate"):
+        node = stage_node(name, config, folder / name, done)
+        run_node(node, folder / name, Result)
+        assert begun(folder / name) == node
+        if name == "prepare":
+            write_prepared(folder / "prepare", data)
+        done[name], digests[name] = folder / name, node.digest
+    return digests
+
+
+def test_a_change_reaches_its_stage_and_all_that_comes_after(tmp_path, own_code):
+    """And none before it. The prepared data's own name holds its code: here it stands for what stage prepare made."""
+    config = {"data": {"x": 1}, "seed": 0, "train": {"lr": 0.1}, "select": {"apply": None}}
+    before = chain(tmp_path / "before", config, tmp_path / "data-1")
+    assert chain(tmp_path / "elsewhere", config, tmp_path / "data-1") == before, "a place is no part of a digest"
+    for number, (module, line, stage) in enumerate(
+        [
+            ("recsys/features/row_encoder.py", "ENCODERS_VERSION = 99", "prepare"),
+            ("recsys/training/checkpoint.py", "VERSION = 99", "train"),
+            ("recsys/compression/reads.py", "CHANGED = 1", "compress"),
+        ]
+    ):
+        own_code(module, line)
+        data = tmp_path / ("data-2" if stage == "prepare" else "data-1")
+        after = chain(tmp_path / str(number), config, data)
+        changed = [name for name in before if before[name] != after[name]]
+        assert changed == list(before)[list(before).index(stage) :], module
+
+
+def test_two_that_need_the_same_node_work_once(tmp_path):
+    config = {"data": {"x": 1}}
+    node, calls = stage_node("prepare", config, tmp_path / "prepare", {}), []
+
+    def work() -> Result:
+        calls.append(1)
+        time.sleep(0.2)
+        return Result({"rows": 3.0})
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: run_node(node, tmp_path / "prepare", work), range(2)))
+    assert len(calls) == 1 and results[0] == results[1] and results[0].metrics == {"rows": 3.0}
+    (tmp_path / "prepare" / "left").touch()
+    other = stage_node("prepare", {"data": {"x": 2}}, tmp_path / "prepare", {})
+    run_node(other, tmp_path / "prepare", work)
+    assert len(calls) == 2 and not (tmp_path / "prepare" / "left").exists(), "what another node left is removed"
+
+
+def test_work_that_was_cut_off_goes_on_in_its_folder(tmp_path):
+    node, folder = stage_node("train", {"seed": 0}, tmp_path / "train", {}), tmp_path / "train"
+
+    def cut() -> Result:
+        (folder / "resume.pt").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_node(node, folder, cut)
+    seen = []
+    run_node(node, folder, lambda: seen.append((folder / "resume.pt").exists()) or Result())
+    assert seen == [True] and not (folder / "resume.pt").exists()
 
 
 def test_files_of_another_version_are_refused_in_one_line(prepared, tmp_path):

@@ -1,0 +1,196 @@
+"""A node: one piece of work, named by all that its result depends on.
+
+The stages of a run, and the searches and retrains of a benchmark, are nodes. Each has a folder: node.json is written
+first and says what the work depends on, result.json is written last and says that it is done. So resume, `from_run` and
+the cache of retrains are one question: is this node finished?
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipelines.stage import STAGES, Result
+from recsys.config.factory import targets
+from recsys.config.options import present_name
+from recsys.files import write_json
+from recsys.lock import locked
+from recsys.results import StageResult, prepared_folder, read_as, read_stage, relative, write_stage
+from recsys.versions import code_version, constant
+
+__all__ = [
+    "NO_PART",
+    "Input",
+    "Node",
+    "begun",
+    "inputs_read",
+    "make_node",
+    "run_node",
+    "settings_read",
+    "stage_node",
+]
+
+NODE_VERSION = 1  # of node.json
+NO_PART = tuple(f"recsys.{room}" for room in ("pages", "terminal", "progress", "events", "errors"))
+"""No result depends on pages and on what is said on the screen."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """An earlier node that a node reads.
+
+    Args:
+        folder: As seen from the folder of the node that reads it.
+        digest: Of the earlier node; of prepared data, its name, which holds the digest of the table too.
+    """
+
+    folder: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a piece of work depends on.
+
+    Args:
+        stage: Name of the work.
+        settings: That it reads.
+        inputs: By name of the stage.
+        formats: Version of each kind of file that it writes.
+        code: Version of the code that does it, and of torch.
+    """
+
+    stage: str
+    settings: dict[str, Any]
+    inputs: dict[str, Input]
+    formats: dict[str, int]
+    code: str
+
+    @property
+    def digest(self) -> str:
+        """20 hexadecimal digits, of everything but the places of folders."""
+        parts = {**asdict(self), "inputs": {name: i.digest for name, i in self.inputs.items()}}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+    def same_inputs(self, inputs: Mapping[str, Input]) -> bool:
+        """Whether these are what the node reads, wherever they stand."""
+        return {n: i.digest for n, i in self.inputs.items()} == {n: i.digest for n, i in inputs.items()}
+
+    def changes(self, config: Mapping[str, Any]) -> list[str]:
+        """What a configuration, or this recsys, has otherwise than the node: `seed=0, not 5`, one entry a key."""
+        now = settings_read(self.stage, config)
+        changed = [d for key, value in now.items() for d in _differences(self.settings.get(key), value, key)]
+        return changed + _differences(self.formats, _formats(self.stage), "")
+
+
+def settings_read(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a stage reads, by dotted key, as JSON holds them."""
+
+    def setting(key: str) -> Any:
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+    return json.loads(json.dumps({key: setting(key) for key in STAGES[stage].reads}))
+
+
+def _formats(stage: str) -> dict[str, int]:
+    """Version of each kind of file that a stage writes, by the constant that holds it."""
+    return {name: constant(name) for name in STAGES[stage].formats}
+
+
+def _differences(before: Any, now: Any, key: str) -> list[str]:
+    """What differs between two values, one entry a key; a `_target_` that has moved is the same."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = [*before, *(k for k in now if k not in before)]
+        inside = [_differences(before.get(k), now.get(k), f"{key}.{k}" if key else str(k)) for k in keys]
+        return [d for some in inside for d in some]
+    if key.endswith("._target_") and isinstance(before, str) and present_name(before) == now:
+        return []
+    return [] if before == now else [f"{key}={_short(before)}, not {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def stage_node(stage: str, config: Mapping[str, Any], folder: Path, done: Mapping[str, Path]) -> Node:
+    """The node of a stage.
+
+    Args:
+        stage: Its name.
+        config: The whole resolved configuration.
+        folder: Its own.
+        done: Folders of the stages before, by name.
+    """
+    settings = settings_read(stage, config)
+    return make_node(stage, settings, folder, done, [f"pipelines.{STAGES[stage].call.partition('.')[0]}"])
+
+
+def make_node(
+    stage: str,
+    settings: dict[str, Any],
+    folder: Path,
+    done: Mapping[str, Path],
+    modules: Collection[str],
+    without: Collection[str] = NO_PART,
+) -> Node:
+    """The node of work that writes what a stage writes; the code is that of the modules and of what settings name."""
+    inputs = inputs_read(folder, done)
+    code = code_version(*modules, *targets(settings), without=without)
+    return Node(stage, settings, inputs, _formats(stage), f"{code}, torch {version('torch')}")
+
+
+def inputs_read(folder: Path, done: Mapping[str, Path]) -> dict[str, Input]:
+    """What a node in a folder reads of the stages before, as they are now."""
+    return {name: Input(relative(place, folder), _digest_of(name, place)) for name, place in done.items()}
+
+
+def _digest_of(name: str, folder: Path) -> str:
+    """The digest of an earlier stage; "" if it has not begun."""
+    if name == "prepare":
+        return prepared_folder(folder).name if (folder / "data.json").exists() else ""
+    node = begun(folder)
+    return node.digest if node else ""
+
+
+def begun(folder: Path) -> Node | None:
+    """The node that was begun in a folder; None if none was.
+
+    Raises:
+        DataError: If its node.json is damaged or of another version.
+    """
+    if not (folder / "node.json").exists():
+        return None
+    mend = f"remove {folder}, and it is made again"
+    return read_as(folder / "node.json", Node, "what a stage depends on", mend, NODE_VERSION)
+
+
+def run_node(node: Node, folder: Path, work: Callable[[], Result]) -> StageResult:
+    """Do the work, or find it done → its result.
+
+    Work that was cut off goes on in its folder; what another node has left there is removed. A process that needs a
+    node which another one is working on waits for it.
+
+    Raises:
+        DataError: If the result in the folder is damaged or of another version.
+    """
+    with locked(folder.with_name(f".{folder.name}.lock")):
+        before = begun(folder)
+        if before is None or before.digest != node.digest:
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+            write_json(folder / "node.json", {"digest": node.digest, **asdict(node)}, NODE_VERSION)
+        if not (folder / "result.json").exists():
+            started = time.perf_counter()
+            write_stage(folder, work().to_json(folder, time.perf_counter() - started))
+        (folder / "resume.pt").unlink(missing_ok=True)
+        return read_stage(folder)
