@@ -21,7 +21,7 @@ from recsys.events import Together
 from recsys.features.schema import Schema
 from recsys.selection.reports.curve import checked_grid
 from recsys.selection.reports.find import read
-from recsys.selection.reports.over_seeds import kept_names
+from recsys.selection.reports.report import Report
 from recsys.selection.scores import KeepsNothing
 from recsys.terminal import console
 
@@ -30,7 +30,7 @@ __all__ = ["run"]
 _console = console()
 
 
-def _search(stage: Stage, name: str, method: dict[str, Any], seed: int, model: Path, no_cut: int) -> dict[str, Any]:
+def _search(stage: Stage, name: str, method: dict[str, Any], seed: int, model: Path, no_cut: int) -> Report:
     """The method's report on the model in that folder; searched once, unless settings or code have changed since."""
     folder, done = stage.folder / "searches" / name / str(seed), {"prepare": stage.done["prepare"], "train": model}
     select = {**stage.config["select"], "no_cut": no_cut}
@@ -53,7 +53,7 @@ def _kept_at(
     """How many fields the method keeps at another price, and a model on them; None if it keeps none."""
     priced = {**method, "price": None, "gain_share": share}
     try:
-        names = kept_names(_search(stage, f"{name}_at_{share:g}", priced, seed, model, 1))
+        names = _search(stage, f"{name}_at_{share:g}", priced, seed, model, 1).kept
     except KeepsNothing:
         return 0, None
     return len(names), retrain(stage, names, seed)
@@ -70,10 +70,10 @@ def _try(
         of.failed = str(error)
         _console.print(Text(f"{name} has no answer:", "yellow"), str(error), soft_wrap=True)
         return
-    ranking = list(report["fields"])
+    ranking = list(report.fields)
     of.reports.append(report)
     of.at_grid.append([retrain(stage, ranking[:k], seed) for k in all_of.grid])
-    of.kept.append(retrain(stage, kept_names(report), seed))
+    of.kept.append(retrain(stage, report.kept, seed))
     for share in settings.gain_shares or () if "gain_share" in method else ():
         of.at_price.setdefault(share, []).append(_kept_at(stage, name, method, seed, model, share))
 

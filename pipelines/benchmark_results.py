@@ -1,9 +1,8 @@
 """What a benchmark has come to: reports over all seeds, the table over all methods, the page."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pipelines import select_features
 from pipelines.retrains import Changes, Retrained, ordered
@@ -11,9 +10,10 @@ from pipelines.stage import Result, Stage, write_json
 from recsys.data.shards import Shards
 from recsys.features.schema import Schema
 from recsys.selection.reports.agreement import holm
-from recsys.selection.reports.benchmark_page import write_page
+from recsys.selection.reports.benchmark_page import Answer, Benchmarked, NoAnswer, Priced, write_page
 from recsys.selection.reports.curve import curve_summary
-from recsys.selection.reports.over_seeds import kept_names, over_seeds
+from recsys.selection.reports.over_seeds import over_seeds
+from recsys.selection.reports.report import Curve, Difference, Report
 from recsys.selection.reports.savings import savings
 from recsys.training import checkpoint
 
@@ -32,7 +32,7 @@ class Found:
         failed: Why it has no answer.
     """
 
-    reports: list[dict[str, Any]] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list[Report])
     at_grid: list[list[Retrained]] = field(default_factory=list)
     kept: list[Retrained] = field(default_factory=list)
     at_price: dict[float, list[tuple[int, Retrained | None]]] = field(default_factory=dict)
@@ -66,27 +66,26 @@ class Benchmark:
         answered = {name: of for name, of in self.methods.items() if not of.failed}
         change = Changes(self.stage.data)
         by_chance = self._curve(answered["random"])["by_seed"] if "random" in answered else None
-        methods: dict[str, Any] = {n: {"failed": of.failed} for n, of in self.methods.items() if of.failed}
-        for name, of in answered.items():
-            methods[name] = self._method(name, of, change, by_chance)
-        about = {
+        answers = {name: self._method(name, of, change, by_chance) for name, of in answered.items()}
+        failed: dict[str, NoAnswer] = {n: {"failed": of.failed} for n, of in self.methods.items() if of.failed}
+        about: Benchmarked = {
             "data": self.stage.data.name,
             "fields": len(self.schema.fields),
             "metric": self.metric,
             "grid": self.grid,
             "seeds": self.seeds,
-            "methods": methods,
+            "methods": {**failed, **answers},
             "differences": self._differences(change, answered) if "leap" in answered else {},
         }
         table, page = write_json(self.stage.folder / "benchmark.json", about), self.stage.folder / "benchmark.html"
         write_page(about, page)
-        metrics = {k: v for n in answered for k, v in self._metrics(n, methods[n]).items()}
+        metrics = {k: v for n in answered for k, v in self._metrics(n, answers[n]).items()}
         return Result(metrics, artifacts=[table, page, *(self._folder(n) for n in answered)])
 
     def _folder(self, name: str) -> Path:
         return self.stage.folder / "reports" / name
 
-    def _curve(self, of: Found) -> dict[str, Any]:
+    def _curve(self, of: Found) -> Curve:
         seeds, metric = [str(s) for s in self.seeds], self.metric
         return {
             "metric": metric,
@@ -96,43 +95,44 @@ class Benchmark:
             "kept": {s: m.figures[metric] for s, m in zip(seeds, of.kept, strict=True)},
         }
 
-    def _method(self, name: str, of: Found, change: Changes, by_chance: dict[str, Any] | None) -> dict[str, Any]:
+    def _method(self, name: str, of: Found, change: Changes, by_chance: dict[str, list[float]] | None) -> Answer:
         """A method's row of the table; writes its report over all seeds."""
-        curve = {**self._curve(of), "random": by_chance}
-        summary = {**curve_summary(curve), "kept_change": change(of.kept, self.full, self.metric)}
+        curve: Curve = {**self._curve(of), "random": by_chance}
+        summary = curve_summary(curve)
+        summary["kept_change"] = change(of.kept, self.full, self.metric)
         report = over_seeds(of.reports)
         self._write_report(name, report, {**curve, "summary": summary})
         return {
             **summary,
             "frontier": self._frontier(of, change),
-            "kept": [len(kept_names(r)) for r in of.reports],
+            "kept": [len(r.kept) for r in of.reports],
             "logloss_kept_change": change(of.kept, self.full, "logloss"),
-            "search_seconds": report["search"]["seconds"],
-            "health": report["health"],
+            "search_seconds": report.search.seconds,
+            "health": asdict(report.health),
             "curve": curve,
             "report": f"reports/{name}/report.html",
         }
 
-    def _write_report(self, name: str, report: dict[str, Any], curve: dict[str, Any]) -> None:
+    def _write_report(self, name: str, report: Report, curve: Curve) -> None:
         """With the retrain curve, and with savings measured anew for what all seeds keep."""
-        kept = ordered(self.schema, kept_names(report))
+        kept = ordered(self.schema, report.kept)
         whole, spec = checkpoint.load(self.full[0].folder)
         valid, precision = Shards(self.stage.data, "valid", self.schema), self.stage.config["train"]["precision"]
-        report["savings"] = savings(whole, lambda s: checkpoint.build(s, spec), kept, valid, precision)
-        report["curve"] = curve
+        saved = savings(whole, lambda s: checkpoint.build(s, spec), kept, valid, precision)
+        report = replace(report, savings=saved, curve=curve)
         self._folder(name).mkdir(parents=True, exist_ok=True)
         select_features.write_report(self._folder(name), report, kept)
 
-    def _frontier(self, of: Found, change: Changes) -> list[dict[str, Any]]:
+    def _frontier(self, of: Found, change: Changes) -> list[Priced]:
         """At each price, the fields kept and the change of a retrain on them; none if a seed keeps no field."""
-        points: list[dict[str, Any]] = []
+        points: list[Priced] = []
         for share, at in sorted(of.at_price.items()):
             models = [m for _, m in at if m is not None]
             changed = change(models, self.full, self.metric) if len(models) == len(at) else None
             points.append({"gain_share": share, "kept": [count for count, _ in at], "change": changed})
         return points
 
-    def _differences(self, change: Changes, answered: Mapping[str, Found]) -> dict[str, Any]:
+    def _differences(self, change: Changes, answered: Mapping[str, Found]) -> dict[str, dict[str, Difference]]:
         """LeAP − each other method at each k, with p corrected by Holm for all of them together."""
         at = {n: list(zip(*of.at_grid, strict=True)) for n, of in answered.items()}
         made = {
@@ -145,7 +145,7 @@ class Benchmark:
             d["p_holm"] = p
         return made
 
-    def _metrics(self, name: str, method: Mapping[str, Any]) -> dict[str, float]:
+    def _metrics(self, name: str, method: Answer) -> dict[str, float]:
         area = {f"{name}.aukc": method["area"]["mean"]} if method["area"] else {}
         return {
             **{f"{name}.{self.metric}_at_{k}": v["mean"] for k, v in method["at_k"].items()},

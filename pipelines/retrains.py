@@ -19,6 +19,7 @@ from recsys.events import Together
 from recsys.features.schema import Schema
 from recsys.files import whole
 from recsys.selection.reports.agreement import influence, paired_difference
+from recsys.selection.reports.report import Difference
 from recsys.terminal import console
 
 __all__ = ["Changes", "Retrained", "ordered", "retrain", "retrain_node"]
@@ -85,7 +86,7 @@ class Changes:
         logit_B = read_array(folder / _LOGITS, f"remove {folder}, and it is trained again")
         return influence(metric, logit_B, self._test.label_B, self._test.weight_B)
 
-    def __call__(self, ours: Sequence[Retrained], theirs: Sequence[Retrained], metric: str) -> dict[str, float]:
+    def __call__(self, ours: Sequence[Retrained], theirs: Sequence[Retrained], metric: str) -> Difference:
         """Ours − theirs, a model a seed each, in the same order of seeds; see `paired_difference`."""
         change_S = [a.figures[metric] - b.figures[metric] for a, b in zip(ours, theirs, strict=True)]
         ours_R, theirs_R = (np.mean([self._influence(m.folder, metric) for m in of], 0) for of in (ours, theirs))

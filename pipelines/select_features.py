@@ -11,15 +11,16 @@ import recsys
 from pipelines.stage import Result, Stage, write_json
 from recsys.config.factory import make, make_dataclass
 from recsys.data.shards import Shards
-from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.events import Together
 from recsys.files import write_text
-from recsys.frame.ctr import CTR
 from recsys.results import NUMBER, read_made, relative
+from recsys.selection.figures import ProbeFindings, ShuffledCost
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
+from recsys.selection.reports.build import Measured, make_report
+from recsys.selection.reports.health import health, reason_for_doubt, with_probes
 from recsys.selection.reports.redundancy import clusters
-from recsys.selection.reports.report import doubt, health, make_report, with_probes
+from recsys.selection.reports.report import Provenance, Report
 from recsys.selection.reports.report_page import write_csv, write_html
 from recsys.selection.reports.savings import savings
 from recsys.selection.scores import FieldScores, check_policy, decide, without_repeats
@@ -34,14 +35,14 @@ from recsys.training.loop import seed_everything
 
 __all__ = ["run", "write_report"]
 
-_TOLD = ("torch", "torchrec", "fbgemm-gpu", "numpy")  # torchrec asks for fbgemm-gpu on every machine
+_PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "numpy")  # torchrec asks for fbgemm-gpu on every machine
 _OVERRIDE = """# @package _global_
 # Trains on the fields that selection by {method} kept: select.apply=THIS FILE, or copy it to experiment/NAME.yaml
 # of the folder that you are in and add experiment=NAME.
 """
 
 
-def _search(stage: Stage, search: Search) -> tuple[FieldScores, dict[str, float] | None]:
+def _search(stage: Stage, search: Search) -> tuple[FieldScores, ProbeFindings | None]:
     """Scores of the model's fields; with probes, of a model trained beside them, and what the probes say."""
     select, count = make(stage.config["selection"], "selection"), stage.config["select"]["probes"]
     if count == 0:
@@ -60,14 +61,10 @@ def _search(stage: Stage, search: Search) -> tuple[FieldScores, dict[str, float]
     return without_probes(scores), discovery_rate(kept_with_probes(scores, top_k), count)
 
 
-def run(stage: Stage) -> Result:
-    """Score every field of the model of stage train on validation rows, and decide."""
+def _given(stage: Stage) -> tuple[Search, dict[str, Any]]:
+    """What the selector is given, and the specification of the model."""
     model, spec = checkpoint.load(stage.earlier("train"))
     train, valid = (Shards(stage.data, split, model.schema) for split in ("train", "valid"))
-    top_k, protect, no_cut = (stage.config["select"][k] for k in ("top_k", "protect", "no_cut"))
-    check_policy(model.schema.names, top_k, protect)
-    check_policy(model.schema.names, no_cut, protect)
-    drops_repeats = _drops_repeats(stage)
     how = make_dataclass(TrainConfig, resolve(stage.config, facts(train))["train"], "train")
     looks = [{"step": NUMBER, "valid_logloss": NUMBER}]
     history = read_made(stage.earlier("train"), "history.json", "the looks of a training", looks)
@@ -80,76 +77,93 @@ def run(stage: Stage) -> Result:
         seed=stage.config["seed"],
         steps=int(best_look(history)["step"]),
     )
-    found_health = health(model, train, valid)
+    return search, spec
+
+
+def run(stage: Stage) -> Result:
+    """Score every field of the model of stage train on validation rows, and decide."""
+    search, spec = _given(stage)
+    model, valid, names = search.model, search.valid, search.model.schema.names
+    top_k, protect, no_cut = (stage.config["select"][k] for k in ("top_k", "protect", "no_cut"))
+    check_policy(names, top_k, protect)
+    check_policy(names, no_cut, protect)
+    drops_repeats = _drops_repeats(stage)
+    of_model = health(model, search.train, valid)
     scores, probes = _search(stage, search)
-    for note in scores.about.get("warnings", []):
-        console().print(f"look at: {note}", soft_wrap=True)
-    found_health = with_probes(found_health, probes)
-    verdicts = decide(scores, top_k, protect, doubt(found_health), no_cut)
+    for warning in scores.notes.warnings:
+        console().print(f"look at: {warning}", soft_wrap=True)
+    of_model = with_probes(of_model, probes)
+    verdicts = decide(scores, top_k, protect, reason_for_doubt(of_model), no_cut)
     repeats = clusters(valid, scores.ranking)
-    if drops_repeats and not doubt(found_health):
-        verdicts = without_repeats(verdicts, [g["fields"] for g in repeats["found"]])
-    kept = [v.field for v in verdicts if v.verdict != "drop"]
-    kept = [n for n in model.schema.names if n in kept]
-    measured = {
-        "health": found_health,
-        "probes": probes,
-        "savings": savings(model, search.build, kept, valid, how.precision),
-        "shuffled": _shuffled(model, valid, kept, stage.config["seed"]),
-        "clusters": repeats,
-    }
-    report = make_report(model, scores, verdicts, measured, _provenance(stage, spec, train, valid))
-    artifacts = write_report(stage.folder, report, kept)
+    if drops_repeats and not reason_for_doubt(of_model):
+        verdicts = without_repeats(verdicts, [group.fields for group in repeats.found])
+    keeps = {v.field for v in verdicts if v.verdict != "drop"}
+    kept = [n for n in names if n in keeps]
+    measured = Measured(
+        health=of_model,
+        probes=probes,
+        savings=savings(model, search.build, kept, Shards(stage.data, "valid", model.schema), search.how.precision),
+        shuffled=_shuffled(search, kept),
+        clusters=repeats,
+    )
+    report = make_report(model, scores, verdicts, measured, _provenance(stage, spec, search))
+    return Result(_metrics(report), artifacts=write_report(stage.folder, report, kept))
+
+
+def _metrics(report: Report) -> dict[str, float]:
     metrics = {
-        "fields_kept": float(len(kept)),
-        "fields_dropped": float(len(model.schema.fields) - len(kept)),
-        "seconds_search": scores.about["seconds"],
-        "train_auc": found_health["train_auc"],
-        "valid_auc": found_health["valid_auc"],
-        "bytes_saved": float(report["savings"]["table_bytes"]),
+        "fields_kept": float(len(report.kept)),
+        "fields_dropped": float(len(report.fields) - len(report.kept)),
+        "seconds_search": report.search.seconds,
+        "train_auc": report.health.train_auc,
+        "valid_auc": report.health.valid_auc,
+        "bytes_saved": float(report.savings.figures["table_bytes"]),
     }
-    if probes:
-        metrics |= {k: probes[k] for k in ("probes_kept", "false_discovery_rate")}
-    if "price" in scores.about:
-        metrics["price"] = scores.about["price"]
-    return Result(metrics, artifacts=artifacts)
+    if report.probes:
+        metrics["probes_kept"] = report.probes.probes_kept
+        metrics["false_discovery_rate"] = report.probes.false_discovery_rate
+    return metrics if report.search.price is None else metrics | {"price": report.search.price}
 
 
-def _shuffled(model: CTR, valid: Split, kept: list[str], seed: int) -> dict[str, float] | None:
-    """What the model as it stands loses where all that is dropped is shuffled; None where nothing is."""
-    dropped = [n for n in model.schema.names if n not in kept]
-    return shuffled_cost(model, valid, {"dropped": dropped}, seed)["dropped"] if dropped else None
+def _shuffled(search: Search, kept: list[str]) -> ShuffledCost | None:
+    """What the model loses if all that is dropped is shuffled; None if nothing is dropped."""
+    dropped = [n for n in search.model.schema.names if n not in kept]
+    if not dropped:
+        return None
+    return shuffled_cost(search.model, search.valid, {"dropped": dropped}, search.seed)["dropped"]
 
 
 def _drops_repeats(stage: Stage) -> bool:
-    asked = stage.config["select"]["repeats"]
-    if asked not in ("keep", "drop"):
-        raise ConfigError(f"select.repeats: expected keep or drop, got {asked!r}: choose one of them")
-    return asked == "drop"
+    repeats = stage.config["select"]["repeats"]
+    if repeats not in ("keep", "drop"):
+        raise ConfigError(f"select.repeats: expected keep or drop, got {repeats!r}: choose one of them")
+    return repeats == "drop"
 
 
-def _provenance(stage: Stage, spec: dict[str, Any], train: Split, valid: Split) -> dict[str, Any]:
-    """Where a report comes from: what `recsys compare` lays side by side. The checkpoint is as seen from `runs`."""
+def _provenance(stage: Stage, spec: dict[str, Any], search: Search) -> Provenance:
+    """Where a report comes from: what `recsys compare` lays side by side."""
     config = stage.config
-    return {
-        "data": stage.data.name,
-        "split": {"shape": config["data"]["split"], "train_rows": len(train), "valid_rows": len(valid)},
-        "model": spec,
-        "checkpoint": relative(stage.earlier("train"), Path(config["runs"])),
-        "policy": {k: config["select"][k] for k in ("top_k", "no_cut", "protect", "repeats")},
-        "selection": config["selection"],
-        "train": config["train"],
-        "seed": config["seed"],
-        "versions": {"recsys": recsys.__version__, **{n: version(n) for n in _TOLD}},
-    }
+    return Provenance(
+        data=stage.data.name,
+        split={
+            "shape": config["data"]["split"], "train_rows": len(search.train), "valid_rows": len(search.valid),
+        },
+        model=spec,
+        checkpoint=relative(stage.earlier("train"), Path(config["runs"])),
+        policy={k: config["select"][k] for k in ("top_k", "no_cut", "protect", "repeats")},
+        selection=config["selection"],
+        train=config["train"],
+        seed=config["seed"],
+        versions={"recsys": recsys.__version__, **{n: version(n) for n in _PACKAGES}},
+    )  # fmt: skip
 
 
-def write_report(folder: Path, report: dict[str, Any], kept: list[str]) -> list[Path]:
+def write_report(folder: Path, report: Report, kept: list[str]) -> list[Path]:
     """The report as JSON, CSV and a page, and what applies it: for stage retrain, and for later runs."""
-    write_json(folder / "report.json", report)
+    write_json(folder / "report.json", report.to_json())
     write_csv(report, folder / "report.csv")
     write_html(report, folder / "report.html")
     write_json(folder / "selection.json", {"keep": kept})
     override = OmegaConf.to_yaml({"select": {"apply": kept}})
-    write_text(folder / "kept.yaml", _OVERRIDE.format(method=report["method"]) + override)
+    write_text(folder / "kept.yaml", _OVERRIDE.format(method=report.method) + override)
     return [folder / n for n in ("report.json", "report.csv", "report.html", "selection.json", "kept.yaml")]

@@ -1,16 +1,15 @@
 """`recsys compare`: print how selection reports agree, and write a page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from recsys.errors import ConfigError
 from recsys.files import write_text
-from recsys.selection.reports.compare import LABELS, compare, together
+from recsys.selection.reports.compare import LABELS, Comparison, compare, together
 from recsys.selection.reports.compare_page import compare_page, signed, stable
 from recsys.selection.reports.find import read
 from recsys.terminal import console
@@ -27,50 +26,49 @@ def show(paths: Sequence[Path], out: Path | None = None) -> None:
     if not 2 <= len(paths) <= len(LABELS):
         raise ConfigError(f"compare needs 2 to {len(LABELS)} reports, got {len(paths)}: name other ones")
     reports = dict(zip(LABELS, (read(p) for p in paths), strict=False))
-    found = {f"{x} → {y}": compare(reports[x], reports[y]) for x, y in combinations(reports, 2)}
+    comparisons = {f"{x} → {y}": compare(reports[x], reports[y]) for x, y in combinations(reports, 2)}
     phi = together(list(reports.values()))
-    page = compare_page(reports, dict(zip(reports, paths, strict=True)), found, phi) if out else ""
+    page = compare_page(reports, dict(zip(reports, paths, strict=True)), comparisons, phi) if out else ""
     screen = console(stderr=False)
     for (label, report), path in zip(reports.items(), paths, strict=True):
-        count = sum(f["verdict"] != "drop" for f in report["fields"].values())
-        line = f"{label}: {path} ({report['method']}, keeps {count} of {len(report['fields'])})"
+        line = f"{label}: {path} ({report.method}, keeps {len(report.kept)} of {len(report.fields)})"
         screen.print(line, soft_wrap=True)
-    screen.print(_grid(found))
+    screen.print(_grid(comparisons))
     if phi:
         screen.print(f"stability of the kept sets over {len(reports)} reports: {stable(phi)}")
-    for pair, c in found.items():
+    for pair, c in comparisons.items():
         _details(screen, pair, c)
     if out:
         write_text(out, page)
         screen.print(f"page: {out}", soft_wrap=True)
 
 
-def _grid(found: dict[str, Any]) -> Table:
+def _grid(comparisons: Mapping[str, Comparison]) -> Table:
     grid = Table("pair", "RBO", "Jaccard@k", "chance", "Kendall τ-b", "weighted τ", "flips")
-    for pair, c in found.items():
-        correlations = ["" if c[k] is None else f"{c[k]:.3f}" for k in ("kendall_tau", "weighted_tau")]
-        top = f"{c['jaccard']:.3f} (k={c['k']})"
-        grid.add_row(pair, f"{c['rbo']:.3f}", top, f"{c['jaccard_by_chance']:.3f}", *correlations, str(len(c["flips"])))
+    for pair, c in comparisons.items():
+        correlations = ["" if tau is None else f"{tau:.3f}" for tau in c.correlations[:2]]
+        top = f"{c.jaccard:.3f} (k={c.k})"
+        grid.add_row(pair, f"{c.rbo:.3f}", top, f"{c.jaccard_by_chance:.3f}", *correlations, str(len(c.flips)))
     return grid
 
 
-def _details(screen: Console, pair: str, c: dict[str, Any]) -> None:
+def _details(screen: Console, pair: str, c: Comparison) -> None:
     def line(text: str, style: str = "") -> None:
         screen.print(f"{pair}: {text}", soft_wrap=True, style=style)
 
-    for warning in c["warnings"]:
+    for warning in c.warnings:
         line(f"warning: {warning}", "yellow")
-    for what in ("added", "removed"):
-        if c[what]:
-            line(f"{what}: {', '.join(c[what])}")
-    for name, was, now in c["flips"]:
-        line(f"{name}: {was} → {now}")
-    for name, was, now, overlap in c["movers"]:
-        note = {None: "", True: ", intervals overlap", False: ", intervals apart"}[overlap]
-        line(f"{name}: rank {was} → {now}{note}")
-    if c["curves"]:
-        metric, at_k, area = (c["curves"].get(k) for k in ("metric", "at_k", "area"))
-        for k, change in at_k.items():
-            line(f"Δ{metric}@{k} {signed(change)}")
-        if area:
-            line(f"Δ area under {metric} by k {signed(area)} over {len(c['curves']['seeds'])} paired seeds")
+    for change, names in (("added", c.added), ("removed", c.removed)):
+        if names:
+            line(f"{change}: {', '.join(names)}")
+    for flip in c.flips:
+        line(f"{flip.field}: {flip.before} → {flip.after}")
+    for m in c.movers:
+        note = {None: "", True: ", intervals overlap", False: ", intervals apart"}[m.overlap]
+        line(f"{m.field}: rank {m.before} → {m.after}{note}")
+    if c.curves:
+        for k, change in c.curves.at_k.items():
+            line(f"Δ{c.curves.metric}@{k} {signed(change)}")
+        if c.curves.area:
+            seeds = len(c.curves.seeds)
+            line(f"Δ area under {c.curves.metric} by k {signed(c.curves.area)} over {seeds} paired seeds")

@@ -12,7 +12,17 @@ from recsys.frame.ctr import CTR
 from recsys.selection.columns import Units, field_generators, raw_blocks
 from recsys.selection.counted import resampled
 
-__all__ = ["EDGE", "Gates", "Reservoir", "adaptive_weights", "gated", "reservoirs", "rolled", "theta_of"]
+__all__ = [
+    "EDGE",
+    "Gates",
+    "Reservoir",
+    "adaptive_weights",
+    "gated",
+    "price_weights",
+    "reservoirs",
+    "rolled",
+    "theta_of",
+]
 
 _SHARPNESS = 5.0  # g = σ(5θ), as in the public reference code
 EDGE = 0.02  # gates stay in [edge, 1 − edge], so that a saturated one can still come back
@@ -33,6 +43,13 @@ def adaptive_weights(width_U: Tensor, change_U: Tensor) -> Tensor:
     """
     s_U = (width_U * change_U).sqrt()
     return (s_U / s_U.median().clamp(min=1e-12)).clamp(0.05, 20.0)
+
+
+def price_weights(gated_units: Units, adaptive: bool) -> Tensor:
+    """The price of each unit relative to λ: `adaptive_weights`, or 1 for all → [U]."""
+    if adaptive:
+        return adaptive_weights(gated_units.width_U, gated_units.change_U)
+    return torch.ones(len(gated_units.names))
 
 
 def rolled(x_BW: Tensor, shift_U: Tensor, of_column_W: Tensor) -> Tensor:

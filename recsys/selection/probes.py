@@ -11,6 +11,7 @@ from recsys.data.split import Split, in_order, in_random_order
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.selection.counted import counted, resampled
+from recsys.selection.figures import ProbeFindings
 from recsys.selection.scores import FieldScores
 
 __all__ = ["PREFIX", "Probed", "discovery_rate", "is_probe", "kept_with_probes", "probe_sources", "without_probes"]
@@ -91,7 +92,7 @@ def without_probes(scores: FieldScores) -> FieldScores:
     score = {n: s for n, s in scores.score.items() if not is_probe(n)}
     details = {n: scores.details[n] for n in score}
     keep = None if scores.keep is None else {n: scores.keep[n] for n in score}
-    return FieldScores(score, keep, details, scores.about)
+    return FieldScores(score, keep, details, scores.notes)
 
 
 def kept_with_probes(scores: FieldScores, top_k: int | None) -> dict[str, bool]:
@@ -102,7 +103,7 @@ def kept_with_probes(scores: FieldScores, top_k: int | None) -> dict[str, bool]:
     return {n: s >= real[top_k - 1] for n, s in scores.score.items()}
 
 
-def discovery_rate(keep: dict[str, bool], probes: int) -> dict[str, float]:
+def discovery_rate(keep: dict[str, bool], probes: int) -> ProbeFindings:
     """The false-discovery rate that kept probes imply.
 
     Each real field is useless with at most the chance that all are, so of F real fields about
@@ -119,4 +120,4 @@ def discovery_rate(keep: dict[str, bool], probes: int) -> dict[str, float]:
     lucky = sum(k for n, k in keep.items() if is_probe(n))
     kept = max(1, sum(real))
     rate, bound = (min(1.0, len(real) * (n / probes) / kept) for n in (lucky, lucky + 1))
-    return {"probes": probes, "probes_kept": lucky, "false_discovery_rate": rate, "at_most": bound}
+    return ProbeFindings(probes, lucky, rate, bound)

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from recsys.errors import ConfigError
+from recsys.selection.figures import SearchNotes
 
 __all__ = [
     "UNSETTLED",
@@ -34,13 +34,13 @@ class FieldScores:
         score: For each field, how much it matters; higher is more. The ranking.
         keep: Whether the method itself would keep the field; None where it gives an order and no cut.
         details: For each field, named figures of the method (gate, weight, price, …).
-        about: Figures of the search: steps, seconds, price, curves.
+        notes: What the method says of its search.
     """
 
     score: dict[str, float]
     keep: dict[str, bool] | None
     details: dict[str, dict[str, float]]
-    about: dict[str, Any] = field(default_factory=dict)
+    notes: SearchNotes
 
     @property
     def ranking(self) -> list[str]:
@@ -62,7 +62,7 @@ def intervals(scores: FieldScores) -> dict[str, tuple[float, float]]:
 
     mean ± t₀.₉₇₅(R − 1)·s/√R, from `deviation` of the details (which divides by R) and `repeats`.
     """
-    repeats = scores.about.get("repeats", 1)
+    repeats = scores.notes.repeats or 1
     if repeats < 2:
         return {}
     from scipy.stats import t
@@ -74,7 +74,7 @@ def intervals(scores: FieldScores) -> dict[str, tuple[float, float]]:
 
 def _in_doubt(scores: FieldScores) -> dict[str, str]:
     """Fields whose price is within the interval of what they are worth, and why that is so."""
-    price = scores.about.get("price")
+    price = scores.notes.price
     if price is None:
         return {}
     found = {
@@ -137,7 +137,7 @@ def decide(
         return [Verdict(n, *(_PROTECTED if n in protect else ("uncertain", doubt))) for n in scores.ranking]
     if top_k is None and scores.keep is None:
         raise ConfigError(
-            f"selection={scores.about['method']} gives an order of fields and no cut: set select.top_k, or "
+            f"selection={scores.notes.method} gives an order of fields and no cut: set select.top_k, or "
             f"select.no_cut for such methods alone, 1 to {len(scores.score)}"
         )
     free = (top_k or 0) - len(set(protect))

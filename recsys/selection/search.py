@@ -65,10 +65,10 @@ Selector = Callable[[Search], FieldScores]
 
 
 def search_fields(select: Selector, search: Search) -> FieldScores:
-    """Call a selector, and note in `about` how many seconds it took."""
+    """Call a selector, and note how many seconds it took."""
     started = time.perf_counter()
     scores = select(search)
-    return replace(scores, about={**scores.about, "seconds": time.perf_counter() - started})
+    return replace(scores, notes=replace(scores.notes, seconds=time.perf_counter() - started))
 
 
 def batches_forever(shards: Split, size: int, seed: int) -> Iterator[Batch]:

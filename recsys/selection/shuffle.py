@@ -11,6 +11,7 @@ from recsys.evaluation.metrics import auc, losses, sigmoid, weighted_mean
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_generators
 from recsys.selection.counted import counted, donors
+from recsys.selection.figures import ShuffledCost
 from recsys.training.loop import bf16
 
 __all__ = ["Shuffled", "shuffled_cost"]
@@ -71,7 +72,7 @@ def shuffled_cost(
     seed: int,
     rows: int = 100_000,
     together: bool = False,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, ShuffledCost]:
     """What shuffling costs, for several sets of fields in turn.
 
     Args:
@@ -83,19 +84,14 @@ def shuffled_cost(
         together: Whether the fields of a set share one permutation, or each has its own.
 
     Returns:
-        For each name delta_logloss, nats a row, positive where the model loses; delta_logloss_error, its
-        standard error over rows; delta_auc, negative where the model loses. All count sample weights.
+        For each name, what shuffling its fields costs.
     """
     rows_of = Shuffled(model, valid, seed, rows)
     logit_R, label_R, weight_R = rows_of.logits(), rows_of.label_R, rows_of.weight_R
     loss_R, base = losses(sigmoid(logit_R), label_R), auc(logit_R, label_R, weight_R)
-    found: dict[str, dict[str, float]] = {}
+    costs: dict[str, ShuffledCost] = {}
     for name, fields in groups.items():
         shuffled_R = rows_of.logits(fields, together)
         mean, error = weighted_mean(losses(sigmoid(shuffled_R), label_R) - loss_R, weight_R)
-        found[name] = {
-            "delta_logloss": mean,
-            "delta_logloss_error": error,
-            "delta_auc": auc(shuffled_R, label_R, weight_R) - base,
-        }
-    return found
+        costs[name] = ShuffledCost(mean, error, auc(shuffled_R, label_R, weight_R) - base)
+    return costs

@@ -17,6 +17,7 @@ from recsys.embeddings.per_field import per_field
 from recsys.errors import ConfigError
 from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
+from recsys.selection.figures import SearchNotes
 from recsys.selection.scores import FieldScores, decide
 from recsys.selection.search import Search
 from recsys.training.config import TrainConfig
@@ -92,8 +93,8 @@ def test_selector_puts_what_matters_first_and_changes_nothing(path, trained):
         assert scores.keep and [scores.keep[n] for n in ("good", "good_cat", "bad")] == [True, True, False]
     else:
         assert scores.keep == {"good": True, "good_cat": True, "bad": False, "bad_cat": False}
-    assert scores.about["method"] == path.stem
-    assert scores.about.get("price", 1) > 0
+    assert scores.notes.method == path.stem
+    assert scores.notes.price is None or scores.notes.price > 0
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
@@ -111,7 +112,7 @@ def test_one_field_is_nothing_to_choose_from(trained):
 
 
 def scores(**score: float) -> FieldScores:
-    return FieldScores(score, {n: s > 0.5 for n, s in score.items()}, {n: {} for n in score}, {"method": "x"})
+    return FieldScores(score, {n: s > 0.5 for n, s in score.items()}, {n: {} for n in score}, SearchNotes("x"))
 
 
 def verdicts(*given, **named) -> dict[str, str]:

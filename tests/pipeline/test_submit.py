@@ -9,6 +9,7 @@ import pytest
 
 from recsys.commands.tree import command_tree
 from recsys.config.options import CONF
+from tests.reports import report_json
 
 HEAVY = ["torch", "torchrec", "fbgemm_gpu", "sklearn", "scipy", "mlflow", "pandas", "polars", "pyarrow", "plotly"]
 HEAVY += ["onnx", "onnxruntime", "safetensors", "lightgbm", "jinja2"]
@@ -196,9 +197,7 @@ def without(packages: list[str], arguments: list[str], folder: Path) -> str:
 
 @pytest.mark.parametrize("last", ["absent", "bad.json", "report.json --out no/such/page.html"])
 def test_compare_tells_what_is_wrong_before_it_loads_anything(last: str, tmp_path: Path) -> None:
-    about = {"version": 5, "method": "x", "fields": {}, "provenance": {"model": {}}, "health": {"verdict": "sound"}}
-    about |= {"search": {"seconds": 1}, "savings": {"table_bytes": 1}}
-    (tmp_path / "report.json").write_text(json.dumps(about))
+    (tmp_path / "report.json").write_text(json.dumps(report_json({})))
     (tmp_path / "bad.json").write_text("{")
     code = f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r})); from recsys.commands.cli import main; "
     code += f"sys.exit(main({['compare', 'report.json', *last.split()]!r}))"

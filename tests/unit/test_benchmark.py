@@ -1,5 +1,7 @@
 """Retrain curves, reports merged over seeds, repeats: against definitions worked by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,6 +10,7 @@ from scipy.stats import t
 from recsys.data.sets.decoys import add
 from recsys.errors import ConfigError
 from recsys.evaluation.metrics import auc
+from recsys.selection.figures import SearchNotes, ShuffledCost
 from recsys.selection.reports.agreement import (
     area,
     area_weights,
@@ -18,9 +21,11 @@ from recsys.selection.reports.agreement import (
 )
 from recsys.selection.reports.benchmark_page import columns, rows, write_page
 from recsys.selection.reports.curve import checked_grid, curve_summary
-from recsys.selection.reports.over_seeds import kept_names, over_seeds
+from recsys.selection.reports.over_seeds import over_seeds
+from recsys.selection.reports.report import Report
 from recsys.selection.scores import FieldScores, Verdict, decide, without_repeats
 from tests.pages import SCRIPT, runs
+from tests.reports import report_json
 
 
 def curve(by_seed: dict, full: dict, kept: dict, metric: str = "auc") -> dict:
@@ -62,17 +67,10 @@ def test_the_grid():
             checked_grid(wrong, 24)
 
 
-def report(verdicts: dict[str, str], scores: dict[str, float], seed: int = 0, health: str = "sound") -> dict:
+def report(verdicts: dict[str, str], scores: dict[str, float], seed: int = 0, health: str = "sound") -> Report:
     order = sorted(scores, key=lambda n: -scores[n])
-    fields = {
-        n: {"rank": i + 1, "score": scores[n], "verdict": verdicts[n], "reason": "why", "kind": "numeric",
-            "width": 1, "table_bytes": 0, "rows": 0, "cardinality": 0, "cluster": None, "gate": scores[n] / 2}
-        for i, n in enumerate(order)
-    }  # fmt: skip
-    return {
-        "version": 4, "shuffled": None, "method": "leap", "fields": fields, "search": {"seconds": 1.0 + seed},
-        "provenance": {"data": "d", "seed": seed}, "health": {"verdict": health, "reason": health},
-    }  # fmt: skip
+    fields = {n: {"score": scores[n], "verdict": verdicts[n], "gate": scores[n] / 2} for n in order}
+    return Report.from_json(report_json(fields, health, seed))
 
 
 def test_over_seeds_the_mean_ranks_and_disagreement_is_uncertain():
@@ -80,28 +78,28 @@ def test_over_seeds_the_mean_ranks_and_disagreement_is_uncertain():
     b = report({"x": "keep", "y": "drop", "z": "drop"}, {"x": 0.5, "y": 0.2, "z": 0.3}, 1, "inconclusive")
     c = report({"x": "keep", "y": "drop", "z": "drop"}, {"x": 0.7, "y": 0.8, "z": 0.2}, 2)
     found = over_seeds([a, b, c])
-    assert list(found["fields"]) == ["x", "y", "z"]
-    assert {n: f["verdict"] for n, f in found["fields"].items()} == {"x": "keep", "y": "uncertain", "z": "drop"}
-    assert found["fields"]["y"]["reason"] == "kept under 1 of 3 seeds"
-    x = found["fields"]["x"]
-    assert x["score"] == pytest.approx(0.7) and x["gate"] == pytest.approx(0.35) and x["rank"] == 1
-    assert x["interval"][1] - 0.7 == pytest.approx(t.ppf(0.975, 2) * 0.2 / np.sqrt(3))
-    assert found["health"]["verdict"] == "inconclusive" and found["provenance"]["seed"] == [0, 1, 2]
-    assert found["search"]["seconds"] == pytest.approx(2.0) and kept_names(found) == ["x", "y"]
+    assert list(found.fields) == ["x", "y", "z"]
+    assert {n: f.verdict for n, f in found.fields.items()} == {"x": "keep", "y": "uncertain", "z": "drop"}
+    assert found.fields["y"].reason == "kept under 1 of 3 seeds"
+    x = found.fields["x"]
+    assert x.score == pytest.approx(0.7) and x.figures["gate"] == pytest.approx(0.35) and x.rank == 1
+    assert x.interval[1] - 0.7 == pytest.approx(t.ppf(0.975, 2) * 0.2 / np.sqrt(3))
+    assert found.health.verdict == "inconclusive" and found.provenance.seed == [0, 1, 2]
+    assert found.search.seconds == pytest.approx(2.0) and found.kept == ["x", "y"]
 
 
 def test_over_seeds_a_figure_is_the_mean_of_the_seeds_that_have_it():
     kept = [report({"x": v, "y": "keep"}, {"x": 0.2, "y": 0.9}, i) for i, v in enumerate(["keep", "uncertain", "keep"])]
-    kept[1]["fields"]["x"] |= {"delta_logloss": 0.25}
-    kept[1]["shuffled"] = {"delta_auc": -0.5}
+    kept[1].fields["x"].figures["delta_logloss"] = 0.25
+    kept[1] = replace(kept[1], shuffled=ShuffledCost(0.1, 0.01, -0.5))
     found = over_seeds(kept)
-    assert found["fields"]["x"]["delta_logloss"] == 0.25 and found["fields"]["x"]["verdict"] == "keep"
-    assert found["shuffled"] == {"delta_auc": -0.5} and "delta_logloss" not in found["fields"]["y"]
+    assert found.fields["x"].figures["delta_logloss"] == 0.25 and found.fields["x"].verdict == "keep"
+    assert found.shuffled == kept[1].shuffled and "delta_logloss" not in found.fields["y"].figures
 
 
 def test_one_seed_is_the_report_itself():
     a = report({"x": "protected", "y": "drop"}, {"x": 0.9, "y": 0.8})
-    assert over_seeds([a]) == {**a, "provenance": {"data": "d", "seed": [0]}}
+    assert over_seeds([a]) == replace(a, provenance=replace(a.provenance, seed=[0]))
 
 
 def test_of_fields_that_repeat_each_other_the_most_important_stays():
@@ -115,9 +113,9 @@ def test_of_fields_that_repeat_each_other_the_most_important_stays():
 
 
 def test_a_method_without_a_cut_keeps_no_cut_fields_and_others_do_not():
-    order = FieldScores({"x": 3.0, "y": 2.0, "z": 1.0}, None, {}, {"method": "sfs"})
+    order = FieldScores({"x": 3.0, "y": 2.0, "z": 1.0}, None, {}, SearchNotes("sfs"))
     assert [v.verdict for v in decide(order, no_cut=2)] == ["keep", "keep", "drop"]
-    cut = FieldScores(order.score, {"x": True, "y": False, "z": False}, {}, {"method": "leap"})
+    cut = FieldScores(order.score, {"x": True, "y": False, "z": False}, {}, SearchNotes("leap"))
     assert [v.verdict for v in decide(cut, no_cut=2)] == ["keep", "drop", "drop"]
 
 
@@ -137,7 +135,7 @@ def test_the_page_leads_with_the_best_method_and_tells_who_has_no_answer(tmp_pat
     write_page(about, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "sfs ranks best" in page and "lasso has no answer: selection keeps no field" in page
-    assert "What LeAP keeps (4 / 5 of 9 fields) changes" in page
+    assert "What sfs keeps (4 / 5 of 9 fields) changes" in page
 
 
 def test_decoys_are_the_same_values_in_another_order_and_in_the_same():

@@ -12,46 +12,39 @@ from scipy.stats import ttest_rel
 from recsys.commands.cli import main
 from recsys.errors import ConfigError
 from recsys.selection.reports.agreement import jaccard, jaccard_by_chance, paired_curves, rbo, stability
-from recsys.selection.reports.compare import compare, together
-from recsys.selection.reports.find import VERSION
+from recsys.selection.reports.compare import Comparison, compare, together
+from recsys.selection.reports.report import VERSION, Report
 from tests.pages import SCRIPT, renamed, runs
+from tests.reports import report_json
 
 NAMES = [f"f{i}" for i in range(12)]
 
 
 def report(ranking: list[str], keep: int, data: str = "d", health: str = "sound", **more) -> dict:
-    fields = {
-        n: {"rank": i + 1, "score": 1 / (i + 1), "verdict": "keep" if i < keep else "drop"}
-        for i, n in enumerate(ranking)
-    }
-    return {
-        "version": VERSION,
-        "method": "leap",
-        "fields": fields,
-        "provenance": {"data": data, "model": {"seed": 0}, "seed": 0, "split": {}, "policy": {}},
-        "health": {"verdict": health, "valid_auc": 0.7},
-        "search": {"seconds": 1.0},
-        "savings": {"table_bytes": 0},
-        **more,
-    }
+    fields = {n: {"score": 1 / (i + 1), "verdict": "keep" if i < keep else "drop"} for i, n in enumerate(ranking)}
+    return {**report_json(fields, health, data=data), **more}
 
 
 def curve(*values: list[float], grid: list[int] | None = None, metric: str = "auc") -> dict:
-    return {"metric": metric, "grid": grid or [2, 4, 8], "by_seed": {str(i): v for i, v in enumerate(values)}}
+    by_seed = {str(i): v for i, v in enumerate(values)}
+    return {"metric": metric, "grid": grid or [2, 4, 8], "by_seed": by_seed, "full": {}, "kept": {}}
+
+
+def compared(a: dict, b: dict) -> Comparison:
+    return compare(Report.from_json(a), Report.from_json(b))
 
 
 def test_a_report_with_itself_agrees_fully():
-    found = compare(report(NAMES, 5), report(NAMES, 5))
-    measures = ("rbo", "jaccard", "kendall_tau", "weighted_tau", "spearman")
-    assert [found[m] for m in measures] == pytest.approx([1] * 5)
-    assert not found["flips"] and not found["movers"] and not found["warnings"]
+    found = compared(report(NAMES, 5), report(NAMES, 5))
+    assert [found.rbo, found.jaccard, *found.correlations] == pytest.approx([1] * 5)
+    assert not found.flips and not found.movers and not found.warnings
 
 
 def test_a_reversed_ranking_has_tau_of_minus_one():
-    found = compare(report(NAMES, 5), report(NAMES[::-1], 5))
-    assert found["kendall_tau"] == pytest.approx(-1) and found["spearman"] == pytest.approx(-1)
-    assert found["jaccard"] == 0
-    assert len(found["flips"]) == 10
+    found = compared(report(NAMES, 5), report(NAMES[::-1], 5))
+    assert found.correlations.kendall_tau == pytest.approx(-1) and found.correlations.spearman == pytest.approx(-1)
+    assert found.jaccard == 0
+    assert len(found.flips) == 10
 
 
 def test_rbo_is_its_definition():
@@ -80,10 +73,10 @@ def test_kendall_tau_b_counts_ties_as_its_definition_does():
     pairs = list(combinations(range(12), 2))
     agree = sum(np.sign(x[i] - x[j]) * np.sign(y[i] - y[j]) for i, j in pairs)
     untied = [sum(v[i] != v[j] for i, j in pairs) for v in (x, y)]
-    assert compare(a, b)["kendall_tau"] == pytest.approx(agree / np.sqrt(untied[0] * untied[1]))
+    assert compared(a, b).correlations.kendall_tau == pytest.approx(agree / np.sqrt(untied[0] * untied[1]))
     for f in b["fields"].values():
         f["score"] = 0.0
-    assert compare(a, b)["kendall_tau"] is None
+    assert compared(a, b).correlations.kendall_tau is None
 
 
 def test_stability_of_sets_of_one_size_is_kunchevas_index():
@@ -106,54 +99,54 @@ def test_the_interval_of_stability_covers_as_often_as_it_says():
 
 def test_paired_changes_have_the_interval_of_a_paired_t_test():
     a, b = curve([0.70, 0.74, 0.75], [0.71, 0.73, 0.76]), curve([0.72, 0.745, 0.75], [0.72, 0.74, 0.77], [9, 9, 9])
-    found = compare(report(NAMES, 5, curve=a), report(NAMES, 5, curve=b))["curves"]
-    assert found["seeds"] == ["0", "1"]
+    found = compared(report(NAMES, 5, curve=a), report(NAMES, 5, curve=b)).curves
+    assert found.seeds == ["0", "1"]
     want = ttest_rel([0.72, 0.72], [0.70, 0.71]).confidence_interval(0.95)
-    assert (found["at_k"][2]["low"], found["at_k"][2]["high"]) == pytest.approx((want.low, want.high))
+    assert (found.at_k[2]["low"], found.at_k[2]["high"]) == pytest.approx((want.low, want.high))
 
     def area(v):
         return (2 * (v[0] + v[1]) / 2 + 4 * (v[1] + v[2]) / 2) / 6
 
     change = [area(b["by_seed"][s]) - area(a["by_seed"][s]) for s in ("0", "1")]
-    assert found["area"]["mean"] == pytest.approx(np.mean(change))
-    assert "low" not in paired_curves(a, curve([0.7, 0.7, 0.7]))["area"]
+    assert found.area["mean"] == pytest.approx(np.mean(change))
+    assert "low" not in paired_curves(a, curve([0.7, 0.7, 0.7])).area
 
 
 def test_curves_that_cannot_be_paired():
     a = report(NAMES, 5, curve=curve([0.7, 0.7, 0.7]))
     with pytest.raises(ConfigError, match="grids of k differ"):
-        compare(a, report(NAMES, 5, curve=curve([0.7, 0.7], grid=[2, 4])))
-    found = compare(a, report(NAMES, 5, curve=curve([0.7, 0.7, 0.7], metric="logloss")))
-    assert found["curves"] is None and "metric of the curves differs" in found["warnings"][0]
+        compared(a, report(NAMES, 5, curve=curve([0.7, 0.7], grid=[2, 4])))
+    found = compared(a, report(NAMES, 5, curve=curve([0.7, 0.7, 0.7], metric="logloss")))
+    assert found.curves is None and "metric of the curves differs" in found.warnings[0]
     other_seed = {**curve(), "by_seed": {"9": [1, 1, 1]}}
-    assert compare(a, report(NAMES, 5, curve=other_seed))["curves"] is None
-    assert compare(a, report(NAMES, 5))["curves"] is None
+    assert compared(a, report(NAMES, 5, curve=other_seed)).curves is None
+    assert compared(a, report(NAMES, 5)).curves is None
 
 
 def test_differences_that_forbid_trust_are_named():
     a, b = report(NAMES, 5), report([*NAMES[1:], "new"], 5, data="other", health="overfit")
     b["provenance"] |= {"model": {"seed": 1, "model": "fm"}, "split": {"gap_days": 1}, "policy": {"top_k": 5}}
     b["search"]["price"], a["search"]["price"] = 1e-3, 1e-4
-    found = compare(a, b)
-    assert found["added"] == ["new"] and found["removed"] == ["f0"]
+    found = compared(a, b)
+    assert found.added == ["new"] and found.removed == ["f0"]
     words = ("data differs", "split differs", "models differ in model", "policy differs", "price differs", "overfit")
-    assert [w in n for w, n in zip(words, found["warnings"], strict=True)] == [True] * 6
+    assert [w in n for w, n in zip(words, found.warnings, strict=True)] == [True] * 6
     same_but_for_the_seed = copy.deepcopy(a)
     same_but_for_the_seed["provenance"]["model"]["seed"] = 7
-    assert not compare(a, same_but_for_the_seed)["warnings"]
+    assert not compared(a, same_but_for_the_seed).warnings
     with pytest.raises(ConfigError, match="share no field"):
-        compare(a, report(["z"], 1))
+        compared(a, report(["z"], 1))
 
 
 def test_movers_say_whether_intervals_overlap():
     a, b = report(NAMES, 5), report([*NAMES[1:], "f0"], 5)
     for n, of_a, of_b in (("f0", [1, 2], [3, 4]), ("f1", [1, 2], [1.5, 4])):
         a["fields"][n]["interval"], b["fields"][n]["interval"] = of_a, of_b
-    movers = {m[0]: m for m in compare(a, b)["movers"]}
+    movers = {m[0]: m for m in compared(a, b).movers}
     assert movers["f0"] == ("f0", 1, 12, False)
     assert movers["f1"][3] is True and movers["f2"][3] is None
     b["method"] = "permutation"
-    assert {m[3] for m in compare(a, b)["movers"]} == {None}
+    assert {m[3] for m in compared(a, b).movers} == {None}
 
 
 def test_three_reports_by_the_command(tmp_path, capsys):
@@ -166,7 +159,7 @@ def test_three_reports_by_the_command(tmp_path, capsys):
     by_name = ["a", str(runs / "b"), str(runs / "c" / "select" / "report.json")]
     assert main(["compare", *by_name, "--runs", str(runs), "--out", str(out)]) == 0
     said, html = capsys.readouterr().out, out.read_text()
-    phi = together(made)
+    phi = together([Report.from_json(r) for r in made])
     for text in ("A → C", "f0: keep → drop", "f0: rank 1 → 12", "Δauc@4 +0.00000", f"{phi['index']:.3f}"):
         assert text in said
     assert html.count("Plotly.newPlot") == 3 and "Stability of the kept sets over 3 reports" in html
@@ -200,7 +193,8 @@ def test_a_report_that_lacks_something_is_one_line(tmp_path, capsys, part):
     (tmp_path / "bad.json").write_text(json.dumps(damaged))
     assert main(["compare", str(tmp_path / "report.json"), str(tmp_path / "bad.json")]) == 2
     said = capsys.readouterr().err
-    assert f"bad.json is damaged: expected a selection report, it has no {'fields.' * (part == 'f0')}{part}" in said
+    place = f"fields.{part}" if part == "f0" else part
+    assert f"bad.json is damaged: expected a selection report, {place} is missing or of another type" in said
     assert len(said.strip().splitlines()) == 1
 
 

@@ -18,7 +18,7 @@ from recsys.frame.ctr import CTR
 from recsys.selection.columns import change_rates
 from recsys.selection.counted import Rows, counted, donors, resampled
 from recsys.selection.price import default_price, gain_over_constant
-from recsys.selection.reports.report import health
+from recsys.selection.reports.health import health
 from recsys.selection.search import gate_loss
 from recsys.selection.shuffle import shuffled_cost
 from tests.unit.test_leap import Linear, given
@@ -73,8 +73,8 @@ def test_health_price_and_shuffles_leave_out_rows_of_weight_0(case):
     groups = {"x": ["a"], "y": ["b", "c"]}
     assert shuffled_cost(model, valid, groups, 0) == shuffled_cost(model, dropped, groups, 0)
     found, want = health(model, valid, valid), health(model, dropped, dropped)
-    assert found["agreement"] == want["agreement"] and found["gain"] == want["gain"]
-    assert found["train_auc"] == pytest.approx(want["train_auc"])
+    assert found.agreement == want.agreement and found.gain == want.gain
+    assert found.train_auc == pytest.approx(want.train_auc)
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,8 @@ def test_a_weight_of_n_is_n_rows(weighed):
     assert gain[0].mean == pytest.approx(gain[1].mean) and gain[0].constant == pytest.approx(gain[1].constant)
     for name in WEIGHT:
         (a,), (b,) = (shuffled_cost(model, s, {"x": [name]}, 0).values() for s in (few, repeated))
-        noise = 4 * (a["delta_logloss_error"] + b["delta_logloss_error"])
-        assert a["delta_logloss"] == pytest.approx(b["delta_logloss"], abs=noise + 1e-12)
+        noise = 4 * (a.delta_logloss_error + b.delta_logloss_error)
+        assert a.delta_logloss == pytest.approx(b.delta_logloss, abs=noise + 1e-12)
     one, many = (run("permutation", model, s).score for s in (few, repeated))
     assert one == pytest.approx(many, abs=0.02)
     one, many = (run("leap", model, s).score for s in (few, repeated))
@@ -136,7 +136,7 @@ def test_what_replaces_a_value_is_drawn_as_it_weighs(case):
     loss = [np.logaddexp(0, z) - y.reshape(-1, *[1] * (z.ndim - 1)) * z for z in (logit, other)]
     want = np.average(np.average(loss[1], axis=1, weights=w) - loss[0], weights=w)
     plain = np.average(loss[1].mean(1) - loss[0], weights=w)
-    found = [shuffled_cost(model, rows, {"x": ["a"]}, s)["x"]["delta_logloss"] for s in range(60)]
+    found = [shuffled_cost(model, rows, {"x": ["a"]}, s)["x"].delta_logloss for s in range(60)]
     error = np.std(found) / 60**0.5
     assert np.mean(found) == pytest.approx(want, abs=5 * error) and abs(want - plain) > 10 * error
 
@@ -154,9 +154,9 @@ def test_fields_together_share_their_donors(case):
     other = z[np.random.default_rng(0).permutation(len(z))]
     loss = [np.mean(np.logaddexp(0, v) - y * v) for v in (z, other, (z + other) / 2)]
     for together, want in ((True, loss[1] - loss[0]),):
-        got = shuffled_cost(twin, rows, {"x": ["a", "b"]}, 0, together=together)["x"]["delta_logloss"]
+        got = shuffled_cost(twin, rows, {"x": ["a", "b"]}, 0, together=together)["x"].delta_logloss
         assert got == pytest.approx(want, rel=0.1)
-    apart = shuffled_cost(twin, rows, {"x": ["a", "b"]}, 0)["x"]["delta_logloss"]
+    apart = shuffled_cost(twin, rows, {"x": ["a", "b"]}, 0)["x"].delta_logloss
     assert apart < 0.8 * got
 
 
@@ -169,7 +169,7 @@ def test_auc_of_shuffled_rows_is_of_logits_which_do_not_saturate(case):
     model, valid = case
     far = CTR(valid.schema, per_field(valid.schema), partial(Linear, weight=[WEIGHT[n] for n in valid.schema.names]))
     far.logits_of = lambda x_BW, head=model.logits_of: head(x_BW) + 40  # probabilities of 1, all of them
-    near, want = (shuffled_cost(m, valid, {"x": ["a"]}, 0)["x"]["delta_auc"] for m in (far, model))
+    near, want = (shuffled_cost(m, valid, {"x": ["a"]}, 0)["x"].delta_auc for m in (far, model))
     assert want < -0.1 and near == pytest.approx(want, abs=1e-3)
 
 
@@ -181,10 +181,10 @@ def test_health_reads_training_rows_that_count_from_anywhere(case):
     half = len(once) // 2
     train.weight_B = np.repeat([0.0, 1.0], [half, len(once) - half]).astype(np.float32)
     train.label_B = np.where(np.arange(len(once)) < half, 1 - once.label_B, once.label_B)
-    assert health(model, train, valid, rows=half)["train_auc"] > 0.7
+    assert health(model, train, valid, rows=half).train_auc > 0.7
     train.weight_B = None
     train.label_B = np.r_[1 - once.label_B[: half // 2], once.label_B[half // 2 :]]
-    assert 0.55 < health(model, train, valid, rows=half)["train_auc"] < 0.75, "of all rows, not of the first"
+    assert 0.55 < health(model, train, valid, rows=half).train_auc < 0.75, "of all rows, not of the first"
 
 
 def test_gate_loss_is_the_weighted_mean(weighed):

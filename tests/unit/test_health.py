@@ -1,5 +1,6 @@
 """What a report says of its model before it says anything of fields."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,9 +13,10 @@ from recsys.embeddings.per_field import per_field
 from recsys.evaluation.metrics import logloss
 from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
+from recsys.selection.figures import ProbeFindings, SearchNotes
 from recsys.selection.halves import worth_on
 from recsys.selection.price import default_price, gain_over_constant
-from recsys.selection.reports.report import doubt, health, with_probes
+from recsys.selection.reports.health import health, reason_for_doubt, with_probes
 from recsys.selection.scores import FieldScores, decide
 from recsys.training.config import TrainConfig
 from recsys.training.fit import fit, logits
@@ -23,7 +25,7 @@ from tests.unit.test_leap import linear
 
 def judged(model, train, valid):
     found = health(model, train, valid)
-    return found["verdict"], found["reason"], doubt(found)
+    return found.verdict, found.reason, reason_for_doubt(found)
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +68,16 @@ def test_a_gap_in_auc_alone_is_sound(learned, tmp_path):
     model, valid = learned
     easy = linear(tmp_path, {"a": 6.0, "b": 1.8}, rows=10_000)[1]
     found = health(model, easy, valid)
-    assert found["train_auc"] - found["valid_auc"] > 0.1
-    assert found["verdict"] == "sound" and found["agreement"] > 0.9 and doubt(found) == ""
+    assert found.train_auc - found.valid_auc > 0.1
+    assert found.verdict == "sound" and found.agreement > 0.9 and reason_for_doubt(found) == ""
 
 
 def test_a_model_whose_halves_find_other_fields_useful_is_inconclusive(tmp_path):
     """Sixty weak fields and few held-out rows: together they gain, but which of them do cannot be told."""
     model, few, _ = linear(tmp_path, {f"f{i:02}": 0.15 for i in range(60)}, rows=400)
     found = health(model, few, few)
-    assert found["gain"] > 3 * found["gain_error"] and found["agreement"] < 0.5
-    assert found["verdict"] == "inconclusive" and "two halves" in found["reason"] and "two halves" in doubt(found)
+    assert found.gain > 3 * found.gain_error and found.agreement < 0.5
+    assert found.verdict == "inconclusive" and "two halves" in found.reason and "two halves" in reason_for_doubt(found)
 
 
 def test_the_order_of_weak_fields_shows_in_the_agreement_of_ranks_alone(tmp_path):
@@ -83,15 +85,16 @@ def test_the_order_of_weak_fields_shows_in_the_agreement_of_ranks_alone(tmp_path
     few = linear(tmp_path / "1", {"strong": 2.0} | {f"f{i:02}": 0.1 for i in range(40)}, rows=4000)[:2]
     many = linear(tmp_path / "2", {"a": 2.0, "b": 1.0, "c": 0.5}, rows=10_000)[:2]
     unsure, sure = (health(model, valid, valid) for model, valid in (few, many))
-    assert unsure["agreement"] > 0.95 and unsure["rank_agreement"] < 0.7 and sure["rank_agreement"] == 1
+    assert unsure.agreement > 0.95 and unsure.rank_agreement < 0.7 and sure.rank_agreement == 1
 
 
 def test_probes_that_are_kept_speak_against_a_sound_model(learned):
     found = health(*learned[:1], learned[1], learned[1])
-    luck = {"probes": 10, "probes_kept": 5, "false_discovery_rate": 0.6, "at_most": 0.7}
-    assert with_probes(found, None) == found == with_probes(found, {**luck, "false_discovery_rate": 0.1})
+    luck = ProbeFindings(10, 5, 0.6, 0.7)
+    assert with_probes(found, None) == found == with_probes(found, replace(luck, false_discovery_rate=0.1))
     judged_again = with_probes(found, luck)
-    assert judged_again["verdict"] == "inconclusive" and "60%" in judged_again["reason"] and doubt(judged_again) == ""
+    assert judged_again.verdict == "inconclusive" and "60%" in judged_again.reason
+    assert reason_for_doubt(judged_again) == ""
 
 
 def test_what_fields_are_worth_along_the_gates_adds_up(tmp_path):
@@ -128,7 +131,7 @@ def no_relation(folder, seed):
 )
 def test_labels_in_another_order_are_never_sound(tmp_path, seeds):
     for seed in seeds:
-        assert health(*no_relation(tmp_path / str(seed), seed))["verdict"] == "no signal"
+        assert health(*no_relation(tmp_path / str(seed), seed)).verdict == "no signal"
 
 
 def test_gain_is_the_difference_of_loglosses_with_its_error(learned):
@@ -153,7 +156,7 @@ def test_a_model_without_gain_still_has_a_price(learned):
 
 
 def test_where_no_score_can_be_believed_no_field_is_dropped():
-    scores = FieldScores({"a": 1.0, "b": 0.0}, {"a": True, "b": False}, {"a": {}, "b": {}}, {"method": "x"})
+    scores = FieldScores({"a": 1.0, "b": 0.0}, {"a": True, "b": False}, {"a": {}, "b": {}}, SearchNotes("x"))
     made = decide(scores, protect=["a"], doubt="no signal: chance")
     assert [(v.field, v.verdict) for v in made] == [("a", "protected"), ("b", "uncertain")]
     assert made[1].reason == "no signal: chance"

@@ -45,13 +45,13 @@ def wide(tmp_path, rows=8000):
 def test_every_kind_of_field_has_its_gate_side_by_side(tmp_path):
     found = search(*wide(tmp_path), price=5e-3, batch_size=512)
     assert found.keep == {"cat": False, "tags": False, "vector": True, "scalar": True}
-    assert found.about["dimensions"] == {}
+    assert found.notes.dimensions == {}
 
 
 def test_a_split_vector_keeps_the_dimensions_that_matter_and_drops_the_others(tmp_path):
     found = search(*wide(tmp_path), price=5e-3, split_width=WIDE, batch_size=512)
-    gates = found.about["dimensions"]["vector"]
-    assert list(found.about["dimensions"]) == ["vector"] and len(gates) == WIDE
+    gates = found.notes.dimensions["vector"]
+    assert list(found.notes.dimensions) == ["vector"] and len(gates) == WIDE
     assert [d for d, g in enumerate(gates) if g > 0.5] == [0, 1, 2, 3]
     assert found.details["vector"]["dimensions_kept"] == 4
     assert found.keep == {"cat": False, "tags": False, "vector": True, "scalar": True}
@@ -181,10 +181,10 @@ def test_a_reservoir_steadies_the_gradient_of_a_rare_field_and_keeps_its_mean(tm
 def test_a_small_validation_split_shortens_the_search_and_says_how_many_rows_it_needs(tmp_path):
     model, valid, _ = linear(tmp_path, {"a": 1.0, "b": 0.0}, rows=4000)
     found = search(model, valid, price=1e-2)
-    assert found.about["steps"] == 200
-    assert "rows: 150 steps need 4096, so the gates had 100" in found.about["warnings"][0]
+    assert found.notes.steps == 200
+    assert "rows: 150 steps need 4096, so the gates had 100" in found.notes.warnings[0]
     assert found.keep == {"a": True, "b": False}
-    assert search(model, valid, price=1e-2, batch_size=1024).about["warnings"] == []
+    assert search(model, valid, price=1e-2, batch_size=1024).notes.warnings == []
 
 
 def test_gates_never_saturate_past_return(tmp_path):

@@ -102,13 +102,13 @@ def test_what_shuffling_costs_is_measured_row_by_row_with_its_error(model, valid
             deltas.append((float(delta.mean()), float(delta.std(ddof=1)) / len(delta) ** 0.5))
             aucs.append(roc_auc_score(label, logit) - roc_auc_score(label, base))
     means, errors = zip(*deltas, strict=True)
-    both = {k: [f["both"][k] for f in found] for k in found[0]["both"]}
+    both = {k: [getattr(f["both"], k) for f in found] for k in vars(found[0]["both"])}
     spread = float(np.std(means)) / 40**0.5
     assert np.mean(both["delta_logloss"]) == pytest.approx(np.mean(means), abs=6 * spread)
     assert np.mean(both["delta_logloss_error"]) == pytest.approx(np.mean(errors), rel=0.1)
     assert np.mean(both["delta_auc"]) == pytest.approx(np.mean(aucs), abs=6 * np.std(aucs) / 40**0.5)
     alone = permutation(given(model, valid, valid), repeats=40).score["price"]
-    one = [f["one"]["delta_logloss"] for f in found]
+    one = [f["one"].delta_logloss for f in found]
     assert np.mean(one) == pytest.approx(alone, abs=6 * np.std(one) / 40**0.5)
 
 
@@ -381,13 +381,13 @@ def test_optfs_tau_grows_to_its_last_by_a_constant_factor(model, train, valid, m
 def test_autofield_temperature_falls_with_each_pass(model, train, valid):
     """Nine passes over training rows and, after steps 1 and 6, two over validation rows."""
     found = autofield(given(model, train, valid, steps=9), every=5, tau_step=0.01)
-    assert found.about["tau"] == pytest.approx(1 - 11 * 0.01)
+    assert found.notes.figures["tau"] == pytest.approx(1 - 11 * 0.01)
 
 
 def test_choices_of_a_short_autofield_take_a_step_with_each_of_the_models(model, train, valid):
     """Nine of each lower τ eighteen times; a long run has one in ten, as its reference."""
     found = autofield(given(model, train, valid, steps=9), tau_step=0.01)
-    assert found.about["tau"] == pytest.approx(1 - 18 * 0.01)
+    assert found.notes.figures["tau"] == pytest.approx(1 - 18 * 0.01)
     assert [steps_between(n) for n in (1, 399, 400, 1000, 2000, 10**6)] == [1, 1, 2, 5, 10, 10]
 
 

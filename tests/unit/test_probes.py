@@ -9,6 +9,8 @@ import pytest
 from pipelines import select_features
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
+from recsys.events import Together
+from recsys.selection.figures import ProbeFindings, SearchNotes
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.scores import FieldScores
 from recsys.training.fit import fit
@@ -53,7 +55,7 @@ def test_a_model_takes_probed_rows_in_any_order(train):
     probed = Probed(train, ["item", "price"], 0)
     model = build(probed.schema).eval()
     rows = np.random.default_rng(0).permutation(len(train))[:50]
-    assert model(probed.batch(rows)).shape == (50,)
+    assert model(probed.batch(rows)).shape == (50, 1)
     assert sum(len(b) for b in probed.batches(700)) == len(train)
     assert [len(b) for b in probed.shuffled(700, 0)] == [700] * (len(train) // 700)
 
@@ -69,9 +71,9 @@ def test_probes_are_drawn_by_seed_and_no_more_than_there_are(train):
 def test_kept_probes_imply_false_discoveries():
     keep = {f"f{i}": i < 10 for i in range(40)} | {f"probe:f{i}": i < 1 for i in range(8)}
     found = discovery_rate(keep, 8)
-    assert found == {"probes": 8, "probes_kept": 1, "false_discovery_rate": 0.5, "at_most": 1.0}
+    assert found == ProbeFindings(8, 1, 0.5, 1.0)
     clean = discovery_rate({n: k and "probe" not in n for n, k in keep.items()}, 8)
-    assert clean["false_discovery_rate"] == 0 and clean["at_most"] == 0.5
+    assert clean.false_discovery_rate == 0 and clean.at_most == 0.5
 
 
 def test_the_rate_holds_where_all_fields_are_noise():
@@ -82,13 +84,13 @@ def test_the_rate_holds_where_all_fields_are_noise():
         keep = {f"f{i}": bool(r.random() < 0.3) for i in range(40)} | {
             f"probe:{i}": bool(r.random() < 0.3) for i in range(40)
         }
-        rates.append(discovery_rate(keep, 40)["at_most"])
+        rates.append(discovery_rate(keep, 40).at_most)
     assert np.mean(rates) > 0.85
 
 
 def test_policies_of_rank_count_probes_above_the_last_field_kept():
     score = {"a": 3.0, "b": 2.0, "c": 1.0, "probe:a": 2.5, "probe:b": 0.5}
-    scores = FieldScores(score, None, {n: {} for n in score}, {})
+    scores = FieldScores(score, None, {n: {} for n in score}, SearchNotes("x"))
     assert kept_with_probes(scores, 2) == {"a": True, "b": True, "c": False, "probe:a": True, "probe:b": False}
     assert list(without_probes(scores).score) == ["a", "b", "c"]
 
@@ -97,18 +99,18 @@ def test_a_search_among_probes_takes_as_many_steps_as_the_probed_model(train, va
     """Its best look, not that of the model without probes, which the search is given."""
     histories, searches = [], []
 
-    def kept_fit(*arguments):
-        histories.append(fit(*arguments))
+    def kept_fit(*arguments, **named):
+        histories.append(fit(*arguments, **named))
         return histories[-1]
 
     def selector(search):
         searches.append(search)
         names = search.model.schema.names
-        return FieldScores(dict.fromkeys(names, 1.0), None, {n: {} for n in names}, {})
+        return FieldScores(dict.fromkeys(names, 1.0), None, {n: {} for n in names}, SearchNotes("x"))
 
     monkeypatch.setattr(select_features, "fit", kept_fit)
     monkeypatch.setattr(select_features, "make", lambda *_: selector)
-    stage = SimpleNamespace(config={"selection": {}, "select": {"probes": 2, "top_k": 3}, "seed": 0})
+    stage = SimpleNamespace(config={"selection": {}, "select": {"probes": 2, "top_k": 3}}, reporter=Together())
     how = replace(HOW, max_epochs=3)
     select_features._search(stage, given(build(train.schema), train, valid, how=how, steps=10_000))
     best = min(histories[0], key=lambda look: look["valid_logloss"])

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from scipy.stats import t
 
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError, RecsysError
-from recsys.selection.reports.find import kept
+from recsys.files import write_json
+from recsys.selection.figures import ProbeFindings, SearchNotes, ShuffledCost
+from recsys.selection.reports.build import Measured, make_report
+from recsys.selection.reports.find import kept, read
 from recsys.selection.reports.redundancy import clusters, codes, redundancy
-from recsys.selection.reports.report import make_report
+from recsys.selection.reports.report import Health, Provenance, RepeatedFields, Repeats, Report
 from recsys.selection.reports.report_page import write_csv, write_html
 from recsys.selection.reports.savings import median_interval, savings, size
 from recsys.selection.scores import FieldScores, Verdict, decide, intervals
@@ -87,25 +91,25 @@ def test_clusters_follow_links_and_the_order_of_importance(valid, monkeypatch):
         "recsys.selection.reports.redundancy.raw_blocks",
         lambda shards, rows: {n: c[:, None] for n, c in columns.items()},
     )
-    (group,) = clusters(valid, ["copy", "z", "a"])["found"]
-    assert group["fields"] == ["copy", "a"] and group["redundancy"] == pytest.approx(1)
-    assert clusters(valid, ["copy", "z", "a"], most=2)["found"] == []
+    (group,) = clusters(valid, ["copy", "z", "a"]).found
+    assert group.fields == ["copy", "a"] and group.redundancy == pytest.approx(1)
+    assert clusters(valid, ["copy", "z", "a"], most=2).found == []
 
 
 def test_savings_are_those_of_the_model_on_what_is_kept(model, valid):
     names = ["item", "price", "tags"]
     found, smaller = savings(model, build, names, valid), build(model.schema.subset(names))
-    assert {k: found["after"][k] for k in size(smaller)} == size(smaller)
-    assert found["table_bytes"] == size(model)["table_bytes"] - size(smaller)["table_bytes"] > 0
+    assert {k: found.after[k] for k in size(smaller)} == size(smaller)
+    assert found.figures["table_bytes"] == size(model)["table_bytes"] - size(smaller)["table_bytes"] > 0
     everything = sum(p.numel() for p in smaller.parameters())
-    assert found["after"]["parameters"] == everything
+    assert found.after["parameters"] == everything
     states = sum(v.numel() * 4 for v in smaller.embedding.optimizer_state().values())
     dense = sum(p.numel() for p in smaller.interaction.parameters())
-    assert found["after"]["optimizer_bytes"] == states + 8 * dense
+    assert found.after["optimizer_bytes"] == states + 8 * dense
     for name in ("us_per_row", "train_us_per_row"):
-        low, high = found[f"{name}_interval"]
-        assert low <= found[name] <= high and found["before"][name] > 0 < found["after"][name]
-    assert savings(model, build, model.schema.names, valid)["table_bytes"] == 0
+        low, high = getattr(found, f"{name}_interval")
+        assert low <= found.figures[name] <= high and found.before[name] > 0 < found.after[name]
+    assert savings(model, build, model.schema.names, valid).figures["table_bytes"] == 0
 
 
 def test_timing_a_training_step_changes_neither_weights_nor_their_history(model, valid):
@@ -121,7 +125,7 @@ def test_fields_that_make_no_model_are_named_not_hidden(model, valid):
     def refuse(schema):
         raise ConfigError("attention needs its candidate")
 
-    assert "attention needs" in savings(model, refuse, ["item"], valid)["note"]
+    assert "attention needs" in savings(model, refuse, ["item"], valid).note
 
 
 def test_the_interval_of_a_median_covers_as_often_as_it_says():
@@ -134,14 +138,14 @@ def test_a_field_whose_interval_holds_its_price_is_uncertain():
     draws = {"a": [0.5, 0.7, 0.6], "b": [0.05, 0.2, 0.1], "c": [0.0, 0.01, 0.002]}
     score = {n: float(np.mean(v)) for n, v in draws.items()}
     details = {n: {"deviation": float(np.std(v))} for n, v in draws.items()}
-    about = {"method": "permutation", "price": 0.1, "repeats": 3}
-    scores = FieldScores(score, {n: s > 0.1 for n, s in score.items()}, details, about)
+    notes = SearchNotes("permutation", 0.1, repeats=3)
+    scores = FieldScores(score, {n: s > 0.1 for n, s in score.items()}, details, notes)
     for n, v in draws.items():
         half = t.ppf(0.975, 2) * np.std(v, ddof=1) / math.sqrt(3)
         assert intervals(scores)[n] == pytest.approx((score[n] - half, score[n] + half))
     assert [v.verdict for v in decide(scores)] == ["keep", "uncertain", "drop"]
     assert [v.verdict for v in decide(scores, top_k=1)] == ["keep", "drop", "drop"]
-    once = FieldScores(score, scores.keep, details, {**about, "repeats": 1})
+    once = FieldScores(score, scores.keep, details, replace(notes, repeats=1))
     assert [v.verdict for v in decide(once)] == ["keep", "keep", "drop"] and not intervals(once)
 
 
@@ -149,28 +153,30 @@ def test_a_field_whose_interval_holds_its_price_is_uncertain():
 def report(model, valid: Shards):
     names = model.schema.names
     score = {n: 1 - i / 10 for i, n in enumerate(names)}
-    about = {"method": "leap", "price": 1e-3, "seconds": 1.0, "repeats": 2}
+    notes = SearchNotes("leap", 1e-3, repeats=2, seconds=1.0)
     details = {n: {"gate": s, "closes_at": s / 10, "deviation": 0.01} for n, s in score.items()}
-    scores = FieldScores(score, None, details, about)
+    scores = FieldScores(score, None, details, notes)
     verdicts = [Verdict(n, "drop" if i > 4 else "keep", "why") for i, n in enumerate(names)]
-    group = {"fields": [names[1], names[2], names[5]], "redundancy": 0.95}
-    measured = {
-        "health": {
-            "agreement": 0.9,
-            "train_auc": 0.8, "valid_auc": 0.7, "gain": 0.1, "gain_error": 0.01, "verdict": "sound", "reason": "",
-        },
-        "probes": {"probes": 5, "probes_kept": 1, "false_discovery_rate": 0.2, "at_most": 0.4},
-        "savings": savings(model, build, names[:5], valid),
-        "shuffled": {"delta_logloss": 0.0123, "delta_logloss_error": 0.001, "delta_auc": -0.0045},
-        "clusters": {"found": [group], "looked_at": 7, "rows": 10, "threshold": 0.9},
-    }  # fmt: skip
-    return make_report(model, scores, verdicts, measured, {"data": "small", "model": {}, "seed": 0})
+    measured = Measured(
+        health=Health(0.8, 0.7, 0.1, 0.01, 0.9, "sound", ""),
+        probes=ProbeFindings(5, 1, 0.2, 0.4),
+        savings=savings(model, build, names[:5], valid),
+        shuffled=ShuffledCost(0.0123, 0.001, -0.0045),
+        clusters=Repeats(7, 10, 0.9, [RepeatedFields([names[1], names[2], names[5]], 0.95)]),
+    )
+    return make_report(model, scores, verdicts, measured, Provenance("small", {}, 0))
+
+
+def test_a_report_is_the_same_after_it_was_written_and_read(report, tmp_path):
+    write_json(tmp_path / "report.json", report.to_json())
+    assert read(tmp_path / "report.json") == report
+    assert list(json.loads((tmp_path / "report.json").read_text())["fields"]) == list(report.fields)
 
 
 def test_the_page_leads_with_the_decision_and_what_it_saves(report, tmp_path):
     write_html(report, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    names = list(report["fields"])
+    names = list(report.fields)
     lead = text.split('class="lead">')[1].split("</p>")[0]
     assert lead.startswith(
         f"Drop 2 of 7 fields: {', '.join(names[5:])}. With them shuffled in the model as it stands, "
@@ -178,7 +184,7 @@ def test_the_page_leads_with_the_decision_and_what_it_saves(report, tmp_path):
     assert "logloss changes by +0.01230 ± 0.00196 and AUC by -0.0045. Scoring takes " in lead
     assert "A training step" in lead and "Inputs: " in lead and lead.index("logloss") < lead.index("Inputs")
     assert ("Tables: " in lead) == (
-        report["savings"]["table_bytes"] >= 0.02 * report["savings"]["before"]["table_bytes"]
+        report.savings.figures["table_bytes"] >= 0.02 * report.savings.before["table_bytes"]
     )
     assert text.count("Plotly.newPlot") == 3 and "implies 20% false discoveries" in text
     assert "http://" not in text.split("<script")[0]
@@ -187,35 +193,35 @@ def test_the_page_leads_with_the_decision_and_what_it_saves(report, tmp_path):
 @pytest.mark.parametrize(("share", "told"), [(0.0002, False), (0.1, True)])
 def test_the_lead_names_bytes_only_if_they_are_a_part_of_the_whole(report, tmp_path, share, told):
     """11 kB of 53 MB is no reason to drop 13 fields."""
-    report["savings"]["table_bytes"] = share * report["savings"]["before"]["table_bytes"]
+    report.savings.figures["table_bytes"] = share * report.savings.before["table_bytes"]
     write_html(report, tmp_path / "report.html")
     lead = (tmp_path / "report.html").read_text().split('class="lead">')[1].split("</p>")[0]
     assert ("Tables: " in lead) == told
 
 
 def test_a_kept_repeat_is_told_and_a_dropped_one_is_not(report):
-    names, fields = list(report["fields"]), report["fields"]
-    assert fields[names[2]]["reason"] == f"why; repeats {names[1]}"
-    assert fields[names[1]]["reason"] == fields[names[5]]["reason"] == "why"
-    assert fields[names[5]]["cluster"] == names[1] and fields[names[0]]["cluster"] is None
+    names, fields = list(report.fields), report.fields
+    assert fields[names[2]].reason == f"why; repeats {names[1]}"
+    assert fields[names[1]].reason == fields[names[5]].reason == "why"
+    assert fields[names[5]].cluster == names[1] and fields[names[0]].cluster is None
 
 
 def test_the_csv_is_the_fields_of_the_json(report, tmp_path):
     write_csv(report, tmp_path / "report.csv")
     with (tmp_path / "report.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [r["field"] for r in rows] == list(report["fields"])
-    for row, f in zip(rows, report["fields"].values(), strict=True):
-        assert float(row["score"]) == f["score"] and row["verdict"] == f["verdict"]
-        assert [float(row["low"]), float(row["high"])] == f["interval"]
-        assert row["cluster"] == (f["cluster"] or "")
+    assert [r["field"] for r in rows] == list(report.fields)
+    for row, f in zip(rows, report.fields.values(), strict=True):
+        assert float(row["score"]) == f.score and row["verdict"] == f.verdict
+        assert [float(row["low"]), float(row["high"])] == f.interval
+        assert row["cluster"] == (f.cluster or "")
 
 
 def test_a_selection_is_read_from_whatever_names_it(report, tmp_path):
-    known = list(report["fields"])
+    known = list(report.fields)
     folder = tmp_path / "runs" / "r1" / "select"
     folder.mkdir(parents=True)
-    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "report.json").write_text(json.dumps(report.to_json()))
     (folder / "selection.json").write_text(json.dumps({"keep": known[:2]}))
     (folder / "kept.yaml").write_text(f"select:\n  apply: [{known[3]}]\n")
     runs = tmp_path / "runs"
@@ -242,9 +248,9 @@ def test_what_is_no_selection_is_refused(tmp_path, text, name, message):
 
 
 def test_no_name_in_the_page_runs(report, tmp_path):
-    names = [*(set(report["fields"]) - {"score", "price"}), "why", "small"]  # these two are keys of the report, too
-    write_html(renamed(report, names), tmp_path / "report.html")
+    names = [*(set(report.fields) - {"score", "price"}), "why", "small"]  # these two are keys of the report, too
+    write_html(Report.from_json(renamed(report.to_json(), names)), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert runs(page) == []
-    assert page.count("alert(1)") > 3 * len(report["fields"])
+    assert page.count("alert(1)") > 3 * len(report.fields)
     assert SCRIPT not in page

@@ -53,7 +53,7 @@ class _Case:
 
     def leap(self) -> float:
         """Seconds of a search at its default settings."""
-        return search_fields(leap, self.search).about["seconds"]
+        return search_fields(leap, self.search).notes.seconds
 
 
 def _spec(dim: int) -> dict[str, Any]:
@@ -105,11 +105,11 @@ def wide_once(folder: str, dimensions: str) -> dict[str, float]:
         logit_B += 0.5 * value_BD[:, 0] if name in ("v0", "v1", "v2", "v3") else 0.0
         columns[name] = pa.ListArray.from_arrays(offset, pa.array(value_BD.ravel()))
     case = _case(Path(folder), columns, fields, logit_B, 8)
-    scores = search_fields(partial(leap, split_width=width, steps=150), case.search)
-    gates = sum(len(g) for g in scores.about["dimensions"].values())
+    found = search_fields(partial(leap, split_width=width, steps=150), case.search)
+    gates = sum(len(g) for g in found.notes.dimensions.values())
     return {
         "wide_gates": gates,
-        "wide_seconds": scores.about["seconds"],
+        "wide_seconds": found.notes.seconds,
         "wide_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 

@@ -7,6 +7,7 @@ from recsys.config.ranges import Few, LearningRate, Unit
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError
 from recsys.selection.columns import field_of_column
+from recsys.selection.figures import SearchNotes
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search, batches_forever, gate_loss, train_gated
 
@@ -111,5 +112,5 @@ def autofield(
             (gate.alpha_F2.grad,) = torch.autograd.grad(loss, [gate.alpha_F2])
             adam.step()
     score = dict(zip(search.model.schema.names, gate.keep().tolist(), strict=True))
-    about = {"method": "autofield", "tau": gate.tau}
-    return FieldScores(score, {n: p > 0.5 for n, p in score.items()}, {n: {"keep": p} for n, p in score.items()}, about)
+    notes = SearchNotes("autofield", figures={"tau": gate.tau})
+    return FieldScores(score, {n: p > 0.5 for n, p in score.items()}, {n: {"keep": p} for n, p in score.items()}, notes)

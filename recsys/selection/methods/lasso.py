@@ -7,6 +7,7 @@ from sklearn.linear_model import Lasso
 
 from recsys.config.ranges import Count, Positive
 from recsys.errors import ConfigError
+from recsys.selection.figures import SearchNotes
 from recsys.selection.methods.label_encoding import label_encoded
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search
@@ -50,5 +51,5 @@ def lasso(
     fitted = Lasso(alpha=alpha).fit(x_RC, label_R, weight_R)
     square_F = np.bincount(field_C, np.square(fitted.coef_), minlength=len(search.model.schema.fields))
     score = {n: math.sqrt(s) for n, s in zip(search.model.schema.names, square_F, strict=True)}
-    about = {"method": "lasso", "alpha": alpha, "rows": len(label_R)}
-    return FieldScores(score, {n: s > 0 for n, s in score.items()}, {n: {"norm": s} for n, s in score.items()}, about)
+    notes = SearchNotes("lasso", figures={"alpha": alpha, "rows": len(label_R)})
+    return FieldScores(score, {n: s > 0 for n, s in score.items()}, {n: {"norm": s} for n, s in score.items()}, notes)

@@ -1,13 +1,12 @@
 """LeAP's joint mode: gates learn while the model does. U gated units."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from recsys.config.ranges import Count, Few, GainShare, Positive
 from recsys.data.batch import Batch
 from recsys.selection.columns import Units, units
+from recsys.selection.figures import SearchNotes
 from recsys.selection.gates import Gates, adaptive_weights
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores
@@ -67,13 +66,13 @@ def leap_joint(
         (gates.theta_U.grad,) = torch.autograd.grad(loss, [gates.theta_U])
         adam.step()
         gates.clamp()
-    about: dict[str, Any] = {"method": "leap_joint", "price": price}
-    return gate_scores(search.model.schema.names, found, gates, about)
+    notes = SearchNotes("leap_joint", price)
+    return gate_scores(search.model.schema.names, found, gates, notes)
 
 
-def gate_scores(names: list[str], found: Units, gates: Gates, about: dict[str, Any]) -> FieldScores:
+def gate_scores(names: list[str], found: Units, gates: Gates, notes: SearchNotes) -> FieldScores:
     """Scores of jointly trained gates: the gate itself, kept if over ½."""
     gate_U = gates.gates().tolist()
     score = {n: gate_U[found.of_field(n)[0]] for n in names}
     details = {n: {"gate": g, "weight": float(gates.weight_U[found.of_field(n)[0]])} for n, g in score.items()}
-    return FieldScores(score, {n: g > 0.5 for n, g in score.items()}, details, about)
+    return FieldScores(score, {n: g > 0.5 for n, g in score.items()}, details, notes)

@@ -5,6 +5,7 @@ import torch
 
 from recsys.config.ranges import Count, Leaves, Many
 from recsys.errors import ConfigError
+from recsys.selection.figures import SearchNotes
 from recsys.selection.methods.label_encoding import label_encoded
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search
@@ -54,5 +55,5 @@ def lightgbm_gain(
     gain_F = np.bincount(field_C, trained.feature_importances_, minlength=len(search.model.schema.fields))
     share_F = gain_F / max(gain_F.sum(), 1e-12)
     score = dict(zip(search.model.schema.names, share_F.tolist(), strict=True))
-    about = {"method": "lightgbm_gain", "trees": trees}
-    return FieldScores(score, None, {n: {"gain_share": s} for n, s in score.items()}, about)
+    notes = SearchNotes("lightgbm_gain", figures={"trees": trees})
+    return FieldScores(score, None, {n: {"gain_share": s} for n, s in score.items()}, notes)

@@ -7,6 +7,7 @@ from recsys.config.ranges import Epsilon, Few, GainShare, Positive
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError
 from recsys.selection.columns import field_of_column
+from recsys.selection.figures import SearchNotes
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search, gate_rate, train_gated
@@ -88,5 +89,5 @@ def lpfs(
     score = dict(zip(names, x_F.abs().tolist(), strict=True))
     g_F = polarised(x_F.detach(), epsilon).tolist()
     details = {n: {"gate": g, "x": x} for n, g, x in zip(names, g_F, x_F.tolist(), strict=True)}
-    about = {"method": "lpfs", "price": price}
-    return FieldScores(score, {n: s > 0 for n, s in score.items()}, details, about)
+    notes = SearchNotes("lpfs", price)
+    return FieldScores(score, {n: s > 0 for n, s in score.items()}, details, notes)

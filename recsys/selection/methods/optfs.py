@@ -9,6 +9,7 @@ from recsys.data.split import Split
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.selection.columns import field_of_column
+from recsys.selection.figures import SearchNotes
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search, train_gated
@@ -101,8 +102,8 @@ def optfs(
     open_F, mean_F = _shares(masks, search.valid)
     score = {n: o + 1e-3 * m for n, o, m in zip(names, open_F, mean_F, strict=True)}
     details = {n: {"values_kept": o, "mask": m} for n, o, m in zip(names, open_F, mean_F, strict=True)}
-    about = {"method": "optfs", "price": price}
-    return FieldScores(score, {n: d["values_kept"] > 0.5 for n, d in details.items()}, details, about)
+    notes = SearchNotes("optfs", price)
+    return FieldScores(score, {n: d["values_kept"] > 0.5 for n, d in details.items()}, details, notes)
 
 
 def _row_mean(mask_BF: Tensor, weight_B: Tensor | None) -> Tensor:

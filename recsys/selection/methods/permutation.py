@@ -5,6 +5,7 @@ import numpy as np
 from recsys.config.ranges import Count, Few, GainShare, Positive
 from recsys.evaluation.metrics import logloss, sigmoid
 from recsys.progress import progress
+from recsys.selection.figures import SearchNotes
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search
@@ -49,5 +50,5 @@ def permutation(
             score[name] = float(np.mean(losses))
             details[name] = {"delta_logloss": score[name], "deviation": float(np.std(losses))}
             bar.advance(task)
-    about = {"method": "permutation", "price": price, "repeats": repeats}
-    return FieldScores(score, {n: s > price for n, s in score.items()}, details, about)
+    notes = SearchNotes("permutation", price, repeats=repeats)
+    return FieldScores(score, {n: s > price for n, s in score.items()}, details, notes)

@@ -3,6 +3,7 @@
 import torch
 
 from recsys.selection.columns import field_generators
+from recsys.selection.figures import SearchNotes
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search
 
@@ -21,5 +22,5 @@ def random_order(search: Search) -> FieldScores:
     names = search.model.schema.names
     drawn = zip(names, field_generators(names, search.seed), strict=True)
     score = {n: float(torch.rand((), generator=g)) for n, g in drawn}
-    about = {"method": "random"}
-    return FieldScores(score, None, {n: {} for n in names}, about)
+    notes = SearchNotes("random")
+    return FieldScores(score, None, {n: {} for n in names}, notes)

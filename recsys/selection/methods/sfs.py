@@ -7,6 +7,7 @@ from recsys.config.ranges import Count
 from recsys.progress import progress
 from recsys.selection.columns import field_of_column
 from recsys.selection.counted import counted
+from recsys.selection.figures import SearchNotes
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search, gate_loss
 
@@ -54,5 +55,5 @@ def sfs(search: Search, *, batch_size: Count = 1024, batches: Count = 200) -> Fi
                 break
     names = model.schema.names
     score = dict(zip(names, (total_F / count).tolist(), strict=True))
-    about = {"method": "sfs", "steps": count}
-    return FieldScores(score, None, {n: {"mask_gradient": s} for n, s in score.items()}, about)
+    notes = SearchNotes("sfs", steps=count)
+    return FieldScores(score, None, {n: {"mask_gradient": s} for n, s in score.items()}, notes)

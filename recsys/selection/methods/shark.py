@@ -10,6 +10,7 @@ from recsys.frame.ctr import CTR
 from recsys.progress import progress
 from recsys.selection.columns import field_of_column
 from recsys.selection.counted import counted
+from recsys.selection.figures import SearchNotes
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search
 
@@ -67,5 +68,5 @@ def shark(search: Search, *, batch_size: Count = 8192) -> FieldScores:
             bar.advance(task, len(batch))
     names = model.schema.names
     score = dict(zip(names, (total_F / weight).tolist(), strict=True))
-    about = {"method": "shark"}
-    return FieldScores(score, None, {n: {"first_order_loss": s} for n, s in score.items()}, about)
+    notes = SearchNotes("shark")
+    return FieldScores(score, None, {n: {"first_order_loss": s} for n, s in score.items()}, notes)

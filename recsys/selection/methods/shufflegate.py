@@ -1,13 +1,12 @@
 """ShuffleGate: fields shuffled through gates that train with the model. F fields."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from recsys.config.ranges import Few, GainShare, Positive
 from recsys.data.batch import Batch
 from recsys.selection.columns import units
+from recsys.selection.figures import SearchNotes
 from recsys.selection.gates import Gates
 from recsys.selection.methods.leap_joint import gate_scores
 from recsys.selection.price import price_or_default
@@ -50,5 +49,5 @@ def shufflegate(
 
     for _ in train_gated(fresh, mix, search, epochs, gates):
         gates.clamp()
-    about: dict[str, Any] = {"method": "shufflegate", "price": price}
-    return gate_scores(search.model.schema.names, found, gates, about)
+    notes = SearchNotes("shufflegate", price)
+    return gate_scores(search.model.schema.names, found, gates, notes)

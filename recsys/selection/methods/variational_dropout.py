@@ -7,6 +7,7 @@ from recsys.config.ranges import Few, GainShare, Positive, Temperature
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError
 from recsys.selection.columns import field_of_column
+from recsys.selection.figures import SearchNotes
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search, train_gated
@@ -76,6 +77,6 @@ def variational_dropout(
     for _ in train_gated(fresh, mix, search, epochs, dropout, reach=8.0):
         pass
     score = dict(zip(search.model.schema.names, dropout.keep().tolist(), strict=True))
-    about = {"method": "variational_dropout", "price": price}
+    notes = SearchNotes("variational_dropout", price)
     details = {n: {"dropout_rate": 1 - k} for n, k in score.items()}
-    return FieldScores(score, {n: k > 0.5 for n, k in score.items()}, details, about)
+    return FieldScores(score, {n: k > 0.5 for n, k in score.items()}, details, notes)

@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from scipy.stats import hypergeom, norm, t
 
 from recsys.evaluation.metrics import losses, sigmoid
+from recsys.selection.reports.report import Curve, Difference, Mean
 
 __all__ = [
+    "PairedCurves",
+    "Stability",
     "area",
     "area_weights",
     "holm",
@@ -22,6 +26,31 @@ __all__ = [
     "rbo",
     "stability",
 ]
+
+
+class Stability(TypedDict):
+    """An index of stability; from three runs on its 95 % interval."""
+
+    index: float
+    low: NotRequired[float]
+    high: NotRequired[float]
+
+
+@dataclass(frozen=True)
+class PairedCurves:
+    """Changes of a retrained metric from one curve to another.
+
+    Args:
+        metric: Of both.
+        seeds: That both have.
+        at_k: Change at each count of fields.
+        area: Of the changes, see `area`; None for a grid of one k.
+    """
+
+    metric: str
+    seeds: list[str]
+    at_k: dict[int, Mean]
+    area: Mean | None
 
 
 def rbo(a: Sequence[str], b: Sequence[str], p: float = 0.9) -> float:
@@ -54,7 +83,7 @@ def jaccard_by_chance(k: int, total: int) -> float:
     return float(np.sum(hypergeom(total, k, k).pmf(shared) * shared / (2 * k - shared)))
 
 
-def stability(kept_MF: np.ndarray) -> dict[str, float] | None:
+def stability(kept_MF: np.ndarray) -> Stability | None:
     """How alike M sets of kept fields are: 1 if equal, 0 on average if drawn at random.
 
     Φ = 1 − (1/F)·Σ_f s_f² / ((k̄/F)·(1 − k̄/F)), with s_f² the unbiased variance of "f is kept" and
@@ -64,7 +93,7 @@ def stability(kept_MF: np.ndarray) -> dict[str, float] | None:
         kept_MF: 0 and 1.
 
     Returns:
-        index, and for M ≥ 3 low and high (95 %, at most 1); None where every run keeps all, or none.
+        The index and, for M ≥ 3, its interval (at most 1); None if every run keeps all fields, or none.
 
     Source: Nogueira, Sechidis and Brown, 2018, definition 4 and corollary 9.
     """
@@ -85,14 +114,14 @@ def stability(kept_MF: np.ndarray) -> dict[str, float] | None:
     return {"index": index, "low": index - 1.96 * error, "high": min(1.0, index + 1.96 * error)}
 
 
-def mean_with_interval(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+def mean_with_interval(values: Sequence[float] | np.ndarray) -> Mean:
     """Mean, and from two values on their deviation and the mean's 95 % interval by Student's t."""
     mean = float(np.mean(values))
     if len(values) < 2:
-        return {"mean": mean}
+        return Mean(mean=mean)
     deviation = float(np.std(values, ddof=1))
     half = float(t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
-    return {"mean": mean, "deviation": deviation, "low": mean - half, "high": mean + half}
+    return Mean(mean=mean, deviation=deviation, low=mean - half, high=mean + half)
 
 
 def area(grid: Sequence[int], value_SK: np.ndarray) -> np.ndarray:
@@ -126,18 +155,18 @@ def influence(metric: str, logit_R: np.ndarray, label_R: np.ndarray, weight_R: n
     if metric == "logloss":
         loss_R = losses(sigmoid(np.asarray(logit_R)), np.asarray(label_R, np.float64))
         return w_R * (loss_R - np.average(loss_R, weights=w_R)) / w_R.sum()
-    value, of_R = np.unique(logit_R, return_inverse=True)
-    found_R, positive_R = np.zeros(len(w_R)), np.asarray(label_R) > 0.5
-    for own_R, sign in ((positive_R, 1), (~positive_R, -1)):
-        at = np.bincount(of_R, w_R * ~own_R, minlength=len(value))  # weight of the other label at each score
-        share = (np.cumsum(at) - at / 2) / at.sum()  # of the other label below, ties ½
-        v_R = share[of_R] if sign > 0 else 1 - share[of_R]
-        total = w_R[own_R].sum()
-        found_R += own_R * w_R * (v_R - (w_R * own_R) @ v_R / total) / total
-    return found_R
+    score, score_R = np.unique(logit_R, return_inverse=True)
+    influence_R, positive_R = np.zeros(len(w_R)), np.asarray(label_R) > 0.5
+    for same_R, sign in ((positive_R, 1), (~positive_R, -1)):
+        other = np.bincount(score_R, w_R * ~same_R, minlength=len(score))  # weight of the other label at each score
+        share = (np.cumsum(other) - other / 2) / other.sum()  # of the other label below, ties ½
+        v_R = share[score_R] if sign > 0 else 1 - share[score_R]
+        total = w_R[same_R].sum()
+        influence_R += same_R * w_R * (v_R - (w_R * same_R) @ v_R / total) / total
+    return influence_R
 
 
-def paired_difference(change_S: Sequence[float] | np.ndarray, influence_R: np.ndarray) -> dict[str, float]:
+def paired_difference(change_S: Sequence[float] | np.ndarray, influence_R: np.ndarray) -> Difference:
     """Mean of S paired differences, with an interval that holds the noise of seeds and of test rows.
 
     variance = s² / S + Σ_r influence_r²: all seeds share the test rows, so that their noise does not
@@ -148,22 +177,20 @@ def paired_difference(change_S: Sequence[float] | np.ndarray, influence_R: np.nd
         change_S: A difference a seed.
         influence_R: Of the mean difference, see `influence`.
 
-    Returns:
-        mean; error, the standard error; low and high (95 %); p, two-sided, of no difference; from two
-        seeds on deviation.
     """
     change_S, seeds = np.asarray(change_S, np.float64), len(change_S)
     mean, rows = float(change_S.mean()), float(np.square(influence_R).sum())
     of_seeds = float(change_S.var(ddof=1)) / seeds if seeds > 1 else 0.0
     error = math.sqrt(of_seeds + rows)
-    found = {"mean": mean, "error": error, "low": mean, "high": mean, "p": 1.0}
+    difference = Difference(mean=mean, error=error, low=mean, high=mean, p=1.0)
     if seeds > 1:
-        found["deviation"] = math.sqrt(of_seeds * seeds)
+        difference["deviation"] = math.sqrt(of_seeds * seeds)
     if error > 0:
         law = t((of_seeds + rows) ** 2 * (seeds - 1) / of_seeds**2) if of_seeds > 0 else norm()
         half = float(law.ppf(0.975)) * error
-        found |= {"low": mean - half, "high": mean + half, "p": float(2 * law.sf(abs(mean) / error))}
-    return found
+        difference["low"], difference["high"] = mean - half, mean + half
+        difference["p"] = float(2 * law.sf(abs(mean) / error))
+    return difference
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -171,30 +198,27 @@ def holm(p: Sequence[float]) -> list[float]:
 
     Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
     """
-    order, found, most = np.argsort(p, kind="stable"), [0.0] * len(p), 0.0
+    order, corrected, most = np.argsort(p, kind="stable"), [0.0] * len(p), 0.0
     for rank, i in enumerate(order):
         most = max(most, min(1.0, (len(p) - rank) * p[i]))
-        found[i] = most
-    return found
+        corrected[i] = most
+    return corrected
 
 
-def paired_curves(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any] | None:
+def paired_curves(a: Curve, b: Curve) -> PairedCurves | None:
     """B − A of a retrained metric at each k and of its area, over the seeds that both have.
 
     Args:
-        a: metric; grid, K increasing counts of fields; by_seed, seed → K values.
-        b: The same form, on the same grid.
+        a: On K increasing counts of fields.
+        b: On the same grid.
 
     Returns:
-        seeds, at_k (k → mean and interval) and area, see `area` (a grid of one k has none).
         None if no seed is shared: nothing can be paired.
     """
     seeds = [s for s in a["by_seed"] if s in b["by_seed"]]
     if not seeds:
         return None
     change_SK = np.array([b["by_seed"][s] for s in seeds]) - np.array([a["by_seed"][s] for s in seeds])
-    found: dict[str, Any] = {"metric": a["metric"], "seeds": seeds}
-    found["at_k"] = {k: mean_with_interval(change_SK[:, i]) for i, k in enumerate(a["grid"])}
-    if len(a["grid"]) > 1:
-        found["area"] = mean_with_interval(area(a["grid"], change_SK))
-    return found
+    at_k = {k: mean_with_interval(change_SK[:, i]) for i, k in enumerate(a["grid"])}
+    whole = mean_with_interval(area(a["grid"], change_SK)) if len(a["grid"]) > 1 else None
+    return PairedCurves(a["metric"], seeds, at_k, whole)

@@ -2,28 +2,92 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import plotly.graph_objects as go
 
 from recsys.files import write_text
 from recsys.pages.html import Markup, page, table
 from recsys.selection.reports.curve_plot import add_curve, legend_above
+from recsys.selection.reports.report import Curve, CurveSummary, Difference, Mean
 
-__all__ = ["columns", "rows", "write_page"]
+__all__ = ["Answer", "Benchmarked", "NoAnswer", "Priced", "columns", "rows", "write_page"]
 
 _COLOURS = (
     "#2a7f62", "#3b6fb6", "#c77700", "#a0489b", "#b5473c", "#6b7785", "#0f9bb3", "#8a7a1f",
     "#5b4bb5", "#d0609a", "#4a9a3c", "#a86a3d",
 )  # fmt: skip
-About = Mapping[str, Any]
+
+
+class Priced(TypedDict):
+    """What a method keeps at a price.
+
+    gain_share: The price, as a share of the model's gain. kept: Fields kept, by seed. change: Of a retrain on them;
+    None if a seed keeps no field.
+    """
+
+    gain_share: float
+    kept: list[int]
+    change: Difference | None
+
+
+class Answer(CurveSummary):
+    """What one method came to.
+
+    frontier: At each price. kept: Fields kept, by seed. logloss_kept_change: As `kept_change`. search_seconds: Mean
+    over seeds. health: Of its models, the worst. curve: Of its retrains. report: Where its report is, from this page.
+    """
+
+    frontier: list[Priced]
+    kept: list[int]
+    logloss_kept_change: NotRequired[Difference]
+    search_seconds: float
+    health: dict[str, object]
+    curve: Curve
+    report: str
+
+
+class NoAnswer(TypedDict):
+    """Why a method came to nothing."""
+
+    failed: str
+
+
+class Benchmarked(TypedDict):
+    """What benchmark.json holds.
+
+    fields: Count of all. differences: What one method reaches minus what each other one does, by that other one's
+    name and by k.
+    """
+
+    data: str
+    fields: int
+    metric: str
+    grid: list[int]
+    seeds: list[int]
+    methods: dict[str, Answer | NoAnswer]
+    differences: dict[str, dict[str, Difference]]
+
+
+def _answers(benchmark: Benchmarked) -> dict[str, Answer]:
+    return {n: m for n, m in benchmark["methods"].items() if "failed" not in m}
+
+
+def _failures(benchmark: Benchmarked) -> dict[str, str]:
+    return {n: m["failed"] for n, m in benchmark["methods"].items() if "failed" in m}
+
+
+def _reference(benchmark: Benchmarked) -> str:
+    """The method that the others are compared with: the one answer without a difference; "" if none was compared."""
+    names = [n for n in _answers(benchmark) if n not in benchmark["differences"]]
+    return names[0] if benchmark["differences"] and len(names) == 1 else ""
 
 
 def _name(metric: str) -> str:
     return "AUC" if metric == "auc" else metric
 
 
-def _spread(figure: Mapping[str, float] | None, sign: bool = False) -> str:
+def _spread(figure: Mean | Difference | None, sign: bool = False) -> str:
     """Mean ± deviation."""
     if figure is None:
         return ""
@@ -31,130 +95,125 @@ def _spread(figure: Mapping[str, float] | None, sign: bool = False) -> str:
     return f"{figure['mean']:{'+' if sign else ''}.4f}{deviation}"
 
 
-def _change(figure: Mapping[str, float] | None) -> str:
+def _change(figure: Mean | Difference | None) -> str:
     """Mean ± deviation over seeds, and the 95 % interval that holds the noise of test rows too."""
-    return f"{_spread(figure, True)} [{figure['low']:+.4f}, {figure['high']:+.4f}]" if figure else ""
+    if not figure or "low" not in figure or "high" not in figure:
+        return _spread(figure, True)
+    return f"{_spread(figure, True)} [{figure['low']:+.4f}, {figure['high']:+.4f}]"
 
 
-def columns(about: About) -> list[str]:
+def columns(benchmark: Benchmarked) -> list[str]:
     """Heads of the table of `rows`."""
-    metric = _name(about["metric"])
-    return ["method", "AUKC", *(f"{metric}@{k}" for k in about["grid"]), "keeps", f"Δ{metric} of it", "search, s"]
+    metric = _name(benchmark["metric"])
+    grid = [f"{metric}@{k}" for k in benchmark["grid"]]
+    return ["method", "AUKC", *grid, "keeps", f"Δ{metric} of it", "search, s"]
 
 
-def rows(about: About) -> list[list[str]]:
+def _ranked(benchmark: Benchmarked) -> list[tuple[str, Answer]]:
+    """The methods that have an answer, the best area first."""
+    sign, last = -1 if benchmark["metric"] == "auc" else 1, str(benchmark["grid"][-1])
+    return sorted(_answers(benchmark).items(), key=lambda m: sign * (m[1]["area"] or m[1]["at_k"][last])["mean"])
+
+
+def rows(benchmark: Benchmarked) -> list[list[str]]:
     """A row a method, best area first; then the methods without an answer, and all fields."""
-    found = about["methods"]
-    sign = -1 if about["metric"] == "auc" else 1
-    answered = [n for n, m in found.items() if not m.get("failed")]
-    whole = found[answered[0]]["full"] if answered else None
-
-    def place(name: str) -> float:
-        figure = found[name]["area"] or found[name]["at_k"][str(about["grid"][-1])]
-        return sign * figure["mean"]
-
-    made: list[list[str]] = []
-    for name in sorted(answered, key=place):
-        m = found[name]
-        at_k = [_spread(m["at_k"][str(k)]) for k in about["grid"]]
+    lines: list[list[str]] = []
+    ranked = _ranked(benchmark)
+    for name, m in ranked:
+        at_k = [_spread(m["at_k"][str(k)]) for k in benchmark["grid"]]
         least, most = min(m["kept"]), max(m["kept"])
         keeps = str(least) if least == most else f"{least} to {most}"
-        made.append([name, _spread(m["area"]), *at_k, keeps, _change(m["kept_change"]), f"{m['search_seconds']:.1f}"])
-    blank = [""] * len(about["grid"])
-    made += [[n, m["failed"], *blank, "", "", ""] for n, m in found.items() if m.get("failed")]
-    if whole:
-        made.append(["all fields", _spread(whole), *blank, str(about["fields"]), "", ""])
-    return made
+        lines.append([name, _spread(m["area"]), *at_k, keeps, _change(m["kept_change"]), f"{m['search_seconds']:.1f}"])
+    blank = [""] * len(benchmark["grid"])
+    lines += [[n, failed, *blank, "", "", ""] for n, failed in _failures(benchmark).items()]
+    if ranked:
+        lines.append(["all fields", _spread(ranked[0][1]["full"]), *blank, str(benchmark["fields"]), "", ""])
+    return lines
 
 
-def _difference_rows(about: About) -> list[list[str]]:
-    """LeAP − another method at each k: mean, its interval and p after Holm's correction."""
+def _difference_rows(benchmark: Benchmarked) -> list[list[str]]:
+    """Difference from each other method at each k: mean, its interval and p after Holm's correction."""
     return [
-        [n, *(f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}] p {d['p_holm']:.3f}" for d in by_k.values())]
-        for n, by_k in about["differences"].items()
+        [
+            name,
+            *(
+                f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}] p {d.get('p_holm', d['p']):.3f}"
+                for d in by_k.values()
+            ),
+        ]
+        for name, by_k in benchmark["differences"].items()
     ]
 
 
-def _frontier_rows(answered: Mapping[str, Any]) -> list[list[str]]:
+def _frontier_rows(answers: Mapping[str, Answer]) -> list[list[str]]:
     """A row a method and price."""
     return [
-        [n, f"{at['gain_share']:g}", " / ".join(map(str, at["kept"])), _change(at["change"])]
-        for n, m in answered.items()
-        for at in m["frontier"]
+        [name, f"{p['gain_share']:g}", " / ".join(map(str, p["kept"])), _change(p["change"])]
+        for name, m in answers.items()
+        for p in m["frontier"]
     ]
 
 
-def _near(about: About, answered: Mapping[str, Any]) -> go.Figure:
-    """The same curves, at most .01 of the metric worse than all fields: where the good ones part."""
-    full = next(iter(answered.values()))["full"]["mean"]
-    worse, better = (-0.01, 0.003) if about["metric"] == "auc" else (0.01, -0.003)
-    return _curves(about, answered).update_layout(yaxis_range=sorted([full + worse, full + better]))
+def _near(benchmark: Benchmarked, answers: Mapping[str, Answer]) -> go.Figure:
+    """The same curves, at most .01 of the metric worse than all fields: there the good ones part."""
+    full = next(iter(answers.values()))["full"]["mean"]
+    worse, better = (-0.01, 0.003) if benchmark["metric"] == "auc" else (0.01, -0.003)
+    return _curves(benchmark, answers).update_layout(yaxis_range=sorted([full + worse, full + better]))
 
 
-def _curves(about: About, answered: Mapping[str, Any]) -> go.Figure:
-    figure = go.Figure()
-    for i, (name, m) in enumerate((n, m) for n, m in answered.items() if n != "random"):
+def _curves(benchmark: Benchmarked, answers: Mapping[str, Answer]) -> go.Figure:
+    figure, grid = go.Figure(), benchmark["grid"]
+    for i, (name, m) in enumerate((n, m) for n, m in answers.items() if n != "random"):
         add_curve(figure, m["curve"]["grid"], m["curve"]["by_seed"], name, _COLOURS[i % len(_COLOURS)])
-    any_curve = next(iter(answered.values()))["curve"]
-    if any_curve["random"]:
-        add_curve(figure, about["grid"], any_curve["random"], "random", "#9aa1a9", "dot")
-    add_curve(
-        figure, [about["grid"][0], about["grid"][-1]], {s: [v, v] for s, v in any_curve["full"].items()},
-        "all fields", "#7d8590", "dash",
-    )  # fmt: skip
-    height = 420 + 20 * len(answered)  # on a phone each name of the legend has a line of its own
-    figure.update_layout(xaxis_title="fields kept, k", yaxis_title=f"test {_name(about['metric'])}", height=height)
+    any_curve = next(iter(answers.values()))["curve"]
+    if random := any_curve.get("random"):
+        add_curve(figure, grid, random, "random", "#9aa1a9", "dot")
+    full = {seed: [value, value] for seed, value in any_curve["full"].items()}
+    add_curve(figure, [grid[0], grid[-1]], full, "all fields", "#7d8590", "dash")
+    height = 420 + 20 * len(answers)  # on a phone each name of the legend has a line of its own
+    figure.update_layout(xaxis_title="fields kept, k", yaxis_title=f"test {_name(benchmark['metric'])}", height=height)
     return legend_above(figure)
 
 
-def _lead(about: About, answered: Mapping[str, Any]) -> str:
-    if not answered:
+def _lead(benchmark: Benchmarked) -> str:
+    ranked, metric = _ranked(benchmark), _name(benchmark["metric"])
+    if not ranked:
         return "No method gave an answer."
-    best, *others = rows(about)[: len(answered)]
-    seeds = f"{len(about['seeds'])} seed{'s' if len(about['seeds']) > 1 else ''}"
-    after = f", then {others[0][0]}, {others[0][1]}" if others else ""
-    lead = f"{best[0]} ranks best: mean test {_name(about['metric'])} over the grid (AUKC) {best[1]}{after}; {seeds}. "
-    if "leap" in answered:
-        m = answered["leap"]
-        lead += f"What LeAP keeps ({' / '.join(str(k) for k in m['kept'])} of {about['fields']} fields) changes the "
-        lead += f"{_name(about['metric'])} of all fields by {_change(m['kept_change'])}."
-    return lead
+    (best, m), *others = ranked
+    seeds = f"{len(benchmark['seeds'])} seed{'s' if len(benchmark['seeds']) > 1 else ''}"
+    after = f", then {others[0][0]}, {_spread(others[0][1]['area'])}" if others else ""
+    text = f"{best} ranks best: mean test {metric} over the grid (AUKC) {_spread(m['area'])}{after}; {seeds}. "
+    name = _reference(benchmark) or best
+    m = dict(ranked)[name]
+    text += f"What {name} keeps ({' / '.join(map(str, m['kept']))} of {benchmark['fields']} fields) changes the "
+    return f"{text}{metric} of all fields by {_change(m['kept_change'])}."
 
 
-def write_page(about: About, path: Path) -> None:
+def write_page(benchmark: Benchmarked, path: Path) -> None:
     """One self-contained page: which method ranks best, the table, the curves, and where each report is."""
-    answered = {n: m for n, m in about["methods"].items() if not m.get("failed")}
-    notes = [f"{n} has no answer: {m['failed']}" for n, m in about["methods"].items() if m.get("failed")]
-    unsound = {m["health"]["reason"]: m["health"]["verdict"] for m in answered.values()}
-    notes += [f"The model is {v}: {r}." for r, v in unsound.items() if v != "sound"]
-    sections: list[tuple[str, str | go.Figure]] = [
-        (
-            "Methods (mean ± deviation over seeds; Δ is paired with all fields, and its 95 % interval in brackets "
-            "holds the noise of seeds and of test rows)",
-            table(columns(about), rows(about)),
-        )
-    ]
-    if answered:
+    answers, metric = _answers(benchmark), _name(benchmark["metric"])
+    notes = [f"{n} has no answer: {failed}" for n, failed in _failures(benchmark).items()]
+    unsound = {m["health"]["reason"]: m["health"]["verdict"] for m in answers.values()}
+    notes += [f"The model is {verdict}: {reason}." for reason, verdict in unsound.items() if verdict != "sound"]
+    title = "Methods (mean ± deviation over seeds; Δ is paired with all fields, and its 95 % interval in brackets "
+    title += "holds the noise of seeds and of test rows)"
+    sections: list[tuple[str, str | go.Figure]] = [(title, table(columns(benchmark), rows(benchmark)))]
+    if answers:
         links = [
             [Markup('<a href="{}">{}</a>').format(m["report"], n), m["smallest_k"] or "none"]
-            for n, m in answered.items()
+            for n, m in answers.items()
         ]
         sections += [
-            (f"Test {_name(about['metric'])} of a model retrained on the top k", _curves(about, answered)),
-            ("The same, at most .01 worse than all fields", _near(about, answered)),
+            (f"Test {metric} of a model retrained on the top k", _curves(benchmark, answers)),
+            ("The same, at most .01 worse than all fields", _near(benchmark, answers)),
             ("Reports, and the smallest k within .001 of all fields", table(["method", "smallest k"], links)),
         ]
-    metric = _name(about["metric"])
-    if about["differences"]:
-        heads = ["LeAP −", *(f"{metric}@{k}" for k in about["grid"])]
-        what = "Paired differences with 95 % intervals over seeds and test rows, p corrected by Holm for all of them"
-        sections.append((what, table(heads, _difference_rows(about))))
-    if priced := _frontier_rows(answered):
+    if benchmark["differences"]:
+        heads = [f"{_reference(benchmark)} −", *(f"{metric}@{k}" for k in benchmark["grid"])]
+        title = "Paired differences with 95 % intervals over seeds and test rows, p corrected by Holm for all of them"
+        sections.append((title, table(heads, _difference_rows(benchmark))))
+    if priced := _frontier_rows(answers):
         heads = ["method", "price, share of the model's gain", "fields kept, by seed", f"Δ{metric} of a retrain"]
-        sections.append(
-            (
-                "Fields kept against what a retrain on them loses, at each price, with the same intervals",
-                table(heads, priced),
-            )
-        )
-    write_text(path, page("Feature selectors compared", _lead(about, answered), notes, sections))
+        title = "Fields kept against what a retrain on them loses, at each price, with the same intervals"
+        sections.append((title, table(heads, priced)))
+    write_text(path, page("Feature selectors compared", _lead(benchmark), notes, sections))

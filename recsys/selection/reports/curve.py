@@ -1,12 +1,12 @@
 """What a model retrained on the top k fields reaches, over a grid of k. F fields, K points, S seeds."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from recsys.errors import ConfigError
 from recsys.selection.reports.agreement import area, mean_with_interval
+from recsys.selection.reports.report import Curve, CurveSummary
 
 __all__ = ["checked_grid", "curve_summary"]
 
@@ -26,12 +26,11 @@ def checked_grid(grid: Sequence[int] | None, fields: int) -> list[int]:
     return list(grid)
 
 
-def curve_summary(curve: Mapping[str, Any], within: float = 0.001) -> dict[str, Any]:
+def curve_summary(curve: Curve, within: float = 0.001) -> CurveSummary:
     """A curve of test figures in a few numbers, each a mean and, from two seeds on, its 95 % interval.
 
     Args:
-        curve: metric; grid, K counts; by_seed, seed → K values; full, seed → value on all fields;
-            kept, seed → value on what the method keeps.
+        curve: Over K counts of fields.
         within: How near to all fields is near enough, in units of the metric.
 
     Returns:

@@ -5,18 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError
 from recsys.files import read_json
+from recsys.selection.reports.report import SHAPE, VERSION, Report
 
-__all__ = ["VERSION", "find", "is_mlflow_id", "kept", "named", "read"]
+__all__ = ["find", "is_mlflow_id", "kept", "named", "read"]
 
-VERSION = 5  # of the form of a report; `recsys compare` refuses others
-
-_PARTS = {
-    **{"method": str, "fields": Mapping, "provenance.model": Mapping, "health.verdict": str},
-    **{"search.seconds": int | float, "savings.table_bytes": int | float},
-}
-"""What `recsys compare` reads of every report."""
 _NAMES = ("report.json", "select/report.json")
 
 
@@ -43,27 +37,14 @@ def find(name: str, runs: Path) -> Path:
     raise ConfigError(f"no selection report for {name!r}: expected {wanted}")
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Report:
     """The report in a file.
 
     Raises:
         DataError: If it is none, is damaged, or is one of another version.
     """
-    report = read_json(path, "a selection report", "select again, or give the report.json of another run", VERSION)
-    if lacking := _lacking(report):
-        raise DataError(f"{path} is damaged: expected a selection report, it has no {lacking}: select again")
-    return report
-
-
-def _lacking(report: Mapping[str, Any]) -> str:
-    """The first key that a whole report has and this one lacks, or that holds something else."""
-    for at, kind in _PARTS.items():
-        if not isinstance(_at(report, at.split(".")), kind):
-            return at
-    for name, field in report["fields"].items():
-        if not isinstance(field, Mapping) or not isinstance(field.get("score"), int | float) or "verdict" not in field:
-            return f"fields.{name}"
-    return ""
+    mend = "select again, or give the report.json of another run"
+    return Report.from_json(read_json(path, "a selection report", mend, VERSION, SHAPE))
 
 
 def kept(source: "str | Sequence[str]", runs: Path, known: Sequence[str]) -> list[str]:
@@ -104,8 +85,7 @@ def _written(source: str, runs: Path) -> Any:
         return _at(_yaml(path), ("select", "apply"))
     if path.name == "selection.json" and path.is_file():
         return _at(read_json(path, "a selection", "give the selection.json of another run"), ("keep",))
-    report = read(find(source, runs))
-    return [n for n, f in report["fields"].items() if f["verdict"] != "drop"]
+    return read(find(source, runs)).kept
 
 
 def _yaml(path: Path) -> Any:

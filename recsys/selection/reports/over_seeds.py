@@ -1,76 +1,66 @@
-"""Reports of one method under several seeds → one report: what a field's verdict owes to luck shows."""
+"""Reports of one method under several seeds → one report, which shows what a verdict owes to luck."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 
+from recsys.selection.figures import ShuffledCost
 from recsys.selection.reports.agreement import mean_with_interval
+from recsys.selection.reports.report import FieldReport, Provenance, Report
 
-__all__ = ["kept_names", "over_seeds"]
-
-_SAME = ("kind", "cardinality", "width", "rows", "table_bytes", "optimizer_bytes")
-_OWN = ("rank", "interval", "verdict", "reason", "cluster")
-Report = Mapping[str, Any]
+__all__ = ["over_seeds"]
 
 
-def kept_names(report: Report) -> list[str]:
-    """Fields that a report does not drop, in order of importance."""
-    return [n for n, f in report["fields"].items() if f["verdict"] != "drop"]
-
-
-def _verdict(of: Sequence[Report]) -> dict[str, str]:
-    said = [f["verdict"] for f in of]
-    if (len(set(said)) == 1 and said[0] in ("protected", "uncertain")) or len(of) == 1:
-        return {"verdict": said[0], "reason": of[0]["reason"]}
-    count = sum(v != "drop" for v in said)
-    sure = count == len(said) and "keep" in said
+def _verdict(field_S: Sequence[FieldReport]) -> tuple[str, str]:
+    """Verdict and reason."""
+    verdicts = [f.verdict for f in field_S]
+    if (len(set(verdicts)) == 1 and verdicts[0] in ("protected", "uncertain")) or len(field_S) == 1:
+        return verdicts[0], field_S[0].reason
+    count = sum(f.kept for f in field_S)
+    sure = count == len(verdicts) and "keep" in verdicts
     verdict = "drop" if count == 0 else "keep" if sure else "uncertain"
-    return {"verdict": verdict, "reason": f"kept under {count} of {len(said)} seeds"}
+    return verdict, f"kept under {count} of {len(verdicts)} seeds"
 
 
-def _field(of: Sequence[Report]) -> dict[str, Any]:
-    first = of[0]
-    scores = mean_with_interval([f["score"] for f in of])
-    found: dict[str, Any] = {"rank": 0, "score": scores["mean"]}
-    if "low" in scores:
-        found["interval"] = [scores["low"], scores["high"]]
-    elif "interval" in first:
-        found["interval"] = first["interval"]
-    found |= {**_verdict(of), "cluster": first["cluster"]}
-    for key in dict.fromkeys(k for f in of for k in f if k not in (*_OWN, "score")):
-        found[key] = first[key] if key in _SAME else float(np.mean([f[key] for f in of if key in f]))
-    return found
+def _mean_field(field_S: Sequence[FieldReport]) -> FieldReport:
+    """One field over S seeds; its rank is that of the first seed."""
+    score = mean_with_interval([f.score for f in field_S])
+    verdict, reason = _verdict(field_S)
+    names = dict.fromkeys(n for f in field_S for n in f.figures)
+    figures = {n: float(np.mean([f.figures[n] for f in field_S if n in f.figures])) for n in names}
+    interval = [score["low"], score["high"]] if "low" in score and "high" in score else field_S[0].interval
+    return replace(field_S[0], score=score["mean"], interval=interval, verdict=verdict, reason=reason, figures=figures)
 
 
-def _shuffled(reports: Sequence[Report]) -> dict[str, float] | None:
-    of = [s for r in reports if (s := r["shuffled"])]
-    return {k: float(np.mean([s[k] for s in of])) for k in of[0]} if of else None
+def _mean_cost(costs: Sequence[ShuffledCost]) -> ShuffledCost | None:
+    figures = [asdict(cost) for cost in costs]
+    return ShuffledCost(**{k: float(np.mean([f[k] for f in figures])) for k in figures[0]}) if figures else None
 
 
-def over_seeds(reports: Sequence[Report]) -> dict[str, Any]:
+def _seeds(provenance: Provenance) -> list[int]:
+    return provenance.seed if isinstance(provenance.seed, list) else [provenance.seed]
+
+
+def over_seeds(reports: Sequence[Report]) -> Report:
     """Mean scores with their 95 % interval over seeds, and verdicts on which the seeds agree.
 
-    A field that some seeds keep and others drop is uncertain, which keeps it; what shuffling costs is the
-    mean over the seeds that measured it. Ranks follow the mean
-    score. Health is the worst that a seed's model had; savings are the first seed's and hold only
-    where its kept fields are the same: measure them anew.
+    A field that some seeds keep and others drop is uncertain, which keeps it. What shuffling costs is the
+    mean over the seeds that measured it. Ranks follow the mean score. Health is the worst that a seed's model
+    had. Savings are those of the first seed: measure them anew if the seeds keep different fields.
 
     Args:
         reports: Of one method on the same data and fields.
     """
     first = reports[0]
-    fields = {n: _field([r["fields"][n] for r in reports]) for n in first["fields"]}
-    ranking = sorted(fields, key=lambda n: (-fields[n]["score"], n))
-    for rank, name in enumerate(ranking, 1):
-        fields[name]["rank"] = rank
-    unsound = [r["health"] for r in reports if r["health"]["verdict"] != "sound"]
-    search = {**first["search"], "seconds": float(np.mean([r["search"]["seconds"] for r in reports]))}
-    provenance = {**first["provenance"], "seed": [r["provenance"]["seed"] for r in reports]}
-    about = {
-        "shuffled": _shuffled(reports),
-        "search": search,
-        "provenance": provenance,
-        "health": unsound[0] if unsound else first["health"],
-    }
-    return {**first, **about, "fields": {n: fields[n] for n in ranking}}
+    fields = {n: _mean_field([r.fields[n] for r in reports]) for n in first.fields}
+    ranking = sorted(fields, key=lambda n: (-fields[n].score, n))
+    unsound = [r.health for r in reports if r.health.verdict != "sound"]
+    return replace(
+        first,
+        shuffled=_mean_cost([r.shuffled for r in reports if r.shuffled]),
+        search=replace(first.search, seconds=float(np.mean([r.search.seconds for r in reports]))),
+        provenance=replace(first.provenance, seed=[s for r in reports for s in _seeds(r.provenance)]),
+        health=unsound[0] if unsound else first.health,
+        fields={n: replace(fields[n], rank=rank) for rank, n in enumerate(ranking, 1)},
+    )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -12,6 +11,7 @@ from recsys.data.split import Split
 from recsys.progress import progress
 from recsys.selection.columns import raw_blocks
 from recsys.selection.counted import counted
+from recsys.selection.reports.report import RepeatedFields, Repeats
 
 __all__ = ["clusters", "codes", "redundancy"]
 
@@ -66,9 +66,7 @@ def _redundancy(
     return max(0.0, (shared - chance) / (most - chance)) if most - chance > 0.1 * most else 0.0
 
 
-def clusters(
-    shards: Split, ranking: Sequence[str], least: float = 0.9, rows: int = 10_000, most: int = 200
-) -> dict[str, Any]:
+def clusters(shards: Split, ranking: Sequence[str], least: float = 0.9, rows: int = 10_000, most: int = 200) -> Repeats:
     """Groups of fields that repeat each other, linked where `redundancy` is at least `least`.
 
     Args:
@@ -96,11 +94,11 @@ def clusters(
             if value >= least:
                 links.append((i, j, value))
             bar.advance(task)
-    found: list[dict[str, Any]] = []
+    groups: list[RepeatedFields] = []
     if links:
         i, j, value = (np.array(v) for v in zip(*links, strict=True))
         _, of = connected_components(coo_array((value, (i, j)), shape=(len(names), len(names))), directed=False)
         for c in np.unique(of[i]):
             members = [names[m] for m in np.flatnonzero(of == c)]
-            found.append({"fields": members, "redundancy": float(value[of[i] == c].min())})
-    return {"looked_at": len(names), "rows": min(rows, len(shards)), "threshold": least, "found": found}
+            groups.append(RepeatedFields(members, float(value[of[i] == c].min())))
+    return Repeats(len(names), min(rows, len(shards)), least, groups)

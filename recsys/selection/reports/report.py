@@ -1,152 +1,242 @@
-"""The selection report as JSON that other tools read, and what it says of the model first."""
+"""A selection report: what a search found, as one frozen value that is written to and read from report.json."""
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NotRequired, TypedDict
 
-import numpy as np
+from recsys.selection.figures import ProbeFindings, SearchNotes, ShuffledCost
+from recsys.selection.reports.form import from_json, shape_of, to_json
 
-from recsys.data.split import Split
-from recsys.evaluation.metrics import auc
-from recsys.frame.ctr import CTR
-from recsys.selection.counted import counted
-from recsys.selection.halves import agreement_of_halves
-from recsys.selection.price import gain_over_constant
-from recsys.selection.reports.find import VERSION
-from recsys.selection.scores import FieldScores, Verdict, intervals
-from recsys.training.fit import logits
+__all__ = ["SHAPE", "VERSION", "Curve", "CurveSummary", "Difference", "FieldReport", "Health", "Mean", "Provenance",
+           "RepeatedFields", "Repeats", "Report", "Savings"]  # fmt: skip
 
-__all__ = ["doubt", "health", "make_report", "with_probes"]
-
-_LEAST_AGREEMENT = 0.5  # of halves: below it more of what fields seem to be worth is luck than not
-_MOST_LUCK = 0.5  # false discoveries that kept probes imply
+VERSION = 5  # of the form of report.json; another version is refused
 
 
-def health(model: CTR, train: Split, valid: Split, rows: int = 100_000) -> dict[str, Any]:
-    """Can this model tell fields apart? A selector cannot exceed its model.
+class Mean(TypedDict):
+    """A mean; from two values on their deviation, and the mean's 95 % interval."""
 
-    Returns:
-        train_auc (over at most `rows` training rows that have weight, drawn at random), valid_auc; gain,
-        the held-out logloss saved over a constant, and gain_error, its standard error; agreement and, if
-        there is one, rank_agreement, see `agreement_of_halves`; a
-        verdict and the reason for it: `no signal` (validation AUC within 3 standard errors of ½, or no
-        gain beyond 3 of its own), `inconclusive` (AUC but no gain: worse than a constant; or an
-        agreement below ½: two halves of the held-out rows find other fields useful) or `sound`. All
-        count sample weights. train − validation AUC decides nothing: a field of many ids, a cross of two
-        above all, overfits in it always, and fields are judged on held-out rows.
+    mean: float
+    deviation: NotRequired[float]
+    low: NotRequired[float]
+    high: NotRequired[float]
+
+
+class Difference(TypedDict):
+    """A mean difference, its standard error, its 95 % interval and the two-sided p of no difference."""
+
+    mean: float
+    error: float
+    low: float
+    high: float
+    p: float
+    p_holm: NotRequired[float]
+    deviation: NotRequired[float]
+
+
+class CurveSummary(TypedDict):
+    """See `recsys.selection.reports.curve.curve_summary`."""
+
+    at_k: dict[str, Mean]
+    area: Mean | None
+    kept_change: Mean | Difference
+    full: Mean
+    smallest_k: int | None
+
+
+class Curve(TypedDict):
+    """What models reach on test rows that were retrained on the top k fields.
+
+    metric: `auc` or `logloss`. grid: K counts of fields. by_seed: seed → K values. full: seed → value on all fields.
+    kept: seed → value on what the method keeps. random: `by_seed` of a random order.
     """
-    train, valid = counted(train), counted(valid)
-    chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:rows])
-    model.eval()
-    parts = np.array_split(chosen, -(-len(chosen) // 8192))
-    train_logit = np.concatenate([model(train.batch(p))[:, 0].detach().numpy() for p in parts])
-    train_weight = None if train.weight_B is None else train.weight_B[chosen]
-    train_auc = auc(train_logit, train.label_B[chosen], train_weight)
-    valid_logit, label_B, weight_B = logits(model, valid), valid.label_B, valid.weight_B
-    valid_auc, gain = auc(valid_logit, label_B, weight_B), gain_over_constant(valid_logit, label_B, weight_B)
-    auc_error, (agreement, ranks) = _auc_error(label_B, weight_B), agreement_of_halves(model, valid)
-    if valid_auc <= 0.5 + 3 * auc_error:
-        verdict, reason = "no signal", f"validation AUC {valid_auc:.4f} is what chance gives (.5 ± {auc_error:.4f})"
-    elif gain.mean <= 0:
-        verdict, reason = "inconclusive", f"the model's held-out logloss is {-gain.mean:.5f} worse than a constant's"
-    elif gain.mean <= 3 * gain.error:
-        verdict, reason = "no signal", f"the model gains {gain.mean:.6f} ± {gain.error:.6f} nats a row over a constant"
-    elif agreement < _LEAST_AGREEMENT:
-        verdict = "inconclusive"
-        reason = f"two halves of the held-out rows disagree on which fields matter (agreement {agreement:.2f} of 1)"
-    else:
-        verdict, reason = "sound", ""
-    found = {"train_auc": train_auc, "valid_auc": valid_auc, "gain": gain.mean, "gain_error": gain.error}
-    found |= {"agreement": agreement, **({} if ranks is None else {"rank_agreement": ranks})}
-    return {**found, "verdict": verdict, "reason": reason}
+
+    metric: str
+    grid: list[int]
+    by_seed: dict[str, list[float]]
+    full: dict[str, float]
+    kept: dict[str, float]
+    random: NotRequired[dict[str, list[float]] | None]
+    summary: NotRequired[CurveSummary]
 
 
-def _auc_error(label_B: np.ndarray, weight_B: np.ndarray | None) -> float:
-    """Standard error of AUC if scores and labels have no relation (Mann and Whitney).
-
-    With weights each label has (Σ w)² / Σ w² rows.
-    """
-    w_B = np.ones(len(label_B)) if weight_B is None else np.asarray(weight_B, np.float64)
-    p, n = (w.sum() ** 2 / max(np.square(w).sum(), 1e-300) for w in (w_B[label_B > 0.5], w_B[label_B <= 0.5]))
-    return math.sqrt((p + n + 1) / (12 * p * n))
-
-
-def with_probes(found_health: dict[str, Any], probes: dict[str, float] | None) -> dict[str, Any]:
-    """A sound model's verdict turns `inconclusive` if probes say that half of what is kept is luck."""
-    if probes is None or found_health["verdict"] != "sound" or probes["false_discovery_rate"] < _MOST_LUCK:
-        return found_health
-    reason = f"kept probes imply that {probes['false_discovery_rate']:.0%} of the kept fields are luck"
-    return {**found_health, "verdict": "inconclusive", "reason": reason}
-
-
-def doubt(found_health: dict[str, Any]) -> str:
-    """Why no field's score can be believed; empty if they can.
-
-    Where probes alone speak against it, verdicts stand, under a caution: too much is kept, not too little.
-    """
-    if (
-        found_health["verdict"] == "no signal"
-        or min(found_health["gain"], found_health["agreement"] - _LEAST_AGREEMENT) <= 0
-    ):
-        return f"{found_health['verdict']}: {found_health['reason']}"
-    return ""
-
-
-def _own_tables(model: CTR, names: set[str]) -> dict[str, tuple[int, int]]:
-    """Bytes and rows of the tables that only this field reads; a shared table belongs to nobody."""
-    plain = model.embedding.plain()
-    readers: dict[str, set[str]] = {}
-    for k in plain.lookups:
-        readers.setdefault(k.table, set()).add(k.field)
-    own = {n: [plain.tables[t] for t, r in readers.items() if r == {n}] for n in names}
-    return {n: (sum(t.nbytes for t in tables), sum(t.rows for t in tables)) for n, tables in own.items()}
-
-
-def make_report(
-    model: CTR,
-    scores: FieldScores,
-    verdicts: Sequence[Verdict],
-    measured: dict[str, Any],
-    provenance: dict[str, Any],
-) -> dict[str, Any]:
-    """Everything the search found, ready for JSON; `fields` is in order of importance.
+@dataclass(frozen=True)
+class Health:
+    """Whether the model can tell fields apart: a selector cannot exceed its model.
 
     Args:
-        model: Whose fields were scored.
-        scores: Of these fields.
-        verdicts: On them.
-        measured: `health`; `savings`; `shuffled`, see `recsys.selection.shuffle.shuffled_cost`, of all
-            that is dropped, None where nothing is; `clusters` (see `recsys.selection.reports.redundancy.clusters`);
-            `probes` (see `recsys.selection.probes.discovery_rate`), None where there were none.
-        provenance: Where all this comes from.
+        train_auc: Over at most 100,000 training rows.
+        valid_auc: Over held-out rows.
+        gain: Held-out logloss saved over a constant, nats a row.
+        gain_error: Its standard error.
+        agreement: Of two halves of the held-out rows, see `recsys.selection.halves.agreement_of_halves`.
+        verdict: `sound`, `no signal` or `inconclusive`.
+        reason: For the verdict; empty if it is `sound`.
+        rank_agreement: As `agreement`, of the fields' order; None if a half finds all fields worth the same.
     """
-    held = _own_tables(model, set(model.schema.names))
-    width = dict(zip(model.schema.names, model.widths, strict=True))
-    between, first = intervals(scores), _first_of_cluster(measured["clusters"])
-    keeps = {v.field for v in verdicts if v.verdict != "drop"}
-    fields: dict[str, dict[str, Any]] = {}
-    for rank, v in enumerate(verdicts, 1):
-        cluster = first.get(v.field)
-        repeats = v.field in keeps and cluster in keeps and cluster != v.field
-        fields[v.field] = {
-            "rank": rank,
-            "score": scores.score[v.field],
-            **({"interval": list(between[v.field])} if v.field in between else {}),
-            "verdict": v.verdict,
-            "reason": f"{v.reason}; repeats {cluster}" if repeats else v.reason,
-            "kind": model.schema[v.field].kind,
-            "cardinality": model.schema[v.field].cardinality,
-            "width": width[v.field],
-            "rows": held[v.field][1],
-            "table_bytes": held[v.field][0],
-            "optimizer_bytes": 4 * held[v.field][1],  # row-wise Adagrad: one float32 a row
-            "cluster": cluster,
-            **scores.details[v.field],
-        }
-    about = {"version": VERSION, "method": scores.about["method"], "provenance": provenance, "search": scores.about}
-    return {**about, **measured, "fields": fields}
+
+    train_auc: float
+    valid_auc: float
+    gain: float
+    gain_error: float
+    agreement: float
+    verdict: str
+    reason: str
+    rank_agreement: float | None = None
 
 
-def _first_of_cluster(clusters: dict[str, Any]) -> dict[str, str]:
-    """Field → the most important of those that say the same."""
-    return {n: group["fields"][0] for group in clusters["found"] for n in group["fields"]}
+@dataclass(frozen=True)
+class Savings:
+    """What dropping fields saves.
+
+    Args:
+        before: The model on all fields: fields, width (of x_BW), parameters, table_bytes, optimizer_bytes, and
+            us_per_row of scoring and train_us_per_row of a training step, if they were measured.
+        figures: `before` − `after`, by the same names.
+        note: Why nothing could be measured, if so; all differences are then 0.
+        after: The model on the kept fields; None if it cannot be built.
+        us_per_row_interval: Of the difference: low and high, 95 %.
+        train_us_per_row_interval: The same.
+    """
+
+    before: dict[str, float]
+    figures: dict[str, float]
+    note: str
+    after: dict[str, float] | None = None
+    us_per_row_interval: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    train_us_per_row_interval: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+
+@dataclass(frozen=True)
+class RepeatedFields:
+    """Fields that say the same, in order of importance, and the smallest redundancy that links them."""
+
+    fields: list[str]
+    redundancy: float
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Groups of fields that repeat each other.
+
+    Args:
+        looked_at: How many fields were compared.
+        rows: On how many rows.
+        threshold: The redundancy from which on two fields are linked.
+        found: The groups.
+    """
+
+    looked_at: int
+    rows: int
+    threshold: float
+    found: list[RepeatedFields]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a report comes from: what `recsys compare` lays side by side.
+
+    Args:
+        data: Name of the prepared data.
+        model: Configuration of the model.
+        seed: Of the search, or of all searches whose mean the report is.
+        split: Shape and rows.
+        policy: Settings of `select`.
+        checkpoint: Folder of the model, as seen from the folder of runs.
+        selection: Configuration of the selector.
+        train: Configuration of the training.
+        versions: Of packages.
+    """
+
+    data: str
+    model: dict[str, object]
+    seed: int | list[int]
+    split: dict[str, object] = field(default_factory=dict[str, object])
+    policy: dict[str, object] = field(default_factory=dict[str, object])
+    checkpoint: str = ""
+    selection: dict[str, object] = field(default_factory=dict[str, object])
+    train: dict[str, object] = field(default_factory=dict[str, object])
+    versions: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
+class FieldReport:
+    """What a search found about one field.
+
+    Args:
+        rank: From 1, the most important.
+        score: Of the method; higher is more important.
+        verdict: `keep`, `drop`, `uncertain` or `protected`; the last two keep the field.
+        reason: For the verdict.
+        cluster: The most important of the fields that say the same as this one; None if there are no others.
+        interval: Low and high of the score, 95 %.
+        kind, cardinality, width: Of the field.
+        rows, table_bytes, optimizer_bytes: Of tables that only this field reads.
+        figures: The method's own, by name: gate, price, delta_logloss, …
+    """
+
+    rank: int
+    score: float
+    verdict: str
+    reason: str
+    kind: str
+    cardinality: int
+    width: int
+    rows: int
+    table_bytes: int
+    optimizer_bytes: int
+    cluster: str | None
+    interval: list[float] | None = None
+    figures: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def kept(self) -> bool:
+        """Whether the field stays."""
+        return self.verdict != "drop"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a search found.
+
+    Args:
+        method: Name of the selector.
+        provenance: Where the report comes from.
+        search: What the selector says of its search.
+        health: Of the model.
+        probes: None if there were no probe fields.
+        savings: Of dropping what is not kept.
+        shuffled: What shuffling all that is dropped costs; None if nothing is dropped, or it was not measured.
+        clusters: Fields that repeat each other.
+        fields: By name, in order of importance.
+        curve: Of models retrained on the top k; None if none were.
+    """
+
+    method: str
+    provenance: Provenance
+    search: SearchNotes
+    health: Health
+    probes: ProbeFindings | None
+    savings: Savings
+    shuffled: ShuffledCost | None
+    clusters: Repeats
+    fields: dict[str, FieldReport]
+    curve: Curve | None = None
+
+    @property
+    def kept(self) -> list[str]:
+        """The fields that stay, in order of importance."""
+        return [n for n, f in self.fields.items() if f.kept]
+
+    def to_json(self) -> dict[str, Any]:
+        """What report.json holds."""
+        return {"version": VERSION, **to_json(self)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Report":
+        """The report whose `to_json` this is; its form must have been checked against `SHAPE`."""
+        return from_json(cls, value)
+
+
+SHAPE = shape_of(Report)
+SHAPE["savings"] |= dict.fromkeys(("table_bytes", "width"), (int, float))
+"""What report.json must hold."""

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
+from recsys.selection.reports.report import Savings
 from recsys.training.loop import bf16
 
 __all__ = ["median_interval", "savings", "size"]
@@ -82,7 +82,7 @@ def _train_times(models: Sequence[CTR], valid: Shards, precision: str) -> np.nda
 
 def savings(
     model: CTR, build: Callable[[Schema], CTR], kept: Sequence[str], valid: Shards, precision: str = "auto"
-) -> dict[str, Any]:
+) -> Savings:
     """Before and after dropping all but the kept fields.
 
     Args:
@@ -91,29 +91,20 @@ def savings(
         kept: Names of fields.
         valid: Rows to time.
         precision: Of training.
-
-    Returns:
-        before and after (see `size`; us_per_row of scoring and train_us_per_row), and their differences
-        by the same names; us_per_row_interval and train_us_per_row_interval, 95 %, of the differences;
-        note, why it could not be measured where the smaller model cannot be built (then before alone is
-        there, and every difference is 0).
     """
-    before: dict[str, Any] = dict(size(model))
-    nothing = dict.fromkeys([*before, "us_per_row", "train_us_per_row"], 0)
+    before: dict[str, float] = {**size(model)}
+    nothing: dict[str, float] = dict.fromkeys([*before, "us_per_row", "train_us_per_row"], 0)
     if len(kept) == len(model.schema.fields):
-        none = {f"{k}_interval": [0.0, 0.0] for k in ("us_per_row", "train_us_per_row")}
-        return {"before": before, "after": before, **nothing, **none, "note": ""}
+        return Savings(before, nothing, "", after=before)
     try:
         smaller = build(model.schema.subset(kept))
     except ConfigError as error:
-        return {"before": before, **nothing, "note": f"the kept fields alone make no model: {error}"}
-    after: dict[str, Any] = dict(size(smaller))
-    pair, saved = [model, smaller], {k: before[k] - after[k] for k in before}
-    for name, times in {
-        "us_per_row": _times(pair, valid),
-        "train_us_per_row": _train_times(pair, valid, precision),
-    }.items():
-        before[name], after[name] = (float(v) for v in np.median(times, 0))
-        saved[name], low, high = median_interval(times[:, 0] - times[:, 1])
-        saved[f"{name}_interval"] = [low, high]
-    return {"before": before, "after": after, **saved, "note": ""}
+        return Savings(before, nothing, f"the kept fields alone make no model: {error}")
+    after: dict[str, float] = {**size(smaller)}
+    saved, models = {k: before[k] - after[k] for k in before}, [model, smaller]
+    scoring, training = _times(models, valid), _train_times(models, valid, precision)
+    for name, time_RM in (("us_per_row", scoring), ("train_us_per_row", training)):
+        before[name], after[name] = (float(v) for v in np.median(time_RM, 0))
+        saved[name] = float(np.median(time_RM[:, 0] - time_RM[:, 1]))
+    intervals = [list(median_interval(t[:, 0] - t[:, 1])[1:]) for t in (scoring, training)]
+    return Savings(before, saved, "", after, *intervals)
