@@ -270,7 +270,7 @@ class FusedLookups(nn.Module):
     def plain(self) -> PlainEmbedding:
         """The same lookups over copies of the tables as plain tensors."""
         tables = {name: Table(weight.clone()) for name, weight in self._weights_by_table().items()}
-        return PlainEmbedding(self.schema, tables, self.lookups)
+        return PlainEmbedding(self.schema, tables, self.lookups).to(self.a.device)
 
     def dense_parameters(self) -> tuple[nn.Parameter, ...]:
         """None: all that is learned here is in the tables."""

@@ -4,12 +4,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from omegaconf import OmegaConf
 
+from pipelines.stage import Stage, write_json
+from recsys.config.options import CONF
 from recsys.results import read_result
 
 SMALL = [
@@ -19,6 +23,23 @@ SMALL = [
     "+data.fields={user: {}, item: {min_count: 3}, city: {}, user_x_city: {encoding: hash, inputs: [user, city],"
     " buckets: 400}, tags: {kind: multi, max_length: 3}, noise: {}, price: {kind: numeric, encoding: log}}",
 ]  # fmt: skip
+
+
+PARTS: dict[str, Any] = {
+    "model": {"_target_": "recsys.models.mlp.MLP", "hidden": [16], "dropout": 0.1},
+    "embedding": {"_target_": "recsys.embeddings.per_field.per_field", "dim": 4},
+}
+_DEFAULTS = ("train/fixed", "optimizer/adamw", "table_optimizer/rowwise_adagrad", "sequence/mean", "head/click")
+
+
+def small_stage(prepared: Path, run: Path, **changed: Any) -> Stage:
+    """A stage `distill` of a run that has prepared data and nothing else."""
+    (run / "prepare").mkdir()
+    write_json(run / "prepare" / "data.json", {"folder": str(prepared)}, 1)
+    options: Any = {n.split("/")[0]: OmegaConf.to_container(OmegaConf.load(CONF / f"{n}.yaml")) for n in _DEFAULTS}
+    options["train"] |= {"batch_size": 128, "lr": 5e-3, "embedding_dropout": 0.1, "max_epochs": 3, "precision": "fp32"}
+    config = {**PARTS, **options, "seed": 3, "device": "cpu", "select": {"apply": None}, **changed}
+    return Stage(config, run / "distill", {"prepare": run / "prepare"})
 
 
 def recsys(folder: Path, *arguments: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:

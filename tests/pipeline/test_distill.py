@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from pipelines import distill, train
 from pipelines.distill import soft_targets
-from pipelines.stage import Stage, write_json
+from pipelines.stage import Stage
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
@@ -24,13 +23,7 @@ from recsys.results import read_result
 from recsys.serving.bundle import Bundle
 from recsys.training import checkpoint
 from recsys.training.fit import logits
-from tests.pipeline.small import SMALL, recsys
-
-CONF = Path(__file__).parents[2] / "conf"
-PARTS = {
-    "model": {"_target_": "recsys.models.mlp.MLP", "hidden": [16], "dropout": 0.1},
-    "embedding": {"_target_": "recsys.embeddings.per_field.per_field", "dim": 4},
-}
+from tests.pipeline.small import PARTS, SMALL, recsys, small_stage
 
 
 def test_the_loss_is_the_formula() -> None:
@@ -53,24 +46,11 @@ def test_the_loss_is_the_formula() -> None:
 @pytest.fixture(scope="module")
 def taught(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """Stage distill of a run whose stage train is done."""
-    folder = tmp_path_factory.mktemp("run")
-    for name in ("prepare", "train"):
-        (folder / name).mkdir()
-    write_json(folder / "prepare" / "data.json", {"folder": str(prepared)}, 1)
-    chosen = {
-        "train": "fixed",
-        "optimizer": "adamw",
-        "table_optimizer": "rowwise_adagrad",
-        "sequence": "mean",
-        "head": "click",
-    }
-    options = {g: OmegaConf.to_container(OmegaConf.load(CONF / g / f"{n}.yaml")) for g, n in chosen.items()}
-    how: Any = options["train"]
-    how |= {"batch_size": 128, "lr": 5e-3, "embedding_dropout": 0.1, "max_epochs": 3, "precision": "fp32"}
-    config = {**PARTS, **options, "seed": 3, "device": "cpu", "select": {"apply": None}}
-    done = {"prepare": folder / "prepare"}
-    train.run(Stage(config, folder / "train", done))
-    return Stage(config, folder / "distill", {**done, "train": folder / "train"})
+    begun = small_stage(prepared, tmp_path_factory.mktemp("run"))
+    (begun.folder.parent / "train").mkdir()
+    before = replace(begun, folder=begun.folder.parent / "train")
+    train.run(before)
+    return replace(begun, done={**begun.done, "train": before.folder})
 
 
 def student(taught: Stage, folder: Path, **settings: Any) -> dict[str, float]:

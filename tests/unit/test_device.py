@@ -1,10 +1,27 @@
-"""The device of a run: which one is chosen, and why."""
+"""The device of a run: which one is chosen, and why; and that all that a run computes stays on it."""
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from pipelines import distill, train
+from pipelines.evaluate import measure
+from recsys.config.options import CONF
+from recsys.data.batch import Batch
 from recsys.errors import ConfigError
+from recsys.features.schema import Field, Schema
+from recsys.models.mlp import MLP
+from recsys.training import checkpoint
+from recsys.training.config import TrainConfig
 from recsys.training.device import CPU, Device
+from recsys.training.loop import Training
+from tests.fake_device import FAKE, fake_device, is_fake
+from tests.pipeline.small import PARTS, small_stage
 
 
 def test_auto_precision_asks_the_processor_that_computes(monkeypatch) -> None:
@@ -33,3 +50,78 @@ def test_random_states_go_back(monkeypatch) -> None:
     CPU.set_random_states(states)
     assert torch.equal(torch.rand(4), drawn)
     assert torch.equal(torch.rand(4, generator=CPU.generator(3)), torch.rand(4, generator=CPU.generator(3)))
+
+
+SCHEMA = Schema(
+    (
+        *(Field(n, "categorical", (n,), ("int",), 30) for n in ("a", "b")),
+        Field("list", "multi", ("list",), ("int",), 20, 3),
+        Field("weighted", "multi", ("weighted",), ("int",), 20, 2, weighted=True),
+        Field("past", "sequence", ("past",), ("int",), 30, 4, table="a"),
+        Field("price", "numeric", ("price",), ("float",)),
+    ),
+    "y",
+)
+OPTIONS = {"model": "mlp", "embedding": "per_field", "sequence": "mean"}
+EVERY = [(g, p.stem) for g in ("model", "embedding", "sequence") for p in sorted((CONF / g).glob("*.yaml"))]
+
+
+def batch_of(rows: int) -> Batch:
+    r = torch.Generator().manual_seed(0)
+    ids_BL = torch.randint(0, 20, (rows, 2 + 3 + 2 + 4), generator=r)
+    ids_BL[::3, 3:] = -1
+    dense_BN = torch.rand(rows, 1 + 2, generator=r)
+    return Batch.of(SCHEMA, ids_BL, dense_BN, torch.randint(0, 2, (rows,), generator=r).float(), torch.rand(rows))
+
+
+def spec(**options: str) -> dict[str, Any]:
+    chosen = {g: OmegaConf.to_container(OmegaConf.load(CONF / g / f"{n}.yaml")) for g, n in (OPTIONS | options).items()}
+    return {**chosen, "embedding_dropout": 0.1}
+
+
+def train_and_score(device: Device, spec: dict[str, Any], folder: Path) -> torch.Tensor:
+    """Two steps, with everything that a training can ask for, and the logits of what was saved."""
+    torch.manual_seed(0)
+    model = checkpoint.build(SCHEMA, spec, device).train()
+    how = TrainConfig(warmup_steps=0, table_l2=0.1, weight_decay=0.1, fresh_tables=True, precision="fp32")
+    training = Training(model, how, 10, device=device)
+    for _ in range(2):
+        training.learn(device.batch(batch_of(16)))
+    training.embedding.reset_tables()
+    checkpoint.save(folder, model, spec)
+    held, _ = checkpoint.load(folder, device)
+    plain = held.over(held.embedding.plain())
+    with torch.no_grad():
+        batch = device.batch(batch_of(9))
+        return torch.stack([held(batch), plain(batch)])
+
+
+@pytest.mark.parametrize(("group", "name"), EVERY, ids=lambda n: n)
+def test_every_part_stays_on_the_device_of_the_run(group: str, name: str, tmp_path: Path) -> None:
+    with fake_device() as device:
+        assert is_fake(train_and_score(device, spec(**{group: name}), tmp_path))
+
+
+def test_stages_compute_on_the_device_of_the_run(prepared: Path, tmp_path: Path, monkeypatch) -> None:
+    """They train, look at validation, write resume.pt, take it up, score, evaluate and distill."""
+    own = {**PARTS, "weight": 0.5, "temperature": 2.0}
+    stage = small_stage(prepared, tmp_path, distill=own)
+    stage.config["train"].update(max_epochs=1, evals_per_epoch=1)
+    first, second = (replace(stage, folder=tmp_path / n) for n in ("train", "distill"))
+    for one in (first, second):
+        one.folder.mkdir()
+    monkeypatch.setattr(Device, "choose", lambda *_: FAKE)
+    with fake_device():
+        history = train.run(first).history
+        assert train.run(first).history == history, "taken up from resume.pt"
+        distill.run(replace(second, done={**second.done, "train": first.folder}))
+        figures, valid_B, _ = measure(second.folder, stage)
+    assert isinstance(valid_B, np.ndarray) and figures["auc"] > 0.5
+
+
+def test_a_tensor_of_the_cpu_in_a_forward_pass_is_found(monkeypatch, tmp_path: Path) -> None:
+    forward = MLP.forward
+    monkeypatch.setattr(MLP, "forward", lambda self, x_BW: forward(self, x_BW + torch.zeros(x_BW.shape[1])))
+    train_and_score(CPU, spec(), tmp_path)
+    with fake_device() as device, pytest.raises(RuntimeError, match="tensors of the CPU"):
+        train_and_score(device, spec(), tmp_path)
