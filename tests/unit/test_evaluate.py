@@ -67,7 +67,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, flo
         model.interaction.bias.data += 1 / 30  # one in the logit: too many clicks, which a recalibration mends
         checkpoint.save(place / name, model, SPEC)
     done = {n: place / n for n in ("prepare", "train", "retrain")}
-    evaluate_stage.run(Stage({"calibrate": True}, place / "evaluate", done))
+    evaluate_stage.run(Stage({"calibrate": True, "device": "cpu"}, place / "evaluate", done))
     return data, place, rate
 
 
@@ -147,7 +147,7 @@ def test_what_helps_no_model_on_validation_is_nowhere_called_recalibrated(evalua
     folder = tmp_path / "evaluate"
     folder.mkdir()
     done = {n: place / n for n in ("prepare", "train", "retrain")}
-    evaluate_stage.run(Stage({"calibrate": True}, folder, done))
+    evaluate_stage.run(Stage({"calibrate": True, "device": "cpu"}, folder, done))
     found = json.loads((folder / "metrics.json").read_text())
     assert list(found) == ["constant", *baselines.read(data), "train", "retrain"]
     assert not [k for n in ("train", "retrain") for k in found[n] if "recalibrated" in k]
