@@ -5,14 +5,16 @@ open, as services do. Both share this machine's cores.
 """
 
 import http.client
+import itertools
 import json
 import subprocess
 import sys
 import threading
 import time
+import timeit
 from argparse import Namespace
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,13 +60,9 @@ def _post(connection: http.client.HTTPConnection, body: str) -> None:
 
 def _kept_open(address: str, bodies: list[str], requests: int) -> list[float]:
     """Seconds of each request on one connection."""
-    connection, taken = http.client.HTTPConnection(address, timeout=60), list[float]()
-    for i in range(requests):
-        started = time.perf_counter()
-        _post(connection, bodies[i % len(bodies)])
-        taken.append(time.perf_counter() - started)
-    connection.close()
-    return taken
+    turn = itertools.cycle(bodies)
+    with closing(http.client.HTTPConnection(address, timeout=60)) as connection:
+        return timeit.repeat(lambda: _post(connection, next(turn)), number=1, repeat=requests)
 
 
 def _at_once(address: str, bodies: list[str], requests: int) -> list[float]:
@@ -89,12 +87,8 @@ def _new_each(address: str, bodies: list[str], requests: int) -> list[float]:
 
 def _without_http(bundle: Bundle, rows: list[Any], requests: int) -> list[float]:
     """Seconds of scoring one row in this process."""
-    taken: list[float] = []
-    for i in range(requests):
-        started = time.perf_counter()
-        bundle.score([rows[i % len(rows)]])
-        taken.append(time.perf_counter() - started)
-    return taken
+    turn = itertools.cycle(rows)
+    return timeit.repeat(lambda: bundle.score([next(turn)]), number=1, repeat=requests)
 
 
 def _told(name: str, seconds: float, taken: list[float]) -> dict[str, float]:
