@@ -1,6 +1,7 @@
 """`recsys data report`: its figures against slow formulas, and the page through the command."""
 
 import math
+import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,9 +53,16 @@ def log(rows=5000):
     )
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("written") / "log.parquet"
+    log().write_parquet(path)
+    return path
+
+
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    log().write_parquet(tmp_path / "log.parquet")
+def place(tmp_path, monkeypatch, written):
+    shutil.copy(written, tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "shop.yaml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)

@@ -160,6 +160,7 @@ def test_what_helps_no_model_on_validation_is_nowhere_called_recalibrated(evalua
         assert "retrain, recalibrated" not in shown and "The newest model is not recalibrated" in shown
     monkeypatch.undo()
     export = Stage({"name": "e", "export": {"golden": "none", "past": False}}, tmp_path, {**done, "evaluate": folder})
+    monkeypatch.setattr("recsys.export.bundle.compiler", lambda: None)  # a graph.pt2 takes half a minute
     export_stage.run(export)
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.card["calibration"] == "none helped on validation" and bundle.calibrator is None

@@ -118,10 +118,9 @@ SPELLED = {
 }
 
 
-@pytest.mark.parametrize("spell", SPELLED.values(), ids=SPELLED)
-@pytest.mark.parametrize("named", [[], ["--time", "at"]], ids=["found", "named"])
+@pytest.mark.parametrize(("spell", "named"), [*((s, []) for s in SPELLED), ("BigQuery", ["--time", "at"])])
 def test_a_log_with_fractions_and_zones_is_split_by_time(tmp_path, spell, named):
-    moments = log(tmp_path / "log.jsonl", spell)
+    moments = log(tmp_path / "log.jsonl", SPELLED[spell])
     out = tmp_path / "log.yaml"
     assert main(["data", "guess", str(tmp_path / "log.jsonl"), "--label", "click", "--out", str(out), *named]) == 0
     config = OmegaConf.to_container(OmegaConf.load(out))

@@ -350,11 +350,11 @@ def test_bad_rows_are_skipped_counted_and_kept(tmp_path: Path, ending: str, monk
 
 
 def test_many_columns(tmp_path: Path) -> None:
-    n = 20_000
+    n = 4000
     path = text_file(tmp_path, ",".join(f"c{i}" for i in range(n)) + "\n" + ("1," * (n - 1) + "1\n") * 3)
     got = scan(path)
     assert len(got.schema) == n
-    assert got.read(["c19999", "c0"]).to_pydict() == {"c19999": [1, 1, 1], "c0": [1, 1, 1]}
+    assert got.read(["c3999", "c0"]).to_pydict() == {"c3999": [1, 1, 1], "c0": [1, 1, 1]}
 
 
 @pytest.mark.slow
