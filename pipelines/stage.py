@@ -27,7 +27,7 @@ __all__ = [
 _TRAINING = ("model", "embedding", "sequence", "head", "train", "optimizer", "table_optimizer", "seed")
 _MODEL = ("recsys.training.checkpoint.VERSION",)
 _DATA = ("recsys.data.preparation.prepare.FORMAT", "recsys.features.row_encoder.ENCODERS_VERSION")
-_REPORT = ("recsys.selection.reports.find.VERSION",)
+_REPORT = ("recsys.selection.reports.report.VERSION",)
 MODEL_STAGES = ("train", "retrain", "distill", "compress")  # those that leave a model, in order
 
 
