@@ -3,7 +3,6 @@
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -61,7 +60,7 @@ def _search(stage: Stage, search: Search) -> tuple[FieldScores, ProbeFindings | 
     return without_probes(scores), discovery_rate(kept_with_probes(scores, top_k), count)
 
 
-def _given(stage: Stage) -> tuple[Search, dict[str, Any]]:
+def _given(stage: Stage) -> tuple[Search, checkpoint.Spec]:
     """What the selector is given, and the specification of the model."""
     model, spec = checkpoint.load(stage.earlier("train"))
     train, valid = (Shards(stage.data, split, model.schema) for split in ("train", "valid"))
@@ -140,7 +139,7 @@ def _drops_repeats(stage: Stage) -> bool:
     return repeats == "drop"
 
 
-def _provenance(stage: Stage, spec: dict[str, Any], search: Search) -> Provenance:
+def _provenance(stage: Stage, spec: checkpoint.Spec, search: Search) -> Provenance:
     """Where a report comes from: what `recsys compare` lays side by side."""
     config = stage.config
     return Provenance(
@@ -148,7 +147,7 @@ def _provenance(stage: Stage, spec: dict[str, Any], search: Search) -> Provenanc
         split={
             "shape": config["data"]["split"], "train_rows": len(search.train), "valid_rows": len(search.valid),
         },
-        model=spec,
+        model=dict(spec),
         checkpoint=relative(stage.earlier("train"), Path(config["runs"])),
         policy={k: config["select"][k] for k in ("top_k", "no_cut", "protect", "repeats")},
         selection=config["selection"],

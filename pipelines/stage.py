@@ -65,8 +65,8 @@ SETTINGS: dict[str, Any] = {
     "device": Literal["auto", "cpu", "cuda"],
     "calibrate": bool,
     "trusted": list[str],
-    "select.top_k": Count | None,  # pyright: ignore[reportOperatorIssue]
-    "select.no_cut": Count | None,  # pyright: ignore[reportOperatorIssue]
+    "select.top_k": Count | None,  # pyright: ignore[reportOperatorIssue]  # an alias of Annotated
+    "select.no_cut": Count | None,  # pyright: ignore[reportOperatorIssue]  # an alias of Annotated
     "select.protect": list[str],
     "select.repeats": Literal["keep", "drop"],
     "select.apply": str | list[str] | None,

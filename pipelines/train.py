@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -35,7 +34,7 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     chosen = resolve(stage.config, seen)
     recorded = write_json(stage.folder / "recipe.json", {"facts": asdict(seen), **chosen})
     config = make_dataclass(TrainConfig, chosen["train"], "train")
-    spec: dict[str, Any] = {
+    spec: checkpoint.Spec = {
         "model": chosen["model"],
         "embedding": chosen["embedding"],
         "sequence": stage.config["sequence"],
@@ -62,7 +61,7 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
         "dense_parameters": sum(p.numel() for p in dense),
         "threads": torch.get_num_threads(),
     }
-    settings = {f"{group}.{k}": str(v) for group, found in chosen.items() for k, v in found.items()}
+    settings = {f"{group}.{k}": str(v) for group, values in chosen.items() for k, v in values.items()}
     settings["device"] = device.reason
     return Result(
         metrics, history, [recorded, *(stage.folder / f"{n}.json" for n in ("model", "history"))], params=settings

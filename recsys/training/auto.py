@@ -59,7 +59,7 @@ def _within(low: float, x: float, high: float) -> float:
     return min(high, max(low, x))
 
 
-def recipe(about: Facts) -> dict[str, dict[str, int | float | bool]]:
+def recipe(data: Facts) -> dict[str, dict[str, int | float | bool]]:
     """Settings of the groups `train`, `embedding` and `model`.
 
     With n rows, m rows of the rarer label, w ids in the widest field and s steps an epoch:
@@ -68,43 +68,43 @@ def recipe(about: Facts) -> dict[str, dict[str, int | float | bool]]:
     steps; patience of 150 steps and more than an epoch's looks.
 
     Args:
-        about: The facts of the training rows.
+        data: The facts of the training rows.
 
     Returns:
         Group → key → value, in the ranges that TrainConfig and the modules take.
     """
-    widest = max(about.cardinalities, default=1)
-    batch = int(_within(32, 2 ** round(math.log2(2 * math.sqrt(about.rows))), 8192))
-    steps = max(1, about.rows // batch)
+    widest = max(data.cardinalities, default=1)
+    batch = int(_within(32, 2 ** round(math.log2(2 * math.sqrt(data.rows))), 8192))
+    steps = max(1, data.rows // batch)
     looks = int(_within(1, steps // 25, 4))
-    fresh = steps >= 200 and about.rows < 50 * widest
-    dropout = 0.3 if about.scarce < 10_000 else 0.4
+    fresh = steps >= 200 and data.rows < 50 * widest
+    dropout = 0.3 if data.scarce < 10_000 else 0.4
     return {
         "train": {
             "batch_size": batch,
             "max_epochs": 4 if fresh else int(_within(4, math.ceil(4000 / steps), 100)),
             "lr": round(1e-3 * math.sqrt(max(1.0, batch / 1024)), 6),
             "table_lr": round(0.02 * (batch / 128) ** (1 / 3), 4),
-            "weight_decay": round(min(1.0, 1000 / about.scarce), 6),
+            "weight_decay": round(min(1.0, 1000 / data.scarce), 6),
             "embedding_dropout": round(_within(0.2, 0.2 + 0.15 * math.log10(max(1, widest) / 100), 0.5), 3),
             "fresh_tables": fresh,
             "warmup_steps": int(_within(5, steps // 4, 50)),
             "evals_per_epoch": looks,
             "patience": int(_within(looks + 1, math.ceil(150 * looks / steps), 20)),
         },
-        "embedding": {"dim": int(_within(4, 4 * 2 ** round(math.log10(about.scarce / 50_000)), 32))},
+        "embedding": {"dim": int(_within(4, 4 * 2 ** round(math.log10(data.scarce / 50_000)), 32))},
         "model": {"dropout": dropout},
     }
 
 
-def resolve(config: Mapping[str, Any], about: Facts) -> dict[str, dict[str, Any]]:
+def resolve(config: Mapping[str, Any], data: Facts) -> dict[str, dict[str, Any]]:
     """The groups `train`, `embedding` and `model` with the recipe's value for every `auto` it sets.
 
     `train` holds the option of the group `optimizer` too: all that TrainConfig takes.
 
     Args:
         config: A run's configuration.
-        about: The facts of the training rows.
+        data: The facts of the training rows.
 
     Returns:
         Group → settings. A `model.dropout` of `auto` is left out where the model has no dropout.
@@ -112,20 +112,20 @@ def resolve(config: Mapping[str, Any], about: Facts) -> dict[str, dict[str, Any]
     Raises:
         ConfigError: If something is `auto` that neither the recipe nor the training sets.
     """
-    chosen, made = recipe(about), {g: dict(config[g]) for g in _GROUPS}
-    if made["model"].get("dropout") == AUTO and not _has_dropout(made["model"].get("_target_")):
-        del made["model"]["dropout"]
-    for group, settings in made.items():
+    chosen, resolved = recipe(data), {g: dict(config[g]) for g in _GROUPS}
+    if resolved["model"].get("dropout") == AUTO and not _has_dropout(resolved["model"].get("_target_")):
+        del resolved["model"]["dropout"]
+    for group, settings in resolved.items():
         for key, value in settings.items():
             if value == AUTO and key in chosen[group]:
                 settings[key] = chosen[group][key]
             elif value == AUTO and (group, key) != ("train", "precision"):  # auto by itself: bf16 where it pays
                 raise ConfigError(f"{group}.{key}: the recipe sets {', '.join(chosen[group])}, got auto: give a value")
-    made["train"]["optimizer"] = config["optimizer"]
-    return made
+    resolved["train"]["optimizer"] = config["optimizer"]
+    return resolved
 
 
 def _has_dropout(target: Any) -> bool:
     """Whether a model takes `dropout`; an unknown one does, so that making it names the mistake."""
-    named = parameters(target) if allowed(target) else None
-    return named is None or "dropout" in named
+    taken = parameters(target) if allowed(target) else None
+    return taken is None or "dropout" in taken

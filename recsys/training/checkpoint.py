@@ -1,10 +1,10 @@
 """A model on disk: what it is (JSON) and its numbers. `load` needs nothing but the folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import torch
 
@@ -20,19 +20,29 @@ from recsys.tables.plain import PlainEmbedding
 from recsys.tables.saved import restored, saved
 from recsys.training.device import CPU, Device
 
-__all__ = ["VERSION", "build", "load", "optimizer_state", "read_weights", "save", "squared_gradients"]
+__all__ = ["VERSION", "Spec", "build", "load", "optimizer_state", "read_weights", "save", "squared_gradients"]
 
 VERSION = 4  # of model.json and model.pt
 
 
-def build(schema: Schema, spec: dict[str, Any], device: Device = CPU) -> CTR:
+class Spec(TypedDict, total=False):
+    """What a model is made of, beside its schema: options of groups, as the configuration has them."""
+
+    model: Required[Mapping[str, Any]]
+    embedding: Required[Mapping[str, Any]]
+    embedding_dropout: Required[float]
+    sequence: Mapping[str, Any] | None  # needed if there are sequences
+    head: Mapping[str, Any] | None  # the click head by default
+    table_optimizer: Mapping[str, Any]  # the embedding's own by default
+    seed: int
+
+
+def build(schema: Schema, spec: Spec, device: Device = CPU) -> CTR:
     """A fresh model on a device.
 
     Args:
         schema: The fields.
-        spec: `model`, `embedding`, `head` (the click head by default) and, if there are sequences, `sequence`
-            (configurations with `_partial_: true`), `embedding_dropout`, `table_optimizer` (the embedding's own
-            by default).
+        spec: What it is made of.
         device: Tables are made there; a dense part, drawn on the CPU and moved, starts alike on every device.
 
     Raises:
@@ -41,26 +51,26 @@ def build(schema: Schema, spec: dict[str, Any], device: Device = CPU) -> CTR:
     with device.torch_device:
         embedding = make(spec["embedding"], "embedding")(schema)
     model = _frame(schema, embedding, spec)
-    if spec.get("table_optimizer"):
-        model.trainable().use_optimizer(make(spec["table_optimizer"], "table_optimizer")())
+    if option := spec.get("table_optimizer"):
+        model.trainable().use_optimizer(make(option, "table_optimizer")())
     return model.to(device.torch_device)
 
 
-def _frame(schema: Schema, embedding: Embedding, spec: dict[str, Any]) -> CTR:
+def _frame(schema: Schema, embedding: Embedding, spec: Spec) -> CTR:
     """A fresh model over an embedding."""
-    sequence, head = _sequence(spec), make(spec["head"], "head") if spec.get("head") else Click
+    sequence, head = _sequence(spec), make(option, "head") if (option := spec.get("head")) else Click
     return CTR(schema, embedding, make(spec["model"], "model"), spec["embedding_dropout"], sequence, head)
 
 
-def _sequence(spec: dict[str, Any]) -> Callable[..., Any] | None:
-    return make(spec["sequence"], "sequence") if spec.get("sequence") else None
+def _sequence(spec: Spec) -> Callable[..., Any] | None:
+    return make(option, "sequence") if (option := spec.get("sequence")) else None
 
 
-def save(folder: Path, model: CTR, spec: dict[str, Any]) -> None:
+def save(folder: Path, model: CTR, spec: Spec) -> None:
     """Write model.json and model.pt; the tables' optimiser state too, where there is one."""
     plain = model.embedding if isinstance(model.embedding, PlainEmbedding) else None
     state: dict[str, Any] = {"optimizer_state": optimizer_state(model)}
-    about: dict[str, Any] = {"schema": model.schema.to_json(), "spec": spec}
+    header: dict[str, Any] = {"schema": model.schema.to_json(), "spec": spec}
     if plain is None:
         state["model"] = model.state_dict()
     else:
@@ -68,10 +78,10 @@ def save(folder: Path, model: CTR, spec: dict[str, Any]) -> None:
         state["sequences"] = model.sequences.state_dict()
         state["head"] = model.head.state_dict()
         state["tables"] = {n: saved(t) for n, t in plain.tables.items()}
-        about["lookups"] = [asdict(k) for k in plain.lookups]
+        header["lookups"] = [asdict(k) for k in plain.lookups]
     with whole(folder / "model.pt", "wb") as file:
         torch.save({"version": VERSION, **state}, file)
-    write_json(folder / "model.json", about, VERSION)
+    write_json(folder / "model.json", header, VERSION)
 
 
 def read_weights(path: Path, mend: str, version: int) -> dict[str, Any]:
@@ -110,19 +120,19 @@ def squared_gradients(model: CTR) -> dict[str, torch.Tensor]:
     return {n: m if m.ndim == 1 else m.mean(1) for n, m in optimizer_state(model).items()}
 
 
-def load(folder: Path, device: Device = CPU) -> tuple[CTR, dict[str, Any]]:
+def load(folder: Path, device: Device = CPU) -> tuple[CTR, Spec]:
     """The model that `save` wrote, in eval mode on a device, and its spec.
 
     Raises:
         DataError: If the folder holds no model, or one of another version.
     """
     shape = {"schema": {"fields": [dict]}, "spec": {"model": dict}, "lookups": ([dict], NoneType)}
-    about = read_json(folder / "model.json", "a model", "run the stage that makes it", VERSION, shape)
+    header = read_json(folder / "model.json", "a model", "run the stage that makes it", VERSION, shape)
     state = read_weights(folder / "model.pt", "run the stage that makes it again", VERSION)
-    schema, spec = Schema.from_json(about["schema"]), about["spec"]
+    schema, spec = Schema.from_json(header["schema"]), header["spec"]
     if "tables" in state:
         tables = {n: restored(t) for n, t in state["tables"].items()}
-        embedding = PlainEmbedding(schema, tables, [Lookup(**k) for k in about["lookups"]])
+        embedding = PlainEmbedding(schema, tables, [Lookup(**k) for k in header["lookups"]])
         model = _frame(schema, embedding, spec)
         model.interaction.load_state_dict(state["interaction"])
         model.sequences.load_state_dict(state["sequences"])

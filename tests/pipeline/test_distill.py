@@ -86,7 +86,7 @@ def test_the_bundle_holds_the_student(place: Path) -> None:
     said = recsys(
         place, "run", *SMALL, "stages=[train,distill,evaluate,export]", "hydra.run.dir=runs/distilled",
         "model@distill.model=fm", "embedding@distill.embedding=hashed", "distill.embedding.rows=64",
-        "optimizer=muon", "table_optimizer=adagrad",
+        "optimizer=muon", "table_optimizer=adagrad", "model.hidden=[16]",
     )  # fmt: skip
     assert said.returncode == 0, said.stderr
     run = place / "runs" / "distilled"

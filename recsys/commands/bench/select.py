@@ -56,7 +56,7 @@ class _Case:
         return search_fields(leap, self.search).notes.seconds
 
 
-def _spec(dim: int) -> dict[str, Any]:
+def _spec(dim: int) -> checkpoint.Spec:
     """DCN-v2 of low rank, which wide inputs ask for, over a table a field."""
     return {
         "model": {"_target_": "recsys.models.dcn.DCN", "rank": 64, "hidden": [256, 128]},
