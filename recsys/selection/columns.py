@@ -66,17 +66,17 @@ class Units:
 
 def _checked_groups(schema: Schema, groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Field → name of its group."""
-    found: dict[str, str] = {}
+    group_of: dict[str, str] = {}
     for group, members in groups.items():
         if unknown := sorted(set(members) - set(schema.names)):
             have = ", ".join(schema.names)
             raise ConfigError(f"selection.groups.{group}: no field {unknown}: expected some of {have}")
         if group in schema.names:
             raise ConfigError(f"selection.groups.{group} is the name of a field: name the group otherwise")
-        if twice := sorted(n for n in members if n in found):
-            raise ConfigError(f"selection.groups: {twice} are in {group} and {found[twice[0]]}: keep one")
-        found |= dict.fromkeys(members, group)
-    return found
+        if twice := sorted(n for n in members if n in group_of):
+            raise ConfigError(f"selection.groups: {twice} are in {group} and {group_of[twice[0]]}: keep one")
+        group_of |= dict.fromkeys(members, group)
+    return group_of
 
 
 def units(
@@ -89,7 +89,7 @@ def units(
     """One unit a field, unless the field is in a group or is a vector to be split.
 
     Args:
-        model: Tells the fields and their widths.
+        model: Has the fields and their widths.
         shards: Rows from which c and a are counted, as they weigh, over the first `most_rows`.
         groups: Name → fields that share a gate and a permutation.
         split_width: Vectors of at least so many dimensions get a gate a dimension; None splits none.
@@ -113,11 +113,11 @@ def units(
             raw[name] = blocks[f.name][: most_rows // 10, d : d + 1] if split else blocks[f.name]
     for group in dict.fromkeys(group_of.values()):
         raw[group] = np.concatenate([_bytes(blocks[n]) for n in members[group]], 1)
-    at = {n: i for i, n in enumerate(members)}
-    of_column_W = torch.tensor([at[n] for n in column_unit])
+    number = {n: i for i, n in enumerate(members)}
+    of_column_W = torch.tensor([number[n] for n in column_unit])
     weight_B = None if shards.weight_B is None else shards.weight_B[:most_rows]
     change, active = zip(*(_rates(raw[n], weight_B) for n in members), strict=True)
-    width_U = torch.bincount(of_column_W, minlength=len(at)).float()
+    width_U = torch.bincount(of_column_W, minlength=len(number)).float()
     return Units(
         list(members), list(members.values()), of_column_W, width_U, torch.tensor(change), torch.tensor(active)
     )

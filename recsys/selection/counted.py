@@ -1,4 +1,4 @@
-"""Sample weights in selection: rows that do not count are left out, others replace rows as they weigh. B rows."""
+"""Sample weights in selection: rows of weight 0 are left out, others replace rows as often as they weigh. B rows."""
 
 from collections.abc import Iterator
 
@@ -48,7 +48,7 @@ class Rows:
 
 
 def counted(shards: Split) -> Split:
-    """The rows whose sample weight is above 0: a row of weight 0 is as good as not there.
+    """The rows whose sample weight is above 0: a row of weight 0 does not count.
 
     Raises:
         DataError: If no row is left.
@@ -68,8 +68,8 @@ def resampled(weight_B: Tensor, count: int) -> Tensor:
     and a count of B give every row once. The rows should stand in random order.
     """
     share_B = weight_B.double().cumsum(0)
-    at = (torch.arange(count, dtype=torch.float64) + 0.5) / count * share_B[-1]
-    return torch.searchsorted(share_B, at).clamp(max=len(weight_B) - 1)
+    place = (torch.arange(count, dtype=torch.float64) + 0.5) / count * share_B[-1]
+    return torch.searchsorted(share_B, place).clamp(max=len(weight_B) - 1)
 
 
 def donors(rows: int, weight_B: Tensor | None, generator: torch.Generator) -> Tensor:

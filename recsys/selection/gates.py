@@ -14,6 +14,7 @@ from recsys.selection.counted import resampled
 
 __all__ = [
     "EDGE",
+    "OPEN",
     "Gates",
     "Reservoir",
     "adaptive_weights",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 _SHARPNESS = 5.0  # g = σ(5θ), as in the public reference code
+OPEN = float(torch.tensor(5.0).sigmoid())  # g at θ = 1, where gates start that learn beside a fresh model
 EDGE = 0.02  # gates stay in [edge, 1 − edge], so that a saturated one can still come back
 _LEAST_ACTIVE = 5  # active rows a batch below which replacements come from a reservoir
 
@@ -55,8 +57,8 @@ def price_weights(gated_units: Units, adaptive: bool) -> Tensor:
 def rolled(x_BW: Tensor, shift_U: Tensor, of_column_W: Tensor) -> Tensor:
     """x_i[π_i] with π_i(b) = b + shift_i modulo B: a permutation of its own for each unit.
 
-    The rows of a batch come in random order, so that a shift pairs them at random; and it moves
-    every row, where a random permutation leaves one in place.
+    The rows of a batch come in random order, so that a shift pairs them at random. It moves
+    every row; a random permutation would leave one in place on average.
 
     Args:
         x_BW: Looked-up fields side by side.
@@ -65,12 +67,12 @@ def rolled(x_BW: Tensor, shift_U: Tensor, of_column_W: Tensor) -> Tensor:
     """
     other_BW, start = torch.empty_like(x_BW), 0
     runs, sizes = of_column_W.unique_consecutive(return_counts=True)
-    to, of = other_BW.numpy(), x_BW.numpy()
+    to, source = other_BW.numpy(), x_BW.numpy()
     for shift, size in zip(shift_U[runs].tolist(), sizes.tolist(), strict=True):  # 30 times faster than gather
-        here, there = to[:, start : start + size], of[:, start : start + size]
-        if here.nbytes % (16 * len(here)) == 0:
-            here, there = here.view(np.complex128), there.view(np.complex128)  # 16 bytes at a time
-        here[:-shift], here[-shift:] = there[shift:], there[:shift]
+        new, old = to[:, start : start + size], source[:, start : start + size]
+        if new.nbytes % (16 * len(new)) == 0:
+            new, old = new.view(np.complex128), old.view(np.complex128)  # 16 bytes at a time
+        new[:-shift], new[-shift:] = old[shift:], old[:shift]
         start += size
     return other_BW
 
@@ -114,23 +116,23 @@ class Reservoir:
 
 
 @torch.no_grad()
-def reservoirs(model: CTR, shards: Split, found: Units, batch_size: int, size: int = 256) -> list[Reservoir]:
+def reservoirs(model: CTR, shards: Split, gated_units: Units, batch_size: int, size: int = 256) -> list[Reservoir]:
     """A reservoir for each whole unit that has fewer than 5 active rows in a batch on average.
 
     Args:
         model: Looks the values up.
         shards: The history: held-out rows.
-        found: Units with their shares of active rows.
+        gated_units: Units with their shares of active rows.
         batch_size: Rows a step.
         size: Active rows to hold, at most; with sample weights, drawn as often as they weigh.
     """
-    few = [i for i, a in enumerate(found.active_U.tolist()) if 0 < a * batch_size < _LEAST_ACTIVE]
+    few = [i for i, a in enumerate(gated_units.active_U.tolist()) if 0 < a * batch_size < _LEAST_ACTIVE]
     blocks = raw_blocks(shards, slice(0, len(shards))) if few else {}
     weight_B = None if shards.weight_B is None else torch.from_numpy(np.asarray(shards.weight_B, np.float64))
-    made: list[Reservoir] = []
+    stock: list[Reservoir] = []
     for i in few:
-        columns_D = (found.of_column_W == i).nonzero().squeeze(1)
-        block = torch.cat([torch.from_numpy(blocks[n]).double() for n in found.members[i]], 1)
+        columns_D = (gated_units.of_column_W == i).nonzero().squeeze(1)
+        block = torch.cat([torch.from_numpy(blocks[n]).double() for n in gated_units.members[i]], 1)
         value, inverse = block.unique(dim=0, return_inverse=True)
         common = torch.bincount(inverse, weight_B).argmax()
         rows_R = (inverse != common).nonzero().squeeze(1)
@@ -142,15 +144,15 @@ def reservoirs(model: CTR, shards: Split, found: Units, batch_size: int, size: i
             share = float(weight_B[rows_R].sum() / weight_B.sum())
             rows_R = rows_R[resampled(weight_B[rows_R], size)]
         x_RW = model.features(shards.batch(torch.cat([torch.tensor([usual]), rows_R[:size]]).numpy()))
-        made.append(Reservoir(i, columns_D, share, x_RW[1:, columns_D], x_RW[0, columns_D]))
-    return made
+        stock.append(Reservoir(i, columns_D, share, x_RW[1:, columns_D], x_RW[0, columns_D]))
+    return stock
 
 
 class Gates(nn.Module):
     """One gate a unit, in front of the model's head.
 
     Args:
-        found: The units.
+        gated_units: The units.
         weight_U: w, the price of each relative to λ.
         seed: Fixes what replaces each row, by the unit's name.
         steps: S, calls until the draws repeat.
@@ -160,7 +162,7 @@ class Gates(nn.Module):
 
     def __init__(
         self,
-        found: Units,
+        gated_units: Units,
         weight_U: Tensor,
         seed: int,
         steps: int,
@@ -168,10 +170,10 @@ class Gates(nn.Module):
         stock: Sequence[Reservoir] = (),
     ):
         super().__init__()
-        self.of_column_W, self.weight_U = found.of_column_W, weight_U
-        self.theta_U = nn.Parameter(torch.full((len(found.names),), theta_of(start)))
+        self.of_column_W, self.weight_U = gated_units.of_column_W, weight_U
+        self.theta_U = nn.Parameter(torch.full((len(gated_units.names),), theta_of(start)))
         self.stock, self.calls = stock, 0
-        self.generators = field_generators(found.names, seed)
+        self.generators = field_generators(gated_units.names, seed)
         self.draw_SU = torch.stack([torch.rand(steps, generator=g) for g in self.generators], 1)
 
     def gates(self) -> Tensor:

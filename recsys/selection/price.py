@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.data.split import Split
-from recsys.errors import ConfigError
 from recsys.evaluation.metrics import losses, sigmoid, weighted_mean
 from recsys.frame.ctr import CTR
 from recsys.selection.counted import counted
@@ -19,7 +18,7 @@ _LEAST_GAIN = 0.05  # of the constant's logloss: a model that gains nothing stil
 
 @dataclass(frozen=True)
 class Gain:
-    """Held-out logloss of always saying the mean label, minus the model's; both count sample weights.
+    """Held-out logloss of the mean label as a constant, minus the model's; both count sample weights.
 
     Args:
         mean: Nats a row.
@@ -48,13 +47,5 @@ def default_price(model: CTR, valid: Split, share: float) -> float:
 
 
 def price_or_default(search: Search, price: float | None, share: float) -> float:
-    """The price given, or the default.
-
-    Raises:
-        ConfigError: If either is not above 0.
-    """
-    if price is not None and price <= 0:
-        raise ConfigError(f"selection.price must be above 0, got {price}: set it in nats a row, for example 3e-4")
-    if not 0 < share < 1:
-        raise ConfigError(f"selection.gain_share: expected (0, 1), got {share}: for example 0.005")
+    """The price given, or the default."""
     return default_price(search.model, search.valid, share) if price is None else price

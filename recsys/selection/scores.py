@@ -32,7 +32,7 @@ class FieldScores:
 
     Args:
         score: For each field, how much it matters; higher is more. The ranking.
-        keep: Whether the method itself would keep the field; None where it gives an order and no cut.
+        keep: Whether the method itself would keep the field; None if it gives an order and no cut.
         details: For each field, named figures of the method (gate, weight, price, …).
         notes: What the method says of its search.
     """
@@ -68,40 +68,40 @@ def intervals(scores: FieldScores) -> dict[str, tuple[float, float]]:
     from scipy.stats import t
 
     half = float(t.ppf(0.975, repeats - 1)) / math.sqrt(repeats - 1)
-    of = {n: half * d["deviation"] for n, d in scores.details.items() if "deviation" in d}
-    return {n: (scores.score[n] - h, scores.score[n] + h) for n, h in of.items()}
+    half_of = {n: half * d["deviation"] for n, d in scores.details.items() if "deviation" in d}
+    return {n: (scores.score[n] - h, scores.score[n] + h) for n, h in half_of.items()}
 
 
 def _in_doubt(scores: FieldScores) -> dict[str, str]:
-    """Fields whose price is within the interval of what they are worth, and why that is so."""
+    """Fields whose price is within the interval of what they are worth → the reason for doubt."""
     price = scores.notes.price
     if price is None:
         return {}
-    found = {
+    reasons = {
         n: f"its price {price:.1e} is within its interval: repeat more"
         for n, (low, high) in intervals(scores).items()
         if low <= price <= high
     }
     for name, d in scores.details.items():
         if "delta_logloss_error" in d:
-            half, own = 1.96 * d["delta_logloss_error"], d["price"]
-            if abs(d["delta_logloss"] - own) <= half:
-                found[name] = (
-                    f"its price {own:.1e} is within what shuffling it costs, {d['delta_logloss']:.1e} ± {half:.1e}"
+            half, price = 1.96 * d["delta_logloss_error"], d["price"]
+            if abs(d["delta_logloss"] - price) <= half:
+                reasons[name] = (
+                    f"its price {price:.1e} is within what shuffling it costs, {d['delta_logloss']:.1e} ± {half:.1e}"
                 )
-    return found
+    return reasons
 
 
 def _why(scores: FieldScores, name: str) -> str:
-    """What a method's own cut went by."""
+    """Why a method itself keeps or drops a field."""
     d, keep = scores.details.get(name, {}), (scores.keep or {})[name]
     if "price" not in d:
         return "worth at least its price" if keep else "not worth its price"
-    own = f"its price of {d['price']:.1e} nats a row"
+    price = f"its price of {d['price']:.1e} nats a row"
     if "delta_logloss_error" in d:
         half = 1.96 * d["delta_logloss_error"]
-        return f"worth {d['delta_logloss']:.1e} ± {half:.1e}, {'above' if keep else 'below'} {own}"
-    return f"its gate {'stays open' if keep else 'closes'} at {own}"
+        return f"worth {d['delta_logloss']:.1e} ± {half:.1e}, {'above' if keep else 'below'} {price}"
+    return f"its gate {'stays open' if keep else 'closes'} at {price}"
 
 
 def decide(
@@ -141,22 +141,22 @@ def decide(
             f"select.no_cut for such methods alone, 1 to {len(scores.score)}"
         )
     free = (top_k or 0) - len(set(protect))
-    made: list[Verdict] = []
+    judged: list[Verdict] = []
     in_doubt = _in_doubt(scores)
     for name in scores.ranking:
         if name in protect:
-            made.append(Verdict(name, *_PROTECTED))
+            judged.append(Verdict(name, *_PROTECTED))
         elif top_k is not None:
-            there = free > 0
-            made.append(Verdict(name, "keep" if there else "drop", f"{'in' if there else 'out of'} the top {top_k}"))
+            verdict, place = ("keep", "in") if free > 0 else ("drop", "out of")
+            judged.append(Verdict(name, verdict, f"{place} the top {top_k}"))
             free -= 1
         elif name in in_doubt:
-            made.append(Verdict(name, "uncertain", in_doubt[name]))
+            judged.append(Verdict(name, "uncertain", in_doubt[name]))
         elif scores.keep is not None:
-            made.append(Verdict(name, "keep" if scores.keep[name] else "drop", _why(scores, name)))
-    if all(v.verdict == "drop" for v in made):
+            judged.append(Verdict(name, "keep" if scores.keep[name] else "drop", _why(scores, name)))
+    if all(v.verdict == "drop" for v in judged):
         raise KeepsNothing("selection keeps no field: lower selection.price, or set select.top_k")
-    return made
+    return judged
 
 
 def without_repeats(verdicts: Sequence[Verdict], groups: Sequence[Sequence[str]]) -> list[Verdict]:
@@ -168,17 +168,17 @@ def without_repeats(verdicts: Sequence[Verdict], groups: Sequence[Sequence[str]]
     """
     group_of = {n: i for i, g in enumerate(groups) for n in g}
     first: dict[int, str] = {}
-    made: list[Verdict] = []
+    judged: list[Verdict] = []
     for v in verdicts:
         group = group_of.get(v.field)
         if group is None or v.verdict == "drop":
-            made.append(v)
+            judged.append(v)
         elif group in first and v.verdict in ("keep", "uncertain"):  # what it is worth, the other is worth too
-            made.append(Verdict(v.field, "drop", f"repeats {first[group]}"))
+            judged.append(Verdict(v.field, "drop", f"repeats {first[group]}"))
         else:
             first.setdefault(group, v.field)
-            made.append(v)
-    return made
+            judged.append(v)
+    return judged
 
 
 def check_policy(names: Sequence[str], top_k: int | None, protect: Sequence[str]) -> None:

@@ -119,11 +119,7 @@ def train_gated(
         reach: How far Adam can move a gate's parameter in all. Where the whole way is short, gates
             close before the model has learned what they hide.
 
-    Raises:
-        ConfigError: If there is no epoch.
     """
-    if epochs is not None and epochs < 1:
-        raise ConfigError(f"selection.epochs must be at least 1, or null, got {epochs}: raise it")
     how = replace(search.how, max_epochs=epochs or search.how.max_epochs)
     per_epoch = len(search.train) // min(how.batch_size, len(search.train))
     total = search.steps if epochs is None and search.steps else per_epoch * how.max_epochs

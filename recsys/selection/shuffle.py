@@ -1,4 +1,4 @@
-"""What a trained model loses on held-out rows where fields are shuffled. R rows, W the joined width."""
+"""What a trained model loses on held-out rows if fields are shuffled. R rows, W the joined width."""
 
 from collections.abc import Mapping, Sequence
 

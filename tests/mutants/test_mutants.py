@@ -103,15 +103,15 @@ MUTANTS = [
     Mutant(
         "LeAP's score forgets the weight",
         "recsys/selection/methods/leap.py",
-        "score_U = ramp.gates.weight_U * 10 **",
-        "score_U = 10 **",
+        "return gates.weight_U * 10 **",
+        "return 10 **",
         LEAP + "test_a_score_is_weight_times_where_the_gate_closed",
     ),
     Mutant(
         "LeAP's gates learn on training rows",
         "recsys/selection/methods/leap.py",
-        "batches = batches_forever(valid, batch_size, seed)",
-        "batches = batches_forever(train, batch_size, seed)",
+        "batches = batches_forever(valid, batch_size, search.seed)",
+        "batches = batches_forever(search.train, batch_size, search.seed)",
         RUN + "test_selection_judges_fields_by_validation_and_by_weight",
     ),
     Mutant(

@@ -60,7 +60,7 @@ def test_the_gates_of_a_cancelling_pair_are_the_joint_argmin(pair):
 
 def frozen(monkeypatch):
     """Gates that never move from 1."""
-    monkeypatch.setattr(leap_module._Search, "step", lambda self, price: 0.0)
+    monkeypatch.setattr(leap_module._GateTraining, "step", lambda self, price: 0.0)
     monkeypatch.setattr(Gates, "gates", lambda self: torch.ones_like(self.theta_U))
 
 

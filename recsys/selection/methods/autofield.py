@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from recsys.config.ranges import Few, LearningRate, Unit
 from recsys.data.batch import Batch
-from recsys.errors import ConfigError
 from recsys.selection.columns import field_of_column
 from recsys.selection.figures import SearchNotes
 from recsys.selection.scores import FieldScores
@@ -87,16 +86,10 @@ def autofield(
         gate_lr: Adam's rate for log α; None takes that of the dense part.
         tau_step: By how much the temperature falls a pass, from 1 down to .01; in [0, 1].
 
-    Raises:
-        ConfigError: If a setting is out of range or there are fewer than two fields.
-
     Source: Wang et al., AutoField, 2022, equations 3 to 9, with the first-order update of section
     3.4; gates, rates and temperature as in ERASE's code (KDD 2024), whose passes over validation
     rows lower τ too. There the model's dropout acts in the steps of the choices; here it does not.
     """
-    if (every is not None and every < 1) or not 0 <= tau_step <= 1 or (gate_lr is not None and gate_lr <= 0):
-        wanted = "selection: expected every ≥ 1 or null, gate_lr > 0 or null, and tau_step in [0, 1]"
-        raise ConfigError(f"{wanted}, got {every}, {gate_lr} and {tau_step}: give such numbers")
     fresh = search.fresh_model()
     gate = AutoFieldGate(field_of_column(fresh.widths), search.seed, tau_step)
     adam = torch.optim.Adam(gate.parameters(), lr=gate_lr or search.how.lr)

@@ -11,7 +11,7 @@ _PRIOR_ROWS = 20.0  # rows of the mean label that every id starts with
 
 
 def label_encoded(train: Split, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Ids become the label's mean where the id was seen, numbers stay.
+    """An id becomes the mean label of the rows that have it; numbers stay as they are.
 
     The mean comes from the other half of the rows (two folds), so that an id seen once does not
     carry its own label; a list is the mean over its ids; 20 rows of the mean label smooth rare ids.
@@ -52,7 +52,7 @@ def _label_means(
     ids_RC: np.ndarray, label_R: np.ndarray, weight_R: np.ndarray, half_R: np.ndarray, cardinality: int
 ) -> np.ndarray:
     mean = float(np.average(label_R, weights=weight_R))
-    there_RC = ids_RC >= 0
+    present_RC = ids_RC >= 0
     encoded_R = np.zeros(len(label_R))
     for half in (0, 1):
         other = half_R != half
@@ -62,8 +62,8 @@ def _label_means(
         count = np.bincount(ids[seen], weights[seen], minlength=cardinality)
         clicks = np.bincount(ids[seen], (weights * labels)[seen], minlength=cardinality)
         rate = (clicks + _PRIOR_ROWS * mean) / (count + _PRIOR_ROWS)
-        own = half_R == half
-        value_RC = np.where(there_RC[own], rate[np.maximum(ids_RC[own], 0)], 0.0)
-        ids_in_row = there_RC[own].sum(1)
-        encoded_R[own] = np.where(ids_in_row > 0, value_RC.sum(1) / np.maximum(ids_in_row, 1), mean)
+        this_half = half_R == half
+        value_RC = np.where(present_RC[this_half], rate[np.maximum(ids_RC[this_half], 0)], 0.0)
+        ids_in_row = present_RC[this_half].sum(1)
+        encoded_R[this_half] = np.where(ids_in_row > 0, value_RC.sum(1) / np.maximum(ids_in_row, 1), mean)
     return encoded_R[:, None]

@@ -6,7 +6,6 @@ import numpy as np
 from sklearn.linear_model import Lasso
 
 from recsys.config.ranges import Count, Positive
-from recsys.errors import ConfigError
 from recsys.selection.figures import SearchNotes
 from recsys.selection.methods.label_encoding import label_encoded
 from recsys.selection.scores import FieldScores
@@ -33,13 +32,8 @@ def lasso(
             passes with a chance that vanishes; R is there the effective number of rows.
         rows: R at most.
 
-    Raises:
-        ConfigError: If alpha is not above 0, or there are fewer than two fields.
-
     Source: Tibshirani, 1996; the threshold is Donoho and Johnstone's, 1994, equation 1.
     """
-    if alpha is not None and alpha <= 0:
-        raise ConfigError(f"selection.alpha must be above 0, got {alpha}: for example 1e-3, or null")
     x_RC, label_R, weight_R, field_C = label_encoded(search.train, rows, search.seed)
     x_RC = x_RC - np.average(x_RC, 0, weight_R)
     deviation_C = np.sqrt(np.average(np.square(x_RC), 0, weight_R))

@@ -148,17 +148,19 @@ def leap(
     with progress(refresh_per_second=2) as bar:
         bce = at_price.hold(price, steps, bar)
         mean_U, closed_U = ramp.climb(steps, bar)
-    gate_U = at_price.gates.gates().detach()
-    notes = SearchNotes(
-        "leap", price, 2 * steps, warnings=warnings, gate_bce=bce, dimensions=_dimensions(model, parts, gate_U),
-        score_note="no unit: its order counts",
-    )  # fmt: skip
+    gates = at_price.gates
     learned = _Learned(
-        parts, gate_U, at_price.gates.weight_U, price, whole, closed_U, ramp.gates.weight_U * 10 ** (4 * mean_U - 5)
+        parts, gates.gates().detach(), gates.weight_U, price, whole, closed_U, _score(ramp.gates, mean_U)
     )
-    return _scores(
-        model.schema.names, learned, _costs_near_price(search, valid, gate_U, parts, notes.dimensions), notes
-    )
+    split = _dimensions(model, parts, learned.gate_U)
+    notes = SearchNotes("leap", price, 2 * steps, None, warnings, bce, split, "no unit: its order counts")
+    costs = _costs_near_price(search, valid, learned.gate_U, parts, split)
+    return _scores(model.schema.names, learned, costs, notes)
+
+
+def _score(gates: Gates, mean_U: Tensor) -> Tensor:
+    """w·10^(4ḡ − 5) → [U]."""
+    return gates.weight_U * 10 ** (4 * mean_U - 5)
 
 
 class _Learned(NamedTuple):

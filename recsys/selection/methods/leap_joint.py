@@ -7,7 +7,7 @@ from recsys.config.ranges import Count, Few, GainShare, Positive
 from recsys.data.batch import Batch
 from recsys.selection.columns import Units, units
 from recsys.selection.figures import SearchNotes
-from recsys.selection.gates import Gates, adaptive_weights
+from recsys.selection.gates import OPEN, Gates, price_weights
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search, batches_forever, gate_loss, gate_rate, train_gated
@@ -41,16 +41,15 @@ def leap_joint(
         groups: Name → fields that share one gate and one permutation.
 
     Raises:
-        ConfigError: If a setting is out of range, a group cannot be, or there are fewer than two fields.
+        ConfigError: If a group names an unknown field or a field twice.
 
     Source: LeAP, ECML-PKDD 2026, the public code's procedure; it has one uniform penalty and starts
     at θ = 1 as we do. The frozen `leap` is cheaper and keeps sparse fields better.
     """
     price = price_or_default(search, price, gain_share)
-    found = units(search.model, search.valid, groups)
-    weight_U = adaptive_weights(found.width_U, found.change_U) if adaptive else torch.ones(len(found.names))
+    gated_units = units(search.model, search.valid, groups)
     fresh = search.fresh_model()
-    gates = Gates(found, weight_U, search.seed, 1000, float(torch.tensor(5.0).sigmoid()))
+    gates = Gates(gated_units, price_weights(gated_units, adaptive), search.seed, 1000, OPEN)
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return gates(x_BW, batch.weight_B), torch.zeros(())
@@ -67,12 +66,12 @@ def leap_joint(
         adam.step()
         gates.clamp()
     notes = SearchNotes("leap_joint", price)
-    return gate_scores(search.model.schema.names, found, gates, notes)
+    return gate_scores(search.model.schema.names, gated_units, gates, notes)
 
 
-def gate_scores(names: list[str], found: Units, gates: Gates, notes: SearchNotes) -> FieldScores:
+def gate_scores(names: list[str], gated_units: Units, gates: Gates, notes: SearchNotes) -> FieldScores:
     """Scores of jointly trained gates: the gate itself, kept if over ½."""
     gate_U = gates.gates().tolist()
-    score = {n: gate_U[found.of_field(n)[0]] for n in names}
-    details = {n: {"gate": g, "weight": float(gates.weight_U[found.of_field(n)[0]])} for n, g in score.items()}
+    score = {n: gate_U[gated_units.of_field(n)[0]] for n in names}
+    details = {n: {"gate": g, "weight": float(gates.weight_U[gated_units.of_field(n)[0]])} for n, g in score.items()}
     return FieldScores(score, {n: g > 0.5 for n, g in score.items()}, details, notes)

@@ -30,13 +30,11 @@ def lightgbm_gain(
         rows: R at most.
 
     Raises:
-        ConfigError: If lightgbm is not installed, a count is too low, or there are fewer than two fields.
+        ConfigError: If lightgbm is not installed.
 
     Source: Ke et al., LightGBM, 2017; gain as in Friedman, 2001, equation 44. Noise gains a little
     too, on training rows: it is an order and no cut.
     """
-    if trees < 1 or leaves < 2:
-        raise ConfigError(f"selection: expected trees ≥ 1 and leaves ≥ 2, got {trees} and {leaves}: raise them")
     try:
         from lightgbm import LGBMClassifier
     except ImportError as error:

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from recsys.config.ranges import Epsilon, Few, GainShare, Positive
 from recsys.data.batch import Batch
-from recsys.errors import ConfigError
 from recsys.selection.columns import field_of_column
 from recsys.selection.figures import SearchNotes
 from recsys.selection.price import price_or_default
@@ -51,9 +50,6 @@ def lpfs(
         epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
         last_epsilon: ε at the end; it shrinks from .1 by a constant factor a step.
 
-    Raises:
-        ConfigError: If a setting is out of range or there are fewer than two fields.
-
     Source: Guo et al., LPFS, 2022, equations 4, 7 and 8 (LPFS++), in the form of ERASE's code: g is
     odd, nothing is normalised, x starts at 1, ε at .1. Ours differs in three ways. ERASE orders by
     x, we by |x|: the large steps of a short training can carry a gate in use below 0. ERASE shrinks
@@ -62,8 +58,6 @@ def lpfs(
     nats. ERASE's ε shrinks by .9978 every 100 steps, for millions of steps; ours reaches
     `last_epsilon` at the last one.
     """
-    if not 0 < last_epsilon <= 0.1:
-        raise ConfigError(f"selection.last_epsilon: expected (0, 0.1], got {last_epsilon}: give a number in that range")
     price = price_or_default(search, price, gain_share)
     fresh = search.fresh_model()
     column_W = field_of_column(fresh.widths)

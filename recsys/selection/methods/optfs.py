@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from recsys.config.ranges import Few, GainShare, Positive, Tau
 from recsys.data.batch import Batch
 from recsys.data.split import Split
-from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.selection.columns import field_of_column
 from recsys.selection.figures import SearchNotes
@@ -50,9 +49,9 @@ class ValueMasks(nn.Module):
                 masks.append(g_V[first].expand(len(batch)))
                 continue
             ids_BC = batch.ids_BL[:, columns[f.name].start : columns[f.name].stop]
-            there_BC = ids_BC >= 0
-            picked_BC = g_V[first + ids_BC.clamp(min=0)] * there_BC
-            masks.append(picked_BC.sum(1) / there_BC.sum(1).clamp(min=1))
+            present_BC = ids_BC >= 0
+            picked_BC = g_V[first + ids_BC.clamp(min=0)] * present_BC
+            masks.append(picked_BC.sum(1) / present_BC.sum(1).clamp(min=1))
         return torch.stack(masks, 1)
 
 
@@ -78,16 +77,11 @@ def optfs(
         epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
         last_tau: Temperature at the end, ≥ 1; it grows from 1 by a constant factor a step.
 
-    Raises:
-        ConfigError: If a setting is out of range or there are fewer than two fields.
-
     Source: Lyu et al., OptFS, 2023, equations 6 to 9. The paper's L1 sums over all values; ours
     weights a value by how often it comes, so that λ is in nats a row, and numbers, which the paper
     makes categories, have one mask a field. c₀ = ½ and the last τ = 200 are those of the authors'
     code, which raises τ once an epoch (20 epochs; here once a step). Retraining is stage retrain's.
     """
-    if last_tau < 1:
-        raise ConfigError(f"selection.last_tau must be at least 1, got {last_tau}: raise it")
     price = price_or_default(search, price, gain_share)
     fresh = search.fresh_model()
     masks, column_W = ValueMasks(search.model.schema, 0.5), field_of_column(fresh.widths)

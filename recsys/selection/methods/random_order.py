@@ -16,8 +16,6 @@ def random_order(search: Search) -> FieldScores:
     Args:
         search: Another seed gives another order.
 
-    Raises:
-        ConfigError: If there are fewer than two fields.
     """
     names = search.model.schema.names
     drawn = zip(names, field_generators(names, search.seed), strict=True)

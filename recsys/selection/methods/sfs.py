@@ -34,9 +34,6 @@ def sfs(search: Search, *, batch_size: Count = 1024, batches: Count = 200) -> Fi
         batch_size: Rows of a batch: |mean over the batch| depends on it.
         batches: At most; one pass over the rows otherwise.
 
-    Raises:
-        ConfigError: If there are fewer than two fields.
-
     Source: Wang et al., Single-shot Feature Selection for Multi-task Recommendations, 2023,
     equations 5 and 6, for one task.
     """

@@ -40,9 +40,6 @@ def shark(search: Search, *, batch_size: Count = 8192) -> FieldScores:
         search: Its validation rows are used. Its seed is not: every row counts once.
         batch_size: Rows a pass; changes nothing but speed.
 
-    Raises:
-        ConfigError: If there are fewer than two fields.
-
     Source: Zhang et al., SHARK, 2023, equation 3: Taylor's first term of replacing a field by its mean.
     """
     model, valid = search.model.eval(), counted(search.valid)

@@ -1,13 +1,12 @@
 """ShuffleGate: fields shuffled through gates that train with the model. F fields."""
 
-import torch
 from torch import Tensor
 
 from recsys.config.ranges import Few, GainShare, Positive
 from recsys.data.batch import Batch
 from recsys.selection.columns import units
 from recsys.selection.figures import SearchNotes
-from recsys.selection.gates import Gates
+from recsys.selection.gates import OPEN, Gates, price_weights
 from recsys.selection.methods.leap_joint import gate_scores
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores
@@ -34,15 +33,12 @@ def shufflegate(
         gain_share: See `price`.
         epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
 
-    Raises:
-        ConfigError: If a setting is out of range or there are fewer than two fields.
-
     Source: Huang et al., ShuffleGate, 2025, equations 3 to 5; its λ multiplies the mean of the gates.
     """
     price = price_or_default(search, price, gain_share)
-    found = units(search.model, search.valid)
+    gated_units = units(search.model, search.valid)
     fresh = search.fresh_model()
-    gates = Gates(found, torch.ones(len(found.names)), search.seed, 1000, float(torch.tensor(5.0).sigmoid()))
+    gates = Gates(gated_units, price_weights(gated_units, adaptive=False), search.seed, 1000, OPEN)
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return gates(x_BW, batch.weight_B), price * gates.cost()
@@ -50,4 +46,4 @@ def shufflegate(
     for _ in train_gated(fresh, mix, search, epochs, gates):
         gates.clamp()
     notes = SearchNotes("shufflegate", price)
-    return gate_scores(search.model.schema.names, found, gates, notes)
+    return gate_scores(search.model.schema.names, gated_units, gates, notes)

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from recsys.config.ranges import Few, GainShare, Positive, Temperature
 from recsys.data.batch import Batch
-from recsys.errors import ConfigError
 from recsys.selection.columns import field_of_column
 from recsys.selection.figures import SearchNotes
 from recsys.selection.price import price_or_default
@@ -59,14 +58,9 @@ def variational_dropout(
         epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
         temperature: Of the concrete draws, in (0, 1].
 
-    Raises:
-        ConfigError: If a setting is out of range or there are fewer than two fields.
-
     Source: Chang, Rampasek and Goldenberg, Dropout Feature Ranking, 2017, equations 2 to 4. The
     paper trains the rates in front of a trained model; here both train together.
     """
-    if not 0 < temperature <= 1:
-        raise ConfigError(f"selection.temperature: expected (0, 1], got {temperature}: for example 0.1")
     price = price_or_default(search, price, gain_share)
     fresh = search.fresh_model()
     dropout = ConcreteDropout(field_of_column(fresh.widths), temperature, search.seed)

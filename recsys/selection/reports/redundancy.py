@@ -77,8 +77,7 @@ def clusters(shards: Split, ranking: Sequence[str], least: float = 0.9, rows: in
         most: Fields to look at, in that order; pairs grow with their square.
 
     Returns:
-        looked_at, rows, threshold and found: a list of groups, each its fields in order of
-        importance and the smallest redundancy that links them.
+        The groups, each with the smallest redundancy that links its fields.
     """
     shards = counted(shards)
     blocks = raw_blocks(shards, slice(0, rows))
@@ -97,8 +96,8 @@ def clusters(shards: Split, ranking: Sequence[str], least: float = 0.9, rows: in
     groups: list[RepeatedFields] = []
     if links:
         i, j, value = (np.array(v) for v in zip(*links, strict=True))
-        _, of = connected_components(coo_array((value, (i, j)), shape=(len(names), len(names))), directed=False)
-        for c in np.unique(of[i]):
-            members = [names[m] for m in np.flatnonzero(of == c)]
-            groups.append(RepeatedFields(members, float(value[of[i] == c].min())))
+        _, cluster = connected_components(coo_array((value, (i, j)), shape=(len(names), len(names))), directed=False)
+        for c in np.unique(cluster[i]):
+            members = [names[m] for m in np.flatnonzero(cluster == c)]
+            groups.append(RepeatedFields(members, float(value[cluster[i] == c].min())))
     return Repeats(len(names), min(rows, len(shards)), least, groups)

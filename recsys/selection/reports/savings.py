@@ -50,13 +50,13 @@ def _times(models: Sequence[CTR], valid: Shards) -> np.ndarray:
     rows = slice(0, min(_ROWS, len(valid)))
     plain = [m.over(m.embedding.plain()).eval() for m in models]
     batches = [Shards(valid.folder, valid.split, m.schema).batch(rows) for m in models]
-    found = np.empty((_REPEATS + 3, len(models)))
-    for i in range(len(found)):
+    time_RM = np.empty((_REPEATS + 3, len(models)))
+    for i in range(len(time_RM)):
         for j, (model, batch) in enumerate(zip(plain, batches, strict=True)):
             started = time.perf_counter()
             model(batch)
-            found[i, j] = 1e6 * (time.perf_counter() - started) / len(batch)
-    return found[3:]  # the first ones warm up
+            time_RM[i, j] = 1e6 * (time.perf_counter() - started) / len(batch)
+    return time_RM[3:]  # the first ones warm up
 
 
 def _train_times(models: Sequence[CTR], valid: Shards, precision: str) -> np.ndarray:
@@ -64,20 +64,20 @@ def _train_times(models: Sequence[CTR], valid: Shards, precision: str) -> np.nda
     rows = slice(0, min(_BATCH, len(valid)))
     batches = [Shards(valid.folder, valid.split, m.schema).batch(rows) for m in models]
     history = [m.trainable().optimizer_state() for m in models]
-    found = np.empty((_STEPS + 2, len(models)))
+    time_RM = np.empty((_STEPS + 2, len(models)))
     for m in models:
         m.train().trainable().set_learning_rate(0.0)
-    for i in range(len(found)):
+    for i in range(len(time_RM)):
         for j, (model, batch) in enumerate(zip(models, batches, strict=True)):
             started = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16(precision)):
                 logit_BT = model.logits_of(model.features(batch))
             model.loss(logit_BT, batch).backward()
             model.zero_grad()
-            found[i, j] = 1e6 * (time.perf_counter() - started) / len(batch)
+            time_RM[i, j] = 1e6 * (time.perf_counter() - started) / len(batch)
     for model, state in zip(models, history, strict=True):
         model.eval().trainable().load_optimizer_state(state)
-    return found[2:]  # the first ones warm up
+    return time_RM[2:]  # the first ones warm up
 
 
 def savings(
@@ -87,7 +87,7 @@ def savings(
 
     Args:
         model: On all fields; its weights stay as they are.
-        build: Makes the model on what is kept.
+        build: Builds the model on what is kept.
         kept: Names of fields.
         valid: Rows to time.
         precision: Of training.
