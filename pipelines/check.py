@@ -24,8 +24,10 @@ from recsys.training.config import TrainConfig
 
 __all__ = ["check", "check_table"]
 
-_BUILT = ("model", "embedding", "sequence", "head", "optimizer", "table_optimizer", "selection", "compression",
-          "quantization")  # fmt: skip
+_BUILT = (
+    *("model", "embedding", "sequence", "head", "optimizer", "table_optimizer"),
+    *("selection", "compression", "quantization", "heal"),
+)
 """Groups whose option names what builds a part of the run."""
 
 _SOME = Facts(rows=10_000, positives=5_000, cardinalities=(100,), numbers=1)

@@ -1,11 +1,11 @@
-"""Stage compress: shared rows or a low rank, then fewer bits."""
+"""Stage compress: shared rows, a low rank or codebooks, then fewer bits, then healing."""
+
+from dataclasses import replace
 
 from pipelines.stage import Result, Stage, newest_model, write_json
-from recsys.compression.reads import count_reads
-from recsys.compression.report import compare
+from recsys.compression.contract import TrainingRows, compressor, report
 from recsys.config.factory import make
 from recsys.data.shards import Shards
-from recsys.tables.plain import PlainEmbedding
 from recsys.terminal import console
 from recsys.training import checkpoint
 
@@ -13,31 +13,29 @@ __all__ = ["run"]
 
 
 def run(stage: Stage) -> Result:
-    """Compress the newest model's tables by `config.compression`, then by `config.quantization`.
+    """Compress the newest model by `config.compression`, then by `config.quantization`, then heal it by `config.heal`.
 
     A model of numbers alone has no tables: it is left as it is, which the stage says.
     """
-    model, spec = checkpoint.load(newest_model(stage, before="compress"))
-    plain = model.embedding.plain()
+    trained, spec = checkpoint.load(newest_model(stage, before="compress"))
+    plain = trained.embedding.plain()
+    smaller = trained.over(plain)
     if not plain.tables:  # a table of numbers, or selection kept only those: the run goes on
-        checkpoint.save(stage.folder, model.over(plain), spec)
+        checkpoint.save(stage.folder, smaller, spec)
         said = "no tables to compress: all fields are numbers"
         console().print(said)
         return Result({"table_bytes_before": 0, "table_bytes": 0}, tags={"note": said})
-    train = Shards(stage.data, "train", model.schema)
-    reads = count_reads(model.trainable(), {n: t.rows for n, t in plain.tables.items()}, train)
-    fisher = checkpoint.squared_gradients(model)
-    # The best look may come before the epoch's end, or just after fresh tables: these weights saw only such rows.
-    reads = {n: r * (fisher[n] > 0) if n in fisher else r for n, r in reads.items()}
-    tables, notes = plain.tables, dict[str, str]()
-    for group in ("compression", "quantization"):
+    train, valid = (Shards(stage.data, split, trained.schema) for split in ("train", "valid"))
+    rows = TrainingRows(trained, train, valid, stage.config["seed"], stage.reporter)
+    parts = {r.part: r for r in report(smaller, rows, {})}
+    for group in ("compression", "quantization", "heal"):
         if stage.config[group]:
-            tables, said_of = make(stage.config[group], group)(tables, reads, fisher)
-            notes = {n: "; ".join(filter(None, (notes.get(n), said_of.get(n)))) for n in tables}
-    smaller = model.over(PlainEmbedding(model.schema, tables, plain.lookups))
+            smaller, reports = compressor(make(stage.config[group], group))(smaller, rows)
+            for r in reports:  # a later step's errors are against the trained model too; notes of all steps stay
+                notes = (parts[r.part].note if r.part in parts else "", r.note)
+                parts[r.part] = replace(r, note="; ".join(filter(None, notes)))
     checkpoint.save(stage.folder, smaller, spec)
-    reports = compare(plain.tables, tables, reads, notes)
-    report = write_json(stage.folder / "compression.json", [r.to_json() for r in reports])
-    after = sum(t.nbytes for t in tables.values())
+    written = write_json(stage.folder / "compression.json", [r.to_json() for r in parts.values()])
+    after = smaller.embedding.plain().nbytes
     metrics = {"table_bytes_before": plain.nbytes, "table_bytes": after, "times_smaller": plain.nbytes / after}
-    return Result(metrics, artifacts=[report])
+    return Result(metrics, artifacts=[written])

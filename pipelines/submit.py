@@ -31,7 +31,7 @@ from recsys.files import disk_full
 
 __all__ = ["folders_made", "main"]
 
-_MAY_LACK = ("sequence", "selection", "compression", "quantization")  # ~compression leaves it out
+_MAY_LACK = ("sequence", "selection", "compression", "quantization", "heal")  # ~compression leaves it out
 _ONLY_TYPED = (
     *("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging", "output_subdir", "searchpath", "verbose"),
     *("job.chdir", "job.env_set", "job.env_copy", "job.name", "job.config", "mode"),

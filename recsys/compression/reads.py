@@ -5,15 +5,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from recsys.data.shards import Shards
-from recsys.frame.contracts import TrainableEmbedding
+from recsys.data.split import Split
+from recsys.frame.contracts import RoutedEmbedding
 
 __all__ = ["count_reads"]
 
 
 @torch.no_grad()
 def count_reads(
-    embedding: TrainableEmbedding, rows: dict[str, int], shards: Shards, size: int = 1 << 16
+    embedding: RoutedEmbedding, rows: dict[str, int], shards: Split, size: int = 1 << 16
 ) -> dict[str, Tensor]:
     """Count a split's lookups by the very route that trains. Rows of sample weight 0 do not count: they train nothing.
 

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recsys.tables.contract import TableForm
 
-__all__ = ["PartReport", "compare", "relative_error"]
+__all__ = ["PartReport", "compare", "compare_layers", "relative_error"]
 
 
 @dataclass(frozen=True)
@@ -73,4 +73,25 @@ def compare(
         errors = relative_error(w, approximate), relative_error(w, approximate, reads[name])
         sizes = trained.rows, trained.dim, trained.nbytes, smaller.nbytes
         reports.append(PartReport(name, "table", *sizes, *errors, smaller.describe(), notes.get(name, "")))
+    return reports
+
+
+def compare_layers(before: nn.Module, after: nn.Module, notes: Mapping[str, str]) -> list[PartReport]:
+    """One report for each matrix of the dense layers that kept its shape and changed.
+
+    Args:
+        before: The trained model.
+        after: What it became.
+        notes: What the methods say of single layers.
+    """
+    trained = {n: p for n, p in before.named_parameters() if not n.startswith("embedding.") and p.ndim == 2}
+    reports: list[PartReport] = []
+    for name, weight in after.named_parameters():
+        old = trained.get(name)
+        if old is None or old.shape != weight.shape or torch.equal(old, weight):
+            continue
+        error, nbytes = relative_error(old.detach(), weight.detach()), old.numel() * old.element_size()
+        outputs, inputs = old.shape
+        note = notes.get(name, "")
+        reports.append(PartReport(name, "layer", outputs, inputs, nbytes, nbytes, error, None, note=note))
     return reports

@@ -33,8 +33,6 @@ _GIVEN = {
     "optimizer": 3,
     "selection": 1,
     "benchmark": 1,
-    "compression": 3,
-    "quantization": 3,
 }
 """By group: how many first arguments the pipeline itself hands over, so that no configuration may set them."""
 _OLD_SELECTOR = ["model", "train", "valid", "recipe", "seed"]
@@ -112,8 +110,13 @@ def _target(config: Mapping[str, Any], place: str) -> str:
     return present_name(target)
 
 
-def _given(place: str) -> int:
-    """`_GIVEN` of the group of an option that stands at `model`, or at `distill.model`."""
+def _given(place: str, names: list[str]) -> int:
+    """How many first parameters the pipeline gives to an option of the group at `model`, or at `distill.model`.
+
+    A compressor takes model and rows, or tables, reads and fisher.
+    """
+    if place.split(".")[0] in ("compression", "quantization", "heal"):
+        return 3 if names[:1] == ["tables"] else 2
     return next((_GIVEN[part] for part in place.split(".") if part in _GIVEN), 0)
 
 
@@ -126,7 +129,7 @@ def _arguments(config: Mapping[str, Any], hints: Mapping[str, Any], place: str) 
             "search.train, search.valid, search.build, search.how and search.seed"
         )
     given = {str(k): v for k, v in config.items() if k not in ("_target_", "_partial_")}
-    _known(given, list(hints)[_given(place) :], place)
+    _known(given, list(hints)[_given(place, list(hints)) :], place)
     return {k: check_value(v, hints[k], f"{place}.{k}") for k, v in given.items()}
 
 

@@ -15,7 +15,7 @@ from recsys.data.batch import Batch
 from recsys.tables.lookup import Lookup
 from recsys.tables.plain import PlainEmbedding
 
-__all__ = ["Embedding", "Head", "TableOptimizer", "TrainableEmbedding"]
+__all__ = ["Embedding", "Head", "RoutedEmbedding", "TableOptimizer", "TrainableEmbedding"]
 
 
 @runtime_checkable
@@ -48,14 +48,7 @@ class TableOptimizer:
 
 @runtime_checkable
 class TrainableEmbedding(Embedding, Protocol):
-    """An embedding whose tables learn inside the backward pass, with an optimiser of their own."""
-
-    lookups: Sequence[Lookup]
-    keys: Sequence[Sequence[str]]  # of each lookup: those of its ids in what `route` returns
-
-    def route(self, batch: Batch) -> KeyedJaggedTensor:
-        """The table rows that a batch reads, by key; it has no parameters."""
-        ...
+    """An embedding that learns: its tables inside the backward pass, by an optimiser of their own, or not at all."""
 
     def dense_parameters(self) -> Iterable[nn.Parameter]:
         """What the optimiser of the dense layers trains too; tables are not among it."""
@@ -102,3 +95,15 @@ class Head(Protocol):
     def state_dict(self) -> dict[str, Tensor]: ...
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], /) -> object: ...
+
+
+@runtime_checkable
+class RoutedEmbedding(TrainableEmbedding, Protocol):
+    """A trainable embedding that says which rows of which tables a batch reads."""
+
+    lookups: Sequence[Lookup]
+    keys: Sequence[Sequence[str]]  # of each lookup: those of its ids in what `route` returns
+
+    def route(self, batch: Batch) -> KeyedJaggedTensor:
+        """The table rows that a batch reads, by key; it has no parameters."""
+        ...

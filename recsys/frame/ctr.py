@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError
 from recsys.features.schema import Field, Schema
-from recsys.frame.contracts import Embedding, Head, TrainableEmbedding
+from recsys.frame.contracts import Embedding, Head, RoutedEmbedding, TrainableEmbedding
 from recsys.heads.click import Click
 
 __all__ = ["CTR"]
@@ -135,6 +135,16 @@ class CTR(nn.Module):
         """
         if not isinstance(self.embedding, TrainableEmbedding):
             raise ConfigError("compressed tables cannot be trained: give the model from before its compression")
+        return self.embedding
+
+    def routed(self) -> RoutedEmbedding:
+        """The embedding, if it says which rows a batch reads.
+
+        Raises:
+            ConfigError: If it does not, as compressed tables do not.
+        """
+        if not isinstance(self.embedding, RoutedEmbedding):
+            raise ConfigError("expected trained tables, got plain ones: give the model from before its compression")
         return self.embedding
 
     def over(self, embedding: Embedding) -> "CTR":

@@ -261,5 +261,7 @@ def test_reads_before_the_tables_were_last_drawn_do_not_count(prepared, schema, 
         compress, "make", lambda *_: lambda tables, reads, fisher: (seen.append(reads), (tables, {}))[1]
     )
     done = {n: tmp_path / n for n in ("prepare", "train")}
-    compress.run(Stage({"compression": {"x": 1}, "quantization": None}, tmp_path / "compress", done))
+    compress.run(
+        Stage({"compression": {"x": 1}, "quantization": None, "heal": None, "seed": 0}, tmp_path / "compress", done)
+    )
     assert seen[0] and not any(r.any() for r in seen[0].values())

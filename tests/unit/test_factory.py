@@ -167,5 +167,5 @@ def test_a_signature_read_from_source_is_the_one_that_is_imported(target: str) -
         assert kind is typing.Any or kind == hints[name], name
     light = {n for n, k in read.items() if k is not typing.Any}
     heavy = {n for n in read if n not in light}
-    needed = {"schema", "search", "model", "tables", "reads", "fisher", "dense"}
+    needed = {"schema", "search", "model", "rows", "tables", "reads", "fisher", "dense"}
     assert heavy <= needed, "a setting's type must be readable without an import"
