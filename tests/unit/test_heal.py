@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from recsys.compression.contract import TrainingRows, compressor
 from recsys.compression.fwsvd import fwsvd
@@ -11,6 +12,8 @@ from recsys.compression.heal import heal
 from recsys.compression.rounding import rounding
 from recsys.compression.share import share
 from recsys.compression.svd import svd
+from recsys.config.factory import make
+from recsys.config.options import CONF
 from recsys.embeddings.per_field import per_field
 from recsys.evaluation.metrics import logloss, sigmoid
 from recsys.frame.ctr import CTR
@@ -82,5 +85,6 @@ def test_healing_that_does_not_help_keeps_the_start(rows, lr):
     assert valid_logloss(healed, rows) <= valid_logloss(small, rows)
 
 
-def test_a_healed_model_exports(rows, batch, exported_is_eager):
-    exported_is_eager(heal(brutal(rows), rows, batch_size=256)[0], batch)
+def test_the_packaged_option_heals_a_model_that_exports(rows, batch, exported_is_eager):
+    settings = OmegaConf.to_container(OmegaConf.load(CONF / "heal" / "one_epoch.yaml"), resolve=True)
+    exported_is_eager(compressor(make({**settings, "batch_size": 256}, "heal"))(brutal(rows), rows)[0], batch)
