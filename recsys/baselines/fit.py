@@ -88,7 +88,7 @@ def _code() -> str:
 
 
 def read(folder: Path) -> dict[str, dict[str, float]]:
-    """Each baseline's figures as a run's evaluation names them; none where they were not made.
+    """Each baseline's figures as a run's evaluation names them; none if they were not made.
 
     Args:
         folder: A prepared data set.

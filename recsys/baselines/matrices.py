@@ -98,7 +98,7 @@ class TargetRates:
     the mean over its ids, weighted if the list is. No training row sees its own label: if rows have
     times, the rates are those of the rows before it, as they will be when the model is used; else
     those of the other folds. A time's rows are taken to stand in its order: folds, which know the
-    future, tell how often an id comes back, and where that is the label, a rate of them misleads.
+    future, tell how often an id comes back, and if that is the label, a rate of them misleads.
 
     Args:
         schema: The fields.

@@ -1,5 +1,5 @@
-"""`recsys verify`, `predict` and `serve`: they run where only a runtime (onnxruntime or torch), numpy and xxhash are
-installed (and, for serve, fastapi and uvicorn).
+"""`recsys verify`, `predict` and `serve`: they need numpy, xxhash and one runtime (onnxruntime or torch), no training
+stack; serve needs fastapi and uvicorn too.
 """
 
 import json

@@ -1,6 +1,6 @@
 """`recsys doctor`: is this machine fit to train, and for each problem the one command that mends it.
 
-Imports nothing heavy at the top: it must run, and tell why, where torch does not.
+Imports nothing heavy at the top: if torch does not run, it must, and tell why.
 """
 
 import importlib
@@ -211,7 +211,7 @@ def _mark(finding: Finding) -> str:
 
 
 def _show(findings: list[Finding]) -> None:
-    """A table, plain where rich itself is missing."""
+    """A table, plain if rich itself is missing."""
     try:
         from rich import box
         from rich.console import Console

@@ -33,7 +33,7 @@ def parameters(target: str) -> dict[str, Any] | None:
         target: `package.module.Name`; importing the packages above the module must be cheap.
 
     Returns:
-        Name → type hint, Any where the hint needs another module. None if the file does not define the
+        Name → type hint, Any if the hint needs another module. None if the file does not define the
         name itself, or defines a class without `__init__`: then only an import can tell.
     """
     module, _, name = target.rpartition(".")

@@ -32,8 +32,8 @@ class Given:
     Args:
         path: A path, several, or one a split.
         label: Column to predict.
-        time: Column that tells when; found where not given.
-        group: Column whose rows stand together (GAUC, and the split where there is no time).
+        time: Column that tells when; found if not given.
+        group: Column whose rows stand together (GAUC, and the split if there is no time).
         split: Column that tells each row's split.
         name: Of the data set.
         rows: Most rows of the sample.

@@ -38,7 +38,7 @@ class FieldStats:
             beyond its range in training).
         drift: Split → PSI against training.
         auc: Of the label rate of its value (for a number: of its quantile bin), fitted on training, on
-            validation; NaN where validation has one label.
+            validation; NaN if validation has one label.
         shape: Heights of its distribution: a histogram, or the most frequent values.
     """
 

@@ -54,7 +54,7 @@ def binned(values: pl.Series, bins: int = 50) -> np.ndarray:
 def held_out_auc(code_B: np.ndarray, label_B: np.ndarray, seed: int = 0) -> float:
     """AUC of each code's label rate, the rates from the other half of the rows; the mean of both halves.
 
-    .5 where a half has one label only.
+    .5 if a half has one label only.
     """
     half_B = np.random.default_rng(seed).permutation(len(code_B)) % 2
     aucs = []

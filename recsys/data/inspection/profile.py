@@ -9,7 +9,7 @@ The rules, in order; the first that fits decides:
 4. whole numbers: a name of codes (`id`, `code`, `zip` …), at most 20 values, values past 2^53 that floats
    cannot tell apart, or few values spread evenly over a huge range (`scattered`) is categorical; so is a column
    whose label rate jumps from value to value (`jumps`); else numeric;
-5. other numbers are numeric, `log` where that takes a long tail in (`heavy_tail`) or squares would overflow.
+5. other numbers are numeric, `log` if that takes a long tail in (`heavy_tail`) or squares would overflow.
 """
 
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ class Guess:
     """How to read one column.
 
     Args:
-        settings: Its entry in `data.fields`; None where no kind takes the column.
+        settings: Its entry in `data.fields`; None if no kind takes the column.
         why: The reason, for a comment.
         cautions: What a person should look at.
     """
@@ -139,7 +139,7 @@ def _length(lengths: pl.Series) -> int:
 
 
 def _looked_up(distinct: int, rows: int) -> tuple[dict[str, Any], str]:
-    """Vocabulary, or hash where it would be huge."""
+    """Vocabulary, or hash if it would be huge."""
     if distinct >= HUGE:
         buckets = 2 ** int(np.ceil(np.log2(2 * distinct)))
         return {"encoding": "hash", "buckets": min(buckets, 2**22)}, f"so many that they are hashed to {buckets:,} ids"
@@ -225,7 +225,7 @@ def guess_kind(values: pl.Series, p: Profile, label_B: np.ndarray, rows: int) ->
         rows: Of the whole table.
 
     Returns:
-        The guess; where no kind takes the column, a caution says why.
+        The guess; if no kind takes the column, a caution says why.
     """
     if isinstance(values.dtype, pl.List | pl.Array):
         return _list(values.cast(pl.List(values.dtype.inner)), p, rows)  # type: ignore[union-attr]

@@ -33,7 +33,7 @@ AVAZU_CATS = [
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows: int_BI and cat_BC hold −1 where a cell is missing; probability_B is the truth."""
+    """Some rows: int_BI and cat_BC hold −1 if a cell is missing; probability_B is the truth."""
 
     int_BI: np.ndarray
     cat_BC: np.ndarray

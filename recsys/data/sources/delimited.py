@@ -69,7 +69,7 @@ class Delimited:
 
     Args:
         delimiter: One character.
-        names: The columns, where the file has no header.
+        names: The columns, if the file has no header.
         types: Types known beforehand, column → a name of `TYPES`.
         parsers: strptime formats of its timestamps; none for ISO 8601.
         quoted: Whether a cell may stand in quotes.
@@ -92,7 +92,7 @@ class Delimited:
 
     @classmethod
     def criteo(cls, types: Mapping[str, str]) -> "Delimited":
-        """Tab-separated, no header: label, i1 … i13 whole numbers, c1 … c26 strings, empty where missing."""
+        """Tab-separated, no header: label, i1 … i13 whole numbers, c1 … c26 strings, empty if missing."""
         return cls("\t", CRITEO, {**_CRITEO_TYPES, **types}, quoted=False)
 
     @classmethod
@@ -188,7 +188,7 @@ class Delimited:
 
     def _read(self, block: bytes, convert: pyarrow.csv.ConvertOptions, whole: bool = False) -> pa.Table:
         """One block, which must not be all empty lines."""
-        # Threads share a block by pieces; where columns are many, a piece costs more than it gives.
+        # Threads share a block by pieces; if columns are many, a piece costs more than it gives.
         piece = len(block) + 1 if whole or len(self.names) > 1000 else 2 << 20
         small = len(block) < 1 << 16
         read = pyarrow.csv.ReadOptions(
@@ -202,7 +202,7 @@ class Delimited:
             return self._read(block, convert, whole=True)  # a record is longer than a piece
 
     def check(self, block: bytes) -> None:
-        """Raise ArrowInvalid where records are ragged."""
+        """Raise ArrowInvalid if records are ragged."""
         if block.strip(b"\r\n"):
             texts = pyarrow.csv.ConvertOptions(
                 include_columns=self.names[:1], column_types={self.names[0]: pa.binary()}

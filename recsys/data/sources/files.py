@@ -38,7 +38,7 @@ def reader(block: bytes) -> pa.BufferReader:
     """A block, copied to memory of Arrow's own.
 
     Arrow's threads let go of what they read a moment after the table is back. Were that Python's,
-    they would need the interpreter, and abort the process where it is just ending (pyarrow 25).
+    they would need the interpreter, and abort the process if it is just ending (pyarrow 25).
     """
     copy = pa.allocate_buffer(len(block))
     memoryview(copy).cast("B")[:] = block
@@ -52,10 +52,10 @@ class File:
     Args:
         filesystem: Where it is.
         path: There.
-        size: Bytes, or None where the filesystem does not tell.
+        size: Bytes, or None if the filesystem does not tell.
         mtime_ns: Time of change, likewise.
         format: One of `FORMATS`.
-        split: The part of the data that it holds, where the user gave one.
+        split: The part of the data that it holds, if the user gave one.
     """
 
     filesystem: pafs.FileSystem

@@ -116,13 +116,13 @@ class JsonLines:
         return b"", block
 
     def check(self, block: bytes) -> None:
-        """Raise ValueError where a line is no JSON object."""
+        """Raise ValueError if a line is no JSON object."""
         for record in self.records(block):
             if record.strip():
                 _row(record)
 
     def infer(self, sample: bytes) -> pa.Schema:
-        """Types of the columns over a sample; where kinds mix, the first one seen is a column's."""
+        """Types of the columns over a sample; if kinds mix, the first one seen is a column's."""
         known = {c: TYPES[t] for c, t in self._types.items()}
         if not sample.strip():
             return pa.schema(list(known.items()))
@@ -145,7 +145,7 @@ class JsonLines:
 
     def _read(self, block: bytes, schema: pa.Schema | None = None) -> pa.Table:
         _check_depth(block)
-        # pyarrow 25 crashes where all rows are null, and takes null among objects for a row
+        # pyarrow 25 crashes if all rows are null, and takes null among objects for a row
         if block.lstrip().startswith(b"null") or re.search(rb"\n[ \t\r]*null", block):
             raise pa.ArrowInvalid("expected objects, got null")
         table = pyarrow.json.read_json(

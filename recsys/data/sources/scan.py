@@ -58,7 +58,7 @@ class Scan:
 
     Args:
         sources: Its files.
-        schema: All columns, `split` too where the files are given by split.
+        schema: All columns, `split` too if the files are given by split.
         types: Those that the user gave.
         bad: What to do with bad rows.
         table: The table itself, if it is in memory.
@@ -184,7 +184,7 @@ def scan(
         on_bad_rows: stop: an error names file, row, column and value. skip: leave such rows out and
             count them. quarantine: keep them in a file, too. Only text has bad rows; a columnar
             file that does not parse is an error.
-        types: Column → string, int, float, bool or timestamp, where the first block of the first
+        types: Column → string, int, float, bool or timestamp, if the first block of the first
             file would tell another.
         quarantine: The folder for quarantined rows.
 

@@ -56,7 +56,7 @@ class SparseLines:
         return label_B, np.repeat(np.arange(len(length_B)), length_B - 1), entries
 
     def check(self, block: bytes) -> None:
-        """Raise ArrowInvalid where a line is of another form."""
+        """Raise ArrowInvalid if a line is of another form."""
         self._entries(block)
 
     def infer(self, sample: bytes) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""Reads text tables by blocks: fast while rows are good, slowly where one is not, to find and name it."""
+"""Reads text tables by blocks: fast while rows are good, slowly if one is not, to find and name it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -102,7 +102,7 @@ class BadRows:
 
 
 def schema(file: File, kind: Dialect, like: pa.Schema | None) -> pa.Schema:
-    """The columns of a file; their types where an earlier file has not told them.
+    """The columns of a file; their types if no earlier file has told them.
 
     Raises:
         DataError: If the file is empty, has no good header, or no row of it parses.
