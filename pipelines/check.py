@@ -16,7 +16,7 @@ from pipelines.stage import SETTINGS, STAGES
 from recsys.config import factory
 from recsys.config.factory import check_value, make_dataclass
 from recsys.config.options import CONF, present_name
-from recsys.data.preparation.fields import FieldConfig, data_fields
+from recsys.data.preparation.fields import FieldConfig, data_fields, label_names
 from recsys.errors import ConfigError
 from recsys.selection.reports.find import is_mlflow_id, named
 from recsys.training.auto import Facts, resolve
@@ -29,6 +29,8 @@ _BUILT = (
     *("selection", "compression", "quantization", "heal"),
 )
 """Groups whose option names what builds a part of the run."""
+
+_CLICK = "recsys.heads.click.Click"  # takes one label, whatever its name
 
 _SOME = Facts(rows=10_000, positives=5_000, cardinalities=(100,), numbers=1)
 """Stands for the data's own facts, so that what the recipe sets later is in range now."""
@@ -133,6 +135,9 @@ def check(config: Mapping[str, Any]) -> None:
     if apply is not None and not is_mlflow_id(apply):  # MLflow takes seconds to import: stage train asks it
         named(apply, Path(config["runs"]))
     fields = data_fields(config["data"])
+    labels = label_names(config["data"])
+    if len(labels) > 1 or config["head"]["_target_"] != _CLICK:  # imports torch, which takes a second
+        factory.make(config["head"], "head")(labels)
     source = config["data"].get("source")
     if not isinstance(source, Mapping):
         raise ConfigError(f"data.source: expected a mapping, got {source!r}: start from data=table")

@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,14 +13,14 @@ import torch
 from pipelines.stage import MODEL_STAGES, Result, Stage, newest_model, recalibration, row_names, write_json
 from recsys.baselines import fit as baseline
 from recsys.data.shards import Shards
-from recsys.evaluation.calibrate import fit_calibrator
-from recsys.evaluation.metrics import equal_bins, evaluate, sigmoid
+from recsys.evaluation.calibrate import Calibrator, fit_calibrator
+from recsys.evaluation.metrics import equal_bins, evaluate, observed, sigmoid
 from recsys.files import write_text
 from recsys.frame.ctr import CTR
 from recsys.pages.html import Markup, page, table
 from recsys.training import checkpoint
 from recsys.training.device import Device
-from recsys.training.fit import logits
+from recsys.training.fit import label_logits
 
 __all__ = ["measure", "microseconds", "run"]
 
@@ -38,6 +39,14 @@ COLUMNS = {
     "bytes": "bytes",
     "us_per_row": "µs a row",
 }
+
+
+class Rows(NamedTuple):
+    """The rows in which a label was observed."""
+
+    label_B: np.ndarray
+    weight_B: np.ndarray | None
+    group_B: np.ndarray | None
 
 
 def _nbytes(model: CTR) -> int:
@@ -70,18 +79,39 @@ def microseconds(models: Mapping[str, CTR], shards: Mapping[str, Shards], rounds
     return {n: 1e6 * statistics.median(t) for n, t in times.items()}
 
 
+def _each_label(split: Shards, *columns_BT: np.ndarray) -> Iterator[tuple[str, list[np.ndarray], Rows]]:
+    """Of each label: "" for the main one, else `.NAME`; its columns; and its own rows, which were observed."""
+    for t, name in enumerate(split.schema.labels):
+        groups = [] if split.group_B is None else [split.group_B]
+        parts = [x_BT[:, t] for x_BT in columns_BT]
+        label_B, weight_B, kept = observed(split.label_BT[:, t], split.weight_B, *parts, *groups)
+        rows = Rows(label_B, weight_B, kept[len(parts)] if groups else None)
+        yield f".{name}" if t else "", list(kept[: len(parts)]), rows
+
+
+def _figures(
+    logit_BT: np.ndarray, split: Shards, curves: Sequence[Calibrator | None] | None = None
+) -> dict[str, float]:
+    """`evaluate` of each label: `auc` of the main one, `auc.NAME` of another."""
+    figures: dict[str, float] = {}
+    curves = curves or [None] * len(split.schema.labels)
+    for curve, (which, (logit_B,), rows) in zip(curves, _each_label(split, logit_BT), strict=True):
+        of_label = evaluate(logit_B, rows.label_B, rows.group_B, rows.weight_B, curve)
+        figures |= {f"{k}{which}": v for k, v in of_label.items()}
+    return figures
+
+
 def measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
-    """A model's figures, and its logits on validation and on test."""
+    """A model's figures, and its logit_BT on validation and on test."""
     device = Device.choose(stage.config["device"])
     model, _ = checkpoint.load(folder, device)
     valid, test = (Shards(stage.data, split, model.schema) for split in ("valid", "test"))
-    valid_B, test_B = (logits(model, s, device=device) for s in (valid, test))
-    found = evaluate(test_B, test.label_B, test.group_B, test.weight_B)
-    seen = evaluate(valid_B, valid.label_B, weight_B=valid.weight_B)
-    found |= {f"valid_{k}": seen[k] for k in ("auc", "logloss")}
+    valid_BT, test_BT = (label_logits(model, s, device=device) for s in (valid, test))
+    figures, seen = _figures(test_BT, test), _figures(valid_BT, valid)
+    figures |= {f"valid_{k}": v for k, v in seen.items() if k.partition(".")[0] in ("auc", "logloss")}
     plain = model.embedding.plain()
-    found |= {"fields": len(model.schema.fields), "bytes": _nbytes(model), "table_bytes": plain.nbytes}
-    return found, valid_B, test_B
+    figures |= {"fields": len(model.schema.fields), "bytes": _nbytes(model), "table_bytes": plain.nbytes}
+    return figures, valid_BT, test_BT
 
 
 def _reliability(curves: dict[str, np.ndarray], test: Shards) -> go.Figure:
@@ -103,6 +133,10 @@ def _page(shown: dict[str, dict[str, float]], curves: dict[str, np.ndarray], tes
     rows = [[names[n], *(m.get(c, "") for c in COLUMNS)] for n, m in shown.items()]
     models = table(["model", *COLUMNS.values()], rows)
     models += Markup("<p>{} {}</p>").format(recalibration(shown), BLANK)
+    if others := test.schema.other_labels:
+        kinds = ("auc", "logloss", "recalibrated_logloss", "ne", "calibration", "ece")
+        rest = [[names[n], o, *(m.get(f"{k}.{o}", "") for k in kinds)] for n, m in shown.items() for o in others]
+        models += table(["model", "label", *(COLUMNS[k] for k in kinds)], [r for r in rest if r[2] != ""])
     plot = _reliability({names[n]: p_B for n, p_B in curves.items()}, test)
     return page("Evaluation on the test split", lead, [], [("Models", models), ("Reliability", plot)])
 
@@ -119,10 +153,19 @@ def _constant(valid: Shards, test: Shards) -> dict[str, float]:
     return evaluate(np.full(len(test), np.log(rate / (1 - rate))), test.label_B, weight_B=test.weight_B)
 
 
+def _calibrators(valid_BT: np.ndarray, valid: Shards) -> tuple[list[str], list[Calibrator | None]]:
+    """Which labels a curve helps ("" is the main one), and each label's curve."""
+    fitted = {
+        which: fit_calibrator(sigmoid(logit_B), rows.label_B, rows.weight_B)
+        for which, (logit_B,), rows in _each_label(valid, valid_BT)
+    }
+    return [which for which, curve in fitted.items() if curve], list(fitted.values())
+
+
 def run(stage: Stage) -> Result:
     """Measure each model as it is and, if that helps on validation, recalibrated; keep the newest one's calibrator.
 
-    calibrator.json says null if none helps. Without `calibrate` there is no such file.
+    calibrator.json says null if none helps; of several labels it is a list. Without `calibrate` there is no such file.
     If `recsys data baseline` was run on the data, its figures stand beside the models'.
     """
     valid, test = Shards(stage.data, "valid"), Shards(stage.data, "test")
@@ -130,21 +173,23 @@ def run(stage: Stage) -> Result:
     curves: dict[str, np.ndarray] = {}
     newest, times = newest_model(stage).name, _times(stage)
     for name in (n for n in MODEL_STAGES if n in stage.done):
-        shown[name], valid_B, test_B = measure(stage.done[name], stage)
+        shown[name], valid_BT, test_BT = measure(stage.done[name], stage)
         shown[name]["us_per_row"] = times[name]
-        curves[name] = sigmoid(test_B)
+        curves[name] = sigmoid(test_BT[:, 0])
         if not stage.config["calibrate"]:
             continue
-        calibrator = fit_calibrator(sigmoid(valid_B), valid.label_B, valid.weight_B)
+        helped, calibrators = _calibrators(valid_BT, valid)
         if name == newest:
-            write_json(stage.folder / "calibrator.json", calibrator and calibrator.to_json())
-        if calibrator is None:
+            stored = [c and c.to_json() for c in calibrators]
+            write_json(stage.folder / "calibrator.json", stored if len(stored) > 1 else stored[0])
+        if not helped:
             continue
-        mended = evaluate(test_B, test.label_B, test.group_B, test.weight_B, calibrator)
-        shown[name] |= {f"recalibrated_{k}": mended[k] for k in MENDED}
+        mended = _figures(test_BT, test, calibrators)
+        shown[name] |= {f"recalibrated_{k}{which}": mended[f"{k}{which}"] for which in helped for k in MENDED}
         if name == newest:
             kept = {k: shown[name][k] for k in ("fields", "bytes", "table_bytes", "us_per_row")}
-            shown["recalibrated"], curves["recalibrated"] = {**mended, **kept}, calibrator(curves[name])
+            shown["recalibrated"], main = {**mended, **kept}, calibrators[0]
+            curves["recalibrated"] = main(curves[name]) if main else curves[name]
     write_json(stage.folder / "metrics.json", shown)
     write_text(stage.folder / "evaluation.html", _page(shown, curves, test))
     metrics = {f"{name}.{k}": float(v) for name, m in shown.items() for k, v in m.items()}

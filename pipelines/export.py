@@ -13,6 +13,7 @@ from recsys.training import checkpoint
 __all__ = ["run"]
 
 CURVE = ({"x": [NUMBER], "y": [NUMBER]}, NoneType)  # null: no curve helped
+CURVES = (*CURVE, [CURVE])  # of several labels, a list
 
 
 def run(stage: Stage) -> Result:
@@ -24,8 +25,9 @@ def run(stage: Stage) -> Result:
     if evaluated:
         measured = read_made(evaluated, "metrics.json", "the figures of models", FIGURES)
         if (evaluated / "calibrator.json").exists():
-            calibrator = read_made(evaluated, "calibrator.json", "a calibrator", CURVE)
-            calibration = "none helped on validation" if calibrator is None else "isotonic, on validation"
+            calibrator = read_made(evaluated, "calibrator.json", "a calibrator", CURVES)
+            none = not any(calibrator) if isinstance(calibrator, list) else calibrator is None
+            calibration = "none helped on validation" if none else "isotonic, on validation"
     if not evaluated:
         said = "this run has no evaluation of the model: its card says so, and the bundle holds no calibrator: "
         console().print(said + "add evaluate to stages to measure and recalibrate it", soft_wrap=True)

@@ -12,6 +12,7 @@ from recsys.config.factory import make, make_dataclass
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.events import Together
+from recsys.features.schema import Schema
 from recsys.files import write_text
 from recsys.results import NUMBER, read_made, relative
 from recsys.selection.figures import ProbeFindings, ShuffledCost
@@ -89,6 +90,7 @@ def run(stage: Stage) -> Result:
     drops_repeats = _drops_repeats(stage)
     of_model = health(model, search.train, valid)
     scores, probes = _search(stage, search)
+    scores.notes.warnings.extend(_one_label(model.schema))
     for warning in scores.notes.warnings:
         console().print(f"look at: {warning}", soft_wrap=True)
     of_model = with_probes(of_model, probes)
@@ -122,6 +124,12 @@ def _metrics(report: Report) -> dict[str, float]:
         metrics["probes_kept"] = report.probes.probes_kept
         metrics["false_discovery_rate"] = report.probes.false_discovery_rate
     return metrics if report.search.price is None else metrics | {"price": report.search.price}
+
+
+def _one_label(schema: Schema) -> list[str]:
+    """Which label selection is about, if there are others."""
+    others = ", ".join(schema.other_labels)
+    return [f"fields are judged by what {schema.label} loses, not {others}"] if others else []
 
 
 def _shuffled(search: Search, kept: list[str]) -> ShuffledCost | None:

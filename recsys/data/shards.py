@@ -59,14 +59,18 @@ class Shards:
         mend = f"remove {self.folder} and run stage prepare again"
         self._ids, self._dense, label = (read_array(where / f"{n}.npy", mend) for n in ("ids", "dense", "label"))
         self.label_BT = label.reshape(len(label), -1)
-        self.label_B = self.label_BT[:, 0]
         self.group_B, self.weight_B = (
             read_array(where / f"{n}.npy", mend) if (where / f"{n}.npy").exists() else None for n in ("group", "weight")
         )
         self._pick = None if self.schema == whole else _columns(whole, self.schema)
 
+    @property
+    def label_B(self) -> np.ndarray:
+        """The main label."""
+        return self.label_BT[:, 0]
+
     def __len__(self) -> int:
-        return len(self.label_B)
+        return len(self.label_BT)
 
     def batch(self, rows: slice | np.ndarray) -> Batch:
         """The given rows as a batch; a slice is read without a copy."""

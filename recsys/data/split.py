@@ -21,7 +21,12 @@ class Split(Protocol):
 
     @property
     def label_B(self) -> np.ndarray:
-        """0 or 1, float32."""
+        """The main label: 0 or 1, float32."""
+        ...
+
+    @property
+    def label_BT(self) -> np.ndarray:
+        """All labels, the main one first; NaN: not observed."""
         ...
 
     @property

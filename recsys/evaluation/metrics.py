@@ -22,6 +22,7 @@ __all__ = [
     "gauc",
     "logloss",
     "losses",
+    "observed",
     "sigmoid",
     "weighted_mean",
 ]
@@ -51,6 +52,16 @@ def counting(weight_B: np.ndarray | None, *columns: np.ndarray) -> tuple[np.ndar
             raise DataError(f"expected a row of weight above 0, got {len(weight_B)} of weight 0: widen the split")
         weight_B, arrays = weight_B[counts_B], tuple(c[counts_B] for c in arrays)
     return (None if (weight_B == 1).all() else weight_B), arrays
+
+
+def observed(
+    label_B: np.ndarray, weight_B: np.ndarray | None, *columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, tuple[np.ndarray, ...]]:
+    """Drop the rows whose label is NaN, which was not observed → label, weights, and each column."""
+    seen_B = ~np.isnan(label_B)
+    if seen_B.all():
+        return np.asarray(label_B), weight_B, columns
+    return label_B[seen_B], None if weight_B is None else weight_B[seen_B], tuple(c[seen_B] for c in columns)
 
 
 class AUC:

@@ -1,6 +1,6 @@
 """Write a bundle: graphs, weights, schema with encoders, golden batch, card and manifest.
 
-B rows, L id columns, N dense columns, W the width of all fields side by side.
+B rows, L id columns, N dense columns, T labels, W the width of all fields side by side.
 """
 
 import math
@@ -31,6 +31,7 @@ from recsys.features.schema import Schema
 from recsys.files import read_json, unfinished_folder
 from recsys.frame.ctr import CTR
 from recsys.results import read_prepared
+from recsys.serving.bundle import Calibration
 from recsys.serving.manifest import FORMAT, canonical, write_manifest
 from recsys.serving.verify import verify
 
@@ -60,7 +61,8 @@ def _card(given: dict[str, Any], schema: Schema, pt2: dict[str, str] | None, fol
             "ids_BL": {"dtype": "int64", "shape": ["B", ids], "padding": -1},
             "dense_BN": {"dtype": "float32", "shape": ["B", dense]},
         },
-        "output": {"logit_B": {"dtype": "float32", "shape": ["B"]}},
+        "output": {"logit_BT": {"dtype": "float32", "shape": ["B", len(schema.labels)]}},
+        "labels": schema.labels,
         "runtimes": ["onnx", "pt2"] if pt2 else ["onnx"],
         "note": None if pt2 else "no C++ compiler at export, so no graph.pt2: set CXX or install g++, and export again",
         "pt2": pt2,
@@ -84,7 +86,7 @@ def _write(
     folder: Path,
     model: CTR,
     prepared: Path,
-    calibrator: dict[str, Any] | None,
+    calibrator: Calibration,
     card: dict[str, Any],
     golden: str,
     past: bool,
@@ -117,7 +119,7 @@ def export_bundle(
     prepared: Path,
     out: Path,
     *,
-    calibrator: dict[str, Any] | None,
+    calibrator: Calibration,
     card: dict[str, Any],
     golden: str = "synthetic",
     past: bool = True,
@@ -128,7 +130,7 @@ def export_bundle(
         model: Trained or compressed; its schema may be a subset of what was prepared.
         prepared: The prepared data set: encoders and golden raw rows.
         out: Folder to make; it appears whole or not at all.
-        calibrator: `{"x": […], "y": […]}`, or None.
+        calibrator: `{"x": […], "y": […]}`, or None; of several labels, a list of these, the main label's first.
         card: What the experiment says of the model; `name` names it (default: the folder's name).
         golden: What golden.json keeps: `synthetic`, made-up rows; `rows`, up to 256 raw rows of the
             test split, which may be personal data; `none`.

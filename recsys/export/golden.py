@@ -12,7 +12,7 @@ from recsys.features.encoders import Bucket, Part, Scale, Vocabulary, Words
 from recsys.features.row_encoder import RowEncoder
 from recsys.features.schema import Field
 from recsys.frame.ctr import CTR
-from recsys.serving.bundle import probabilities
+from recsys.serving.bundle import Calibration, probabilities
 
 __all__ = ["GOLDEN", "golden_answers", "synthetic_rows"]
 
@@ -109,12 +109,13 @@ def _bare(rows: list[dict[str, Any]], encoder: RowEncoder) -> list[dict[str, Any
 
 
 def golden_answers(
-    model: CTR, encoder: RowEncoder, rows: list[dict[str, Any]], calibrator: dict[str, Any] | None
+    model: CTR, encoder: RowEncoder, rows: list[dict[str, Any]], calibrator: Calibration
 ) -> dict[str, Any]:
     """Raw rows and the answers of the model itself, before any export.
 
     Returns:
-        `rows`, of which every second lacks the columns that past.npz tells, `logits` and `probabilities`.
+        `rows`, of which every second lacks the columns that past.npz tells, `logits` and `probabilities`: a number
+        a row, or of several labels a list.
 
     Raises:
         DataError: If a logit is not finite.
@@ -128,9 +129,10 @@ def golden_answers(
     training = model.training
     model.eval()
     with torch.no_grad():
-        logit_B = model(Batch.of(schema, ids_BL, dense_BN, torch.zeros(len(rows))))[:, 0].float().numpy()
+        logit = model(Batch.of(schema, ids_BL, dense_BN, torch.zeros(len(rows)))).float().numpy()
     model.train(training)
-    if not np.isfinite(logit_B).all():
+    if not np.isfinite(logit).all():
         raise DataError("export: expected finite logits of the golden rows, got NaN: the model diverged, retrain")
-    p_B = probabilities(logit_B, calibrator)
-    return {"rows": rows, "logits": logit_B.tolist(), "probabilities": p_B.tolist()}
+    logit = logit if logit.shape[1] > 1 else logit[:, 0]
+    probability = probabilities(logit, calibrator)
+    return {"rows": rows, "logits": logit.tolist(), "probabilities": probability.tolist()}

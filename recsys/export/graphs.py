@@ -3,7 +3,7 @@
 The weights lie in weights.safetensors alone: graph.onnx points into that file, and whoever loads
 graph.pt2 hands it that file's tensors.
 
-B rows, L id columns, N dense columns.
+B rows, L id columns, N dense columns, T labels.
 """
 
 import logging
@@ -41,7 +41,7 @@ _INLINE_BYTES = 1024  # smaller constants stay inside graph.onnx: onnxruntime ne
 
 
 class ScoringGraph(nn.Module):
-    """logit_B = head(pool(lookup(ids_BL, dense_BN))) over plain tensors: what every runtime runs.
+    """logit_BT = logits_of(pool(lookup(ids_BL, dense_BN))) over plain tensors: what every runtime runs.
 
     Args:
         model: Copied, but for tables: those become plain ones.
@@ -58,9 +58,9 @@ class ScoringGraph(nn.Module):
         return cast(PlainEmbedding, self.model.embedding)
 
     def forward(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:
-        """→ logit_B."""
+        """→ logit_BT."""
         x = self.plain.lookup(ids_BL, dense_BN)
-        return self.model.logits_of(self.model.pool(x, ids_BL)).squeeze(1)
+        return self.model.logits_of(self.model.pool(x, ids_BL))
 
 
 def compiler() -> str | None:
@@ -134,7 +134,7 @@ def write_onnx(program: torch.export.ExportedProgram, folder: Path, state: Mappi
         state: What weights.safetensors holds, by name.
     """
     made = torch.onnx.export(
-        program, (), dynamo=True, input_names=["ids_BL", "dense_BN"], output_names=["logit_B"], verbose=False
+        program, (), dynamo=True, input_names=["ids_BL", "dense_BN"], output_names=["logit_BT"], verbose=False
     )
     assert made is not None
     for node in made.model.graph:

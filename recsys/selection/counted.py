@@ -23,7 +23,7 @@ class Rows:
 
     def __init__(self, shards: Split, rows_B: np.ndarray):
         self._real, self._rows_B, self.schema = shards, rows_B, shards.schema
-        self.label_B = shards.label_B[rows_B]
+        self.label_BT, self.label_B = shards.label_BT[rows_B], shards.label_B[rows_B]
         self.group_B = None if shards.group_B is None else shards.group_B[rows_B]
         weight_B = None if shards.weight_B is None else shards.weight_B[rows_B]
         self.weight_B = None if weight_B is None or (weight_B == weight_B[0]).all() else weight_B

@@ -51,7 +51,7 @@ class Probed:
 
     def __init__(self, shards: Split, sources: Sequence[str], seed: int):
         shards = counted(shards)
-        self._real, self.label_B, self.group_B = shards, shards.label_B, shards.group_B
+        self._real, self.label_BT, self.label_B, self.group_B = shards, shards.label_BT, shards.label_B, shards.group_B
         self.weight_B = shards.weight_B
         self._sources = [shards.schema[n] for n in sources]
         copies = [replace(f, name=PREFIX + f.name) for f in self._sources]

@@ -125,9 +125,9 @@ def _answer(bundle: Bundle, body: bytes, most_rows: int) -> dict[str, Any]:
     if isinstance(sent, list):
         if len(sent) > most_rows:
             raise _Refusal(413, f"expected at most {most_rows:,} rows, got {len(sent):,}: send fewer at a time")
-        return {"probabilities": bundle.score(sent).tolist()}
+        return {"probabilities": bundle.answers(sent)}
     if isinstance(sent, dict):
-        return {"probability": float(bundle.score([sent])[0])}
+        return {"probability": bundle.answers([sent])[0]}
     raise DataError(f'expected a row as an object, a list of rows or {{"rows": […]}}, got {type(sent).__name__}')
 
 
@@ -178,7 +178,8 @@ def make_app(
     """The application.
 
     `POST /predict` takes a raw row, a list of rows or `{"rows": [...]}` and answers
-    `{"probability": p}` or `{"probabilities": [...]}`; a request that cannot be scored gets
+    `{"probability": p}` or `{"probabilities": [...]}`, each p a number or, of several labels,
+    `{"click": p, "buy": q}`; a request that cannot be scored gets
     `{"error": "<one line>"}` and the status that /openapi.json names. `GET /health` answers
     `{"status": "ok"}` to anybody, `GET /card` the bundle's card, `GET /docs` a page.
 

@@ -5,7 +5,7 @@ schema.json, encoders.json, calibrator.json, golden.json, card.json, and manifes
 sha256 of all others. The manifest tells damage and mix-ups; it is not a signature, and a .pt2 holds
 machine code: load bundles only from people you trust.
 
-B rows, L id columns, N dense columns.
+B rows, L id columns, N dense columns, T labels.
 """
 
 import json
@@ -25,7 +25,12 @@ from recsys.serving.manifest import check_manifest, read_manifest
 from recsys.serving.openapi import example_row
 from recsys.serving.runtimes import RUNTIMES, Graph, load_graph, obstacle
 
-__all__ = ["Bundle", "latency", "probabilities", "reading", "sigmoid"]
+__all__ = ["Bundle", "Calibration", "latency", "probabilities", "reading", "sigmoid"]
+
+Curve = Mapping[str, Any]
+"""x and y of a recalibration: `np.interp(p, x, y)`."""
+Calibration = Curve | list[Curve | None] | None
+"""Of one label a curve, or None; of several a list of these, the main label's first."""
 
 _MAX_UNPACKED = 2**28  # bytes of past.npz that are not suspicious however well they compress
 _MAX_LENGTH = 2**20  # values of one field in a row; a row of more would take all memory
@@ -38,10 +43,21 @@ def sigmoid(logit_B: np.ndarray) -> np.ndarray:
     return np.where(x_B >= 0, 1.0, e_B) / (1 + e_B)
 
 
-def probabilities(logit_B: np.ndarray, calibrator: Mapping[str, Any] | None) -> np.ndarray:
-    """σ(logit), then through the calibrator's piecewise-linear curve if there is one → float64."""
-    p_B = sigmoid(logit_B)
-    return p_B if calibrator is None else np.interp(p_B, calibrator["x"], calibrator["y"])
+def probabilities(logit: np.ndarray, calibrator: Calibration) -> np.ndarray:
+    """σ(logit), then through the label's piecewise-linear curve if there is one → float64.
+
+    Args:
+        logit: logit_B of one label, or logit_BT.
+        calibrator: A curve, or a list of as many as labels.
+    """
+    if logit.ndim == 2:
+        curves = calibrator if isinstance(calibrator, list) else [calibrator] * logit.shape[1]
+        return np.stack([probabilities(z_B, c) for z_B, c in zip(logit.T, curves, strict=True)], 1)
+    p_B = sigmoid(logit)
+    if calibrator is None:
+        return p_B
+    assert not isinstance(calibrator, list)
+    return np.interp(p_B, calibrator["x"], calibrator["y"])
 
 
 @contextmanager
@@ -56,9 +72,17 @@ def reading(folder: Path, name: str) -> Generator[None]:
         raise BundleError(f"{folder}: {name} does not hold what a bundle's does: {reason}: export it again") from error
 
 
-def _calibrator(folder: Path) -> dict[str, np.ndarray] | None:
-    """The curve as arrays: converting its lists would cost more than reading them."""
-    curve = json.loads((folder / "calibrator.json").read_bytes())
+def _calibrator(folder: Path, labels: int) -> Calibration:
+    """The curves as arrays: converting their lists would cost more than reading them."""
+    stored = json.loads((folder / "calibrator.json").read_bytes())
+    if labels == 1:
+        return _curve(stored)
+    if not isinstance(stored, list) or len(stored) != labels:
+        raise ValueError(f"expected a list of {labels} curves, one a label")
+    return [_curve(c) for c in stored]
+
+
+def _curve(curve: Any) -> dict[str, np.ndarray] | None:
     if curve is None:
         return None
     x, y = (np.asarray(curve[axis], np.float64) for axis in ("x", "y"))
@@ -120,8 +144,8 @@ class Bundle:
         runtime: `onnx` or `pt2`.
         card: What it says of itself.
         encoder: Raw rows → ids_BL, dense_BN.
-        calibrator: x and y of the recalibration, or None.
-        graph: ids_BL, dense_BN → logit_B.
+        calibrator: Of the recalibration.
+        graph: ids_BL, dense_BN → logit_BT.
     """
 
     def __init__(
@@ -130,7 +154,7 @@ class Bundle:
         runtime: str,
         card: dict[str, Any],
         encoder: RowEncoder,
-        calibrator: dict[str, np.ndarray] | None,
+        calibrator: Calibration,
         graph: Graph,
     ):
         self.folder, self.runtime, self.card, self.encoder = folder, runtime, card, encoder
@@ -161,9 +185,10 @@ class Bundle:
         usable = [r for r, why in obstacles.items() if why is None]
         if not usable:
             raise BundleError(f"{folder}: no runtime to score with: {'; '.join(filter(None, obstacles.values()))}")
+        encoder = _encoder(folder)
         with reading(folder, "calibrator.json"):
-            calibrator = _calibrator(folder)
-        bundle = cls(folder, usable[0], card, _encoder(folder), calibrator, load_graph(folder, usable[0], card))
+            calibrator = _calibrator(folder, len(encoder.schema.labels))
+        bundle = cls(folder, usable[0], card, encoder, calibrator, load_graph(folder, usable[0], card))
         with reading(folder, "schema.json"):  # whatever golden.json holds: schema, encoders and graph fit together
             bundle.logits([example_row(bundle.schema)])
         return bundle
@@ -195,26 +220,35 @@ class Bundle:
             raise DataError(f"row {first}: {reason}") from error
 
     def logits(self, rows: Sequence[dict[str, Any]], first: int = 0) -> np.ndarray:
-        """Raw rows → logit_B float32, before calibration.
+        """Raw rows → logit_B float32 of one label, logit_BT of several, before calibration.
 
         Raises:
             DataError: As `encode`, or if a number is so large that the logit is not finite.
         """
-        if len(rows) == 0:
-            return np.zeros(0, np.float32)
-        logit_B = self.graph(*self.encode(rows, first))
-        if not np.isfinite(logit_B).all():
-            bad = first + int(np.flatnonzero(~np.isfinite(logit_B))[0])
+        labels = len(self.schema.labels)
+        logit_BT = self.graph(*self.encode(rows, first)) if len(rows) else np.zeros((0, labels), np.float32)
+        if logit_BT.shape != (len(rows), labels):
+            raise BundleError(f"{self.folder}: the graph gives {logit_BT.shape}, expected {labels} a row: export again")
+        if not np.isfinite(logit_BT).all():
+            bad = first + int(np.flatnonzero(~np.isfinite(logit_BT).all(1))[0])
             raise DataError(f"row {bad}: expected numbers like training's, got a logit that is not finite: mend it")
-        return logit_B
+        return logit_BT if labels > 1 else logit_BT[:, 0]
 
     def score(self, rows: Sequence[dict[str, Any]], first: int = 0) -> np.ndarray:
-        """Raw rows → probability_B float64, calibrated. Unseen and missing values are fine.
+        """Raw rows → probability_B float64, calibrated; of several labels probability_BT, in order of `schema.labels`.
+
+        Unseen and missing values are fine.
 
         Raises:
             DataError: As `logits`.
         """
         return probabilities(self.logits(rows, first), self.calibrator)
+
+    def answers(self, rows: Sequence[dict[str, Any]], first: int = 0) -> list[Any]:
+        """What `score` gives as JSON: a number a row, or of several labels `{"click": p, "buy": q}`."""
+        scored = self.score(rows, first).tolist()
+        labels = self.schema.labels
+        return scored if len(labels) == 1 else [dict(zip(labels, p_T, strict=True)) for p_T in scored]
 
 
 def _median_us(job: Callable[[int], Any], repeats: int) -> float:

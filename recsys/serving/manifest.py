@@ -9,7 +9,7 @@ from recsys.errors import BundleError
 
 __all__ = ["FORMAT", "MANIFEST", "canonical", "check_manifest", "read_manifest", "write_manifest"]
 
-FORMAT = 2  # of the folder; a loader reads its own format only
+FORMAT = 3  # of the folder; a loader reads its own format only
 MANIFEST = "manifest.json"
 NEEDED = ("calibrator.json", "card.json", "encoders.json", "golden.json", "schema.json", "weights.safetensors")
 OPTIONAL = ("graph.onnx", "graph.pt2", "past.npz")

@@ -62,8 +62,12 @@ def predict_schema(schema: Schema) -> dict[str, Any]:
     row, example = row_schema(schema), example_row(schema)
     rows = {"type": "array", "items": row}
     wrapped = {"type": "object", "properties": {"rows": rows}, "required": ["rows"]}
-    one = {"type": "object", "properties": {"probability": {"type": "number", "minimum": 0, "maximum": 1}}}
-    many = {"type": "object", "properties": {"probabilities": {"type": "array", "items": {"type": "number"}}}}
+    number = {"type": "number", "minimum": 0, "maximum": 1}
+    each: dict[str, Any] = {"type": "object", "properties": dict.fromkeys(schema.labels, number)}
+    several = len(schema.labels) > 1
+    one = {"type": "object", "properties": {"probability": each if several else number}}
+    items = each if several else {"type": "number"}
+    many = {"type": "object", "properties": {"probabilities": {"type": "array", "items": items}}}
     refusal = {"type": "object", "properties": {"error": {"type": "string"}}}
     refused = {
         "400": "The Host header names another machine.",
@@ -103,11 +107,14 @@ def docs_page(schema: Schema, name: str, needs_token: bool) -> str:
     token = " -H 'Authorization: Bearer TOKEN'" if needs_token else ""
     call = f"curl -s HOST:PORT/predict -H 'Content-Type: application/json'{token} -d @row.json"
     example = json.dumps(example_row(schema), indent=2, ensure_ascii=False)
+    each = escape(json.dumps(dict.fromkeys(schema.labels, 0.1), ensure_ascii=False))
+    several = f", each p like <code>{each}</code>" if len(schema.labels) > 1 else ""
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(name)}: scoring</title>
 <meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body><h1>{escape(name)}</h1>
 <p><code>POST /predict</code> takes a row, a list of rows or <code>{{"rows": […]}}</code> as JSON and answers
-<code>{{"probability": p}}</code> or <code>{{"probabilities": […]}}</code>. <code>GET /health</code> says whether the
-server is up, <code>GET /card</code> what the model is, <code>GET /openapi.json</code> all this for programs.</p>
+<code>{{"probability": p}}</code> or <code>{{"probabilities": […]}}</code>{several}.
+<code>GET /health</code> says whether the server is up, <code>GET /card</code> what the model is,
+<code>GET /openapi.json</code> all this for programs.</p>
 <h2>Example</h2><pre>{escape(call)}</pre><p>with this in <code>row.json</code> (made-up values):</p>
 <pre>{escape(example)}</pre>
 <h2>Columns of a row</h2><table><tr><th>column</th><th>type</th><th></th></tr>{rows}</table></body></html>"""

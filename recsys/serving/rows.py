@@ -198,7 +198,7 @@ def _chunks(rows: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def predict_file(bundle: Bundle, source: str, out: TextIO) -> int:
-    """Score every row of a source and write `{"probability": p}` a line, in order.
+    """Score every row of a source and write `{"probability": p}` a line, in order (p as the server gives it).
 
     Args:
         bundle: The model.
@@ -213,7 +213,7 @@ def predict_file(bundle: Bundle, source: str, out: TextIO) -> int:
     """
     done = 0
     for chunk in _chunks(read_rows(source, bundle.encoder)):
-        for p in bundle.score(chunk, done).tolist():
+        for p in bundle.answers(chunk, done):
             out.write(json.dumps({"probability": p}) + "\n")
         done += len(chunk)
     return done

@@ -29,7 +29,7 @@ _PACKAGED = re.compile(
 )
 _MAX_PACKAGE = 2**28  # bytes unpacked; code without weights is far smaller
 
-Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids_BL int64, dense_BN float32 → logit_B float32
+Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids_BL int64, dense_BN float32 → logit_BT float32
 
 
 def machine() -> str:
@@ -50,8 +50,8 @@ def load_onnx(folder: Path) -> Graph:
 
     def run(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
         feed = {"ids_BL": ids_BL, "dense_BN": dense_BN}
-        (logit_B,) = session.run(["logit_B"], {k: v for k, v in feed.items() if k in takes})
-        return np.asarray(logit_B)
+        (logit_BT,) = session.run(["logit_BT"], {k: v for k, v in feed.items() if k in takes})
+        return np.asarray(logit_BT)
 
     return run
 

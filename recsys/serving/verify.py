@@ -24,7 +24,7 @@ def _parsed(golden: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If there are more of one than of another.
     """
-    answers = {k: np.asarray(golden[k], np.float64).reshape(-1) for k in ("logits", "probabilities")}
+    answers = {k: np.asarray(golden[k], np.float64) for k in ("logits", "probabilities")}
     lengths = {len(golden["rows"]), *map(len, answers.values())}
     if len(lengths) != 1 or not isinstance(golden["rows"], list):
         raise ValueError(f"expected as many rows as logits and probabilities, got {sorted(lengths)}")
@@ -33,7 +33,8 @@ def _parsed(golden: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_calibrator(bundle: Bundle, golden: Mapping[str, Any]) -> None:
     """The golden logits, recalibrated, are the golden probabilities."""
-    off_B = np.abs(probabilities(golden["logits"].astype(np.float32), bundle.calibrator) - golden["probabilities"])
+    off = np.abs(probabilities(golden["logits"].astype(np.float32), bundle.calibrator) - golden["probabilities"])
+    off_B = _by_row(off)
     if not off_B.max(initial=0.0) <= _EXACT:
         worst = int(np.nanargmax(np.where(np.isnan(off_B), np.inf, off_B)))
         raise BundleError(
@@ -42,17 +43,27 @@ def _check_calibrator(bundle: Bundle, golden: Mapping[str, Any]) -> None:
         )
 
 
+def _by_row(off: np.ndarray) -> np.ndarray:
+    """The largest of each row's labels."""
+    return off if off.ndim == 1 else off.max(1, initial=0.0)
+
+
 def _replay(bundle: Bundle, golden: Mapping[str, Any]) -> float:
     """Largest drift in logit of one runtime over the golden rows."""
     try:
-        logit_B = bundle.logits(golden["rows"])
+        logit = bundle.logits(golden["rows"])
     except Exception as error:  # a runtime's own types, and whatever a wrong encoder may raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         whose = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
         raise BundleError(
             f"{bundle.folder}: {bundle.runtime} cannot score golden.json: {whose}{reason}: export again"
         ) from error
-    off_B = np.abs(logit_B.astype(np.float64) - golden["logits"])
+    if logit.shape != golden["logits"].shape or logit.shape != golden["probabilities"].shape:
+        raise BundleError(
+            f"{bundle.folder}: golden.json holds answers of shape {golden['logits'].shape}, expected {logit.shape}: "
+            "export again"
+        )
+    off_B = _by_row(np.abs(logit.astype(np.float64) - golden["logits"]))
     worst = int(off_B.argmax()) if len(off_B) else 0
     drift = float(off_B[worst]) if len(off_B) else 0.0
     if not drift <= DRIFT:
@@ -99,8 +110,11 @@ def verify(
     drift: dict[str, float] = {}
     for runtime in (r for r, why in obstacles.items() if why is None):
         bundle = Bundle.load(folder, runtime, check=False)
+        drift[runtime] = 0.0
         for batch in batches:
-            drift[runtime] = max(drift.get(runtime, 0.0), _replay(bundle, batch))
+            if not batch["rows"]:
+                continue
+            drift[runtime] = max(drift[runtime], _replay(bundle, batch))
             _check_calibrator(bundle, batch)
     not_run = {r: why for r, why in obstacles.items() if why is not None}
     if not drift:

@@ -14,7 +14,7 @@ import torch
 
 from recsys.data.split import Split
 from recsys.errors import DataError
-from recsys.evaluation.metrics import auc, logloss, sigmoid
+from recsys.evaluation.metrics import auc, logloss, observed, sigmoid
 from recsys.events import SILENT, Reporter, check_goes_on
 from recsys.files import whole
 from recsys.frame.ctr import CTR
@@ -50,13 +50,16 @@ class Fit:
         self.history: list[dict[str, float]] = []
 
     def look(self, valid: Split, train_loss: float) -> bool:
-        """Validate; keep the best weights. True when patience has run out."""
-        logit_B = logits(self.model, valid, device=self.training.device)
-        if not np.isfinite(logit_B).all():
+        """Validate; keep the weights that are best for the main label. True when patience has run out."""
+        logit_BT = label_logits(self.model, valid, device=self.training.device)
+        if not np.isfinite(logit_BT).all():
             raise DataError(f"the model diverged at step {self.training.step}: lower train.lr and train.table_lr")
-        loss = logloss(sigmoid(logit_B), valid.label_B, valid.weight_B)
-        valid_auc = auc(logit_B, valid.label_B, valid.weight_B)
-        seen = {"step": self.training.step, "train_loss": train_loss, "valid_logloss": loss, "valid_auc": valid_auc}
+        seen = {"step": self.training.step, "train_loss": train_loss}
+        for t, name in enumerate(self.model.schema.labels):
+            label_B, weight_B, (logit_B,) = observed(valid.label_BT[:, t], valid.weight_B, logit_BT[:, t])
+            which = f".{name}" if t else ""
+            seen[f"valid_logloss{which}"] = logloss(sigmoid(logit_B), label_B, weight_B)
+            seen[f"valid_auc{which}"] = auc(logit_B, label_B, weight_B)
         self.history.append(seen)
         if seen["valid_logloss"] < self.best:
             self.best, self.bad_looks = seen["valid_logloss"], 0
@@ -140,7 +143,7 @@ def fit(
         loss: What a step lowers; a look is at the labels all the same.
 
     Returns:
-        One entry a look: step, train_loss, valid_logloss, valid_auc.
+        One entry a look: step, train_loss, valid_logloss, valid_auc; of other labels, valid_logloss.NAME …
 
     Raises:
         Cancelled: If the reporter says so; `checkpoint` holds the last look then.

@@ -413,7 +413,9 @@ def test_an_absent_column_or_no_row_at_all_is_named(bundle: Path) -> None:
 def test_a_logit_that_is_no_number_is_refused_rather_than_answered(bundle: Path) -> None:
     loaded = Bundle.load(bundle)
     whole = loaded.graph
-    loaded.graph = lambda ids_BL, dense_BN: np.where(np.arange(len(ids_BL)) == 1, np.nan, whole(ids_BL, dense_BN))
+    loaded.graph = lambda ids_BL, dense_BN: np.where(
+        np.arange(len(ids_BL))[:, None] == 1, np.nan, whole(ids_BL, dense_BN)
+    )
     with pytest.raises(DataError, match="row 1: .*not finite"):
         loaded.score(golden(bundle)[:3])
 

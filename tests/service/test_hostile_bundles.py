@@ -29,7 +29,7 @@ from recsys.models.mlp import MLP
 from recsys.sequences.mean import Mean
 from recsys.serving import runtimes
 from recsys.serving.bundle import Bundle
-from recsys.serving.manifest import MANIFEST, canonical, write_manifest
+from recsys.serving.manifest import FORMAT, MANIFEST, canonical, write_manifest
 from recsys.serving.openapi import row_schema
 from recsys.serving.verify import verify
 from tests.service.conftest import CALIBRATOR, model
@@ -79,7 +79,7 @@ def test_a_manifest_may_name_nothing_outside(name: str, copy: Path) -> None:
 
 @pytest.mark.parametrize("files", [[], {}, {"card.json": 3}, {"card.json": {"bytes": "7"}}])
 def test_a_manifest_that_lists_no_files_is_refused(files: Any, copy: Path) -> None:
-    (copy / MANIFEST).write_bytes(sealed({"format": 2, "files": files}))
+    (copy / MANIFEST).write_bytes(sealed({"format": FORMAT, "files": files}))
     refused(copy, MANIFEST)
 
 

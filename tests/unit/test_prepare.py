@@ -336,9 +336,9 @@ def test_sample_weights_and_further_labels_are_kept(config, table, tmp_path) -> 
     more = table.append_column("w", pa.array(np.arange(n, dtype=float))).append_column(
         "buy", pa.array([0, 1] * (n // 2))
     )
-    folder = prepare({**config, "weight": "w", "labels": ["buy"]}, lambda: more, tmp_path)
+    folder = prepare({**config, "weight": "w", "labels": ["click", "buy"]}, lambda: more, tmp_path)
     assert np.load(folder / "train" / "weight.npy")[:3].tolist() == [0, 1, 2]
-    assert np.load(folder / "train" / "label.buy.npy")[:4].tolist() == [0, 1, 0, 1]
+    assert np.load(folder / "train" / "label.npy")[:4, 1].tolist() == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,7 @@ def test_rows_without_weight_teach_nothing(train: Shards, valid: Shards) -> None
     for flip in (False, True):
         part, held = Shards(train.folder, "train"), Shards(valid.folder, "valid")
         part.weight_B = keep.astype(np.float32)
-        part.label_B = np.where(keep | (not flip), part.label_B, 1 - part.label_B).astype(np.float32)
+        part.label_BT = np.where(keep | (not flip), part.label_B, 1 - part.label_B).astype(np.float32)[:, None]
         held.weight_B = np.linspace(0, 1, len(held), dtype=np.float32)
         model = build(train)
         history = fit(model, part, held, QUICK, seed=0)
@@ -352,7 +352,7 @@ def test_divergence_is_a_clear_error(train: Shards, valid: Shards, lr: float, ta
 
 def test_validation_of_one_label_is_a_clear_error(train: Shards, prepared: Path) -> None:
     clicks = Shards(prepared, "valid")
-    clicks.label_B = np.ones(len(clicks), np.float32)
+    clicks.label_BT = np.ones((len(clicks), 1), np.float32)
     with pytest.raises(DataError, match="expected both labels"):
         fit(build(train), train, clicks, QUICK, seed=0)
 

@@ -14,7 +14,7 @@ from recsys.data.inspection.leakage import single_auc, suspects
 from recsys.data.inspection.sample import labels, plain, sample
 from recsys.data.inspection.times import as_time, read_times
 from recsys.data.preparation.columns import collide, instants, too_large
-from recsys.data.preparation.fields import FieldConfig, data_fields
+from recsys.data.preparation.fields import FieldConfig, data_fields, label_names
 from recsys.data.preparation.split import SPLITS, split_codes
 from recsys.data.preparation.spool import ABSENT_CODE, NO_TIME
 from recsys.data.sources.scan import Scan
@@ -94,7 +94,7 @@ class _Sampled:
 def _columns(config: Mapping[str, Any], fields: list[FieldConfig], have: list[str]) -> list[str]:
     """The raw columns that preparation reads, in order."""
     split = config.get("split") or {}
-    roles = [config["label"], config.get("time"), config.get("group"), split.get("column"), split.get("by")]
+    roles = [*label_names(config), config.get("time"), config.get("group"), split.get("column"), split.get("by")]
     wanted = [c for c in roles if c]
     for f in fields:
         wanted += f.past.by if f.past is not None else f.inputs
@@ -117,7 +117,7 @@ def examine(config: Mapping[str, Any], rows: int = 1_000_000) -> Examined:
     if isinstance(source, pa.Table):
         source = Scan.of(source)
     table, total = sample(source, rows, 0, _columns(config, fields, source.schema.names))
-    label_B, frame = labels(table, config["label"]), plain(table)
+    label_B, frame = labels(table, label_names(config)[0]), plain(table)
     split_of = _Sampled(table, frame)
     code_B = split_codes(split_of, config)  # type: ignore[arg-type]
     splits = {s: np.flatnonzero(code_B == i) for i, s in enumerate(SPLITS)}
@@ -175,14 +175,15 @@ def _part(values: pl.Series, f: FieldConfig) -> pl.Series:
 
 def _leaks(examined: Examined, frame: pl.DataFrame, config: Mapping[str, Any]) -> None:
     """The rules of `recsys.data.inspection.leakage` over the raw columns that fields read."""
-    aside = {config["label"], config.get("time"), config.get("group"), (config.get("split") or {}).get("column")}
+    aside = {*label_names(config), config.get("time"), config.get("group"), (config.get("split") or {}).get("column")}
     seen = frame.select([c for c in frame.columns if c not in aside])
     plain_types = [c.name for c in seen.iter_columns() if not isinstance(c.dtype, pl.Struct | pl.Binary | pl.Object)]
     seen = seen.select(plain_types)
     aucs = {c.name: single_auc(c, examined.label_B) for c in seen.iter_columns()}
     times = {c.name: t for c in seen.iter_columns() if (t := as_time(c)) is not None}
     event = pl.Series(examined.time_B) if examined.time_B is not None else None
-    examined.suspects, examined.named = suspects(seen, examined.label_B, config["label"], aucs, times, event)
+    label = label_names(config)[0]
+    examined.suspects, examined.named = suspects(seen, examined.label_B, label, aucs, times, event)
 
 
 def _repeats(examined: Examined, frame: pl.DataFrame) -> None:

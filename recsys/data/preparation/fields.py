@@ -12,7 +12,16 @@ from recsys.errors import ConfigError
 from recsys.features.encoders import PARTS
 from recsys.features.past import WHATS, WHERES, Past
 
-__all__ = ["ENCODINGS", "FIELD_KEYS", "KEYS", "FieldConfig", "check_name", "data_fields", "field_configs"]
+__all__ = [
+    "ENCODINGS",
+    "FIELD_KEYS",
+    "KEYS",
+    "FieldConfig",
+    "check_name",
+    "data_fields",
+    "field_configs",
+    "label_names",
+]
 
 KEYS = ("name", "source", "label", "labels", "weight", "time", "group", "split", "fields", "grow_from", "dropped")
 ENCODINGS = {
@@ -29,7 +38,6 @@ _ROWS = 65_536  # of a table are read at once, every list at its full length
 _MENDS = {
     "fields": "write them as {column: {kind: numeric}}",
     "split": "write shares: [0.8, 0.1, 0.1]",
-    "label": "name one column",
     "name": "give a word, in quotes if it is a number",
 }
 _LEAST = {"min_count": 1, "max_size": 0, "buckets": 0, "seed": 0, "max_length": 1}
@@ -197,10 +205,11 @@ def data_fields(config: Mapping[str, Any]) -> list[FieldConfig]:
     """
     if unknown := sorted(set(config) - set(KEYS)):
         raise ConfigError(f"data: unknown {', '.join(unknown)}: expected some of {', '.join(KEYS)}")
-    for key in ("name", "label", "split", "fields"):
+    for key in ("name", "split", "fields"):
         if not config.get(key):
             raise ConfigError(f"data.{key}: expected a value, got {config.get(key)!r}: set it")
-    for key, kind in (("fields", Mapping), ("split", Mapping), ("label", str), ("name", str)):
+    label_names(config)
+    for key, kind in (("fields", Mapping), ("split", Mapping), ("name", str)):
         if not isinstance(config[key], kind):
             expected = "settings of its own" if kind is Mapping else "text"
             raise ConfigError(f"data.{key}: expected {expected}, got {config[key]!r}: {_MENDS[key]}")
@@ -212,6 +221,29 @@ def data_fields(config: Mapping[str, Any]) -> list[FieldConfig]:
     made = field_configs(config["fields"])
     _check_roles(config, made)
     return made
+
+
+def label_names(config: Mapping[str, Any]) -> list[str]:
+    """The label columns of a data set, the main one first: `labels`, or `label` alone.
+
+    Raises:
+        ConfigError: If there is none, or `label` and `labels` disagree.
+    """
+    label, names = config.get("label"), config.get("labels")
+    if names is None:
+        if not label:
+            raise ConfigError(f"data.label: expected a value, got {label!r}: set it")
+        names = [label]
+        if not isinstance(label, str):
+            raise ConfigError(f"data.label: expected text, got {label!r}: name one column, or several in data.labels")
+    listed = isinstance(names, list | tuple) and all(isinstance(n, str) and n for n in names)
+    if not listed or not names or len(set(names)) < len(names):
+        raise ConfigError(f"data.labels: expected different columns, got {names!r}: write [{label or 'click'}, buy]")
+    if label and label != names[0]:
+        raise ConfigError(
+            f"data.labels: expected data.label ({label}) first, then the others, got {list(names)}: put it there"
+        )
+    return list(names)
 
 
 def check_name(name: Any, at: str) -> None:
@@ -229,9 +261,9 @@ def check_name(name: Any, at: str) -> None:
 
 
 def _check_roles(config: Mapping[str, Any], made: Sequence[FieldConfig]) -> None:
-    """The label and the weight of a row are not known when it is scored, so no field reads them."""
-    for role in ("label", "weight"):
-        column = config.get(role)
+    """The labels and the weight of a row are not known when it is scored, thereby no field reads them."""
+    main, *others = label_names(config)
+    for role, column in (("label", main), *(("labels", n) for n in others), ("weight", config.get("weight"))):
         if reader := next((c.name for c in made if c.past is None and column and column in c.inputs), None):
             raise ConfigError(
                 f"data.fields.{reader}: reads {column!r}, which is data.{role}: remove the field"

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from rich.progress import TextColumn
 
 from recsys.data.preparation.columns import dtype_of, flat_lists, floats, hashed, instants, is_list, spelled, vectors
-from recsys.data.preparation.fields import FieldConfig
+from recsys.data.preparation.fields import FieldConfig, label_names
 from recsys.data.preparation.labels import label_values
 from recsys.data.preparation.spool import CHUNK, NO_TIME, PAD, Spool
 from recsys.errors import DataError
@@ -256,10 +256,10 @@ def _read(spool: Spool, source: Source, configs: Sequence[FieldConfig], config: 
 
 def _not_inputs(plan: _Plan, config: Mapping[str, Any]) -> None:
     """Label, weight, group, time and the column that tells the split."""
-    label = config["label"]
+    label, *others = label_names(config)
     plan.need(label, "label")
     plan.jobs["label"] = lambda batch: label_values(batch[label], label)
-    for other in config.get("labels") or []:
+    for other in others:
         plan.need(other, "labels")
         plan.jobs[f"label/{other}"] = lambda batch, other=other: label_values(batch[other], other)
     if weight := config.get("weight"):

@@ -52,16 +52,21 @@ def label_values(column: pa.Array, name: str) -> np.ndarray:
     return label_B.astype(np.float32)
 
 
-def zeros_and_ones(label_B: np.ndarray, name: str) -> np.ndarray:
+def zeros_and_ones(label_B: np.ndarray, name: str, observed: bool = True) -> np.ndarray:
     """What `label_values` gave for all rows → float32 zeros and ones; −1 and 1, as libsvm has them, too.
 
+    Args:
+        label_B: −1, 0 or 1, NaN if there is none.
+        name: Of the label, for messages.
+        observed: Whether every row must have one; if not, NaN stays.
+
     Raises:
-        DataError: If a row has none, there are three values, or all are the same.
+        DataError: If a row that must have one has none, there are three values, or all are the same.
     """
     gaps = int(np.isnan(label_B).sum())
-    if gaps:
+    if gaps and observed:
         raise DataError(f"label {name!r}: expected 0 or 1 in every row, {gaps} rows have none: drop or fill them")
-    values = np.unique(label_B)
+    values = np.unique(label_B[~np.isnan(label_B)])
     if len(values) == 3:
         raise DataError(f"label {name!r}: expected only 0 and 1, got {values.tolist()}: make it binary")
     if len(values) < 2:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from recsys.config.factory import targets
 from recsys.data.preparation.encode import TableEncoder
-from recsys.data.preparation.fields import KEYS, FieldConfig, data_fields
+from recsys.data.preparation.fields import KEYS, FieldConfig, data_fields, label_names
 from recsys.data.preparation.first_pass import Source, read_source
 from recsys.data.preparation.fit import field_of, fit
 from recsys.data.preparation.history import add_past, snapshot
@@ -37,7 +37,7 @@ from recsys.versions import code_version
 
 __all__ = ["KEYS", "SPLITS", "check_unchanged", "prepare", "source_version"]
 
-FORMAT = 1  # of the prepared folder; raise it if a reader of it must change
+FORMAT = 2  # of the prepared folder; raise it if a reader of it must change
 GOLDEN_ROWS = 256  # raw test rows kept for the golden batch of a bundle
 _NO_PART = ("recsys.config", "recsys.errors", "recsys.progress", "recsys.terminal")  # of what is prepared
 _MOST_WEIGHT = 1e30  # of a row: a batch of them can be summed as float32
@@ -130,6 +130,7 @@ def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source
     try:
         _check_labels(spool, config)
         code_B = split_codes(spool, config)
+        _check_other_labels(spool, code_B, config)
         if config.get("weight"):
             _check_weights(spool, code_B, config["weight"])
         rate = _train_rate(spool, code_B)
@@ -160,13 +161,30 @@ def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source
 
 
 def _check_labels(spool: Spool, config: Mapping[str, Any]) -> None:
-    for name, column in [(config["label"], "label"), *((o, f"label/{o}") for o in config.get("labels") or [])]:
+    for name, column in zip(label_names(config), _label_columns(config), strict=True):
         if _is_binary(spool, column):
             continue
         label_B = spool.read(column)
-        binary_B = zeros_and_ones(label_B, name)
-        if not np.array_equal(binary_B, label_B):
+        binary_B = zeros_and_ones(label_B, name, observed=column == "label")
+        if not np.array_equal(binary_B, label_B, equal_nan=True):
             spool.replace(column, binary_B)
+
+
+def _label_columns(config: Mapping[str, Any]) -> list[str]:
+    """Where the spool holds the labels, the main one first."""
+    return ["label", *(f"label/{name}" for name in label_names(config)[1:])]
+
+
+def _check_other_labels(spool: Spool, code_B: np.ndarray, config: Mapping[str, Any]) -> None:
+    """Each split has rows of 0 and of 1 of every label but the main one, which may be missing in others."""
+    for name, column in list(zip(label_names(config), _label_columns(config), strict=True))[1:]:
+        label_B = spool.read(column)
+        for code, split in enumerate(SPLITS):
+            seen = np.unique(label_B[(code_B == code) & ~np.isnan(label_B)]).tolist()
+            if seen != [0, 1]:
+                raise DataError(
+                    f"label {name!r}: expected 0 and 1 in each split, {split} has {seen}: change data.split"
+                )
 
 
 def _check_weights(spool: Spool, code_B: np.ndarray, name: str) -> None:
@@ -220,7 +238,9 @@ def _fit_all(
                     encoders[c.name] = encoder
                     bar.advance(task)
     fields = tuple(field_of(c, spool, encoders[c.name], rate) for c in configs)
-    schema = Schema(fields, config["label"], config.get("group"), config.get("weight"), config.get("time"))
+    label, *others = label_names(config)
+    aside = config.get("group"), config.get("weight"), config.get("time")
+    schema = Schema(fields, label, *aside, other_labels=tuple(others))
     return schema, {c.name: encoders[c.name] for c in configs}
 
 
@@ -245,14 +265,16 @@ def _write_shards(
     encode = TableEncoder(spool, configs, schema, encoders)
     counts = [int((code_B == code).sum()) for code in range(len(SPLITS))]
     extras = {k: v for k, v in (("weight", "weight"), ("group", f"codes/{schema.group}")) if v in spool}
-    extras |= {c: c for c in (f"label/{f}" for f in _others(spool)) if c in spool}
+    labels = ["label", *(f"label/{name}" for name in schema.other_labels)]
     writers = [ShardWriter(folder / n, schema, encoders, rows) for n, rows in zip(SPLITS, counts, strict=True)]
     with progress() as bar:
         task = bar.add_task("write shards ", total=spool.rows)
         for a in range(0, spool.rows, _STEP):
             b = min(spool.rows, a + _STEP)
             ids_BL, dense_BN = encode(a, b)
-            rest = {"label": spool.read("label", a, b), **{k: spool.read(v, a, b) for k, v in extras.items()}}
+            label_BT = np.stack([spool.read(c, a, b) for c in labels], 1)
+            label = label_BT if len(labels) > 1 else label_BT[:, 0]
+            rest = {"label": label, **{k: spool.read(v, a, b) for k, v in extras.items()}}
             for code, writer in enumerate(writers):
                 chosen = code_B[a:b] == code
                 if chosen.all():
@@ -261,10 +283,6 @@ def _write_shards(
                     writer.append(ids_BL[chosen], dense_BN[chosen], {k: v[chosen] for k, v in rest.items()})
             bar.update(task, completed=b)
     return {name: writer.close() for name, writer in zip(SPLITS, writers, strict=True)}
-
-
-def _others(spool: Spool) -> list[str]:
-    return [n.removeprefix("label/") for n in spool.names() if n.startswith("label/")]
 
 
 def _golden(spool: Spool, code_B: np.ndarray, schema: Schema) -> list[dict[str, Any]]:

@@ -39,13 +39,13 @@ class ShardWriter:
         self._positives = 0.0
 
     def append(self, ids_BL: np.ndarray, dense_BN: np.ndarray, rest: Mapping[str, np.ndarray]) -> None:
-        """Write the next rows; `rest` holds label and what else has one number a row."""
+        """Write the next rows; `rest` holds the labels and what else has a number a row."""
         for name, values in {"ids": ids_BL, "dense": dense_BN, **rest}.items():
             values = values.astype(np.int64) if name == "group" else values
             if name not in self._files:
                 self._files[name] = self._open(name, values)
             write_all(self._files[name], np.ascontiguousarray(values))
-        self._positives += float(rest["label"].sum())
+        self._positives += float(rest["label"].reshape(len(ids_BL), -1)[:, 0].sum())
         for name, columns in self._schema.id_columns.items():
             ids = ids_BL[:, columns.start : columns.stop]
             self._missing[name] += int(np.count_nonzero(ids == MISSING))

@@ -1,0 +1,118 @@
+"""A table with two labels, from the command to the answer over HTTP."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from recsys.data.shards import Shards
+from recsys.results import prepared_folder, read_result
+from recsys.serving.app import make_app
+from recsys.serving.bundle import Bundle
+from recsys.serving.openapi import predict_schema
+from recsys.serving.verify import verify
+from recsys.training import checkpoint
+from tests.pipeline.small import SMALL, clicks, recsys
+from tests.unit.test_several import with_buy
+
+TWO = [*SMALL, "data.labels=[click,buy]", "head=several", "head.weights=[1,0.5]", "seed=3"]
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of a run's stages; without a C++ compiler, which takes a minute."""
+    folder = tmp_path_factory.mktemp("several")
+    pyarrow.parquet.write_table(with_buy(clicks(4000)), folder / "clicks.parquet")
+    done = recsys(folder, "run", *TWO, "stages=[train,compress,evaluate,export]", CXX="absent")
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = read_result(folder / done.stdout.splitlines()[-1])
+    return {name: Path(stage["folder"]) for name, stage in result["stages"].items()}
+
+
+def answered(bundle: Bundle, *requests: tuple[str, str, object]) -> list[dict]:
+    """The JSON that the application gives to each request."""
+
+    async def ask() -> list[dict]:
+        transport = httpx.ASGITransport(make_app(bundle))
+        async with httpx.AsyncClient(transport=transport, base_url="http://model") as client:
+            return [(await client.request(method, path, json=body)).json() for method, path, body in requests]
+
+    return asyncio.run(ask())
+
+
+def test_an_answer_over_http_names_each_labels_probability(stages: dict[str, Path]) -> None:
+    bundle = Bundle.load(stages["export"] / "bundle")
+    prepared = prepared_folder(stages["prepare"])
+    rows = json.loads((prepared / "golden_rows.json").read_text())[:5]
+    model, _ = checkpoint.load(stages["compress"])
+    with torch.no_grad():
+        logit_BT = model(Shards(prepared, "test").batch(slice(0, 5))).double().numpy()
+    curves = json.loads((stages["evaluate"] / "calibrator.json").read_text())
+    want = [1 / (1 + np.exp(-z_B)) for z_B in logit_BT.T]
+    want = [p_B if c is None else np.interp(p_B, c["x"], c["y"]) for p_B, c in zip(want, curves, strict=True)]
+    posts = ("POST", "/predict", rows), ("POST", "/predict", rows[0])
+    several, single, card = answered(bundle, *posts, ("GET", "/card", None))
+    many, one = several["probabilities"], single["probability"]
+    assert [list(answer) for answer in many] == [["click", "buy"]] * 5
+    np.testing.assert_allclose([list(a.values()) for a in many], np.stack(want, 1), atol=1e-5)
+    assert one == pytest.approx(many[0], abs=1e-6)
+    assert card["labels"] == ["click", "buy"] and card["output"]["logit_BT"]["shape"] == ["B", 2]
+    answer = predict_schema(bundle.schema)["responses"]["200"]["content"]["application/json"]["schema"]
+    assert list(answer["oneOf"][0]["properties"]["probability"]["properties"]) == ["click", "buy"]
+    assert verify(stages["export"] / "bundle")["max_drift"]["onnx"] < 1e-5
+
+
+def test_the_figures_of_each_label_are_sklearns(stages: dict[str, Path]) -> None:
+    figures = json.loads((stages["evaluate"] / "metrics.json").read_text())["train"]
+    model, _ = checkpoint.load(stages["train"])
+    test = Shards(prepared_folder(stages["prepare"]), "test")
+    with torch.no_grad():
+        logit_BT = model(test.batch(slice(0, len(test)))).double().numpy()
+    for t, which in enumerate(("", ".buy")):
+        seen_B = ~np.isnan(test.label_BT[:, t])
+        label_B, p_B = test.label_BT[seen_B, t], 1 / (1 + np.exp(-logit_BT[seen_B, t]))
+        rate_B = np.full(len(p_B), label_B.mean(dtype=np.float64))
+        assert figures[f"auc{which}"] == pytest.approx(roc_auc_score(label_B, p_B), abs=1e-6)
+        assert figures[f"logloss{which}"] == pytest.approx(log_loss(label_B, p_B), abs=1e-6)
+        assert figures[f"ne{which}"] == pytest.approx(log_loss(label_B, p_B) / log_loss(label_B, rate_B), abs=1e-6)
+    history = json.loads((stages["train"] / "history.json").read_text())
+    assert all({"valid_auc", "valid_auc.buy", "valid_logloss.buy"} <= set(look) for look in history)
+    assert ">buy<" in (stages["evaluate"] / "evaluation.html").read_text()
+
+
+@pytest.mark.slow
+def test_selection_says_which_label_it_is_about(stages: dict[str, Path]) -> None:
+    run = stages["export"].parent
+    done = recsys(
+        run.parents[1], "run", *TWO, f"from_run={run.name}", "stages=[select,retrain,compress,evaluate,export]"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "fields are judged by what click loses, not buy" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["head=click", "~head.weights"], "head=click takes one label, got click, buy"),
+        (["data.labels=null"], "head=several takes two or more labels, got click"),
+        (["head.weights=[1]"], "head.weights: expected one a label (click, buy), got [1.0]"),
+        (["head.weights=[1,0]"], "head.weights.1: input should be greater than 0"),
+        (["data.labels=[buy,click]"], "expected data.label (click) first"),
+    ],
+)
+def test_a_head_that_does_not_fit_the_labels_stops_the_run_before_it_starts(
+    change: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recsys.commands.cli import main
+
+    pyarrow.parquet.write_table(with_buy(clicks(100)), tmp_path / "clicks.parquet")
+    monkeypatch.chdir(tmp_path)
+    head = [o for o in TWO if o not in ("head.weights=[1,0.5]", "head=several")] if change[0] == "head=click" else TWO
+    assert main(["run", *head, *(c for c in change if c != "~head.weights")]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
