@@ -30,6 +30,7 @@ from recsys.terminal import console
 from recsys.training import checkpoint
 from recsys.training.auto import facts, resolve
 from recsys.training.config import TrainConfig
+from recsys.training.device import Device
 from recsys.training.fit import best_look, fit
 from recsys.training.loop import seed_everything
 
@@ -76,6 +77,7 @@ def _given(stage: Stage) -> tuple[Search, checkpoint.Spec]:
         how=how,
         seed=stage.config["seed"],
         steps=int(best_look(history)["step"]),
+        device=Device.choose("cpu", how.precision),
     )
     return search, spec
 

@@ -11,6 +11,7 @@ from recsys.selection.columns import field_generators, field_of_column
 from recsys.selection.counted import Rows, counted
 from recsys.selection.gates import Gates
 from recsys.selection.search import batches_forever, gate_loss
+from recsys.training.device import Device
 
 __all__ = ["agreement_of_halves", "concordance", "worth_on"]
 
@@ -40,11 +41,12 @@ def worth_on(model: CTR, rows: Split, steps: int, batch_size: int, seed: int) ->
     Source: Sundararajan, Taly and Yan, 2017, equation 1 (integrated gradients), of the loss along the gates.
     """
     mixed, batches = _Mixed(model, steps), batches_forever(rows, batch_size, seed)
+    device = Device.choose("cpu")
     total_F = torch.zeros(len(model.widths))
     for step in range(steps):
         mixed.gate_F = torch.full_like(total_F, (step + 0.5) / steps).requires_grad_()
         batch = next(batches)
-        loss = gate_loss(model, mixed.of_rows(batch.weight_B), batch, "auto")
+        loss = gate_loss(model, mixed.of_rows(batch.weight_B), batch, device)
         total_F -= torch.autograd.grad(loss, [mixed.gate_F])[0] / steps
     return total_F.numpy().astype(np.float64)
 

@@ -19,7 +19,8 @@ from recsys.heads.loss import cross_entropy
 from recsys.progress import progress
 from recsys.selection.scores import FieldScores
 from recsys.training.config import TrainConfig
-from recsys.training.loop import Mix, Step, Training, bf16, seed_everything
+from recsys.training.device import CPU, Device
+from recsys.training.loop import Mix, Step, Training, seed_everything
 
 __all__ = ["Search", "Selector", "batches_forever", "gate_loss", "gate_rate", "search_fields", "train_gated"]
 
@@ -35,6 +36,7 @@ class Search:
         build: Builds a fresh model on the fields of a schema.
         how: Settings of the training of `model`.
         seed: Fixes all that a selector draws.
+        device: Where the model is, and in which precision its head runs.
         steps: Steps of that training until the look at validation whose weights it kept. None: all steps of
             `how.max_epochs`.
 
@@ -49,6 +51,7 @@ class Search:
     how: TrainConfig
     seed: int
     steps: int | None = None
+    device: Device = CPU
 
     def __post_init__(self) -> None:
         if len(names := self.model.schema.names) < 2:
@@ -71,26 +74,26 @@ def search_fields(select: Selector, search: Search) -> FieldScores:
     return replace(scores, notes=replace(scores.notes, seconds=time.perf_counter() - started))
 
 
-def batches_forever(shards: Split, size: int, seed: int) -> Iterator[Batch]:
-    """Random batches, epoch after epoch."""
+def batches_forever(shards: Split, size: int, seed: int, device: Device = CPU) -> Iterator[Batch]:
+    """Random batches on a device, epoch after epoch."""
     epoch = 0
     while True:
-        yield from shards.shuffled(size, [seed, epoch, 7])
+        yield from map(device.batch, shards.shuffled(size, [seed, epoch, 7]))
         epoch += 1
 
 
-def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, precision: str) -> Tensor:
+def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, device: Device) -> Tensor:
     """BCE(y, logit(gate(x))) of the main label, with x looked up without gradient: a loss of the gates alone.
 
-    The head runs in the precision of training, its input too: where the processor multiplies bf16
+    The head runs in the precision of the device, its input too: if the hardware multiplies bf16,
     that is several times as fast. Σ w·l / Σ w if rows have sample weights; a gate that
     needs them too brings them.
     """
     with torch.no_grad():
         x_BW = model.features(batch)
-    half, mixed_BW = bf16(precision), gate(x_BW)
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        logit_BT = model.logits_of(mixed_BW.bfloat16() if half else mixed_BW)
+    mixed_BW = gate(x_BW)
+    with device.autocast():
+        logit_BT = model.logits_of(mixed_BW.to(device.autocast_dtype or mixed_BW.dtype))
     return cross_entropy(logit_BT[:, 0], batch.label_B, batch.weight_B)
 
 
@@ -127,7 +130,7 @@ def train_gated(
     adam = [torch.optim.Adam(gates.parameters(), lr=gate_rate(total, reach))] if gates else []
     with progress(refresh_per_second=2) as bar:
         task = bar.add_task("train with gates", total=total)
-        for step in Training(model, how, per_epoch, mix, adam).steps(search.train, search.seed, total):
+        for step in Training(model, how, per_epoch, mix, adam, search.device).steps(search.train, search.seed, total):
             bar.advance(task)
             yield step
     model.eval()

@@ -12,7 +12,7 @@ from recsys.frame.ctr import CTR
 from recsys.selection.columns import field_generators
 from recsys.selection.counted import counted, donors
 from recsys.selection.figures import ShuffledCost
-from recsys.training.loop import bf16
+from recsys.training.device import CPU, Device
 
 __all__ = ["Shuffled", "shuffled_cost"]
 
@@ -27,12 +27,12 @@ class Shuffled:
         valid: Held-out rows; those of weight 0 are left out.
         seed: Draws the rows, and fixes the permutations, each field's by its name.
         rows: To use, at most.
-        precision: Of the head, see `recsys.training.fit.TrainConfig`.
+        device: Where the model is, and in which precision its head runs.
     """
 
     @torch.no_grad()
-    def __init__(self, model: CTR, valid: Split, seed: int, rows: int, precision: str = "fp32"):
-        self.model, self._half, valid = model.eval(), bf16(precision), counted(valid)
+    def __init__(self, model: CTR, valid: Split, seed: int, rows: int, device: Device = CPU):
+        self.model, self._device, valid = model.eval(), device, counted(valid)
         rows = min(rows, max(2, _MOST_NUMBERS // sum(model.widths)))
         chosen = np.sort(np.random.default_rng(seed).permutation(len(valid))[:rows])
         parts = [valid.batch(part) for part in np.array_split(chosen, -(-len(chosen) // 8192))]
@@ -58,7 +58,7 @@ class Shuffled:
             if i == 0 or not together:
                 donor_R = donors(len(block_RD), self._weight_R, self._generators[name])
             self._blocks[name].copy_(block_RD[donor_R])
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._half):
+        with self._device.autocast():
             logit_R = torch.cat([self.model.logits_of(part)[:, 0].float() for part in self.x_RW.split(8192)])
         for name, block_RD in kept.items():
             self._blocks[name].copy_(block_RD)

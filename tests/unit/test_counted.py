@@ -21,6 +21,7 @@ from recsys.selection.price import default_price, gain_over_constant
 from recsys.selection.reports.health import health
 from recsys.selection.search import gate_loss
 from recsys.selection.shuffle import shuffled_cost
+from recsys.training.device import CPU
 from tests.unit.test_leap import Linear, given
 
 CONF = Path(__file__).parents[2] / "conf" / "selection"
@@ -192,7 +193,7 @@ def test_gate_loss_is_the_weighted_mean(weighed):
     batch = few.batch(slice(0, 500))
     z, y, w = (v.detach().double().numpy() for v in (model(batch)[:, 0], batch.label_B, batch.weight_B))
     want = np.average(np.logaddexp(0, z) - y * z, weights=w)
-    assert float(gate_loss(model, torch.nn.Identity(), batch, "fp32").detach()) == pytest.approx(want, rel=1e-5)
+    assert float(gate_loss(model, torch.nn.Identity(), batch, CPU).detach()) == pytest.approx(want, rel=1e-5)
 
 
 def test_rows_lend_their_values_as_often_as_they_weigh():

@@ -14,7 +14,7 @@ from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import change_rates, field_generators, units
-from recsys.selection.gates import Gates, adaptive_weights, gated, rolled
+from recsys.selection.gates import Gates, adaptive_weights, gated, rolled, rolled_blocks
 from recsys.selection.methods.leap import _worth_its_price, leap
 from recsys.selection.methods.permutation import permutation
 from recsys.selection.scores import decide
@@ -99,6 +99,7 @@ def test_gates_mix_each_field_with_its_own_permutation():
     other = rolled(x_BW, torch.tensor([1, 3]), of_column_W)
     torch.testing.assert_close(other[:, 0], x_BW[[1, 2, 3, 0], 0])
     torch.testing.assert_close(other[:, 1:], x_BW[[3, 0, 1, 2], 1:])
+    assert torch.equal(rolled_blocks(x_BW, [1, 3], [1, 2]), other)  # what other devices than the CPU do
     torch.testing.assert_close(gated(x_BW, other, torch.ones(2), of_column_W), x_BW)
     torch.testing.assert_close(gated(x_BW, other, torch.zeros(2), of_column_W), other)
     mixed = gated(x_BW, other, torch.tensor([0.25, 1.0]), of_column_W)

@@ -34,6 +34,7 @@ from recsys.selection.methods.variational_dropout import ConcreteDropout, variat
 from recsys.selection.search import Search, gate_loss, train_gated
 from recsys.selection.shuffle import shuffled_cost
 from recsys.training.config import TrainConfig
+from recsys.training.device import CPU
 from recsys.training.fit import best_look, fit
 from recsys.training.loop import Step
 from tests.unit.test_leap import linear
@@ -263,7 +264,7 @@ def test_gates_on_held_out_rows_leave_the_model_alone(model, valid):
     """The gate step looks tables up without gradient: their fused update must not run."""
     before = {k: v.clone() for k, v in model.state_dict().items()}
     gate = AutoFieldGate(torch.arange(len(model.widths)).repeat_interleave(torch.tensor(model.widths)), 0, 5e-5)
-    loss = gate_loss(model, gate, whole(valid), "fp32")
+    loss = gate_loss(model, gate, whole(valid), CPU)
     assert torch.autograd.grad(loss, gate.alpha_F2)[0].abs().sum() > 0
     for k, v in model.state_dict().items():
         torch.testing.assert_close(v, before[k], rtol=0, atol=0)

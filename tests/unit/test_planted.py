@@ -28,6 +28,7 @@ from recsys.selection.methods.leap import leap
 from recsys.selection.reports.report import health
 from recsys.selection.search import Search
 from recsys.training.config import TrainConfig
+from recsys.training.device import Device
 from recsys.training.fit import fit, logits
 
 pytestmark = pytest.mark.slow
@@ -50,7 +51,7 @@ class Case(NamedTuple):
     valid: Shards
 
     def run(self, select, seed, **settings):
-        return select(Search(*self, build, HOW, seed), **settings)
+        return select(Search(*self, build, HOW, seed, device=Device.choose("cpu", HOW.precision)), **settings)
 
 
 @cache

@@ -33,6 +33,7 @@ from recsys.selection.shuffle import Shuffled
 from recsys.terminal import console
 from recsys.training import checkpoint
 from recsys.training.config import TrainConfig
+from recsys.training.device import Device
 from recsys.training.fit import fit
 from recsys.training.memory import keep_freed_memory
 
@@ -42,6 +43,7 @@ _console = console()
 _TIMED_FIELDS = 16  # of permutation
 _ROWS, _REPEATS = 50_000, 3  # rows at most, as its default; repeats that give an error of its scores
 _HOW = TrainConfig(batch_size=4096, max_epochs=1, evals_per_epoch=1)
+_DEVICE = Device.choose("cpu", _HOW.precision)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,10 @@ def _case(folder: Path, columns: dict[str, Any], fields: dict[str, Any], logit_B
     started = time.perf_counter()
     fit(model, train, valid, _HOW, 0)
     seconds = time.perf_counter() - started
-    return _Case(Search(model, train, valid, lambda schema: checkpoint.build(schema, spec), _HOW, seed=0), seconds)
+    return _Case(
+        Search(model, train, valid, lambda schema: checkpoint.build(schema, spec), _HOW, seed=0, device=_DEVICE),
+        seconds,
+    )
 
 
 def _categorical(folder: Path, rows: int, fields: int, dim: int) -> _Case:
@@ -145,7 +150,7 @@ def _permuted(case: _Case) -> float:
     It runs in the precision of LeAP's gate steps.
     """
     names = case.search.model.schema.names
-    rows_of = Shuffled(case.search.model, case.search.valid, 0, _ROWS, _HOW.precision)
+    rows_of = Shuffled(case.search.model, case.search.valid, 0, _ROWS, _DEVICE)
     rows_of.logits(names[:1])
     started = time.perf_counter()
     for name in names[:_TIMED_FIELDS]:

@@ -93,7 +93,7 @@ def autofield(
     fresh = search.fresh_model()
     gate = AutoFieldGate(field_of_column(fresh.widths), search.seed, tau_step)
     adam = torch.optim.Adam(gate.parameters(), lr=gate_lr or search.how.lr)
-    held_out = batches_forever(search.valid, search.how.batch_size, search.seed)
+    held_out = batches_forever(search.valid, search.how.batch_size, search.seed, search.device)
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return gate(x_BW), torch.zeros(())
@@ -101,7 +101,7 @@ def autofield(
     for step in train_gated(fresh, mix, search, epochs):
         if (step.number - 1) % (every or steps_between(step.total)) == 0:
             fresh.eval()
-            loss = gate_loss(fresh, gate, next(held_out), search.how.precision)
+            loss = gate_loss(fresh, gate, next(held_out), search.device)
             (gate.alpha_F2.grad,) = torch.autograd.grad(loss, [gate.alpha_F2])
             adam.step()
     score = dict(zip(search.model.schema.names, gate.keep().tolist(), strict=True))

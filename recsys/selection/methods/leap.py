@@ -21,6 +21,7 @@ from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search, batches_forever, gate_loss
 from recsys.selection.shuffle import shuffled_cost
+from recsys.training.device import Device
 
 __all__ = ["leap"]
 
@@ -44,14 +45,14 @@ def _affordable(steps: int, batch_size: int, rows: int) -> tuple[int, list[str]]
 class _GateTraining:
     """Gates in front of a frozen model, and their optimiser."""
 
-    def __init__(self, model: CTR, gates: Gates, batches: Iterator[Batch], steps: int, precision: str):
-        self.model, self.gates, self.batches, self.precision = model, gates, batches, precision
+    def __init__(self, model: CTR, gates: Gates, batches: Iterator[Batch], steps: int, device: Device):
+        self.model, self.gates, self.batches, self.device = model, gates, batches, device
         self.adam = torch.optim.Adam([gates.theta_U], lr=8 / steps, betas=(0.9, 0.99))
 
     def step(self, price: float) -> float:
         """One step on BCE(y, f(x̃)) + price·Σ w_i g_i; returns the BCE."""
         batch = next(self.batches)
-        bce = gate_loss(self.model, self.gates.of_rows(batch.weight_B), batch, self.precision)
+        bce = gate_loss(self.model, self.gates.of_rows(batch.weight_B), batch, self.device)
         loss = bce + price * self.gates.cost()
         (self.gates.theta_U.grad,) = torch.autograd.grad(loss, [self.gates.theta_U])
         self.adam.step()
@@ -135,13 +136,13 @@ def leap(
     weighted = price is None if adaptive is None else adaptive
     price = price_or_default(search, price, gain_share)
     steps, warnings = _affordable(steps, batch_size, len(valid))
-    batches = batches_forever(valid, batch_size, search.seed)
+    batches = batches_forever(valid, batch_size, search.seed, search.device)
     parts = whole if split_width is None else units(model, valid, groups, split_width)
 
     def training(gated_units: Units, seed: int, start: float, weighted: bool) -> _GateTraining:
         stock = reservoirs(model, valid, gated_units, batch_size)
         gates = Gates(gated_units, price_weights(gated_units, weighted), seed, steps, start, stock)
-        return _GateTraining(model, gates, batches, steps, search.how.precision)
+        return _GateTraining(model, gates, batches, steps, search.device)
 
     at_price = training(parts, search.seed, 0.4, weighted)
     ramp = training(whole, search.seed + 1, 1 - EDGE, adaptive is not False)

@@ -55,12 +55,12 @@ def leap_joint(
         return gates(x_BW, batch.weight_B), torch.zeros(())
 
     adam: torch.optim.Adam | None = None
-    held_out = batches_forever(search.valid, batch_size, search.seed)
+    held_out = batches_forever(search.valid, batch_size, search.seed, search.device)
     for step in train_gated(fresh, mix, search, epochs):
         adam = adam or torch.optim.Adam([gates.theta_U], lr=gate_rate(step.total, 3.0), betas=(0.9, 0.99))
         fresh.eval()
         rows = next(held_out)
-        bce = gate_loss(fresh, gates.of_rows(rows.weight_B), rows, search.how.precision)
+        bce = gate_loss(fresh, gates.of_rows(rows.weight_B), rows, search.device)
         loss = bce + price * gates.cost()
         (gates.theta_U.grad,) = torch.autograd.grad(loss, [gates.theta_U])
         adam.step()

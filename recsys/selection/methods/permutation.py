@@ -38,7 +38,7 @@ def permutation(
     Source: Breiman, Random Forests, 2001, section 10; Fisher et al., 2019, for any model.
     """
     price = price_or_default(search, price, gain_share)
-    rows_of, schema = Shuffled(search.model, search.valid, search.seed, rows, search.how.precision), search.model.schema
+    rows_of, schema = Shuffled(search.model, search.valid, search.seed, rows, search.device), search.model.schema
     label_R, weight_R = rows_of.label_R, rows_of.weight_R
     base = logloss(sigmoid(rows_of.logits()), label_R, weight_R)
     score: dict[str, float] = {}

@@ -10,6 +10,7 @@ from recsys.selection.counted import counted
 from recsys.selection.figures import SearchNotes
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search, gate_loss
+from recsys.training.device import CPU
 
 __all__ = ["sfs"]
 
@@ -44,7 +45,7 @@ def sfs(search: Search, *, batch_size: Count = 1024, batches: Count = 200) -> Fi
         task = bar.add_task("mask gradients", total=min(batches, max(1, len(valid) // batch_size)))
         for batch in valid.shuffled(batch_size, [search.seed, 11]):
             mask = _Mask(column_W, len(model.widths))
-            loss = gate_loss(model, mask, batch, "fp32")
+            loss = gate_loss(model, mask, batch, CPU)
             total_F += torch.autograd.grad(loss, mask.mask_F)[0].abs()
             count += 1
             bar.advance(task)
