@@ -1,7 +1,8 @@
 """One table a field with a bounded count of rows: id → hash mod rows."""
 
 from recsys.config.ranges import Count, Seed, Start, Width
-from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
+from recsys.embeddings.fused import FusedLookups
+from recsys.embeddings.plan import check_dim, ids_of_tables
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.tables.lookup import Lookup

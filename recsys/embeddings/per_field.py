@@ -1,7 +1,8 @@
 """One table a field, one row an id: no collisions."""
 
 from recsys.config.ranges import Start, Width
-from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
+from recsys.embeddings.fused import FusedLookups
+from recsys.embeddings.plan import check_dim, ids_of_tables
 from recsys.features.schema import Schema
 from recsys.tables.lookup import Lookup
 

@@ -1,7 +1,8 @@
 """Compositional embedding by quotient and remainder: two small tables a field, and no two ids alike."""
 
 from recsys.config.ranges import Count, Natural, Start, Width
-from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
+from recsys.embeddings.fused import FusedLookups
+from recsys.embeddings.plan import check_dim, ids_of_tables
 from recsys.features.schema import Schema
 from recsys.tables.lookup import Lookup
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from recsys.config.ranges import Count, Few, Seed, Start, Width
-from recsys.embeddings.fused import FusedLookups, check_dim, ids_of_tables
+from recsys.embeddings.fused import FusedLookups
+from recsys.embeddings.plan import check_dim, ids_of_tables
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.tables.lookup import Lookup

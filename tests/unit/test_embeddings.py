@@ -47,7 +47,7 @@ def random_ids(schema: Schema, rows: int, seed: int = 0) -> torch.Tensor:
 
 def weights(embedding: FusedLookups) -> dict[str, torch.Tensor]:
     """The live table parameters, by table name."""
-    return {t: embedding.bags.embedding_bags[f"t{i}"].weight for i, t in enumerate(embedding.table_names)}
+    return {t: embedding.bags.embedding_bags[f"t{i}"].weight for i, t in enumerate(list(embedding.plan.tables))}
 
 
 def learn(embedding: FusedLookups, batch: Batch, target_BW: torch.Tensor, lr: float = 0.1) -> torch.Tensor:
@@ -104,7 +104,7 @@ def collisions(embedding: FusedLookups, field: str, ids: range) -> set[tuple[int
     """Pairs of ids that share every row."""
     rows: dict[tuple[int, ...], list[int]] = {}
     salts = [k.coefficients() for k in embedding.lookups if k.field == field]
-    count = int(embedding.rows[0])
+    count = embedding.plan.tables[embedding.lookups[0].table][0]
     for i in ids:
         rows.setdefault(tuple((a * i + b) % (2**31 - 1) % count for a, b in salts), []).append(i)
     return {(x, y) for together in rows.values() for x in together for y in together if x < y}
@@ -270,7 +270,7 @@ def test_names_with_dots_and_slashes_are_fine() -> None:
     for embedding in (per_field(schema, 4), hashed(schema, 4, rows=5), unified(schema, 4, rows=7)):
         batch = make_batch(schema, random_ids(schema, 6))
         learn(embedding, batch, torch.randn(6, sum(embedding.widths.values())))
-        assert set(embedding.optimizer_state()) == set(embedding.table_names)
+        assert set(embedding.optimizer_state()) == set(list(embedding.plan.tables))
 
 
 def test_counts_and_fields_that_cannot_be_are_refused() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recsys.config.factory import make_dataclass
-from recsys.embeddings.fused import check_dim
+from recsys.embeddings.plan import check_dim
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.training.auto import Facts, facts, recipe, resolve

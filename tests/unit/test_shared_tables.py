@@ -33,7 +33,7 @@ def embedding(request: pytest.FixtureRequest) -> FusedLookups:
 
 
 def tables_of(embedding: FusedLookups) -> dict[str, torch.Tensor]:
-    return {t: embedding.bags.embedding_bags[f"t{i}"].weight for i, t in enumerate(embedding.table_names)}
+    return {t: embedding.bags.embedding_bags[f"t{i}"].weight for i, t in enumerate(list(embedding.plan.tables))}
 
 
 def rows_read(embedding: FusedLookups, field: str, id_: int) -> list[tuple[str, int]]:
@@ -108,9 +108,9 @@ def test_a_product_reads_the_same_row_wherever_it_stands(embedding: FusedLookups
         assert rows_read(embedding, "past", id_) == rows_read(embedding, "product", id_)
         assert rows_read(embedding, "liked", id_) == rows_read(embedding, "product", id_)
     rows = sum(w.shape[0] for w in tables_of(embedding).values())
-    assert rows == {"t": 192}.get(embedding.table_names[0][0], rows)
-    if embedding.table_names[0] != "t0":
-        assert embedding.table_names == ["city.name", "product", "tags"]
+    assert rows == {"t": 192}.get(next(iter(embedding.plan.tables))[0], rows)
+    if next(iter(embedding.plan.tables)) != "t0":
+        assert list(embedding.plan.tables) == ["city.name", "product", "tags"]
 
 
 @pytest.mark.parametrize("scheme", list(SCHEMES))

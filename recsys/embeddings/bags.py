@@ -1,0 +1,61 @@
+"""What holds the rows: TorchRec's tables, which their optimiser updates inside the backward pass."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
+
+from recsys.embeddings.plan import Plan
+from recsys.frame.contracts import TableOptimizer
+
+__all__ = ["fused_bags", "momenta", "table_weights"]
+
+
+def fused_bags(
+    plan: Plan, starts: Mapping[str, tuple[float, float]], optimizer: TableOptimizer, device: torch.device
+) -> FusedEmbeddingBagCollection:
+    """The tables of a plan, each pooling by a sum.
+
+    Args:
+        plan: Tables and lookups.
+        starts: Between which numbers the weights of each table start, uniform.
+        optimizer: What updates them.
+        device: Where they lie.
+    """
+    readers: dict[str, list[str]] = {t: [] for t in plan.tables}
+    for k, keys in zip(plan.lookups, plan.keys, strict=True):
+        readers[k.table] += keys
+    return FusedEmbeddingBagCollection(
+        tables=[
+            EmbeddingBagConfig(
+                name=f"t{i}",  # a module's name may hold no dot; a field's may
+                num_embeddings=rows,
+                embedding_dim=dim,
+                feature_names=readers[t],
+                pooling=PoolingType.SUM,
+                weight_init_min=starts[t][0],
+                weight_init_max=starts[t][1],
+            )
+            for i, (t, (rows, dim)) in enumerate(plan.tables.items())
+        ],
+        optimizer_type=optimizer.kind,
+        optimizer_kwargs={"lr": 0.01, **optimizer.settings},
+        is_weighted=bool(plan.schema.weight_columns),
+        device=device,
+    )
+
+
+def table_weights(bags: FusedEmbeddingBagCollection, plan: Plan) -> dict[str, Tensor]:
+    """The tables themselves, not copies, by name."""
+    return {t: bags.embedding_bags[f"t{i}"].weight.detach() for i, t in enumerate(plan.tables)}
+
+
+def momenta(bags: FusedEmbeddingBagCollection, plan: Plan) -> dict[str, Tensor]:
+    """What the optimiser remembers itself, not a copy: Σ over steps of g² (Adagrad) or of mean_d(g²) (row-wise)."""
+    names, optimizer, remembered = list(plan.tables), bags.fused_optimizer(), dict[str, Tensor]()
+    for key, weight in optimizer.params.items():  # empty for an optimiser that remembers nothing
+        table = names[int(key.split(".")[-2].removeprefix("t"))]
+        (remembered[table],) = optimizer.state[weight].values()
+    return remembered
