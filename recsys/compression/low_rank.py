@@ -71,12 +71,12 @@ def compress_tables(
             f"rank {chosen[name]} is past break-even for table {name!r} ({tables[name].rows}x{tables[name].dim}): "
             f"it must be below {limit[name]:.2f} to make it smaller; lower compression.rank"
         )
-    made, notes = {}, {}
+    smaller, notes = {}, {}
     for name, table in tables.items():
         if chosen[name] >= limit[name]:
-            made[name] = table
+            smaller[name] = table
             notes[name] = f"kept whole: rank {chosen[name]} is past break-even {limit[name]:.2f}"
         else:
             codes, basis = factorise(table.dense(), chosen[name], weight(name, table))
-            made[name] = Table(codes, basis=basis)
-    return made, notes
+            smaller[name] = Table(codes, basis=basis)
+    return smaller, notes

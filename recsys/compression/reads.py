@@ -28,13 +28,13 @@ def count_reads(
     """
     ends = torch.tensor([0, *rows.values()]).cumsum(0).tolist()
     start = dict(zip(rows, ends, strict=False))
-    at = {key: start[k.table] for k, keys in zip(embedding.lookups, embedding.keys, strict=True) for key in keys}
+    begins = {key: start[k.table] for k, keys in zip(embedding.lookups, embedding.keys, strict=True) for key in keys}
     reads_V = torch.zeros(ends[-1], dtype=torch.long)
     for batch in shards.batches(size):
         ids = embedding.route(batch)
-        starts = torch.tensor([at[key] for key in ids.keys()])  # noqa: SIM118  # not a dict
+        starts = torch.tensor([begins[key] for key in ids.keys()])  # noqa: SIM118  # not a dict
         read = ids.values() + torch.repeat_interleave(starts, torch.tensor(ids.length_per_key()))
         if batch.weight_B is not None:
-            read = read[torch.repeat_interleave((batch.weight_B > 0).repeat(len(at)), ids.lengths())]
+            read = read[torch.repeat_interleave((batch.weight_B > 0).repeat(len(begins)), ids.lengths())]
         reads_V += torch.bincount(read, minlength=len(reads_V))
     return {name: reads_V[a:b] for name, (a, b) in zip(rows, pairwise(ends), strict=True)}

@@ -15,9 +15,9 @@ __all__ = ["share"]
 def _shared(w_VD: Tensor, reads_V: Tensor, kept_V: Tensor) -> Tensor:
     """The mean of the trained rows that are not kept; of all trained rows if none of those was read → 1×D."""
     trained_V = reads_V > 0
-    for of_V in (trained_V & ~kept_V, trained_V):
-        if of_V.any():
-            return w_VD[of_V].mean(0, keepdim=True)
+    for shared_V in (trained_V & ~kept_V, trained_V):
+        if shared_V.any():
+            return w_VD[shared_V].mean(0, keepdim=True)
     return w_VD.mean(0, keepdim=True)
 
 
@@ -47,14 +47,14 @@ def share(
         raise ConfigError(
             f"compression.min_reads: expected at least 1, got {min_reads}: raise it, or set compression=null"
         )
-    made, notes = {}, {}
+    smaller, notes = {}, {}
     for name, table in tables.items():
         kept_V = reads[name] >= min_reads
         words, dropped = id_map(kept_V), int((~kept_V).sum())
         if dropped * table.dim / 2 <= words.numel() * words.element_size():
-            made[name], notes[name] = table, f"kept whole: {dropped} rows to drop take no more than a map of ids"
+            smaller[name], notes[name] = table, f"kept whole: {dropped} rows to drop take no more than a map of ids"
         else:
             w_VD = table.dense()
             codes = torch.cat([_shared(w_VD, reads[name], kept_V), w_VD[kept_V]])
-            made[name] = Table(codes, words=words, ids=table.rows)
-    return made, notes
+            smaller[name] = Table(codes, words=words, ids=table.rows)
+    return smaller, notes
