@@ -120,7 +120,7 @@ def test_attention_learns_whether_the_candidate_was_met_before() -> None:
             met_B = torch.rand(512) < 0.5
             batch.ids_BL[met_B, 3] = batch.ids_BL[met_B, -1]
             met_B = (batch.ids_BL[:, :10] == batch.ids_BL[:, -1:]).any(1)
-            batch.label_B = (torch.rand(512) < 0.1 + 0.8 * met_B).float()
+            batch.label_BT = (torch.rand(512) < 0.1 + 0.8 * met_B).float().unsqueeze(1)
             if seed < 500:
                 model.train()
                 state.learn(batch)

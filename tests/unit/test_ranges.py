@@ -31,7 +31,7 @@ def test_a_setting_refuses_what_is_absurd(path: Path, key: str) -> None:
     group = path.parent.name
     check(option, group)
     make(option, group)
-    lists = isinstance(option[key], list | dict) or key in ("y_hidden", "groups")
+    lists = isinstance(option[key], list | dict) or key in ("y_hidden", "groups", "weights")
     for wrong in ABSURD if key not in SWITCHES else ("many", 7, []):
         if lists and wrong == []:
             continue
