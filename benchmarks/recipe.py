@@ -53,7 +53,7 @@ def measure(name: str, folder: Path, seeds: list[int]) -> list[str]:
         arguments = ["run", "--config-dir", str(folder / "conf"), f"data={name}", f"seed={seed}", f"name={name}", runs]
         arguments += ["stages=[prepare,train,evaluate]", f"hydra.run.dir={folder}/runs/{name}-{seed}"]
         result = read_result(last_line(said(recsys, arguments)))
-        metrics = json.loads((Path(result["stages"]["evaluate"]["folder"]) / "metrics.json").read_text())
+        metrics = json.loads((result.stages["evaluate"].folder / "metrics.json").read_text())
         ours.append(metrics["train"])
     train = json.loads((prepared / "prepared.json").read_text())["splits"]["train"]
     fields = json.loads((prepared / "schema.json").read_text())["fields"]

@@ -65,8 +65,8 @@ def taken_over(config: Mapping[str, Any], names: list[str]) -> dict[str, Path]:
         known = sorted(str(p.parent.relative_to(runs)) for p in runs.glob("*/result.json"))
         raise ConfigError(f"from_run: no finished run {run!r}: expected one of {', '.join(known[-5:]) or 'none yet'}")
     first = list(STAGES).index(names[0])
-    stages = read_result(result)["stages"]
-    taken = {n: Path(stages[n]["folder"]) for n in list(STAGES)[:first] if n in stages}
+    stages = read_result(result).stages
+    taken = {n: stages[n].folder for n in list(STAGES)[:first] if n in stages}
     if gone := [str(p) for p in taken.values() if not p.is_dir()]:
         raise DataError(f"from_run: run {run} went on from {gone[0]}, which is gone: run it anew, without from_run")
     for name, folder in taken.items():

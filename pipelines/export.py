@@ -1,19 +1,21 @@
 """Stage export: a serving bundle of the newest model, verified by replaying its golden batch."""
 
 import shutil
-from types import NoneType
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from pipelines.stage import Result, Stage, newest_model, write_json
 from recsys.export.bundle import export_bundle
-from recsys.results import FIGURES, NUMBER, read_made
+from recsys.results import FIGURES, read_made
 from recsys.serving.bundle import Bundle, latency
 from recsys.terminal import console
 from recsys.training import checkpoint
 
 __all__ = ["run"]
 
-CURVE = ({"x": [NUMBER], "y": [NUMBER]}, NoneType)  # null: no curve helped
-CURVES = (*CURVE, [CURVE])  # of several labels, a list
+CURVE = Annotated[dict[Literal["x", "y"], list[float]], Field(min_length=2)] | None  # None: no curve helped
+CURVES = CURVE | list[CURVE]  # of several labels, a list
 
 
 def run(stage: Stage) -> Result:

@@ -1,18 +1,34 @@
 """Stage prepare: raw table → schema, encoders and shards (cached by a digest)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.stage import Result, Stage
 from recsys.config.factory import make
 from recsys.data.preparation.prepare import check_unchanged, prepare
 from recsys.errors import DataError
-from recsys.results import NUMBER, prepared_folder, read_prepared, write_prepared
+from recsys.results import prepared_folder, read_prepared, write_prepared
 
 __all__ = ["check", "gone", "run"]
 
-_SHARES = {str: NUMBER}
-_SPLIT = {"rows": NUMBER, "label_rate": NUMBER, "fields": {str: _SHARES}}
-_ABOUT = {"rows": NUMBER, "bad_rows": NUMBER, "splits": {str: _SPLIT}, "clipped": _SHARES}
+
+@dataclass(frozen=True)
+class _SplitFacts:
+    """Of one split in prepared.json: rows, label rate, and shares of each field's ids."""
+
+    rows: int
+    label_rate: float
+    fields: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What prepared.json says of a data set; `clipped` is the share of rows whose list was cut, by field."""
+
+    rows: int
+    bad_rows: int
+    splits: dict[str, _SplitFacts]
+    clipped: dict[str, float]
 
 
 def check(stage: Stage) -> None:
@@ -30,13 +46,13 @@ def gone(stage: Stage) -> bool:
     return (stage.folder / "data.json").exists() and not prepared_folder(stage.folder).is_dir()
 
 
-def _check_same(stage: Path, made: str) -> None:
+def _check_same(stage: Path, prepared: str) -> None:
     """What is prepared again, since it was gone, is what the run's later stages stand on."""
-    before = prepared_folder(stage).name if (stage / "data.json").exists() else made
-    if before != made:
+    before = prepared_folder(stage).name if (stage / "data.json").exists() else prepared
+    if before != prepared:
         raise DataError(
-            f"{before} is gone, and preparing it anew gives other data, {made}: the table has changed since, or recsys "
-            "has: begin a new run"
+            f"{before} is gone, and preparing it anew gives other data, {prepared}: the table has changed since, or "
+            "recsys has: begin a new run"
         )
 
 
@@ -53,13 +69,13 @@ def run(stage: Stage) -> Result:
     folder = prepare(data, source, cache).resolve()
     _check_same(stage.folder, folder.name)
     write_prepared(stage.folder, folder)
-    about = read_prepared(folder, "prepared.json", _ABOUT)
-    metrics: dict[str, float] = {"rows": about["rows"], "bad_rows": about["bad_rows"]}
-    for split, seen in about["splits"].items():
-        metrics |= {f"{split}_rows": seen["rows"], f"{split}_label_rate": seen["label_rate"]}
-        for name, shares in seen["fields"].items():
+    facts: _Facts = read_prepared(folder, "prepared.json", _Facts)
+    metrics: dict[str, float] = {"rows": facts.rows, "bad_rows": facts.bad_rows}
+    for split, seen in facts.splits.items():
+        metrics |= {f"{split}_rows": seen.rows, f"{split}_label_rate": seen.label_rate}
+        for name, shares in seen.fields.items():
             metrics |= {f"{split}.{what}.{name}": share for what, share in shares.items()}
-    metrics |= {f"clipped.{name}": share for name, share in about["clipped"].items()}
+    metrics |= {f"clipped.{name}": share for name, share in facts.clipped.items()}
     return Result(
         metrics, artifacts=[folder / "schema.json", folder / "prepared.json"], tags={"data_digest": folder.name}
     )

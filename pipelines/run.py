@@ -15,21 +15,23 @@ from rich.text import Text
 
 from pipelines.earlier import check_same, settings, stages_to_run, taken_over
 from pipelines.node import begun, run_node, stage_node
-from pipelines.stage import STAGES, Result, Stage, write_json
+from pipelines.stage import STAGES, Result, Stage
 from recsys.errors import ConfigError
 from recsys.events import SILENT, Reporter, RunFile, Together, run_file
 from recsys.lock import locked
 from recsys.results import (
-    VERSION,
     Process,
     Run,
+    RunResult,
+    StageOfRun,
     StageResult,
+    Tracking,
     config_digest,
     noted_overrides,
     read_result,
     read_run,
-    relative,
     utc_now,
+    write_result,
     write_stage,
 )
 from recsys.store import masked
@@ -128,31 +130,20 @@ def _run_stages(
     tracking, runs = config["tracking"], Path(config["runs"])
     tracker = Tracker(tracking["uri"], tracking["experiment"], runs)
     every = Together(reporter, file, tracker)
-    about: dict[str, Any] = {n: {"folder": relative(p, folder)} for n, p in done.items()}
+    stages = {name: StageOfRun(place) for name, place in done.items()}
     with tracker.parent(f"{config['name']}-{config['seed']}", config, folder, file.mark):
         for name in names:
             file.stage(name)
-            result = _run_stage(name, Stage(config, folder / name, done, every), tracker, tracking["register"])
-            shown = {
-                k: v
-                for k in ("seconds", "mlflow_run_id", "metrics", "model_uri")
-                if (v := getattr(result, k)) is not None
-            }
-            about[name] = {"folder": name, **shown}
-            if result.bundle:
-                about[name]["bundle"] = f"{name}/{result.bundle}"
             done[name] = folder / name
-    result = {
-        "id": str(folder.resolve().relative_to(runs.resolve())),
-        "name": config["name"],
-        "seed": config["seed"],
-        "mlflow": {
-            "uri": masked(tracker.uri),
-            "experiment": tracking["experiment"],
-            "run_id": tracker.ids.get("parent"),
-        },
-        "stages": about,
-    }
-    path = write_json(folder / "result.json", result, VERSION)
+            stage = Stage(config, done[name], {n: p for n, p in done.items() if n != name}, every)
+            stages[name] = _of_run(done[name], _run_stage(name, stage, tracker, tracking["register"]))
+    id = str(folder.resolve().relative_to(runs.resolve()))
+    store = Tracking(masked(tracker.uri), tracking["experiment"], tracker.ids.get("parent"))
+    path = write_result(folder, RunResult(id, config["name"], config["seed"], store, stages))
     summary.show(read_result(path), config)
     return path
+
+
+def _of_run(folder: Path, result: StageResult) -> StageOfRun:
+    bundle = folder / result.bundle if result.bundle else None
+    return StageOfRun(folder, result.seconds, result.metrics, bundle, result.mlflow_run_id, result.model_uri)

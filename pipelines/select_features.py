@@ -14,7 +14,7 @@ from recsys.errors import ConfigError
 from recsys.events import Together
 from recsys.features.schema import Schema
 from recsys.files import write_text
-from recsys.results import NUMBER, read_made, relative
+from recsys.results import read_made, relative
 from recsys.selection.figures import ProbeFindings, ShuffledCost
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.reports.build import Measured, make_report
@@ -67,8 +67,7 @@ def _given(stage: Stage) -> tuple[Search, checkpoint.Spec]:
     model, spec = checkpoint.load(stage.earlier("train"))
     train, valid = (Shards(stage.data, split, model.schema) for split in ("train", "valid"))
     how = make_dataclass(TrainConfig, resolve(stage.config, facts(train))["train"], "train")
-    looks = [{"step": NUMBER, "valid_logloss": NUMBER}]
-    history = read_made(stage.earlier("train"), "history.json", "the looks of a training", looks)
+    history = read_made(stage.earlier("train"), "history.json", "the looks of a training", list[dict[str, float]])
     search = Search(
         model=model,
         train=train,

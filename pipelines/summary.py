@@ -9,18 +9,18 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.stage import MODEL_STAGES, recalibration, row_names
-from recsys.results import FIGURES, no_better_than_constant, read_made
+from recsys.results import FIGURES, RunResult, no_better_than_constant, read_made
 from recsys.selection.reports.benchmark_page import columns, rows
 from recsys.terminal import console
 
 __all__ = ["show"]
 
 
-def _models(result: dict[str, Any]) -> dict[str, dict[str, float]]:
-    evaluated = result["stages"].get("evaluate")
+def _models(result: RunResult) -> dict[str, dict[str, float]]:
+    evaluated = result.stages.get("evaluate")
     if not evaluated:
         return {}
-    return read_made(Path(evaluated["folder"]), "metrics.json", "the figures of models", FIGURES)
+    return read_made(evaluated.folder, "metrics.json", "the figures of models", FIGURES)
 
 
 def _better_baseline(models: Mapping[str, Mapping[str, float]]) -> str:
@@ -38,10 +38,10 @@ def _better_baseline(models: Mapping[str, Mapping[str, float]]) -> str:
     return f"{best} is better than the model that is shipped ({row_names(models)[shipped]}): {said}"
 
 
-def show(result: dict[str, Any], config: dict[str, Any]) -> None:
+def show(result: RunResult, config: dict[str, Any]) -> None:
     """Print test metrics of every model, sizes and speed, then the commands that come next."""
     screen = console(width=160)
-    models, stages = _models(result), result["stages"]
+    models, stages = _models(result), result.stages
     if models:
         table = Table(title=f"{config['data']['name']}: test split")
         for column in (
@@ -70,7 +70,7 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
                 *size,
                 speed,
             )
-        exported = stages.get("export", {}).get("metrics")
+        exported = stages["export"].metrics if "export" in stages else None
         if exported:
             fast = [v for k, v in exported.items() if k.startswith("latency.") and "graph" in k and "512" in k]
             size = f"{exported['bundle_bytes'] / 1e6:.2f}"
@@ -86,7 +86,7 @@ def show(result: dict[str, Any], config: dict[str, Any]) -> None:
             style="dim",
         )
     if "benchmark" in stages:
-        about = read_made(Path(stages["benchmark"]["folder"]), "benchmark.json", "the figures of a benchmark", dict)
+        about = read_made(stages["benchmark"].folder, "benchmark.json", "the figures of a benchmark", dict[str, Any])
         table = Table(*columns(about), title=f"{config['data']['name']}: retrained on the top k, test split")
         for row in rows(about):
             table.add_row(*row)
@@ -101,22 +101,22 @@ def _near(path: str | Path) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else str(path)
 
 
-def _next(screen: Console, result: dict[str, Any]) -> None:
+def _next(screen: Console, result: RunResult) -> None:
     """The exact commands for MLflow, the report and the server."""
-    stages, uri = result["stages"], result["mlflow"]["uri"]
+    stages, uri = result.stages, result.mlflow.uri
     programs = Path(sys.executable).parent
     lines = {"experiment runs": f"{_near(programs / 'mlflow')} server --backend-store-uri {uri} --port 5000"}
     if not uri.startswith("sqlite"):
         lines = {"experiment runs": uri}
     if "select" in stages:
-        lines["selection report"] = _near(Path(stages["select"]["folder"]) / "report.html")
+        lines["selection report"] = _near(stages["select"].folder / "report.html")
     if "benchmark" in stages:
-        folder = Path(stages["benchmark"]["folder"])
+        folder = stages["benchmark"].folder
         lines["benchmark"] = _near(folder / "benchmark.html")
         if len(reports := sorted((folder / "reports").iterdir())) > 1:
             lines["compare two"] = f"{_near(programs / 'recsys')} compare {_near(reports[0])} {_near(reports[1])}"
             lines["compare two"] += " --out compare.html"
-    if "bundle" in stages.get("export", {}):
-        lines["serve"] = f"{_near(programs / 'recsys')} serve {_near(stages['export']['bundle'])}"
+    if "export" in stages and (bundle := stages["export"].bundle):
+        lines["serve"] = f"{_near(programs / 'recsys')} serve {_near(bundle)}"
     for what, line in lines.items():
         screen.print(f"{what + ':':18} {line}", soft_wrap=True)

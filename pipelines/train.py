@@ -1,6 +1,6 @@
 """Stages train and retrain: a model on all fields, then one on the fields that selection kept."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -68,6 +68,13 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     )
 
 
+@dataclass(frozen=True)
+class Selection:
+    """selection.json of stage select."""
+
+    keep: list[str]
+
+
 def run(stage: Stage) -> Result:
     """Train `config.model` over `config.embedding` on every field, or on those that `select.apply` keeps."""
     schema, apply = Schema.load(stage.data / "schema.json"), stage.config["select"]["apply"]
@@ -81,5 +88,5 @@ def run(stage: Stage) -> Result:
 
 def run_again(stage: Stage) -> Result:
     """Train from scratch on the fields that stage select kept."""
-    kept = read_made(stage.earlier("select"), "selection.json", "a selection", {"keep": [str]})["keep"]
+    kept = read_made(stage.earlier("select"), "selection.json", "a selection", Selection).keep
     return train_model(stage, Schema.load(stage.data / "schema.json").subset(kept))

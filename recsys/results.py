@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import NoneType
 from typing import Any, Literal, TypeVar
 
 from recsys.errors import DataError
@@ -18,12 +17,14 @@ from recsys.files import read_json, write_json
 
 __all__ = [
     "FIGURES",
-    "NUMBER",
     "VERSION",
     "Amount",
     "Process",
     "Run",
+    "RunResult",
+    "StageOfRun",
     "StageResult",
+    "Tracking",
     "config_digest",
     "no_better_than_constant",
     "noted_overrides",
@@ -38,19 +39,12 @@ __all__ = [
     "relative",
     "utc_now",
     "write_prepared",
+    "write_result",
     "write_run",
     "write_stage",
 ]
 
-NUMBER = (int, float)
-FIGURES = {str: {"auc": NUMBER, "logloss": NUMBER, "ne": NUMBER}}  # of each model, in metrics.json of stage evaluate
-_STAGE = {"bundle": (str, NoneType), "metrics": ({str: object}, NoneType), "mlflow_run_id": (str, NoneType)}
-_RESULT = {
-    "id": str,
-    "name": str,
-    "mlflow": {"uri": str, "run_id": (str, NoneType)},
-    "stages": {str: {"folder": str, **_STAGE}},
-}
+FIGURES = dict[str, dict[str, float]]  # of each model, by name, in metrics.json of stage evaluate
 VERSION = 2  # of result.json; a reader reads its own version only
 NOTE_VERSION = 1  # of data.json
 RUN_VERSION = 2  # of run.json
@@ -63,30 +57,63 @@ def relative(path: Path, folder: Path) -> str:
     return os.path.relpath(Path(path).resolve(), Path(folder).resolve())
 
 
-def _absolute(path: str, folder: Path) -> str:
-    return str((folder / path).resolve())
+@dataclass(frozen=True)
+class Tracking:
+    """Where MLflow has a run: the store's address without a password, the experiment, and the id of the run."""
+
+    uri: str
+    experiment: str
+    run_id: str | None
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """The result of a run, its paths made absolute.
+@dataclass(frozen=True)
+class StageOfRun:
+    """What a run says of one of its stages; of one that it took over from an earlier run, the folder alone."""
+
+    folder: Path
+    seconds: float | None = None
+    metrics: dict[str, float] | None = None
+    bundle: Path | None = None
+    mlflow_run_id: str | None = None
+    model_uri: str | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """result.json of a run, the last thing that it writes. Its paths are absolute here, relative in the file."""
+
+    id: str
+    name: str
+    seed: int
+    mlflow: Tracking
+    stages: dict[str, StageOfRun]
+
+
+def read_result(path: Path) -> RunResult:
+    """The result of a run.
 
     Args:
         path: Its result.json.
 
-    Returns:
-        id, name, seed, mlflow and stages: name → folder, seconds, metrics, mlflow_run_id and, of export,
-        bundle and model_uri.
-
     Raises:
         DataError: If there is none, or it is damaged or of another version.
     """
-    result = read_json(path, "the result of a run", _MEND, VERSION, _RESULT)
-    paths = ("folder", "bundle")
-    result["stages"] = {
-        name: {k: _absolute(v, path.parent) if v and k in paths else v for k, v in stage.items()}
-        for name, stage in result["stages"].items()
-    }
-    return result
+    result = read_as(path, RunResult, "the result of a run", _MEND, VERSION)
+
+    def absolute(stage: StageOfRun) -> StageOfRun:
+        bundle = stage.bundle and (path.parent / stage.bundle).resolve()
+        return replace(stage, folder=(path.parent / stage.folder).resolve(), bundle=bundle)
+
+    return replace(result, stages={name: absolute(stage) for name, stage in result.stages.items()})
+
+
+def write_result(folder: Path, result: RunResult) -> Path:
+    """Write result.json of a run → its path."""
+    written: dict[str, Any] = asdict(result)
+    for stage in written["stages"].values():
+        for key in ("folder", "bundle"):
+            stage[key] = stage[key] and relative(stage[key], folder)
+    return write_json(folder / "result.json", written, VERSION)
 
 
 @dataclass(frozen=True)
@@ -232,11 +259,11 @@ def write_run(folder: Path, run: Run) -> Path:
 
 
 def read_as(path: Path, kind: type[T], what: str, mend: str, version: int | None = None) -> T:
-    """Read JSON as a dataclass; keys that it does not have are left out.
+    """Read JSON as what a type hint says; keys that a dataclass does not have are left out.
 
     Args:
         path: The file.
-        kind: Of its value: a dataclass of values that JSON knows, of lists, dictionaries and such dataclasses.
+        kind: Of its value: a dataclass, or a type of values that JSON knows, such as `dict[str, float]`.
         what: It should be, for messages: "the result of a run".
         mend: What the user can do if it is not: "run it again".
         version: The one version of the format that the caller reads; the file must have it.
@@ -255,30 +282,30 @@ def read_as(path: Path, kind: type[T], what: str, mend: str, version: int | None
         raise DataError(f"{path} is damaged: expected {what}, {wrong}: {mend}") from error
 
 
-def read_made(folder: Path, name: str, what: str, shape: Any) -> Any:
+def read_made(folder: Path, name: str, what: str, kind: Any) -> Any:
     """A file of JSON that a finished stage left.
 
     Args:
         folder: The stage's.
         name: Of the file.
         what: It holds, for messages.
-        shape: As for `read_json`.
+        kind: As for `read_as`.
 
     Raises:
         DataError: If there is none, or it is damaged.
     """
-    mend = f"remove {folder / 'result.json'} and resume its run, which makes it again"
-    return read_json(folder / name, what, mend, shape=shape)
+    return read_as(
+        folder / name, kind, what, f"remove {folder / 'result.json'} and resume its run, which makes it again"
+    )
 
 
-def read_prepared(folder: Path, name: str, shape: Any) -> Any:
-    """A file of JSON of prepared data; its shape is that of `read_json`.
+def read_prepared(folder: Path, name: str, kind: Any) -> Any:
+    """A file of JSON of prepared data; its kind is that of `read_as`.
 
     Raises:
         DataError: If there is none, or it is damaged.
     """
-    mend = f"remove {folder} and run stage prepare again"
-    return read_json(folder / name, "a file of prepared data", mend, shape=shape)
+    return read_as(folder / name, kind, "a file of prepared data", f"remove {folder} and run stage prepare again")
 
 
 def overrides(folder: Path) -> list[str] | None:

@@ -94,7 +94,7 @@ def _write(
     """Write all files → the golden batch of real rows, whatever golden.json holds."""
     schema, graph = model.schema if past else _without_past(model.schema), ScoringGraph(model)
     encoder = RowEncoder.load(prepared, schema)
-    rows = read_prepared(prepared, "golden_rows.json", [dict])
+    rows = read_prepared(prepared, "golden_rows.json", list[dict[str, Any]])
     answers = golden_answers(model, encoder, rows, calibrator)
     made_up = synthetic_rows(encoder) if golden == "synthetic" else []
     kept = answers if golden == "rows" else golden_answers(model, encoder, made_up, calibrator)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from pipelines.stage import Stage, write_json
 from recsys.config.options import CONF
-from recsys.results import read_result
+from recsys.results import RunResult, read_result
 
 SMALL = [
     "data=table", "data.name=small", "data.source.path=clicks.parquet", "data.label=click", "data.time=at",
@@ -84,7 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(place: Path) -> dict:
+def finished(place: Path) -> RunResult:
     """result.json of a whole run."""
     done = recsys(place, "run", *SMALL)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from recsys.data.shards import Shards
-from recsys.results import prepared_folder, read_result
+from recsys.results import RunResult, prepared_folder, read_result
 from tests.pipeline.small import recsys
 
 ROWS = {"train": 5000, "valid": 3500, "test": 3500}
@@ -64,13 +64,13 @@ def write(place: Path) -> None:
 class Run:
     """A finished run's folders, figures and rows."""
 
-    def __init__(self, place: Path, result: dict):
+    def __init__(self, place: Path, result: RunResult):
         self.place, self.result = place, result
         self.data = prepared_folder(self.folder("prepare"))
         self.shards = {s: Shards(self.data, s) for s in ROWS}
 
     def folder(self, stage: str) -> Path:
-        return Path(self.result["stages"][stage]["folder"])
+        return self.result.stages[stage].folder
 
     def read(self, stage: str, file: str):
         return json.loads((self.folder(stage) / file).read_text())

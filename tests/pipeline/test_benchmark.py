@@ -30,7 +30,7 @@ def done(place: Path) -> tuple:
     first = recsys(place, "run", *ARGUMENTS)
     assert first.returncode == 0, first.stderr
     result = read_result(place / first.stdout.splitlines()[-1])
-    return first, Path(result["stages"]["benchmark"]["folder"]), result
+    return first, result.stages["benchmark"].folder, result
 
 
 def test_all_selectors_are_the_default():
@@ -162,10 +162,10 @@ def test_a_second_run_trains_nothing_again(done, place, monkeypatch, capfd):
     again = capfd.readouterr()
     assert {p: p.stat().st_mtime_ns for p in (place / "runs" / "cache" / "retrains").glob("*/result.json")} == kept
     assert "(known)" in again.err
-    other = Path(read_result(place / again.out.splitlines()[-1])["stages"]["benchmark"]["folder"])
+    other = read_result(place / again.out.splitlines()[-1]).stages["benchmark"].folder
     first, second = (json.loads((f / "benchmark.json").read_text())["methods"] for f in (folder, other))
     assert {n: m["curve"] for n, m in first.items()} == {n: m["curve"] for n, m in second.items()}
-    assert result["id"] != other.parent.name
+    assert result.id != other.parent.name
 
 
 def test_a_benchmark_cut_off_keeps_its_settings_and_the_searches_by_its_own_code(place, monkeypatch, capfd):

@@ -90,7 +90,7 @@ def test_the_bundle_holds_the_student(place: Path) -> None:
     )  # fmt: skip
     assert said.returncode == 0, said.stderr
     run = place / "runs" / "distilled"
-    assert list(read_result(run / "result.json")["stages"]) == ["prepare", "train", "distill", "evaluate", "export"]
+    assert list(read_result(run / "result.json").stages) == ["prepare", "train", "distill", "evaluate", "export"]
     figures = json.loads((run / "evaluate" / "metrics.json").read_text())
     assert figures["distill"]["table_bytes"] < figures["train"]["table_bytes"]
     model, _ = checkpoint.load(run / "distill")

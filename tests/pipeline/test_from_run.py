@@ -10,11 +10,11 @@ import pytest
 import pipelines.submit  # noqa: F401 (registers the resolver that the configuration uses)
 from recsys.commands.cli import main
 from recsys.commands.run import _over
-from recsys.results import read_result
+from recsys.results import RunResult, read_result
 from tests.pipeline.small import SMALL, recsys
 
 
-def ran(place: Path, run: str, *arguments: str, **env: str) -> tuple[dict, str]:
+def ran(place: Path, run: str, *arguments: str, **env: str) -> tuple[RunResult, str]:
     done = recsys(place, "run", f"from_run={run}", *arguments, **env)
     assert done.returncode == 0, done.stderr
     return read_result(place / done.stdout.splitlines()[-1]), done.stderr
@@ -22,23 +22,23 @@ def ran(place: Path, run: str, *arguments: str, **env: str) -> tuple[dict, str]:
 
 def test_a_new_model_goes_out_without_the_old_ones_figures_and_calibrator(finished, place):
     result, said = ran(
-        place, finished["id"], "stages=[compress,export]", "compression=svd", CXX="no-such-compiler"
+        place, finished.id, "stages=[compress,export]", "compression=svd", CXX="no-such-compiler"
     )  # fmt: skip
-    assert list(result["stages"]) == ["prepare", "train", "select", "retrain", "compress", "export"]
-    assert result["name"] == "small", "settings come from the earlier run"
-    bundle = Path(result["stages"]["export"]["bundle"])
+    assert list(result.stages) == ["prepare", "train", "select", "retrain", "compress", "export"]
+    assert result.name == "small", "settings come from the earlier run"
+    bundle = result.stages["export"].bundle
     card = json.loads((bundle / "card.json").read_text())
     assert card["metrics"] is None and "add evaluate" in card["metrics_note"]
     assert json.loads((bundle / "calibrator.json").read_text()) is None and card["calibration"] == "not fitted"
     assert "add evaluate to stages to measure and recalibrate it" in said
-    old = json.loads((Path(finished["stages"]["export"]["bundle"]) / "card.json").read_text())
+    old = json.loads((finished.stages["export"].bundle / "card.json").read_text())
     assert old["metrics_note"] is None and old["metrics"]["compress"]["auc"] > 0.6
 
 
 def test_a_new_model_does_not_stand_above_the_old_ones_rows(finished, place):
-    result, said = ran(place, finished["id"], "stages=[train,evaluate]", "model=fm", "train.max_epochs=1")
-    assert list(result["stages"]) == ["prepare", "train", "evaluate"]
-    shown = json.loads((Path(result["stages"]["evaluate"]["folder"]) / "metrics.json").read_text())
+    result, said = ran(place, finished.id, "stages=[train,evaluate]", "model=fm", "train.max_epochs=1")
+    assert list(result.stages) == ["prepare", "train", "evaluate"]
+    shown = json.loads((result.stages["evaluate"].folder / "metrics.json").read_text())
     assert list(shown)[:2] == ["constant", "train"] and set(shown) <= {"constant", "train", "recalibrated"}
     assert "compress" not in said and "retrain" not in said
 
@@ -59,7 +59,7 @@ def test_a_new_model_does_not_stand_above_the_old_ones_rows(finished, place):
 )
 def test_what_would_be_ignored_is_refused_in_one_line(finished, place, arguments, message, monkeypatch, capfd):
     monkeypatch.chdir(place)
-    assert main(["run", f"from_run={finished['id']}", *arguments]) == 2
+    assert main(["run", f"from_run={finished.id}", *arguments]) == 2
     said = capfd.readouterr().err.strip()
     assert message in said and len(said.splitlines()) == 1
 
@@ -76,17 +76,17 @@ def test_a_moved_folder_of_runs_works(finished, place, tmp_path, monkeypatch):
     there = tmp_path / "moved"
     shutil.copytree(place / "runs", there / "runs")
     before = {p for p in (place / "runs").rglob("*")}
-    result, _ = ran(there, finished["id"], "stages=[evaluate]")
-    for stage in result["stages"].values():
-        assert Path(stage["folder"]).is_relative_to(there)
-    again = recsys(there, "run", f"resume={finished['id']}")
+    result, _ = ran(there, finished.id, "stages=[evaluate,export]", CXX="no-such-compiler")
+    for stage in result.stages.values():
+        assert stage.folder.is_relative_to(there)
+    again = recsys(there, "run", f"resume={finished.id}")
     assert again.returncode == 0, again.stderr
     assert {p for p in (place / "runs").rglob("*")} == before
-    mlflow.set_tracking_uri(result["mlflow"]["uri"])
-    child = mlflow.MlflowClient().get_run(result["stages"]["evaluate"]["mlflow_run_id"])
+    mlflow.set_tracking_uri(result.mlflow.uri)
+    child = mlflow.MlflowClient().get_run(result.stages["evaluate"].mlflow_run_id)
     assert child.info.artifact_uri.startswith((there / "runs" / "mlartifacts").as_uri())
-    stored = (there / "runs" / finished["id"] / "result.json").read_text()
-    assert str(place) not in stored.replace(finished["mlflow"]["uri"], "")
+    stored = (there / "runs" / finished.id / "result.json").read_text()
+    assert str(place) not in stored.replace(finished.mlflow.uri, "")
 
 
 def test_a_result_of_another_version_is_refused_in_one_line(finished, place, tmp_path, monkeypatch, capfd):

@@ -59,7 +59,7 @@ def digests(folder: Path, run: str) -> dict[str, str]:
 def check_mlflow(folder: Path, run: str) -> None:
     """One parent run, one run a stage, all finished."""
     mark = json.loads((folder / "runs" / run / "run.json").read_text())["mark"]
-    stages = read_result(folder / "runs" / run / "result.json")["stages"]
+    stages = read_result(folder / "runs" / run / "result.json").stages
     with closing(sqlite3.connect(folder / "runs" / "mlflow.db")) as store:
         parents = store.execute("SELECT run_uuid FROM tags WHERE key = 'recsys.run' AND value = ?", [mark]).fetchall()
         assert len(parents) == 1
@@ -74,12 +74,12 @@ def check_mlflow(folder: Path, run: str) -> None:
         assert params > 50, "the configuration was not logged"
         for stage, about in stages.items():
             logged = store.execute(
-                "SELECT count(*) FROM latest_metrics WHERE run_uuid = ?", [about["mlflow_run_id"]]
+                "SELECT count(*) FROM latest_metrics WHERE run_uuid = ?", [about.mlflow_run_id]
             ).fetchone()[0]
-            assert logged >= len(about["metrics"]), stage
+            assert logged >= len(about.metrics), stage
         models = "SELECT count(*) FROM model_versions WHERE run_id = ?"
         if "export" in stages:
-            assert store.execute(models, [stages["export"]["mlflow_run_id"]]).fetchone()[0] == 1
+            assert store.execute(models, [stages["export"].mlflow_run_id]).fetchone()[0] == 1
 
 
 class Place:
@@ -153,7 +153,7 @@ def begin(forks: Forks, whole: Path, folder: Path, run: Sequence[str], store: bo
 def test_at_any_moment_of_every_stage(forks, whole, tmp_path):
     """42 kills, each at a moment drawn over the stage that the run is in, or just when that stage is done."""
     r = np.random.default_rng(0)
-    stages = read_result(whole / "runs" / "shot" / "result.json")["stages"]
+    stages = read_result(whole / "runs" / "shot" / "result.json").stages
     places, struck = [begin(forks, whole, tmp_path / "0", RUN)], set()
     for number in range(42):
         if all(places[-1].done(s) for s in stages):
@@ -161,7 +161,7 @@ def test_at_any_moment_of_every_stage(forks, whole, tmp_path):
             places.append(begin(forks, whole, tmp_path / str(len(places)), RUN))
         place = places[-1]
         stage = next(s for s in stages if not place.done(s))
-        wait, folder = float(r.uniform(0, 2 * stages[stage]["seconds"])), place.folder / "runs" / "shot" / stage
+        wait, folder = float(r.uniform(0, 2 * stages[stage].seconds)), place.folder / "runs" / "shot" / stage
         if place.count(forks.shoot(place.folder, place.arguments, SIGNALS[number % 3], folder, wait)):
             struck.add(stage)
     places[-1].finish()

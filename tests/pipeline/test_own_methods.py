@@ -34,7 +34,7 @@ def write_methods(code: Path, options: Path) -> None:
 
 def check_result(result: Path) -> None:
     """The user's code did the work: one linear layer, kept fields by count of ids, tables of two bytes a number."""
-    stages = read_result(result)["stages"]
+    stages = read_result(result).stages
     folders = {name: result.parent / name for name in stages}
     model = json.loads((folders["train"] / "model.json").read_text())
     assert model["spec"]["model"]["_target_"] == "my_ctr.model.Linear"
@@ -120,7 +120,7 @@ def test_methods_of_an_installed_package_beside_an_installed_wheel(tmp_path):
     assert ran.returncode == 0, ran.stderr
     result = home / ran.stdout.splitlines()[-1]
     check_result(result)
-    bundle = read_result(result)["stages"]["export"]["bundle"]
+    bundle = read_result(result).stages["export"].bundle
     where = "import recsys, pipelines; print(recsys.__file__, pipelines.__file__)"
     told = subprocess.run([venv / "bin" / "python", "-c", where], cwd=home, env=env, capture_output=True, text=True)
     assert told.stdout.count(str(packages)) == 2

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.export.graphs import compiler
-from recsys.results import read_result
+from recsys.results import RunResult, read_result
 from tests.pipeline.small import recsys
 
 SMALL = [
@@ -92,11 +92,11 @@ def served(place: Path, bundle: str, rows: list[dict[str, Any]]) -> np.ndarray:
 
 
 def metrics(result: dict) -> dict[str, dict[str, float]]:
-    return json.loads((Path(result["stages"]["evaluate"]["folder"]) / "metrics.json").read_text())
+    return json.loads((result.stages["evaluate"].folder / "metrics.json").read_text())
 
 
-def bundle_of(result: dict) -> str:
-    return result["stages"]["export"]["bundle"]
+def bundle_of(result: RunResult) -> str:
+    return str(result.stages["export"].bundle)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -135,7 +135,7 @@ def test_an_event_log(tmp_path):
     run = ["stages=[prepare,train,evaluate,export]", "sequence=din", "model=mlp"]
     result = table_to_run(tmp_path, "shop.csv", guess, run, {"fields:\n": f"fields:\n{PAST}"}, **NO_COMPILER)
     assert metrics(result)["train"]["auc"] > 0.7
-    prepared = result["stages"]["prepare"]["metrics"]
+    prepared = result.stages["prepare"].metrics
     assert prepared["rows"] == len(log)
     assert prepared["bad_rows"] == 0
     assert prepared["test.unseen.item"] == 0
@@ -210,10 +210,10 @@ def test_lists_and_text(tmp_path):
     run = ["stages=[prepare,train,select,retrain,evaluate]", "selection.steps=150", "selection.batch_size=128"]
     result = table_to_run(tmp_path, "media.jsonl", ["--label", "liked"], run, {})
     assert metrics(result)["train"]["auc"] > 0.7
-    prepared = result["stages"]["prepare"]["metrics"]
+    prepared = result.stages["prepare"].metrics
     assert {"train.missing.genre/s", "test.unseen.cast.ids", "clipped.Größe (€)"} <= set(prepared)
     assert prepared["clipped.cast.ids"] == 0
-    exported = read_result(Path(ran(tmp_path, "export", result["id"], **NO_COMPILER).splitlines()[-1]))
+    exported = read_result(Path(ran(tmp_path, "export", result.id, **NO_COMPILER).splitlines()[-1]))
     bundle = bundle_of(exported)
     assert json.loads((Path(bundle) / "card.json").read_text())["task"] == "media"
     ran(tmp_path, "verify", bundle)

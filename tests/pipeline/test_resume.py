@@ -219,17 +219,17 @@ def test_a_tracking_failure_costs_nothing_and_resume_tells_it(here, capfd, monke
     said = capfd.readouterr().err
     assert said.count("MLflow cannot be told") == 1 and "Traceback" not in said
     path = here / "runs" / "untold" / "result.json"
-    assert "mlflow_run_id" not in read_result(path)["stages"]["prepare"]
+    assert read_result(path).stages["prepare"].mlflow_run_id is None
     assert main(["run", "resume=untold"]) == 0
     result = read_result(path)
-    run = Tracker(None, "recsys", here / "runs").client.get_run(result["stages"]["prepare"]["mlflow_run_id"])
+    run = Tracker(None, "recsys", here / "runs").client.get_run(result.stages["prepare"].mlflow_run_id)
     assert run.data.metrics["rows"] == 1500 and run.info.status == "FINISHED"
-    assert run.data.tags["mlflow.parentRunId"] == result["mlflow"]["run_id"]
+    assert run.data.tags["mlflow.parentRunId"] == result.mlflow.run_id
 
 
 def test_an_export_killed_before_its_result_goes_on(finished, place, tmp_path):
     """What a kill leaves between the bundle's appearance and result.json of the stage."""
-    made = recsys(place, "export", finished["id"], "hydra.run.dir=runs/cut", CXX="no-such-compiler")
+    made = recsys(place, "export", finished.id, "hydra.run.dir=runs/cut", CXX="no-such-compiler")
     assert made.returncode == 0, made.stderr
     first = read_result(place / made.stdout.splitlines()[-1])
     (place / "runs" / "cut" / "export" / "result.json").unlink()
@@ -237,8 +237,8 @@ def test_an_export_killed_before_its_result_goes_on(finished, place, tmp_path):
     again = recsys(place, "run", "resume=cut", CXX="no-such-compiler")
     assert again.returncode == 0, again.stderr
     second = read_result(place / again.stdout.splitlines()[-1])
-    assert second["stages"]["export"]["mlflow_run_id"] == first["stages"]["export"]["mlflow_run_id"]
-    assert recsys(place, "verify", second["stages"]["export"]["bundle"]).returncode == 0
+    assert second.stages["export"].mlflow_run_id == first.stages["export"].mlflow_run_id
+    assert recsys(place, "verify", second.stages["export"].bundle).returncode == 0
 
 
 @pytest.mark.slow  # a run, killed at many moments

@@ -27,15 +27,15 @@ STAGES = ["prepare", "train", "select", "retrain", "compress", "evaluate", "expo
 
 
 def test_a_run_leaves_every_stage_and_says_where(finished):
-    assert list(finished["stages"]) == STAGES
-    for stage in finished["stages"].values():
-        assert Path(stage["folder"]).is_dir()
-        assert stage["seconds"] > 0
-        assert len(stage["mlflow_run_id"]) == 32
-    evaluated = json.loads((Path(finished["stages"]["evaluate"]["folder"]) / "metrics.json").read_text())
-    curve = json.loads((Path(finished["stages"]["evaluate"]["folder"]) / "calibrator.json").read_text())
+    assert list(finished.stages) == STAGES
+    for stage in finished.stages.values():
+        assert stage.folder.is_dir()
+        assert stage.seconds > 0
+        assert len(stage.mlflow_run_id) == 32
+    evaluated = json.loads((finished.stages["evaluate"].folder / "metrics.json").read_text())
+    curve = json.loads((finished.stages["evaluate"].folder / "calibrator.json").read_text())
     assert list(evaluated) == ["constant", "train", "retrain", "compress", *(["recalibrated"] if curve else [])]
-    card = json.loads((Path(finished["stages"]["export"]["bundle"]) / "card.json").read_text())
+    card = json.loads((finished.stages["export"].bundle / "card.json").read_text())
     assert card["calibration"] == ("isotonic, on validation" if curve else "none helped on validation")
     assert evaluated["constant"]["auc"] == 0.5
     assert evaluated["retrain"]["auc"] > 0.65
@@ -45,40 +45,40 @@ def test_a_run_leaves_every_stage_and_says_where(finished):
 
 
 def test_selection_kept_what_matters_and_retraining_used_only_that(finished):
-    kept = json.loads((Path(finished["stages"]["select"]["folder"]) / "selection.json").read_text())["keep"]
+    kept = json.loads((finished.stages["select"].folder / "selection.json").read_text())["keep"]
     assert {"item", "price"} <= set(kept)
-    model = json.loads((Path(finished["stages"]["retrain"]["folder"]) / "model.json").read_text())
+    model = json.loads((finished.stages["retrain"].folder / "model.json").read_text())
     assert [f["name"] for f in model["schema"]["fields"]] == kept
-    report = (Path(finished["stages"]["select"]["folder"]) / "report.html").read_text()
+    report = (finished.stages["select"].folder / "report.html").read_text()
     assert f"Drop {7 - len(kept)} of 7 fields" in report
     assert "http://" not in report.split("<script")[0]
 
 
 def test_mlflow_holds_a_parent_and_a_child_a_stage(finished):
-    mlflow.set_tracking_uri(finished["mlflow"]["uri"])
+    mlflow.set_tracking_uri(finished.mlflow.uri)
     client = mlflow.MlflowClient()
-    parent = client.get_run(finished["mlflow"]["run_id"])
+    parent = client.get_run(finished.mlflow.run_id)
     assert parent.data.params["train.batch_size"] == "256"
-    for name, stage in finished["stages"].items():
-        child = client.get_run(stage["mlflow_run_id"])
+    for name, stage in finished.stages.items():
+        child = client.get_run(stage.mlflow_run_id)
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert child.info.status == "FINISHED", name
-    train = finished["stages"]["train"]
-    curve = client.get_metric_history(train["mlflow_run_id"], "valid_logloss")
-    history = json.loads((Path(train["folder"]) / "history.json").read_text())
+    train = finished.stages["train"]
+    curve = client.get_metric_history(train.mlflow_run_id, "valid_logloss")
+    history = json.loads((train.folder / "history.json").read_text())
     assert {m.step for m in curve} - {0} == {int(h["step"]) for h in history}
-    paths = {f.path for f in client.list_artifacts(finished["stages"]["select"]["mlflow_run_id"])}
+    paths = {f.path for f in client.list_artifacts(finished.stages["select"].mlflow_run_id)}
     assert {"report.json", "report.html"} <= paths
 
 
 def test_the_registered_model_scores_as_the_bundle_does(finished, place):
-    mlflow.set_tracking_uri(finished["mlflow"]["uri"])
-    export = finished["stages"]["export"]
-    model = mlflow.pyfunc.load_model(export["model_uri"])
+    mlflow.set_tracking_uri(finished.mlflow.uri)
+    export = finished.stages["export"]
+    model = mlflow.pyfunc.load_model(export.model_uri)
     raw = pq.read_table(place / "clicks.parquet").slice(5800, 20).to_pandas()
     raw["tags"] = [list(t) for t in raw["tags"]]
     lines = raw.drop(columns=["at", "click"]).to_json(orient="records", lines=True)
-    answer = recsys(place, "predict", export["bundle"], stdin=lines)
+    answer = recsys(place, "predict", export.bundle, stdin=lines)
     assert answer.returncode == 0, answer.stderr
     scored = [json.loads(x)["probability"] for x in answer.stdout.splitlines()]
     np.testing.assert_allclose(model.predict(raw), scored, atol=1e-6)
@@ -93,8 +93,8 @@ from contextlib import closing
 from pathlib import Path
 sys.path = [p for p in sys.path if not (Path(p) / "recsys").is_dir()]
 import mlflow
-mlflow.set_tracking_uri({finished["mlflow"]["uri"]!r})
-model = mlflow.pyfunc.load_model({finished["stages"]["export"]["model_uri"]!r})
+mlflow.set_tracking_uri({finished.mlflow.uri!r})
+model = mlflow.pyfunc.load_model({finished.stages["export"].model_uri!r})
 print(sys.modules["recsys"].__file__)
 """
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -107,7 +107,7 @@ print(sys.modules["recsys"].__file__)
 
 def test_the_compression_report_is_true_of_the_two_models_on_disk(finished, place):
     """Recomputed from both model.pt and the training ids: error against the trained table, after all steps."""
-    folders = {n: place / finished["stages"][n]["folder"] for n in ("prepare", "retrain", "compress")}
+    folders = {n: place / finished.stages[n].folder for n in ("prepare", "retrain", "compress")}
     trained, _ = checkpoint.load(folders["retrain"])
     small, _ = checkpoint.load(folders["compress"])
     ids_BL = Shards(prepared_folder(folders["prepare"]), "train", trained.schema).batch(slice(None)).ids_BL
@@ -125,15 +125,15 @@ def test_the_compression_report_is_true_of_the_two_models_on_disk(finished, plac
         assert report["weighted_error"] > 0.005  # each table is rounded
         assert report["bytes_before"] == 4 * w.numel() > report["bytes_after"]
     held = sum(r["bytes_after"] for r in reports.values())
-    assert held == finished["stages"]["compress"]["metrics"]["table_bytes"]
+    assert held == finished.stages["compress"].metrics["table_bytes"]
 
 
 def test_from_run_goes_on_from_an_earlier_run(finished, place):
-    done = recsys(place, "run", *SMALL, f"from_run={finished['id']}", "stages=[compress,evaluate]", "compression=svd")
+    done = recsys(place, "run", *SMALL, f"from_run={finished.id}", "stages=[compress,evaluate]", "compression=svd")
     assert done.returncode == 0, done.stderr
     result = read_result(place / done.stdout.splitlines()[-1])
-    assert result["stages"]["retrain"]["folder"] == finished["stages"]["retrain"]["folder"]
-    assert result["stages"]["compress"]["folder"] != finished["stages"]["compress"]["folder"]
+    assert result.stages["retrain"].folder == finished.stages["retrain"].folder
+    assert result.stages["compress"].folder != finished.stages["compress"].folder
 
 
 def test_runs_that_begin_in_one_second_have_folders_of_their_own(tmp_path):
@@ -146,7 +146,7 @@ def test_runs_that_begin_in_one_second_have_folders_of_their_own(tmp_path):
 
 def test_verify_names_a_changed_file(finished, tmp_path):
     bundle = tmp_path / "bundle"
-    shutil.copytree(finished["stages"]["export"]["bundle"], bundle)
+    shutil.copytree(finished.stages["export"].bundle, bundle)
     assert recsys(tmp_path, "verify", str(bundle)).returncode == 0
     for name in ("encoders.json", "manifest.json"):
         whole = (bundle / name).read_bytes()
@@ -201,11 +201,11 @@ def test_a_killed_run_takes_up_where_it_was(place):
     steps = [int(h["step"]) for h in histories[0]]
     assert curve(place, "valid_logloss") == [0, *steps], "each look once; step 0 is the stage's result"
     result = read_result(place / again.stdout.splitlines()[-1])
-    mlflow.set_tracking_uri(result["mlflow"]["uri"])
+    mlflow.set_tracking_uri(result.mlflow.uri)
     client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name(result["mlflow"]["experiment"])
+    experiment = client.get_experiment_by_name(result.mlflow.experiment)
     runs = client.search_runs([experiment.experiment_id], "tags.folder LIKE '%runs/killed'")
-    assert [(r.info.run_id, r.info.status) for r in runs] == [(result["mlflow"]["run_id"], "FINISHED")]
+    assert [(r.info.run_id, r.info.status) for r in runs] == [(result.mlflow.run_id, "FINISHED")]
     children = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{runs[0].info.run_id}'")
     assert sorted((c.info.run_name, c.info.status) for c in children) == [
         ("prepare", "FINISHED"), ("train", "FINISHED"),
@@ -248,17 +248,17 @@ def test_bad_input_is_one_clear_error_and_exit_code_2(place, overrides, message,
 
 def test_a_rank_past_break_even_is_refused(finished, place):
     changes = ["stages=[compress]", "compression=svd", "compression.rank=8"]
-    done = recsys(place, "run", *SMALL, f"from_run={finished['id']}", *changes)
+    done = recsys(place, "run", *SMALL, f"from_run={finished.id}", *changes)
     assert done.returncode == 2
     assert "past break-even" in done.stderr
 
 
 def test_compare_of_a_report_with_itself_is_full_agreement(finished, place, tmp_path):
     page = tmp_path / "compare.html"
-    done = recsys(place, "compare", finished["id"], finished["id"], "--out", str(page))
+    done = recsys(place, "compare", finished.id, finished.id, "--out", str(page))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("1.000") >= 3
     assert "RBO 1.00" in page.read_text()
-    absent = recsys(place, "compare", finished["id"], "absent")
+    absent = recsys(place, "compare", finished.id, "absent")
     assert absent.returncode == 2
     assert "no selection report" in absent.stderr

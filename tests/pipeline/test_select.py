@@ -15,14 +15,14 @@ QUICK = [a for a in SMALL if not a.startswith("selection.")]
 def report(place: Path, done) -> dict:
     assert done.returncode == 0, done.stderr
     result = read_result(place / done.stdout.splitlines()[-1])
-    return json.loads((Path(result["stages"]["select"]["folder"]) / "report.json").read_text())
+    return json.loads((result.stages["select"].folder / "report.json").read_text())
 
 
 def test_a_ranking_with_probes_by_the_command(place, finished):
     """A method without a cut, the top three, and three probes that tell how many of them are luck."""
     done = recsys(
         place, "run", *QUICK, "selection=shark", "select.top_k=3", "select.probes=3", "stages=[select]",
-        f"from_run={finished['id']}",
+        f"from_run={finished.id}",
     )  # fmt: skip
     found = report(place, done)
     assert found["method"] == "shark" and len(found["fields"]) == 7
@@ -40,7 +40,7 @@ def test_a_ranking_with_probes_by_the_command(place, finished):
     ],
 )
 def test_what_cannot_be_is_one_line(place, finished, arguments, message):
-    done = recsys(place, "run", *QUICK, "stages=[select]", f"from_run={finished['id']}", *arguments)
+    done = recsys(place, "run", *QUICK, "stages=[select]", f"from_run={finished.id}", *arguments)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
 
@@ -48,40 +48,40 @@ def test_what_cannot_be_is_one_line(place, finished, arguments, message):
 def trained_on(place: Path, done) -> set[str]:
     assert done.returncode == 0, done.stderr
     result = read_result(place / done.stdout.splitlines()[-1])
-    about = json.loads((Path(result["stages"]["train"]["folder"]) / "model.json").read_text())
+    about = json.loads((result.stages["train"].folder / "model.json").read_text())
     return {f["name"] for f in about["schema"]["fields"]}
 
 
 def test_a_report_names_its_model_from_the_folder_of_runs_and_its_caution_is_a_note(place, finished):
     """Neither a path of this machine nor one of Python's own warnings, which show a line of source."""
-    done = recsys(place, "run", "selection.batch_size=600", "stages=[select]", f"from_run={finished['id']}")
+    done = recsys(place, "run", "selection.batch_size=600", "stages=[select]", f"from_run={finished.id}")
     found = report(place, done)
-    assert found["provenance"]["checkpoint"] == f"{finished['id']}/train"
+    assert found["provenance"]["checkpoint"] == f"{finished.id}/train"
     assert f"look at: {found['search']['warnings'][0]}\n" in done.stderr
     assert "UserWarning" not in done.stderr and "select_features.py" not in done.stderr
 
 
 def test_a_report_is_compared_by_its_mlflow_run_and_by_its_stage(place, finished, capsys):
     done = recsys(
-        place, "compare", finished["id"], finished["mlflow"]["run_id"],
-        finished["stages"]["select"]["mlflow_run_id"], "--out", "compare.html",
+        place, "compare", finished.id, finished.mlflow.run_id,
+        finished.stages["select"].mlflow_run_id, "--out", "compare.html",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "1.000" in done.stdout and "→" in done.stdout and "warning" not in done.stdout
     assert "compared" in (place / "compare.html").read_text()
-    for run, message in (("0" * 32, "no MLflow run"), (finished["stages"]["train"]["mlflow_run_id"], "no report.json")):
-        assert main(["compare", finished["id"], run, "--runs", str(place / "runs")]) == 2
+    for run, message in (("0" * 32, "no MLflow run"), (finished.stages["train"].mlflow_run_id, "no report.json")):
+        assert main(["compare", finished.id, run, "--runs", str(place / "runs")]) == 2
         said = capsys.readouterr().err
         assert message in said and len(said.strip().splitlines()) == 1
 
 
 def test_what_a_run_kept_is_what_the_next_one_trains_on(place, finished):
     """By the run's id, and by its kept.yaml as an experiment of one's own, which select then looks at again."""
-    folder = Path(finished["stages"]["select"]["folder"])
+    folder = finished.stages["select"].folder
     kept = set(json.loads((folder / "selection.json").read_text())["keep"])
     assert 1 < len(kept) < 7
     quick = [*SMALL, "train.max_epochs=1", "stages=[train]"]
-    assert trained_on(place, recsys(place, "run", *quick, f"select.apply={finished['id']}")) == kept
+    assert trained_on(place, recsys(place, "run", *quick, f"select.apply={finished.id}")) == kept
     assert trained_on(place, recsys(place, "run", *quick, f"+selection={folder / 'kept.yaml'}")) == kept
     (place / "experiment").mkdir()
     (place / "experiment" / "fewer.yaml").write_text((folder / "kept.yaml").read_text())
@@ -97,6 +97,6 @@ def test_what_a_run_kept_is_what_the_next_one_trains_on(place, finished):
     ],
 )
 def test_what_cannot_be_applied_is_one_line(place, finished, arguments, message):
-    done = recsys(place, "run", *SMALL, *arguments, f"from_run={finished['id']}")
+    done = recsys(place, "run", *SMALL, *arguments, f"from_run={finished.id}")
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr

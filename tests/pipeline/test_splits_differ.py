@@ -81,7 +81,7 @@ def test_recalibration_is_fitted_on_validation_by_weight(planted_run: Run) -> No
 
 def test_the_bundle_is_the_compressed_model_recalibrated(planted_run: Run) -> None:
     rows = pq.read_table(planted_run.place / "splits.parquet", filters=[("part", "=", "valid")]).to_pylist()
-    bundle = Bundle.load(planted_run.result["stages"]["export"]["bundle"])
+    bundle = Bundle.load(planted_run.result.stages["export"].bundle)
     p_B = scored(planted_run, "compress", "valid")
     logit_B = bundle.logits(rows)
     np.testing.assert_allclose(logit_B, np.log(p_B / (1 - p_B)), atol=2e-5)

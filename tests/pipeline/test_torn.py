@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recsys.commands.cli import main
-from recsys.results import prepared_folder, read_result
+from recsys.results import RunResult, prepared_folder, read_result
 
 EXPORT, SELECT, RETRAIN, RESUME = "stages=[export]", "stages=[select]", "stages=[retrain]", "resume"
 STAGE, DATA = "and resume its run, which makes it again", "and run stage prepare again"
@@ -35,11 +35,11 @@ TORN = [
 
 
 @pytest.fixture(scope="module")
-def run(finished: dict, place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(finished: RunResult, place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of a finished run that a test may tear."""
     folder = tmp_path_factory.mktemp("torn") / "place"
     shutil.copytree(place, folder)
-    return folder / "runs" / finished["id"]
+    return folder / "runs" / finished.id
 
 
 def _wrong(value: Any) -> list[bytes]:
@@ -76,5 +76,5 @@ def test_prepared_data_that_is_gone_is_prepared_again(run: Path, monkeypatch, ca
     shutil.rmtree(data)
     assert main(["run", f"resume={run.name}"]) == 0
     assert data.is_dir()
-    assert set(read_result(run / "result.json")["stages"]) >= {"prepare", "train", "export"}
+    assert set(read_result(run / "result.json").stages) >= {"prepare", "train", "export"}
     assert "train is done already" in capfd.readouterr().err

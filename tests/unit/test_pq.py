@@ -81,18 +81,18 @@ def test_what_cannot_be_is_refused():
 @pytest.mark.slow
 def test_a_run_with_codebooks_heals_exports_and_is_served(finished, place):
     """From the command to the bundle: quantisation after it is refused in one line."""
-    again = [*SMALL, f"from_run={finished['id']}", "stages=[compress,evaluate,export]", "compression=pq"]
+    again = [*SMALL, f"from_run={finished.id}", "stages=[compress,evaluate,export]", "compression=pq"]
     refused = recsys(place, "run", *again, "quantization=int8")
     assert refused.returncode == 2
     assert "which is a Codebook: set quantization=null" in refused.stderr.splitlines()[-1]
     done = recsys(place, "run", *again, "quantization=null", "heal=one_epoch")
     assert done.returncode == 0, done.stderr
-    stages = read_result(place / done.stdout.splitlines()[-1])["stages"]
-    parts = json.loads((place / stages["compress"]["folder"] / "compression.json").read_text())
+    stages = read_result(place / done.stdout.splitlines()[-1]).stages
+    parts = json.loads((place / stages["compress"].folder / "compression.json").read_text())
     assert {p["storage"]["form"] for p in parts if p["kind"] == "table"} >= {"codebook"}
-    assert stages["compress"]["metrics"]["times_smaller"] > 2
-    figures = json.loads((place / stages["evaluate"]["folder"] / "metrics.json").read_text())
+    assert stages["compress"].metrics["times_smaller"] > 2
+    figures = json.loads((place / stages["evaluate"].folder / "metrics.json").read_text())
     assert figures["compress"]["logloss"] < figures["constant"]["logloss"]
-    bundle = Bundle.load(place / stages["export"]["bundle"])
+    bundle = Bundle.load(place / stages["export"].bundle)
     row = {"user": "u1", "item": 3, "city": "city 1", "tags": ["a"], "noise": 4, "price": 2.0}
     assert np.isfinite(bundle.score([row])).all()

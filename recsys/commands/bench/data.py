@@ -187,7 +187,7 @@ def _encoding(folder: Path) -> dict[str, float]:
     """µs a row of the encoder that serves, one row and many at a time."""
     prepared = next((folder / "load").glob("bench-*"))
     encoder = RowEncoder.load(prepared)
-    rows = read_prepared(prepared, "golden_rows.json", [dict])
+    rows = read_prepared(prepared, "golden_rows.json", list[dict[str, Any]])
     figures = {}
     for size in (1, 256):
         turn = itertools.cycle(rows[start : start + size] for start in range(0, 256, size))

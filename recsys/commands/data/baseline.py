@@ -45,7 +45,7 @@ def _run_prepare(name: str, where: list[str], overrides: Sequence[str]) -> Path:
     with redirect_stdout(said):
         submit.main([*where, f"data={name}", "stages=[prepare]", f"name={name}-prepare", *overrides])
     result = read_result(Path(said.getvalue().splitlines()[-1]))
-    return prepared_folder(Path(result["stages"]["prepare"]["folder"]))
+    return prepared_folder(result.stages["prepare"].folder)
 
 
 def _lines(models: dict[str, Any]) -> Iterator[list[str]]:
