@@ -172,9 +172,9 @@ def fit(
                 state.save(checkpoint)
             reporter.metrics({k: v for k, v in seen.items() if k != "step"}, step.number)
         if stop:
+            reporter.progress(step.number * size, step.number * size, "rows")
             break
         check_goes_on(reporter)
-    reporter.progress(training.step * size, training.step * size, "rows")
     state.restore(state.best_state)
     model.eval()
     return state.history

@@ -37,9 +37,9 @@ def test_a_guessed_table_is_prepared_from_where_the_user_stands(here, capfd):
     names = {f["name"] for f in schema["fields"]}
     assert {"user", "item", "city", "tags", "price", "at_hour"} <= names
     assert not {"one", "click"} & names
-    assert main(["run", f"resume={found['id']}"]) == 0
+    assert main(["run", f"resume={found.id}"]) == 0
     assert result(capfd).id == found.id
-    assert main(["run", "data=shop", f"from_run={found['id']}", *QUICK]) == 0
+    assert main(["run", "data=shop", f"from_run={found.id}", *QUICK]) == 0
     assert result(capfd).id != found.id
     assert main(["run", "data=shop", *QUICK, "-m", "seed=1,2"]) == 0
     assert len(list(here.glob("runs/*sweep/*/result.json"))) == 2
