@@ -15,7 +15,7 @@ from recsys.training import checkpoint
 __all__ = ["run"]
 
 CURVE = Annotated[dict[Literal["x", "y"], list[float]], Field(min_length=2)] | None  # None: no curve helped
-CURVES = CURVE | list[CURVE]  # of several labels, a list
+CURVES = CURVE | Annotated[list[CURVE], Field(min_length=1)]  # of several labels, a list
 
 
 def run(stage: Stage) -> Result:

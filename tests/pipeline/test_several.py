@@ -32,7 +32,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     done = recsys(folder, "run", *TWO, "stages=[train,compress,evaluate,export]", CXX="absent")
     assert done.returncode == 0, done.stderr[-2000:]
     result = read_result(folder / done.stdout.splitlines()[-1])
-    return {name: Path(stage["folder"]) for name, stage in result["stages"].items()}
+    return {name: stage.folder for name, stage in result.stages.items()}
 
 
 def answered(bundle: Bundle, *requests: tuple[str, str, object]) -> list[dict]:
