@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from recsys.embeddings import fused
+from recsys.embeddings import bags
 from recsys.training.device import Device
 
 PLACE = torch.device("privateuseone", 0)
@@ -93,7 +93,7 @@ class _Places(TorchFunctionMode):
         return tree_map(_to_device, func(*args, **{**kwargs, "device": "cpu"}))
 
 
-class _Bags(fused.FusedEmbeddingBagCollection):
+class _Bags(bags.FusedEmbeddingBagCollection):
     """TorchRec's tables, said to be on the device if they are asked to be."""
 
     def __init__(self, *args: Any, device: torch.device, **kwargs: Any):
@@ -108,5 +108,5 @@ class _Bags(fused.FusedEmbeddingBagCollection):
 @contextmanager
 def fake_device() -> Generator[Device]:
     """Within it the device is there."""
-    with patch.object(fused, "FusedEmbeddingBagCollection", _Bags), _Operations(), _Places():
+    with patch.object(bags, "FusedEmbeddingBagCollection", _Bags), _Operations(), _Places():
         yield FAKE
