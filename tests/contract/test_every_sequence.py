@@ -124,5 +124,5 @@ def test_attention_learns_whether_the_candidate_was_met_before() -> None:
             if seed < 500:
                 model.train()
                 state.learn(batch)
-        found[sequence] = auc(model.eval()(batch).detach().numpy(), batch.label_B.numpy())
+        found[sequence] = auc(model.eval()(batch)[:, 0].detach().numpy(), batch.label_B.numpy())
     assert found["din"] > found["mean"] + 0.02 and found["sdim"] > found["mean"] + 0.02, found
