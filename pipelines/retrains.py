@@ -65,11 +65,11 @@ def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:
 
 
 def _train_and_measure(stage: Stage, keep: bool) -> Result:
-    """Train, then write the logits on test; keep the weights only for searches."""
+    """Train, then write the main label's logits on test; keep the weights only for searches."""
     train.run(stage)
-    figures, _, test_B = measure(stage.folder, stage)
+    figures, _, test_BT = measure(stage.folder, stage)
     with whole(stage.folder / _LOGITS, "wb") as file:
-        np.save(file, test_B.astype(np.float32))
+        np.save(file, test_BT[:, 0].astype(np.float32))
     if not keep:
         (stage.folder / "model.pt").unlink()
     return Result(figures)
