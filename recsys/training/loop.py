@@ -19,18 +19,13 @@ from recsys.heads.loss import row_mean
 from recsys.training.config import TrainConfig
 from recsys.training.device import Device
 
-__all__ = ["Loss", "Mix", "Step", "Training", "bf16", "seed_everything"]
+__all__ = ["Loss", "Mix", "Step", "Training", "seed_everything"]
 
 Mix = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 """(x_BW, batch) → (what the head is given instead, a penalty to add to the loss)."""
 
 Loss = Callable[[Tensor, Batch], Tensor]
 """(logit_BT of a batch, the batch) → the mean loss of its rows, weighted as they are."""
-
-
-def bf16(precision: str) -> bool:
-    """Whether the dense part runs in bf16 autocast on the CPU."""
-    return Device.choose("cpu", precision).autocast_dtype is not None
 
 
 def seed_everything(seed: int) -> None:

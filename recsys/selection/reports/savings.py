@@ -12,7 +12,7 @@ from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.selection.reports.report import Savings
-from recsys.training.loop import bf16
+from recsys.training.device import Device
 
 __all__ = ["median_interval", "savings", "size"]
 
@@ -63,6 +63,7 @@ def _train_times(models: Sequence[CTR], valid: Shards, precision: str) -> np.nda
     """µs a row of a training step at a rate of 0 (forward, backward, update of the tables) → [repeats, models]."""
     rows = slice(0, min(_BATCH, len(valid)))
     batches = [Shards(valid.folder, valid.split, m.schema).batch(rows) for m in models]
+    device = Device.choose("cpu", precision)
     history = [m.trainable().optimizer_state() for m in models]
     time_RM = np.empty((_STEPS + 2, len(models)))
     for m in models:
@@ -70,7 +71,7 @@ def _train_times(models: Sequence[CTR], valid: Shards, precision: str) -> np.nda
     for i in range(len(time_RM)):
         for j, (model, batch) in enumerate(zip(models, batches, strict=True)):
             started = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16(precision)):
+            with device.autocast():
                 logit_BT = model.logits_of(model.features(batch))
             model.loss(logit_BT, batch).backward()
             model.zero_grad()
