@@ -45,7 +45,7 @@ def share(
     """
     if min_reads < 1:
         raise ConfigError(
-            f"compression.min_reads: expected at least 1, got {min_reads}: raise it, or set compression=null"
+            f"compression.min_reads: expected at least 1, got {min_reads}: raise it, or leave it out, ~compression"
         )
     smaller, notes = {}, {}
     for name, table in tables.items():

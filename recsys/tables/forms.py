@@ -266,6 +266,6 @@ def only_numbers(tables: Mapping[str, TableForm], group: str) -> dict[str, Table
         if name not in numbers:
             raise ConfigError(
                 f"{group} takes tables whose rows are numbers (dense, low rank, shared rows), got {name!r}, "
-                f"which is a {type(table).__name__}: set {group}=null"
+                f"which is a {type(table).__name__}: leave the group out, ~{group}"
             )
     return numbers

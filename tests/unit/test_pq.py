@@ -74,7 +74,7 @@ def test_what_cannot_be_is_refused():
         pq({"t": table()}, once(300), {}, parts=3)
     tiny, notes = pq({"t": table(7)}, once(7), {})
     assert isinstance(tiny["t"], Table) and "7 rows are too few" in notes["t"]
-    with pytest.raises(ConfigError, match="got 't', which is a Codebook: set quantization=null"):
+    with pytest.raises(ConfigError, match="got 't', which is a Codebook: leave the group out, ~quantization"):
         rounding({"t": quantised(table())}, once(300), {}, 8)
 
 
@@ -84,8 +84,8 @@ def test_a_run_with_codebooks_heals_exports_and_is_served(finished, place):
     again = [*SMALL, f"from_run={finished.id}", "stages=[compress,evaluate,export]", "compression=pq"]
     refused = recsys(place, "run", *again, "quantization=int8")
     assert refused.returncode == 2
-    assert "which is a Codebook: set quantization=null" in refused.stderr.splitlines()[-1]
-    done = recsys(place, "run", *again, "quantization=null", "heal=one_epoch")
+    assert "which is a Codebook: leave the group out, ~quantization" in refused.stderr.splitlines()[-1]
+    done = recsys(place, "run", *again, "~quantization", "heal=one_epoch")
     assert done.returncode == 0, done.stderr
     stages = read_result(place / done.stdout.splitlines()[-1]).stages
     parts = json.loads((place / stages["compress"].folder / "compression.json").read_text())

@@ -92,5 +92,5 @@ def test_a_form_of_the_users_own_is_saved_and_read_if_its_package_is_trusted(tmp
 @pytest.mark.parametrize("method", [lambda *a: rounding(*a, 8), lambda *a: fewest_bits(*a, 0.2)])
 def test_rounding_refuses_a_form_that_holds_no_numbers(method) -> None:
     tables = {"plain": Table(torch.randn(9, 4)), "mine": Constant(torch.zeros(4), 9)}
-    with pytest.raises(ConfigError, match="got 'mine', which is a Constant: set quantization=null"):
+    with pytest.raises(ConfigError, match="got 'mine', which is a Constant: leave the group out, ~quantization"):
         method(tables, {n: torch.ones(9) for n in tables}, {})
