@@ -6,7 +6,6 @@ ask for the same one share it, and a killed benchmark goes on where it was.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -16,6 +15,7 @@ from pipelines.benchmark_settings import Settings, benchmark_settings
 from pipelines.node import run_node, stage_node
 from pipelines.retrains import Retrained, retrain
 from pipelines.stage import Result, Stage
+from recsys.config.factory import Part
 from recsys.errors import ConfigError
 from recsys.events import Together
 from recsys.features.schema import Schema
@@ -30,11 +30,11 @@ __all__ = ["run"]
 _console = console()
 
 
-def _search(stage: Stage, name: str, method: dict[str, Any], seed: int, model: Path, no_cut: int) -> Report:
+def _search(stage: Stage, name: str, method: Part, seed: int, model: Path, no_cut: int) -> Report:
     """The method's report on the model in that folder; searched once, unless settings or code have changed since."""
     folder, done = stage.folder / "searches" / name / str(seed), {"prepare": stage.done["prepare"], "train": model}
-    select = {**stage.config["select"], "no_cut": no_cut}
-    config = {**stage.config, "seed": seed, "selection": method, "select": select}
+    select = replace(stage.config.select, no_cut=no_cut)
+    config = replace(stage.config, seed=seed, selection=method, select=select)
     node, reporter = stage_node("select", config, folder, done), Together(stage.reporter, metrics=False)
     run_node(node, folder, lambda: _without_page(Stage(config, folder, done, reporter)))
     return read(folder / "report.json")
@@ -48,7 +48,7 @@ def _without_page(stage: Stage) -> Result:
 
 
 def _kept_at(
-    stage: Stage, name: str, method: dict[str, Any], seed: int, model: Path, share: float
+    stage: Stage, name: str, method: Part, seed: int, model: Path, share: float
 ) -> tuple[int, Retrained | None]:
     """How many fields the method keeps at another price, and a model on them; None if it keeps none."""
     priced = {**method, "price": None, "gain_share": share}
@@ -59,9 +59,7 @@ def _kept_at(
     return len(names), retrain(stage, names, seed)
 
 
-def _try(
-    stage: Stage, settings: Settings, all_of: Benchmark, name: str, method: dict[str, Any], seed: int, model: Path
-) -> None:
+def _try(stage: Stage, settings: Settings, all_of: Benchmark, name: str, method: Part, seed: int, model: Path) -> None:
     """One method under one seed: its search, and models on its top k, on what it keeps, and at each price."""
     of, fields = all_of.methods[name], len(all_of.schema.fields)
     try:
@@ -80,7 +78,7 @@ def _try(
 
 def run(stage: Stage) -> Result:
     """Benchmark what `config.benchmark` names → a table, a page, and a report for each with its retrain curve."""
-    settings = benchmark_settings(stage.config)
+    settings = benchmark_settings(stage.config.benchmark)
     schema = Schema.load(stage.data / "schema.json")
     grid, methods = checked_grid(settings.grid, len(schema.fields)), settings.selectors()
     found = {name: Found() for name in methods}

@@ -117,7 +117,7 @@ class Benchmark:
         """With the retrain curve, and with savings measured anew for what all seeds keep."""
         kept = ordered(self.schema, report.kept)
         whole, spec = checkpoint.load(self.full[0].folder)
-        valid, precision = Shards(self.stage.data, "valid", self.schema), self.stage.config["train"]["precision"]
+        valid, precision = Shards(self.stage.data, "valid", self.schema), self.stage.config.train["precision"]
         saved = savings(whole, lambda s: checkpoint.build(s, spec), kept, valid, precision)
         report = replace(report, savings=saved, curve=curve)
         self._folder(name).mkdir(parents=True, exist_ok=True)

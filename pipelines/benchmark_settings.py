@@ -1,15 +1,15 @@
 """What a selection benchmark goes through. Imports no torch, so that it is checked before a run starts."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from omegaconf import OmegaConf
 
-from recsys.config.factory import check, make_dataclass
+from recsys.config.factory import Part, check
 from recsys.config.options import CONF
 from recsys.config.ranges import Count, Seed
 from recsys.errors import ConfigError
+from recsys.files import Json
 
 __all__ = ["Settings", "benchmark_settings"]
 
@@ -30,7 +30,7 @@ class Settings:
     """
 
     methods: list[str] | None = None
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    settings: dict[str, Json] = field(default_factory=dict)
     seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
     grid: list[Count] | None = None
     metric: Literal["auc", "logloss"] = "auc"
@@ -43,7 +43,7 @@ class Settings:
         if self.gain_shares is not None and not all(0 < s < 1 for s in self.gain_shares):
             raise ConfigError(f"benchmark.gain_shares: expected shares in (0, 1), got {self.gain_shares}: try [0.005]")
 
-    def selectors(self) -> dict[str, dict[str, Any]]:
+    def selectors(self) -> dict[str, Part]:
         """Name → configuration of each method.
 
         Raises:
@@ -55,22 +55,21 @@ class Settings:
         if unknown or not names:
             named = unknown or "named"
             raise ConfigError(f"benchmark.methods: no selector {named}: expected some of {', '.join(options)}")
-        found: dict[str, dict[str, Any]] = {}
+        parts: dict[str, Part] = {}
         for name in names:
             own = OmegaConf.to_container(OmegaConf.load(options[name]))
-            found[name] = {**cast(dict[str, Any], own), **self.settings.get(name, {})}
-            check(found[name], f"benchmark.settings.{name}")
-        return found
+            parts[name] = {**cast(Json, own), **self.settings.get(name, {})}
+            check(parts[name], f"benchmark.settings.{name}")
+        return parts
 
 
-def benchmark_settings(config: Mapping[str, Any]) -> Settings:
-    """The key `benchmark` of a run's configuration.
+def benchmark_settings(settings: Settings | None) -> Settings:
+    """The key `benchmark` of a run's configuration, which stage benchmark needs.
 
     Raises:
-        ConfigError: If it is not there, or something in it cannot be.
+        ConfigError: If it is not there, or a selector in it cannot be.
     """
-    if not isinstance(config.get("benchmark"), Mapping):
+    if settings is None:
         raise ConfigError("stage benchmark needs the key benchmark: start from experiment=selection_benchmark")
-    settings = make_dataclass(Settings, config["benchmark"], "benchmark")
     settings.selectors()
     return settings

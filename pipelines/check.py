@@ -4,18 +4,17 @@ import re
 from collections.abc import Mapping, Sequence
 from glob import iglob
 from pathlib import Path
-from typing import Any
 
 import psutil
-from omegaconf import OmegaConf
 
 from pipelines.benchmark_settings import benchmark_settings
+from pipelines.config import RunConfig
 from pipelines.earlier import stages_to_run, taken_over
 from pipelines.places import check_places
-from pipelines.stage import SETTINGS, STAGES
+from pipelines.stages import STAGES
 from recsys.config import factory
-from recsys.config.factory import check_value, make_dataclass
-from recsys.config.options import CONF, present_name
+from recsys.config.factory import Part, make_dataclass
+from recsys.config.options import present_name
 from recsys.data.preparation.fields import FieldConfig, data_fields, label_names
 from recsys.errors import ConfigError
 from recsys.selection.reports.find import is_mlflow_id, named
@@ -36,34 +35,7 @@ _SOME = Facts(rows=10_000, positives=5_000, cardinalities=(100,), numbers=1)
 """Stands for the data's own facts, so that what the recipe sets later is in range now."""
 
 
-def _known_keys(config: Mapping[str, Any]) -> None:
-    """Every key at the top, and in the groups that config.yaml itself spells out, is one that something reads."""
-    own = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
-    assert isinstance(own, dict)
-    groups = {g.name for g in CONF.iterdir() if g.is_dir() and g.name != "experiment"}
-    known = ({str(k) for k in own} - {"defaults", "hydra"}) | groups | {"benchmark"}
-    if unknown := sorted(set(config) - known):
-        raise ConfigError(f"unknown {', '.join(unknown)}: expected some of {', '.join(sorted(known))}")
-    if lacking := sorted(set(map(str, own)) - {"defaults", "hydra"} - set(config)):
-        raise ConfigError(f"no value for {', '.join(lacking)}: leave it as it is, or set it")
-    for key, value in own.items():
-        if not isinstance(value, dict) or key == "hydra":
-            continue
-        given = config.get(str(key))
-        if not isinstance(given, Mapping):
-            raise ConfigError(f"{key}: expected {', '.join(map(str, value))}, got {given!r}: set one of them")
-        if unknown := sorted(set(given) - set(value)):
-            raise ConfigError(f"{key}: unknown {', '.join(unknown)}: expected some of {', '.join(map(str, value))}")
-        if lacking := sorted(set(value) - set(given)):
-            raise ConfigError(f"{key}: no value for {', '.join(lacking)}: leave it as it is, or set it")
-
-
-def _stages(config: Mapping[str, Any]) -> None:
-    named_ones = isinstance(config["stages"], list) and all(isinstance(s, str) for s in config["stages"])
-    if not named_ones or not config["stages"]:
-        raise ConfigError(
-            f"stages: expected a list of some of {', '.join(STAGES)}, got {config['stages']!r}: write [train]"
-        )
+def _stages(config: RunConfig) -> None:
     asked = stages_to_run(config)
     there = {*taken_over(config, asked), *asked}
     for stage in asked:
@@ -75,27 +47,24 @@ def _stages(config: Mapping[str, Any]) -> None:
             )
 
 
-def _parts(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _parts(config: RunConfig) -> Part:
     """The settings of training, model, selector … fit what they are handed to → those of the embedding."""
-    for group in ("data", "model", "embedding", "train", "optimizer", "table_optimizer"):
-        if not isinstance(config.get(group), Mapping):
-            raise ConfigError(f"{group}: expected an option of the group, got {config.get(group)!r}: name one")
-    if "benchmark" in config["stages"]:
-        benchmark_settings(config)
-    if "select" in config["stages"] and not config["selection"]:
+    if "benchmark" in config.stages:
+        benchmark_settings(config.benchmark)
+    if "select" in config.stages and not config.selection:
         raise ConfigError("selection: stage select needs an option of the group, got none: name one")
-    chosen = resolve(config, _SOME)
+    values = config.to_json()
+    chosen = resolve(values, _SOME)
     make_dataclass(TrainConfig, chosen["train"], "train")
     for group in _BUILT:
-        settings = chosen.get(group, config[group])
-        if isinstance(settings, Mapping):
+        if settings := chosen.get(group, values[group]):
             factory.check(settings, group)
-        elif settings or group == "head":  # null and false leave it out
-            raise ConfigError(f"{group}: expected an option of the group, got {settings!r}: name one")
+    for group in ("model", "embedding"):
+        factory.check(values["distill"][group], f"distill.{group}")
     return chosen["embedding"]
 
 
-def _fits(embedding: Mapping[str, Any], fields: Sequence[FieldConfig]) -> None:
+def _fits(embedding: Part, fields: Sequence[FieldConfig]) -> None:
     """The rows of tables that are known without data fit in this machine's memory, with their copy of the best look."""
     dim, most = embedding.get("dim", 4), embedding.get("rows")
     shared = embedding.get("num_tables")
@@ -111,51 +80,45 @@ def _fits(embedding: Mapping[str, Any], fields: Sequence[FieldConfig]) -> None:
         )
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Check a resolved configuration as far as it can be without data.
+def check(config: RunConfig) -> None:
+    """Check a configuration as far as it can be without data.
 
     Raises:
         ConfigError: The first thing that cannot be.
     """
-    _known_keys(config)
     _stages(config)
-    factory.trust(check_value(config["trusted"], SETTINGS["trusted"], "trusted"))
-    for key, kind in SETTINGS.items():
-        group, _, name = key.rpartition(".")
-        value = check_value((config[group] if group else config)[name], kind, key)
-        if isinstance(value, Mapping):  # an option of another group
-            factory.check(value, key)
-    if config["device"] == "cuda":
+    factory.trust(config.trusted)
+    if config.device == "cuda":
         from recsys.training.device import Device  # imports torch, which takes a second: only if there is a question
 
         Device.choose("cuda")
     embedding = _parts(config)
-    check_places(config)
-    apply = config["select"]["apply"]
+    check_places(Path(config.runs), config.tracking.uri)
+    apply = config.select.apply
     if apply is not None and not is_mlflow_id(apply):  # MLflow takes seconds to import: stage train asks it
-        named(apply, Path(config["runs"]))
-    fields = data_fields(config["data"])
-    labels = label_names(config["data"])
-    if len(labels) > 1 or config["head"]["_target_"] != _CLICK:  # imports torch, which takes a second
-        factory.make(config["head"], "head")(labels)
-    source = config["data"].get("source")
+        named(apply, Path(config.runs))
+    fields = data_fields(config.data)
+    labels = label_names(config.data)
+    if len(labels) > 1 or config.head["_target_"] != _CLICK:  # imports torch, which takes a second
+        factory.make(config.head, "head")(labels)
+    source = config.data.get("source")
     if not isinstance(source, Mapping):
         raise ConfigError(f"data.source: expected a mapping, got {source!r}: start from data=table")
     factory.check(source, "data.source")
     _fits(embedding, fields)
 
 
-def check_table(config: Mapping[str, Any], folder: Path) -> None:
+def check_table(config: RunConfig, folder: Path) -> None:
     """The local files of a table that stage prepare is to read are there.
 
     Args:
-        config: A resolved configuration that `check` has passed.
+        config: One that `check` has passed.
         folder: The run's, which may have prepared the table already: then its files may be gone.
 
     Raises:
         ConfigError: If a path leads to none.
     """
-    source = config["data"]["source"]
+    source = config.data["source"]
     scans = present_name(source["_target_"]) == "recsys.data.sources.scan.scan"
     if not scans or "prepare" not in stages_to_run(config) or (folder / "prepare" / "result.json").exists():
         return

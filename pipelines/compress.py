@@ -26,11 +26,11 @@ def run(stage: Stage) -> Result:
         console().print(said)
         return Result({"table_bytes_before": 0, "table_bytes": 0}, tags={"note": said})
     train, valid = (Shards(stage.data, split, trained.schema) for split in ("train", "valid"))
-    rows = TrainingRows(trained, train, valid, stage.config["seed"], stage.reporter)
+    rows = TrainingRows(trained, train, valid, stage.config.seed, stage.reporter)
     parts = {r.part: r for r in report(smaller, rows, {})}
     for group in ("compression", "quantization", "heal"):
-        if stage.config[group]:
-            smaller, reports = compressor(make(stage.config[group], group))(smaller, rows)
+        if option := getattr(stage.config, group):
+            smaller, reports = compressor(make(option, group))(smaller, rows)
             for r in reports:  # a later step's errors are against the trained model too; notes of all steps stay
                 notes = (parts[r.part].note if r.part in parts else "", r.note)
                 parts[r.part] = replace(r, note="; ".join(filter(None, notes)))

@@ -49,12 +49,12 @@ def soft_targets(teacher: CTR, weight: float, temperature: float) -> Loss:
 
 def run(stage: Stage) -> Result:
     """Train `config.distill.model` over `config.distill.embedding` on the fields of the newest model."""
-    settings, source = stage.config["distill"], newest_model(stage, before="distill")
-    device = Device.choose(stage.config["device"])
+    settings, source = stage.config.distill, newest_model(stage, before="distill")
+    device = Device.choose(stage.config.device)
     teacher, _ = checkpoint.load(source, device)
-    parts = {group: settings[group] for group in ("model", "embedding")}
-    loss = soft_targets(teacher, settings["weight"], settings["temperature"])
-    result = train_model(replace(stage, config={**stage.config, **parts}), teacher.schema, loss)
+    loss = soft_targets(teacher, settings.weight, settings.temperature)
+    config = replace(stage.config, model=settings.model, embedding=settings.embedding)
+    result = train_model(replace(stage, config=config), teacher.schema, loss)
     student, _ = checkpoint.load(stage.folder, device)
     valid = Shards(stage.data, "valid", teacher.schema)
     ours_B, theirs_B = (sigmoid(logits(model, valid, device=device)) for model in (student, teacher))

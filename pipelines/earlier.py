@@ -6,11 +6,12 @@ it runs anew. Whatever stood at or behind it came from another model, and is lef
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from pipelines.config import RunConfig
 from pipelines.node import begun, inputs_read
-from pipelines.stage import STAGES
+from pipelines.stages import STAGES
 from recsys.errors import ConfigError, DataError
+from recsys.files import Json
 from recsys.results import read_result
 
 __all__ = ["check_same", "settings", "stages_to_run", "taken_over"]
@@ -18,22 +19,22 @@ __all__ = ["check_same", "settings", "stages_to_run", "taken_over"]
 _NO_RESULT = ("stages", "tracking", "runs")  # settings that no figure of a run depends on
 
 
-def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def settings(config: RunConfig) -> Json:
     """The part of a run's configuration that its figures depend on."""
-    return {k: v for k, v in config.items() if k not in _NO_RESULT}
+    return {k: v for k, v in config.to_json().items() if k not in _NO_RESULT}
 
 
 def _in_order(stages: list[str]) -> list[str]:
     return [s for s in STAGES if s in stages]
 
 
-def stages_to_run(config: Mapping[str, Any]) -> list[str]:
+def stages_to_run(config: RunConfig) -> list[str]:
     """The stages of a run; prepare goes first unless an earlier run has it.
 
     Raises:
         ConfigError: If a stage is unknown, named twice or out of order, or none is named.
     """
-    asked = list(config["stages"])
+    asked = config.stages
     if unknown := [s for s in asked if s not in STAGES]:
         raise ConfigError(f"stages: unknown {unknown}: expected some of {', '.join(STAGES)}")
     if not asked:
@@ -41,12 +42,12 @@ def stages_to_run(config: Mapping[str, Any]) -> list[str]:
     if asked != _in_order(asked):
         right, got = ", ".join(_in_order(asked)), ", ".join(asked)
         raise ConfigError(f"stages: expected each once and in the order of the pipeline, got {got}: write {right}")
-    if config["select"]["apply"] is not None and "train" not in asked and not config["from_run"]:
+    if config.select.apply is not None and "train" not in asked and not config.from_run:
         raise ConfigError("select.apply is what stage train trains on, and stages lacks it: add train, or unset it")
-    return asked if config["from_run"] or asked[0] == "prepare" else ["prepare", *asked]
+    return asked if config.from_run or asked[0] == "prepare" else ["prepare", *asked]
 
 
-def taken_over(config: Mapping[str, Any], names: list[str]) -> dict[str, Path]:
+def taken_over(config: RunConfig, names: list[str]) -> dict[str, Path]:
     """The folders of earlier stages that a run goes on from, by name.
 
     Args:
@@ -57,9 +58,9 @@ def taken_over(config: Mapping[str, Any], names: list[str]) -> dict[str, Path]:
         ConfigError: If there is no such run, or a stage that is taken over read other settings than `config` has.
         DataError: If the earlier run's files are damaged or of another version.
     """
-    if not config["from_run"]:
+    if not config.from_run:
         return {}
-    runs, run = Path(config["runs"]), str(config["from_run"])
+    runs, run = Path(config.runs), config.from_run
     result = runs / run / "result.json"
     if not result.exists():
         known = sorted(str(p.parent.relative_to(runs)) for p in runs.glob("*/result.json"))
@@ -78,7 +79,7 @@ def taken_over(config: Mapping[str, Any], names: list[str]) -> dict[str, Path]:
     return taken
 
 
-def check_same(run: Path, config: Mapping[str, Any], names: list[str], taken: Mapping[str, Path], id: str) -> None:
+def check_same(run: Path, config: RunConfig, names: list[str], taken: Mapping[str, Path], id: str) -> None:
     """What a run has begun is what it is to do now: with the same settings, after the very same stages.
 
     Settings that no stage has used yet may change, so that a mistake in a late one costs no training. A stage that

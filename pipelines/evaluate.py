@@ -10,7 +10,8 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
-from pipelines.stage import MODEL_STAGES, Result, Stage, newest_model, recalibration, row_names, write_json
+from pipelines.stage import Result, Stage, newest_model, recalibration, row_names, write_json
+from pipelines.stages import MODEL_STAGES
 from recsys.baselines import fit as baseline
 from recsys.data.shards import Shards
 from recsys.evaluation.calibrate import Calibrator, fit_calibrator
@@ -103,7 +104,7 @@ def _figures(
 
 def measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """A model's figures, and its logit_BT on validation and on test."""
-    device = Device.choose(stage.config["device"])
+    device = Device.choose(stage.config.device)
     model, _ = checkpoint.load(folder, device)
     valid, test = (Shards(stage.data, split, model.schema) for split in ("valid", "test"))
     valid_BT, test_BT = (label_logits(model, s, device=device) for s in (valid, test))
@@ -176,7 +177,7 @@ def run(stage: Stage) -> Result:
         shown[name], valid_BT, test_BT = measure(stage.done[name], stage)
         shown[name]["us_per_row"] = times[name]
         curves[name] = sigmoid(test_BT[:, 0])
-        if not stage.config["calibrate"]:
+        if not stage.config.calibrate:
             continue
         helped, calibrators = _calibrators(valid_BT, valid)
         if name == newest:

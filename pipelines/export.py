@@ -34,7 +34,7 @@ def run(stage: Stage) -> Result:
         said = "this run has no evaluation of the model: its card says so, and the bundle holds no calibrator: "
         console().print(said + "add evaluate to stages to measure and recalibrate it", soft_wrap=True)
     card = {
-        "name": stage.config["name"],
+        "name": stage.config.name,
         "task": stage.data.name.rpartition("-")[0],  # `recsys export RUN` is not told the data's configuration
         "data": stage.data.name,
         "stage": source.name,
@@ -45,9 +45,9 @@ def run(stage: Stage) -> Result:
     bundle = stage.folder / "bundle"
     if bundle.exists():  # of this very stage, killed before it could say that it was done
         shutil.rmtree(bundle)
-    kept = stage.config["export"]
+    kept = stage.config.export
     made = export_bundle(
-        model, stage.data, bundle, calibrator=calibrator, card=card, golden=kept["golden"], past=kept["past"]
+        model, stage.data, bundle, calibrator=calibrator, card=card, golden=kept.golden, past=kept.past
     )
     times = latency(Bundle.load(bundle))
     write_json(stage.folder / "verified.json", {"verified": made["verified"], "latency": times})

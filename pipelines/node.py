@@ -15,10 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipelines.stage import STAGES, Result
+from pipelines.config import RunConfig
+from pipelines.stage import Result
+from pipelines.stages import STAGES
 from recsys.config.factory import targets
 from recsys.config.options import present_name
-from recsys.files import write_json
+from recsys.files import Json, write_json
 from recsys.lock import locked
 from recsys.results import StageResult, prepared_folder, read_as, read_stage, relative, write_stage
 from recsys.versions import code_version, constant
@@ -66,7 +68,7 @@ class Node:
     """
 
     stage: str
-    settings: dict[str, Any]
+    settings: Json
     inputs: dict[str, Input]
     formats: dict[str, int]
     code: str
@@ -81,18 +83,19 @@ class Node:
         """Whether these are what the node reads, wherever they stand."""
         return {n: i.digest for n, i in self.inputs.items()} == {n: i.digest for n, i in inputs.items()}
 
-    def changes(self, config: Mapping[str, Any]) -> list[str]:
+    def changes(self, config: RunConfig) -> list[str]:
         """What a configuration, or this recsys, has otherwise than the node: `seed=0, not 5`, one entry a key."""
         now = settings_read(self.stage, config)
         changed = [d for key, value in now.items() for d in _differences(self.settings.get(key), value, key)]
         return changed + _differences(self.formats, _formats(self.stage), "")
 
 
-def settings_read(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def settings_read(stage: str, config: RunConfig) -> Json:
     """The settings that a stage reads, by dotted key, as JSON holds them."""
+    values = config.to_json()
 
     def setting(key: str) -> Any:
-        value: Any = config
+        value: Any = values
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         return value
@@ -121,12 +124,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def stage_node(stage: str, config: Mapping[str, Any], folder: Path, done: Mapping[str, Path]) -> Node:
+def stage_node(stage: str, config: RunConfig, folder: Path, done: Mapping[str, Path]) -> Node:
     """The node of a stage.
 
     Args:
         stage: Its name.
-        config: The whole resolved configuration.
+        config: The whole configuration.
         folder: Its own.
         done: Folders of the stages before, by name.
     """
@@ -136,7 +139,7 @@ def stage_node(stage: str, config: Mapping[str, Any], folder: Path, done: Mappin
 
 def make_node(
     stage: str,
-    settings: dict[str, Any],
+    settings: Json,
     folder: Path,
     done: Mapping[str, Path],
     modules: Collection[str],

@@ -1,16 +1,14 @@
-"""What a run is called, where it writes and whom it tells: checked before it starts."""
+"""Where a run writes and whom it tells: checked before it starts."""
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from recsys.data.preparation.fields import check_name
 from recsys.errors import ConfigError
 
-__all__ = ["check_inside", "check_places"]
+__all__ = ["check_inside", "check_places", "check_runs", "check_uri"]
 
 _LEAST = 65_536  # bytes of room
 _SERVERS = ("http", "https", "databricks", "databricks-uc", "uc", "postgresql", "mysql", "mssql")
@@ -40,26 +38,41 @@ def _refuse_password(uri: str, at: str) -> None:
         )
 
 
-def _check_tracking(uri: Any) -> None:
-    """A store that MLflow knows; whether a server answers is asked when the run begins."""
+def check_uri(uri: Any, at: str) -> None:
+    """A store that MLflow knows; whether a server answers is asked when the run begins.
+
+    Raises:
+        ConfigError: If it is none, or holds a password.
+    """
     if uri is None:
         return
-    scheme, _, rest = str(uri).partition(":")
-    kind = scheme.partition("+")[0]  # postgresql+psycopg2
+    kind = str(uri).partition(":")[0].partition("+")[0]  # postgresql+psycopg2
     if not isinstance(uri, str) or (kind not in _SERVERS and not uri.startswith("sqlite:///")):
         # any other word may hold a password: it is not shown
-        raise ConfigError(f"tracking.uri: expected sqlite:///FILE or a server such as http://HOST:PORT, got {kind!r}:…")
+        raise ConfigError(f"{at}: expected sqlite:///FILE or a server such as http://HOST:PORT, got {kind!r}:…")
     if kind != "sqlite":
-        _refuse_password(str(uri), "tracking.uri")
-        return
-    file = Path(rest.removeprefix("///").partition("?")[0]).absolute()
-    _check_writable(file.parent, "tracking.uri")
+        _refuse_password(uri, at)
+
+
+def _check_database(uri: str, at: str) -> None:
+    file = Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
+    _check_writable(file.parent, at)
     if not file.parent.is_dir():
-        raise ConfigError(f"tracking.uri: expected a file in a folder that is there, got {file}: make {file.parent}")
+        raise ConfigError(f"{at}: expected a file in a folder that is there, got {file}: make {file.parent}")
     if file.exists():
         begins = b"" if file.is_dir() else file.read_bytes()[:16] if os.access(file, os.R_OK) else b"?"
         if file.is_dir() or (begins and begins != _SQLITE):
-            raise ConfigError(f"tracking.uri: expected a SQLite database, got {file}: name another file")
+            raise ConfigError(f"{at}: expected a SQLite database, got {file}: name another file")
+
+
+def check_runs(folder: Any, at: str) -> None:
+    """The name of a folder.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not isinstance(folder, str) or not folder:
+        raise ConfigError(f"{at}: expected a folder, got {folder!r}: name one")
 
 
 def check_inside(folder: Path, runs: Path, at: str) -> None:
@@ -73,17 +86,12 @@ def check_inside(folder: Path, runs: Path, at: str) -> None:
         raise ConfigError(f"{at}: expected a folder inside {runs} (runs=…), got {folder}: set runs instead")
 
 
-def check_places(config: Mapping[str, Any]) -> None:
-    """Check `data.name`, `name`, `runs` and `tracking`.
+def check_places(runs: Path, uri: str | None) -> None:
+    """Check that a run can write where it is to: into the folder of runs, and into MLflow's database.
 
     Raises:
         ConfigError: The first that cannot be.
     """
-    check_name(config["data"].get("name"), "data.name")  # first: a run has that name unless it is given another
-    check_name(config["name"], "name")
-    if not isinstance(config["runs"], str) or not config["runs"]:
-        raise ConfigError(f"runs: expected a folder, got {config['runs']!r}: name one")
-    _check_writable(Path(config["runs"]).absolute(), "runs")
-    _check_tracking(config["tracking"]["uri"])
-    check_name(config["tracking"]["experiment"], "tracking.experiment")
-    check_name(config["tracking"]["register"], "tracking.register")
+    _check_writable(runs.absolute(), "runs")
+    if uri and uri.startswith("sqlite:"):
+        _check_database(uri, "tracking.uri")

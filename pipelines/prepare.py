@@ -37,7 +37,7 @@ def check(stage: Stage) -> None:
     Raises:
         DataError: If it has changed.
     """
-    data = stage.config["data"]
+    data = stage.config.data
     check_unchanged(data, make(data["source"], "data.source"), prepared_folder(stage.folder))
 
 
@@ -63,9 +63,9 @@ def run(stage: Stage) -> Result:
     looked up, the share of its ids that are missing, unseen or (estimated) share an id, by split; for each
     list, the share of rows whose list was cut.
     """
-    data = stage.config["data"]
+    data = stage.config.data
     source = make(data["source"], "data.source")
-    cache = Path(stage.config["runs"]) / "cache"
+    cache = Path(stage.config.runs) / "cache"
     folder = prepare(data, source, cache).resolve()
     _check_same(stage.folder, folder.name)
     write_prepared(stage.folder, folder)

@@ -4,7 +4,7 @@ R test rows.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -44,19 +44,19 @@ def ordered(schema: Schema, names: Sequence[str]) -> list[str]:
 
 def retrain_node(stage: Stage, names: Sequence[str], seed: int, retrains: Path) -> Node:
     """All that the weights and figures of a retrain depend on, the code included; it goes into a folder of retrains."""
-    settings = {**settings_read("retrain", {**stage.config, "seed": seed}), "fields": sorted(names)}
+    settings = {**settings_read("retrain", replace(stage.config, seed=seed)), "fields": sorted(names)}
     prepared, modules = {"prepare": stage.earlier("prepare")}, ("pipelines.train", "pipelines.evaluate")
     return make_node("retrain", settings, retrains / "any", prepared, modules, without=_NO_PART)
 
 
 def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:
     """A model trained on these fields alone, from the cache if it is there."""
-    schema, retrains = Schema.load(stage.data / "schema.json"), Path(stage.config["runs"]) / "cache" / "retrains"
+    schema, retrains = Schema.load(stage.data / "schema.json"), Path(stage.config.runs) / "cache" / "retrains"
     names = ordered(schema, names)
     node = retrain_node(stage, names, seed, retrains)
     folder = retrains / node.digest
     known = (folder / "result.json").exists()
-    config = {**stage.config, "seed": seed, "select": {**stage.config["select"], "apply": list(names)}}
+    config = replace(stage.config, seed=seed, select=replace(stage.config.select, apply=list(names)))
     work = Stage(config, folder, stage.done, Together(stage.reporter, metrics=False))
     result = run_node(node, folder, lambda: _train_and_measure(work, keep=len(names) == len(schema.fields)))
     took = "(known)" if known else f"{result.seconds:.0f} s"

@@ -4,18 +4,19 @@ Imports at the top only what is quick, so that run.json is there within the firs
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from rich.text import Text
 
+from pipelines.config import RunConfig
 from pipelines.earlier import check_same, settings, stages_to_run, taken_over
 from pipelines.node import begun, run_node, stage_node
-from pipelines.stage import STAGES, Result, Stage
+from pipelines.stage import Result, Stage
+from pipelines.stages import STAGES
 from recsys.errors import ConfigError
 from recsys.events import SILENT, Reporter, RunFile, Together, run_file
 from recsys.lock import locked
@@ -85,7 +86,7 @@ def _tell(folder: Path, result: StageResult, tracker: "Tracker", register: str) 
     return result
 
 
-def _begin(folder: Path, config: Mapping[str, Any]) -> Run:
+def _begin(folder: Path, config: RunConfig) -> Run:
     """What run.json is to say first: of a new run, or of one that is resumed, which keeps its mark."""
     now = json.loads(json.dumps(settings(config)))
     process, digest, time_now = Process.this(), config_digest(now), utc_now()
@@ -97,11 +98,11 @@ def _begin(folder: Path, config: Mapping[str, Any]) -> Run:
     return replace(again, state="running", error=None, note=None)
 
 
-def execute(config: dict[str, Any], folder: Path, reporter: Reporter = SILENT) -> Path:
-    """Run the stages of a resolved configuration in a folder → its result.json.
+def execute(config: RunConfig, folder: Path, reporter: Reporter = SILENT) -> Path:
+    """Run the stages of a configuration in a folder → its result.json.
 
     Args:
-        config: Resolved and checked.
+        config: Checked.
         folder: The run's, inside the folder of runs. Its run.json tells how the run stands.
         reporter: Is told too, and can stop the run.
 
@@ -113,7 +114,7 @@ def execute(config: dict[str, Any], folder: Path, reporter: Reporter = SILENT) -
         with locked(folder / ".lock", wait=False):
             names = stages_to_run(config)
             done = taken_over(config, names)
-            id = str(folder.resolve().relative_to(Path(config["runs"]).resolve()))
+            id = str(folder.resolve().relative_to(Path(config.runs).resolve()))
             check_same(folder, config, names, done, id)
             with run_file(folder, _begin(folder, config)) as file:
                 return _run_stages(config, folder, names, done, file, reporter)
@@ -122,25 +123,25 @@ def execute(config: dict[str, Any], folder: Path, reporter: Reporter = SILENT) -
 
 
 def _run_stages(
-    config: dict[str, Any], folder: Path, names: list[str], done: dict[str, Path], file: RunFile, reporter: Reporter
+    config: RunConfig, folder: Path, names: list[str], done: dict[str, Path], file: RunFile, reporter: Reporter
 ) -> Path:
     from pipelines import summary
     from recsys.tracking import Tracker
 
-    tracking, runs = config["tracking"], Path(config["runs"])
-    tracker = Tracker(tracking["uri"], tracking["experiment"], runs)
+    tracking, runs = config.tracking, Path(config.runs)
+    tracker = Tracker(tracking.uri, tracking.experiment, runs)
     every = Together(reporter, file, tracker)
     stages = {name: StageOfRun(place) for name, place in done.items()}
-    with tracker.parent(f"{config['name']}-{config['seed']}", config, folder, file.mark):
+    with tracker.parent(f"{config.name}-{config.seed}", config.to_json(), folder, file.mark):
         for name in names:
             file.stage(name)
             done[name] = folder / name
             stage = Stage(config, done[name], {n: p for n, p in done.items() if n != name}, every)
-            stages[name] = _of_run(done[name], _run_stage(name, stage, tracker, tracking["register"]))
+            stages[name] = _of_run(done[name], _run_stage(name, stage, tracker, tracking.register))
     id = str(folder.resolve().relative_to(runs.resolve()))
-    store = Tracking(masked(tracker.uri), tracking["experiment"], tracker.ids.get("parent"))
-    path = write_result(folder, RunResult(id, config["name"], config["seed"], store, stages))
-    summary.show(read_result(path), config)
+    store = Tracking(masked(tracker.uri), tracking.experiment, tracker.ids.get("parent"))
+    path = write_result(folder, RunResult(id, config.name, config.seed, store, stages))
+    summary.show(read_result(path), config.data["name"])
     return path
 
 

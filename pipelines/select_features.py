@@ -10,7 +10,6 @@ import recsys
 from pipelines.stage import Result, Stage, write_json
 from recsys.config.factory import make, make_dataclass
 from recsys.data.shards import Shards
-from recsys.errors import ConfigError
 from recsys.events import Together
 from recsys.features.schema import Schema
 from recsys.files import write_text
@@ -45,7 +44,7 @@ _OVERRIDE = """# @package _global_
 
 def _search(stage: Stage, search: Search) -> tuple[FieldScores, ProbeFindings | None]:
     """Scores of the model's fields; with probes, of a model trained beside them, and what the probes say."""
-    select, count = make(stage.config["selection"], "selection"), stage.config["select"]["probes"]
+    select, count = make(stage.config.selection or {}, "selection"), stage.config.select.probes
     if count == 0:
         return search_fields(select, search), None
     sources = probe_sources(search.model.schema, count, search.seed)
@@ -56,9 +55,9 @@ def _search(stage: Stage, search: Search) -> tuple[FieldScores, ProbeFindings | 
     history = fit(model, train, valid, search.how, search.seed, reporter=reporter)
     among_probes = replace(search, model=model, train=train, valid=valid, steps=int(best_look(history)["step"]))
     scores = search_fields(select, among_probes)
-    top_k = stage.config["select"]["top_k"]
+    top_k = stage.config.select.top_k
     if top_k is None and scores.keep is None:
-        top_k = stage.config["select"]["no_cut"]
+        top_k = stage.config.select.no_cut
     return without_probes(scores), discovery_rate(kept_with_probes(scores, top_k), count)
 
 
@@ -66,7 +65,7 @@ def _given(stage: Stage) -> tuple[Search, checkpoint.Spec]:
     """What the selector is given, and the specification of the model."""
     model, spec = checkpoint.load(stage.earlier("train"))
     train, valid = (Shards(stage.data, split, model.schema) for split in ("train", "valid"))
-    how = make_dataclass(TrainConfig, resolve(stage.config, facts(train))["train"], "train")
+    how = make_dataclass(TrainConfig, resolve(stage.config.to_json(), facts(train))["train"], "train")
     history = read_made(stage.earlier("train"), "history.json", "the looks of a training", list[dict[str, float]])
     search = Search(
         model=model,
@@ -74,7 +73,7 @@ def _given(stage: Stage) -> tuple[Search, checkpoint.Spec]:
         valid=valid,
         build=lambda schema: checkpoint.build(schema, spec),
         how=how,
-        seed=stage.config["seed"],
+        seed=stage.config.seed,
         steps=int(best_look(history)["step"]),
         device=Device.choose("cpu", how.precision),
     )
@@ -85,19 +84,18 @@ def run(stage: Stage) -> Result:
     """Score every field of the model of stage train on validation rows, and decide."""
     search, spec = _given(stage)
     model, valid, names = search.model, search.valid, search.model.schema.names
-    top_k, protect, no_cut = (stage.config["select"][k] for k in ("top_k", "protect", "no_cut"))
-    check_policy(names, top_k, protect)
-    check_policy(names, no_cut, protect)
-    drops_repeats = _drops_repeats(stage)
+    policy = stage.config.select
+    check_policy(names, policy.top_k, policy.protect)
+    check_policy(names, policy.no_cut, policy.protect)
     of_model = health(model, search.train, valid)
     scores, probes = _search(stage, search)
     scores.notes.warnings.extend(_one_label(model.schema))
     for warning in scores.notes.warnings:
         console().print(f"look at: {warning}", soft_wrap=True)
     of_model = with_probes(of_model, probes)
-    verdicts = decide(scores, top_k, protect, reason_for_doubt(of_model), no_cut)
+    verdicts = decide(scores, policy.top_k, policy.protect, reason_for_doubt(of_model), policy.no_cut)
     repeats = clusters(valid, scores.ranking)
-    if drops_repeats and not reason_for_doubt(of_model):
+    if policy.repeats == "drop" and not reason_for_doubt(of_model):
         verdicts = without_repeats(verdicts, [group.fields for group in repeats.found])
     keeps = {v.field for v in verdicts if v.verdict != "drop"}
     kept = [n for n in names if n in keeps]
@@ -141,27 +139,20 @@ def _shuffled(search: Search, kept: list[str]) -> ShuffledCost | None:
     return shuffled_cost(search.model, search.valid, {"dropped": dropped}, search.seed)["dropped"]
 
 
-def _drops_repeats(stage: Stage) -> bool:
-    repeats = stage.config["select"]["repeats"]
-    if repeats not in ("keep", "drop"):
-        raise ConfigError(f"select.repeats: expected keep or drop, got {repeats!r}: choose one of them")
-    return repeats == "drop"
-
-
 def _provenance(stage: Stage, spec: checkpoint.Spec, search: Search) -> Provenance:
     """Where a report comes from: what `recsys compare` lays side by side."""
     config = stage.config
     return Provenance(
         data=stage.data.name,
         split={
-            "shape": config["data"]["split"], "train_rows": len(search.train), "valid_rows": len(search.valid),
+            "shape": config.data["split"], "train_rows": len(search.train), "valid_rows": len(search.valid),
         },
         model=dict(spec),
-        checkpoint=relative(stage.earlier("train"), Path(config["runs"])),
-        policy={k: config["select"][k] for k in ("top_k", "no_cut", "protect", "repeats")},
-        selection=config["selection"],
-        train=config["train"],
-        seed=config["seed"],
+        checkpoint=relative(stage.earlier("train"), Path(config.runs)),
+        policy={k: getattr(config.select, k) for k in ("top_k", "no_cut", "protect", "repeats")},
+        selection=dict(config.selection or {}),
+        train=dict(config.train),
+        seed=config.seed,
         versions={"recsys": recsys.__version__, **{n: version(n) for n in _PACKAGES}},
     )  # fmt: skip
 

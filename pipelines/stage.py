@@ -3,19 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from recsys.config.ranges import Count, Natural, Seed, Tau, Unit
+from pipelines.config import RunConfig
+from pipelines.stages import MODEL_STAGES
 from recsys.errors import ConfigError
 from recsys.events import SILENT, Reporter
 from recsys.files import write_json
 from recsys.results import StageResult, prepared_folder, relative
 
 __all__ = [
-    "MODEL_STAGES",
-    "SETTINGS",
-    "STAGES",
-    "Kind",
     "Result",
     "Stage",
     "newest_model",
@@ -24,75 +21,19 @@ __all__ = [
     "write_json",
 ]
 
-_TRAINING = ("model", "embedding", "sequence", "head", "train", "optimizer", "table_optimizer", "seed")
-_MODEL = ("recsys.training.checkpoint.VERSION",)
-_DATA = ("recsys.data.preparation.prepare.FORMAT", "recsys.features.row_encoder.ENCODERS_VERSION")
-_REPORT = ("recsys.selection.reports.report.VERSION",)
-MODEL_STAGES = ("train", "retrain", "distill", "compress")  # those that leave a model, in order
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What is known of a stage before it runs.
-
-    Args:
-        call: Its function, as `module.function` of this package: imported when it runs, since that takes seconds.
-        reads: What of the configuration it reads.
-        needs: The stages of which one must have run before it, beside prepare; none if empty.
-        formats: The constants that hold the versions of the files that it writes.
-    """
-
-    call: str
-    reads: tuple[str, ...]
-    needs: tuple[str, ...] = ()
-    formats: tuple[str, ...] = ()
-
-
-STAGES = {  # in their order
-    "prepare": Kind("prepare.run", ("data",), formats=_DATA),
-    "train": Kind("train.run", (*_TRAINING, "select.apply"), formats=_MODEL),
-    "select": Kind("select_features.run", ("selection", "select", "train", "optimizer", "seed"), ("train",), _REPORT),
-    "retrain": Kind("train.run_again", _TRAINING, ("select",), _MODEL),
-    "distill": Kind("distill.run", ("distill", *_TRAINING[2:]), ("train",), _MODEL),
-    "compress": Kind("compress.run", ("compression", "quantization", "heal", "seed"), ("train", "retrain"), _MODEL),
-    "evaluate": Kind("evaluate.run", ("calibrate",), MODEL_STAGES),
-    "export": Kind("export.run", ("name", "export"), MODEL_STAGES, ("recsys.serving.manifest.FORMAT",)),
-    "benchmark": Kind("benchmark.run", ("benchmark", "select", *_TRAINING), formats=_REPORT),
-}
-
-SETTINGS: dict[str, Any] = {
-    "seed": Seed,
-    "device": Literal["auto", "cpu", "cuda"],
-    "calibrate": bool,
-    "trusted": list[str],
-    "select.top_k": Count | None,  # pyright: ignore[reportOperatorIssue]  # an alias of Annotated
-    "select.no_cut": Count | None,  # pyright: ignore[reportOperatorIssue]  # an alias of Annotated
-    "select.protect": list[str],
-    "select.repeats": Literal["keep", "drop"],
-    "select.apply": str | list[str] | None,
-    "select.probes": Natural,
-    "distill.weight": Unit,
-    "distill.temperature": Tau,
-    "distill.model": Mapping[str, Any],
-    "distill.embedding": Mapping[str, Any],
-    "export.golden": Literal["synthetic", "rows", "none"],
-    "export.past": bool,
-}
-"""What config.yaml's own settings may be."""
-
 
 @dataclass(frozen=True)
 class Stage:
     """Where a stage works.
 
     Args:
-        config: The whole resolved configuration.
+        config: The whole configuration.
         folder: Its own, the only one it writes to.
         done: Folders of the stages before, by name.
         reporter: Is told how far the stage is, and can stop it.
     """
 
-    config: Mapping[str, Any]
+    config: RunConfig
     folder: Path
     done: Mapping[str, Path]
     reporter: Reporter = SILENT

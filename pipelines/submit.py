@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.check import check, check_table
+from pipelines.config import RunConfig
 from pipelines.overrides import WRONG, compose, each_run, key_of, what_is_wrong
 from pipelines.places import check_inside
 from recsys.config.factory import trust
@@ -31,7 +32,6 @@ from recsys.files import disk_full
 
 __all__ = ["folders_made", "main"]
 
-_MAY_LACK = ("sequence", "selection", "compression", "quantization", "heal")  # ~compression leaves it out
 _ONLY_TYPED = (
     *("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging", "output_subdir", "searchpath", "verbose"),
     *("job.chdir", "job.env_set", "job.env_copy", "job.name", "job.config", "mode"),
@@ -58,11 +58,11 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return given, flags
 
 
-def _resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, without Hydra's own part.
+def _resolved(config: DictConfig) -> RunConfig:
+    """The configuration without Hydra's own part.
 
     Raises:
-        ConfigError: If a value is missing or does not resolve.
+        ConfigError: If a value is missing, does not resolve, or cannot be.
     """
     config = config.copy()
     OmegaConf.set_struct(config, False)
@@ -74,7 +74,7 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{error.full_key}: the value does not resolve: {reason}: set that key") from error
-    return dict.fromkeys(_MAY_LACK) | resolved
+    return RunConfig.from_json(resolved)
 
 
 def _refuse_what_cannot_be(overrides: list[str], given: argparse.Namespace) -> None:
@@ -96,7 +96,7 @@ def _refuse_what_cannot_be(overrides: list[str], given: argparse.Namespace) -> N
         with _unused_is(_no_folder):
             resolved = _resolved(config)
         check(resolved)
-        check_table(resolved, _check_folder(config, Path(resolved["runs"]), given.multirun))
+        check_table(resolved, _check_folder(config, Path(resolved.runs), given.multirun))
 
 
 def _refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overrides: Sequence[str]) -> None:
@@ -200,8 +200,8 @@ def _submit(config: DictConfig) -> None:
         from recsys.events import Terminal
 
         resolved = _resolved(config)
-        check_inside(folder, Path(resolved["runs"]), "hydra.run.dir")
-        trust(resolved["trusted"])
+        check_inside(folder, Path(resolved.runs), "hydra.run.dir")
+        trust(resolved.trusted)
         with Terminal() as terminal:
             print(execute(resolved, folder, terminal), flush=True)
     except RecsysError as error:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.stage import MODEL_STAGES, recalibration, row_names
+from pipelines.stage import recalibration, row_names
+from pipelines.stages import MODEL_STAGES
 from recsys.results import FIGURES, RunResult, no_better_than_constant, read_made
 from recsys.selection.reports.benchmark_page import columns, rows
 from recsys.terminal import console
@@ -38,12 +39,17 @@ def _better_baseline(models: Mapping[str, Mapping[str, float]]) -> str:
     return f"{best} is better than the model that is shipped ({row_names(models)[shipped]}): {said}"
 
 
-def show(result: RunResult, config: dict[str, Any]) -> None:
-    """Print test metrics of every model, sizes and speed, then the commands that come next."""
+def show(result: RunResult, data: str) -> None:
+    """Print test metrics of every model, sizes and speed, then the commands that come next.
+
+    Args:
+        result: Of a run.
+        data: Name of its data.
+    """
     screen = console(width=160)
     models, stages = _models(result), result.stages
     if models:
-        table = Table(title=f"{config['data']['name']}: test split")
+        table = Table(title=f"{data}: test split")
         for column in (
             "model",
             "AUC",
@@ -87,7 +93,7 @@ def show(result: RunResult, config: dict[str, Any]) -> None:
         )
     if "benchmark" in stages:
         about = read_made(stages["benchmark"].folder, "benchmark.json", "the figures of a benchmark", dict[str, Any])
-        table = Table(*columns(about), title=f"{config['data']['name']}: retrained on the top k, test split")
+        table = Table(*columns(about), title=f"{data}: retrained on the top k, test split")
         for row in rows(about):
             table.add_row(*row)
         screen.print(table)

@@ -31,19 +31,19 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     """
     train, valid = Shards(stage.data, "train", schema), Shards(stage.data, "valid", schema)
     seen = facts(train)
-    chosen = resolve(stage.config, seen)
+    chosen = resolve(stage.config.to_json(), seen)
     recorded = write_json(stage.folder / "recipe.json", {"facts": asdict(seen), **chosen})
     config = make_dataclass(TrainConfig, chosen["train"], "train")
     spec: checkpoint.Spec = {
         "model": chosen["model"],
         "embedding": chosen["embedding"],
-        "sequence": stage.config["sequence"],
-        "head": stage.config["head"],
-        "table_optimizer": stage.config["table_optimizer"],
+        "sequence": stage.config.sequence,
+        "head": stage.config.head,
+        "table_optimizer": stage.config.table_optimizer,
         "embedding_dropout": config.embedding_dropout,
-        "seed": stage.config["seed"],
+        "seed": stage.config.seed,
     }
-    device = Device.choose(stage.config["device"], config.precision)
+    device = Device.choose(stage.config.device, config.precision)
     seed_everything(spec["seed"])
     model = checkpoint.build(schema, spec, device)
     resume = stage.folder / "resume.pt"
@@ -77,10 +77,10 @@ class Selection:
 
 def run(stage: Stage) -> Result:
     """Train `config.model` over `config.embedding` on every field, or on those that `select.apply` keeps."""
-    schema, apply = Schema.load(stage.data / "schema.json"), stage.config["select"]["apply"]
+    schema, apply = Schema.load(stage.data / "schema.json"), stage.config.select.apply
     if apply is None:
         return train_model(stage, schema)
-    names = kept(apply, Path(stage.config["runs"]), schema.names)
+    names = kept(apply, Path(stage.config.runs), schema.names)
     chosen = write_json(stage.folder / "selection.json", {"keep": names})
     result = train_model(stage, schema.subset(names))
     return replace(result, artifacts=[*result.artifacts, chosen])

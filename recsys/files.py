@@ -16,6 +16,7 @@ from typing import Any
 from recsys.errors import DataError
 
 __all__ = [
+    "Json",
     "check_place",
     "disk_full",
     "read_json",
@@ -26,6 +27,7 @@ __all__ = [
     "write_text",
 ]
 
+Json = dict[str, Any]  # an object of JSON
 _UNFINISHED = ".unfinished"
 
 

@@ -21,9 +21,11 @@ from recsys.config.signature import parameters
 from recsys.errors import ConfigError
 from recsys.versions import module_of
 
-__all__ = ["allowed", "check", "check_value", "make", "make_dataclass", "targets", "trust"]
+__all__ = ["Part", "allowed", "check", "check_value", "make", "make_dataclass", "targets", "trust"]
 
 T = TypeVar("T")
+Part = Mapping[str, Any]
+"""Settings of an option of a group, as JSON holds them; `_target_` names what they build."""
 _LOOSE = ConfigDict(arbitrary_types_allowed=True)
 _GIVEN = {
     "model": 1,
@@ -184,10 +186,13 @@ def make_dataclass(kind: type[T], config: Mapping[str, Any], place: str) -> T:
     """A dataclass from a configuration, types checked.
 
     Raises:
-        ConfigError: If a key is unknown, or a value of the wrong type or out of range.
+        ConfigError: If a key is unknown or missing, or a value of the wrong type or out of range.
     """
+    known: dict[str, bool] = {f.name: f.default is f.default_factory for f in fields(kind)}  # type: ignore[arg-type]
     given = {str(k): v for k, v in config.items()}
-    _known(given, [f.name for f in fields(kind)], place)  # type: ignore[arg-type]
+    _known(given, list(known), place)
+    if lacking := sorted(name for name, needed in known.items() if needed and name not in given):
+        raise ConfigError(f"{place}: no value for {', '.join(lacking)}: leave it as it is, or set it")
     hints = get_type_hints(kind, include_extras=True)
     return kind(**{k: check_value(v, hints[k], f"{place}.{k}") for k, v in given.items()})
 

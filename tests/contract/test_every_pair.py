@@ -4,11 +4,11 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
+from pipelines.config import RunConfig
 from pipelines.run import execute
 from recsys.config.options import CONF
+from tests.configs import composed
 from tests.pipeline.small import SMALL
 
 MODELS, EMBEDDINGS = (sorted(p.stem for p in (CONF / g).glob("*.yaml")) for g in ("model", "embedding"))
@@ -25,9 +25,8 @@ ONCE = {(MODELS[i % len(MODELS)], EMBEDDINGS[i % len(EMBEDDINGS)]) for i in rang
 def test_model_over_embedding_runs_from_table_to_metrics(place: Path, model: str, embedding: str, monkeypatch):
     monkeypatch.chdir(place)
     overrides = [*SMALL, f"model={model}", f"embedding={embedding}", "stages=[train,select,retrain,compress,evaluate]"]
-    with initialize_config_dir(str(CONF), version_base=None):
-        config = OmegaConf.to_container(compose("config", overrides), resolve=True)
+    config = RunConfig.from_json(composed(*overrides))
     folder = place / "runs" / f"{model}-{embedding}"
     folder.mkdir(parents=True)
-    assert execute(config, folder) == folder / "result.json"  # type: ignore[arg-type]
+    assert execute(config, folder) == folder / "result.json"
     assert (folder / "evaluate" / "metrics.json").exists()

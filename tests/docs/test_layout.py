@@ -7,7 +7,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-from pipelines.stage import STAGES
+from pipelines.stages import STAGES
 from recsys.commands.tree import command_tree
 
 ROOT = Path(__file__).parents[2]

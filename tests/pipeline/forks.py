@@ -135,7 +135,7 @@ def serve() -> None:
     """Read orders, a line of JSON each; answer with the fork's process id, then with how it ended."""
     for name in _EVERYTHING:
         import_module(name)
-    from pipelines.stage import STAGES
+    from pipelines.stages import STAGES
 
     for stage in STAGES.values():
         import_module(f"pipelines.{stage.call.partition('.')[0]}")

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from pipelines.stage import Stage, write_json
 from recsys.config.options import CONF
 from recsys.results import RunResult, read_result
+from tests.configs import run_config
 
 SMALL = [
     "data=table", "data.name=small", "data.source.path=clicks.parquet", "data.label=click", "data.time=at",
@@ -38,7 +39,7 @@ def small_stage(prepared: Path, run: Path, **changed: Any) -> Stage:
     write_json(run / "prepare" / "data.json", {"folder": str(prepared)}, 1)
     options: Any = {n.split("/")[0]: OmegaConf.to_container(OmegaConf.load(CONF / f"{n}.yaml")) for n in _DEFAULTS}
     options["train"] |= {"batch_size": 128, "lr": 5e-3, "embedding_dropout": 0.1, "max_epochs": 3, "precision": "fp32"}
-    config = {**PARTS, **options, "seed": 3, "device": "cpu", "select": {"apply": None}, **changed}
+    config = run_config(**{**PARTS, **options, "seed": 3, "device": "cpu", **changed})
     return Stage(config, run / "distill", {"prepare": run / "prepare"})
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipelines import distill, train
+from pipelines.config import Distill
 from pipelines.distill import soft_targets
 from pipelines.stage import Stage
 from recsys.data.batch import Batch
@@ -54,9 +55,9 @@ def taught(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 
 def student(taught: Stage, folder: Path, **settings: Any) -> dict[str, float]:
-    own = {**PARTS, "weight": 0.0, "temperature": 2.0, **settings}
+    own = Distill(**{**PARTS, "weight": 0.0, "temperature": 2.0, **settings})
     folder.mkdir(exist_ok=True)
-    return distill.run(replace(taught, folder=folder, config={**taught.config, "distill": own})).metrics
+    return distill.run(replace(taught, folder=folder, config=replace(taught.config, distill=own))).metrics
 
 
 def test_without_a_share_of_the_teacher_it_is_plain_training_bit_for_bit(taught: Stage, tmp_path: Path) -> None:

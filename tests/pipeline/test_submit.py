@@ -231,7 +231,7 @@ for command in {commands!r}:
 def test_every_stage_that_is_known_can_be_called() -> None:
     from importlib import import_module
 
-    from pipelines.stage import MODEL_STAGES, STAGES
+    from pipelines.stages import MODEL_STAGES, STAGES
 
     for name, stage in STAGES.items():
         module, function = stage.call.split(".")
@@ -245,10 +245,10 @@ def test_a_step_is_left_out_with_a_tilde(monkeypatch, tmp_path: Path) -> None:
     from recsys.commands.cli import main
 
     seen = []
-    monkeypatch.setattr(pipelines.run, "execute", lambda config, folder: seen.append(config) or folder)
+    monkeypatch.setattr(pipelines.run, "execute", lambda config, folder, _: seen.append(config) or folder)
     monkeypatch.chdir(tmp_path)
     assert main(["run", "~compression", "~quantization"]) == 0
-    assert seen[0]["compression"] is None and seen[0]["quantization"] is None
+    assert seen[0].compression is None and seen[0].quantization is None
 
 
 def test_a_run_and_its_model_have_the_name_of_the_data(monkeypatch, tmp_path: Path) -> None:
@@ -257,12 +257,12 @@ def test_a_run_and_its_model_have_the_name_of_the_data(monkeypatch, tmp_path: Pa
     from recsys.commands.cli import main
 
     seen = []
-    monkeypatch.setattr(pipelines.run, "execute", lambda config, folder: seen.append((config, folder)) or folder)
+    monkeypatch.setattr(pipelines.run, "execute", lambda config, folder, _: seen.append((config, folder)) or folder)
     monkeypatch.chdir(tmp_path)
     for arguments, name in ((["data=ml100k"], "ml100k"), (["experiment=demo"], "demo"), (["name=mine"], "mine")):
         assert main(["run", *arguments]) == 0
         config, folder = seen[-1]
-        assert config["name"] == config["tracking"]["register"] == name and folder.name.endswith(f"-{name}-0")
+        assert config.name == config.tracking.register == name and folder.name.endswith(f"-{name}-0")
 
 
 def test_what_the_tables_take_is_compared_with_the_memory_there_is(monkeypatch) -> None:

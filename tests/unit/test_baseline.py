@@ -28,6 +28,7 @@ from recsys.evaluation.metrics import evaluate
 from recsys.features.schema import Schema
 from recsys.results import no_better_than_constant, write_prepared
 from recsys.training import checkpoint
+from tests.configs import run_config
 
 needs_lightgbm = pytest.mark.skipif(not importlib.util.find_spec("lightgbm"), reason="the extra `baselines`")
 
@@ -241,7 +242,7 @@ def test_every_evaluation_after_shows_the_baselines(made, schema, tmp_path) -> N
     write_prepared(tmp_path / "prepare", made)
     checkpoint.save(tmp_path / "train", checkpoint.build(schema, spec), spec)
     done = {n: tmp_path / n for n in ("prepare", "train")}
-    result = evaluate_stage.run(Stage({"calibrate": True, "device": "cpu"}, tmp_path / "evaluate", done))
+    result = evaluate_stage.run(Stage(run_config(device="cpu"), tmp_path / "evaluate", done))
     metrics = json.loads((tmp_path / "evaluate" / "metrics.json").read_text())
     shown = baselines.read(made)
     assert list(metrics) == ["constant", "logistic regression", "LightGBM", "train", "recalibrated"]

@@ -16,6 +16,7 @@ from recsys.errors import ConfigError
 from recsys.results import write_prepared
 from recsys.tables.forms import Table, held_rows, id_map, pack, places, unpack
 from recsys.training import checkpoint
+from tests.configs import run_config
 
 
 def table(rows: int = 60, dim: int = 8, seed: int = 0) -> torch.Tensor:
@@ -261,7 +262,6 @@ def test_reads_before_the_tables_were_last_drawn_do_not_count(prepared, schema, 
         compress, "make", lambda *_: lambda tables, reads, fisher: (seen.append(reads), (tables, {}))[1]
     )
     done = {n: tmp_path / n for n in ("prepare", "train")}
-    compress.run(
-        Stage({"compression": {"x": 1}, "quantization": None, "heal": None, "seed": 0}, tmp_path / "compress", done)
-    )
+    config = run_config(compression={"x": 1}, quantization=None, heal=None)
+    compress.run(Stage(config, tmp_path / "compress", done))
     assert seen[0] and not any(r.any() for r in seen[0].values())

@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from pipelines import distill, train
+from pipelines.config import Distill
 from pipelines.evaluate import measure
 from recsys.config.options import CONF
 from recsys.data.batch import Batch
@@ -104,9 +105,9 @@ def test_every_part_stays_on_the_device_of_the_run(group: str, name: str, tmp_pa
 
 def test_stages_compute_on_the_device_of_the_run(prepared: Path, tmp_path: Path, monkeypatch) -> None:
     """They train, look at validation, write resume.pt, take it up, score, evaluate and distill."""
-    own = {**PARTS, "weight": 0.5, "temperature": 2.0}
-    stage = small_stage(prepared, tmp_path, distill=own)
-    stage.config["train"].update(max_epochs=1, evals_per_epoch=1)
+    stage = small_stage(prepared, tmp_path, distill=Distill(0.5, 2.0, **PARTS))
+    quick = {**stage.config.train, "max_epochs": 1, "evals_per_epoch": 1}
+    stage = replace(stage, config=replace(stage.config, train=quick))
     first, second = (replace(stage, folder=tmp_path / n) for n in ("train", "distill"))
     for one in (first, second):
         one.folder.mkdir()

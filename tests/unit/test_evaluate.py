@@ -14,18 +14,20 @@ from rich.console import Console
 from pipelines import evaluate as evaluate_stage
 from pipelines import export as export_stage
 from pipelines import summary
+from pipelines.config import Export
 from pipelines.stage import Stage
 from recsys.baselines import fit as baselines
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.evaluation.metrics import evaluate, logloss, sigmoid
 from recsys.features.schema import Schema
-from recsys.results import write_prepared
+from recsys.results import RunResult, StageOfRun, Tracking, write_prepared
 from recsys.serving.bundle import Bundle
 from recsys.training import checkpoint
 from recsys.training.config import TrainConfig
 from recsys.training.fit import fit, logits
 from recsys.training.loop import seed_everything
+from tests.configs import run_config
 
 SPEC: dict[str, Any] = {
     "model": {"_target_": "recsys.models.fm.FM"},
@@ -44,6 +46,11 @@ def sampled(rows: int = 60_000) -> tuple[pa.Table, float]:
     columns = {"item": item, "city": city, "click": click.astype(int), "at": 1_500_000_000 + 60 * np.arange(rows)}
     columns["w"] = np.where(click, 1.0, 10.0)
     return pa.table({k: v[kept] for k, v in columns.items()}), float(truth.mean())
+
+
+def evaluated_run(folder: Path) -> RunResult:
+    """The result of a run whose stage evaluate is in that folder."""
+    return RunResult("a", "a", 0, Tracking("sqlite:///x", "a", None), {"evaluate": StageOfRun(folder)})
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +74,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, flo
         model.interaction.bias.data += 1 / 30  # one in the logit: too many clicks, which a recalibration mends
         checkpoint.save(place / name, model, SPEC)
     done = {n: place / n for n in ("prepare", "train", "retrain")}
-    evaluate_stage.run(Stage({"calibrate": True, "device": "cpu"}, place / "evaluate", done))
+    evaluate_stage.run(Stage(run_config(device="cpu"), place / "evaluate", done))
     return data, place, rate
 
 
@@ -111,13 +118,13 @@ def test_every_model_is_recalibrated_and_every_table_says_so(evaluated, monkeypa
     assert "<td>retrain, recalibrated</td>" in page and "<th>recalibrated logloss</th>" in page
     said = io.StringIO()
     monkeypatch.setattr(summary, "console", lambda **_: Console(file=said, width=200))
-    result = {"stages": {"evaluate": {"folder": str(place / "evaluate")}}, "mlflow": {"uri": "sqlite:///x"}}
-    summary.show(result, {"data": {"name": "sampled"}})
+    result = evaluated_run(place / "evaluate")
+    summary.show(result, "sampled")
     assert "retrain, recalibrated" in said.getvalue() and "recalibrated logloss" in said.getvalue()
     assert "No model beats" not in said.getvalue()
     useless = {n: {**m, "ne": m["ne"] + 9, "recalibrated_ne": 9.0} for n, m in found.items() if n != "constant"}
     monkeypatch.setattr(summary, "_models", lambda _: {**useless, "constant": found["constant"]})
-    summary.show(result, {"data": {"name": "sampled"}})
+    summary.show(result, "sampled")
     assert "No model beats always saying the label rate" in said.getvalue()
 
 
@@ -125,7 +132,7 @@ def test_a_baseline_that_beats_what_is_shipped_is_named(evaluated, monkeypatch) 
     """It is compared with the newest model as the bundle gives it: recalibrated, if that was asked for."""
     said = io.StringIO()
     monkeypatch.setattr(summary, "console", lambda **_: Console(file=said, width=200))
-    result = {"stages": {"evaluate": {"folder": str(evaluated[1] / "evaluate")}}, "mlflow": {"uri": "sqlite:///x"}}
+    result = evaluated_run(evaluated[1] / "evaluate")
     model = {"ne": 0.9, "logloss": 0.5, "recalibrated_logloss": 0.48, "auc": 0.7}
     shown = {"train": {**model, "logloss": 0.3}, "retrain": model, "recalibrated": {**model, "logloss": 0.48}}
     baseline = {"logistic regression": {**model, "logloss": 0.49, "recalibrated_logloss": 0.475, "auc": 0.71}}
@@ -137,7 +144,7 @@ def test_a_baseline_that_beats_what_is_shipped_is_named(evaluated, monkeypatch) 
     for models, expected in ((shown, 0), ({**worse, **shown}, 0), ({**worse, **baseline, **shown}, 1)):
         monkeypatch.setattr(summary, "_models", lambda _, models=models: models)
         said.truncate(0)
-        summary.show(result, {"data": {"name": "sampled"}})
+        summary.show(result, "sampled")
         assert said.getvalue().count(line) == expected == said.getvalue().count("is better than")
 
 
@@ -147,19 +154,19 @@ def test_what_helps_no_model_on_validation_is_nowhere_called_recalibrated(evalua
     folder = tmp_path / "evaluate"
     folder.mkdir()
     done = {n: place / n for n in ("prepare", "train", "retrain")}
-    evaluate_stage.run(Stage({"calibrate": True, "device": "cpu"}, folder, done))
+    evaluate_stage.run(Stage(run_config(device="cpu"), folder, done))
     found = json.loads((folder / "metrics.json").read_text())
     assert list(found) == ["constant", *baselines.read(data), "train", "retrain"]
     assert not [k for n in ("train", "retrain") for k in found[n] if "recalibrated" in k]
     assert json.loads((folder / "calibrator.json").read_text()) is None
     page, said = (folder / "evaluation.html").read_text(), io.StringIO()
     monkeypatch.setattr(summary, "console", lambda **_: Console(file=said, width=200))
-    result = {"stages": {"evaluate": {"folder": str(folder)}}, "mlflow": {"uri": "sqlite:///x"}}
-    summary.show(result, {"data": {"name": "sampled"}})
+    result = evaluated_run(folder)
+    summary.show(result, "sampled")
     for shown in (page, said.getvalue()):
         assert "retrain, recalibrated" not in shown and "The newest model is not recalibrated" in shown
     monkeypatch.undo()
-    export = Stage({"name": "e", "export": {"golden": "none", "past": False}}, tmp_path, {**done, "evaluate": folder})
+    export = Stage(run_config(name="e", export=Export("none", past=False)), tmp_path, {**done, "evaluate": folder})
     monkeypatch.setattr("recsys.export.bundle.compiler", lambda: None)  # a graph.pt2 takes half a minute
     export_stage.run(export)
     bundle = Bundle.load(tmp_path / "bundle")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines.config import RunConfig
 from pipelines.node import begun, run_node, stage_node
 from pipelines.retrains import retrain_node
 from pipelines.stage import Result, Stage
@@ -22,6 +23,7 @@ from recsys.training import checkpoint
 from recsys.training.config import TrainConfig
 from recsys.training.fit import RESUME_VERSION, fit
 from recsys.versions import code_version
+from tests.configs import run_config
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_a_changed_trainer_retrains(prepared, tmp_path, own_code):
         "optimizer": {"_target_": "recsys.training.optimizers.adamw.adamw"},
         "table_optimizer": {"_target_": "recsys.embeddings.optimizers.sgd.sgd"},
     }
-    stage = Stage(parts, tmp_path / "benchmark", {"prepare": tmp_path / "prepare"})
+    stage = Stage(run_config(**parts), tmp_path / "benchmark", {"prepare": tmp_path / "prepare"})
 
     def retrain_name(names: list[str]) -> str:
         return retrain_node(stage, names, 0, tmp_path / "retrains").digest
@@ -140,7 +142,7 @@ def test_a_changed_trainer_retrains(prepared, tmp_path, own_code):
         assert retrain_name(["a", "b"]) != first, module
 
 
-def chain(folder: Path, config: dict, data: Path) -> dict[str, str]:
+def chain(folder: Path, config: RunConfig, data: Path) -> dict[str, str]:
     """Begin each stage in its folder, after those before → their digests."""
     done: dict[str, Path] = {}
     digests = {}
@@ -156,7 +158,7 @@ def chain(folder: Path, config: dict, data: Path) -> dict[str, str]:
 
 def test_a_change_reaches_its_stage_and_all_that_comes_after(tmp_path, own_code):
     """And none before it. The prepared data's own name holds its code: here it stands for what stage prepare made."""
-    config = {"data": {"x": 1}, "seed": 0, "train": {"lr": 0.1}, "select": {"apply": None}}
+    config = run_config(data={"x": 1})
     before = chain(tmp_path / "before", config, tmp_path / "data-1")
     assert chain(tmp_path / "elsewhere", config, tmp_path / "data-1") == before, "a place is no part of a digest"
     for number, (module, line, stage) in enumerate(
@@ -174,7 +176,7 @@ def test_a_change_reaches_its_stage_and_all_that_comes_after(tmp_path, own_code)
 
 
 def test_two_that_need_the_same_node_work_once(tmp_path):
-    config = {"data": {"x": 1}}
+    config = run_config(data={"x": 1})
     node, calls = stage_node("prepare", config, tmp_path / "prepare", {}), []
 
     def work() -> Result:
@@ -186,13 +188,13 @@ def test_two_that_need_the_same_node_work_once(tmp_path):
         results = list(pool.map(lambda _: run_node(node, tmp_path / "prepare", work), range(2)))
     assert len(calls) == 1 and results[0] == results[1] and results[0].metrics == {"rows": 3.0}
     (tmp_path / "prepare" / "left").touch()
-    other = stage_node("prepare", {"data": {"x": 2}}, tmp_path / "prepare", {})
+    other = stage_node("prepare", run_config(data={"x": 2}), tmp_path / "prepare", {})
     run_node(other, tmp_path / "prepare", work)
     assert len(calls) == 2 and not (tmp_path / "prepare" / "left").exists(), "what another node left is removed"
 
 
 def test_work_that_was_cut_off_goes_on_in_its_folder(tmp_path):
-    node, folder = stage_node("train", {"seed": 0}, tmp_path / "train", {}), tmp_path / "train"
+    node, folder = stage_node("train", run_config(), tmp_path / "train", {}), tmp_path / "train"
 
     def cut() -> Result:
         (folder / "resume.pt").touch()

@@ -1,0 +1,150 @@
+"""The configuration of a run, typed: what conf/config.yaml spells out, where each setting is explained.
+
+Imports nothing that takes long, so that a mistake is told at once.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from pydantic import BeforeValidator, Field
+
+from pipelines.benchmark_settings import Settings
+from pipelines.places import check_runs, check_uri
+from pipelines.stages import STAGES
+from recsys.config.factory import Part, check_value, make_dataclass
+from recsys.config.ranges import Count, Natural, Seed, Tau, Unit
+from recsys.data.preparation.fields import check_name
+from recsys.errors import ConfigError
+from recsys.files import Json
+
+__all__ = ["Distill", "Export", "RunConfig", "Select", "Tracking"]
+
+
+def _by(check: Callable[[Any, str], None], place: str) -> BeforeValidator:
+    """A check that has words of its own for what is wrong."""
+
+    def checked(value: Any) -> Any:
+        check(value, place)
+        return value
+
+    return BeforeValidator(checked)
+
+
+def _check_list(value: Any, place: str) -> None:
+    if not isinstance(value, list) or not value or not all(isinstance(s, str) for s in value):
+        raise ConfigError(f"{place}: expected a list of some of {', '.join(STAGES)}, got {value!r}: write [train]")
+
+
+_Id = Annotated[str, Field(coerce_numbers_to_str=True)]  # a folder may be called 3
+
+
+@dataclass(frozen=True)
+class Select:
+    """What a selector's scores lead to, and what stage train takes over of an earlier selection."""
+
+    top_k: Count | None
+    no_cut: Count | None
+    protect: list[str]
+    repeats: Literal["keep", "drop"]
+    apply: str | list[str] | None
+    probes: Natural
+
+
+@dataclass(frozen=True)
+class Distill:
+    """The student of stage distill, and how it learns."""
+
+    weight: Unit
+    temperature: Tau
+    model: Part
+    embedding: Part
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a bundle holds beside the model."""
+
+    golden: Literal["synthetic", "rows", "none"]
+    past: bool
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where MLflow is told of the run, and under which names."""
+
+    uri: Annotated[str | None, _by(check_uri, "tracking.uri")]
+    experiment: Annotated[str, _by(check_name, "tracking.experiment")]
+    register: Annotated[str, _by(check_name, "tracking.register")]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The resolved configuration of a run.
+
+    Its keys are those of conf/config.yaml and the groups of conf/; a group that may be left out is None then.
+    """
+
+    data: Part
+    train: Part
+    model: Part
+    embedding: Part
+    head: Part
+    optimizer: Part
+    table_optimizer: Part
+    sequence: Part | None
+    selection: Part | None
+    compression: Part | None
+    quantization: Part | None
+    heal: Part | None
+    name: Annotated[str, _by(check_name, "name")]
+    seed: Seed
+    device: Literal["auto", "cpu", "cuda"]
+    stages: Annotated[list[str], _by(_check_list, "stages")]
+    from_run: _Id | None
+    trusted: list[str]
+    runs: Annotated[str, _by(check_runs, "runs")]
+    select: Select
+    distill: Distill
+    calibrate: bool
+    export: Export
+    tracking: Tracking
+    benchmark: Settings | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """The configuration that Hydra has composed.
+
+        Raises:
+            ConfigError: If a key is unknown or missing, or a value is of the wrong type or out of range.
+        """
+        hints = get_type_hints(cls, include_extras=True)
+        if unknown := sorted(map(str, set(values) - set(hints))):
+            raise ConfigError(f"unknown {', '.join(unknown)}: expected some of {', '.join(sorted(hints))}")
+        may_lack = {"benchmark", *(name for name, hint in hints.items() if hint in (Part, Part | None))}
+        if lacking := sorted(set(hints) - may_lack - set(values)):
+            raise ConfigError(f"no value for {', '.join(lacking)}: leave it as it is, or set it")
+        data = _read(values.get("data"), hints["data"], "data")
+        check_name(data.get("name"), "data.name")  # first: a run has that name unless it is given another
+        return cls(**{name: _read(values.get(name), hint, name) for name, hint in hints.items()})
+
+    def to_json(self) -> Json:
+        """All of it, as JSON holds it."""
+        return {key: value for key, value in asdict(self).items() if key != "benchmark" or value is not None}
+
+
+def _read(value: Any, hint: Any, place: str) -> Any:
+    """The value of a key as its type hint wants it."""
+    may_lack = NoneType in get_args(hint)
+    kind = get_args(hint)[0] if may_lack else hint
+    if kind == Part:
+        if not isinstance(value, Mapping) and (value or not may_lack):  # null and false leave it out
+            raise ConfigError(f"{place}: expected an option of the group, got {value!r}: name one")
+        return dict(value) if isinstance(value, Mapping) else None
+    if isinstance(kind, type) and is_dataclass(kind) and not (may_lack and value is None):
+        if not isinstance(value, Mapping):
+            known = ", ".join(f.name for f in fields(kind))
+            raise ConfigError(f"{place}: expected {known}, got {value!r}: set one of them")
+        return make_dataclass(kind, value, place)
+    return check_value(value, hint, place)

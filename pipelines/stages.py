@@ -1,0 +1,41 @@
+"""The stages there are, and what is known of each before it runs."""
+
+from dataclasses import dataclass
+
+__all__ = ["MODEL_STAGES", "STAGES", "Kind"]
+
+_TRAINING = ("model", "embedding", "sequence", "head", "train", "optimizer", "table_optimizer", "seed")
+_MODEL = ("recsys.training.checkpoint.VERSION",)
+_DATA = ("recsys.data.preparation.prepare.FORMAT", "recsys.features.row_encoder.ENCODERS_VERSION")
+_REPORT = ("recsys.selection.reports.report.VERSION",)
+MODEL_STAGES = ("train", "retrain", "distill", "compress")  # those that leave a model, in order
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a stage before it runs.
+
+    Args:
+        call: Its function, as `module.function` of this package: imported when it runs, since that takes seconds.
+        reads: What of the configuration it reads.
+        needs: The stages of which one must have run before it, beside prepare; none if empty.
+        formats: The constants that hold the versions of the files that it writes.
+    """
+
+    call: str
+    reads: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+
+
+STAGES = {  # in their order
+    "prepare": Kind("prepare.run", ("data",), formats=_DATA),
+    "train": Kind("train.run", (*_TRAINING, "select.apply"), formats=_MODEL),
+    "select": Kind("select_features.run", ("selection", "select", "train", "optimizer", "seed"), ("train",), _REPORT),
+    "retrain": Kind("train.run_again", _TRAINING, ("select",), _MODEL),
+    "distill": Kind("distill.run", ("distill", *_TRAINING[2:]), ("train",), _MODEL),
+    "compress": Kind("compress.run", ("compression", "quantization", "heal", "seed"), ("train", "retrain"), _MODEL),
+    "evaluate": Kind("evaluate.run", ("calibrate",), MODEL_STAGES),
+    "export": Kind("export.run", ("name", "export"), MODEL_STAGES, ("recsys.serving.manifest.FORMAT",)),
+    "benchmark": Kind("benchmark.run", ("benchmark", "select", *_TRAINING), formats=_REPORT),
+}
