@@ -59,21 +59,23 @@ def _kept_at(
     return len(names), retrain(stage, names, seed)
 
 
-def _try(stage: Stage, settings: Settings, all_of: Benchmark, name: str, method: Part, seed: int, model: Path) -> None:
+def _try(
+    stage: Stage, settings: Settings, benchmark: Benchmark, name: str, method: Part, seed: int, model: Path
+) -> None:
     """One method under one seed: its search, and models on its top k, on what it keeps, and at each price."""
-    of, fields = all_of.methods[name], len(all_of.schema.fields)
+    result, fields = benchmark.methods[name], len(benchmark.schema.fields)
     try:
         report = _search(stage, name, method, seed, model, settings.no_cut or max(1, fields // 2))
     except ConfigError as error:
-        of.failed = str(error)
+        result.failed = str(error)
         _console.print(Text(f"{name} has no answer:", "yellow"), str(error), soft_wrap=True)
         return
     ranking = list(report.fields)
-    of.reports.append(report)
-    of.at_grid.append([retrain(stage, ranking[:k], seed) for k in all_of.grid])
-    of.kept.append(retrain(stage, report.kept, seed))
+    result.reports.append(report)
+    result.at_grid.append([retrain(stage, ranking[:k], seed) for k in benchmark.grid])
+    result.kept.append(retrain(stage, report.kept, seed))
     for share in settings.gain_shares or () if "gain_share" in method else ():
-        of.at_price.setdefault(share, []).append(_kept_at(stage, name, method, seed, model, share))
+        result.at_price.setdefault(share, []).append(_kept_at(stage, name, method, seed, model, share))
 
 
 def run(stage: Stage) -> Result:
@@ -81,14 +83,14 @@ def run(stage: Stage) -> Result:
     settings = benchmark_settings(stage.config.benchmark)
     schema = Schema.load(stage.data / "schema.json")
     grid, methods = checked_grid(settings.grid, len(schema.fields)), settings.selectors()
-    found = {name: Found() for name in methods}
-    all_of = Benchmark(stage, schema, settings.metric, grid, settings.seeds, found)
+    results, reference = {name: Found() for name in methods}, settings.reference or next(iter(methods))
+    benchmark = Benchmark(stage, schema, settings.metric, grid, settings.seeds, reference, results)
     for i, seed in enumerate(settings.seeds):
         _console.print(Text(f"seed {seed}", "bold"), f"({i + 1} of {len(settings.seeds)})")
-        all_of.full.append(retrain(stage, schema.names, seed))
-        for j, name in enumerate(found):
-            if not found[name].failed:
-                about = f"({j + 1} of {len(found)} methods, seed {i + 1} of {len(settings.seeds)})"
-                _console.print(Text(name, "bold"), about)
-                _try(stage, settings, all_of, name, methods[name], seed, all_of.full[-1].folder)
-    return all_of.conclude()
+        benchmark.full.append(retrain(stage, schema.names, seed))
+        for j, name in enumerate(results):
+            if not results[name].failed:
+                counts = f"({j + 1} of {len(results)} methods, seed {i + 1} of {len(settings.seeds)})"
+                _console.print(Text(name, "bold"), counts)
+                _try(stage, settings, benchmark, name, methods[name], seed, benchmark.full[-1].folder)
+    return benchmark.conclude()

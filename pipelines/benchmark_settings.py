@@ -21,6 +21,7 @@ class Settings:
     Args:
         methods: Names of options of the group selection; None is all of them.
         settings: By name, what differs from its conf file.
+        reference: The method that each other one is compared with, if it is benchmarked too; None is the first.
         seeds: Of searches and retrains; each search is on the model trained with its seed.
         grid: Climbing counts of fields; None chooses them.
         metric: `auc` or `logloss`, of the test split.
@@ -31,6 +32,7 @@ class Settings:
 
     methods: list[str] | None = None
     settings: dict[str, Json] = field(default_factory=dict)
+    reference: str | None = None
     seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
     grid: list[Count] | None = None
     metric: Literal["auc", "logloss"] = "auc"
@@ -51,14 +53,14 @@ class Settings:
         """
         options = {p.stem: p for p in sorted((CONF / "selection").glob("*.yaml"))}
         names = list(options) if self.methods is None else self.methods
-        unknown = [n for n in (*names, *self.settings) if n not in options]
+        unknown = [n for n in (*names, *self.settings, *filter(None, [self.reference])) if n not in options]
         if unknown or not names:
             named = unknown or "named"
             raise ConfigError(f"benchmark.methods: no selector {named}: expected some of {', '.join(options)}")
         parts: dict[str, Part] = {}
         for name in names:
-            own = OmegaConf.to_container(OmegaConf.load(options[name]))
-            parts[name] = {**cast(Json, own), **self.settings.get(name, {})}
+            option = OmegaConf.to_container(OmegaConf.load(options[name]))
+            parts[name] = {**cast(Json, option), **self.settings.get(name, {})}
             check(parts[name], f"benchmark.settings.{name}")
         return parts
 

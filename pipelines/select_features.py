@@ -52,7 +52,7 @@ def _search(stage: Stage, search: Search) -> tuple[FieldScores, ProbeFindings | 
     seed_everything(search.seed)
     model = search.build(train.schema)
     reporter = Together(stage.reporter, metrics=False)
-    history = fit(model, train, valid, search.how, search.seed, reporter=reporter)
+    history = fit(model, train, valid, search.how, search.seed, device=search.device, reporter=reporter)
     among_probes = replace(search, model=model, train=train, valid=valid, steps=int(best_look(history)["step"]))
     scores = search_fields(select, among_probes)
     top_k = stage.config.select.top_k
@@ -63,7 +63,8 @@ def _search(stage: Stage, search: Search) -> tuple[FieldScores, ProbeFindings | 
 
 def _given(stage: Stage) -> tuple[Search, checkpoint.Spec]:
     """What the selector is given, and the specification of the model."""
-    model, spec = checkpoint.load(stage.earlier("train"))
+    device = Device.choose(stage.config.device, stage.config.train["precision"])
+    model, spec = checkpoint.load(stage.earlier("train"), device)
     train, valid = (Shards(stage.data, split, model.schema) for split in ("train", "valid"))
     how = make_dataclass(TrainConfig, resolve(stage.config.to_json(), facts(train))["train"], "train")
     history = read_made(stage.earlier("train"), "history.json", "the looks of a training", list[dict[str, float]])
@@ -71,11 +72,11 @@ def _given(stage: Stage) -> tuple[Search, checkpoint.Spec]:
         model=model,
         train=train,
         valid=valid,
-        build=lambda schema: checkpoint.build(schema, spec),
+        build=lambda schema: checkpoint.build(schema, spec, device),
         how=how,
         seed=stage.config.seed,
         steps=int(best_look(history)["step"]),
-        device=Device.choose("cpu", how.precision),
+        device=device,
     )
     return search, spec
 
@@ -87,7 +88,7 @@ def run(stage: Stage) -> Result:
     policy = stage.config.select
     check_policy(names, policy.top_k, policy.protect)
     check_policy(names, policy.no_cut, policy.protect)
-    of_model = health(model, search.train, valid)
+    of_model = health(model, search.train, valid, device=search.device)
     scores, probes = _search(stage, search)
     scores.notes.warnings.extend(_one_label(model.schema))
     for warning in scores.notes.warnings:
@@ -102,7 +103,7 @@ def run(stage: Stage) -> Result:
     measured = Measured(
         health=of_model,
         probes=probes,
-        savings=savings(model, search.build, kept, Shards(stage.data, "valid", model.schema), search.how.precision),
+        savings=savings(model, search.build, kept, Shards(stage.data, "valid", model.schema), search.device),
         shuffled=_shuffled(search, kept),
         clusters=repeats,
     )
@@ -136,7 +137,8 @@ def _shuffled(search: Search, kept: list[str]) -> ShuffledCost | None:
     dropped = [n for n in search.model.schema.names if n not in kept]
     if not dropped:
         return None
-    return shuffled_cost(search.model, search.valid, {"dropped": dropped}, search.seed)["dropped"]
+    costs = shuffled_cost(search.model, search.valid, {"dropped": dropped}, search.seed, device=search.device)
+    return costs["dropped"]
 
 
 def _provenance(stage: Stage, spec: checkpoint.Spec, search: Search) -> Provenance:

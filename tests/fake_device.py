@@ -32,6 +32,9 @@ class _Fake(Device):
         _generators.append(torch.Generator().manual_seed(seed))
         return _generators[-1]
 
+    def wait(self) -> None:
+        """Its operations end before they return."""
+
     def _module(self) -> Any:
         return torch.random
 

@@ -68,7 +68,7 @@ def resampled(weight_B: Tensor, count: int) -> Tensor:
     and a count of B give every row once. The rows should stand in random order.
     """
     share_B = weight_B.double().cumsum(0)
-    place = (torch.arange(count, dtype=torch.float64) + 0.5) / count * share_B[-1]
+    place = (torch.arange(count, dtype=torch.float64, device=weight_B.device) + 0.5) / count * share_B[-1]
     return torch.searchsorted(share_B, place).clamp(max=len(weight_B) - 1)
 
 

@@ -11,6 +11,7 @@ from recsys.data.split import Split
 from recsys.frame.ctr import CTR
 from recsys.selection.columns import Units, field_generators, raw_blocks
 from recsys.selection.counted import resampled
+from recsys.training.device import CPU, Device
 
 __all__ = [
     "EDGE",
@@ -117,15 +118,18 @@ class Reservoir:
         gradient is the permutation's while each batch holds several such rows.
         """
         q = max(self.active, min(0.5, _LEAST_ACTIVE / rows))
-        drawn_B = torch.rand(rows, generator=generator) < q
-        pick_B = torch.randint(len(self.values_RD), (rows,), generator=generator)
+        place = self.values_RD.device
+        drawn_B = (torch.rand(rows, generator=generator) < q).to(place)
+        pick_B = torch.randint(len(self.values_RD), (rows,), generator=generator).to(place)
         x_BD = torch.where(drawn_B[:, None], self.values_RD[pick_B], self.usual_D)
         weight_B = torch.where(drawn_B, self.active / q, (1 - self.active) / (1 - q))
         return x_BD, weight_B
 
 
 @torch.no_grad()
-def reservoirs(model: CTR, shards: Split, gated_units: Units, batch_size: int, size: int = 256) -> list[Reservoir]:
+def reservoirs(
+    model: CTR, shards: Split, gated_units: Units, batch_size: int, size: int = 256, device: Device = CPU
+) -> list[Reservoir]:
     """A reservoir for each whole unit that has fewer than 5 active rows in a batch on average.
 
     Args:
@@ -134,6 +138,7 @@ def reservoirs(model: CTR, shards: Split, gated_units: Units, batch_size: int, s
         gated_units: Units with their shares of active rows.
         batch_size: Rows a step.
         size: Active rows to hold, at most; with sample weights, drawn as often as they weigh.
+        device: The model is there.
     """
     few = [i for i, a in enumerate(gated_units.active_U.tolist()) if 0 < a * batch_size < _LEAST_ACTIVE]
     blocks = raw_blocks(shards, slice(0, len(shards))) if few else {}
@@ -152,13 +157,15 @@ def reservoirs(model: CTR, shards: Split, gated_units: Units, batch_size: int, s
         if weight_B is not None:
             share = float(weight_B[rows_R].sum() / weight_B.sum())
             rows_R = rows_R[resampled(weight_B[rows_R], size)]
-        x_RW = model.features(shards.batch(torch.cat([torch.tensor([usual]), rows_R[:size]]).numpy()))
+        columns_D = columns_D.to(device.torch_device)
+        batch = shards.batch(torch.cat([torch.tensor([usual]), rows_R[:size]]).numpy())
+        x_RW = model.features(device.batch(batch))
         stock.append(Reservoir(i, columns_D, share, x_RW[1:, columns_D], x_RW[0, columns_D]))
     return stock
 
 
 class Gates(nn.Module):
-    """One gate a unit, in front of the model's head.
+    """One gate a unit, in front of the model's head. Its random numbers are the same on every device.
 
     Args:
         gated_units: The units.
@@ -168,6 +175,9 @@ class Gates(nn.Module):
         start: The gates' first value.
         stock: Reservoirs of units with few active rows.
     """
+
+    column_W: Tensor  # `of_column_W`, which stays on the CPU, on the device of x_BW
+    weight_U: Tensor
 
     def __init__(
         self,
@@ -179,7 +189,9 @@ class Gates(nn.Module):
         stock: Sequence[Reservoir] = (),
     ):
         super().__init__()
-        self.of_column_W, self.weight_U = gated_units.of_column_W, weight_U
+        self.of_column_W = gated_units.of_column_W
+        self.register_buffer("column_W", self.of_column_W)
+        self.register_buffer("weight_U", weight_U)
         self.theta_U = nn.Parameter(torch.full((len(gated_units.names),), theta_of(start)))
         self.stock, self.calls = stock, 0
         self.generators = field_generators(gated_units.names, seed)
@@ -206,13 +218,13 @@ class Gates(nn.Module):
         from_BW = x_BW.detach() if weight_B is None else x_BW.detach()[resampled(weight_B, len(x_BW))]
         other_BW = rolled(from_BW, shift_U, self.of_column_W)
         if not self.stock:
-            return gated(x_BW, other_BW, self.gates(), self.of_column_W)
+            return gated(x_BW, other_BW, self.gates(), self.column_W)
         scale_BW = torch.ones_like(other_BW)
         for r in self.stock:
             x_BD, weight_B = r.draw(len(x_BW), self.generators[r.unit])
             other_BW[:, r.columns_D] = x_BD
             scale_BW[:, r.columns_D] = weight_B[:, None]
-        mixed_BW = gated(x_BW, other_BW, self.gates(), self.of_column_W)
+        mixed_BW = gated(x_BW, other_BW, self.gates(), self.column_W)
         return mixed_BW + (scale_BW - 1) * (mixed_BW - mixed_BW.detach())  # the same value, a weighted gradient
 
     def of_rows(self, weight_B: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -11,7 +11,7 @@ from recsys.selection.columns import field_generators, field_of_column
 from recsys.selection.counted import Rows, counted
 from recsys.selection.gates import Gates
 from recsys.selection.search import batches_forever, gate_loss
-from recsys.training.device import Device
+from recsys.training.device import CPU, Device
 
 __all__ = ["agreement_of_halves", "concordance", "worth_on"]
 
@@ -23,6 +23,7 @@ class _Mixed(Gates):
         torch.nn.Module.__init__(self)
         names = model.schema.names
         self.of_column_W, self.stock, self.calls = field_of_column(model.widths), (), 0
+        self.register_buffer("column_W", self.of_column_W)
         self.generators = field_generators(names, 0)
         self.draw_SU = torch.stack([torch.rand(steps, generator=g) for g in self.generators], 1)
         self.gate_F = torch.zeros(len(names))
@@ -32,7 +33,7 @@ class _Mixed(Gates):
         return self.gate_F
 
 
-def worth_on(model: CTR, rows: Split, steps: int, batch_size: int, seed: int) -> np.ndarray:
+def worth_on(model: CTR, rows: Split, steps: int, batch_size: int, seed: int, device: Device = CPU) -> np.ndarray:
     """How much of what the model gains over its shuffled self each field brings, nats a row → [F].
 
     −∫₀¹ ∂L/∂g_i at g = t·1 dt by S midpoints, a batch of rows each: the fields' parts add up to L with all
@@ -40,15 +41,14 @@ def worth_on(model: CTR, rows: Split, steps: int, batch_size: int, seed: int) ->
 
     Source: Sundararajan, Taly and Yan, 2017, equation 1 (integrated gradients), of the loss along the gates.
     """
-    mixed, batches = _Mixed(model, steps), batches_forever(rows, batch_size, seed)
-    device = Device.choose("cpu")
-    total_F = torch.zeros(len(model.widths))
+    mixed, batches = _Mixed(model, steps).to(device.torch_device), batches_forever(rows, batch_size, seed, device)
+    total_F = torch.zeros(len(model.widths), device=device.torch_device)
     for step in range(steps):
         mixed.gate_F = torch.full_like(total_F, (step + 0.5) / steps).requires_grad_()
         batch = next(batches)
         loss = gate_loss(model, mixed.of_rows(batch.weight_B), batch, device)
         total_F -= torch.autograd.grad(loss, [mixed.gate_F])[0] / steps
-    return total_F.numpy().astype(np.float64)
+    return total_F.numpy(force=True).astype(np.float64)
 
 
 def concordance(a_F: np.ndarray, b_F: np.ndarray) -> float:
@@ -58,7 +58,7 @@ def concordance(a_F: np.ndarray, b_F: np.ndarray) -> float:
 
 
 def agreement_of_halves(
-    model: CTR, valid: Split, steps: int = 20, batch_size: int = 2048
+    model: CTR, valid: Split, steps: int = 20, batch_size: int = 2048, device: Device = CPU
 ) -> tuple[float, float | None]:
     """Of what each field is worth on two random halves of the held-out rows: `concordance`, and Spearman's ρ.
 
@@ -71,11 +71,12 @@ def agreement_of_halves(
         valid: Held-out rows, at least four.
         steps: S on each half.
         batch_size: Rows a step, at most a half.
+        device: Where the model is, and in which precision its head runs.
     """
     model.eval()
     valid = counted(valid)
     order = np.random.default_rng(37).permutation(len(valid))
     halves = [np.sort(part) for part in np.array_split(order, 2)]
-    worth = [worth_on(model, Rows(valid, part), steps, min(batch_size, len(part)), 37) for part in halves]
+    worth = [worth_on(model, Rows(valid, part), steps, min(batch_size, len(part)), 37, device) for part in halves]
     alike = min(np.ptp(w) for w in worth) == 0
     return concordance(worth[0], worth[1]), None if alike else float(spearmanr(worth[0], worth[1]).statistic)

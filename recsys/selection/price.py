@@ -9,6 +9,7 @@ from recsys.evaluation.metrics import losses, sigmoid, weighted_mean
 from recsys.frame.ctr import CTR
 from recsys.selection.counted import counted
 from recsys.selection.search import Search
+from recsys.training.device import CPU, Device
 from recsys.training.fit import logits
 
 __all__ = ["Gain", "default_price", "gain_over_constant", "price_or_default"]
@@ -39,13 +40,13 @@ def gain_over_constant(logit_B: np.ndarray, label_B: np.ndarray, weight_B: np.nd
     return Gain(mean, error, weighted_mean(constant_B, weight_B)[0])
 
 
-def default_price(model: CTR, valid: Split, share: float) -> float:
+def default_price(model: CTR, valid: Split, share: float, device: Device = CPU) -> float:
     """λ = `share` of the model's gain over a constant, or of 5 % of the constant's logloss if that is more."""
     valid = counted(valid)
-    gain = gain_over_constant(logits(model, valid), valid.label_B, valid.weight_B)
+    gain = gain_over_constant(logits(model, valid, device=device), valid.label_B, valid.weight_B)
     return share * max(gain.mean, _LEAST_GAIN * gain.constant)
 
 
 def price_or_default(search: Search, price: float | None, share: float) -> float:
     """The price given, or the default."""
-    return default_price(search.model, search.valid, share) if price is None else price
+    return default_price(search.model, search.valid, share, search.device) if price is None else price

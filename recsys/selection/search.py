@@ -17,6 +17,7 @@ from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.heads.loss import cross_entropy
 from recsys.progress import progress
+from recsys.selection.columns import field_of_column
 from recsys.selection.scores import FieldScores
 from recsys.training.config import TrainConfig
 from recsys.training.device import CPU, Device
@@ -56,6 +57,11 @@ class Search:
     def __post_init__(self) -> None:
         if len(names := self.model.schema.names) < 2:
             raise ConfigError(f"selection needs at least two fields, got {names}: add fields under data.fields")
+
+    @property
+    def column_W(self) -> Tensor:
+        """The field of each column of x_BW → int64 [W], on the device."""
+        return field_of_column(self.model.widths).to(self.device.torch_device)
 
     def fresh_model(self) -> CTR:
         """An untrained model on the same fields; the seed fixes its weights."""

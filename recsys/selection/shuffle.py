@@ -36,7 +36,7 @@ class Shuffled:
         rows = min(rows, max(2, _MOST_NUMBERS // sum(model.widths)))
         chosen = np.sort(np.random.default_rng(seed).permutation(len(valid))[:rows])
         parts = [valid.batch(part) for part in np.array_split(chosen, -(-len(chosen) // 8192))]
-        self.x_RW = torch.cat([model.features(b) for b in parts])
+        self.x_RW = torch.cat([model.features(device.batch(b)) for b in parts])
         self.label_R = np.concatenate([b.label_B.numpy() for b in parts])
         self.weight_R = None if valid.weight_B is None else np.asarray(valid.weight_B[chosen], np.float64)
         self._weight_R = None if self.weight_R is None else torch.from_numpy(self.weight_R)
@@ -53,16 +53,16 @@ class Shuffled:
             together: Whether they share the donors (those of the first), or each has its own.
         """
         kept = {n: self._blocks[n].clone() for n in names}
-        donor_R = torch.empty(0, dtype=torch.int64)
+        donor_R = torch.empty(0, dtype=torch.int64)  # drawn on the CPU: the same on every device
         for i, (name, block_RD) in enumerate(kept.items()):
             if i == 0 or not together:
-                donor_R = donors(len(block_RD), self._weight_R, self._generators[name])
+                donor_R = donors(len(block_RD), self._weight_R, self._generators[name]).to(block_RD.device)
             self._blocks[name].copy_(block_RD[donor_R])
         with self._device.autocast():
             logit_R = torch.cat([self.model.logits_of(part)[:, 0].float() for part in self.x_RW.split(8192)])
         for name, block_RD in kept.items():
             self._blocks[name].copy_(block_RD)
-        return logit_R.numpy()
+        return logit_R.numpy(force=True)
 
 
 def shuffled_cost(
@@ -72,6 +72,7 @@ def shuffled_cost(
     seed: int,
     rows: int = 100_000,
     together: bool = False,
+    device: Device = CPU,
 ) -> dict[str, ShuffledCost]:
     """What shuffling costs, for several sets of fields in turn.
 
@@ -82,11 +83,12 @@ def shuffled_cost(
         seed: See `Shuffled`.
         rows: See `Shuffled`.
         together: Whether the fields of a set share one permutation, or each has its own.
+        device: The model is there. It scores in float32: what a field costs is a small difference of two losses.
 
     Returns:
         For each name, what shuffling its fields costs.
     """
-    rows_of = Shuffled(model, valid, seed, rows)
+    rows_of = Shuffled(model, valid, seed, rows, device.in_float32())
     logit_R, label_R, weight_R = rows_of.logits(), rows_of.label_R, rows_of.weight_R
     loss_R, base = losses(sigmoid(logit_R), label_R), auc(logit_R, label_R, weight_R)
     costs: dict[str, ShuffledCost] = {}

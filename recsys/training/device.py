@@ -1,7 +1,7 @@
 """What a run computes on: one value that is chosen once and handed down."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
@@ -58,6 +58,15 @@ class Device:
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.torch_device.type, self.autocast_dtype)
+
+    def in_float32(self) -> "Device":
+        """The same place, with dense layers in float32."""
+        return replace(self, autocast_dtype=None)
+
+    def wait(self) -> None:
+        """Return when all that was started here has been computed, so that a clock may be read."""
+        if self.torch_device.type != "cpu":
+            self._module().synchronize()
 
     def batch(self, batch: Batch) -> Batch:
         """A batch of the loader, moved here."""

@@ -110,8 +110,8 @@ MUTANTS = [
     Mutant(
         "LeAP's gates learn on training rows",
         "recsys/selection/methods/leap.py",
-        "batches = batches_forever(valid, batch_size, search.seed)",
-        "batches = batches_forever(search.train, batch_size, search.seed)",
+        "batches = batches_forever(valid, batch_size, search.seed, search.device)",
+        "batches = batches_forever(search.train, batch_size, search.seed, search.device)",
         RUN + "test_selection_judges_fields_by_validation_and_by_weight",
     ),
     Mutant(
@@ -131,8 +131,8 @@ MUTANTS = [
     Mutant(
         "AutoField's gates learn on training rows",
         "recsys/selection/methods/autofield.py",
-        "held_out = batches_forever(search.valid, search.how.batch_size, search.seed)",
-        "held_out = batches_forever(search.train, search.how.batch_size, search.seed)",
+        "held_out = batches_forever(search.valid, search.how.batch_size, search.seed, search.device)",
+        "held_out = batches_forever(search.train, search.how.batch_size, search.seed, search.device)",
         PEERS + "test_autofield_gates_learn_on_validation_rows",
     ),
     Mutant(

@@ -9,14 +9,21 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pipelines import distill, train
-from pipelines.config import Distill
+from pipelines import distill, select_features, train
+from pipelines.config import Distill, Select
 from pipelines.evaluate import measure
+from recsys.config.factory import make
 from recsys.config.options import CONF
 from recsys.data.batch import Batch
+from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.features.schema import Field, Schema
+from recsys.frame.ctr import CTR
 from recsys.models.mlp import MLP
+from recsys.selection.counted import Rows
+from recsys.selection.methods import leap
+from recsys.selection.scores import FieldScores
+from recsys.selection.search import Search
 from recsys.training import checkpoint
 from recsys.training.config import TrainConfig
 from recsys.training.device import CPU, Device
@@ -103,19 +110,47 @@ def test_every_part_stays_on_the_device_of_the_run(group: str, name: str, tmp_pa
         assert is_fake(train_and_score(device, spec(**{group: name}), tmp_path))
 
 
+def scores_of(option: Path, folder: Path, device: Device) -> FieldScores:
+    """What a selector says of an untrained model, from a few rows."""
+    torch.manual_seed(0)
+    train, valid = (Rows(Shards(folder, split), np.arange(300)) for split in ("train", "valid"))
+    how = TrainConfig(batch_size=100, lr=5e-3, warmup_steps=0, precision="fp32")
+    few = {"price": 1e-3, "batch_size": 300, "rows": 300, "trees": 2}
+    config: Any = OmegaConf.to_container(OmegaConf.load(option))
+
+    def build(schema: Schema) -> CTR:
+        return checkpoint.build(schema, spec(), device)
+
+    search = Search(build(train.schema), train, valid, build, how, 0, 3, device)
+    return make({**config, **{k: v for k, v in few.items() if k in config}}, "selection")(search)
+
+
+@pytest.mark.parametrize("option", sorted((CONF / "selection").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_selector_says_on_a_device_what_it_says_on_the_cpu(option: Path, prepared: Path, monkeypatch) -> None:
+    monkeypatch.setattr(leap, "_LEAST_STEPS", 4)
+    monkeypatch.setattr(leap, "_MOST_PASSES", 4)
+    with fake_device() as device:
+        scores = scores_of(option, prepared, device)
+    assert scores == scores_of(option, prepared, CPU)
+
+
 def test_stages_compute_on_the_device_of_the_run(prepared: Path, tmp_path: Path, monkeypatch) -> None:
-    """They train, look at validation, write resume.pt, take it up, score, evaluate and distill."""
-    stage = small_stage(prepared, tmp_path, distill=Distill(0.5, 2.0, **PARTS))
+    """They train, look at validation, write resume.pt, take it up, score, evaluate, select and distill."""
+    random = {"_target_": "recsys.selection.methods.random_order.random_order"}
+    policy = Select(3, None, [], "drop", None, probes=1)
+    parts: Any = {"select": policy, "selection": random, "data": {"split": {}}, "runs": str(tmp_path)}
+    stage = small_stage(prepared, tmp_path, distill=Distill(0.5, 2.0, **PARTS), **parts)
     quick = {**stage.config.train, "max_epochs": 1, "evals_per_epoch": 1}
     stage = replace(stage, config=replace(stage.config, train=quick))
-    first, second = (replace(stage, folder=tmp_path / n) for n in ("train", "distill"))
-    for one in (first, second):
+    first, second, third = (replace(stage, folder=tmp_path / n) for n in ("train", "distill", "select"))
+    for one in (first, second, third):
         one.folder.mkdir()
     monkeypatch.setattr(Device, "choose", lambda *_: FAKE)
     with fake_device():
         history = train.run(first).history
         assert train.run(first).history == history, "taken up from resume.pt"
         distill.run(replace(second, done={**second.done, "train": first.folder}))
+        assert select_features.run(replace(third, done={**third.done, "train": first.folder})).metrics
         figures, valid_B, _ = measure(second.folder, stage)
     assert isinstance(valid_B, np.ndarray) and figures["auc"] > 0.5
 

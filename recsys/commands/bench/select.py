@@ -110,11 +110,11 @@ def wide_once(folder: str, dimensions: str) -> dict[str, float]:
         logit_B += 0.5 * value_BD[:, 0] if name in ("v0", "v1", "v2", "v3") else 0.0
         columns[name] = pa.ListArray.from_arrays(offset, pa.array(value_BD.ravel()))
     case = _case(Path(folder), columns, fields, logit_B, 8)
-    found = search_fields(partial(leap, split_width=width, steps=150), case.search)
-    gates = sum(len(g) for g in found.notes.dimensions.values())
+    scores = search_fields(partial(leap, split_width=width, steps=150), case.search)
+    gates = sum(len(g) for g in scores.notes.dimensions.values())
     return {
         "wide_gates": gates,
-        "wide_seconds": found.notes.seconds,
+        "wide_seconds": scores.notes.seconds,
         "wide_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 

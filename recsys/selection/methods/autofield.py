@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from recsys.config.ranges import Few, LearningRate, Unit
 from recsys.data.batch import Batch
-from recsys.selection.columns import field_of_column
 from recsys.selection.figures import SearchNotes
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search, batches_forever, gate_loss, train_gated
@@ -29,7 +28,7 @@ class AutoFieldGate(nn.Module):
     def __init__(self, column_W: Tensor, seed: int, tau_step: float):
         super().__init__()
         self.column_W, self.tau_step, self.calls = column_W, tau_step, 0
-        self.alpha_F2 = nn.Parameter(torch.zeros(int(column_W[-1]) + 1, 2))  # log α: keep, drop
+        self.alpha_F2 = nn.Parameter(torch.zeros(int(column_W[-1]) + 1, 2, device=column_W.device))  # log α: keep, drop
         self.generator = torch.Generator().manual_seed(seed)
 
     @property
@@ -45,7 +44,7 @@ class AutoFieldGate(nn.Module):
         """→ x̃_BW, with new noise for each field and batch."""
         self.calls += 1
         uniform_F2 = torch.rand(self.alpha_F2.shape, generator=self.generator).clamp(1e-9, 1 - 1e-7)
-        noise_F2 = -torch.log(-torch.log(uniform_F2))
+        noise_F2 = -torch.log(-torch.log(uniform_F2)).to(x_BW.device)
         p_F2 = ((self.alpha_F2.log_softmax(1) + noise_F2) / self.tau).softmax(1)
         return x_BW * p_F2[:, 0][self.column_W]
 
@@ -91,7 +90,7 @@ def autofield(
     rows lower τ too. There the model's dropout acts in the steps of the choices; here it does not.
     """
     fresh = search.fresh_model()
-    gate = AutoFieldGate(field_of_column(fresh.widths), search.seed, tau_step)
+    gate = AutoFieldGate(search.column_W, search.seed, tau_step)
     adam = torch.optim.Adam(gate.parameters(), lr=gate_lr or search.how.lr)
     held_out = batches_forever(search.valid, search.how.batch_size, search.seed, search.device)
 

@@ -140,19 +140,18 @@ def leap(
     parts = whole if split_width is None else units(model, valid, groups, split_width)
 
     def training(gated_units: Units, seed: int, start: float, weighted: bool) -> _GateTraining:
-        stock = reservoirs(model, valid, gated_units, batch_size)
+        stock = reservoirs(model, valid, gated_units, batch_size, device=search.device)
         gates = Gates(gated_units, price_weights(gated_units, weighted), seed, steps, start, stock)
-        return _GateTraining(model, gates, batches, steps, search.device)
+        return _GateTraining(model, gates.to(search.device.torch_device), batches, steps, search.device)
 
     at_price = training(parts, search.seed, 0.4, weighted)
     ramp = training(whole, search.seed + 1, 1 - EDGE, adaptive is not False)
     with progress(refresh_per_second=2) as bar:
         bce = at_price.hold(price, steps, bar)
         mean_U, closed_U = ramp.climb(steps, bar)
-    gates = at_price.gates
-    learned = _Learned(
-        parts, gates.gates().detach(), gates.weight_U, price, whole, closed_U, _score(ramp.gates, mean_U)
-    )
+    gates, score_U = at_price.gates, _score(ramp.gates, mean_U)
+    gate_U, weight_U, closed_U, score_U = (x.detach().cpu() for x in (gates.gates(), gates.weight_U, closed_U, score_U))
+    learned = _Learned(parts, gate_U, weight_U, price, whole, closed_U, score_U)
     split = _dimensions(model, parts, learned.gate_U)
     notes = SearchNotes("leap", price, 2 * steps, None, warnings, bce, split, "no unit: its order counts")
     costs = _costs_near_price(search, valid, learned.gate_U, parts, split)
@@ -209,7 +208,7 @@ def _costs_near_price(
     if not near:
         return {}
     groups = {parts.names[i]: parts.members[i] for i in near}
-    cost = shuffled_cost(search.model, valid, groups, search.seed, together=True)
+    cost = shuffled_cost(search.model, valid, groups, search.seed, together=True, device=search.device)
     return {field: asdict(cost[group]) for group, members in groups.items() for field in members}
 
 

@@ -49,7 +49,9 @@ def leap_joint(
     price = price_or_default(search, price, gain_share)
     gated_units = units(search.model, search.valid, groups)
     fresh = search.fresh_model()
-    gates = Gates(gated_units, price_weights(gated_units, adaptive), search.seed, 1000, OPEN)
+    gates = Gates(gated_units, price_weights(gated_units, adaptive), search.seed, 1000, OPEN).to(
+        search.device.torch_device
+    )
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return gates(x_BW, batch.weight_B), torch.zeros(())

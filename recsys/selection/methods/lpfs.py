@@ -5,7 +5,6 @@ from torch import Tensor
 
 from recsys.config.ranges import Epsilon, Few, GainShare, Positive
 from recsys.data.batch import Batch
-from recsys.selection.columns import field_of_column
 from recsys.selection.figures import SearchNotes
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores
@@ -60,8 +59,8 @@ def lpfs(
     """
     price = price_or_default(search, price, gain_share)
     fresh = search.fresh_model()
-    column_W = field_of_column(fresh.widths)
-    x_F = torch.ones(len(fresh.widths), requires_grad=True)
+    column_W = search.column_W
+    x_F = torch.ones(len(fresh.widths), device=column_W.device, requires_grad=True)
     epsilon = 0.1
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

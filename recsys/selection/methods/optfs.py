@@ -7,11 +7,11 @@ from recsys.config.ranges import Few, GainShare, Positive, Tau
 from recsys.data.batch import Batch
 from recsys.data.split import Split
 from recsys.features.schema import Schema
-from recsys.selection.columns import field_of_column
 from recsys.selection.figures import SearchNotes
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search, train_gated
+from recsys.training.device import Device
 
 __all__ = ["ValueMasks", "optfs"]
 
@@ -84,7 +84,7 @@ def optfs(
     """
     price = price_or_default(search, price, gain_share)
     fresh = search.fresh_model()
-    masks, column_W = ValueMasks(search.model.schema, 0.5), field_of_column(fresh.widths)
+    masks, column_W = ValueMasks(search.model.schema, 0.5).to(search.device.torch_device), search.column_W
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         mask_BF = masks(batch)
@@ -93,7 +93,7 @@ def optfs(
     for step in train_gated(fresh, mix, search, epochs, masks, reach=2.0):
         masks.tau = last_tau ** (step.number / step.total)
     names = search.model.schema.names
-    open_F, mean_F = _shares(masks, search.valid)
+    open_F, mean_F = _shares(masks, search.valid, search.device)
     score = {n: o + 1e-3 * m for n, o, m in zip(names, open_F, mean_F, strict=True)}
     details = {n: {"values_kept": o, "mask": m} for n, o, m in zip(names, open_F, mean_F, strict=True)}
     notes = SearchNotes("optfs", price)
@@ -108,16 +108,16 @@ def _row_mean(mask_BF: Tensor, weight_B: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def _shares(masks: ValueMasks, valid: Split) -> tuple[list[float], list[float]]:
+def _shares(masks: ValueMasks, valid: Split, device: Device) -> tuple[list[float], list[float]]:
     """For each field, the share of rows with an open mask, and the mean of c's soft mask σ(c)."""
     soft, hard = masks.c_V.sigmoid(), (masks.c_V > 0).float()
     totals: list[Tensor] = []
     for number_V in (hard, soft):
         masks.c_V.copy_(torch.logit(number_V.clamp(1e-6, 1 - 1e-6)))
         masks.tau, masks.scale = 1.0, 1.0
-        total_F, rows = torch.zeros(len(masks.sizes)), 0.0
-        for b in valid.batches(8192):
-            weight_B = torch.ones(len(b)) if b.weight_B is None else b.weight_B
+        total_F, rows = torch.zeros(len(masks.sizes), device=device.torch_device), 0.0
+        for b in map(device.batch, valid.batches(8192)):
+            weight_B = torch.ones_like(b.label_B) if b.weight_B is None else b.weight_B
             total_F, rows = total_F + weight_B @ masks(b), rows + float(weight_B.sum())
         totals.append(total_F / rows)
     return totals[0].tolist(), totals[1].tolist()

@@ -5,12 +5,10 @@ from torch import nn
 
 from recsys.config.ranges import Count
 from recsys.progress import progress
-from recsys.selection.columns import field_of_column
 from recsys.selection.counted import counted
 from recsys.selection.figures import SearchNotes
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search, gate_loss
-from recsys.training.device import CPU
 
 __all__ = ["sfs"]
 
@@ -20,7 +18,7 @@ class _Mask(nn.Module):
 
     def __init__(self, column_W: torch.Tensor, fields: int):
         super().__init__()
-        self.column_W, self.mask_F = column_W, nn.Parameter(torch.ones(fields))
+        self.column_W, self.mask_F = column_W, nn.Parameter(torch.ones(fields, device=column_W.device))
 
     def forward(self, x_BW: torch.Tensor) -> torch.Tensor:
         return x_BW * self.mask_F[self.column_W]
@@ -39,13 +37,13 @@ def sfs(search: Search, *, batch_size: Count = 1024, batches: Count = 200) -> Fi
     equations 5 and 6, for one task.
     """
     model, valid = search.model.eval(), counted(search.valid)
-    column_W = field_of_column(model.widths)
-    total_F, count = torch.zeros(len(model.widths)), 0
+    column_W, device = search.column_W, search.device.in_float32()
+    total_F, count = torch.zeros(len(model.widths), device=column_W.device), 0
     with progress(refresh_per_second=2) as bar:
         task = bar.add_task("mask gradients", total=min(batches, max(1, len(valid) // batch_size)))
         for batch in valid.shuffled(batch_size, [search.seed, 11]):
             mask = _Mask(column_W, len(model.widths))
-            loss = gate_loss(model, mask, batch, CPU)
+            loss = gate_loss(model, mask, device.batch(batch), device)
             total_F += torch.autograd.grad(loss, mask.mask_F)[0].abs()
             count += 1
             bar.advance(task)

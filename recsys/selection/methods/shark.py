@@ -8,19 +8,19 @@ from recsys.data.batch import Batch
 from recsys.data.split import Split
 from recsys.frame.ctr import CTR
 from recsys.progress import progress
-from recsys.selection.columns import field_of_column
 from recsys.selection.counted import counted
 from recsys.selection.figures import SearchNotes
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search
+from recsys.training.device import Device
 
 __all__ = ["shark"]
 
 
 @torch.no_grad()
-def _mean_embedding(model: CTR, valid: Split) -> Tensor:
-    total_W, weight = torch.zeros(sum(model.widths), dtype=torch.float64), 0.0
-    for batch in valid.batches(8192):
+def _mean_embedding(model: CTR, valid: Split, device: Device) -> Tensor:
+    total_W, weight = torch.zeros(sum(model.widths), dtype=torch.float64, device=device.torch_device), 0.0
+    for batch in map(device.batch, valid.batches(8192)):
         weight_B = _weights(batch)
         total_W += weight_B @ model.features(batch).double()
         weight += float(weight_B.sum())
@@ -28,7 +28,7 @@ def _mean_embedding(model: CTR, valid: Split) -> Tensor:
 
 
 def _weights(batch: Batch) -> Tensor:
-    return torch.ones(len(batch), dtype=torch.float64) if batch.weight_B is None else batch.weight_B.double()
+    return torch.ones_like(batch.label_B).double() if batch.weight_B is None else batch.weight_B.double()
 
 
 def shark(search: Search, *, batch_size: Count = 8192) -> FieldScores:
@@ -43,12 +43,11 @@ def shark(search: Search, *, batch_size: Count = 8192) -> FieldScores:
     Source: Zhang et al., SHARK, 2023, equation 3: Taylor's first term of replacing a field by its mean.
     """
     model, valid = search.model.eval(), counted(search.valid)
-    column_W = field_of_column(model.widths)
-    mean_W = _mean_embedding(model, valid)
-    total_F, weight = torch.zeros(len(model.widths), dtype=torch.float64), 0.0
+    column_W, mean_W = search.column_W, _mean_embedding(model, valid, search.device)
+    total_F, weight = torch.zeros(len(model.widths), dtype=torch.float64, device=column_W.device), 0.0
     with progress(refresh_per_second=2) as bar:
         task = bar.add_task("first-order losses", total=len(valid))
-        for batch in valid.batches(batch_size):
+        for batch in map(search.device.batch, valid.batches(batch_size)):
             with torch.no_grad():
                 x_BW = model.features(batch)
             x_BW.requires_grad_()
@@ -58,7 +57,7 @@ def shark(search: Search, *, batch_size: Count = 8192) -> FieldScores:
             (gradient_BW,) = torch.autograd.grad(loss, x_BW)
             with torch.no_grad():
                 change_BW = gradient_BW * (mean_W - x_BW)
-                change_BF = torch.zeros(len(batch), len(model.widths)).index_add_(1, column_W, change_BW)
+                change_BF = change_BW.new_zeros(len(batch), len(model.widths)).index_add_(1, column_W, change_BW)
                 weight_B = _weights(batch)
                 total_F += weight_B @ change_BF.abs().double()
                 weight += float(weight_B.sum())

@@ -39,6 +39,7 @@ def shufflegate(
     gated_units = units(search.model, search.valid)
     fresh = search.fresh_model()
     gates = Gates(gated_units, price_weights(gated_units, adaptive=False), search.seed, 1000, OPEN)
+    gates = gates.to(search.device.torch_device)
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return gates(x_BW, batch.weight_B), price * gates.cost()

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from recsys.config.ranges import Few, GainShare, Positive, Temperature
 from recsys.data.batch import Batch
-from recsys.selection.columns import field_of_column
 from recsys.selection.figures import SearchNotes
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores
@@ -26,7 +25,7 @@ class ConcreteDropout(nn.Module):
     def __init__(self, column_W: Tensor, temperature: float, seed: int):
         super().__init__()
         self.column_W, self.temperature = column_W, temperature
-        self.logit_F = nn.Parameter(torch.zeros(int(column_W[-1]) + 1))
+        self.logit_F = nn.Parameter(torch.zeros(int(column_W[-1]) + 1, device=column_W.device))
         self.generator = torch.Generator().manual_seed(seed)
 
     def keep(self) -> Tensor:
@@ -36,7 +35,7 @@ class ConcreteDropout(nn.Module):
     def forward(self, x_BW: Tensor) -> Tensor:
         """→ x̃_BW."""
         u_BF = torch.rand(len(x_BW), len(self.logit_F), generator=self.generator).clamp(1e-6, 1 - 1e-6)
-        z_BF = torch.sigmoid((self.logit_F + torch.logit(u_BF)) / self.temperature)
+        z_BF = torch.sigmoid((self.logit_F + torch.logit(u_BF).to(x_BW.device)) / self.temperature)
         return x_BW * z_BF[:, self.column_W]
 
 
@@ -63,7 +62,7 @@ def variational_dropout(
     """
     price = price_or_default(search, price, gain_share)
     fresh = search.fresh_model()
-    dropout = ConcreteDropout(field_of_column(fresh.widths), temperature, search.seed)
+    dropout = ConcreteDropout(search.column_W, temperature, search.seed)
 
     def mix(x_BW: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return dropout(x_BW), price * dropout.keep().sum()

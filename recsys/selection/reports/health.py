@@ -13,6 +13,7 @@ from recsys.selection.figures import ProbeFindings
 from recsys.selection.halves import agreement_of_halves
 from recsys.selection.price import Gain, gain_over_constant
 from recsys.selection.reports.report import Health
+from recsys.training.device import CPU, Device
 from recsys.training.fit import logits
 
 __all__ = ["health", "reason_for_doubt", "with_probes"]
@@ -21,7 +22,7 @@ _LEAST_AGREEMENT = 0.5  # of halves: below it, more of what fields seem to be wo
 _MOST_LUCK = 0.5  # false discoveries that kept probes imply
 
 
-def health(model: CTR, train: Split, valid: Split, rows: int = 100_000) -> Health:
+def health(model: CTR, train: Split, valid: Split, rows: int = 100_000, device: Device = CPU) -> Health:
     """Measure a model, and judge it. All figures count sample weights.
 
     The verdict is `no signal` if the validation AUC is within 3 standard errors of ½, or the gain over a
@@ -35,20 +36,21 @@ def health(model: CTR, train: Split, valid: Split, rows: int = 100_000) -> Healt
         train: Training rows; those of weight 0 are left out.
         valid: Held-out rows; those of weight 0 are left out.
         rows: Training rows to score, drawn at random, at most.
+        device: Where the model is, and in which precision its head runs while halves are compared.
     """
     valid = counted(valid)
-    train_auc = _auc_of_some(model.eval(), counted(train), rows)
-    logit_B, label_B, weight_B = logits(model, valid), valid.label_B, valid.weight_B
+    train_auc = _auc_of_some(model.eval(), counted(train), rows, device)
+    logit_B, label_B, weight_B = logits(model, valid, device=device), valid.label_B, valid.weight_B
     valid_auc, gain = auc(logit_B, label_B, weight_B), gain_over_constant(logit_B, label_B, weight_B)
-    agreement, rank_agreement = agreement_of_halves(model, valid)
+    agreement, rank_agreement = agreement_of_halves(model, valid, device=device)
     verdict, reason = _verdict(valid_auc, _auc_error(label_B, weight_B), gain, agreement)
     return Health(train_auc, valid_auc, gain.mean, gain.error, agreement, verdict, reason, rank_agreement)
 
 
-def _auc_of_some(model: CTR, train: Split, rows: int) -> float:
+def _auc_of_some(model: CTR, train: Split, rows: int, device: Device) -> float:
     chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:rows])
     parts = np.array_split(chosen, -(-len(chosen) // 8192))
-    logit_B = np.concatenate([model(train.batch(p))[:, 0].detach().numpy() for p in parts])
+    logit_B = np.concatenate([model(device.batch(train.batch(p)))[:, 0].numpy(force=True) for p in parts])
     return auc(logit_B, train.label_B[chosen], None if train.weight_B is None else train.weight_B[chosen])
 
 

@@ -12,7 +12,7 @@ from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.selection.reports.report import Savings
-from recsys.training.device import Device
+from recsys.training.device import CPU, Device
 
 __all__ = ["median_interval", "savings", "size"]
 
@@ -45,25 +45,25 @@ def median_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float,
 
 
 @torch.no_grad()
-def _times(models: Sequence[CTR], valid: Shards) -> np.ndarray:
+def _times(models: Sequence[CTR], valid: Shards, device: Device) -> np.ndarray:
     """µs a row of eager scoring, the models in turn so that a busy machine slows all → [repeats, models]."""
     rows = slice(0, min(_ROWS, len(valid)))
     plain = [m.over(m.embedding.plain()).eval() for m in models]
-    batches = [Shards(valid.folder, valid.split, m.schema).batch(rows) for m in models]
+    batches = [device.batch(Shards(valid.folder, valid.split, m.schema).batch(rows)) for m in models]
     time_RM = np.empty((_REPEATS + 3, len(models)))
     for i in range(len(time_RM)):
         for j, (model, batch) in enumerate(zip(plain, batches, strict=True)):
             started = time.perf_counter()
             model(batch)
+            device.wait()
             time_RM[i, j] = 1e6 * (time.perf_counter() - started) / len(batch)
     return time_RM[3:]  # the first ones warm up
 
 
-def _train_times(models: Sequence[CTR], valid: Shards, precision: str) -> np.ndarray:
+def _train_times(models: Sequence[CTR], valid: Shards, device: Device) -> np.ndarray:
     """µs a row of a training step at a rate of 0 (forward, backward, update of the tables) → [repeats, models]."""
     rows = slice(0, min(_BATCH, len(valid)))
-    batches = [Shards(valid.folder, valid.split, m.schema).batch(rows) for m in models]
-    device = Device.choose("cpu", precision)
+    batches = [device.batch(Shards(valid.folder, valid.split, m.schema).batch(rows)) for m in models]
     history = [m.trainable().optimizer_state() for m in models]
     time_RM = np.empty((_STEPS + 2, len(models)))
     for m in models:
@@ -75,6 +75,7 @@ def _train_times(models: Sequence[CTR], valid: Shards, precision: str) -> np.nda
                 logit_BT = model.logits_of(model.features(batch))
             model.loss(logit_BT, batch).backward()
             model.zero_grad()
+            device.wait()
             time_RM[i, j] = 1e6 * (time.perf_counter() - started) / len(batch)
     for model, state in zip(models, history, strict=True):
         model.eval().trainable().load_optimizer_state(state)
@@ -82,7 +83,7 @@ def _train_times(models: Sequence[CTR], valid: Shards, precision: str) -> np.nda
 
 
 def savings(
-    model: CTR, build: Callable[[Schema], CTR], kept: Sequence[str], valid: Shards, precision: str = "auto"
+    model: CTR, build: Callable[[Schema], CTR], kept: Sequence[str], valid: Shards, device: Device = CPU
 ) -> Savings:
     """Before and after dropping all but the kept fields.
 
@@ -91,7 +92,7 @@ def savings(
         build: Builds the model on what is kept.
         kept: Names of fields.
         valid: Rows to time.
-        precision: Of training.
+        device: Where both models are, and in which precision they train.
     """
     before: dict[str, float] = {**size(model)}
     nothing: dict[str, float] = dict.fromkeys([*before, "us_per_row", "train_us_per_row"], 0)
@@ -103,7 +104,7 @@ def savings(
         return Savings(before, nothing, f"the kept fields alone make no model: {error}")
     after: dict[str, float] = {**size(smaller)}
     saved, models = {k: before[k] - after[k] for k in before}, [model, smaller]
-    scoring, training = _times(models, valid), _train_times(models, valid, precision)
+    scoring, training = _times(models, valid, device), _train_times(models, valid, device)
     for name, time_RM in (("us_per_row", scoring), ("train_us_per_row", training)):
         before[name], after[name] = (float(v) for v in np.median(time_RM, 0))
         saved[name] = float(np.median(time_RM[:, 0] - time_RM[:, 1]))
