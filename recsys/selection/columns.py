@@ -20,9 +20,9 @@ __all__ = ["Units", "change_rates", "field_generators", "field_of_column", "raw_
 
 
 def field_generators(names: Sequence[str], seed: int) -> list[torch.Generator]:
-    """A random generator for each name, seeded by it: order and other fields change nothing.
+    """A random generator of the CPU for each name. It depends on the seed and on that name alone.
 
-    PyTorch's CPU generator reads the low 32 bits of a seed only, so both go through the checksum.
+    PyTorch's CPU generator uses only the low 32 bits of its seed, so a checksum mixes seed and name into these.
     """
     return [torch.Generator().manual_seed(zlib.crc32(f"{seed}/{n}".encode())) for n in names]
 
@@ -33,7 +33,7 @@ def field_of_column(widths: Sequence[int]) -> Tensor:
 
 
 def raw_blocks(shards: Split, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
-    """For each field its ids, or its numbers, as the model is given them → [rows, columns]."""
+    """The ids or the numbers of each field, as the model takes them → [rows, columns]."""
     batch, schema = shards.batch(rows), shards.schema
     blocks = {n: batch.ids_BL[:, c.start : c.stop].numpy() for n, c in schema.id_columns.items()}
     return blocks | {n: batch.dense_BN[:, c.start : c.stop].numpy() for n, c in schema.float_columns.items()}
@@ -90,9 +90,9 @@ def units(
 
     Args:
         model: Has the fields and their widths.
-        shards: Rows from which c and a are counted, as they weigh, over the first `most_rows`.
+        shards: Its first `most_rows` rows give c and a; each counts as it weighs.
         groups: Name → fields that share a gate and a permutation.
-        split_width: Vectors of at least so many dimensions get a gate a dimension; None splits none.
+        split_width: Vectors of at least so many dimensions get a gate for each dimension; None splits no vector.
         most_rows: See `shards`; a split vector is counted over a tenth of them.
 
     Raises:
@@ -136,7 +136,7 @@ def _bytes(block: np.ndarray) -> np.ndarray:
 def _rates(block: np.ndarray, weight_B: np.ndarray | None) -> tuple[float, float]:
     """(1 − Σ p², 1 − max p) over the distinct rows of a block, p the share of rows, or of their weight."""
     block = np.ascontiguousarray(block)
-    if block.shape[1] > 1:  # compared as bytes, which is slower than as numbers
+    if block.shape[1] > 1:  # numpy compares bytes, which takes longer than numbers
         block = block.view(np.dtype((np.void, block.dtype.itemsize * block.shape[1])))
     if weight_B is None:
         count = np.unique(block, return_counts=True)[1]

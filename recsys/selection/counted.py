@@ -18,7 +18,7 @@ class Rows:
 
     Args:
         shards: The split.
-        rows_B: Numbers of the rows to keep. If these weigh all alike, they have no weights any more.
+        rows_B: Numbers of the rows to keep. If all of them weigh alike, `weight_B` is None.
     """
 
     def __init__(self, shards: Split, rows_B: np.ndarray):
@@ -76,7 +76,7 @@ def donors(rows: int, weight_B: Tensor | None, generator: torch.Generator) -> Te
     """For each row, the row whose value replaces its own → int64 [B].
 
     Without weights a random permutation; with weights a random order of rows drawn as often as they
-    weigh, so that what replaces a value is distributed as values are, weights counted.
+    weigh, so that the replacing values have the weighted distribution of the values.
     """
     order_B = torch.randperm(rows, generator=generator)
     if weight_B is None:

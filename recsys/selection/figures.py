@@ -12,8 +12,8 @@ class SearchNotes:
     Args:
         method: Name of the selector.
         price: Nats a row that a field must be worth to be kept; None if the method has no price.
-        steps: Of all passes over the gates, or over batches.
-        repeats: Of which each score is a mean.
+        steps: How many it took, in all passes over gates or batches.
+        repeats: How many repeats each score is the mean of.
         warnings: Sentences for the user.
         gate_bce: Loss at each step of the gates that decide. Only a method that learns gates in front of the trained
             model itself fills it.

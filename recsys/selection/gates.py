@@ -41,9 +41,9 @@ def theta_of(gate: float) -> float:
 def adaptive_weights(width_U: Tensor, change_U: Tensor) -> Tensor:
     """w_i = s_i / median(s), s_i = √(d_i·c_i), within [.05, 20].
 
-    The gate's gradient grows with the width d_i that a unit brings and with the share c_i of rows
-    that a permutation changes; this makes one price fair to a scalar and a wide embedding, to a
-    dense field and one active in 1 % of rows.
+    The gradient of a gate grows with d_i, the width of its unit, and with c_i, the share of rows that a
+    permutation changes. The weights cancel both, so that one price is fair to a scalar and to a wide
+    embedding, to a dense field and to one that is active in 1 % of rows.
     """
     s_U = (width_U * change_U).sqrt()
     return (s_U / s_U.median().clamp(min=1e-12)).clamp(0.05, 20.0)
@@ -88,20 +88,20 @@ def rolled_blocks(x_BW: Tensor, shifts: Sequence[int], sizes: Sequence[int]) -> 
 
 
 def gated(x_BW: Tensor, other_BW: Tensor, gate_U: Tensor, of_column_W: Tensor) -> Tensor:
-    """x̃_i = g_i·x_i + (1 − g_i)·x'_i, with x' what replaces x."""
+    """x̃_i = g_i·x_i + (1 − g_i)·x'_i, x' is what replaces x."""
     return torch.lerp(other_BW, x_BW, gate_U[of_column_W])
 
 
 @dataclass(frozen=True)
 class Reservoir:
-    """Values of a unit with few active rows, from the whole history.
+    """Values of a unit that has few active rows in a batch, drawn from all held-out rows.
 
     Args:
         unit: Its number.
         columns_D: Its columns of x_BW.
         active: a, the share of active rows, in (0, ½).
         values_RD: Values of active rows.
-        usual_D: The value of all other rows.
+        usual_D: The value of the rows that are not active.
     """
 
     unit: int
@@ -113,9 +113,9 @@ class Reservoir:
     def draw(self, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Replacements x'_BD for a batch, and the weight of each row's gradient.
 
-        A permutation gives a·B rows an active value; the reservoir gives it to q·B rows, q =
-        5/B, and weights them a/q (the others (1 − a)/(1 − q)), so that the gate's expected
-        gradient is the permutation's while each batch holds several such rows.
+        A permutation gives an active value to a·B rows. The reservoir gives one to q·B rows, with
+        q = 5/B, and weights these rows a/q and the others (1 − a)/(1 − q). Thereby the gate's expected
+        gradient stays that of a permutation, and each batch holds several active rows.
         """
         q = max(self.active, min(0.5, _LEAST_ACTIVE / rows))
         place = self.values_RD.device
@@ -134,10 +134,10 @@ def reservoirs(
 
     Args:
         model: Looks the values up.
-        shards: The history: held-out rows.
+        shards: Held-out rows.
         gated_units: Units with their shares of active rows.
         batch_size: Rows a step.
-        size: Active rows to hold, at most; with sample weights, drawn as often as they weigh.
+        size: A reservoir holds at most so many active rows; with sample weights, it draws each as often as it weighs.
         device: The model is there.
     """
     few = [i for i, a in enumerate(gated_units.active_U.tolist()) if 0 < a * batch_size < _LEAST_ACTIVE]
@@ -151,7 +151,7 @@ def reservoirs(
         common = torch.bincount(inverse, weight_B).argmax()
         rows_R = (inverse != common).nonzero().squeeze(1)
         if len(value) < 2 or len(rows_R) == 0:
-            continue  # active somewhere only by rounding: a permutation is all there is
+            continue  # only rounding made it look active: a permutation must do
         usual = int((inverse == common).nonzero()[0])
         share = len(rows_R) / len(block)
         if weight_B is not None:
@@ -170,8 +170,8 @@ class Gates(nn.Module):
     Args:
         gated_units: The units.
         weight_U: w, the price of each relative to λ.
-        seed: Fixes what replaces each row, by the unit's name.
-        steps: S, calls until the draws repeat.
+        seed: Fixes, together with the unit's name, what replaces each row.
+        steps: S; the shifts repeat after so many calls.
         start: The gates' first value.
         stock: Reservoirs of units with few active rows.
     """

@@ -1,4 +1,4 @@
-"""Do two halves of the held-out rows say the same of the fields? B rows, F fields, S steps."""
+"""Whether two halves of the held-out rows agree on what fields are worth. B rows, F fields, S steps."""
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class _Mixed(Gates):
 
 
 def worth_on(model: CTR, rows: Split, steps: int, batch_size: int, seed: int, device: Device = CPU) -> np.ndarray:
-    """How much of what the model gains over its shuffled self each field brings, nats a row → [F].
+    """Each field's part of what the model gains over itself with all fields shuffled, in nats a row → [F].
 
     −∫₀¹ ∂L/∂g_i at g = t·1 dt by S midpoints, a batch of rows each: the fields' parts add up to L with all
     fields shuffled minus L. One forward and backward pass a step, however many fields there are.
@@ -60,11 +60,12 @@ def concordance(a_F: np.ndarray, b_F: np.ndarray) -> float:
 def agreement_of_halves(
     model: CTR, valid: Split, steps: int = 20, batch_size: int = 2048, device: Device = CPU
 ) -> tuple[float, float | None]:
-    """Of what each field is worth on two random halves of the held-out rows: `concordance`, and Spearman's ρ.
+    """How well two random halves of the held-out rows agree on what each field is worth: `concordance`, Spearman's ρ.
 
-    The most important fields rule the first: it tells whether the model's order means anything, not whether a
-    field near its price would get the same verdict twice. In the second each field counts alike, and fields
-    that are worth nothing, whose order is chance, lower it; it is None if a half finds all fields worth the same.
+    The most important fields decide the first figure. It tells whether the model's order means anything; it does
+    not tell whether a field near its price would get the same verdict twice. In the second figure all fields count
+    alike, so that fields that are worth nothing lower it: their order is chance. It is None if a half finds all
+    fields worth the same.
 
     Args:
         model: Trained; not changed.

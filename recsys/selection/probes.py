@@ -73,7 +73,7 @@ class Probed:
         schema = self._real.schema
         sparse = [c for f in self._sources if f.is_sparse for c in schema.id_columns[f.name]]
         floats = [c for f in self._sources if not f.is_sparse for c in schema.float_columns[f.name]]
-        numbers = sum(f.max_length for f in schema.numeric)  # what stands behind them are weights
+        numbers = sum(f.max_length for f in schema.numeric)  # the weights of weighted lists stand behind them
         ids_BL = torch.cat([real.ids_BL, other.ids_BL[:, sparse]], 1)
         dense = [real.dense_BN[:, :numbers], other.dense_BN[:, floats], real.dense_BN[:, numbers:]]
         return Batch.of(self.schema, ids_BL, torch.cat(dense, 1), real.label_BT, real.weight_B)
@@ -96,7 +96,7 @@ def without_probes(scores: FieldScores) -> FieldScores:
 
 
 def kept_with_probes(scores: FieldScores, top_k: int | None) -> dict[str, bool]:
-    """What a policy keeps of fields and probes: the method's cut, or whatever scores as the k-th real field does."""
+    """Whether a policy keeps each field and probe: if the method does, or if it scores like the top k real fields."""
     if top_k is None:
         return scores.keep or {}
     real = sorted((s for n, s in scores.score.items() if not is_probe(n)), reverse=True)
@@ -106,8 +106,8 @@ def kept_with_probes(scores: FieldScores, top_k: int | None) -> dict[str, bool]:
 def discovery_rate(keep: dict[str, bool], probes: int) -> ProbeFindings:
     """The false-discovery rate that kept probes imply.
 
-    Each real field is useless with at most the chance that all are, so of F real fields about
-    F·(kept probes / probes) are kept by luck: rate = F·(kept probes / probes) / kept real fields,
+    A useless field is kept by luck as often as a probe. If all F real fields were useless, about
+    F·(kept probes / probes) of them would be kept: rate = F·(kept probes / probes) / kept real fields,
     at most 1. `at_most` counts one kept probe more, as knockoffs do, since few probes prove little.
 
     Args:

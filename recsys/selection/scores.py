@@ -18,7 +18,7 @@ __all__ = [
     "without_repeats",
 ]
 
-UNSETTLED = (0.25, 0.75)  # a gate between has not settled
+UNSETTLED = (0.25, 0.75)  # a gate between these has not settled
 _PROTECTED = ("protected", "named in select.protect")
 
 
@@ -120,14 +120,14 @@ def decide(
         scores: Of a selector.
         top_k: Count of fields to keep, protected ones included; None follows the method.
         protect: Fields that must stay.
-        doubt: Why no score can be believed, if so: every field is then uncertain, and none dropped.
+        doubt: Why no score can be believed; every field is then uncertain, and none is dropped. Empty if they can.
         no_cut: top_k of a method that gives an order and no cut.
 
     Returns:
         One verdict a field, in order of importance.
 
     Raises:
-        ConfigError: If a protected field does not exist, top_k is out of range or needed.
+        ConfigError: If a protected field does not exist; if top_k is out of range, or is missing and needed.
         KeepsNothing: If no field is kept.
     """
     if top_k is None and scores.keep is None:
@@ -160,7 +160,7 @@ def decide(
 
 
 def without_repeats(verdicts: Sequence[Verdict], groups: Sequence[Sequence[str]]) -> list[Verdict]:
-    """Of each group of fields that say the same, drop all that would be kept but the most important.
+    """In each group of fields that say the same, keep only the most important of those that would be kept.
 
     Args:
         verdicts: In order of importance. Protected fields stay.
@@ -173,7 +173,7 @@ def without_repeats(verdicts: Sequence[Verdict], groups: Sequence[Sequence[str]]
         group = group_of.get(v.field)
         if group is None or v.verdict == "drop":
             judged.append(v)
-        elif group in first and v.verdict in ("keep", "uncertain"):  # what it is worth, the other is worth too
+        elif group in first and v.verdict in ("keep", "uncertain"):  # the first brings the same
             judged.append(Verdict(v.field, "drop", f"repeats {first[group]}"))
         else:
             first.setdefault(group, v.field)

@@ -38,8 +38,8 @@ class Search:
         how: Settings of the training of `model`.
         seed: Fixes all that a selector draws.
         device: Where the model is, and in which precision its head runs.
-        steps: Steps of that training until the look at validation whose weights it kept. None: all steps of
-            `how.max_epochs`.
+        steps: How many steps that training took until the look at validation whose weights it kept. None means all
+            steps of `how.max_epochs`.
 
     Raises:
         ConfigError: If the model has fewer than two fields: then there is nothing to choose from.
@@ -92,8 +92,8 @@ def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, device
     """BCE(y, logit(gate(x))) of the main label, with x looked up without gradient: a loss of the gates alone.
 
     The head runs in the precision of the device, its input too: if the hardware multiplies bf16,
-    that is several times as fast. Σ w·l / Σ w if rows have sample weights; a gate that
-    needs them too brings them.
+    that is several times as fast. The mean counts sample weights; a gate that needs them
+    must hold them itself.
     """
     with torch.no_grad():
         x_BW = model.features(batch)
@@ -113,10 +113,10 @@ def train_gated(
 ) -> Iterator[Step]:
     """Train a model whose looked-up numbers pass through gates; yield after each step.
 
-    Each step is one of `recsys.training.loop` as `fit` takes it (rates, decay, precision, sample weights, `table_l2`,
-    `fresh_tables`), and so are the rows; there are as many as the model needed that frozen methods
-    are given, so that both see a model trained alike. It is not looked at on validation: gates
-    that have not closed yet would stop it early.
+    Steps and rows are those of `fit` (rates, decay, precision, sample weights, `table_l2`, `fresh_tables`). By
+    default there are as many steps as the given model took: thereby methods that train a fresh model and methods
+    that keep the given one judge models that trained alike. Validation does not end the training: it would end too
+    early, while gates have not closed yet.
 
     Args:
         model: Changed in place.
@@ -124,10 +124,9 @@ def train_gated(
         search: Its training rows are used. Its seed fixes their order and the dropout.
         epochs: Over the training rows, at least 1; a linear decay then ends with them. None takes
             `search.steps`.
-        gates: Learned in the same step by Adam; None are not.
-        reach: How far Adam can move a gate's parameter in all. Where the whole way is short, gates
-            close before the model has learned what they hide.
-
+        gates: Adam learns them in the same step. None: the caller learns its gates itself.
+        reach: How far Adam can move a gate's parameter in the whole training. Gates that can move far close before
+            the model has learned what they hide.
     """
     how = replace(search.how, max_epochs=epochs or search.how.max_epochs)
     per_epoch = len(search.train) // min(how.batch_size, len(search.train))
@@ -143,5 +142,5 @@ def train_gated(
 
 
 def gate_rate(steps: int, reach: float) -> float:
-    """Adam's rate with which a parameter can move by `reach` at most in all the steps."""
+    """The rate with which Adam moves a parameter by at most `reach` in all the steps."""
     return reach / max(steps, 1)

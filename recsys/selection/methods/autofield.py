@@ -13,7 +13,7 @@ __all__ = ["AutoFieldGate", "autofield", "steps_between"]
 
 _LAST_TAU = 0.01
 _LEAST_CHOICES = 200  # steps of the choices, if the run has as many
-_RAREST = 10  # ERASE's steps of the model for one of the choices
+_RAREST = 10  # in ERASE, steps of the model for each step of the choices
 
 
 class AutoFieldGate(nn.Module):
@@ -68,18 +68,18 @@ def autofield(
 ) -> FieldScores:
     """Train a fresh model on training rows, and every few steps its choices on a validation batch.
 
-    A field is kept if α_keep > α_drop. Dropping costs nothing, so a field that neither helps nor
+    A field is kept if α_keep > α_drop. Neither choice has a price, so a field that neither helps nor
     harms stays near ½: the ranking says more than the cut.
 
-    What a short run needs is more steps of the choices. On planted truth (35 fields, 16 useful, five
+    A short run needs more steps of the choices. On planted truth (35 fields, 16 useful, five
     seeds) average precision with a choice every 10, 3 and 1 steps was .663, .699, .729 in runs of 40
-    steps, .892 and .979 (10 and 1) in 164, and .966, .984, .985 in 656. Rates from 1 to 3 over the number
-    of steps ranked no better than the dense part's, nor did a τ that ends at .01.
+    steps, .892 and .979 (10 and 1) in 164, and .966, .984, .985 in 656. A rate of 1 to 3 divided by the
+    number of steps did not rank better than the dense part's, and a τ that ends at .01 did not either.
 
     Args:
         search: A fresh model learns from its training rows, the choices from its validation rows. Its seed fixes the
             fresh model, the noise and the order of rows.
-        epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
+        epochs: Over the training rows; None takes as many steps as the given model took (`train_gated`).
         every: Steps of the model between two of the choices, of which the first follows the first step;
             None is a 200th of the run's steps, at least 1 and at most 10 (see `steps_between`).
         gate_lr: Adam's rate for log α; None takes that of the dense part.

@@ -22,14 +22,14 @@ def lasso(
 ) -> FieldScores:
     """score_i = ‖β_i‖₂ over the field's standardised columns, of ½·mean (y − xβ)² + α‖β‖₁, means by sample weights.
 
-    A field is kept if any of its coefficients is not 0. It sees each field alone and in a straight
+    A field is kept if any of its coefficients is not 0. The method sees each field alone and in a straight
     line: a pair that matters only together scores 0.
 
     Args:
         search: Its training rows are used, their ids encoded by their mean label (`label_encoded`). Its seed draws
             rows and halves.
         alpha: α > 0; None takes the universal threshold σ_y·√(2 ln C / R), which a column of noise
-            passes with a chance that vanishes; R is there the effective number of rows.
+            passes with a chance that vanishes; there R is the effective number of rows.
         rows: R at most.
 
     Source: Tibshirani, 1996; the threshold is Donoho and Johnstone's, 1994, equation 1.

@@ -127,8 +127,8 @@ def leap(
         ConfigError: If a group names an unknown field or a field twice.
 
     Source: LeAP, ECML-PKDD 2026. Its public code trains model and gates together under a uniform
-    penalty (`leap_joint` does so) and names, but does not give, an adaptive regulariser: w_i, the
-    frozen model, held-out gate batches, reservoirs and the λ ramp are ours.
+    penalty (`leap_joint` does so). It names an adaptive regulariser without giving it; w_i, the frozen
+    model, held-out gate batches, reservoirs and the λ ramp are ours.
     """
     model, valid = search.model.eval(), counted(search.valid)
     batch_size = min(batch_size, len(valid))
@@ -200,7 +200,7 @@ def _scores(names: list[str], learned: _Learned, costs: dict[str, dict[str, floa
 def _costs_near_price(
     search: Search, valid: Split, gate_U: Tensor, parts: Units, split: Collection[str]
 ) -> dict[str, dict[str, float]]:
-    """For each field near its price that is not split, what shuffling it, with its group if it has one, costs."""
+    """What it costs to shuffle each field near its price, together with its group; split fields are left out."""
     low, high = _NEAR
     gates = gate_U.tolist()
     near = [i for i, members in enumerate(parts.members) if low < gates[i] < high and members[0] not in split]
@@ -219,5 +219,5 @@ def _dimensions(model: CTR, parts: Units, gate_U: Tensor) -> dict[str, list[floa
 
 
 def _worth_its_price(d: dict[str, float]) -> bool:
-    """By what shuffling the field costs, if that was measured; else by its gate."""
+    """Whether shuffling the field costs more than its price; if that was not measured, whether its gate is open."""
     return d["delta_logloss"] > d["price"] if "delta_logloss" in d else d["gate"] > 0.5

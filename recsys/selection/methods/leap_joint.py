@@ -35,7 +35,7 @@ def leap_joint(
             fresh model, the permutations and the order of rows.
         price: λ in nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
-        epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
+        epochs: Over the training rows; None takes as many steps as the given model took (`train_gated`).
         batch_size: Rows of a gate step.
         adaptive: Whether w_i is `adaptive_weights`, or 1 for all.
         groups: Name → fields that share one gate and one permutation.

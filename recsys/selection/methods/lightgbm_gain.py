@@ -25,15 +25,15 @@ def lightgbm_gain(
     Args:
         search: Its training rows are used, their ids encoded by their mean label (`label_encoded`). Its seed draws
             rows and halves.
-        trees: At least 1.
-        leaves: Of a tree, at least 2.
+        trees: How many, at least 1.
+        leaves: How many a tree may have, at least 2.
         rows: R at most.
 
     Raises:
         ConfigError: If lightgbm is not installed.
 
-    Source: Ke et al., LightGBM, 2017; gain as in Friedman, 2001, equation 44. Noise gains a little
-    too, on training rows: it is an order and no cut.
+    Source: Ke et al., LightGBM, 2017; gain as in Friedman, 2001, equation 44. On training
+    rows noise gains a little too, so the method gives an order and no cut.
     """
     try:
         from lightgbm import LGBMClassifier

@@ -46,7 +46,7 @@ def lpfs(
             of rows.
         price: λ of λ‖x‖₁, in nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
-        epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
+        epochs: Over the training rows; None takes as many steps as the given model took (`train_gated`).
         last_epsilon: ε at the end; it shrinks from .1 by a constant factor a step.
 
     Source: Guo et al., LPFS, 2022, equations 4, 7 and 8 (LPFS++), in the form of ERASE's code: g is

@@ -66,19 +66,19 @@ def optfs(
     """Train a fresh model with a mask on each value under L1, sharpened until masks are 0 or 1.
 
     score_i = share of validation rows whose value of field i has an open mask (c > 0), plus a
-    thousandth of the mean mask to part ties; a field is kept if that share is over ½.
+    thousandth of the mean mask, which breaks ties; a field is kept if that share is over ½.
 
     Args:
         search: A fresh model and its masks learn from its training rows; its validation rows say how often each value
-            comes. Its seed fixes the fresh model and the order of rows.
+            occurs. Its seed fixes the fresh model and the order of rows.
         price: λ of λ·Σ_fields mean over the batch's rows of the mask, in nats a row; None takes
             `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
-        epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
+        epochs: Over the training rows; None takes as many steps as the given model took (`train_gated`).
         last_tau: Temperature at the end, ≥ 1; it grows from 1 by a constant factor a step.
 
     Source: Lyu et al., OptFS, 2023, equations 6 to 9. The paper's L1 sums over all values; ours
-    weights a value by how often it comes, so that λ is in nats a row, and numbers, which the paper
+    weights a value by how often it occurs, so that λ is in nats a row, and numbers, which the paper
     makes categories, have one mask a field. c₀ = ½ and the last τ = 200 are those of the authors'
     code, which raises τ once an epoch (20 epochs; here once a step). Retraining is stage retrain's.
     """

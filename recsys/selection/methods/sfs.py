@@ -31,7 +31,7 @@ def sfs(search: Search, *, batch_size: Count = 1024, batches: Count = 200) -> Fi
         search: Its validation rows are used; its seed fixes which of them share a batch. Near the optimum of its model
             the gradient is small for every field, so the order among strong fields is weak.
         batch_size: Rows of a batch: |mean over the batch| depends on it.
-        batches: At most; one pass over the rows otherwise.
+        batches: At most so many, and at most one pass over the rows.
 
     Source: Wang et al., Single-shot Feature Selection for Multi-task Recommendations, 2023,
     equations 5 and 6, for one task.

@@ -38,7 +38,7 @@ def shark(search: Search, *, batch_size: Count = 8192) -> FieldScores:
 
     Args:
         search: Its validation rows are used. Its seed is not: every row counts once.
-        batch_size: Rows a pass; changes nothing but speed.
+        batch_size: Rows of a batch; only the speed depends on it.
 
     Source: Zhang et al., SHARK, 2023, equation 3: Taylor's first term of replacing a field by its mean.
     """

@@ -54,7 +54,7 @@ def variational_dropout(
             and the order of rows.
         price: λ in nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
-        epochs: Over the training rows; null takes as many steps as the given model took (`train_gated`).
+        epochs: Over the training rows; None takes as many steps as the given model took (`train_gated`).
         temperature: Of the concrete draws, in (0, 1].
 
     Source: Chang, Rampasek and Goldenberg, Dropout Feature Ranking, 2017, equations 2 to 4. The

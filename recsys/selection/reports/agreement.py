@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Stability(TypedDict):
-    """An index of stability; from three runs on its 95 % interval."""
+    """An index of stability, and its 95 % interval if there are three runs or more."""
 
     index: float
     low: NotRequired[float]
@@ -115,7 +115,7 @@ def stability(kept_MF: np.ndarray) -> Stability | None:
 
 
 def mean_with_interval(values: Sequence[float] | np.ndarray) -> Mean:
-    """Mean, and from two values on their deviation and the mean's 95 % interval by Student's t."""
+    """The mean; of two values or more also their deviation, and the mean's 95 % interval by Student's t."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return Mean(mean=mean)
@@ -130,7 +130,7 @@ def area(grid: Sequence[int], value_SK: np.ndarray) -> np.ndarray:
 
 
 def area_weights(grid: Sequence[int]) -> np.ndarray:
-    """What each point of the grid counts in `area` → [K]; they sum to 1."""
+    """The weight of each point of the grid in `area` → [K]; they sum to 1."""
     return area(grid, np.eye(len(grid)))
 
 
@@ -170,8 +170,8 @@ def paired_difference(change_S: Sequence[float] | np.ndarray, influence_R: np.nd
     """Mean of S paired differences, with an interval that holds the noise of seeds and of test rows.
 
     variance = s² / S + Σ_r influence_r²: all seeds share the test rows, so that their noise does not
-    shrink with S. Student's t with Satterthwaite's degrees of freedom; one seed has the noise of rows
-    alone. Rows are taken to be independent.
+    shrink with S. Student's t with Satterthwaite's degrees of freedom; with one seed
+    only the noise of rows counts. Rows are taken to be independent.
 
     Args:
         change_S: A difference a seed.

@@ -54,7 +54,7 @@ class Comparison:
     """Agreement of two reports over the fields that both have.
 
     Args:
-        warnings: What forbids a plain reading of the two side by side.
+        warnings: Why the two must not be compared as they stand.
         added: Fields of the second alone.
         removed: Fields of the first alone.
         shared: Count of the fields that both have.
@@ -89,7 +89,7 @@ def _model(report: Report) -> dict[str, object]:
 
 
 def differences(a: Report, b: Report) -> list[str]:
-    """What forbids a plain reading of two reports side by side, a sentence each."""
+    """Why two reports must not be compared as they stand, a sentence each."""
     first, second = a.provenance, b.provenance
     warnings = [
         f"{what} differs: {x} and {y}"

@@ -35,7 +35,7 @@ def health(model: CTR, train: Split, valid: Split, rows: int = 100_000, device: 
         model: Trained; its weights stay as they are.
         train: Training rows; those of weight 0 are left out.
         valid: Held-out rows; those of weight 0 are left out.
-        rows: Training rows to score, drawn at random, at most.
+        rows: At most so many training rows are scored, drawn at random.
         device: Where the model is, and in which precision its head runs while halves are compared.
     """
     valid = counted(valid)
@@ -87,7 +87,7 @@ def with_probes(measured: Health, probes: ProbeFindings | None) -> Health:
 
 
 def reason_for_doubt(measured: Health) -> str:
-    """Why no field's score can be believed; empty if they can.
+    """Why no field's score can be believed; empty if scores can be believed.
 
     If only probes speak against the model, verdicts stand, with a caution: too much is kept, not too little.
     """

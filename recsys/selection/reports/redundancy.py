@@ -1,4 +1,4 @@
-"""Fields that say the same thing twice: a selector may keep both, or either. B rows."""
+"""Fields that repeat each other: a selector may keep both, or either. B rows."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -35,13 +35,13 @@ def _entropy(code_B: np.ndarray) -> float:
 def redundancy(a_B: np.ndarray, b_B: np.ndarray, least: float, rng: np.random.Generator) -> float:
     """(I(a; b) − chance) / (max(H(a), H(b)) − chance): 1 if each tells the other, 0 if independent.
 
-    Chance is I(a; b) with the rows of b in another order: two fields of many values share a lot by
-    it. Where chance leaves less than a tenth of the entropy to tell anything by, the answer is 0.
+    Chance is I(a; b) with the rows of b in another order: two fields of many values share a lot by chance.
+    If chance alone explains nine tenths of the entropy, the answer is 0: too little is left to tell.
 
     Args:
         a_B: Values as integers.
         b_B: The same.
-        least: What is surely below it may be answered by 0.
+        least: A redundancy that is surely below it may be given as 0.
         rng: Draws the other order.
 
     Source: Vinh, Epps and Bailey, 2010, adjusted mutual information with the max normalisation; its
@@ -53,7 +53,7 @@ def redundancy(a_B: np.ndarray, b_B: np.ndarray, least: float, rng: np.random.Ge
 def _redundancy(
     a_B: np.ndarray, b_B: np.ndarray, entropies: tuple[float, float], least: float, rng: np.random.Generator
 ) -> float:
-    """As `redundancy`, with H(a) and H(b) known: what takes the time is then one sort a pair."""
+    """As `redundancy`, with H(a) and H(b) known, so that a pair costs only one sort."""
     of_a, of_b = entropies
     most = max(of_a, of_b)
     if min(of_a, of_b) < least * most or most == 0:
@@ -67,14 +67,14 @@ def _redundancy(
 
 
 def clusters(shards: Split, ranking: Sequence[str], least: float = 0.9, rows: int = 10_000, most: int = 200) -> Repeats:
-    """Groups of fields that repeat each other, linked where `redundancy` is at least `least`.
+    """Groups of fields that repeat each other; two fields are linked if their `redundancy` is at least `least`.
 
     Args:
         shards: Rows to look at, the first `rows` of those whose sample weight is above 0.
         ranking: Fields in order of importance.
         least: In (0, 1].
         rows: See `shards`.
-        most: Fields to look at, in that order; pairs grow with their square.
+        most: Only so many fields are looked at, the most important ones: pairs grow with their square.
 
     Returns:
         The groups, each with the smallest redundancy that links its fields.

@@ -13,7 +13,7 @@ VERSION = 5  # of the form of report.json; another version is refused
 
 
 class Mean(TypedDict):
-    """A mean; from two values on their deviation, and the mean's 95 % interval."""
+    """A mean; of two values or more also their deviation, and the mean's 95 % interval."""
 
     mean: float
     deviation: NotRequired[float]
@@ -92,7 +92,7 @@ class Savings:
         before: The model on all fields: fields, width (of x_BW), parameters, table_bytes, optimizer_bytes, and
             us_per_row of scoring and train_us_per_row of a training step, if they were measured.
         figures: `before` − `after`, by the same names.
-        note: Why nothing could be measured, if so; all differences are then 0.
+        note: Why nothing could be measured; all differences are then 0. Empty if it was measured.
         after: The model on the kept fields; None if it cannot be built.
         us_per_row_interval: Of the difference: low and high, 95 %.
         train_us_per_row_interval: The same.

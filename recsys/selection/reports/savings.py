@@ -22,7 +22,7 @@ _STEPS, _BATCH = 13, 2048  # of training
 
 
 def size(model: CTR) -> dict[str, int]:
-    """Fields, inputs (width of x_BW), parameters, bytes of tables, and of what training holds beside.
+    """Fields, inputs (width of x_BW), parameters, bytes of tables and of the optimisers' state.
 
     optimizer_bytes: one float32 a table row (row-wise Adagrad) and two a dense parameter (Adam).
     """
