@@ -6,19 +6,11 @@ from pathlib import Path
 from pipelines.stage import Result, Stage
 from recsys.config.factory import make
 from recsys.data.preparation.prepare import check_unchanged, prepare
+from recsys.data.preparation.shard_writer import SplitFacts
 from recsys.errors import DataError
 from recsys.results import prepared_folder, read_prepared, write_prepared
 
 __all__ = ["check", "gone", "run"]
-
-
-@dataclass(frozen=True)
-class _SplitFacts:
-    """Of one split in prepared.json: rows, label rate, and shares of each field's ids."""
-
-    rows: int
-    label_rate: float
-    fields: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +19,7 @@ class _Facts:
 
     rows: int
     bad_rows: int
-    splits: dict[str, _SplitFacts]
+    splits: dict[str, SplitFacts]
     clipped: dict[str, float]
 
 

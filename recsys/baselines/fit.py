@@ -7,12 +7,12 @@ B rows, L id columns, N numbers, W columns of a baseline's matrix.
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from recsys.baselines.linear import linear
-from recsys.baselines.rows import Predict, rows_of, scored
+from recsys.baselines.rows import Chosen, Predict, rows_of, scored
 from recsys.baselines.trees import lightgbm_or_mend, trees
 from recsys.data.shards import Shards
 from recsys.evaluation.calibrate import fit_calibrator
@@ -22,10 +22,28 @@ from recsys.progress import progress
 from recsys.terminal import console
 from recsys.versions import code_version
 
-__all__ = ["MOST_CELLS", "MOST_ROWS", "baseline", "read"]
+__all__ = ["MOST_CELLS", "MOST_ROWS", "Baseline", "Baselines", "baseline", "read"]
 
 MOST_ROWS = 1_000_000  # of training; above, a random share of this size stands for all
 MOST_CELLS = 40_000_000  # rows × columns held at once: about 1 GB in either baseline
+
+
+class Baseline(TypedDict):
+    """One baseline: its figures on two splits, the settings that it has come to, and how long it took."""
+
+    valid: dict[str, float]
+    test: dict[str, float]
+    settings: Chosen
+    seconds: float
+
+
+class Baselines(TypedDict):
+    """baselines.json: each baseline by name, training rows used of how many, versions of packages and code."""
+
+    models: dict[str, Baseline]
+    rows: dict[str, int]
+    versions: dict[str, str]
+    code: str
 
 
 def _figures(valid: Shards, test: Shards, predict: Predict) -> dict[str, dict[str, float]]:
@@ -39,16 +57,12 @@ def _figures(valid: Shards, test: Shards, predict: Predict) -> dict[str, dict[st
     return {s.split: {k: float(v) for k, v in figures[s].items() if np.isfinite(v)} for s in (valid, test)}
 
 
-def baseline(folder: Path, seed: int = 0) -> dict[str, Any]:
+def baseline(folder: Path, seed: int = 0) -> Baselines:
     """Fit both baselines on a prepared data set and write baselines.json into its folder.
 
     Args:
         folder: What `prepare` made.
         seed: Fixes the share of rows, the folds and LightGBM.
-
-    Returns:
-        `models`: name → valid and test figures, settings and seconds; `rows`: training rows that
-        were used, of how many; `versions`.
 
     Raises:
         ConfigError: If LightGBM is not installed.
@@ -60,7 +74,7 @@ def baseline(folder: Path, seed: int = 0) -> dict[str, Any]:
     width = first.ids_BL.shape[1] + first.dense_BN.shape[1]
     most = min(MOST_ROWS, MOST_CELLS // max(1, width))
     train = rows_of(shards["train"], most, seed)
-    models: dict[str, Any] = {}
+    models: dict[str, Baseline] = {}
     with progress() as bar:
         task = bar.add_task("baselines", total=2)
         for name, fit in (("logistic regression", linear), ("LightGBM", trees)):
@@ -69,10 +83,12 @@ def baseline(folder: Path, seed: int = 0) -> dict[str, Any]:
             predict, settings = fit(shards, train, seed)
             scored = _figures(shards["valid"], shards["test"], predict)
             seconds = round(time.perf_counter() - started, 1)
-            models[name] = {**scored, "settings": settings, "seconds": seconds}
+            models[name] = {
+                "valid": scored["valid"], "test": scored["test"], "settings": settings, "seconds": seconds,
+            }  # fmt: skip
             bar.advance(task)
     versions = {p: version(p) for p in ("scikit-learn", "lightgbm", "recsys")}
-    figures = {
+    figures: Baselines = {
         "models": models,
         "rows": {"used": len(train[2]), "of": len(shards["train"])},
         "versions": versions,

@@ -9,11 +9,12 @@ import numpy as np
 
 from recsys.data.shards import Shards
 
-__all__ = ["CHUNK", "Part", "Predict", "rows_of", "scored"]
+__all__ = ["CHUNK", "Chosen", "Part", "Predict", "rows_of", "scored"]
 
 CHUNK = 65_536
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids_BL, dense_BN → logit_B
+Chosen = dict[str, float]  # settings that a fit has come to, by name
 Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]  # ids_BL, dense_BN, label_B, weight_B
 
 

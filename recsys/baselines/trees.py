@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from recsys.baselines.matrices import PRIOR, TargetRates
-from recsys.baselines.rows import Part, rows_of
+from recsys.baselines.rows import Chosen, Part, Predict, rows_of
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 
@@ -14,7 +14,7 @@ __all__ = ["lightgbm_or_mend", "trees"]
 LEAVES = (15, 63)
 
 
-def trees(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Any, dict[str, Any]]:
+def trees(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Predict, Chosen]:
     """LightGBM; stops early on validation, which also chooses the number of leaves."""
     lightgbm = lightgbm_or_mend()
     encoder = TargetRates(shards["train"].schema, train[0], train[2], train[3], seed)

@@ -4,12 +4,12 @@ B rows, K bins. Weights as in `recsys.evaluation.metrics`.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
 from recsys.evaluation.metrics import counting, equal_bins, losses, weighted_mean
+from recsys.files import Json
 
 __all__ = ["Calibrator", "fit_calibrator", "isotonic"]
 
@@ -34,7 +34,7 @@ class Calibrator:
         """Calibrate probabilities."""
         return np.interp(probability_B, self.x, self.y)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """A JSON-ready form."""
         return {"x": self.x.tolist(), "y": self.y.tolist()}
 

@@ -26,14 +26,14 @@ from recsys.export.graphs import (
     write_pt2,
     write_weights,
 )
-from recsys.features.row_encoder import RowEncoder, encoders_to_json
+from recsys.features.row_encoder import Row, RowEncoder, encoders_to_json
 from recsys.features.schema import Schema
-from recsys.files import read_json, unfinished_folder
+from recsys.files import Json, read_json, unfinished_folder
 from recsys.frame.ctr import CTR
 from recsys.results import read_prepared
 from recsys.serving.bundle import Calibration
 from recsys.serving.manifest import FORMAT, canonical, write_manifest
-from recsys.serving.verify import verify
+from recsys.serving.verify import Golden, verify
 
 __all__ = ["export_bundle"]
 
@@ -51,7 +51,7 @@ def _json_ready(value: Any) -> Any:
     return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
-def _card(given: dict[str, Any], schema: Schema, pt2: dict[str, str] | None, folder: Path) -> dict[str, Any]:
+def _card(given: Json, schema: Schema, pt2: dict[str, str] | None, folder: Path) -> Json:
     ids, dense = input_widths(schema)
     said = {
         "format": FORMAT,
@@ -87,14 +87,14 @@ def _write(
     model: CTR,
     prepared: Path,
     calibrator: Calibration,
-    card: dict[str, Any],
+    card: Json,
     golden: str,
     past: bool,
-) -> dict[str, Any]:
+) -> Golden:
     """Write all files → the golden batch of real rows, whatever golden.json holds."""
     schema, graph = model.schema if past else _without_past(model.schema), ScoringGraph(model)
     encoder = RowEncoder.load(prepared, schema)
-    rows = read_prepared(prepared, "golden_rows.json", list[dict[str, Any]])
+    rows = read_prepared(prepared, "golden_rows.json", list[Row])
     answers = golden_answers(model, encoder, rows, calibrator)
     made_up = synthetic_rows(encoder) if golden == "synthetic" else []
     kept = answers if golden == "rows" else golden_answers(model, encoder, made_up, calibrator)
@@ -120,10 +120,10 @@ def export_bundle(
     out: Path,
     *,
     calibrator: Calibration,
-    card: dict[str, Any],
+    card: Json,
     golden: str = "synthetic",
     past: bool = True,
-) -> dict[str, Any]:
+) -> Json:
     """Write a model as a bundle; before it appears, replay real test rows and what golden.json holds.
 
     Args:

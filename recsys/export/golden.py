@@ -9,10 +9,11 @@ import torch
 from recsys.data.batch import Batch
 from recsys.errors import DataError
 from recsys.features.encoders import Bucket, Part, Scale, Vocabulary, Words
-from recsys.features.row_encoder import RowEncoder
+from recsys.features.row_encoder import Row, RowEncoder
 from recsys.features.schema import Field
 from recsys.frame.ctr import CTR
 from recsys.serving.bundle import Calibration, probabilities
+from recsys.serving.verify import Golden
 
 __all__ = ["GOLDEN", "golden_answers", "synthetic_rows"]
 
@@ -55,7 +56,7 @@ def _one(encoder: Any, dtype: str) -> _Draw:
     return _plain(dtype)
 
 
-def _fill(field: Field, encoder: Any, row: dict[str, Any], r: np.random.Generator) -> None:
+def _fill(field: Field, encoder: Any, row: Row, r: np.random.Generator) -> None:
     """Draw the columns of a field that the row has not."""
     column = field.inputs[0]
     draw = _one(encoder, field.dtypes[0])
@@ -78,7 +79,7 @@ def _fill(field: Field, encoder: Any, row: dict[str, Any], r: np.random.Generato
             row.setdefault(other, _plain(dtype)(r))
 
 
-def synthetic_rows(encoder: RowEncoder, count: int = 256, seed: int = 0) -> list[dict[str, Any]]:
+def synthetic_rows(encoder: RowEncoder, count: int = 256, seed: int = 0) -> list[Row]:
     """Make up raw rows from what the bundle's encoders hold anyway: vocabularies, means, boundaries.
 
     No two values of a row come from one event, so that no row tells what a person did.
@@ -92,7 +93,7 @@ def synthetic_rows(encoder: RowEncoder, count: int = 256, seed: int = 0) -> list
     rows = []
     single = sorted(schema.fields, key=lambda f: len(f.inputs) - f.weighted)  # a cross takes the columns of others
     for _ in range(count):
-        row: dict[str, Any] = {}
+        row: Row = {}
         for f in single:
             _fill(f, encoder.encoders[f.name], row, r)
         for column, dtype in schema.lookup_columns.items():
@@ -101,21 +102,15 @@ def synthetic_rows(encoder: RowEncoder, count: int = 256, seed: int = 0) -> list
     return rows
 
 
-def _bare(rows: list[dict[str, Any]], encoder: RowEncoder) -> list[dict[str, Any]]:
+def _bare(rows: list[Row], encoder: RowEncoder) -> list[Row]:
     """Every second row without the past-only columns that past.npz knows, so that a replay asks it."""
     known = encoder.past.fields() if encoder.past else set()
     past = {f.inputs[0] for f in encoder.schema.fields if f.past and f.name in known}
     return [{c: v for c, v in row.items() if c not in past} if b % 2 else row for b, row in enumerate(rows)]
 
 
-def golden_answers(
-    model: CTR, encoder: RowEncoder, rows: list[dict[str, Any]], calibrator: Calibration
-) -> dict[str, Any]:
-    """Raw rows and the answers of the model itself, before any export.
-
-    Returns:
-        `rows`, of which every second lacks the columns that past.npz tells, `logits` and `probabilities`: a number
-        a row, or of several labels a list.
+def golden_answers(model: CTR, encoder: RowEncoder, rows: list[Row], calibrator: Calibration) -> Golden:
+    """Raw rows, of which every second lacks the columns that past.npz tells, and the answers of the model itself.
 
     Raises:
         DataError: If a logit is not finite.

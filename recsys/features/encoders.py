@@ -15,6 +15,7 @@ import numpy as np
 import xxhash
 
 from recsys.features.values import ABSENT, SEPARATOR, hash_text, instant, joined, number, text, wrong
+from recsys.files import Json
 
 __all__ = [
     "ABSENT", "MISSING", "PARTS", "SEPARATOR", "UNSEEN", "AnyEncoder", "Bucket", "Encoder", "Hash", "Part", "Scale",
@@ -31,7 +32,7 @@ class Encoder(Protocol):
 
     cardinality: int
 
-    def to_json(self) -> dict[str, Any]: ...
+    def to_json(self) -> Json: ...
 
 
 class Vocabulary:
@@ -54,7 +55,7 @@ class Vocabulary:
         """The id of one spelled value."""
         return MISSING if parts[0] is None else self._id.get(parts[0], UNSEEN)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {"encoder": "vocabulary", "values": self.values}
 
 
@@ -79,7 +80,7 @@ class Hash:
             return MISSING if spelled is None else 1 + hash_text(spelled, self.seed) % self.buckets
         return 1 + xxhash.xxh64_intdigest(whole, self.seed) % self.buckets
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {"encoder": "hash", "buckets": self.buckets, "seed": self.seed}
 
 
@@ -123,7 +124,7 @@ class Scale:
         z_B[np.isnan(z_B)] = 0.0
         return z_B
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {"encoder": "scale", "log": self.log, "mean": self.mean, "std": self.std}
 
 
@@ -143,7 +144,7 @@ class Bucket:
         ids_B = 1 + np.searchsorted(self.boundaries, x_B, side="right")
         return np.where(np.isnan(x_B), MISSING, ids_B).astype(np.int32)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {"encoder": "bucket", "boundaries": self.boundaries.tolist()}
 
 
@@ -172,7 +173,7 @@ class Part:
             value_B = month_B.astype(np.int64) % 12 if whole else (date_B - month_B).astype(np.int64)
         return np.where(there_B, 1 + value_B, MISSING).astype(np.int32)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {"encoder": "part", "part": self.part}
 
 
@@ -197,14 +198,14 @@ class Words:
         grams = [" ".join(words[i : i + n]) for n in self.ngrams for i in range(len(words) - n + 1)]
         return [self._hash.id([g]) for g in grams]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         return {"encoder": "words", "buckets": self._hash.buckets, "ngrams": self.ngrams, "seed": self._hash.seed}
 
 
 AnyEncoder = Vocabulary | Hash | Scale | Bucket | Part | Words
 
 
-def encoder_from_json(value: dict[str, Any]) -> AnyEncoder:
+def encoder_from_json(value: Json) -> AnyEncoder:
     """Build the encoder that `to_json` described."""
-    made = {"vocabulary": Vocabulary, "hash": Hash, "scale": Scale, "bucket": Bucket, "part": Part, "words": Words}
-    return made[value["encoder"]](**{k: v for k, v in value.items() if k != "encoder"})
+    classes = {"vocabulary": Vocabulary, "hash": Hash, "scale": Scale, "bucket": Bucket, "part": Part, "words": Words}
+    return classes[value["encoder"]](**{k: v for k, v in value.items() if k != "encoder"})

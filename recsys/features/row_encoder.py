@@ -28,25 +28,27 @@ from recsys.features.encoders import (
 )  # fmt: skip
 from recsys.features.past import Snapshot
 from recsys.features.schema import Field, Schema
-from recsys.files import read_json
+from recsys.files import Json, read_json
 
-__all__ = ["ENCODERS_VERSION", "RowEncoder", "encoders_to_json", "read_encoders"]
+__all__ = ["ENCODERS_VERSION", "Row", "RowEncoder", "encoders_to_json", "read_encoders"]
 
 ENCODERS_VERSION = 1  # of encoders.json
 
-Rows = Sequence[dict[str, Any]]
+Row = dict[str, Any]
+"""A raw row: column → what JSON or a table has there."""
+Rows = Sequence[Row]
 _LISTS = (list, tuple, np.ndarray)
-_Coder = Callable[[dict[str, Any], Sequence[str | None]], int]
+_Coder = Callable[[Row, Sequence[str | None]], int]
 _FEW = 8  # rows; up to here a row at a time is faster
 _USUAL: dict[str, type[str] | type[int]] = {"string": str, "int": int}  # what JSON gives for a column of such a type
 
 
-def encoders_to_json(encoders: Mapping[str, AnyEncoder]) -> dict[str, Any]:
+def encoders_to_json(encoders: Mapping[str, AnyEncoder]) -> Json:
     """What encoders.json holds: its version, and the encoder of each field."""
     return {"version": ENCODERS_VERSION, "encoders": {n: e.to_json() for n, e in encoders.items()}}
 
 
-def read_encoders(folder: Path) -> dict[str, Any]:
+def read_encoders(folder: Path) -> dict[str, Json]:
     """The stored encoder of each field, from the encoders.json of prepared data or of a bundle.
 
     Raises:
@@ -115,7 +117,7 @@ class RowEncoder:
             return lambda row, _: encoder.id((text(row[column], dtype, column),))
         known = encoder.ids_by_value(usual).get
 
-        def code(row: dict[str, Any], _: Sequence[str | None]) -> int:
+        def code(row: Row, _: Sequence[str | None]) -> int:
             value = row[column]
             return known(value, UNSEEN) if type(value) is usual else encoder.id((text(value, dtype, column),))
 
@@ -266,11 +268,11 @@ class RowEncoder:
         return np.concatenate(parts, axis=1) if parts else np.empty((len(rows), 0), np.float32)
 
 
-def _speller(column: str, dtype: str) -> Callable[[dict[str, Any]], str | None]:
+def _speller(column: str, dtype: str) -> Callable[[Row], str | None]:
     """Make a function: row → `text` of a column, by a short way for the usual types."""
     usual = _USUAL.get(dtype)
 
-    def spell(row: dict[str, Any]) -> str | None:
+    def spell(row: Row) -> str | None:
         value = row[column]
         if type(value) is usual and value != "":
             return value if usual is str else str(value)

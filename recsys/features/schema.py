@@ -6,11 +6,11 @@ Needs numpy and xxhash only, so that a scoring machine can read a bundle.
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from recsys.errors import ConfigError
 from recsys.features.past import Past
-from recsys.files import read_json
+from recsys.files import Json, read_json
 
 __all__ = ["DTYPES", "KINDS", "Field", "Schema"]
 
@@ -61,12 +61,12 @@ class Field:
         return self.kind in ("categorical", "multi", "sequence")
 
 
-def _field(value: dict[str, Any]) -> Field:
+def _field(value: Json) -> Field:
     past = value.get("past")
     if past is not None:
-        past = Past(**dict[str, Any](past, by=tuple(past["by"]), dtypes=tuple(past["dtypes"])))
-    told: dict[str, Any] = {**value, "inputs": tuple(value["inputs"]), "dtypes": tuple(value["dtypes"]), "past": past}
-    return Field(**told)
+        past = Past(**Json(past, by=tuple(past["by"]), dtypes=tuple(past["dtypes"])))
+    values: Json = {**value, "inputs": tuple(value["inputs"]), "dtypes": tuple(value["dtypes"]), "past": past}
+    return Field(**values)
 
 
 def _side_by_side(widths: list[tuple[str, int]], start: int = 0) -> dict[str, range]:
@@ -157,10 +157,10 @@ class Schema:
     def lookup_columns(self) -> dict[str, str]:
         """Column → dtype of what a past-only column is looked up by, where a request does not bring it."""
         pasts = [f.past for f in self.fields if f.past]
-        found = {c: t for past in pasts for c, t in zip(past.by, past.dtypes, strict=True)}
+        dtypes = {c: t for past in pasts for c, t in zip(past.by, past.dtypes, strict=True)}
         if self.time and any(past.what == "days_since" for past in pasts):
-            found[self.time] = "time"
-        return found
+            dtypes[self.time] = "time"
+        return dtypes
 
     def __getitem__(self, name: str) -> Field:
         if name not in self._index:
@@ -176,7 +176,7 @@ class Schema:
         keep = {self[n].name for n in names}
         return replace(self, fields=tuple(f for f in self.fields if f.name in keep), _index={})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """A JSON-ready form; `from_json` reads it back."""
         return {
             "fields": [asdict(f) for f in self.fields],
@@ -187,7 +187,7 @@ class Schema:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Schema":
+    def from_json(cls, value: Json) -> "Schema":
         """Read what `to_json` wrote."""
         label, *others = value["labels"]
         fields = tuple(_field(f) for f in value["fields"])

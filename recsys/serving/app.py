@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from recsys.errors import DataError
+from recsys.files import Json
 from recsys.serving.bundle import Bundle
 from recsys.serving.limits import Limits
 from recsys.serving.openapi import docs_page, predict_schema
@@ -37,7 +38,7 @@ class _Refusal(Exception):
         self.status, self.error = status, error
 
 
-def _json(value: dict[str, Any], status: int = 200) -> Response:
+def _json(value: Json, status: int = 200) -> Response:
     headers = {"connection": "close"} if status in (408, 413) else {}  # the rest of the body is not read
     headers |= {"retry-after": "1"} if status == 503 else {}
     headers |= {"www-authenticate": "Bearer"} if status == 401 else {}
@@ -112,7 +113,7 @@ class _Body:
         self.room.held -= self.taken
 
 
-def _answer(bundle: Bundle, body: bytes, most_rows: int) -> dict[str, Any]:
+def _answer(bundle: Bundle, body: bytes, most_rows: int) -> Json:
     """Score what a request holds."""
     most = _BRACKETS_OF_A_ROW * most_rows
     if (brackets := body.count(b"{") + body.count(b"[")) > most:  # parsed, empty ones take 36 times their bytes
@@ -138,7 +139,7 @@ class _Scoring:
         self.bundle, self.limits, self.inside = bundle, limits, 0
         self.pool = ThreadPoolExecutor(limits.threads, "score")
 
-    async def __call__(self, body: bytes) -> dict[str, Any]:
+    async def __call__(self, body: bytes) -> Json:
         """The answer to a body.
 
         Raises:

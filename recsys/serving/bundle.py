@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import BundleError, DataError
-from recsys.features.row_encoder import RowEncoder
+from recsys.features.row_encoder import Row, RowEncoder
 from recsys.features.schema import Schema
+from recsys.files import Json
 from recsys.serving.manifest import check_manifest, read_manifest
 from recsys.serving.openapi import example_row
 from recsys.serving.runtimes import RUNTIMES, Graph, load_graph, obstacle
@@ -93,7 +94,7 @@ def _curve(curve: Any) -> dict[str, np.ndarray] | None:
     return {"x": x, "y": y}
 
 
-def _card(folder: Path, files: Mapping[str, Any]) -> dict[str, Any]:
+def _card(folder: Path, files: Mapping[str, Any]) -> Json:
     card = json.loads((folder / "card.json").read_bytes())
     needed = [card["versions"], card["pt2"]] if "graph.pt2" in files else [card["versions"]]
     if not all(isinstance(part, dict) for part in needed):
@@ -152,7 +153,7 @@ class Bundle:
         self,
         folder: Path,
         runtime: str,
-        card: dict[str, Any],
+        card: Json,
         encoder: RowEncoder,
         calibrator: Calibration,
         graph: Graph,
@@ -193,7 +194,7 @@ class Bundle:
             bundle.logits([example_row(bundle.schema)])
         return bundle
 
-    def encode(self, rows: Sequence[dict[str, Any]], first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, rows: Sequence[Row], first: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Raw rows → ids_BL int64 and dense_BN float32.
 
         Args:
@@ -219,7 +220,7 @@ class Bundle:
             reason = str(error).removeprefix("row 0: ")
             raise DataError(f"row {first}: {reason}") from error
 
-    def logits(self, rows: Sequence[dict[str, Any]], first: int = 0) -> np.ndarray:
+    def logits(self, rows: Sequence[Row], first: int = 0) -> np.ndarray:
         """Raw rows → logit_B float32 of one label, logit_BT of several, before calibration.
 
         Raises:
@@ -234,7 +235,7 @@ class Bundle:
             raise DataError(f"row {bad}: expected numbers like training's, got a logit that is not finite: mend it")
         return logit_BT if labels > 1 else logit_BT[:, 0]
 
-    def score(self, rows: Sequence[dict[str, Any]], first: int = 0) -> np.ndarray:
+    def score(self, rows: Sequence[Row], first: int = 0) -> np.ndarray:
         """Raw rows → probability_B float64, calibrated; of several labels probability_BT, in order of `schema.labels`.
 
         Unseen and missing values are fine.
@@ -244,7 +245,7 @@ class Bundle:
         """
         return probabilities(self.logits(rows, first), self.calibrator)
 
-    def answers(self, rows: Sequence[dict[str, Any]], first: int = 0) -> list[Any]:
+    def answers(self, rows: Sequence[Row], first: int = 0) -> list[Any]:
         """What `score` gives as JSON: a number a row, or of several labels `{"click": p, "buy": q}`."""
         scored = self.score(rows, first).tolist()
         labels = self.schema.labels
@@ -262,7 +263,7 @@ def _median_us(job: Callable[[int], Any], repeats: int) -> float:
     return float(np.median(times)) / 1000
 
 
-def latency(bundle: Bundle, repeats: int = 256, batches: Sequence[int] = (1, 512)) -> dict[str, Any]:
+def latency(bundle: Bundle, repeats: int = 256, batches: Sequence[int] = (1, 512)) -> dict[str, str | float]:
     """Median time of scoring golden rows, in µs a row; each repeat takes other rows.
 
     Returns:
@@ -270,12 +271,12 @@ def latency(bundle: Bundle, repeats: int = 256, batches: Sequence[int] = (1, 512
         `end_to_end_us_b<B>` (raw rows to probabilities); `runtime` alone if the bundle keeps no rows.
     """
     rows = json.loads((bundle.folder / "golden.json").read_bytes())["rows"]
-    found: dict[str, Any] = {"runtime": bundle.runtime}
+    times: dict[str, str | float] = {"runtime": bundle.runtime}
     for size in batches if rows else ():
         count = max(5, repeats if size == 1 else repeats // 10)
         taken = [[rows[(start + i) % len(rows)] for i in range(size)] for start in range(min(count, len(rows)))]
         arrays = [bundle.encode(batch) for batch in taken]
         graph = _median_us(lambda i, a=arrays: bundle.graph(*a[i % len(a)]), count)
         whole = _median_us(lambda i, t=taken: bundle.score(t[i % len(t)]), count)
-        found[f"graph_us_b{size}"], found[f"end_to_end_us_b{size}"] = round(graph / size, 3), round(whole / size, 3)
-    return found
+        times[f"graph_us_b{size}"], times[f"end_to_end_us_b{size}"] = round(graph / size, 3), round(whole / size, 3)
+    return times

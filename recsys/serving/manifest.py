@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import BundleError
+from recsys.files import Json
 
 __all__ = ["FORMAT", "MANIFEST", "canonical", "check_manifest", "read_manifest", "write_manifest"]
 
@@ -25,7 +26,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sealed(body: dict[str, Any]) -> bytes:
+def _sealed(body: Json) -> bytes:
     return canonical({**body, "digest": hashlib.sha256(canonical(body)).hexdigest()})
 
 
@@ -39,7 +40,7 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_bytes(_sealed({"format": FORMAT, "files": files}))
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Json:
     """The listing by file name, after proof that the manifest itself is as it was written."""
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"expected a bundle at {folder}, found no {MANIFEST} in it: give a bundle's folder")
@@ -68,7 +69,7 @@ def _is_entry(entry: Any) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
 
 
-def check_manifest(folder: Path) -> dict[str, Any]:
+def check_manifest(folder: Path) -> Json:
     """Compare every file with the manifest; nothing else may lie in the folder, nor may a file be a link.
 
     Returns:

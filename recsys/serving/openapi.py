@@ -2,9 +2,9 @@
 
 import json
 from html import escape
-from typing import Any
 
 from recsys.features.schema import Field, Schema
+from recsys.files import Json
 
 __all__ = ["docs_page", "example_row", "predict_schema", "row_schema"]
 
@@ -24,18 +24,18 @@ def _is_list(field: Field) -> bool:
 
 def _columns(schema: Schema) -> dict[str, tuple[str, bool, bool]]:
     """Raw column → its type, whether it holds a list, and whether a request may leave it out."""
-    found: dict[str, tuple[str, bool, bool]] = {}
+    columns: dict[str, tuple[str, bool, bool]] = {}
     for f in schema.fields:
         for column, dtype in zip(f.inputs, f.dtypes, strict=True):
-            found.setdefault(column, (dtype, _is_list(f), f.past is not None))
+            columns.setdefault(column, (dtype, _is_list(f), f.past is not None))
     for column, dtype in schema.lookup_columns.items():
-        found.setdefault(column, (dtype, False, True))
-    return found
+        columns.setdefault(column, (dtype, False, True))
+    return columns
 
 
-def row_schema(schema: Schema) -> dict[str, Any]:
+def row_schema(schema: Schema) -> Json:
     """JSON schema of one raw row: every column may be null, which means that the value is missing."""
-    properties: dict[str, Any] = {}
+    properties: Json = {}
     for column, (dtype, is_list, _) in _columns(schema).items():
         kind = _TYPES[dtype]
         items = {"items": {"type": [kind, "null"]}} if is_list else {}
@@ -44,26 +44,26 @@ def row_schema(schema: Schema) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required}
 
 
-def example_row(schema: Schema) -> dict[str, Any]:
+def example_row(schema: Schema) -> Json:
     """A row that can be scored. Its values are made up: none is taken from the training data."""
-    made: dict[str, Any] = {}
+    row: Json = {}
     for f in schema.fields:
         for column, dtype in zip(f.inputs, f.dtypes, strict=True):
             value = _EXAMPLES[dtype]
             length = f.max_length if f.kind == "vector" else 1
-            made.setdefault(column, [value] * length if _is_list(f) else value)
+            row.setdefault(column, [value] * length if _is_list(f) else value)
     for column, dtype in schema.lookup_columns.items():
-        made.setdefault(column, _EXAMPLES[dtype])
-    return made
+        row.setdefault(column, _EXAMPLES[dtype])
+    return row
 
 
-def predict_schema(schema: Schema) -> dict[str, Any]:
+def predict_schema(schema: Schema) -> Json:
     """OpenAPI's description of `POST /predict`."""
     row, example = row_schema(schema), example_row(schema)
     rows = {"type": "array", "items": row}
     wrapped = {"type": "object", "properties": {"rows": rows}, "required": ["rows"]}
     number = {"type": "number", "minimum": 0, "maximum": 1}
-    each: dict[str, Any] = {"type": "object", "properties": dict.fromkeys(schema.labels, number)}
+    each: Json = {"type": "object", "properties": dict.fromkeys(schema.labels, number)}
     several = len(schema.labels) > 1
     one = {"type": "object", "properties": {"probability": each if several else number}}
     items = each if several else {"type": "number"}

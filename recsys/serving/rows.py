@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TextIO
 
 from recsys.errors import DataError
 from recsys.features.encoders import Words
-from recsys.features.row_encoder import RowEncoder
+from recsys.features.row_encoder import Row, RowEncoder
 from recsys.serving.bundle import Bundle
 
 __all__ = ["CHUNK", "parse_json", "predict_file", "read_rows"]
@@ -107,7 +107,7 @@ def _check_once(names: list[str], wanted: Iterable[str]) -> None:
         raise DataError(f"expected one column {twice!r}, got {names.count(twice)}: remove or rename the others")
 
 
-def _csv_rows(file: TextIO, cells: dict[str, str], delimiter: str) -> Iterator[dict[str, Any]]:
+def _csv_rows(file: TextIO, cells: dict[str, str], delimiter: str) -> Iterator[Row]:
     """Cells become what their columns hold; columns that nothing reads are left out."""
     csv.field_size_limit(_MOST_LETTERS)
     lines = csv.reader(file, delimiter=delimiter, strict=True)
@@ -136,7 +136,7 @@ def _in_microseconds(batch: Any) -> Any:
     return batch
 
 
-def _parquet_rows(path: Path, wanted: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: Path, wanted: Iterable[str]) -> Iterator[Row]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq

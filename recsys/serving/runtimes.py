@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import BundleError
+from recsys.files import Json
 from recsys.serving.weights import WEIGHTS, tensor_places
 
 __all__ = ["RUNTIMES", "Graph", "check_package", "load_graph", "load_onnx", "load_pt2", "machine", "obstacle"]
@@ -69,13 +70,13 @@ def _tensors(folder: Path, names: list[str]) -> dict[str, Any]:
         raise BundleError(f"{folder}: {WEIGHTS} lacks {lacking[0]!r}, which graph.pt2 reads: export it again")
     with (folder / WEIGHTS).open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch refuses memory that is read-only
-    found = {}
+    tensors = {}
     for name in names:
         place = places[name]
         count = place.length // torch.empty((), dtype=types[place.dtype]).element_size()
         flat = torch.frombuffer(mapped, dtype=types[place.dtype], count=count, offset=place.start)
-        found[name] = flat.view(place.shape)
-    return found
+        tensors[name] = flat.view(place.shape)
+    return tensors
 
 
 def _with_spread_rows(folder: Path, names: list[str]) -> dict[str, Any]:
@@ -86,14 +87,14 @@ def _with_spread_rows(folder: Path, names: list[str]) -> dict[str, Any]:
     parts = ("codes", "words", "places", "scale", "sizes_T3")
     there = tensor_places(folder / WEIGHTS)
     stored = _tensors(folder, [f"{g}.{p}" for g in packed for p in parts if f"{g}.{p}" in there])
-    found = _tensors(folder, [n for n in names if not n.endswith(".spread")])
+    tensors = _tensors(folder, [n for n in names if not n.endswith(".spread")])
     for group in packed:
         codes, words, places, scale, sizes = (stored.get(f"{group}.{p}") for p in parts)
         if codes is None or sizes is None:
             raise BundleError(f"{folder}: {WEIGHTS} lacks the rows of {group!r}: export the bundle again")
         rank = codes.shape[1] if scale is None else scale.shape[1]
-        found[f"{group}.spread"] = spread(codes, rank, words, places, sizes.tolist())
-    return found
+        tensors[f"{group}.spread"] = spread(codes, rank, words, places, sizes.tolist())
+    return tensors
 
 
 def check_package(path: Path) -> None:
@@ -142,7 +143,7 @@ def load_pt2(folder: Path) -> Graph:
     return run
 
 
-def obstacle(runtime: str, files: dict[str, Any], card: dict[str, Any]) -> str | None:
+def obstacle(runtime: str, files: Json, card: Json) -> str | None:
     """Why a runtime cannot score this bundle here, or None if it can."""
     if f"graph.{runtime}" not in files:
         return f"the bundle holds no graph.{runtime} ({card.get('note') or 'not exported'})"
@@ -160,7 +161,7 @@ def obstacle(runtime: str, files: dict[str, Any], card: dict[str, Any]) -> str |
     return None
 
 
-def load_graph(folder: Path, runtime: str, card: dict[str, Any]) -> Graph:
+def load_graph(folder: Path, runtime: str, card: Json) -> Graph:
     """Load a bundle's graph.
 
     Raises:
@@ -172,7 +173,8 @@ def load_graph(folder: Path, runtime: str, card: dict[str, Any]) -> Graph:
         raise
     except Exception as error:  # each runtime has its own exception types, some not even RuntimeErrors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        made = card["versions"].get({"onnx": "onnx", "pt2": "torch"}[runtime])
+        version = card["versions"].get({"onnx": "onnx", "pt2": "torch"}[runtime])
         raise BundleError(
-            f"{folder}: {RUNTIMES[runtime]} cannot load graph.{runtime} (made with {made}): {reason}: match the version"
+            f"{folder}: {RUNTIMES[runtime]} cannot load graph.{runtime} (made with {version}): {reason}: "
+            "match the version"
         ) from error

@@ -3,37 +3,61 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from recsys.errors import BundleError, DataError
+from recsys.features.row_encoder import Row
 from recsys.serving.bundle import Bundle, probabilities, reading
 from recsys.serving.manifest import check_manifest
 from recsys.serving.runtimes import RUNTIMES, obstacle
 
-__all__ = ["DRIFT", "verify"]
+__all__ = ["DRIFT", "Golden", "Verified", "verify"]
 
 DRIFT = 1e-4  # largest |logit difference| that passes for rounding
 _EXACT = 1e-9  # largest |probability difference| of one formula on two machines
 
 
-def _parsed(golden: Mapping[str, Any]) -> dict[str, Any]:
+class Golden(TypedDict):
+    """golden.json: raw rows and what the model itself answers: a number a row, or of several labels a list."""
+
+    rows: list[Row]
+    logits: list[Any]
+    probabilities: list[Any]
+
+
+class Verified(TypedDict):
+    """Files and rows checked; of each runtime, its largest drift in logit, or why it did not run."""
+
+    files: int
+    rows: int
+    max_drift: dict[str, float]
+    not_run: dict[str, str]
+
+
+class _Answers(NamedTuple):
+    rows: list[Row]
+    logits: np.ndarray
+    probabilities: np.ndarray
+
+
+def _parsed(golden: Mapping[str, Any]) -> _Answers:
     """Rows, and as many logits and probabilities as arrays.
 
     Raises:
         ValueError: If there are more of one than of another.
     """
-    answers = {k: np.asarray(golden[k], np.float64) for k in ("logits", "probabilities")}
-    lengths = {len(golden["rows"]), *map(len, answers.values())}
+    logits, probability = (np.asarray(golden[k], np.float64) for k in ("logits", "probabilities"))
+    lengths = {len(golden["rows"]), len(logits), len(probability)}
     if len(lengths) != 1 or not isinstance(golden["rows"], list):
         raise ValueError(f"expected as many rows as logits and probabilities, got {sorted(lengths)}")
-    return {"rows": golden["rows"], **answers}
+    return _Answers(golden["rows"], logits, probability)
 
 
-def _check_calibrator(bundle: Bundle, golden: Mapping[str, Any]) -> None:
+def _check_calibrator(bundle: Bundle, golden: _Answers) -> None:
     """The golden logits, recalibrated, are the golden probabilities."""
-    off = np.abs(probabilities(golden["logits"].astype(np.float32), bundle.calibrator) - golden["probabilities"])
+    off = np.abs(probabilities(golden.logits.astype(np.float32), bundle.calibrator) - golden.probabilities)
     off_B = _by_row(off)
     if not off_B.max(initial=0.0) <= _EXACT:
         worst = int(np.nanargmax(np.where(np.isnan(off_B), np.inf, off_B)))
@@ -48,22 +72,22 @@ def _by_row(off: np.ndarray) -> np.ndarray:
     return off if off.ndim == 1 else off.max(1, initial=0.0)
 
 
-def _replay(bundle: Bundle, golden: Mapping[str, Any]) -> float:
+def _replay(bundle: Bundle, golden: _Answers) -> float:
     """Largest drift in logit of one runtime over the golden rows."""
     try:
-        logit = bundle.logits(golden["rows"])
+        logit = bundle.logits(golden.rows)
     except Exception as error:  # a runtime's own types, and whatever a wrong encoder may raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         whose = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
         raise BundleError(
             f"{bundle.folder}: {bundle.runtime} cannot score golden.json: {whose}{reason}: export again"
         ) from error
-    if logit.shape != golden["logits"].shape or logit.shape != golden["probabilities"].shape:
+    if logit.shape != golden.logits.shape or logit.shape != golden.probabilities.shape:
         raise BundleError(
-            f"{bundle.folder}: golden.json holds answers of shape {golden['logits'].shape}, expected {logit.shape}: "
+            f"{bundle.folder}: golden.json holds answers of shape {golden.logits.shape}, expected {logit.shape}: "
             "export again"
         )
-    off_B = _by_row(np.abs(logit.astype(np.float64) - golden["logits"]))
+    off_B = _by_row(np.abs(logit.astype(np.float64) - golden.logits))
     worst = int(off_B.argmax()) if len(off_B) else 0
     drift = float(off_B[worst]) if len(off_B) else 0.0
     if not drift <= DRIFT:
@@ -74,9 +98,7 @@ def _replay(bundle: Bundle, golden: Mapping[str, Any]) -> float:
     return drift
 
 
-def verify(
-    path: Path | str, runtimes: Sequence[str] = tuple(RUNTIMES), golden: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def verify(path: Path | str, runtimes: Sequence[str] = tuple(RUNTIMES), golden: Golden | None = None) -> Verified:
     """Prove that a bundle is whole and answers as the model did when it was exported.
 
     Checks every file against the manifest, then scores the golden raw rows with each runtime that
@@ -112,11 +134,11 @@ def verify(
         bundle = Bundle.load(folder, runtime, check=False)
         drift[runtime] = 0.0
         for batch in batches:
-            if not batch["rows"]:
+            if not batch.rows:
                 continue
             drift[runtime] = max(drift[runtime], _replay(bundle, batch))
             _check_calibrator(bundle, batch)
     not_run = {r: why for r, why in obstacles.items() if why is not None}
     if not drift:
         raise BundleError(f"{folder}: files are whole, but nothing can replay it: {'; '.join(not_run.values())}")
-    return {"files": len(files) + 1, "rows": len(batches[-1]["rows"]), "max_drift": drift, "not_run": not_run}
+    return {"files": len(files) + 1, "rows": len(batches[-1].rows), "max_drift": drift, "not_run": not_run}

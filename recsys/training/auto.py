@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from recsys.config.factory import allowed
 from recsys.config.signature import parameters
 from recsys.errors import ConfigError
+from recsys.files import Json
 
 if TYPE_CHECKING:  # settings are checked before a run starts, without torch
     from recsys.data.shards import Shards
@@ -97,7 +98,7 @@ def recipe(data: Facts) -> dict[str, dict[str, int | float | bool]]:
     }
 
 
-def resolve(config: Mapping[str, Any], data: Facts) -> dict[str, dict[str, Any]]:
+def resolve(config: Mapping[str, Any], data: Facts) -> dict[str, Json]:
     """The groups `train`, `embedding` and `model` with the recipe's value for every `auto` it sets.
 
     `train` holds the option of the group `optimizer` too: all that TrainConfig takes.

@@ -7,10 +7,10 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recsys.data.split import Split
 from recsys.errors import DataError
@@ -46,7 +46,7 @@ class Fit:
     def __init__(self, training: Training):
         self.training, self.model, self.config = training, training.model, training.config
         self.bad_looks, self.best = 0, math.inf
-        self.best_state: dict[str, Any] = {}
+        self.best_state: dict[str, dict[str, Tensor]] = {}
         self.history: list[dict[str, float]] = []
 
     def look(self, valid: Split, train_loss: float) -> bool:
@@ -68,14 +68,14 @@ class Fit:
             self.bad_looks += 1
         return self.bad_looks >= self.config.patience
 
-    def _weights(self) -> dict[str, Any]:
+    def _weights(self) -> dict[str, dict[str, Tensor]]:
         """A copy of the weights, and of the tables' optimiser state that belongs to them."""
         return {
             "model": copy.deepcopy(self.model.state_dict()),
             "optimizer_state": self.training.embedding.optimizer_state(),
         }
 
-    def restore(self, weights: dict[str, Any]) -> None:
+    def restore(self, weights: dict[str, dict[str, Tensor]]) -> None:
         """Put back what `_weights` copied."""
         self.model.load_state_dict(weights["model"])
         self.training.embedding.load_optimizer_state(weights["optimizer_state"])

@@ -32,7 +32,8 @@ from recsys.data.sets.criteo_like import Planted, write
 from recsys.data.shards import Shards
 from recsys.data.sources.scan import Scan, scan
 from recsys.errors import DataError
-from recsys.features.row_encoder import RowEncoder
+from recsys.features.row_encoder import Row, RowEncoder
+from recsys.files import Json
 from recsys.results import read_prepared
 from recsys.terminal import console
 from recsys.training.memory import keep_freed_memory
@@ -45,9 +46,9 @@ _MIN_COUNT = 10
 _LENGTH = 50  # of the sequence
 
 
-def _config(path: str, sequence: bool = False) -> dict[str, Any]:
+def _config(path: str, sequence: bool = False) -> Json:
     """Criteo's layout: numbers standardised, categories by vocabulary; a sequence of `c1` if asked for."""
-    fields: dict[str, Any] = {f"c{i}": {"min_count": _MIN_COUNT} for i in range(1, _CATS + 1)}
+    fields: Json = {f"c{i}": {"min_count": _MIN_COUNT} for i in range(1, _CATS + 1)}
     if sequence:
         fields["recent"] = {"kind": "sequence", "table": "c1", "max_length": _LENGTH}
     fields |= {f"i{i}": {"kind": "numeric"} for i in range(1, _INTS + 1)}
@@ -109,7 +110,7 @@ def _outside(command: str, path: Path) -> float:
     return time.perf_counter() - started
 
 
-def _preparation(folder: Path, rows: int, repeats: int, reference: str | None) -> dict[str, Any]:
+def _preparation(folder: Path, rows: int, repeats: int, reference: str | None) -> dict[str, float]:
     csv, parquet = folder / "clicks.csv", folder / "clicks.parquet"
     _make(csv, rows)
     _make(parquet, rows)
@@ -134,7 +135,7 @@ def _make(path: Path, rows: int) -> None:
     write(path, Planted(_INTS, _CATS, 100_000, 0), rows, path.suffix[1:])
 
 
-def _grown(folder: Path, rows: int, small: float) -> dict[str, Any]:
+def _grown(folder: Path, rows: int, small: float) -> dict[str, float]:
     """Peak memory with many more rows, as a ratio to few."""
     _console.print(f"preparing {rows:,} rows of Parquet")
     path = folder / "big.parquet"
@@ -187,7 +188,7 @@ def _encoding(folder: Path) -> dict[str, float]:
     """µs a row of the encoder that serves, one row and many at a time."""
     prepared = next((folder / "load").glob("bench-*"))
     encoder = RowEncoder.load(prepared)
-    rows = read_prepared(prepared, "golden_rows.json", list[dict[str, Any]])
+    rows = read_prepared(prepared, "golden_rows.json", list[Row])
     figures = {}
     for size in (1, 256):
         turn = itertools.cycle(rows[start : start + size] for start in range(0, 256, size))

@@ -27,6 +27,7 @@ import recsys
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.errors import DataError
+from recsys.files import Json
 from recsys.selection.methods.leap import leap
 from recsys.selection.search import Search, search_fields
 from recsys.selection.shuffle import Shuffled
@@ -67,7 +68,7 @@ def _spec(dim: int) -> checkpoint.Spec:
     }
 
 
-def _case(folder: Path, columns: dict[str, Any], fields: dict[str, Any], logit_B: np.ndarray, dim: int) -> _Case:
+def _case(folder: Path, columns: dict[str, np.ndarray], fields: Json, logit_B: np.ndarray, dim: int) -> _Case:
     r = np.random.default_rng(1)
     click = (r.random(len(logit_B)) < 1 / (1 + np.exp(1 - logit_B))).astype(np.int8)
     config = {

@@ -7,7 +7,6 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -48,7 +47,7 @@ def _run_prepare(name: str, where: list[str], overrides: Sequence[str]) -> Path:
     return prepared_folder(result.stages["prepare"].folder)
 
 
-def _lines(models: dict[str, Any]) -> Iterator[list[str]]:
+def _lines(models: dict[str, fit.Baseline]) -> Iterator[list[str]]:
     for name, m in models.items():
         settings = ", ".join(f"{k} {v}" for k, v in list(m["settings"].items())[:2])
         shown = [f"{m[s][k]:.4f}" for s, k in (("valid", "logloss"), ("test", "logloss"), ("test", "auc"))]

@@ -11,11 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recsys.config.options import CONF, search_path
 from recsys.errors import ConfigError
+from recsys.files import Json
 
 __all__ = ["load_config"]
 
 
-def load_config(name: str, folder: Path | None = None) -> dict[str, Any]:
+def load_config(name: str, folder: Path | None = None) -> Json:
     """Read a configuration as `recsys run data=NAME` would.
 
     Args:

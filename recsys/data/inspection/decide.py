@@ -15,6 +15,7 @@ from recsys.data.inspection.times import NAMES, as_time, read_times, untaken
 from recsys.data.inspection.useless import useless
 from recsys.data.sources.scan import scan
 from recsys.errors import DataError
+from recsys.files import Json
 from recsys.progress import progress
 
 __all__ = ["Given", "Guessed", "guess"]
@@ -60,7 +61,7 @@ class Guessed:
         aucs: What each candidate tells alone.
     """
 
-    config: dict[str, Any]
+    config: Json
     comments: dict[str, str]
     cautions: dict[str, str] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
@@ -187,9 +188,9 @@ def _fields(
     total: int,
     everything: Guessed,
     dropped: dict[str, str],
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Json]:
     """`data.fields`, looked-up fields first; what no kind takes goes to `dropped`."""
-    fields: dict[str, dict[str, Any]] = {}
+    fields: dict[str, Json] = {}
     for name in names:
         guessed = (
             timestamp(times[name])

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from recsys.errors import DataError
+from recsys.files import Json
 
 __all__ = ["choose"]
 
@@ -17,7 +18,7 @@ _SPELLED = {
 }
 
 
-def _by_column(values: pl.Series) -> tuple[dict[str, Any], str]:
+def _by_column(values: pl.Series) -> tuple[Json, str]:
     distinct = values.drop_nulls().unique().sort().to_list()
     spelled = {s: [v for v in distinct if str(v).strip().lower() in words] for s, words in _SPELLED.items()}
     if not spelled["train"] or not spelled["test"]:
@@ -25,7 +26,7 @@ def _by_column(values: pl.Series) -> tuple[dict[str, Any], str]:
             f"split column {values.name!r}: expected values such as train, valid and test, got {distinct[:6]}: rename "
             "them, or leave --split out and edit the split in the file"
         )
-    split: dict[str, Any] = {"column": values.name, **{s: v for s, v in spelled.items() if v}}
+    split: Json = {"column": values.name, **{s: v for s, v in spelled.items() if v}}
     if spelled["valid"]:
         return split, "As the column says."
     return {
@@ -44,7 +45,7 @@ def _delay(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray
     return 0.0, ""
 
 
-def _by_time(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray) -> tuple[dict[str, Any], str]:
+def _by_time(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray) -> tuple[Json, str]:
     days = (event.max() - event.min()).total_seconds() / 86400  # type: ignore[operator]
     said = f"By time, {event.min():%Y-%m-%d %H:%M} to {event.max():%Y-%m-%d %H:%M}: the latest tenth tests. "
     wait, name = _delay(event, later, label_B)
@@ -64,7 +65,7 @@ def choose(
     label_B: np.ndarray,
     roles: Mapping[str, str | None],
     dropped: Mapping[str, str],
-) -> tuple[dict[str, Any], str]:
+) -> tuple[Json, str]:
     """The split and the reason.
 
     Args:

@@ -21,6 +21,7 @@ import polars as pl
 from recsys.data.inspection.codes import jumps, named_as_code, scattered
 from recsys.data.inspection.times import as_time, untaken
 from recsys.data.preparation.columns import collide
+from recsys.files import Json
 
 __all__ = ["Guess", "Profile", "guess_kind", "heavy_tail", "min_count", "profile", "separator_of"]
 
@@ -65,7 +66,7 @@ class Guess:
         cautions: What a person should look at.
     """
 
-    settings: dict[str, Any] | None
+    settings: Json | None
     why: str
     cautions: list[str] = field(default_factory=list)
 
@@ -138,7 +139,7 @@ def _length(lengths: pl.Series) -> int:
     return int(min(50, max(1, top or 1)))
 
 
-def _looked_up(distinct: int, rows: int) -> tuple[dict[str, Any], str]:
+def _looked_up(distinct: int, rows: int) -> tuple[Json, str]:
     """Vocabulary, or hash if it would be huge."""
     if distinct >= HUGE:
         buckets = 2 ** int(np.ceil(np.log2(2 * distinct)))

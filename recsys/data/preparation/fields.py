@@ -11,6 +11,7 @@ from recsys.data.preparation.split_settings import check_split
 from recsys.errors import ConfigError
 from recsys.features.encoders import PARTS
 from recsys.features.past import WHATS, WHERES, Past
+from recsys.files import Json
 
 __all__ = [
     "ENCODINGS",
@@ -180,7 +181,7 @@ def _past(given: Any, at: str) -> Past | None:
     return Past(what, tuple(by), (), of, delay_days, prior, where=where)
 
 
-def _expanded(name: str, entry: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _expanded(name: str, entry: Json) -> list[tuple[str, Json]]:
     """A `timestamp` entry is one categorical field a part."""
     if entry.get("kind") != "timestamp":
         return [(name, entry)]

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,13 @@ from recsys.data.preparation.first_pass import Source, read_source
 from recsys.data.preparation.fit import field_of, fit
 from recsys.data.preparation.history import add_past, snapshot
 from recsys.data.preparation.labels import zeros_and_ones
-from recsys.data.preparation.shard_writer import ShardWriter
+from recsys.data.preparation.shard_writer import ShardWriter, SplitFacts
 from recsys.data.preparation.split import SPLITS, split_codes
 from recsys.data.preparation.spool import PAD, Spool
 from recsys.data.sources.scan import Scan
 from recsys.errors import ConfigError, DataError
 from recsys.features.encoders import AnyEncoder, encoder_from_json
-from recsys.features.row_encoder import encoders_to_json, read_encoders
+from recsys.features.row_encoder import Row, encoders_to_json, read_encoders
 from recsys.features.schema import Schema
 from recsys.files import disk_full, read_json, unfinished_folder
 from recsys.progress import progress
@@ -141,21 +142,21 @@ def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source
         (folder / "encoders.json").write_text(json.dumps(stored, ensure_ascii=False))
         # what serving will read back is what writes the shards
         encoders = {n: encoder_from_json(v) for n, v in json.loads(json.dumps(stored["encoders"])).items()}
-        about = _write_shards(spool, code_B, configs, schema, encoders, folder)
+        splits = _write_shards(spool, code_B, configs, schema, encoders, folder)
         golden = _golden(spool, code_B, schema)
         (folder / "golden_rows.json").write_text(json.dumps(golden, ensure_ascii=False))
         if past := snapshot(spool, configs, schema):
             past.save(folder / "past.npz")
         bad = getattr(source, "bad", None)
-        told = {
+        facts = {
             "digest": name,
             "source": source_version(source),
             "rows": spool.rows,
             "bad_rows": getattr(bad, "total", 0),
-            "splits": about,
+            "splits": {split: asdict(s) for split, s in splits.items()},
         }
-        told["clipped"] = {f: n / spool.rows for f, n in spool.clipped.items()}
-        (folder / "prepared.json").write_text(json.dumps(told, indent=1))
+        facts["clipped"] = {f: n / spool.rows for f, n in spool.clipped.items()}
+        (folder / "prepared.json").write_text(json.dumps(facts, indent=1))
     finally:
         spool.close()
 
@@ -233,8 +234,8 @@ def _fit_all(
         for shared in (False, True):  # owners first
             some = [c for c in configs if bool(c.table) == shared]
             with ThreadPoolExecutor(2) as pool:
-                made = pool.map(lambda c: fit(spool, code_B, c, encoders, known.get(c.name, ())), some)
-                for c, encoder in zip(some, made, strict=True):
+                fitted = pool.map(lambda c: fit(spool, code_B, c, encoders, known.get(c.name, ())), some)
+                for c, encoder in zip(some, fitted, strict=True):
                     encoders[c.name] = encoder
                     bar.advance(task)
     fields = tuple(field_of(c, spool, encoders[c.name], rate) for c in configs)
@@ -260,7 +261,7 @@ def _write_shards(
     schema: Schema,
     encoders: dict[str, AnyEncoder],
     folder: Path,
-) -> dict[str, Any]:
+) -> dict[str, SplitFacts]:
     """Second pass: every range of rows, encoded, goes to the splits' files."""
     encode = TableEncoder(spool, configs, schema, encoders)
     counts = [int((code_B == code).sum()) for code in range(len(SPLITS))]
@@ -285,9 +286,9 @@ def _write_shards(
     return {name: writer.close() for name, writer in zip(SPLITS, writers, strict=True)}
 
 
-def _golden(spool: Spool, code_B: np.ndarray, schema: Schema) -> list[dict[str, Any]]:
+def _golden(spool: Spool, code_B: np.ndarray, schema: Schema) -> list[Row]:
     """Raw rows of the test split, with the past-only columns that training saw."""
-    found: list[dict[str, Any]] = []
+    rows_kept: list[Row] = []
     pasts = {f.name: f for f in schema.fields if f.past}
     wanted = [c for c in schema.raw_columns if c not in pasts]
     wanted += [c for c in ([schema.time] if schema.time and pasts else []) if c not in wanted]
@@ -296,12 +297,12 @@ def _golden(spool: Spool, code_B: np.ndarray, schema: Schema) -> list[dict[str, 
         rows = batch.select([c for c in wanted if c in batch.schema.names]).take(pa.array(test)).to_pylist()
         for at, row in zip(number[test].tolist(), rows, strict=True):
             row = {k: _plain(v) for k, v in row.items()}
-            found.append(row | {n: _past_value(spool, f, at) for n, f in pasts.items()})
-            if len(found) == GOLDEN_ROWS:
-                return found
-    if not found:
+            rows_kept.append(row | {n: _past_value(spool, f, at) for n, f in pasts.items()})
+            if len(rows_kept) == GOLDEN_ROWS:
+                return rows_kept
+    if not rows_kept:
         raise DataError("no test row is among those kept for the golden batch: give the test split more rows")
-    return found
+    return rows_kept
 
 
 def _past_value(spool: Spool, f: Any, row: int) -> Any:

@@ -4,6 +4,7 @@ B rows, L id columns, N numbers.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ from recsys.data.preparation.spool import write_all
 from recsys.features.encoders import MISSING, UNSEEN, AnyEncoder, Hash, Vocabulary
 from recsys.features.schema import Schema
 
-__all__ = ["ShardWriter"]
+__all__ = ["ShardWriter", "SplitFacts"]
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """Of one split in prepared.json: rows, label rate and, a field, its shares of missing, unseen and shared ids."""
+
+    rows: int
+    label_rate: float
+    fields: dict[str, dict[str, float]]
 
 
 class ShardWriter:
@@ -64,8 +74,8 @@ class ShardWriter:
         np.lib.format.write_array_header_1_0(file, about)
         return file
 
-    def close(self) -> dict[str, Any]:
-        """→ rows, label rate and, a field, its shares of missing, unseen and colliding values."""
+    def close(self) -> SplitFacts:
+        """The split is whole → what it holds."""
         for file in self._files.values():
             file.close()
         shares: dict[str, dict[str, float]] = {}
@@ -76,7 +86,7 @@ class ShardWriter:
                 shares[f.name]["unseen"] = self._unseen[f.name] / given
             if f.name in self._hit:
                 shares[f.name]["collision"] = _collisions(self._hit[f.name][1:])
-        return {"rows": self._rows, "label_rate": self._positives / self._rows, "fields": shares}
+        return SplitFacts(self._rows, self._positives / self._rows, shares)
 
 
 def _collisions(hit: np.ndarray) -> float:

@@ -12,6 +12,7 @@ import pyarrow.json
 
 from recsys.data.sources.files import File, one_line, reader
 from recsys.data.sources.types import EXACT, TYPES, plain, why
+from recsys.files import Json
 
 __all__ = ["JsonLines"]
 
@@ -44,14 +45,14 @@ def _check_depth(block: bytes) -> None:
             raise ValueError(f"nested deeper than {_DEEPEST}")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, Any]]) -> Json:
     row = dict(pairs)
     if len(row) < len(pairs):
         raise ValueError("a key stands there twice")
     return row
 
 
-def _row(record: bytes) -> dict[str, Any]:
+def _row(record: bytes) -> Json:
     _check_depth(record)
     row = json.loads(record, object_pairs_hook=_once)
     if not isinstance(row, dict):
@@ -133,7 +134,7 @@ class JsonLines:
         types = {f.name: plain(f.type) for f in schema} | known
         return pa.schema(list(types.items()))
 
-    def _alike(self, sample: bytes) -> list[dict[str, Any]]:
+    def _alike(self, sample: bytes) -> list[Json]:
         rows, kinds = [], dict.fromkeys(self._types, "")
         for record in self.records(sample):
             if not record.strip():
