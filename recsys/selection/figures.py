@@ -7,7 +7,7 @@ __all__ = ["ProbeFindings", "SearchNotes", "ShuffledCost"]
 
 @dataclass(frozen=True)
 class SearchNotes:
-    """What a selector says of its search, beside the scores.
+    """What a selector says of its search; the scores stand elsewhere.
 
     Args:
         method: Name of the selector.

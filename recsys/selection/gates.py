@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _SHARPNESS = 5.0  # g = σ(5θ), as in the public reference code
-OPEN = float(torch.tensor(5.0).sigmoid())  # g at θ = 1, where gates start that learn beside a fresh model
+OPEN = float(torch.tensor(5.0).sigmoid())  # g at θ = 1: gates that learn together with a fresh model start there
 EDGE = 0.02  # gates stay in [edge, 1 − edge], so that a saturated one can still come back
 _LEAST_ACTIVE = 5  # active rows a batch below which replacements come from a reservoir
 

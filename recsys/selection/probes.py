@@ -38,7 +38,7 @@ def probe_sources(schema: Schema, count: int, seed: int) -> list[str]:
 
 
 class Probed:
-    """A split that has, beside its fields, probes: columns of real fields in another order of rows.
+    """A split with additional fields, the probes: columns of real fields in another order of rows.
 
     A probe has its source's distribution, so that it costs and tempts a model as much; its tie to
     the label and to all other fields is broken.

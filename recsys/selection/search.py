@@ -37,7 +37,7 @@ class Search:
         build: Builds a fresh model on the fields of a schema.
         how: Settings of the training of `model`.
         seed: Fixes all that a selector draws.
-        device: Where the model is, and in which precision its head runs.
+        device: Where the models are, and in which precision their heads run and learn; `how.precision` is not read.
         steps: How many steps that training took until the look at validation whose weights it kept. None means all
             steps of `how.max_epochs`.
 

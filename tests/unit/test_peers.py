@@ -34,7 +34,7 @@ from recsys.selection.methods.variational_dropout import ConcreteDropout, variat
 from recsys.selection.search import Search, gate_loss, train_gated
 from recsys.selection.shuffle import shuffled_cost
 from recsys.training.config import TrainConfig
-from recsys.training.device import CPU
+from recsys.training.device import CPU, Device
 from recsys.training.fit import best_look, fit
 from recsys.training.loop import Step
 from tests.unit.test_leap import linear
@@ -296,7 +296,8 @@ def test_training_with_gates_that_pass_all_is_training(change, train, valid):
     mine.load_state_dict(plain.state_dict())
     best = int(best_look(fit(plain, train, valid, how, 3))["step"])
     assert best > len(train) // 256, "the best look is in the second epoch or later"
-    search = given(mine, train, valid, 3, how=how, steps=best)
+    device = Device.choose("cpu", how.precision)
+    search = given(mine, train, valid, 3, how=how, steps=best, device=device)
     steps = list(train_gated(mine, lambda x_BW, batch: (x_BW, torch.zeros(())), search))
     assert [s.number for s in steps] == list(range(1, best + 1)) and steps[-1].total == best
     for (name, a), b in zip(plain.state_dict().items(), mine.state_dict().values(), strict=True):

@@ -80,7 +80,7 @@ def autofield(
         search: A fresh model learns from its training rows, the choices from its validation rows. Its seed fixes the
             fresh model, the noise and the order of rows.
         epochs: Over the training rows; None takes as many steps as the given model took (`train_gated`).
-        every: Steps of the model between two of the choices, of which the first follows the first step;
+        every: Steps of the model between two steps of the choices; the first of these follows the model's first step.
             None is a 200th of the run's steps, at least 1 and at most 10 (see `steps_between`).
         gate_lr: Adam's rate for log α; None takes that of the dense part.
         tau_step: By how much the temperature falls a pass, from 1 down to .01; in [0, 1].

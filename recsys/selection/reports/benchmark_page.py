@@ -35,7 +35,7 @@ class Answer(CurveSummary):
     """What one method came to.
 
     frontier: At each price. kept: Fields kept, by seed. logloss_kept_change: As `kept_change`. search_seconds: Mean
-    over seeds. health: Of its models, the worst. curve: Of its retrains. report: Where its report is, from this page.
+    over seeds. health: Of its models, the worst. curve: Of its retrains. report: Link from this page to its report.
     """
 
     frontier: list[Priced]

@@ -13,7 +13,7 @@ __all__ = ["Measured", "make_report"]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a report says beside scores and verdicts; see `recsys.selection.reports.report.Report`."""
+    """What a report holds in addition to scores and verdicts; see `recsys.selection.reports.report.Report`."""
 
     health: Health
     probes: ProbeFindings | None

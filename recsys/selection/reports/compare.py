@@ -1,4 +1,4 @@
-"""Compare feature-selection reports: do searches agree, and where do they not?"""
+"""Compare feature-selection reports: how far searches agree, and which fields they judge differently."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The comparison as one page: what agrees, beside what chance would give, then where it does not."""
+"""The comparison as one page: how far reports agree, how far chance would, and then what differs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,7 +150,7 @@ def compare_page(
 
     Args:
         reports: By label.
-        paths: Where each was read.
+        paths: The file of each report, by the same labels.
         comparisons: By pair of labels.
         phi: Stability over all of them.
     """

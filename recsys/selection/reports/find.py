@@ -51,8 +51,8 @@ def kept(source: "str | Sequence[str]", runs: Path, known: Sequence[str]) -> lis
     """The fields that `select.apply` asks for.
 
     Args:
-        source: Names of fields, or where they stand: report.json, selection.json, kept.yaml, or
-            whatever `find` takes.
+        source: Names of fields, or the file that holds them: report.json, selection.json, kept.yaml, or anything
+            that `find` takes.
         runs: Folder of runs.
         known: Fields that there are.
 

@@ -1,6 +1,6 @@
 """Dataclasses as JSON and back. A field that holds its default value is left out of the JSON.
 
-A dataclass with a field `figures` is open: its figures stand in the JSON beside its other fields.
+A dataclass with a field `figures` is open: in the JSON its figures stand among its other fields.
 """
 
 from collections.abc import Mapping

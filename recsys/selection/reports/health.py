@@ -18,7 +18,7 @@ from recsys.training.fit import logits
 
 __all__ = ["health", "reason_for_doubt", "with_probes"]
 
-_LEAST_AGREEMENT = 0.5  # of halves: below it, more of what fields seem to be worth is luck than not
+_LEAST_AGREEMENT = 0.5  # of halves; if it is less, most of what fields seem to be worth is luck
 _MOST_LUCK = 0.5  # false discoveries that kept probes imply
 
 

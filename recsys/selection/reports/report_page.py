@@ -107,7 +107,7 @@ def _gates(fields: Mapping[str, FieldReport]) -> go.Figure:
 
 def _path(report: Report) -> go.Figure:
     """How many gates are open at each price of the ramp, and which closed there."""
-    most = 0.1  # where the ramp ends: a gate that is open there has not closed
+    most = 0.1  # λ at the end of the ramp: a gate that is still open has not closed
     closes = sorted((c, n) for n, f in report.fields.items() if (c := f.figures["closes_at"]) < most)
     total, price = len(report.fields), report.search.price
     x = [1e-5, *(c for c, _ in closes), most]
