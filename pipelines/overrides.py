@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from pipelines.config import Part, RunConfig
 from recsys.config.options import CONF
 from recsys.data.preparation.fields import FIELD_KEYS, KEYS
 
@@ -61,6 +62,17 @@ def _instead(unknown: str, overrides: Sequence[str], given: argparse.Namespace) 
     return f"no such key: expected some of {', '.join(known)}"
 
 
+def _no_option(overrides: Sequence[str]) -> str:
+    """Which override gives a group what is no name of an option, such as null, and how to mend it."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    groups = [o for o in parsed if not o.is_delete() and ("/" in o.key_or_group or (CONF / o.key_or_group).is_dir())]
+    wrong = next((o for o in groups if not isinstance(o.value(), str | list | dict)), None)
+    mend = "recsys run --cfg job shows what is chosen"
+    if wrong and wrong.value() is None and RunConfig.__annotations__.get(wrong.key_or_group) == Part | None:
+        mend = f"~{wrong.key_or_group} leaves the group out"
+    return f"{wrong.input_line if wrong else ''!r}: expected GROUP=OPTION, with the name of an option: {mend}"
+
+
 def what_is_wrong(error: Exception, overrides: Sequence[str], given: argparse.Namespace) -> str:
     """What is wrong with the overrides, in one line; Hydra's own text has up to twelve."""
     said = " ".join(str(error).split("\nSee https://")[0].split())
@@ -71,8 +83,7 @@ def what_is_wrong(error: Exception, overrides: Sequence[str], given: argparse.Na
         what = next((o for o in overrides if "=" not in o and not o.startswith("~")), error.override or "")
         return f"cannot read {what!r}: expected KEY=VALUE, with quotes around what holds , = [ ] {{ }} ' or blanks"
     if said.startswith("Config group override must be"):
-        what = next((o for o in overrides if (CONF / key_of(o)).is_dir()), "")
-        return f"{what!r}: expected GROUP=OPTION, with the name of an option: recsys run --cfg job shows what is chosen"
+        return _no_option(overrides)
     if found := re.match(r"Could not (?:override|delete from config\.) '(\S+?)'", said):
         return f"{found[1]}: {_instead(found[1], overrides, given)}"
     if value := re.match(r"Ambiguous value for argument '(.*?)' 1\.", said):
