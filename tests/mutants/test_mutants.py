@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 RUN = "tests/pipeline/test_splits_differ.py::"
 LEAP = "tests/unit/test_leap_weights.py::"
 PEERS = "tests/unit/test_peers.py::"
+SEVERAL = "tests/unit/test_several.py::test_loss_is_the_weighted_mean_over_labels_of_their_means_over_observed_rows"
+MUON = "tests/unit/test_muon.py::"
 FWSVD = "tests/unit/test_compression.py::test_fwsvd_weighs_rows_by_the_root_of_their_own_tables_fisher_information"
 
 
@@ -35,7 +37,6 @@ class Mutant:
     test: str
 
 
-CALIBRATOR = "fit_calibrator(sigmoid(valid_B), valid.label_B, valid.weight_B)"
 MUTANTS = [
     Mutant(
         "training stops early by test rows",
@@ -54,22 +55,22 @@ MUTANTS = [
     Mutant(
         "the calibrator is fitted on test rows",
         "pipelines/evaluate.py",
-        CALIBRATOR,
-        "fit_calibrator(sigmoid(test_B), test.label_B, test.weight_B)",
+        "_calibrators(valid_BT, valid)",
+        "_calibrators(test_BT, test)",
         RUN + "test_recalibration_is_fitted_on_validation_by_weight",
     ),
     Mutant(
         "the calibrator forgets the weights",
         "pipelines/evaluate.py",
-        CALIBRATOR,
-        "fit_calibrator(sigmoid(valid_B), valid.label_B)",
+        "fit_calibrator(sigmoid(logit_B), rows.label_B, rows.weight_B)",
+        "fit_calibrator(sigmoid(logit_B), rows.label_B)",
         RUN + "test_recalibration_is_fitted_on_validation_by_weight",
     ),
     Mutant(
         "validation is reported as test",
         "pipelines/evaluate.py",
-        "found = evaluate(test_B, test.label_B, test.group_B, test.weight_B)",
-        "found = evaluate(valid_B, valid.label_B, valid.group_B, valid.weight_B)",
+        "figures, seen = _figures(test_BT, test), ",
+        "figures, seen = _figures(valid_BT, valid), ",
         RUN + "test_the_evaluation_is_of_test_and_names_validation_so",
     ),
     Mutant(
@@ -89,8 +90,8 @@ MUTANTS = [
     Mutant(
         "nothing is quantised",
         "pipelines/compress.py",
-        'for group in ("compression", "quantization"):',
-        'for group in ("compression",):',
+        'for group in ("compression", "quantization", "heal"):',
+        'for group in ("compression", "heal"):',
         RUN + "test_tables_are_quantised",
     ),
     Mutant(
@@ -110,8 +111,8 @@ MUTANTS = [
     Mutant(
         "LeAP's gates learn on training rows",
         "recsys/selection/methods/leap.py",
-        "batches = batches_forever(valid, batch_size, search.seed, search.device)",
-        "batches = batches_forever(search.train, batch_size, search.seed, search.device)",
+        "batches_forever(valid, batch_size, ",
+        "batches_forever(search.train, batch_size, ",
         RUN + "test_selection_judges_fields_by_validation_and_by_weight",
     ),
     Mutant(
@@ -131,8 +132,8 @@ MUTANTS = [
     Mutant(
         "AutoField's gates learn on training rows",
         "recsys/selection/methods/autofield.py",
-        "held_out = batches_forever(search.valid, search.how.batch_size, search.seed, search.device)",
-        "held_out = batches_forever(search.train, search.how.batch_size, search.seed, search.device)",
+        "held_out = batches_forever(search.valid, ",
+        "held_out = batches_forever(search.train, ",
         PEERS + "test_autofield_gates_learn_on_validation_rows",
     ),
     Mutant(
@@ -200,16 +201,16 @@ MUTANTS = [
     ),
     Mutant(
         "reads before fresh tables count",
-        "pipelines/compress.py",
-        "r * (fisher[n] > 0) if n in fisher else r",
-        "r",
+        "recsys/compression/contract.py",
+        "count_V * (state[n] > 0) if n in state else count_V",
+        "count_V",
         "tests/unit/test_compression.py::test_reads_before_the_tables_were_last_drawn_do_not_count",
     ),
     Mutant(
         "the error that bits may make is of all rows alike",
         "recsys/compression/fewest_bits.py",
-        "made[name].held(), weight_R) <= error",
-        "made[name].held()) <= error",
+        "fewer.held(), weight_R) <= error",
+        "fewer.held()) <= error",
         "tests/unit/test_compression.py::test_the_error_that_bits_may_make_is_of_rows_as_they_are_read",
     ),
     Mutant(
@@ -225,6 +226,97 @@ MUTANTS = [
         "x_F.abs().tolist(), strict=True))",
         "x_F.tolist(), strict=True))",
         PEERS + "test_lpfs_orders_by_size_and_keeps_a_gate_in_use_below_0",
+    ),
+    Mutant(
+        "several labels: their weights do not count",
+        "recsys/heads/several.py",
+        "return (self.weight_T * loss_T).sum() / self.weight_T.sum()",
+        "return loss_T.mean()",
+        SEVERAL,
+    ),
+    Mutant(
+        "several labels: a missing one is a 0",
+        "recsys/heads/several.py",
+        "counts_BT = label_BT.isfinite().float()",
+        "counts_BT = torch.ones_like(label_BT)",
+        SEVERAL,
+    ),
+    Mutant(
+        "every label's loss is of the first logit, broadcast",
+        "recsys/heads/several.py",
+        "logit_BT.float(), label_BT.nan_to_num(0.0)",
+        "logit_BT[:, :1].float().expand_as(label_BT), label_BT.nan_to_num(0.0)",
+        SEVERAL,
+    ),
+    Mutant(
+        "a model that gives logit_B is broadcast over its rows",
+        "recsys/frame/ctr.py",
+        "y if y.ndim == 2 else y.unsqueeze(1)",
+        "y if y.ndim == 2 else y.unsqueeze(0)",
+        "tests/unit/test_several.py::test_a_model_of_one_logit_a_row_works_with_the_click_head_alone",
+    ),
+    Mutant(
+        "distill forgets T²",
+        "pipelines/distill.py",
+        "weight * temperature**2 * soft",
+        "weight * soft",
+        "tests/pipeline/test_distill.py::test_the_loss_is_the_formula",
+    ),
+    Mutant(
+        "codebooks forget how often rows are read",
+        "recsys/compression/pq.py",
+        "weight_V = reads_V.double().numpy() + 0.01",
+        "weight_V = np.ones(len(reads_V))",
+        "tests/unit/test_pq.py::test_rows_that_are_read_more_err_less",
+    ),
+    Mutant(
+        "healing never keeps the start",
+        "recsys/compression/heal.py",
+        "    if not reached < start:\n        healed = model\n",
+        "",
+        "tests/unit/test_heal.py::test_healing_that_does_not_help_keeps_the_start",
+    ),
+    Mutant(
+        "a node's digest lacks its inputs",
+        "pipelines/node.py",
+        '"inputs": {name: i.digest for name, i in self.inputs.items()}}',
+        '"inputs": {}}',
+        "tests/unit/test_versions.py::test_a_change_reaches_its_stage_and_all_that_comes_after",
+    ),
+    Mutant(
+        "a run that was killed is running for ever",
+        "recsys/results.py",
+        'if run.state == "running" and not run.process.lives() else run',
+        "if False else run",
+        "tests/unit/test_events.py::test_a_run_whose_process_is_gone_was_killed",
+    ),
+    Mutant(
+        "the optimiser of tables is not told its rate",
+        "recsys/embeddings/fused.py",
+        "        optimizer.step()  # hands",
+        "        _ = optimizer  # hands",
+        "tests/unit/test_table_optimizers.py::test_three_steps_are_the_formulas",
+    ),
+    Mutant(
+        "Muon orthogonalises the row that gives one logit",
+        "recsys/training/optimizers/muon.py",
+        "p.ndim == 2 and min(p.shape) > 1",
+        "p.ndim == 2",
+        MUON + "test_all_but_hidden_matrices_move_as_under_adamw",
+    ),
+    Mutant(
+        "Muon leaves hidden matrices to AdamW too",
+        "recsys/training/optimizers/muon.py",
+        "[p for p in dense if id(p) not in chosen]",
+        "[*dense]",
+        MUON + "test_a_hidden_matrix_moves_equally_far_in_every_direction_of_its_momentum",
+    ),
+    Mutant(
+        "batches stay on the CPU",
+        "recsys/training/device.py",
+        'return batch if self.torch_device.type == "cpu" else batch.to(self.torch_device, non_blocking=True)',
+        "return batch",
+        "tests/unit/test_device.py::test_every_part_stays_on_the_device_of_the_run",
     ),
 ]
 

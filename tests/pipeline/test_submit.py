@@ -233,11 +233,13 @@ def test_every_stage_that_is_known_can_be_called() -> None:
     from importlib import import_module
 
     from pipelines.stages import MODEL_STAGES, STAGES
+    from recsys.versions import constant
 
     for name, stage in STAGES.items():
         module, function = stage.call.split(".")
         assert callable(getattr(import_module(f"pipelines.{module}"), function)), name
         assert {*stage.needs, *MODEL_STAGES} <= set(STAGES)
+        assert all(constant(f) > 0 for f in stage.formats), "a name that is none raises"
 
 
 def test_a_step_is_left_out_with_a_tilde(monkeypatch, tmp_path: Path) -> None:
