@@ -9,8 +9,7 @@ import ast
 import hashlib
 from collections.abc import Collection, Iterator
 from functools import lru_cache
-from importlib.machinery import PathFinder
-from importlib.util import resolve_name
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 __all__ = ["code_version", "constant", "module_of"]
@@ -22,7 +21,10 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def _file(module: str) -> Path | None:
     """The source of a module, found without importing anything; None if there is no such module."""
     top, *inside = module.split(".")
-    spec = PathFinder.find_spec(top)
+    try:
+        spec = find_spec(top) if top else None
+    except ValueError:  # __main__ has none
+        return None
     if spec is None or not spec.origin:
         return None
     path = Path(spec.origin)

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -43,11 +44,25 @@ _OLD_SELECTOR = ["model", "train", "valid", "recipe", "seed"]
 _trusted: set[str] = set()  # packages of the user's own, for this process
 
 
+class _Folder:
+    """Python imports the named packages from it, if no other place has them, and nothing else that lies there."""
+
+    path = ""
+    names: frozenset[str] = frozenset()
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
+        """The package of that name, if it is one of `names`; Python calls this."""
+        return PathFinder.find_spec(name, [self.path]) if name in self.names else None
+
+
+_folder = _Folder()
+
+
 def trust(packages: Sequence[str]) -> None:
     """Let `_target_` name what these packages define, from now on and in this process only.
 
-    A package that is not installed is looked for in the current folder, which then joins the end of the import path:
-    no file there can take the place of an installed module.
+    A package that is not installed is looked for in the current folder. Nothing else of that folder can be imported:
+    a file `triton.py` there, or a folder of data of that name, is not what another package gets.
 
     Args:
         packages: Dotted names of packages or modules.
@@ -55,20 +70,18 @@ def trust(packages: Sequence[str]) -> None:
     Raises:
         ConfigError: If there is no such package.
     """
+    _folder.path, _folder.names = str(Path.cwd()), frozenset(p.partition(".")[0] for p in packages)
+    if _folder not in sys.meta_path:
+        sys.meta_path.append(_folder)
     for package in packages:
-        top, folder = package.partition(".")[0], str(Path.cwd())
-        if not _importable(top) and folder not in sys.path:
-            sys.path.append(folder)
-        if not _importable(top):
+        top = package.partition(".")[0]
+        if top not in sys.modules and (not top or find_spec(top) is None):
             raise ConfigError(
-                f"trusted: expected packages that are installed or in {folder}, got {package!r}: check the spelling"
+                f"trusted: expected packages that are installed or in {_folder.path}, got {package!r}: "
+                "check the spelling"
             )
     _trusted.clear()
     _trusted.update(packages)
-
-
-def _importable(package: str) -> bool:
-    return package in sys.modules or PathFinder.find_spec(package) is not None
 
 
 def check_value(value: Any, hint: Any, place: str) -> Any:
@@ -171,6 +184,9 @@ def make(config: Mapping[str, Any], place: str) -> Callable[..., Any]:
     try:
         thing = get_object(target)
     except Exception as error:
+        absent = error.__cause__.name if isinstance(error.__cause__, ModuleNotFoundError) else None
+        if absent and not f"{target}.".startswith(f"{absent}."):
+            raise ConfigError(f"{place}._target_: {target} imports {absent}: install it, or trust it too") from error
         raise ConfigError(f"{place}._target_: cannot find {target}: check the spelling") from error
     home, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", "")
     package = None if target in packaged_targets() else _package(target)

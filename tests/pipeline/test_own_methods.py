@@ -1,11 +1,13 @@
 """A model, a selector and a compressor of the user's own, as CONTRIBUTING shows them: no file of ours is touched."""
 
+import fractions
 import json
 import os
 import re
 import subprocess
 import sys
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +15,7 @@ import pytest
 
 from recsys.commands.cli import main
 from recsys.config import factory
+from recsys.errors import ConfigError
 from recsys.results import read_result
 from tests.pipeline.small import SMALL, clicks
 
@@ -78,12 +81,18 @@ def test_what_is_wrong_with_a_method_of_the_users_own_is_one_line(here, capfd):
     assert not (here / "runs").exists()
 
 
-def test_a_file_of_the_folder_takes_no_installed_modules_place(here):
+def test_only_the_trusted_package_is_imported_from_the_folder(here):
+    (here / "beside_it.py").write_text("")
     (here / "fractions.py").write_text("raise RuntimeError")
-    factory.trust(["my_ctr"])
-    assert sys.path[-1] == str(here)
-    code = f"import sys; sys.path.append({str(here)!r}); import fractions"
-    assert subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0
+    (here / "triton_data").mkdir()
+    factory.trust(["my_ctr", "fractions"])
+    assert factory.targets({"_target_": "my_ctr.model.Linear"}) == ["my_ctr.model"]
+    assert str(here) not in sys.path
+    assert find_spec("my_ctr.model") and find_spec("fractions").origin == fractions.__file__
+    assert find_spec("beside_it") is None and find_spec("triton_data") is None
+    (here / "my_ctr" / "uses.py").write_text("import beside_it\n\nclass Uses:\n    pass\n")
+    with pytest.raises(ConfigError, match=r"my_ctr\.uses\.Uses imports beside_it: install it, or trust it too"):
+        factory.make({"_target_": "my_ctr.uses.Uses"}, "model")
 
 
 def built_wheel(source: Path, into: Path) -> Path:
