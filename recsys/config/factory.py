@@ -204,7 +204,7 @@ def make_dataclass(kind: type[T], config: Mapping[str, Any], place: str) -> T:
     Raises:
         ConfigError: If a key is unknown or missing, or a value of the wrong type or out of range.
     """
-    known: dict[str, bool] = {f.name: f.default is f.default_factory for f in fields(kind)}  # type: ignore[arg-type]
+    known: dict[str, bool] = {f.name: f.default is f.default_factory for f in fields(kind)}  # type: ignore[arg-type]  # T is one
     given = {str(k): v for k, v in config.items()}
     _known(given, list(known), place)
     if lacking := sorted(name for name, needed in known.items() if needed and name not in given):

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from onnxscript import ir
 from torch import Tensor, nn
-from torch._inductor import aoti_compile_and_package  # type: ignore[attr-defined]
+from torch._inductor import aoti_compile_and_package
 from torch._inductor.utils import fresh_cache
 
 from recsys.features.schema import Schema
@@ -90,7 +90,7 @@ def trace(graph: ScoringGraph, schema: Schema, *, packed: bool) -> torch.export.
     example = (torch.zeros(2, ids, dtype=torch.long), torch.zeros(2, dense))
     free = {0: torch.export.Dim.DYNAMIC}
     # Without this, torch takes a batch of 1 for a special case and refuses it.
-    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # private
     stored = graph.plain.packed() if packed else nullcontext()
     with torch.no_grad(), oblivious, stored:
         program = torch.export.export(graph, example, dynamic_shapes={"ids_BL": free, "dense_BN": free})

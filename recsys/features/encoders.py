@@ -74,7 +74,7 @@ class Hash:
     def id(self, parts: Sequence[str | None]) -> int:
         """The id of a value, or of a cross of several; missing only if every part is."""
         try:  # the short way, for a value that lacks no part: half the time
-            whole = SEPARATOR.join(parts).encode()  # type: ignore[arg-type]
+            whole = SEPARATOR.join(parts).encode()  # type: ignore[arg-type]  # None raises TypeError
         except (TypeError, UnicodeEncodeError):
             spelled = joined(parts)
             return MISSING if spelled is None else 1 + hash_text(spelled, self.seed) % self.buckets

@@ -138,7 +138,7 @@ class Snapshot:
 
     def save(self, path: Path) -> None:
         """Write all arrays, compressed."""
-        np.savez_compressed(path, **self.arrays)  # type: ignore[arg-type]
+        np.savez_compressed(path, **self.arrays)  # type: ignore[arg-type]  # allow_pickle could be a name
 
     def check(self) -> None:
         """Refuse arrays that `value` could not read.

@@ -54,7 +54,7 @@ def text(value: object, dtype: str, name: str) -> str | None:
         return "true" if value else "false"
     whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())
     if dtype == "int" and whole and not isinstance(value, bool):
-        return str(int(value))  # type: ignore[arg-type]
+        return str(int(value))  # type: ignore[arg-type]  # `whole` says so
     raise wrong(
         name,
         {"string": "a string", "bool": "true or false"}.get(dtype, "a whole number"),
@@ -133,7 +133,7 @@ def instant(value: object, name: str) -> int | None:
 def joined(parts: Sequence[str | None]) -> str | None:
     """The text of a cross: its spelled parts with `SEPARATOR` between; None if every part is missing."""
     if None not in parts:
-        return SEPARATOR.join(parts)  # type: ignore[arg-type]
+        return SEPARATOR.join(parts)  # type: ignore[arg-type]  # none is None
     if all(p is None for p in parts):
         return None
     return SEPARATOR.join(ABSENT if p is None else p for p in parts)

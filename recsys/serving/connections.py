@@ -41,7 +41,7 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
         _timer: asyncio.TimerHandle | None = None
         _unread: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
             self._sized = _Sized(h11.SERVER, _HEADER_BYTES)
             self.conn = self._sized

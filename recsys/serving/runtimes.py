@@ -124,7 +124,7 @@ def load_pt2(folder: Path) -> Graph:
     """Read graph.pt2, which runs its machine code, and hand it the tensors of weights.safetensors."""
     check_package(folder / "graph.pt2")
     import torch
-    from torch._inductor import aoti_load_package  # type: ignore[attr-defined]
+    from torch._inductor import aoti_load_package
 
     log = logging.getLogger("torch.export.pt2_archive._package")
     level = log.level

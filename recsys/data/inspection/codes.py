@@ -8,7 +8,7 @@ import polars as pl
 
 from recsys.data.inspection.leakage import binned, coded, held_out_auc
 
-__all__ = ["jumps", "named_as_code", "scattered"]
+__all__ = ["jumps", "mean", "named_as_code", "scattered"]
 
 _ROWS = 100_000  # of rules that need no more
 _HUGE = 10**9  # span from which numbers may be hashes
@@ -19,6 +19,12 @@ _CODE = re.compile(
     r"(^|[_\W])(id|ids|code|zip|zipcode|postcode|postal|sku|key|uid|uuid|hash|no|nr|idx|index)($|[_\W\d])"
 )
 _CAMEL = re.compile(r"[a-z](Id|ID|Code|Zip|Key)$")
+
+
+def mean(values: pl.Series) -> float:
+    """The mean of numbers, or the share of what is true; polars has a wider type for it."""
+    value: Any = values.mean()
+    return float(value)
 
 
 def named_as_code(name: str) -> bool:

@@ -119,7 +119,7 @@ def examine(config: Mapping[str, Any], rows: int = 1_000_000) -> Examined:
     table, total = sample(source, rows, 0, _columns(config, fields, source.schema.names))
     label_B, frame = labels(table, label_names(config)[0]), plain(table)
     split_of = _Sampled(table, frame)
-    code_B = split_codes(split_of, config)  # type: ignore[arg-type]
+    code_B = split_codes(split_of, config)  # type: ignore[arg-type]  # reads as a Spool does
     splits = {s: np.flatnonzero(code_B == i) for i, s in enumerate(SPLITS)}
     time = config.get("time")
     time_B = split_of.read(f"us/{time}").astype("datetime64[us]") if time else None
@@ -165,7 +165,7 @@ def _field(
     elif f.separator:
         values = values.cast(pl.String).str.split(f.separator)
     if isinstance(values.dtype, pl.Array):
-        values = values.cast(pl.List(values.dtype.inner))  # type: ignore[union-attr]
+        values = values.cast(pl.List(values.dtype.inner))
     return value_stats(f.name, kind, values, splits, label_B, f.min_count if f.encoding == "vocabulary" else 1)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recsys.data.inspection.times import days
 from recsys.errors import DataError
 from recsys.files import Json
 
@@ -46,12 +47,12 @@ def _delay(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray
 
 
 def _by_time(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray) -> tuple[Json, str]:
-    days = (event.max() - event.min()).total_seconds() / 86400  # type: ignore[operator]
+    span = days(event)
     said = f"By time, {event.min():%Y-%m-%d %H:%M} to {event.max():%Y-%m-%d %H:%M}: the latest tenth tests. "
     wait, name = _delay(event, later, label_B)
-    if 0 < wait < days / 20:
+    if 0 < wait < span / 20:
         gap, why = wait, f"by {name}, 95 % of the positive labels are known after that time"
-    elif days >= 30:
+    elif span >= 30:
         gap, why = 1, "a day, so that no row beside another stands in two splits"
     else:
         gap, why = 0, "none, as the table spans few days"

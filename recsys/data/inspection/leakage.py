@@ -85,7 +85,7 @@ def single_auc(values: pl.Series, label_B: np.ndarray) -> float:
     """What this column alone tells, on at most 100,000 rows drawn at random."""
     if len(values) > _ROWS:
         pick = np.sort(np.random.default_rng(0).permutation(len(values))[:_ROWS])
-        values, label_B = values.gather(pick), label_B[pick]  # type: ignore[arg-type]
+        values, label_B = values.gather(pick), label_B[pick]
     return max(held_out_auc(code_B, label_B) for code_B in codings(values))
 
 

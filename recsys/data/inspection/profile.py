@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recsys.data.inspection.codes import jumps, named_as_code, scattered
-from recsys.data.inspection.times import as_time, untaken
+from recsys.data.inspection.codes import jumps, mean, named_as_code, scattered
+from recsys.data.inspection.times import as_time, days, untaken
 from recsys.data.preparation.columns import collide
 from recsys.files import Json
 
@@ -104,8 +104,8 @@ def heavy_tail(values: pl.Series) -> tuple[bool, float, float]:
     x = x.filter(x.is_finite())
     if len(x) < 8 or x.n_unique() < 3:
         return False, 0.0, 0.0
-    before = float(x.skew() or 0.0)  # type: ignore[arg-type]
-    after = float((x.sign() * x.abs().log1p()).skew() or 0.0)  # type: ignore[arg-type]
+    before = float(x.skew() or 0.0)
+    after = float((x.sign() * x.abs().log1p()).skew() or 0.0)
     low: Any = x.quantile(0.01)
     return before > 2 and abs(after) < before / 2 and low >= 0, before, after
 
@@ -120,16 +120,16 @@ def separator_of(values: pl.Series) -> tuple[str, float]:
     whole = values.drop_nulls().head(_ROWS)
     distinct = whole.n_unique()
     for mark in _SEPARATORS:
-        if len(whole) == 0 or whole.str.contains(mark, literal=True).mean() < 0.2:  # type: ignore[operator]
+        if len(whole) == 0 or mean(whole.str.contains(mark, literal=True)) < 0.2:
             continue
         split = whole.str.split(mark)
         parts = split.explode(empty_as_null=True, keep_nulls=False).drop_nulls()
         kinds = parts.n_unique()
         if kinds >= distinct * (1.0 if mark in "|;\t" else 0.5):
             continue
-        if mark == " " and parts.str.contains(r"[\d_]").mean() < 0.5:  # type: ignore[operator]
+        if mark == " " and mean(parts.str.contains(r"[\d_]")) < 0.5:
             continue
-        return mark, float(split.list.len().mean())  # type: ignore[arg-type]
+        return mark, mean(split.list.len())
     return "", 1.0
 
 
@@ -165,12 +165,11 @@ def _list(values: pl.Series, p: Profile, rows: int) -> Guess:
 
 
 def _parts(moments: pl.Series) -> list[str]:
-    span: Any = moments.max() - moments.min()  # type: ignore[operator]
-    days = span.total_seconds() / 86400
+    span = days(moments)
     parts = ["hour"] if moments.dt.hour().n_unique() > 1 else []
-    parts += ["weekday"] if days >= 7 else []
-    parts += ["day"] if days >= 60 else []
-    return parts + (["month"] if days >= 730 else [])
+    parts += ["weekday"] if span >= 7 else []
+    parts += ["day"] if span >= 60 else []
+    return parts + (["month"] if span >= 730 else [])
 
 
 def timestamp(values: pl.Series) -> Guess:
@@ -183,23 +182,23 @@ def timestamp(values: pl.Series) -> Guess:
 
 def _text(values: pl.Series, p: Profile, rows: int) -> Guess:
     head = values.drop_nulls().head(_ROWS)
-    if head.str.contains(r"^\s*\[.*\]\s*$").mean() >= 0.95:  # type: ignore[operator]
+    if mean(head.str.contains(r"^\s*\[.*\]\s*$")) >= 0.95:
         settings = {"kind": "text", "buckets": 2**16, "max_length": _length(head.str.count_matches(r"\w+"))}
         return Guess(settings, "a JSON list written as text: read as a bag of its words")
-    mark, mean = separator_of(values)
+    mark, parts = separator_of(values)
     if mark:
         kinds = values.drop_nulls().str.split(mark).explode(empty_as_null=True, keep_nulls=False).n_unique()
         settings, why = _looked_up(kinds, rows)
         longest = _length(head.str.count_matches(mark, literal=True) + 1)
         return Guess(
             {"kind": "multi", "separator": mark, **settings, "max_length": longest},
-            f"{mean:.1f} values with {mark!r} between, of {kinds:,}; {why}",
+            f"{parts:.1f} values with {mark!r} between, of {kinds:,}; {why}",
         )
     words = head.str.count_matches(r"\w+")
-    if words.mean() >= 4 and p.distinct > 0.2 * p.present and p.distinct > FEW:  # type: ignore[operator]
+    if mean(words) >= 4 and p.distinct > 0.2 * p.present and p.distinct > FEW:
         size = 2**18 if rows >= 200_000 else 2**15
         settings = {"kind": "text", "ngrams": [1, 2], "buckets": size, "max_length": min(50, 2 * _length(words))}
-        return Guess(settings, f"free text, {words.mean():.0f} words each: words and pairs of words, hashed")
+        return Guess(settings, f"free text, {mean(words):.0f} words each: words and pairs of words, hashed")
     settings, why = _looked_up(p.distinct, rows)
     return Guess(settings, f"text of {p.distinct:,} values; {why}")
 
@@ -229,7 +228,7 @@ def guess_kind(values: pl.Series, p: Profile, label_B: np.ndarray, rows: int) ->
         The guess; if no kind takes the column, a caution says why.
     """
     if isinstance(values.dtype, pl.List | pl.Array):
-        return _list(values.cast(pl.List(values.dtype.inner)), p, rows)  # type: ignore[union-attr]
+        return _list(values.cast(pl.List(values.dtype.inner)), p, rows)
     if isinstance(values.dtype, pl.Struct | pl.Binary | pl.Object | pl.Decimal | pl.Time | pl.Duration):
         return Guess(None, "", [f"values are {values.dtype}: no kind takes them"])
     moments = as_time(values)

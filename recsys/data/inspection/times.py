@@ -4,12 +4,12 @@ from typing import Any
 
 import polars as pl
 
-from recsys.data.inspection.codes import named_as_code
+from recsys.data.inspection.codes import mean, named_as_code
 from recsys.data.preparation.columns import instants
 from recsys.errors import DataError
 from recsys.features.values import UNITS
 
-__all__ = ["NAMES", "as_time", "read_times", "untaken"]
+__all__ = ["NAMES", "as_time", "days", "read_times", "untaken"]
 
 NAMES = ("timestamp", "time", "ts", "event_time", "datetime", "date", "created_at", "at", "unixtime")  # the best first
 _ENDS = ("_at", "_ts", "_time", "_date", "timestamp", "datetime")
@@ -21,6 +21,13 @@ _DATE = r"""(?x)^\s*(
     | ([A-Za-z]{3,9}\ )?[A-Za-z]{3,9}\ \d\d?,?\ (\d\d:|\d{4})    # Sat Mar 1 10:00:00 2025, March 1, 2025
 )"""
 _HEAD = 1000  # rows that show whether the rest is worth a look
+
+
+def days(moments: pl.Series) -> float:
+    """From the first moment to the last."""
+    first: Any = moments.min()
+    last: Any = moments.max()
+    return (last - first).total_seconds() / 86400
 
 
 def read_times(values: pl.Series) -> pl.Series:
@@ -76,7 +83,7 @@ def untaken(values: pl.Series) -> str:
     dated = isinstance(values.dtype, pl.Date | pl.Datetime)
     if values.dtype == pl.String:
         head = values.drop_nulls().head(_HEAD)
-        dated = len(head) > 0 and head.str.contains(_DATE).mean() >= 0.9  # type: ignore[operator]
+        dated = len(head) > 0 and mean(head.str.contains(_DATE)) >= 0.9
     if not dated or as_time(values) is not None or values.null_count() == len(values):
         return ""
     try:

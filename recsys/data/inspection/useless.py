@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from recsys.data.inspection.codes import named_as_code
+from recsys.data.inspection.codes import mean, named_as_code
 from recsys.data.inspection.profile import Profile
 from recsys.data.preparation.columns import collide
 from recsys.errors import DataError
@@ -40,11 +41,12 @@ def _unique(values: pl.Series, p: Profile, total: int) -> bool:
         return False
     if values.dtype == pl.String:
         words = values.drop_nulls().head(10_000).str.count_matches(r"\w+|[|;]")
-        return float(words.mean()) < 4 or values.str.contains(r"^[0-9a-fA-F-]{32,36}$").all()  # type: ignore[arg-type]
+        return mean(words) < 4 or values.str.contains(r"^[0-9a-fA-F-]{32,36}$").all()
     if not values.dtype.is_integer():
         return False
-    span = int(values.max()) - int(values.min()) + 1  # type: ignore[arg-type]
-    return named_as_code(p.name) or span <= 1.01 * total
+    low: Any = values.min()
+    high: Any = values.max()
+    return named_as_code(p.name) or int(high) - int(low) + 1 <= 1.01 * total
 
 
 def useless(

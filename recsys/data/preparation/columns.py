@@ -101,8 +101,9 @@ def collide(values: pl.Series) -> bool:
     """
     if not values.dtype.is_integer() or values.null_count() == len(values):
         return False
-    low, high = values.min(), values.max()
-    if low >= -_EXACT and high <= _EXACT:  # type: ignore[operator]
+    low: Any = values.min()
+    high: Any = values.max()
+    if low >= -_EXACT and high <= _EXACT:
         return False
     return values.cast(pl.Float64).n_unique() < _APART * values.n_unique()
 
@@ -118,7 +119,7 @@ def hashed(parts: Sequence[pl.Series], buckets: int, seed: int) -> np.ndarray:
     frame = pl.DataFrame({str(i): p for i, p in enumerate(parts)})
     whole = pl.col("0") if len(parts) == 1 else pl.concat_str(pl.all().fill_null(ABSENT), separator=SEPARATOR)
     key = frame.select(k=pl.when(~pl.all_horizontal(pl.all().is_null())).then(whole))["k"]
-    code = key.to_frame().select(pl.col("k").nchash.xxhash64(seed=seed))["k"]  # type: ignore[attr-defined]
+    code = key.to_frame().select(pl.col("k").nchash.xxhash64(seed=seed))["k"]  # type: ignore[attr-defined]  # polars-hash adds it
     ids = (code % buckets + 1).cast(pl.Int32)
     return ids.zip_with(key.is_not_null(), pl.Series([MISSING], dtype=pl.Int32)).to_numpy()
 

@@ -77,7 +77,7 @@ def _hashes(spool: Spool, past: Past, first_G: np.ndarray) -> np.ndarray:
         values = spool.dictionary(c).values()
         parts.append(values.gather(spool.read(f"codes/{c}")[first_G]).alias(str(len(parts))))
     joined = pl.DataFrame(parts).select(pl.concat_str(pl.all(), separator=SEPARATOR).alias("k"))
-    return joined.select(pl.col("k").nchash.xxhash64(seed=0))["k"].to_numpy()  # type: ignore[attr-defined]
+    return joined.select(pl.col("k").nchash.xxhash64(seed=0))["k"].to_numpy()  # type: ignore[attr-defined]  # polars-hash adds it
 
 
 def snapshot(spool: Spool, configs: Sequence[FieldConfig], schema: Schema) -> Snapshot | None:

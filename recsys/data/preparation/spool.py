@@ -33,9 +33,9 @@ class _Dictionary:
     def codes(self, values: pl.Series) -> np.ndarray:
         """→ int32; `ABSENT_CODE` where null."""
         physical = values.cast(self._type).to_physical()
-        top = physical.max()
+        top: Any = physical.max()
         if top is not None:
-            self.size = max(self.size, int(top) + 1)  # type: ignore[arg-type]
+            self.size = max(self.size, int(top) + 1)
         return physical.cast(pl.Int32).fill_null(ABSENT_CODE).to_numpy()
 
     def values(self) -> pl.Series:
@@ -45,7 +45,7 @@ class _Dictionary:
 
 def write_all(file: Any, values: np.ndarray) -> None:
     """Write an array's bytes to an unbuffered file."""
-    whole: Any = memoryview(values.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    whole: Any = memoryview(values.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # numpy says no buffer
     done = 0
     while done < len(whole):
         done += file.write(whole[done:])
@@ -83,7 +83,7 @@ class Columns:
         file, row = self._files[name].fileno(), self.width(name) * dtype.itemsize
         stop = os.fstat(file).st_size // max(1, row) if stop is None else stop
         made = np.empty((stop - start, *shape), dtype)
-        whole: Any = memoryview(made.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        whole: Any = memoryview(made.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # numpy says no buffer
         done = 0
         while done < len(whole):
             done += os.preadv(file, [whole[done:]], start * row + done)
