@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipelines.config import RunConfig
-from pipelines.node import begun, inputs_read
+from pipelines.node import begun, check_ours, inputs_read
 from pipelines.stages import STAGES
 from recsys.errors import ConfigError, DataError
 from recsys.files import Json
@@ -94,9 +94,12 @@ def check_same(run: Path, config: RunConfig, names: list[str], taken: Mapping[st
         id: Of the run, for messages.
 
     Raises:
-        ConfigError: If a stage that has begun had other settings, or a finished one came after others.
+        ConfigError: If a stage that has begun had other settings, a finished one came after others, or what stands in a
+            stage's place is not ours.
         DataError: If what a stage has noted is damaged or of another version.
     """
+    for name in names:
+        check_ours(run / name)
     for name in STAGES:
         if (node := begun(run / name)) and (changed := node.changes(config)):
             raise ConfigError(

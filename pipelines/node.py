@@ -7,7 +7,6 @@ the cache of retrains are one question: is this node finished?
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +19,8 @@ from pipelines.stage import Result
 from pipelines.stages import STAGES
 from recsys.config.factory import targets
 from recsys.config.options import present_name
-from recsys.files import Json, write_json
+from recsys.errors import ConfigError
+from recsys.files import Json, remove_folder, unfinished_folder, write_json
 from recsys.lock import locked
 from recsys.results import StageResult, prepared_folder, read_as, read_stage, relative, write_stage
 from recsys.versions import code_version, constant
@@ -30,6 +30,7 @@ __all__ = [
     "Input",
     "Node",
     "begun",
+    "check_ours",
     "inputs_read",
     "make_node",
     "run_node",
@@ -176,6 +177,20 @@ def begun(folder: Path) -> Node | None:
     return read_as(folder / "node.json", Node, "what a stage depends on", mend, NODE_VERSION)
 
 
+def check_ours(folder: Path) -> None:
+    """Nobody's files are removed but those of an earlier node.
+
+    Raises:
+        ConfigError: If something else is in the way: a link, a file, or a folder of somebody's files.
+    """
+    ours = not folder.exists() or (folder.is_dir() and ((folder / "node.json").exists() or not any(folder.iterdir())))
+    if folder.is_symlink() or not ours:
+        raise ConfigError(
+            f"{folder}: expected no such place, or the folder of a stage with its node.json, got something else, which "
+            "stays: name another folder for the run by hydra.run.dir=…"
+        )
+
+
 def run_node(node: Node, folder: Path, work: Callable[[], Result]) -> StageResult:
     """Do the work, or find it done → its result.
 
@@ -183,15 +198,17 @@ def run_node(node: Node, folder: Path, work: Callable[[], Result]) -> StageResul
     node which another one is working on waits for it.
 
     Raises:
+        ConfigError: If what stands there is not ours.
         DataError: If the result in the folder is damaged or of another version.
     """
     with locked(folder.with_name(f".{folder.name}.lock")):
         before = begun(folder)
         if before is None or before.digest != node.digest:
-            if folder.exists():
-                shutil.rmtree(folder)
-            folder.mkdir(parents=True)
-            write_json(folder / "node.json", {"digest": node.digest, **asdict(node)}, NODE_VERSION)
+            check_ours(folder)
+            if before:
+                remove_folder(folder)
+            with unfinished_folder(folder) as new:
+                write_json(new / "node.json", {"digest": node.digest, **asdict(node)}, NODE_VERSION)
         if not (folder / "result.json").exists():
             started = time.perf_counter()
             write_stage(folder, work().to_json(folder, time.perf_counter() - started))

@@ -8,7 +8,7 @@ from typing import Any
 
 from recsys.errors import ConfigError
 
-__all__ = ["check_inside", "check_places", "check_runs", "check_uri"]
+__all__ = ["check_inside", "check_new_or_ours", "check_places", "check_runs", "check_uri"]
 
 _LEAST = 65_536  # bytes of room
 _SERVERS = ("http", "https", "databricks", "databricks-uc", "uc", "postgresql", "mysql", "mssql")
@@ -84,6 +84,18 @@ def check_inside(folder: Path, runs: Path, at: str) -> None:
     inside, of = folder.resolve(), runs.resolve()
     if inside == of or not inside.is_relative_to(of):
         raise ConfigError(f"{at}: expected a folder inside {runs} (runs=…), got {folder}: set runs instead")
+
+
+def check_new_or_ours(folder: Path, at: str) -> None:
+    """What is in a run's folder already is of an earlier attempt at the run: there is run.json, or next to nothing.
+
+    Raises:
+        ConfigError: If somebody's files are there.
+    """
+    if not folder.is_dir() or (folder / "run.json").exists():
+        return
+    if other := sorted(p.name for p in folder.iterdir() if p.name != "cancel" and p.name[0] != "."):
+        raise ConfigError(f"{at}: expected a new folder or that of a run, got {folder} with {other[0]}: name another")
 
 
 def check_places(runs: Path, uri: str | None) -> None:

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipelines.check import check, check_table
 from pipelines.config import RunConfig
 from pipelines.overrides import WRONG, compose, each_run, key_of, what_is_wrong
-from pipelines.places import check_inside
+from pipelines.places import check_inside, check_new_or_ours
 from recsys.config.factory import trust
 from recsys.config.options import CONF, own_options, search_path
 from recsys.errors import ConfigError, RecsysError, in_one_line
@@ -129,6 +129,8 @@ def _check_folder(config: DictConfig, runs: Path, sweeps: bool) -> Path:
     try:
         folder = Path(str(part.dir))
         check_inside(folder, runs, at)
+        if not sweeps:
+            check_new_or_ours(folder, at)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{at}: the value does not resolve: {str(error).splitlines()[0]}: leave it out") from error
     below = str(_plain(part)["subdir"]) if sweeps else ""

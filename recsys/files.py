@@ -20,6 +20,7 @@ __all__ = [
     "check_place",
     "disk_full",
     "read_json",
+    "remove_folder",
     "sync_folder",
     "unfinished_folder",
     "whole",
@@ -196,6 +197,13 @@ def unfinished_folder(target: Path) -> Generator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder whole: a process that is killed meanwhile leaves all of it, or nothing of that name."""
+    _sweep(folder)
+    folder.rename(folder.with_name(f".{_stem(folder)}.old{_UNFINISHED}"))
+    _sweep(folder)
 
 
 def _rename_folder(folder: Path, target: Path) -> None:

@@ -203,7 +203,8 @@ class Forks:
         """Send a signal some seconds after a stage's folder is made, or once its result is there if that is sooner."""
         mark = self.said.with_name("mark")
         mark.unlink(missing_ok=True)
-        child = self.begin(folder, arguments, at=("os.mkdir", str(stage), 1), how=str(mark))
+        appears = "os.mkdir" if stage.parent.name == "runs" else "os.rename"  # a run's folder, or a stage's
+        child = self.begin(folder, arguments, at=(appears, str(stage), 1), how=str(mark))
         while not mark.exists() and _alive(child):
             time.sleep(0.005)
         until = time.monotonic() + wait

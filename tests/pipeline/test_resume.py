@@ -84,8 +84,12 @@ def test_no_stage_slips_in_before_a_finished_one(measured, here, capfd):
 def test_a_stage_may_be_added_behind_the_finished_ones(measured, here, capfd):
     """A killed one does not count as finished; what came from one run is not taken for another's."""
     assert main(["run", *QUICK, "stages=[prepare,train]", "train.max_epochs=1", "hydra.run.dir=runs/longer"]) == 0
-    (here / "runs" / "longer" / "evaluate").mkdir()
-    (here / "runs" / "longer" / "evaluate" / "metrics.json").write_text("{")
+    left = here / "runs" / "longer" / "evaluate"
+    left.mkdir()
+    (left / "metrics.json").write_text("{")
+    said = refused(capfd, "resume=longer", "stages=[prepare,train,compress,evaluate]")
+    assert "longer/evaluate: expected no such place" in said and (left / "metrics.json").read_text() == "{"
+    shutil.copy(here / "runs" / "measured" / "evaluate" / "node.json", left)
     capfd.readouterr()
     assert main(["run", "resume=longer", "stages=[prepare,train,compress,evaluate]"]) == 0
     said = capfd.readouterr().err
@@ -161,6 +165,15 @@ def test_a_run_that_was_killed_before_it_began_is_not_taken_for_another(here, ca
     assert "resume: run early was stopped before it had begun: give the whole command again" in refused(
         capfd, "resume=early"
     )
+
+
+def test_a_folder_of_somebodys_files_is_no_run(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "project" / "train").mkdir(parents=True)
+    (tmp_path / "project" / "train" / "data.csv").touch()
+    said = refused(capfd, "runs=.", "hydra.run.dir=./project")
+    assert "hydra.run.dir: expected a new folder or that of a run, got project with train: name another" in said
+    assert {p.name for p in tmp_path.rglob("*")} == {"project", "train", "data.csv"}
 
 
 def test_an_edited_table_is_refused(here, capfd):

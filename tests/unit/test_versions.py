@@ -4,6 +4,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from pipelines.stage import Result, Stage
 from recsys import versions
 from recsys.config.factory import targets
 from recsys.data.preparation.prepare import prepare
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 from recsys.features.row_encoder import read_encoders
 from recsys.files import read_json, write_json
 from recsys.results import write_prepared
@@ -205,6 +206,35 @@ def test_work_that_was_cut_off_goes_on_in_its_folder(tmp_path):
     seen = []
     run_node(node, folder, lambda: seen.append((folder / "resume.pt").exists()) or Result())
     assert seen == [True] and not (folder / "resume.pt").exists()
+
+
+@pytest.mark.parametrize("kind", ["a folder of files", "a link", "a dangling link", "a file"])
+def test_what_is_not_ours_stays(tmp_path, kind):
+    node, folder, theirs = stage_node("train", run_config(), tmp_path / "train", {}), tmp_path / "train", tmp_path / "x"
+    if kind != "a dangling link":
+        theirs.mkdir()
+        (theirs / "data.csv").touch()
+    if kind == "a folder of files":
+        theirs.rename(folder)
+    elif kind == "a file":
+        folder.touch()
+    else:
+        folder.symlink_to(theirs)
+    before = sorted(tmp_path.rglob("[!.]*"))
+    with pytest.raises(ConfigError, match=r"train: expected no such place, .* got something else, .*hydra\.run\.dir"):
+        run_node(node, folder, Result)
+    assert sorted(tmp_path.rglob("[!.]*")) == before
+
+
+def test_a_folder_is_begun_whole_or_not_at_all(tmp_path, monkeypatch):
+    node, folder = stage_node("train", run_config(), tmp_path / "train", {}), tmp_path / "train"
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr("pipelines.node.write_json", Mock(side_effect=KeyboardInterrupt))
+        run_node(node, folder, Result)
+    assert not folder.exists()
+    folder.mkdir()
+    run_node(node, folder, Result)
+    assert begun(folder) == node
 
 
 def test_files_of_another_version_are_refused_in_one_line(prepared, tmp_path):
