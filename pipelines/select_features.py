@@ -51,8 +51,7 @@ def _search(stage: Stage, search: Search) -> tuple[FieldScores, ProbeFindings | 
     train, valid = (Probed(split, sources, search.seed) for split in (search.train, search.valid))
     seed_everything(search.seed)
     model = search.build(train.schema)
-    reporter = Together(stage.reporter, metrics=False)
-    history = fit(model, train, valid, search.how, search.seed, device=search.device, reporter=reporter)
+    history = fit(model, train, valid, search.how, search.seed, device=search.device, reporter=search.reporter)
     among_probes = replace(search, model=model, train=train, valid=valid, steps=int(best_look(history)["step"]))
     scores = search_fields(select, among_probes)
     top_k = stage.config.select.top_k
@@ -77,6 +76,7 @@ def _given(stage: Stage) -> tuple[Search, checkpoint.Spec]:
         seed=stage.config.seed,
         steps=int(best_look(history)["step"]),
         device=device,
+        reporter=Together(stage.reporter, metrics=False),
     )
     return search, spec
 
@@ -95,7 +95,7 @@ def run(stage: Stage) -> Result:
         console().print(f"look at: {warning}", soft_wrap=True)
     of_model = with_probes(of_model, probes)
     verdicts = decide(scores, policy.top_k, policy.protect, reason_for_doubt(of_model), policy.no_cut)
-    repeats = clusters(valid, scores.ranking)
+    repeats = clusters(valid, scores.ranking, reporter=search.reporter)
     if policy.repeats == "drop" and not reason_for_doubt(of_model):
         verdicts = without_repeats(verdicts, [group.fields for group in repeats.found])
     keeps = {v.field for v in verdicts if v.verdict != "drop"}

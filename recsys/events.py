@@ -1,11 +1,11 @@
 """What a run tells while it goes on, and whether it is to stop; MLflow's side of it is in tracking.py."""
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
@@ -14,9 +14,10 @@ from recsys.progress import progress
 from recsys.results import Amount, Run, utc_now, write_run
 from recsys.terminal import console
 
-__all__ = ["CANCEL", "SILENT", "Reporter", "RunFile", "Terminal", "Together", "check_goes_on", "run_file"]
+__all__ = ["CANCEL", "SILENT", "Reporter", "RunFile", "Terminal", "Together", "check_goes_on", "run_file", "watched"]
 
 CANCEL = "cancel"  # a file of this name in a run's folder asks the run to stop
+Item = TypeVar("Item")
 _PAUSE = 0.5  # seconds between two updates of run.json, at least
 _SHARE = 0.02  # of the time that updates of run.json may take, at most
 
@@ -81,6 +82,27 @@ class Together:
 SILENT = Together()
 
 
+def watched(items: Iterable[Item], reporter: Reporter, total: int, unit: str) -> Iterator[Item]:
+    """Go through items; after each, tell the reporter, and stop if it says so.
+
+    Args:
+        items: At most `total`; fewer end the work too.
+        reporter: Is told how many are done.
+        total: At least 1.
+        unit: What is counted, such as `fields permuted`.
+
+    Raises:
+        Cancelled: If the reporter says so.
+    """
+    done = 0
+    for done, item in enumerate(items, 1):
+        yield item
+        reporter.progress(done, total, unit)
+        check_goes_on(reporter)
+    if 0 < done < total:
+        reporter.progress(done, done, unit)
+
+
 class Terminal:
     """Draws a bar on standard error while something goes on, and prints notes; `close` ends the bar's thread."""
 
@@ -90,13 +112,19 @@ class Terminal:
     def progress(self, done: int, total: int, unit: str = "steps") -> None:
         """Draw the bar; it starts at the first call and ends when all is done."""
         if self._bar is None:
-            columns = (TextColumn("train"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+            )
             self._bar, self._figures = progress(*columns, refresh_per_second=2), ""
             self._bar.add_task("", total=total, completed=done, note="")
             self._bar.start()
         task = self._bar.tasks[0]
-        note = f"{task.speed or 0:,.0f} {unit}/s{self._figures}"
-        self._bar.update(task.id, completed=done, total=total, note=note)
+        note = f"{task.speed or 0:,.0f} a second{self._figures}"
+        amount = f"{done:,} of {total:,} {unit}"
+        self._bar.update(task.id, completed=done, total=total, note=note, description=amount)
         if done >= total:
             self.close()
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from recsys.data.batch import Batch
 from recsys.data.split import Split
 from recsys.errors import ConfigError
+from recsys.events import SILENT, Reporter, watched
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.heads.loss import cross_entropy
-from recsys.progress import progress
 from recsys.selection.columns import field_of_column
 from recsys.selection.scores import FieldScores
 from recsys.training.config import TrainConfig
@@ -40,6 +40,7 @@ class Search:
         device: Where the models are, and in which precision their heads run and learn; `how.precision` is not read.
         steps: How many steps that training took until the look at validation whose weights it kept. None means all
             steps of `how.max_epochs`.
+        reporter: Is told how far a selector is, and can stop it.
 
     Raises:
         ConfigError: If the model has fewer than two fields: then there is nothing to choose from.
@@ -53,6 +54,7 @@ class Search:
     seed: int
     steps: int | None = None
     device: Device = CPU
+    reporter: Reporter = SILENT
 
     def __post_init__(self) -> None:
         if len(names := self.model.schema.names) < 2:
@@ -133,11 +135,8 @@ def train_gated(
     total = search.steps if epochs is None and search.steps else per_epoch * how.max_epochs
     seed_everything(search.seed)
     adam = [torch.optim.Adam(gates.parameters(), lr=gate_rate(total, reach))] if gates else []
-    with progress(refresh_per_second=2) as bar:
-        task = bar.add_task("train with gates", total=total)
-        for step in Training(model, how, per_epoch, mix, adam, search.device).steps(search.train, search.seed, total):
-            bar.advance(task)
-            yield step
+    training = Training(model, how, per_epoch, mix, adam, search.device)
+    yield from watched(training.steps(search.train, search.seed, total), search.reporter, total, "steps with gates")
     model.eval()
 
 

@@ -14,7 +14,8 @@ from recsys.config.factory import make
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
-from recsys.errors import ConfigError
+from recsys.errors import Cancelled, ConfigError
+from recsys.events import Together
 from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
 from recsys.selection.figures import SearchNotes
@@ -103,6 +104,31 @@ def test_selector_puts_what_matters_first_and_changes_nothing(path, trained):
 def test_selector_is_deterministic_under_a_seed(path, trained):
     another = replace(trained, seed=3)
     assert select(path)(another).score == select(path)(another).score
+
+
+class Stops(Together):
+    """Stops what it watches after the second report."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[tuple[int, int, str]] = []
+
+    def progress(self, done: int, total: int, unit: str = "steps") -> None:
+        self.seen.append((done, total, unit))
+
+    def cancelled(self) -> bool:
+        return len(self.seen) == 2
+
+
+@pytest.mark.parametrize("name", sorted({p.stem for p in OPTIONS} - {"random", "lasso", "lightgbm_gain"}))
+def test_a_search_is_watched_and_stops_when_it_is_asked_to(name, trained):
+    config = OmegaConf.to_container(OmegaConf.load(OPTIONS[0].parent / f"{name}.yaml"))
+    several = {k: v for k, v in {"epochs": 1000, "batch_size": 500}.items() if k in config}
+    stops = Stops()
+    with pytest.raises(Cancelled):
+        make({**config, **several}, "selection")(replace(trained, reporter=stops))
+    (first, second), total = stops.seen, stops.seen[0][1]
+    assert first[0] == 1 and second[:2] == (2, total) and total > 2 and len(first[2].split()) > 1
 
 
 def test_one_field_is_nothing_to_choose_from(trained):

@@ -169,6 +169,23 @@ def curve(place: Path, metric: str) -> list[int]:
         return sorted(step for (step,) in rows)
 
 
+@pytest.mark.slow
+def test_a_search_is_watched_in_run_json_and_a_file_cancels_it(place):
+    quick = [s for s in SMALL if s != "selection.steps=150"]
+    quick += ["stages=[train,select]", "selection=leap_joint", "selection.epochs=1000", "train.max_epochs=1"]
+    folder = place / "runs" / "watched"
+    command = [sys.executable, "-m", "recsys", "run", *quick, "hydra.run.dir=runs/watched"]
+    process = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    unit = ""
+    while process.poll() is None:
+        if (folder / "run.json").exists() and (progress := read_run(folder).progress):
+            unit = progress.unit
+        if unit == "steps with gates":
+            (folder / "cancel").touch()
+        time.sleep(0.05)
+    assert unit == "steps with gates" and process.returncode != 0 and read_run(folder).state == "cancelled"
+
+
 def test_a_killed_run_takes_up_where_it_was(place):
     """Kill after a look at validation: run.json and MLflow know it; the weights equal those of a run left alone."""
     quick = [*SMALL, "stages=[train]", "train.max_epochs=30", "train.patience=100", "train.evals_per_epoch=2"]

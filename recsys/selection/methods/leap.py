@@ -5,14 +5,13 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
 from recsys.config.ranges import Count, GainShare, GateSteps, Positive
 from recsys.data.batch import Batch
 from recsys.data.split import Split
+from recsys.events import watched
 from recsys.frame.ctr import CTR
-from recsys.progress import progress
 from recsys.selection.columns import Units, units
 from recsys.selection.counted import counted
 from recsys.selection.figures import SearchNotes
@@ -21,7 +20,6 @@ from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores
 from recsys.selection.search import Search, batches_forever, gate_loss
 from recsys.selection.shuffle import shuffled_cost
-from recsys.training.device import Device
 
 __all__ = ["leap"]
 
@@ -45,41 +43,35 @@ def _affordable(steps: int, batch_size: int, rows: int) -> tuple[int, list[str]]
 class _GateTraining:
     """Gates in front of a frozen model, and their optimiser."""
 
-    def __init__(self, model: CTR, gates: Gates, batches: Iterator[Batch], steps: int, device: Device):
-        self.model, self.gates, self.batches, self.device = model, gates, batches, device
+    def __init__(self, search: Search, gates: Gates, batches: Iterator[Batch], steps: int):
+        self.search, self.gates, self.batches, self.steps = search, gates, batches, steps
         self.adam = torch.optim.Adam([gates.theta_U], lr=8 / steps, betas=(0.9, 0.99))
 
     def step(self, price: float) -> float:
         """One step on BCE(y, f(x̃)) + price·Σ w_i g_i; returns the BCE."""
         batch = next(self.batches)
-        bce = gate_loss(self.model, self.gates.of_rows(batch.weight_B), batch, self.device)
+        bce = gate_loss(self.search.model, self.gates.of_rows(batch.weight_B), batch, self.search.device)
         loss = bce + price * self.gates.cost()
         (self.gates.theta_U.grad,) = torch.autograd.grad(loss, [self.gates.theta_U])
         self.adam.step()
         self.gates.clamp()
         return float(bce.detach())
 
-    def hold(self, price: float, steps: int, bar: Progress) -> list[float]:
+    def hold(self, price: float) -> list[float]:
         """Learn at one price → the BCE of each step."""
-        task = bar.add_task("learn gates", total=steps)
-        bce: list[float] = []
-        for _ in range(steps):
-            bce.append(self.step(price))
-            bar.advance(task)
-        return bce
+        return [self.step(price) for _ in watched(range(self.steps), self.search.reporter, self.steps, "gate steps")]
 
-    def climb(self, steps: int, bar: Progress) -> tuple[Tensor, Tensor]:
+    def climb(self) -> tuple[Tensor, Tensor]:
         """Let λ climb from 1e-5 to 1e-1 → each gate's mean, and the λ at which it closed."""
         mean_U = torch.zeros_like(self.gates.theta_U)
         closed_U = torch.full_like(mean_U, float("inf"))
-        task = bar.add_task("rank by price", total=steps)
-        for price in torch.logspace(-5, -1, steps).tolist():
+        prices = torch.logspace(-5, -1, self.steps).tolist()
+        for price in watched(prices, self.search.reporter, self.steps, "gate steps at a rising price"):
             self.step(price)
             g_U = self.gates.gates().detach()
-            mean_U += g_U / steps
+            mean_U += g_U / self.steps
             closed_U = torch.where((g_U < 0.5) & closed_U.isinf(), price, closed_U)
             closed_U = torch.where(g_U >= 0.5, float("inf"), closed_U)
-            bar.advance(task)
         return mean_U, closed_U.clamp(max=0.1)
 
 
@@ -142,13 +134,12 @@ def leap(
     def training(gated_units: Units, seed: int, start: float, weighted: bool) -> _GateTraining:
         stock = reservoirs(model, valid, gated_units, batch_size, device=search.device)
         gates = Gates(gated_units, price_weights(gated_units, weighted), seed, steps, start, stock)
-        return _GateTraining(model, gates.to(search.device.torch_device), batches, steps, search.device)
+        return _GateTraining(search, gates.to(search.device.torch_device), batches, steps)
 
     at_price = training(parts, search.seed, 0.4, weighted)
     ramp = training(whole, search.seed + 1, 1 - EDGE, adaptive is not False)
-    with progress(refresh_per_second=2) as bar:
-        bce = at_price.hold(price, steps, bar)
-        mean_U, closed_U = ramp.climb(steps, bar)
+    bce = at_price.hold(price)
+    mean_U, closed_U = ramp.climb()
     gates, score_U = at_price.gates, _score(ramp.gates, mean_U)
     gate_U, weight_U, closed_U, score_U = (x.detach().cpu() for x in (gates.gates(), gates.weight_U, closed_U, score_U))
     learned = _Learned(parts, gate_U, weight_U, price, whole, closed_U, score_U)

@@ -4,7 +4,7 @@ import numpy as np
 
 from recsys.config.ranges import Count, Few, GainShare, Positive
 from recsys.evaluation.metrics import logloss, sigmoid
-from recsys.progress import progress
+from recsys.events import watched
 from recsys.selection.figures import SearchNotes
 from recsys.selection.price import price_or_default
 from recsys.selection.scores import FieldScores
@@ -43,12 +43,9 @@ def permutation(
     base = logloss(sigmoid(rows_of.logits()), label_R, weight_R)
     score: dict[str, float] = {}
     details = {}
-    with progress(refresh_per_second=2) as bar:
-        task = bar.add_task("permute fields", total=len(schema.names))
-        for name in schema.names:
-            losses = [logloss(sigmoid(rows_of.logits([name])), label_R, weight_R) - base for _ in range(repeats)]
-            score[name] = float(np.mean(losses))
-            details[name] = {"delta_logloss": score[name], "deviation": float(np.std(losses))}
-            bar.advance(task)
+    for name in watched(schema.names, search.reporter, len(schema.names), "fields permuted"):
+        losses = [logloss(sigmoid(rows_of.logits([name])), label_R, weight_R) - base for _ in range(repeats)]
+        score[name] = float(np.mean(losses))
+        details[name] = {"delta_logloss": score[name], "deviation": float(np.std(losses))}
     notes = SearchNotes("permutation", price, repeats=repeats)
     return FieldScores(score, {n: s > price for n, s in score.items()}, details, notes)

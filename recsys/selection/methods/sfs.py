@@ -1,10 +1,12 @@
 """SFS: single-shot feature selection by the gradient of a mask. B rows, F fields, W the joined width."""
 
+from itertools import islice
+
 import torch
 from torch import nn
 
 from recsys.config.ranges import Count
-from recsys.progress import progress
+from recsys.events import watched
 from recsys.selection.counted import counted
 from recsys.selection.figures import SearchNotes
 from recsys.selection.scores import FieldScores
@@ -38,17 +40,15 @@ def sfs(search: Search, *, batch_size: Count = 1024, batches: Count = 200) -> Fi
     """
     model, valid = search.model.eval(), counted(search.valid)
     column_W, device = search.column_W, search.device.in_float32()
-    total_F, count = torch.zeros(len(model.widths), device=column_W.device), 0
-    with progress(refresh_per_second=2) as bar:
-        task = bar.add_task("mask gradients", total=min(batches, max(1, len(valid) // batch_size)))
-        for batch in valid.shuffled(batch_size, [search.seed, 11]):
-            mask = _Mask(column_W, len(model.widths))
-            loss = gate_loss(model, mask, device.batch(batch), device)
-            total_F += torch.autograd.grad(loss, mask.mask_F)[0].abs()
-            count += 1
-            bar.advance(task)
-            if count == batches:
-                break
+    total_F, count = (
+        torch.zeros(len(model.widths), device=column_W.device),
+        min(batches, max(1, len(valid) // batch_size)),
+    )
+    rows = islice(valid.shuffled(batch_size, [search.seed, 11]), count)
+    for batch in watched(rows, search.reporter, count, "batches through the mask"):
+        mask = _Mask(column_W, len(model.widths))
+        loss = gate_loss(model, mask, device.batch(batch), device)
+        total_F += torch.autograd.grad(loss, mask.mask_F)[0].abs()
     names = model.schema.names
     score = dict(zip(names, (total_F / count).tolist(), strict=True))
     notes = SearchNotes("sfs", steps=count)

@@ -6,8 +6,8 @@ from torch import Tensor
 from recsys.config.ranges import Count
 from recsys.data.batch import Batch
 from recsys.data.split import Split
+from recsys.events import watched
 from recsys.frame.ctr import CTR
-from recsys.progress import progress
 from recsys.selection.counted import counted
 from recsys.selection.figures import SearchNotes
 from recsys.selection.scores import FieldScores
@@ -45,23 +45,21 @@ def shark(search: Search, *, batch_size: Count = 8192) -> FieldScores:
     model, valid = search.model.eval(), counted(search.valid)
     column_W, mean_W = search.column_W, _mean_embedding(model, valid, search.device)
     total_F, weight = torch.zeros(len(model.widths), dtype=torch.float64, device=column_W.device), 0.0
-    with progress(refresh_per_second=2) as bar:
-        task = bar.add_task("first-order losses", total=len(valid))
-        for batch in map(search.device.batch, valid.batches(batch_size)):
-            with torch.no_grad():
-                x_BW = model.features(batch)
-            x_BW.requires_grad_()
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                model.logits_of(x_BW)[:, 0], batch.label_B, reduction="sum"
-            )
-            (gradient_BW,) = torch.autograd.grad(loss, x_BW)
-            with torch.no_grad():
-                change_BW = gradient_BW * (mean_W - x_BW)
-                change_BF = change_BW.new_zeros(len(batch), len(model.widths)).index_add_(1, column_W, change_BW)
-                weight_B = _weights(batch)
-                total_F += weight_B @ change_BF.abs().double()
-                weight += float(weight_B.sum())
-            bar.advance(task, len(batch))
+    batches, count = map(search.device.batch, valid.batches(batch_size)), -(-len(valid) // batch_size)
+    for batch in watched(batches, search.reporter, count, "batches differentiated"):
+        with torch.no_grad():
+            x_BW = model.features(batch)
+        x_BW.requires_grad_()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            model.logits_of(x_BW)[:, 0], batch.label_B, reduction="sum"
+        )
+        (gradient_BW,) = torch.autograd.grad(loss, x_BW)
+        with torch.no_grad():
+            change_BW = gradient_BW * (mean_W - x_BW)
+            change_BF = change_BW.new_zeros(len(batch), len(model.widths)).index_add_(1, column_W, change_BW)
+            weight_B = _weights(batch)
+            total_F += weight_B @ change_BF.abs().double()
+            weight += float(weight_B.sum())
     names = model.schema.names
     score = dict(zip(names, (total_F / weight).tolist(), strict=True))
     notes = SearchNotes("shark")

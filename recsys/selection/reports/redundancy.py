@@ -8,7 +8,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from recsys.data.split import Split
-from recsys.progress import progress
+from recsys.events import SILENT, Reporter, watched
 from recsys.selection.columns import raw_blocks
 from recsys.selection.counted import counted
 from recsys.selection.reports.report import RepeatedFields, Repeats
@@ -66,7 +66,14 @@ def _redundancy(
     return max(0.0, (shared - chance) / (most - chance)) if most - chance > 0.1 * most else 0.0
 
 
-def clusters(shards: Split, ranking: Sequence[str], least: float = 0.9, rows: int = 10_000, most: int = 200) -> Repeats:
+def clusters(
+    shards: Split,
+    ranking: Sequence[str],
+    least: float = 0.9,
+    rows: int = 10_000,
+    most: int = 200,
+    reporter: Reporter = SILENT,
+) -> Repeats:
     """Groups of fields that repeat each other; two fields are linked if their `redundancy` is at least `least`.
 
     Args:
@@ -75,6 +82,7 @@ def clusters(shards: Split, ranking: Sequence[str], least: float = 0.9, rows: in
         least: In (0, 1].
         rows: See `shards`.
         most: Only so many fields are looked at, the most important ones: pairs grow with their square.
+        reporter: Is told how many pairs are compared, and can stop it.
 
     Returns:
         The groups, each with the smallest redundancy that links its fields.
@@ -86,13 +94,11 @@ def clusters(shards: Split, ranking: Sequence[str], least: float = 0.9, rows: in
     rng = np.random.default_rng(31)
     entropy = {n: _entropy(code[n]) for n in names}
     links: list[tuple[int, int, float]] = []
-    with progress(refresh_per_second=2) as bar:
-        task = bar.add_task("fields that repeat each other", total=len(names) * (len(names) - 1) // 2)
-        for (i, a), (j, b) in combinations(enumerate(names), 2):
-            value = _redundancy(code[a], code[b], (entropy[a], entropy[b]), least, rng)
-            if value >= least:
-                links.append((i, j, value))
-            bar.advance(task)
+    pairs, count = combinations(enumerate(names), 2), len(names) * (len(names) - 1) // 2
+    for (i, a), (j, b) in watched(pairs, reporter, count, "pairs of fields compared"):
+        value = _redundancy(code[a], code[b], (entropy[a], entropy[b]), least, rng)
+        if value >= least:
+            links.append((i, j, value))
     groups: list[RepeatedFields] = []
     if links:
         i, j, value = (np.array(v) for v in zip(*links, strict=True))
