@@ -153,7 +153,7 @@ def _data(add: Add) -> None:
         epilog=_GUESS,
     )
     p.add_argument("files", nargs="*", metavar="FILE", help="files, a folder or a glob, of any format that is read")
-    p.add_argument("--label", required=True, help="column to predict: 0 and 1, or yes and no")
+    p.add_argument("--label", required=True, help="column to predict: 0 and 1, or yes and no; click,buy for several")
     p.add_argument("--time", help="column that tells when a row happened; found if not given")
     p.add_argument("--group", help="column whose rows stand together, such as user or session")
     p.add_argument("--split", help="column that says train, valid or test")

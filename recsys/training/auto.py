@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from recsys.config.factory import allowed
+from recsys.config.options import present_name
 from recsys.config.signature import parameters
 from recsys.errors import ConfigError
 from recsys.files import Json
@@ -22,6 +23,8 @@ __all__ = ["AUTO", "Facts", "facts", "recipe", "resolve"]
 
 AUTO = "auto"
 _GROUPS = ("train", "embedding", "model")
+_RATED = tuple(f"recsys.embeddings.optimizers.{name}.{name}" for name in ("rowwise_adagrad", "adagrad"))
+"""The optimisers of tables whose rate the recipe knows."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,16 @@ def resolve(config: Mapping[str, Any], data: Facts) -> dict[str, Json]:
         Group → settings. A `model.dropout` of `auto` is left out where the model has no dropout.
 
     Raises:
-        ConfigError: If something is `auto` that neither the recipe nor the training sets.
+        ConfigError: If something is `auto` that neither the recipe nor the training sets; among
+            them the rate of tables whose optimiser the recipe does not know.
     """
     chosen, resolved = recipe(data), {g: dict(config[g]) for g in _GROUPS}
+    tables = config["table_optimizer"].get("_target_")
+    if resolved["train"].get("table_lr") == AUTO and isinstance(tables, str) and present_name(tables) not in _RATED:
+        raise ConfigError(
+            f"train.table_lr: auto is for table_optimizer=rowwise_adagrad and adagrad, got auto for {tables}: give a "
+            "value (sgd needs a far higher one than they do)"
+        )
     if resolved["model"].get("dropout") == AUTO and not _has_dropout(resolved["model"].get("_target_")):
         del resolved["model"]["dropout"]
     for group, settings in resolved.items():

@@ -285,7 +285,11 @@ def test_a_histogram_of_any_numbers(values):
         ("name: shop", 'name: "a\\0b"', "data.name"),
         ("name: shop", "name: " + "a" * 101, "data.name"),
         ("label: click", "label: click\nweight: price", "data.fields.price: reads 'price', which is data.weight"),
-        ("{item:", "{click: {}, item:", "data.fields.click: reads 'click', which is data.label: remove the field"),
+        (
+            "{item:",
+            "{click: {}, item:",
+            "reads 'click', which is data.label: remove the field (~data.fields.click)",
+        ),
         ("buckets: 100}", "buckets: 99999999999}", "data.fields.item_x_shop.buckets: expected at most"),
         ("days: {kind: numeric}", "days: {encoding: bucket, buckets: 2000000000}", "data.fields.days.buckets"),
         ("kind: multi,", "kind: multi, max_length: 1048576,", "data.fields.tags.max_length: 65,536 rows are read"),

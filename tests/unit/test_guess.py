@@ -18,8 +18,9 @@ from recsys.data.inspection.guess_split import choose
 from recsys.data.inspection.leakage import binned, coded, held_out_auc, single_auc, suspects
 from recsys.data.inspection.profile import as_time, guess_kind, heavy_tail, jumps, named_as_code, profile, separator_of
 from recsys.data.inspection.sample import sample
-from recsys.data.preparation.fields import field_configs
+from recsys.data.preparation.fields import data_fields, field_configs
 from recsys.data.sources.scan import Scan
+from recsys.errors import ConfigError
 
 START = datetime(2024, 1, 1)
 
@@ -286,6 +287,23 @@ def test_an_event_log_with_planted_leaks(tmp_path, monkeypatch, capfd):
     assert loaded("data/shop.yaml")["group"] is None
 
 
+def test_several_labels_are_no_fields_and_others_than_the_main_one_may_be_missing(tmp_path, monkeypatch, capfd):
+    buy = pa.array([None, *np.random.default_rng(1).integers(0, 2, 599)], pa.int64())
+    pq.write_table(event_log(600).append_column("buy", buy), tmp_path / "log.parquet")
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "guess", "log.parquet", "--label", "click,buy", "--name", "shop"]) == 0
+    assert "run data=shop head=several" in capfd.readouterr().err
+    config = loaded("data/shop.yaml")
+    assert (config["label"], config["labels"]) == ("click", ["click", "buy"])
+    assert "buy" not in config["fields"] | config["dropped"]
+    data_fields(config)
+    assert main(["data", "guess", "log.parquet", "--label", "click", "--name", "one"]) == 0
+    config = loaded("data/one.yaml")
+    assert "labels" in config and config["labels"] is None, "data.labels=… needs no +"
+    with pytest.raises(ConfigError, match=r"reads 'buy', which is data.labels: remove the field \(~data.fields.buy\)"):
+        data_fields({**config, "labels": ["click", "buy"]})
+
+
 def test_the_gap_is_as_long_as_labels_take_to_be_known():
     rng = np.random.default_rng(9)
     event = pl.Series([START + timedelta(hours=h) for h in range(4000)])
@@ -368,6 +386,8 @@ def test_the_split_of_a_column_and_of_files(tmp_path):
         (["--label", "click", "--rows", "1"], "--rows"),
         (["--label", "click", "--train", "log.parquet"], "either FILE"),
         (["--label", "click", "--name", "a b"], "--name"),
+        (["--label", "click,buy"], "expected a column 'buy'"),
+        (["--label", "click,click"], "expected different columns"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capfd, arguments, message):

@@ -29,6 +29,7 @@ def config(**model: Any) -> dict[str, Any]:
         "embedding": {"_target_": "recsys.embeddings.per_field.per_field", "dim": "auto"},
         "model": {"_target_": target, "dropout": "auto", **model},
         "optimizer": {"_target_": "recsys.training.optimizers.adamw.adamw"},
+        "table_optimizer": {"_target_": "recsys.embeddings.optimizers.rowwise_adagrad.rowwise_adagrad"},
     }
 
 
@@ -111,3 +112,15 @@ def test_auto_where_there_is_no_rule_is_refused(group: str, key: str) -> None:
     with pytest.raises(ConfigError, match=rf"{group}\.{key}: .*give a value") as caught:
         resolve(given, Facts(5_000, 1_300, (60,), 3))
     assert "\n" not in str(caught.value)
+
+
+def test_the_rate_of_tables_is_not_guessed_for_an_optimiser_that_the_recipe_does_not_know() -> None:
+    given, about = config(), Facts(5_000, 1_300, (60,), 3)
+    given["table_optimizer"] = {"_target_": "recsys.embeddings.optimizers.sgd.sgd"}
+    with pytest.raises(ConfigError, match=r"train\.table_lr: auto is for .*give a value"):
+        resolve(given, about)
+    given["train"]["table_lr"] = 10.0
+    assert resolve(given, about)["train"]["table_lr"] == 10.0
+    given["table_optimizer"] = {"_target_": "recsys.embeddings.optimizers.adagrad.adagrad"}
+    given["train"]["table_lr"] = "auto"
+    assert resolve(given, about)["train"]["table_lr"] == recipe(about)["train"]["table_lr"]

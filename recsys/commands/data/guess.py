@@ -37,15 +37,18 @@ def _show(guessed: Guessed, out: Path) -> None:
         elif name in guessed.config["dropped"]:
             read = Text(printable(f"dropped: {guessed.config['dropped'][name]}", _CELL), "yellow")
         else:
-            read = next((role for role in ("label", "time", "weight") if name == guessed.config[role]), "split")
+            roles = [role for role in ("label", "time", "weight") if name == guessed.config[role]]
+            read = next(iter(roles), "label" if name in (guessed.config["labels"] or ()) else "split")
         auc = f"{guessed.aucs[name]:.3f}" if name in guessed.aucs else ""
         table.add_row(printable(name, _CELL), f"{p.distinct:,}", f"{p.missing:.1%}", auc, read)
     screen.print(table)
     for name, caution in guessed.cautions.items():
         screen.print(Text("look at", "yellow"), f"{printable(name, _CELL)}: {caution}", soft_wrap=True)
-    for key in ("label", "time", *(["weight"] if guessed.config["weight"] else []), "split"):
+    weight, several = guessed.config["weight"], guessed.config["labels"]
+    for key in ("labels" if several else "label", "time", *(["weight"] if weight else []), "split"):
         screen.print(f"{key}: {entry(guessed.config[key])}  ({guessed.comments[key]})", soft_wrap=True)
-    screen.print(f"next: recsys data report {out}\n      recsys run data={out.stem}", soft_wrap=True)
+    run = f"recsys run data={out.stem}{' head=several' if several else ''}"
+    screen.print(f"next: recsys data report {out}\n      {run}", soft_wrap=True)
 
 
 def _write(text: str, out: Path, force: bool) -> None:

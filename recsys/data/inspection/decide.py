@@ -1,7 +1,7 @@
 """From a sample of a table to a data configuration: which fields, how read, what dropped, which split. B rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from recsys.data.inspection.profile import Guess, Profile, guess_kind, profile, 
 from recsys.data.inspection.sample import labels, plain, sample
 from recsys.data.inspection.times import NAMES, as_time, read_times, untaken
 from recsys.data.inspection.useless import useless
+from recsys.data.preparation.fields import label_names
 from recsys.data.sources.scan import scan
 from recsys.errors import DataError
 from recsys.files import Json
@@ -22,6 +23,7 @@ __all__ = ["Given", "Guessed", "guess"]
 
 
 _WEIGHTS = ("weight", "weights", "sample_weight", "row_weight", "instance_weight", "importance")
+_ABOUT_LABELS = "Of several, with head=several: [click, buy], the main one first. No field may read one of them."
 _ABOUT_WEIGHT = "A column with the weight of each row in training, or null."
 _WEIGHT_FOUND = " Found by its name; if it is something that the model should know of, set null and move it to fields."
 
@@ -32,7 +34,7 @@ class Given:
 
     Args:
         path: A path, several, or one a split.
-        label: Column to predict.
+        label: Column to predict; of several, with commas between them, the main one first.
         time: Column that tells when; found if not given.
         group: Column whose rows stand together (GAUC, and the split if there is no time).
         split: Column that tells each row's split.
@@ -83,11 +85,13 @@ def guess(given: Given) -> Guessed:
         DataError: If the table does not read, a named column is absent, or the label is not 0 and 1.
     """
     table, total = sample(scan(given.path), given.rows)
-    label_B = labels(table, given.label)
-    frame = plain(table)
+    names = label_names({"labels": [given.label] if given.label in table.column_names else given.label.split(",")})
+    label_B, *_ = [labels(table, name, observed=name == names[0]) for name in names]
+    given, frame = replace(given, label=names[0]), plain(table)
+    facts = {c: profile(frame[c]) for c in frame.columns}
+    frame = frame.drop(names[1:])
     _check_columns(given, frame)
     split = given.split or ("split" if isinstance(given.path, dict) else None)
-    facts = {c: profile(frame[c]) for c in frame.columns}
     times = _times(given, frame.drop([c for c in (given.label, split) if c]))
     spared = {c for c in (*times, given.group, split) if c}
     kept, dropped = useless(frame.drop(split) if split else frame, facts, label_B, given.label, spared, total)
@@ -113,7 +117,8 @@ def guess(given: Given) -> Guessed:
         raise DataError(f"no column is left for a field but the weight {weight!r}: give the table more columns")
     roles = {"time": time, "group": given.group, "split": split}
     chosen, why_split = choose(frame, times, label_B, roles, dropped)
-    _assemble(guessed, given, {"time": time, "weight": weight, "split": chosen, "fields": fields, "dropped": dropped})
+    decided = {"time": time, "weight": weight, "split": chosen, "fields": fields, "dropped": dropped}
+    _assemble(guessed, given, {**decided, "labels": names if len(names) > 1 else None})
     _comment(guessed, {"time": why_time, "split": why_split}, label_B, total)
     return guessed
 
@@ -226,6 +231,7 @@ def _assemble(guessed: Guessed, given: Given, decided: Mapping[str, Any]) -> Non
         "name": given.name,
         "source": source,
         "label": given.label,
+        "labels": decided["labels"],
         "time": decided["time"],
         "group": given.group,
         "weight": decided["weight"],
@@ -243,10 +249,12 @@ def _comment(guessed: Guessed, why: Mapping[str, str], label_B: np.ndarray, tota
         f"{name}: {total:,} rows and {len(guessed.profiles)} columns; {seen}. Written by `recsys data guess`; edit it "
     )
     head += f"freely. Next: recsys data report {name}, then recsys run data={name}"
+    head += " head=several" if guessed.config["labels"] else ""
     grouped = f"Rows of one {group} are ranked against each other (GAUC)" if group else "No --group: no GAUC"
     guessed.comments |= {
         "": head,
         "label": f"{100 * label_B.mean():.2f} % of the rows looked at have 1.",
+        "labels": _ABOUT_LABELS,
         "time": f"When a row happened: {why['time']}.",
         "group": f"{grouped}.",
         "weight": _ABOUT_WEIGHT + (_WEIGHT_FOUND if guessed.config["weight"] else ""),

@@ -66,16 +66,16 @@ def _thin(u_B: np.ndarray, batch: pa.RecordBatch, share: float) -> tuple[np.ndar
     return u_B[kept_B], batch.filter(pa.array(kept_B))
 
 
-def labels(table: pa.Table, name: str) -> np.ndarray:
-    """The label of every row, float32 0 or 1.
+def labels(table: pa.Table, name: str, observed: bool = True) -> np.ndarray:
+    """The label of every row, float32 0 or 1; NaN if it has none and `observed` is false.
 
     Raises:
-        DataError: If there is no such column, a row has none, a value is neither, or all are alike.
+        DataError: If there is no such column, a row lacks one that it must have, a value is neither, or all are alike.
     """
     if name not in table.column_names:
         have = ", ".join(table.column_names[:40])
         raise DataError(f"label: expected a column {name!r}, the table has {have}: name one of them")
-    return to_binary(table[name], name)
+    return to_binary(table[name], name, observed)
 
 
 def plain(table: pa.Table) -> pl.DataFrame:

@@ -267,8 +267,8 @@ def _check_roles(config: Mapping[str, Any], made: Sequence[FieldConfig]) -> None
     for role, column in (("label", main), *(("labels", n) for n in others), ("weight", config.get("weight"))):
         if reader := next((c.name for c in made if c.past is None and column and column in c.inputs), None):
             raise ConfigError(
-                f"data.fields.{reader}: reads {column!r}, which is data.{role}: remove the field"
-                + (", or set data.weight: null" if role == "weight" else "")
+                f"data.fields.{reader}: reads {column!r}, which is data.{role}: remove the field "
+                f"(~data.fields.{reader})" + (", or set data.weight: null" if role == "weight" else "")
             )
 
 

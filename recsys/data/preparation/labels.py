@@ -77,11 +77,11 @@ def zeros_and_ones(label_B: np.ndarray, name: str, observed: bool = True) -> np.
     return np.maximum(label_B, 0).astype(np.float32)
 
 
-def to_binary(column: pa.ChunkedArray, name: str) -> np.ndarray:
+def to_binary(column: pa.ChunkedArray, name: str, observed: bool = True) -> np.ndarray:
     """A whole label column as float32 zeros and ones: `label_values`, then `zeros_and_ones`.
 
     Raises:
         DataError: As they do.
     """
     parts = [label_values(chunk, name) for chunk in column.chunks]
-    return zeros_and_ones(np.concatenate(parts) if parts else np.empty(0, np.float32), name)
+    return zeros_and_ones(np.concatenate(parts) if parts else np.empty(0, np.float32), name, observed)
