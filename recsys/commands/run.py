@@ -1,6 +1,7 @@
 """`recsys run` and `recsys export`: the overrides of a run, with those of the run that it goes on from."""
 
 import re
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,8 @@ def _continued(arguments: list[str]) -> list[str]:
     from recsys.results import overrides
 
     saved = overrides(folder)
+    if (theirs := [o for o in saved or [] if _chooses_server(o)]) and not any(map(_chooses_server, arguments)):
+        print(f"warning: {given[kind]} was tracked at {theirs[-1]!r}: give it again to track there", file=sys.stderr)
     if kind == "from_run":
         return _over(_without(saved or [], "stages", "from_run", "runs"), arguments)
     if saved is None and folder.is_dir():
@@ -59,7 +62,14 @@ def _continued(arguments: list[str]) -> list[str]:
 
 def _without(saved: list[str], *keys: str) -> list[str]:
     """Saved overrides but for these keys, and for what only a person may type: a run's folder may be anybody's."""
-    return [o for o in saved if not o.startswith("-") and not _groups(o) & {*keys, "hydra", "trusted"}]
+    typed = {*keys, "hydra", "trusted"}
+    return [o for o in saved if not o.startswith("-") and not _groups(o) & typed and not _chooses_server(o)]
+
+
+def _chooses_server(override: str) -> bool:
+    """Whether it may set tracking.uri, where a run's figures, rows and bundle go."""
+    harmless = re.match(r"\+{0,2}tracking\.(experiment|register)=", override)
+    return "tracking" in _groups(override) and not harmless
 
 
 def _groups(override: str) -> set[str]:

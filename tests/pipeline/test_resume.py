@@ -112,20 +112,23 @@ def test_what_only_a_person_may_type_is_not_taken_from_a_run_folder(here, capfd)
         "hydra.job.name=../../out",
         "hydra/job_logging=none",
         " hydra.mode=RUN",
+        "tracking.uri=http://127.0.0.1:9",
+        "++tracking={uri: 'http://127.0.0.1:9'}",
     ]
     told["overrides"] += ["+data@hydra.job=rebuy", "--config-dir=/", "--experimental-rerun=job.pickle"]
     begun.write_text(json.dumps(told))
     try:
         assert main(["run", "resume=one"]) == 0
+        assert "give it again to track there" in capfd.readouterr().err
         noted = (here / "runs" / "one" / ".hydra" / "overrides.yaml").read_text()
-        assert not any(word in noted for word in ("trusted", "job", "mode", "config"))
+        assert not any(word in noted for word in ("trusted", "job", "mode", "config", "127"))
     finally:
         begun.write_text(before)
 
 
 @pytest.mark.parametrize(
     "override",
-    ["name=${oc.env:HOME}", r"name=$\{oc.env:HOME\}", "name=${ unused:x}", "++tracking={uri: '${oc.env:HOME}'}"],
+    ["name=${oc.env:HOME}", r"name=$\{oc.env:HOME\}", "name=${ unused:x}", "++model={hidden: '${oc.env:HOME}'}"],
 )
 def test_a_run_folder_reads_nothing_from_this_machine(here, capfd, override):
     """An environment variable's value would end in run.json and at a server that the folder names."""
@@ -134,7 +137,7 @@ def test_a_run_folder_reads_nothing_from_this_machine(here, capfd, override):
     told = json.loads((here / "runs" / "one" / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(told | {"overrides": [*told["overrides"], override]}))
     assert f"expected no ${{…:…}}, got {override!r}" in refused(capfd, "resume=sent")
-    assert main(["run", "resume=sent", "name=typed", "tracking={}", "--cfg", "job"]) == 0
+    assert main(["run", "resume=sent", "name=typed", "model={}", "--cfg", "job"]) == 0
 
 
 def test_what_a_person_typed_is_noted_as_it_was_typed(here):
