@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recsys.config.factory import allowed
 from recsys.config.options import packaged_targets
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, DataError
 from recsys.tables.contract import TableForm
 
 __all__ = ["SavedTable", "restored", "saved"]
@@ -25,14 +25,14 @@ def _form(name: str) -> type[TableForm]:
     """The class of a form by its importable name.
 
     A file may come from elsewhere, so it may name only what `recsys` itself or a trusted package defines:
-    a class in recsys.tables.forms or in the module of a packaged option, or one of a trusted package.
+    a class in a module of recsys.tables or of a packaged option, or one of a trusted package.
 
     Raises:
         ConfigError: If it names anything else.
     """
     module, _, class_name = name.rpartition(".")
-    homes = {t.rpartition(".")[0] for t in packaged_targets()} | {"recsys.tables.forms"}
-    if module not in homes and not allowed(name):
+    homes = {t.rpartition(".")[0] for t in packaged_targets()}
+    if module not in homes and module.rpartition(".")[0] != "recsys.tables" and not allowed(name):
         raise ConfigError(
             f"a table's form: expected a class of recsys or of a trusted package, got {name!r}: "
             "add trusted=[PACKAGE] if it is your own code"
@@ -44,7 +44,8 @@ def _form(name: str) -> type[TableForm]:
             f"a table's form: expected an importable class, cannot import {name!r}: install what defines it"
         ) from error
     lacking = [n for n in ("read", "dense", "scorer", "state", "from_state") if not hasattr(form, n)]
-    if not inspect.isclass(form) or f"{form.__module__}.{form.__qualname__}" != name or lacking:
+    of_another = not inspect.isclass(form) or f"{form.__module__}.{form.__qualname__}" != name
+    if of_another or lacking or form is TableForm:
         raise ConfigError(f"a table's form: expected a class that keeps TableForm, got {name!r}: compress again")
     return cast(type[TableForm], form)
 
@@ -65,5 +66,16 @@ def restored(table: SavedTable) -> TableForm:
 
     Raises:
         ConfigError: If its form is not a class that a file may name.
+        DataError: If it is not what `saved` gives, or its state is not one of that form.
     """
-    return _form(table["form"]).from_state(table["state"])
+    match table:
+        case {"form": str(name), "state": dict(state)}:
+            form = _form(name)
+        case _:
+            raise DataError("a saved table: expected the name of a form and its state: make the model again")
+    try:
+        whole = form.from_state(state)
+        _ = whole.rows, whole.dim, whole.nbytes  # some forms take any state, and fail when they are asked
+    except Exception as error:  # a user's form may raise anything
+        raise DataError(f"a saved table: expected a state of {name}, got another: make the model again") from error
+    return whole

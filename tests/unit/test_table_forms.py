@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+import recsys.tables
 from recsys.compression.fewest_bits import fewest_bits
 from recsys.compression.rounding import rounded, rounding
 from recsys.config import factory
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, DataError
 from recsys.tables.contract import FormState
 from recsys.tables.forms import Table, id_map
 from recsys.tables.saved import restored, saved
@@ -67,11 +68,28 @@ def test_a_row_read_alone_is_that_of_the_dense_table(rank: int, bits: int, share
 @pytest.mark.parametrize(
     "name",
     ["os.system", "builtins.dict", "recsys.tables.forms.nn.Linear", "recsys.tables.forms.nn", "recsys.files.whole",
-     "recsys.compression.svd.svd", "recsys.compression.svd.Mapping", "Table"],
+     "recsys.tables.contract.TableForm", "recsys.compression.svd.svd", "recsys.compression.svd.Mapping", "Table"],
 )  # fmt: skip
 def test_a_saved_table_may_not_name_other_code(name: str) -> None:
     with pytest.raises(ConfigError, match="a table's form: expected"):
         restored({"form": name, "state": {}})
+
+
+@pytest.mark.parametrize(
+    ("form", "state"),
+    [(5, {}), (None, {}), ("recsys.tables.forms.Table", 5), ("recsys.tables.forms.Table", {"absent": 1}),
+     ("recsys.tables.forms.Table", {"weight": 5})],
+)  # fmt: skip
+def test_a_damaged_saved_table_is_one_line(form, state) -> None:
+    with pytest.raises(DataError, match="a saved table: expected"):
+        restored({"form": form, "state": state})
+
+
+def test_a_form_in_a_file_of_its_own_among_the_tables_is_saved_and_read(tmp_path, monkeypatch) -> None:
+    (tmp_path / "half.py").write_text("from recsys.tables.forms import Table\n\nclass Half(Table):\n    pass\n")
+    monkeypatch.setattr(recsys.tables, "__path__", [*recsys.tables.__path__, str(tmp_path)])
+    half = importlib.import_module("recsys.tables.half").Half(torch.randn(9, 4))
+    assert type(restored(saved(half))) is type(half)
 
 
 def test_a_form_of_the_users_own_is_saved_and_read_if_its_package_is_trusted(tmp_path, monkeypatch) -> None:
