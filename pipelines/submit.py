@@ -187,6 +187,7 @@ def _quiet() -> None:
         "onnxscript",
         "mlflow.pyfunc",
         "mlflow.tracking._model_registry.client",
+        "urllib3",  # "Retrying", of a server that is gone: tracking.py warns once
     ):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracking.py tells its errors in one line

@@ -1,5 +1,6 @@
 """What MLflow is told stays distinct under names that it takes; and no trouble with it costs a run."""
 
+import logging
 import re
 import signal
 import socket
@@ -12,8 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import urllib3
 from packaging.requirements import Requirement
 
+from pipelines import submit
 from recsys.errors import ConfigError
 from recsys.results import StageResult
 from recsys.store import follow, masked, reach
@@ -194,3 +197,15 @@ def test_runs_that_begin_together_share_a_new_store(tmp_path):
     )
     begun = [subprocess.Popen([sys.executable, "-c", code, f"experiment {i}"], cwd=tmp_path) for i in range(3)]
     assert [p.wait(timeout=200) for p in begun] == [0, 0, 0]
+
+
+def test_a_server_that_is_gone_is_not_told_by_retry_lines(monkeypatch, caplog):
+    logger = logging.getLogger("urllib3")
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    submit._quiet()
+    with pytest.raises(urllib3.exceptions.MaxRetryError):
+        urllib3.PoolManager(retries=urllib3.Retry(1)).request("GET", address)
+    assert not caplog.records
