@@ -93,9 +93,23 @@ def test_impossible_splits_are_refused(config, table, tmp_path, split, kind, mes
     refuse({**config, "split": split}, table, tmp_path / "c", kind, message)
 
 
-def test_train_split_of_one_label_is_refused(config, table, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("label", "split", "weight"),
+    [("click", "train", None), ("click", "valid", None), ("click", "valid", "w"), ("buy", "test", "w")],
+)
+def test_a_split_in_which_a_label_has_one_value_is_refused(config, table, tmp_path, label, split, weight) -> None:
+    """A row of the other value whose weight is 0 counts for nothing."""
     n = table.num_rows
-    refuse(config, put(table, "click", [0] * (n - 9) + [1] * 9), tmp_path / "c", DataError, "train split holds one")
+    first, last = {"train": (0, 0.61), "valid": (0.59, 0.81), "test": (0.8, 1)}[split]
+    in_split, odd = (np.arange(n) >= first * n) & (np.arange(n) < last * n), np.arange(n) % 2
+    columns = {"click": np.arange(n) // 2 % 2, "buy": np.arange(n) // 2 % 2, label: odd}
+    more = put(table, "click", columns["click"]).append_column("buy", pa.array(columns["buy"]))
+    if weight:
+        more = more.append_column("w", pa.array(np.where(in_split & (odd == 1), 0.0, 1.0)))
+    else:
+        more = put(more, label, np.where(in_split, 0, odd))
+    said = rf"label '{label}': expected 0 and 1 in each split, {split} has \[0.0\]{' in rows of w' if weight else ': '}"
+    refuse({**config, "labels": ["click", "buy"], "weight": weight}, more, tmp_path / "c", DataError, said)
 
 
 @pytest.mark.parametrize(

@@ -131,9 +131,9 @@ def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source
     try:
         _check_labels(spool, config)
         code_B = split_codes(spool, config)
-        _check_other_labels(spool, code_B, config)
         if config.get("weight"):
             _check_weights(spool, code_B, config["weight"])
+        _check_splits(spool, code_B, config)
         rate = _train_rate(spool, code_B)
         add_past(spool, configs, config, rate)
         schema, encoders = _fit_all(spool, code_B, configs, config, rate)
@@ -176,15 +176,24 @@ def _label_columns(config: Mapping[str, Any]) -> list[str]:
     return ["label", *(f"label/{name}" for name in label_names(config)[1:])]
 
 
-def _check_other_labels(spool: Spool, code_B: np.ndarray, config: Mapping[str, Any]) -> None:
-    """Each split has rows of 0 and of 1 of every label but the main one, which may be missing in others."""
-    for name, column in list(zip(label_names(config), _label_columns(config), strict=True))[1:]:
-        label_B = spool.read(column)
-        for code, split in enumerate(SPLITS):
-            seen = np.unique(label_B[(code_B == code) & ~np.isnan(label_B)]).tolist()
-            if seen != [0, 1]:
+def _check_splits(spool: Spool, code_B: np.ndarray, config: Mapping[str, Any]) -> None:
+    """Each split has rows of 0 and of 1 of every label; rows of weight 0 count for nothing, and do not count here."""
+    for name, column in zip(label_names(config), _label_columns(config), strict=True):
+        seen: list[set[float]] = [set() for _ in SPLITS]
+        for a in range(0, spool.rows, _STEP):
+            b = min(spool.rows, a + _STEP)
+            label_B, code = spool.read(column, a, b), code_B[a:b]
+            counts_B = ~np.isnan(label_B)
+            if config.get("weight"):
+                counts_B &= spool.read("weight", a, b) > 0
+            for i, values in enumerate(seen):
+                values.update(np.unique(label_B[counts_B & (code == i)]).tolist())
+        for split, values in zip(SPLITS, seen, strict=True):
+            if values != {0, 1}:
+                where = " in rows of weight above 0" if config.get("weight") else ""
                 raise DataError(
-                    f"label {name!r}: expected 0 and 1 in each split, {split} has {seen}: change data.split"
+                    f"label {name!r}: expected 0 and 1 in each split, {split} has {sorted(values)}{where}: "
+                    "change data.split"
                 )
 
 
@@ -219,8 +228,6 @@ def _train_rate(spool: Spool, code_B: np.ndarray) -> float:
         b = min(spool.rows, a + _STEP)
         label_B = spool.read("label", a, b)[code_B[a:b] == 0]
         rows, positive = rows + len(label_B), positive + float(label_B.sum(dtype=np.float64))
-    if positive in (0, rows):
-        raise DataError("the train split holds one label only: change data.split")
     return positive / rows
 
 
