@@ -4,6 +4,7 @@ Retrains are kept in the runs folder by (data, model, seed, fields): methods, se
 ask for the same one share it, and a killed benchmark goes on where it was.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from rich.text import Text
 from pipelines import select_features
 from pipelines.benchmark_results import Benchmark, Found
 from pipelines.benchmark_settings import Settings, benchmark_settings
-from pipelines.node import run_node, stage_node
+from pipelines.config import RunConfig
+from pipelines.node import NO_PART, Node, make_node, run_node, settings_read
 from pipelines.retrains import Retrained, retrain
 from pipelines.stage import Result, Stage
 from recsys.config.factory import Part
@@ -25,9 +27,16 @@ from recsys.selection.reports.report import Report
 from recsys.selection.scores import KeepsNothing
 from recsys.terminal import console
 
-__all__ = ["run"]
+__all__ = ["run", "search_node"]
 
 _console = console()
+_NO_PART = (*NO_PART, "pipelines.config", "pipelines.stage", "recsys.selection.reports.report_page")  # of a search
+
+
+def search_node(config: RunConfig, folder: Path, done: Mapping[str, Path]) -> Node:
+    """All that a report depends on: settings, model, rows, and the code of the method and of what measures fields."""
+    settings = settings_read("select", config)
+    return make_node("select", settings, folder, done, ["pipelines.select_features"], without=_NO_PART)
 
 
 def _search(stage: Stage, name: str, method: Part, seed: int, model: Path, no_cut: int) -> Report:
@@ -35,8 +44,8 @@ def _search(stage: Stage, name: str, method: Part, seed: int, model: Path, no_cu
     folder, done = stage.folder / "searches" / name / str(seed), {"prepare": stage.done["prepare"], "train": model}
     select = replace(stage.config.select, no_cut=no_cut)
     config = replace(stage.config, seed=seed, selection=method, select=select)
-    node, reporter = stage_node("select", config, folder, done), Together(stage.reporter, metrics=False)
-    run_node(node, folder, lambda: _without_page(Stage(config, folder, done, reporter)))
+    reporter = Together(stage.reporter, metrics=False)
+    run_node(search_node(config, folder, done), folder, lambda: _without_page(Stage(config, folder, done, reporter)))
     return read(folder / "report.json")
 
 

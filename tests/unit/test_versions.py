@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from pipelines.benchmark import search_node
 from pipelines.config import RunConfig
 from pipelines.node import begun, run_node, stage_node
 from pipelines.retrains import retrain_node
@@ -141,6 +142,29 @@ def test_a_changed_trainer_retrains(prepared, tmp_path, own_code):
     ):  # fmt: skip
         own_code(module, "CHANGED = 1")
         assert retrain_name(["a", "b"]) != first, module
+
+
+def test_a_search_is_named_by_what_it_measures_with_not_by_pages(tmp_path, own_code):
+    config = run_config(selection={"_target_": "recsys.selection.methods.leap.leap"})
+
+    def name() -> str:
+        return search_node(config, tmp_path / "search", {}).digest
+
+    first = name()
+    for module in (
+        "recsys/selection/reports/report_words.py",
+        "pipelines/benchmark_settings.py",
+        "pipelines/places.py",
+    ):
+        own_code(module, "CHANGED = 1")
+        assert name() == first, module
+    for module in (
+        "recsys/selection/methods/leap.py",
+        "recsys/selection/reports/savings.py",
+        "recsys/training/loop.py",
+    ):
+        own_code(module, "CHANGED = 1")
+        assert name() != first, module
 
 
 def chain(folder: Path, config: RunConfig, data: Path) -> dict[str, str]:
