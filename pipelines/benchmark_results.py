@@ -123,7 +123,8 @@ class Benchmark:
         device = Device.choose(self.stage.config.device, self.stage.config.train["precision"])
         whole, spec = checkpoint.load(self.full[0].folder, device)
         valid = Shards(self.stage.data, "valid", self.schema)
-        saved = savings(whole, lambda s: checkpoint.build(s, spec, device), kept, valid, device)
+        optimizer = self.stage.config.optimizer
+        saved = savings(whole, lambda s: checkpoint.build(s, spec, device), kept, valid, optimizer, device)
         report = replace(report, savings=saved, curve=curve)
         self._folder(name).mkdir(parents=True, exist_ok=True)
         select_features.write_report(self._folder(name), report, kept)

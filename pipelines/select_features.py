@@ -100,10 +100,11 @@ def run(stage: Stage) -> Result:
         verdicts = without_repeats(verdicts, [group.fields for group in repeats.found])
     keeps = {v.field for v in verdicts if v.verdict != "drop"}
     kept = [n for n in names if n in keeps]
+    valid_rows = Shards(stage.data, "valid", model.schema)
     measured = Measured(
         health=of_model,
         probes=probes,
-        savings=savings(model, search.build, kept, Shards(stage.data, "valid", model.schema), search.device),
+        savings=savings(model, search.build, kept, valid_rows, search.how.optimizer, search.device),
         shuffled=_shuffled(search, kept),
         clusters=repeats,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recsys.config.factory import make
 from recsys.data.batch import Batch
@@ -19,7 +19,7 @@ from recsys.heads.loss import row_mean
 from recsys.training.config import TrainConfig
 from recsys.training.device import Device
 
-__all__ = ["Loss", "Mix", "Step", "Training", "seed_everything"]
+__all__ = ["Loss", "Mix", "Step", "Training", "dense_parameters", "seed_everything"]
 
 Mix = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 """(x_BW, batch) → (what the head is given instead, a penalty to add to the loss)."""
@@ -33,6 +33,12 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def dense_parameters(model: CTR) -> list[nn.Parameter]:
+    """What the optimiser of the dense layers trains."""
+    dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.")]
+    return [*dense, *model.trainable().dense_parameters()]
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,10 @@ class Training:
         self.mix, self.others, self.loss = mix, others, loss or model.loss
         self.total = steps_per_epoch * config.max_epochs
         self.embedding = model.trainable()
-        dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.")]
-        dense += self.embedding.dense_parameters()
         optimizer = make(config.optimizer, "optimizer")
-        self.optimizers: list[torch.optim.Optimizer] = optimizer(dense, config.lr, config.weight_decay)
+        self.optimizers: list[torch.optim.Optimizer] = optimizer(
+            dense_parameters(model), config.lr, config.weight_decay
+        )
         self.device = device or Device.choose("cpu", config.precision)
         self.step = 0
 

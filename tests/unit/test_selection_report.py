@@ -22,8 +22,10 @@ from recsys.selection.reports.report_page import write_csv, write_html
 from recsys.selection.reports.savings import median_interval, savings, size
 from recsys.selection.scores import FieldScores, Verdict, decide, intervals
 from recsys.training import checkpoint
+from recsys.training.config import TrainConfig
 from tests.pages import SCRIPT, renamed, runs
 
+ADAMW = TrainConfig().optimizer
 SPEC = {
     "embedding": {"_target_": "recsys.embeddings.per_field.per_field", "_partial_": True, "dim": 8},
     "model": {"_target_": "recsys.models.dcn.DCN", "_partial_": True},
@@ -98,9 +100,9 @@ def test_clusters_follow_links_and_the_order_of_importance(valid, monkeypatch):
 
 def test_savings_are_those_of_the_model_on_what_is_kept(model, valid):
     names = ["item", "price", "tags"]
-    found, smaller = savings(model, build, names, valid), build(model.schema.subset(names))
-    assert {k: found.after[k] for k in size(smaller)} == size(smaller)
-    assert found.figures["table_bytes"] == size(model)["table_bytes"] - size(smaller)["table_bytes"] > 0
+    found, smaller = savings(model, build, names, valid, ADAMW), build(model.schema.subset(names))
+    assert {k: found.after[k] for k in size(smaller, ADAMW)} == size(smaller, ADAMW)
+    assert found.figures["table_bytes"] == size(model, ADAMW)["table_bytes"] - size(smaller, ADAMW)["table_bytes"] > 0
     everything = sum(p.numel() for p in smaller.parameters())
     assert found.after["parameters"] == everything
     states = sum(v.numel() * 4 for v in smaller.embedding.optimizer_state().values())
@@ -109,7 +111,25 @@ def test_savings_are_those_of_the_model_on_what_is_kept(model, valid):
     for name in ("us_per_row", "train_us_per_row"):
         low, high = getattr(found, f"{name}_interval")
         assert low <= found.figures[name] <= high and found.before[name] > 0 < found.after[name]
-    assert savings(model, build, model.schema.names, valid).figures["table_bytes"] == 0
+    assert savings(model, build, model.schema.names, valid, ADAMW).figures["table_bytes"] == 0
+
+
+@pytest.mark.parametrize("dense", ["adamw", "muon"])
+@pytest.mark.parametrize(("tables", "numbers"), [("sgd", 0), ("rowwise_adagrad", 1), ("adagrad", 8)])
+def test_bytes_of_the_optimisers_are_those_that_train(schema, dense, tables, numbers):
+    """8 numbers a row: Adagrad remembers as many, the row-wise one remembers one. Muon keeps one number, Adam two."""
+    target = f"recsys.embeddings.optimizers.{tables}.{tables}"
+    model = checkpoint.build(schema, SPEC | {"table_optimizer": {"_target_": target, "_partial_": True}})
+    optimizer = {"_target_": f"recsys.training.optimizers.{dense}.{dense}", "_partial_": True}
+    layers = [p for m in (model.interaction, model.head) for p in m.parameters()]
+    hidden = sum(p.numel() for p in layers if dense == "muon" and p.ndim == 2 and min(p.shape) > 1)
+    rows = sum(t.rows for t in model.embedding.plain().tables.values())
+    want = 4 * numbers * rows + 8 * sum(p.numel() for p in layers) - 4 * hidden
+    assert size(model, optimizer)["optimizer_bytes"] == want
+    scores = FieldScores({n: 1.0 for n in schema.names}, None, {n: {} for n in schema.names}, SearchNotes("x"))
+    measured = Measured(None, None, None, None, Repeats(0, 0, 0.9, []))
+    fields = make_report(model, scores, decide(scores, 1), measured, Provenance("small", {}, 0)).fields
+    assert fields["item"].optimizer_bytes == 4 * numbers * fields["item"].rows and fields["item"].rows > 0
 
 
 def test_timing_a_training_step_changes_neither_weights_nor_their_history(model, valid):
@@ -117,7 +137,7 @@ def test_timing_a_training_step_changes_neither_weights_nor_their_history(model,
         return {**model.state_dict(), **model.embedding.optimizer_state()}
 
     before = {k: v.clone() for k, v in state().items()}
-    savings(model, build, ["item", "price"], valid)
+    savings(model, build, ["item", "price"], valid, ADAMW)
     assert not model.training and all(torch.equal(v, before[k]) for k, v in state().items())
 
 
@@ -125,7 +145,7 @@ def test_fields_that_make_no_model_are_named_not_hidden(model, valid):
     def refuse(schema):
         raise ConfigError("attention needs its candidate")
 
-    assert "attention needs" in savings(model, refuse, ["item"], valid).note
+    assert "attention needs" in savings(model, refuse, ["item"], valid, ADAMW).note
 
 
 def test_the_interval_of_a_median_covers_as_often_as_it_says():
@@ -160,7 +180,7 @@ def report(model, valid: Shards):
     measured = Measured(
         health=Health(0.8, 0.7, 0.1, 0.01, 0.9, "sound", ""),
         probes=ProbeFindings(5, 1, 0.2, 0.4),
-        savings=savings(model, build, names[:5], valid),
+        savings=savings(model, build, names[:5], valid, ADAMW),
         shuffled=ShuffledCost(0.0123, 0.001, -0.0045),
         clusters=Repeats(7, 10, 0.9, [RepeatedFields([names[1], names[2], names[5]], 0.95)]),
     )

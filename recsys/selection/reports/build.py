@@ -7,6 +7,7 @@ from recsys.frame.ctr import CTR
 from recsys.selection.figures import ProbeFindings, ShuffledCost
 from recsys.selection.reports.report import FieldReport, Health, Provenance, Repeats, Report, Savings
 from recsys.selection.scores import FieldScores, Verdict, intervals
+from recsys.training.remembered import table_bytes
 
 __all__ = ["Measured", "make_report"]
 
@@ -53,7 +54,7 @@ def _fields(model: CTR, scores: FieldScores, verdicts: Sequence[Verdict], cluste
     for rank, v in enumerate(verdicts, 1):
         name, first = v.field, first_of_cluster.get(v.field)
         repeats = name in kept and first in kept and first != name
-        table_bytes, rows = sizes[name]
+        tables_bytes, rows, remembered = sizes[name]
         fields[name] = FieldReport(
             rank=rank,
             score=scores.score[name],
@@ -64,19 +65,29 @@ def _fields(model: CTR, scores: FieldScores, verdicts: Sequence[Verdict], cluste
             cardinality=model.schema[name].cardinality,
             width=width[name],
             rows=rows,
-            table_bytes=table_bytes,
-            optimizer_bytes=4 * rows,  # row-wise Adagrad: one float32 a row
+            table_bytes=tables_bytes,
+            optimizer_bytes=remembered,
             cluster=first,
             figures=scores.details[name],
         )
     return fields
 
 
-def _table_sizes(model: CTR) -> dict[str, tuple[int, int]]:
-    """Bytes and rows of the tables that only one field reads, by field; a shared table belongs to nobody."""
-    plain = model.embedding.plain()
+def _table_sizes(model: CTR) -> dict[str, tuple[int, int, int]]:
+    """Of the tables that only one field reads, by field: their bytes, rows, and the bytes of their optimiser.
+
+    A shared table belongs to nobody.
+    """
+    plain, remembered = model.embedding.plain(), table_bytes(model)
     readers: dict[str, set[str]] = {}
     for lookup in plain.lookups:
         readers.setdefault(lookup.table, set()).add(lookup.field)
-    read_by = {n: [plain.tables[t] for t, fields in readers.items() if fields == {n}] for n in model.schema.names}
-    return {n: (sum(t.nbytes for t in tables), sum(t.rows for t in tables)) for n, tables in read_by.items()}
+    alone = {n: [t for t, fields in readers.items() if fields == {n}] for n in model.schema.names}
+    return {
+        n: (
+            sum(plain.tables[t].nbytes for t in tables),
+            sum(plain.tables[t].rows for t in tables),
+            sum(remembered.get(t, 0) for t in tables),
+        )
+        for n, tables in alone.items()
+    }

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from scipy.stats import binom
 
+from recsys.config.factory import Part
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.selection.reports.report import Savings
 from recsys.training.device import CPU, Device
+from recsys.training.remembered import dense_bytes, table_bytes
 
 __all__ = ["median_interval", "savings", "size"]
 
@@ -21,10 +23,12 @@ _ROWS = 512
 _STEPS, _BATCH = 13, 2048  # of training
 
 
-def size(model: CTR) -> dict[str, int]:
+def size(model: CTR, optimizer: Part) -> dict[str, int]:
     """Fields, inputs (width of x_BW), parameters, bytes of tables and of the optimisers' state.
 
-    optimizer_bytes: one float32 a table row (row-wise Adagrad) and two a dense parameter (Adam).
+    Args:
+        model: It stays as it is.
+        optimizer: Of its dense layers, as in `savings`.
     """
     tables = model.embedding.plain().tables.values()
     dense = sum(p.numel() for m in (model.interaction, model.sequences, model.head) for p in m.parameters())
@@ -33,7 +37,7 @@ def size(model: CTR) -> dict[str, int]:
         "width": sum(model.widths),
         "parameters": dense + sum(t.rows * t.dim for t in tables),
         "table_bytes": sum(t.nbytes for t in tables),
-        "optimizer_bytes": 4 * sum(t.rows for t in tables) + 8 * dense,
+        "optimizer_bytes": sum(table_bytes(model).values()) + dense_bytes(model, optimizer),
     }
 
 
@@ -83,7 +87,12 @@ def _train_times(models: Sequence[CTR], valid: Shards, device: Device) -> np.nda
 
 
 def savings(
-    model: CTR, build: Callable[[Schema], CTR], kept: Sequence[str], valid: Shards, device: Device = CPU
+    model: CTR,
+    build: Callable[[Schema], CTR],
+    kept: Sequence[str],
+    valid: Shards,
+    optimizer: Part,
+    device: Device = CPU,
 ) -> Savings:
     """Before and after dropping all but the kept fields.
 
@@ -92,9 +101,10 @@ def savings(
         build: Builds the model on what is kept.
         kept: Names of fields.
         valid: Rows to time.
+        optimizer: Of dense layers: an option of the group `optimizer`.
         device: Where both models are, and in which precision they train.
     """
-    before: dict[str, float] = {**size(model)}
+    before: dict[str, float] = {**size(model, optimizer)}
     nothing: dict[str, float] = dict.fromkeys([*before, "us_per_row", "train_us_per_row"], 0)
     if len(kept) == len(model.schema.fields):
         return Savings(before, nothing, "", after=before)
@@ -102,7 +112,7 @@ def savings(
         smaller = build(model.schema.subset(kept))
     except ConfigError as error:
         return Savings(before, nothing, f"the kept fields alone make no model: {error}")
-    after: dict[str, float] = {**size(smaller)}
+    after: dict[str, float] = {**size(smaller, optimizer)}
     saved, models = {k: before[k] - after[k] for k in before}, [model, smaller]
     scoring, training = _times(models, valid, device), _train_times(models, valid, device)
     for name, time_RM in (("us_per_row", scoring), ("train_us_per_row", training)):
