@@ -37,10 +37,10 @@ _SOME = Facts(rows=10_000, positives=5_000, cardinalities=(100,), numbers=1)
 
 def _stages(config: RunConfig) -> None:
     asked = stages_to_run(config)
-    there = {*taken_over(config, asked), *asked}
+    present = {*taken_over(config, asked), *asked}
     for stage in asked:
         needs = STAGES[stage].needs
-        if needs and not there & set(needs):
+        if needs and not present & set(needs):
             raise ConfigError(
                 f"stage {stage} needs {needs[0]}, which has not run: add {needs[0]} to stages, "
                 "or give from_run=ID of a run that has it"
@@ -72,11 +72,11 @@ def _fits(embedding: Part, fields: Sequence[FieldConfig]) -> None:
         return  # an embedding of the user's own, which says it otherwise
     hashed = [c.buckets for c in fields if c.encoding in ("hash", "words") and not c.table]
     rows = most * shared if most and shared else sum(min(n, most or n) for n in hashed)
-    needed, there = 2 * rows * dim * 4, psutil.virtual_memory().total
-    if needed > there:
+    needed, memory = 2 * rows * dim * 4, psutil.virtual_memory().total
+    if needed > memory:
         raise ConfigError(
             f"the tables have {rows:,} rows of {dim} numbers, which take {needed / 2**30:,.0f} GiB in training; this "
-            f"machine has {there / 2**30:,.0f}: lower buckets (data.fields), embedding.rows or embedding.dim"
+            f"machine has {memory / 2**30:,.0f}: lower buckets (data.fields), embedding.rows or embedding.dim"
         )
 
 

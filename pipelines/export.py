@@ -46,11 +46,11 @@ def run(stage: Stage) -> Result:
     if bundle.exists():  # of this very stage, killed before it could say that it was done
         shutil.rmtree(bundle)
     kept = stage.config.export
-    made = export_bundle(
+    exported = export_bundle(
         model, stage.data, bundle, calibrator=calibrator, card=card, golden=kept.golden, past=kept.past
     )
     times = latency(Bundle.load(bundle))
-    write_json(stage.folder / "verified.json", {"verified": made["verified"], "latency": times})
+    write_json(stage.folder / "verified.json", {"verified": exported["verified"], "latency": times})
     metrics = {"bundle_bytes": float(sum(f.stat().st_size for f in bundle.iterdir()))}
     metrics |= {f"latency.{k}": float(v) for k, v in times.items() if isinstance(v, int | float)}
     return Result(metrics, artifacts=[stage.folder / "verified.json", bundle / "card.json"], bundle=bundle)

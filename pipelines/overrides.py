@@ -84,8 +84,8 @@ def what_is_wrong(error: Exception, overrides: Sequence[str], given: argparse.Na
         return f"cannot read {what!r}: expected KEY=VALUE, with quotes around what holds , = [ ] {{ }} ' or blanks"
     if said.startswith("Config group override must be"):
         return _no_option(overrides)
-    if found := re.match(r"Could not (?:override|delete from config\.) '(\S+?)'", said):
-        return f"{found[1]}: {_instead(found[1], overrides, given)}"
+    if match := re.match(r"Could not (?:override|delete from config\.) '(\S+?)'", said):
+        return f"{match[1]}: {_instead(match[1], overrides, given)}"
     if value := re.match(r"Ambiguous value for argument '(.*?)' 1\.", said):
         name, _, values = value[1].partition("=")
         return f"{value[1]}: add -m to run each value, or write a list: {name}=[{values}]"

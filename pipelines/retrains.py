@@ -89,5 +89,7 @@ class Changes:
     def __call__(self, ours: Sequence[Retrained], theirs: Sequence[Retrained], metric: str) -> Difference:
         """Ours − theirs, a model a seed each, in the same order of seeds; see `paired_difference`."""
         change_S = [a.figures[metric] - b.figures[metric] for a, b in zip(ours, theirs, strict=True)]
-        ours_R, theirs_R = (np.mean([self._influence(m.folder, metric) for m in of], 0) for of in (ours, theirs))
+        ours_R, theirs_R = (
+            np.mean([self._influence(m.folder, metric) for m in models], 0) for models in (ours, theirs)
+        )
         return paired_difference(change_S, ours_R - theirs_R)

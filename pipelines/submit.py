@@ -125,14 +125,14 @@ def _check_folder(config: DictConfig, runs: Path, sweeps: bool) -> Path:
     Raises:
         ConfigError: If it is not.
     """
-    part, at = (config.hydra.sweep, "hydra.sweep.dir") if sweeps else (config.hydra.run, "hydra.run.dir")
+    part, place = (config.hydra.sweep, "hydra.sweep.dir") if sweeps else (config.hydra.run, "hydra.run.dir")
     try:
         folder = Path(str(part.dir))
-        check_inside(folder, runs, at)
+        check_inside(folder, runs, place)
         if not sweeps:
-            check_new_or_ours(folder, at)
+            check_new_or_ours(folder, place)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{at}: the value does not resolve: {str(error).splitlines()[0]}: leave it out") from error
+        raise ConfigError(f"{place}: the value does not resolve: {str(error).splitlines()[0]}: leave it out") from error
     below = str(_plain(part)["subdir"]) if sweeps else ""
     if ".." in below or below.startswith("/"):
         raise ConfigError(f"hydra.sweep.subdir: expected a folder below the sweep's, got {below}: leave it out")
@@ -244,7 +244,8 @@ def main(arguments: Sequence[str]) -> int:
     if not (given.hydra_help or given.shell_completion or given.info):
         _refuse_what_cannot_be(composed, given)
     before, sys.argv = sys.argv, ["recsys run", *flags, *overrides]
-    told, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR", "0"), "1"  # it raises, and prints nothing
+    full_error = os.environ.get("HYDRA_FULL_ERROR", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises, and prints nothing
     try:
         with folders_made():
             _submit()
@@ -254,5 +255,5 @@ def main(arguments: Sequence[str]) -> int:
         place, reason = error.filename or "the folder of runs", error.strerror or error
         raise ConfigError(f"{place}: {reason}: name another place by runs=…, or mend it") from error
     finally:
-        sys.argv, os.environ["HYDRA_FULL_ERROR"] = before, told
+        sys.argv, os.environ["HYDRA_FULL_ERROR"] = before, full_error
     return 0

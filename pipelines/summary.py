@@ -92,9 +92,9 @@ def show(result: RunResult, data: str) -> None:
             style="dim",
         )
     if "benchmark" in stages:
-        about = read_made(stages["benchmark"].folder, "benchmark.json", "the figures of a benchmark", dict[str, Any])
-        table = Table(*columns(about), title=f"{data}: retrained on the top k, test split")
-        for row in rows(about):
+        figures = read_made(stages["benchmark"].folder, "benchmark.json", "the figures of a benchmark", dict[str, Any])
+        table = Table(*columns(figures), title=f"{data}: retrained on the top k, test split")
+        for row in rows(figures):
             table.add_row(*row)
         screen.print(table)
         screen.print("Mean ± deviation over seeds; Δ is paired with all fields.", style="dim")

@@ -149,9 +149,9 @@ def _begin(target: Path, folder: bool = False) -> tuple[Path, int]:
     """→ an empty file or folder beside the target, and the handle that holds its lock."""
     make = tempfile.mkdtemp if folder else _new_file
     while True:  # another process may sweep it away before it is locked
-        made = Path(make(prefix=f".{_stem(target)}.", suffix=_UNFINISHED, dir=target.parent))
-        if (handle := _held(made, os.O_RDONLY if folder else os.O_RDWR)) is not None:
-            return made, handle
+        unfinished = Path(make(prefix=f".{_stem(target)}.", suffix=_UNFINISHED, dir=target.parent))
+        if (handle := _held(unfinished, os.O_RDONLY if folder else os.O_RDWR)) is not None:
+            return unfinished, handle
 
 
 def _new_file(prefix: str, suffix: str, dir: Path) -> str:
@@ -233,16 +233,16 @@ def write_json(path: Path, value: Any, version: int | None = None) -> Path:
     return write_text(path, json.dumps(value if version is None else {"version": version, **value}, indent=1))
 
 
-def _misfit(value: Any, shape: Any, at: str) -> str | None:
+def _misfit(value: Any, shape: Any, place: str) -> str | None:
     """Where a value has another shape first, as `stages.train.folder`; None if nowhere."""
     if isinstance(shape, tuple):
-        return None if any(_misfit(value, s, at) is None for s in shape) else at
+        return None if any(_misfit(value, s, place) is None for s in shape) else place
     if isinstance(shape, dict) and isinstance(value, dict):
         inside = [(k, s) for key, s in shape.items() for k in (value if key is str else [key])]
-        return next((m for k, s in inside if (m := _misfit(value.get(k), s, f"{at}.{k}")) is not None), None)
+        return next((m for k, s in inside if (m := _misfit(value.get(k), s, f"{place}.{k}")) is not None), None)
     if isinstance(shape, list) and isinstance(value, list):
-        return next((m for i, v in enumerate(value) if (m := _misfit(v, shape[0], f"{at}.{i}")) is not None), None)
-    return None if isinstance(shape, type) and isinstance(value, shape) else at
+        return next((m for i, v in enumerate(value) if (m := _misfit(v, shape[0], f"{place}.{i}")) is not None), None)
+    return None if isinstance(shape, type) and isinstance(value, shape) else place
 
 
 def read_json(path: Path, what: str, mend: str, version: int | None = None, shape: Any = object) -> Any:
@@ -269,7 +269,7 @@ def read_json(path: Path, what: str, mend: str, version: int | None = None, shap
         got = value.get("version", "none") if isinstance(value, dict) else "none"
         if got != version:
             raise DataError(f"{path}: expected {what} of version {version}, got {got}: {mend}")
-    if (at := _misfit(value, shape, "")) is not None:
-        where = f"{at[1:]} is missing or of another type" if at else f"got a {type(value).__name__}"
+    if (place := _misfit(value, shape, "")) is not None:
+        where = f"{place[1:]} is missing or of another type" if place else f"got a {type(value).__name__}"
         raise DataError(f"{path} is damaged: expected {what}, {where}: {mend}")
     return value

@@ -326,8 +326,8 @@ def noted_overrides(folder: Path) -> list[str] | None:
     noted = folder / ".hydra" / "overrides.yaml"
     if not noted.is_file():
         return None
-    found: Any = OmegaConf.to_container(OmegaConf.load(noted))  # as they were typed, not resolved
-    return [str(o) for o in found] if isinstance(found, list) else None
+    typed: Any = OmegaConf.to_container(OmegaConf.load(noted))  # as they were typed, not resolved
+    return [str(o) for o in typed] if isinstance(typed, list) else None
 
 
 def write_prepared(stage: Path, prepared: Path) -> Path:
@@ -356,8 +356,8 @@ def no_better_than_constant(models: Mapping[str, Mapping[str, float]]) -> str:
             there are any, `recalibrated_ne`. The entry `constant`, if there is one, is the bar; else it is 1.
     """
     bar = models.get("constant", {}).get("ne", 1.0)
-    found = [min(m["ne"], m.get("recalibrated_ne", m["ne"])) for n, m in models.items() if n != "constant"]
-    best = min(found, default=0.0)
+    losses = [min(m["ne"], m.get("recalibrated_ne", m["ne"])) for n, m in models.items() if n != "constant"]
+    best = min(losses, default=0.0)
     if best < bar:
         return ""
     return (

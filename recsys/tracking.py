@@ -56,9 +56,9 @@ def artifact(run_id: str, name: str, runs: Path) -> Path:
         run = client.get_run(run_id)
         filter_ = f"tags.`mlflow.parentRunId` = '{run_id}'"
         children = client.search_runs([run.info.experiment_id], filter_)
-        for found in (run, *children):
-            if any(f.path == name for f in client.list_artifacts(found.info.run_id)):
-                return Path(client.download_artifacts(found.info.run_id, name))
+        for candidate in (run, *children):
+            if any(f.path == name for f in client.list_artifacts(candidate.info.run_id)):
+                return Path(client.download_artifacts(candidate.info.run_id, name))
     except MlflowException as error:
         reason = str(error).splitlines()[0].replace(uri, masked(uri))
         where = f"no MLflow run {run_id} at {masked(uri)}: {reason}"
@@ -74,23 +74,25 @@ def _commit() -> str:
 
 def _legal(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same under names that MLflow takes, still distinct: columns may be called anything."""
-    made: dict[str, Any] = {}
+    legal: dict[str, Any] = {}
     for name, value in values.items():
         base = key = re.sub(r"[^\w.\- :]", "_", name)[:_LONGEST]
         count = 1
-        while key in made:
+        while key in legal:
             count += 1
             key = f"{base}_{count}"
-        made[key] = value
-    return made
+        legal[key] = value
+    return legal
 
 
-def _flat(value: Any, at: str = "") -> dict[str, str]:
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
     if isinstance(value, Mapping):
         return {
-            k: v for name, part in value.items() for k, v in _flat(part, f"{at}.{name}" if at else str(name)).items()
+            k: v
+            for name, part in value.items()
+            for k, v in _flat(part, f"{prefix}.{name}" if prefix else str(name)).items()
         }
-    return {at: str(value)[:500]}
+    return {prefix: str(value)[:500]}
 
 
 with warnings.catch_warnings(record=True):  # MLflow asks for hints on predict, which would forbid missing cells
@@ -133,15 +135,15 @@ class Tracker:
         try:
             with locked(file.with_suffix(".lock")) if file else nullcontext():
                 if file and not file.exists():
-                    make_store(file, lambda at: mlflow.MlflowClient(at).search_experiments(max_results=1))
+                    make_store(file, lambda address: mlflow.MlflowClient(address).search_experiments(max_results=1))
                 if file and file == home / "mlflow.db":
                     follow(file)
                 mlflow.set_tracking_uri(self.uri)
                 self.client = mlflow.MlflowClient()
-                found = self.client.get_experiment_by_name(experiment)
+                existing = self.client.get_experiment_by_name(experiment)
                 where = (home / "mlartifacts").as_uri() if file else None
-                made = found is None and self.client.create_experiment(experiment, artifact_location=where)
-                self._experiment: str = found.experiment_id if found else str(made)
+                created = existing is None and self.client.create_experiment(experiment, artifact_location=where)
+                self._experiment: str = existing.experiment_id if existing else str(created)
                 mlflow.set_experiment(experiment)
         except Exception as error:  # MLflow, SQLAlchemy and sqlite3 each raise their own
             reason = " ".join(str(error).split()).replace(self.uri, masked(self.uri))[:200]
@@ -189,9 +191,9 @@ class Tracker:
         """A run, found by a filter or made; it ends FINISHED, FAILED by an error, or (it was stopped) KILLED."""
 
         def open_run() -> None:
-            found = self.client.search_runs([self._experiment], wanted, max_results=1)
-            if found:
-                self.ids[key] = found[0].info.run_id
+            earlier = self.client.search_runs([self._experiment], wanted, max_results=1)
+            if earlier:
+                self.ids[key] = earlier[0].info.run_id
                 self.client.update_run(self.ids[key], status="RUNNING")
             else:
                 self.ids[key] = self.client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
@@ -289,10 +291,10 @@ class Tracker:
 
         def log_model() -> str:
             known = self.client.search_model_versions(f"run_id = '{self.ids[stage]}'")
-            if made := [v for v in known if v.name == name]:  # killed before it could say so
-                return f"models:/{name}/{made[0].version}"
+            if earlier := [v for v in known if v.name == name]:  # killed before it could say so
+                return f"models:/{name}/{earlier[0].version}"
             with mlflow.start_run(self.ids[stage]):
-                made = mlflow.pyfunc.log_model(
+                logged = mlflow.pyfunc.log_model(
                     name="bundle",
                     python_model=BundleModel(),
                     artifacts={"bundle": str(bundle)},
@@ -300,6 +302,6 @@ class Tracker:
                     pip_requirements=needs,
                     registered_model_name=name,
                 )
-            return f"models:/{name}/{made.registered_model_version}"
+            return f"models:/{name}/{logged.registered_model_version}"
 
         return self._tell(log_model)

@@ -277,11 +277,11 @@ def evaluate(
     if calibrator is not None:
         p_B = calibrator(p_B)
         logit_B = np.log(p_B) - np.log1p(-p_B)
-    found = {"auc": auc(logit_B, label_B, weight_B), "logloss": logloss(p_B, label_B, weight_B)}
+    figures = {"auc": auc(logit_B, label_B, weight_B), "logloss": logloss(p_B, label_B, weight_B)}
     rate = float(np.mean(label_B) if weight_B is None else np.average(label_B, weights=weight_B))
-    found["ne"] = found["logloss"] / logloss(np.full(len(label_B), rate), label_B, weight_B)
-    found["calibration"] = float(np.average(p_B, weights=weight_B)) / rate
-    found["ece"] = ece(p_B, label_B, weight_B)
+    figures["ne"] = figures["logloss"] / logloss(np.full(len(label_B), rate), label_B, weight_B)
+    figures["calibration"] = float(np.average(p_B, weights=weight_B)) / rate
+    figures["ece"] = ece(p_B, label_B, weight_B)
     for group_B in groups:
-        found["gauc"] = gauc(logit_B, label_B, group_B, weight_B)
-    return found
+        figures["gauc"] = gauc(logit_B, label_B, group_B, weight_B)
+    return figures

@@ -133,15 +133,15 @@ def write_onnx(program: torch.export.ExportedProgram, folder: Path, state: Mappi
         folder: Of the bundle; it holds weights.safetensors already.
         state: What weights.safetensors holds, by name.
     """
-    made = torch.onnx.export(
+    exported = torch.onnx.export(
         program, (), dynamo=True, input_names=["ids_BL", "dense_BN"], output_names=["logit_BT"], verbose=False
     )
-    assert made is not None
-    for node in made.model.graph:
+    assert exported is not None
+    for node in exported.model.graph:
         node.metadata_props.clear()  # the tracer's notes are as long as the graph
     places = tensor_places(folder / WEIGHTS)
     stored = {name: tensor.numpy() for name, tensor in state.items()}
-    for value in made.model.graph.initializers.values():
+    for value in exported.model.graph.initializers.values():
         held = value.const_value
         if held is None or held.nbytes < _INLINE_BYTES:
             continue
@@ -149,11 +149,11 @@ def write_onnx(program: torch.export.ExportedProgram, folder: Path, state: Mappi
         same = (n for n, a in stored.items() if a.dtype == array.dtype and np.array_equal(a, array))
         name = next(same, None)
         if name is not None:
-            at, shape = places[name], ir.Shape(array.shape)
+            place, shape = places[name], ir.Shape(array.shape)
             value.const_value = ir.ExternalTensor(
-                WEIGHTS, at.start, at.length, held.dtype, shape=shape, name=str(value.name), base_dir=folder
+                WEIGHTS, place.start, place.length, held.dtype, shape=shape, name=str(value.name), base_dir=folder
             )
-    ir.save(made.model, folder / "graph.onnx")
+    ir.save(exported.model, folder / "graph.onnx")
 
 
 def write_pt2(program: torch.export.ExportedProgram, folder: Path) -> dict[str, str]:

@@ -178,17 +178,17 @@ class Snapshot:
         key = past.key(row)
         keys = self.arrays[f"{field}/keys"]
         value = self.arrays[f"{field}/value"]
-        at = int(np.searchsorted(keys, np.uint64(key or 0)))
-        found = key is not None and at < len(keys) and int(keys[at]) == key
+        slot = int(np.searchsorted(keys, np.uint64(key or 0)))
+        known = key is not None and slot < len(keys) and int(keys[slot]) == key
         if past.what == "last":
             offset = self.arrays[f"{field}/offset"]
-            return value[offset[at] : offset[at + 1]].tolist() if found else []
+            return value[offset[slot] : offset[slot + 1]].tolist() if known else []
         if key is None:
             return None
         if past.what == "days_since":
             now = instant(row[time], time)
-            return (now - int(value[at])) / _DAY if found and now is not None else None
-        if not found:
+            return (now - int(value[slot])) / _DAY if known and now is not None else None
+        if not known:
             nothing = float(_rate(np.zeros(1), np.zeros(1), past)[0]) if past.what == "rate" else 0.0
             return None if np.isnan(nothing) else nothing
-        return float(value[at])
+        return float(value[slot])

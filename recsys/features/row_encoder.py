@@ -73,16 +73,18 @@ class RowEncoder:
         self.schema, self.encoders, self.past = schema, encoders, past
         known = past.fields() if past else set()
         self._told = [f for f in schema.fields if f.past and f.name in known]
-        told = {f.name for f in self._told}
-        self._needed = [c for c in schema.raw_columns if c not in told]
+        named = {f.name for f in self._told}
+        self._needed = [c for c in schema.raw_columns if c not in named]
         self._width = sum(f.max_length for f in schema.sparse)
         single = [f for f in schema.sparse if self._is_single(f)]  # one value, one id
         crossed = [f for f in single if isinstance(encoders[f.name], Hash)]
         spelled = {(c, t): None for f in crossed for c, t in zip(f.inputs, f.dtypes, strict=True)}  # each once a row
         self._spellers = [_speller(c, t) for c, t in spelled]
         self._coders = [self._coder(f, list(spelled)) for f in single]
-        at = [schema.id_columns[f.name].start for f in single]
-        self._at = slice(at[0], at[-1] + 1) if at and at == list(range(at[0], at[-1] + 1)) else at
+        starts = [schema.id_columns[f.name].start for f in single]
+        self._at = (
+            slice(starts[0], starts[-1] + 1) if starts and starts == list(range(starts[0], starts[-1] + 1)) else starts
+        )
         self._blocks = [f for f in schema.sparse if not self._is_single(f)]
         self._numbers = [f for f in schema.fields if f.kind == "numeric"]
         scales = [e for f in self._numbers if isinstance(e := encoders[f.name], Scale)]
@@ -107,10 +109,10 @@ class RowEncoder:
         encoder, column, dtype = self.encoders[field.name], field.inputs[0], field.dtypes[0]
         assert isinstance(encoder, Vocabulary | Hash)
         if isinstance(encoder, Hash):
-            find, at = encoder.id, [spelled.index(part) for part in zip(field.inputs, field.dtypes, strict=True)]
-            if len(at) == 1:
-                return lambda _, values, at=at[0]: find((values[at],))
-            pick = itemgetter(*at)
+            find, places = encoder.id, [spelled.index(part) for part in zip(field.inputs, field.dtypes, strict=True)]
+            if len(places) == 1:
+                return lambda _, values, place=places[0]: find((values[place],))
+            pick = itemgetter(*places)
             return lambda _, values: find(pick(values))
         usual = _USUAL.get(dtype)
         if usual is None:
@@ -137,9 +139,9 @@ class RowEncoder:
         if isinstance(encoder, Bucket):
             return encoder.numbers(np.array([number(row[column], column) for row in rows]))[:, None]
         if isinstance(encoder, Part):
-            found = [instant(row[column], column) for row in rows]
-            there_B = np.array([us is not None for us in found])
-            return encoder.instants(np.array([us or 0 for us in found], np.int64), there_B)[:, None]
+            instants_us = [instant(row[column], column) for row in rows]
+            there_B = np.array([us is not None for us in instants_us])
+            return encoder.instants(np.array([us or 0 for us in instants_us], np.int64), there_B)[:, None]
         if isinstance(encoder, Words):
             return _padded([encoder.ids(text(row[column], dtype, column)) for row in rows], field.max_length)
         assert isinstance(encoder, Vocabulary | Hash)
@@ -205,10 +207,12 @@ class RowEncoder:
         for b, row in enumerate(rows):
             absent = [f for f in self._told if f.name not in row]
             try:
-                told = {f.name: self.past.value(f.name, f.past, row, self.schema.time or "") for f in absent if f.past}
+                values = {
+                    f.name: self.past.value(f.name, f.past, row, self.schema.time or "") for f in absent if f.past
+                }
             except DataError as error:
                 raise DataError(f"row {b}: {error}") from error
-            filled.append({**row, **told})
+            filled.append({**row, **values})
         return filled
 
     def __call__(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -237,8 +241,8 @@ class RowEncoder:
         if self._coders and rows:
             ids_BL[:, self._at] = self._codes(rows)
         for f in self._blocks:
-            at = self.schema.id_columns[f.name]
-            ids_BL[:, at.start : at.stop] = self._block(f, rows)
+            columns = self.schema.id_columns[f.name]
+            ids_BL[:, columns.start : columns.stop] = self._block(f, rows)
         return ids_BL, self._dense(rows)
 
     def _codes(self, rows: Rows) -> np.ndarray:
@@ -260,9 +264,13 @@ class RowEncoder:
                 return scalars
             parts.append(scalars)
         else:
-            at = {f.name: i for i, f in enumerate(self._numbers)}
+            columns = {f.name: i for i, f in enumerate(self._numbers)}
             for f in self._floats:
-                one = scalars[:, at[f.name], None] if scalars is not None and f.name in at else self._vector(f, rows)
+                one = (
+                    scalars[:, columns[f.name], None]
+                    if scalars is not None and f.name in columns
+                    else self._vector(f, rows)
+                )
                 parts.append(one)
         parts += [self.weights(f, rows) for f in self._weighted]
         return np.concatenate(parts, axis=1) if parts else np.empty((len(rows), 0), np.float32)

@@ -192,8 +192,8 @@ def make_app(
     """
     limits = limits or Limits()
     # FastAPI's own pages load scripts from elsewhere.
-    about = "Scores raw rows with one bundle"
-    app = FastAPI(title="recsys", description=about, docs_url=None, redoc_url=None, openapi_url=None)
+    summary = "Scores raw rows with one bundle"
+    app = FastAPI(title="recsys", description=summary, docs_url=None, redoc_url=None, openapi_url=None)
     scoring, room = _Scoring(bundle, limits), _Room(limits.total_bytes)
     name = str(bundle.card.get("name") or "recsys")
 
@@ -231,8 +231,8 @@ def make_app(
         return _json(app.openapi())
 
     async def refused(request: Request, error: Any) -> Response:
-        there = "expected POST /predict, or GET /health, /card, /docs or /openapi.json"
-        answer = _json({"error": f"{error.detail}: {there}"}, error.status_code)
+        routes = "expected POST /predict, or GET /health, /card, /docs or /openapi.json"
+        answer = _json({"error": f"{error.detail}: {routes}"}, error.status_code)
         answer.headers.update(error.headers or {})
         return answer
 

@@ -93,12 +93,12 @@ def _cell(text: str, dtype: str, column: str) -> Any:
 
 def _cells(encoder: RowEncoder) -> dict[str, str]:
     """What the cells of each column hold: a dtype, or `list`, which stands as JSON in its cell."""
-    found = dict(encoder.schema.lookup_columns)
+    cells = dict(encoder.schema.lookup_columns)
     for f in encoder.schema.fields:
         whole = f.kind in ("multi", "sequence", "vector") and not f.separator
         whole = whole and not isinstance(encoder.encoders[f.name], Words)  # a text is a list of ids only to the model
-        found |= {c: "list" if whole else t for c, t in zip(f.inputs, f.dtypes, strict=True)}
-    return found
+        cells |= {c: "list" if whole else t for c, t in zip(f.inputs, f.dtypes, strict=True)}
+    return cells
 
 
 def _check_once(names: list[str], wanted: Iterable[str]) -> None:

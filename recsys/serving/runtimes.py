@@ -85,8 +85,8 @@ def _with_spread_rows(folder: Path, names: list[str]) -> dict[str, Any]:
 
     packed = [n.removesuffix(".spread") for n in names if n.endswith(".spread")]
     parts = ("codes", "words", "places", "scale", "sizes_T3")
-    there = tensor_places(folder / WEIGHTS)
-    stored = _tensors(folder, [f"{g}.{p}" for g in packed for p in parts if f"{g}.{p}" in there])
+    stored_places = tensor_places(folder / WEIGHTS)
+    stored = _tensors(folder, [f"{g}.{p}" for g in packed for p in parts if f"{g}.{p}" in stored_places])
     tensors = _tensors(folder, [n for n in names if not n.endswith(".spread")])
     for group in packed:
         codes, words, places, scale, sizes = (stored.get(f"{group}.{p}") for p in parts)

@@ -1,5 +1,6 @@
 """The layout: `make lint` proves the arrows between rooms; this proves that no room is a heap."""
 
+import ast
 import graphlib
 import tomllib
 from pathlib import Path
@@ -43,3 +44,20 @@ def test_no_file_imports_itself_by_way_of_others_nor_by_names_in_strings():
     arrows["recsys.commands.cli"] |= {f"recsys.commands.{module}" for module in calls}
     assert set().union(*arrows.values()) <= set(arrows), "a name in a string that is no module"
     list(graphlib.TopologicalSorter(arrows).static_order())  # raises CycleError
+
+
+VAGUE = {"found", "made", "own", "told", "about", "at", "of", "there"}
+
+
+def test_no_variable_is_named_by_a_word_that_does_not_say_what_it_holds():
+    """Fields of a class may: some are keys of files and settings."""
+    vague = []
+    for file in sorted(p for room in ("recsys", "pipelines") for p in (ROOT / room).rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        fields = {
+            f.target for c in nodes if isinstance(c, ast.ClassDef) for f in c.body if isinstance(f, ast.AnnAssign)
+        }
+        stored = {n: n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        stored |= {n: n.arg for n in nodes if isinstance(n, ast.arg)}
+        vague += [f"{file}:{n.lineno} {name}" for n, name in stored.items() if name in VAGUE and n not in fields]
+    assert not vague

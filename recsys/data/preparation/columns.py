@@ -74,8 +74,8 @@ def spelled(values: pl.Series, dtype: str, name: str) -> pl.Series:
         DataError: If a value is not of the type.
     """
     if dtype == "string":
-        made = values.cast(pl.String)
-        return made.zip_with(made != "", pl.Series([None], dtype=pl.String)) if (made == "").any() else made
+        strings = values.cast(pl.String)
+        return strings.zip_with(strings != "", pl.Series([None], dtype=pl.String)) if (strings == "").any() else strings
     if dtype == "bool":
         return values.cast(pl.String)
     if dtype == "int" and values.dtype.is_float():
@@ -178,8 +178,8 @@ def vectors(values: pa.Array, width: int, name: str) -> np.ndarray:
     there_B = pc.is_valid(values).to_numpy(zero_copy_only=False)
     flat, length_B = flat_lists(values, name)
     if (length_B[there_B] != width).any():
-        found = sorted({width, *length_B[there_B].tolist()})
-        raise DataError(f"column {name!r}: expected vectors of one length, got lengths {found[:5]}: pad or cut them")
+        widths = sorted({width, *length_B[there_B].tolist()})
+        raise DataError(f"column {name!r}: expected vectors of one length, got lengths {widths[:5]}: pad or cut them")
     x_BC = np.full((len(values), width), np.nan)
     x_BC[there_B] = floats(flat, name).reshape(-1, width)
     return x_BC
@@ -247,5 +247,5 @@ def _each_instant(values: pa.Array, name: str, first: int | None) -> tuple[np.nd
         except DataError as error:
             raise _in_row(first, int(np.argmax(which_B == i)), error) from error
     us = np.array([0 if k is None else k for k in known], np.int64)
-    there = np.array([k is not None for k in known])
-    return us[which_B], there[which_B]
+    given = np.array([k is not None for k in known])
+    return us[which_B], given[which_B]

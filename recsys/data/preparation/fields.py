@@ -96,101 +96,105 @@ class FieldConfig:
         return self.kind in ("multi", "sequence", "vector")
 
     def __post_init__(self) -> None:
-        at = f"data.fields.{self.name}"
+        place = f"data.fields.{self.name}"
         if self.kind not in ENCODINGS:
             kinds = ", ".join([*ENCODINGS, "timestamp"])
-            raise ConfigError(f"{at}.kind: expected one of {kinds}, got {self.kind!r}: name one of them")
+            raise ConfigError(f"{place}.kind: expected one of {kinds}, got {self.kind!r}: name one of them")
         if isinstance(self.inputs, str):
-            raise ConfigError(f"{at}.inputs: expected a list of columns, got {self.inputs!r}: write [{self.inputs}]")
+            raise ConfigError(f"{place}.inputs: expected a list of columns, got {self.inputs!r}: write [{self.inputs}]")
         for key, least in _LEAST.items():
             value: object = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(f"{at}.{key}: expected a whole number of at least {least}, got {value!r}: give one")
+                raise ConfigError(
+                    f"{place}.{key}: expected a whole number of at least {least}, got {value!r}: give one"
+                )
             if value > (most := _MOST.get(key, value)):
-                raise ConfigError(f"{at}.{key}: expected at most {most:,}, got {value:,}: lower it")
+                raise ConfigError(f"{place}.{key}: expected at most {most:,}, got {value:,}: lower it")
         for key in ("separator", "weights", "table", "encoding"):
             value = getattr(self, key)
             if not isinstance(value, str):
-                raise ConfigError(f"{at}.{key}: expected text, got {value!r}: put it in quotes")
+                raise ConfigError(f"{place}.{key}: expected text, got {value!r}: put it in quotes")
         allowed = ENCODINGS[self.kind]
         object.__setattr__(self, "inputs", tuple(self.inputs) or (self.name,))
         object.__setattr__(self, "ngrams", tuple(self.ngrams))
         object.__setattr__(self, "encoding", self.encoding or allowed[0])
         if self.encoding not in allowed:
-            raise ConfigError(f"{at}.encoding: {self.kind} takes {', '.join(allowed)}, got {self.encoding!r}")
-        self._check_size(at)
-        self._check_together(at)
+            raise ConfigError(f"{place}.encoding: {self.kind} takes {', '.join(allowed)}, got {self.encoding!r}")
+        self._check_size(place)
+        self._check_together(place)
 
-    def _check_size(self, at: str) -> None:
+    def _check_size(self, place: str) -> None:
         if "bucket" in self.encoding and self.buckets > _MOST_BUCKETS:
-            raise ConfigError(f"{at}.buckets: expected at most {_MOST_BUCKETS:,}, got {self.buckets:,}: lower it")
-        needed, there = 8 * _ROWS * self.max_length, psutil.virtual_memory().total // 2
-        if needed > there:
+            raise ConfigError(f"{place}.buckets: expected at most {_MOST_BUCKETS:,}, got {self.buckets:,}: lower it")
+        needed, memory = 8 * _ROWS * self.max_length, psutil.virtual_memory().total // 2
+        if needed > memory:
             raise ConfigError(
-                f"{at}.max_length: {_ROWS:,} rows are read at once, {self.max_length:,} values each, which take "
-                f"{needed / 2**30:,.0f} GiB; half of this machine has {there / 2**30:,.0f}: lower it"
+                f"{place}.max_length: {_ROWS:,} rows are read at once, {self.max_length:,} values each, which take "
+                f"{needed / 2**30:,.0f} GiB; half of this machine has {memory / 2**30:,.0f}: lower it"
             )
 
-    def _check_together(self, at: str) -> None:
+    def _check_together(self, place: str) -> None:
         if self.encoding in ("hash", "bucket", "learned_bucket", "words") and self.buckets < 2 and not self.table:
-            raise ConfigError(f"{at}.buckets: expected at least 2 for {self.encoding}, got {self.buckets}: set it")
+            raise ConfigError(f"{place}.buckets: expected at least 2 for {self.encoding}, got {self.buckets}: set it")
         if len(self.inputs) > 1 and self.encoding != "hash":
-            raise ConfigError(f"{at}: a cross of {len(self.inputs)} columns must have encoding: hash")
+            raise ConfigError(f"{place}: a cross of {len(self.inputs)} columns must have encoding: hash")
         if len(self.inputs) > 1 and self.kind != "categorical":
-            raise ConfigError(f"{at}: only a categorical field crosses columns, this is {self.kind}: use one input")
+            raise ConfigError(f"{place}: only a categorical field crosses columns, this is {self.kind}: use one input")
         if self.weights and self.kind != "multi":
-            raise ConfigError(f"{at}.weights: only a multi field has weights, this is {self.kind}: remove them")
+            raise ConfigError(f"{place}.weights: only a multi field has weights, this is {self.kind}: remove them")
         if self.weights and self.separator:
-            raise ConfigError(f"{at}.weights: expected two list columns, got a separated string: make it a list")
+            raise ConfigError(f"{place}.weights: expected two list columns, got a separated string: make it a list")
         lengths: list[Any] = list(self.ngrams)
         if any(not isinstance(n, int) or n < 1 for n in lengths) or not lengths:
-            raise ConfigError(f"{at}.ngrams: expected lengths from 1, got {list(self.ngrams)}: write [1, 2]")
+            raise ConfigError(f"{place}.ngrams: expected lengths from 1, got {list(self.ngrams)}: write [1, 2]")
         if (self.past is not None and self.past.what == "last") and self.kind not in ("sequence", "multi"):
-            raise ConfigError(f"{at}.past: last gives a list, this field is {self.kind}: set kind to sequence")
+            raise ConfigError(f"{place}.past: last gives a list, this field is {self.kind}: set kind to sequence")
         if self.past is not None and self.past.what != "last" and self.is_list:
-            raise ConfigError(f"{at}.past: {self.past.what} gives a number, this field is {self.kind}: set numeric")
+            raise ConfigError(f"{place}.past: {self.past.what} gives a number, this field is {self.kind}: set numeric")
 
 
 _KNOWN = sorted(f.name for f in fields(FieldConfig) if f.name != "name")
 FIELD_KEYS = {*_KNOWN, "parts"}  # of an entry of data.fields; only a timestamp has parts
 
 
-def _past(given: Any, at: str) -> Past | None:
+def _past(given: Any, place: str) -> Past | None:
     if given is None:
         return None
     if not isinstance(given, Mapping):
-        raise ConfigError(f"{at}.past: expected settings like {{what: count, by: [user]}}, got {given!r}")
+        raise ConfigError(f"{place}.past: expected settings like {{what: count, by: [user]}}, got {given!r}")
     known = ("what", "by", "of", "where", "delay_days", "prior")
     if unknown := sorted(set(given) - set(known)):
-        raise ConfigError(f"{at}.past: unknown {unknown}: expected some of {', '.join(known)}")
-    what, by, of, where = given.get("what"), given.get("by"), given.get("of", ""), given.get("where", "")
+        raise ConfigError(f"{place}.past: unknown {unknown}: expected some of {', '.join(known)}")
+    what, by, source, where = given.get("what"), given.get("by"), given.get("of", ""), given.get("where", "")
     if what not in WHATS:
-        raise ConfigError(f"{at}.past.what: expected one of {', '.join(WHATS)}, got {what!r}: name one of them")
+        raise ConfigError(f"{place}.past.what: expected one of {', '.join(WHATS)}, got {what!r}: name one of them")
     if isinstance(by, str) or not by or not all(isinstance(c, str) for c in by):
-        raise ConfigError(f"{at}.past.by: expected a list of columns, got {by!r}: write [user]")
-    if (what == "last") != bool(of):
-        raise ConfigError(f"{at}.past.of: last, and only last, needs the column whose values it gives: got {of!r}")
+        raise ConfigError(f"{place}.past.by: expected a list of columns, got {by!r}: write [user]")
+    if (what == "last") != bool(source):
+        raise ConfigError(
+            f"{place}.past.of: last, and only last, needs the column whose values it gives: got {source!r}"
+        )
     if where not in WHERES or (where and what == "rate"):
         kinds = "nothing, since a rate counts both" if what == "rate" else "positive or negative"
-        raise ConfigError(f"{at}.past.where: expected {kinds}, got {where!r}: write that, or leave it out")
+        raise ConfigError(f"{place}.past.where: expected {kinds}, got {where!r}: write that, or leave it out")
     for key in ("delay_days", "prior"):
         value = given.get(key, 0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-            raise ConfigError(f"{at}.past.{key}: expected a number from 0 to below 1e9, got {value!r}: give one")
+            raise ConfigError(f"{place}.past.{key}: expected a number from 0 to below 1e9, got {value!r}: give one")
     delay_days, prior = float(given.get("delay_days", 0)), float(given.get("prior", 10))
-    return Past(what, tuple(by), (), of, delay_days, prior, where=where)
+    return Past(what, tuple(by), (), source, delay_days, prior, where=where)
 
 
 def _expanded(name: str, entry: Json) -> list[tuple[str, Json]]:
     """A `timestamp` entry is one categorical field a part."""
     if entry.get("kind") != "timestamp":
         return [(name, entry)]
-    at = f"data.fields.{name}"
+    place = f"data.fields.{name}"
     parts = entry.get("parts", ["hour", "weekday"])
     if isinstance(parts, str) or not set(parts) <= set(PARTS) or not parts:
-        raise ConfigError(f"{at}.parts: expected some of {', '.join(PARTS)}, got {parts!r}: write [hour, weekday]")
+        raise ConfigError(f"{place}.parts: expected some of {', '.join(PARTS)}, got {parts!r}: write [hour, weekday]")
     if unknown := sorted(set(entry) - {"kind", "parts", "inputs"}):
-        raise ConfigError(f"{at}: unknown {unknown}: a timestamp takes parts and inputs")
+        raise ConfigError(f"{place}: unknown {unknown}: a timestamp takes parts and inputs")
     inputs = entry.get("inputs") or [name]
     return [(f"{name}_{p}", {"encoding": p, "inputs": inputs}) for p in parts]
 
@@ -219,9 +223,9 @@ def data_fields(config: Mapping[str, Any]) -> list[FieldConfig]:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= _MOST["seed"]:
         raise ConfigError(f"data.split.seed: expected a whole number from 0 to {_MOST['seed']:,}, got {seed!r}: set it")
     check_split(config["split"], config.get("time"))
-    made = field_configs(config["fields"])
-    _check_roles(config, made)
-    return made
+    fields = field_configs(config["fields"])
+    _check_roles(config, fields)
+    return fields
 
 
 def label_names(config: Mapping[str, Any]) -> list[str]:
@@ -247,7 +251,7 @@ def label_names(config: Mapping[str, Any]) -> list[str]:
     return list(names)
 
 
-def check_name(name: Any, at: str) -> None:
+def check_name(name: Any, place: str) -> None:
     """A name that becomes one of a folder or a file: nothing in it leads elsewhere.
 
     Raises:
@@ -257,15 +261,15 @@ def check_name(name: Any, at: str) -> None:
     if not text or not 0 < len(name) <= 100 or name.startswith(".") or re.search(r"[/\\:\x00-\x1f\x7f]", name):
         shown = name if not text or len(name) <= 100 else f"{name[:20]}…"
         raise ConfigError(
-            f"{at}: expected up to 100 letters of text without / \\ : and no dot in front, got {shown!r}: rename it"
+            f"{place}: expected up to 100 letters of text without / \\ : and no dot in front, got {shown!r}: rename it"
         )
 
 
-def _check_roles(config: Mapping[str, Any], made: Sequence[FieldConfig]) -> None:
+def _check_roles(config: Mapping[str, Any], fields: Sequence[FieldConfig]) -> None:
     """The labels and the weight of a row are not known when it is scored, thereby no field reads them."""
     main, *others = label_names(config)
     for role, column in (("label", main), *(("labels", n) for n in others), ("weight", config.get("weight"))):
-        if reader := next((c.name for c in made if c.past is None and column and column in c.inputs), None):
+        if reader := next((c.name for c in fields if c.past is None and column and column in c.inputs), None):
             raise ConfigError(
                 f"data.fields.{reader}: reads {column!r}, which is data.{role}: remove the field "
                 f"(~data.fields.{reader})" + (", or set data.weight: null" if role == "weight" else "")
@@ -278,7 +282,7 @@ def field_configs(entries: Mapping[str, Any]) -> list[FieldConfig]:
     Raises:
         ConfigError: Whatever of it cannot be.
     """
-    made: list[FieldConfig] = []
+    fields: list[FieldConfig] = []
     for name, entry in entries.items():
         if not isinstance(entry or {}, Mapping):
             raise ConfigError(f"data.fields.{name}: expected settings like {{kind: numeric}}, got {entry!r}")
@@ -286,27 +290,29 @@ def field_configs(entries: Mapping[str, Any]) -> list[FieldConfig]:
             if unknown := set(settings) - set(_KNOWN):
                 raise ConfigError(f"data.fields.{each}: unknown {sorted(unknown)}: expected some of {_KNOWN}")
             past = _past(settings.pop("past", None), f"data.fields.{each}")
-            made.append(FieldConfig(each, **settings, past=past))
-    if not made:
+            fields.append(FieldConfig(each, **settings, past=past))
+    if not fields:
         raise ConfigError("data.fields is empty: list the fields, or let `recsys data guess` write them")
-    names = [c.name for c in made]
+    names = [c.name for c in fields]
     if twice := sorted({n for n in names if names.count(n) > 1}):
         raise ConfigError(f"data.fields: {', '.join(twice)} twice: rename one")
-    return _with_owners(sorted(made, key=lambda c: c.kind in ("numeric", "vector")))
+    return _with_owners(sorted(fields, key=lambda c: c.kind in ("numeric", "vector")))
 
 
-def _with_owners(made: list[FieldConfig]) -> list[FieldConfig]:
+def _with_owners(fields: list[FieldConfig]) -> list[FieldConfig]:
     """Check that shared tables are there, and of a kind that can be shared."""
-    by_name = {c.name: c for c in made}
-    for c in made:
+    by_name = {c.name: c for c in fields}
+    for c in fields:
         if not c.table:
             continue
         owner = by_name.get(c.table)
-        at = f"data.fields.{c.name}.table"
+        place = f"data.fields.{c.name}.table"
         if owner is None:
-            raise ConfigError(f"{at}: expected the name of a field, got {c.table!r}: expected one of {list(by_name)}")
+            raise ConfigError(
+                f"{place}: expected the name of a field, got {c.table!r}: expected one of {list(by_name)}"
+            )
         if c.kind not in ("categorical", "multi", "sequence"):
-            raise ConfigError(f"{at}: a {c.kind} field reads no table: remove it")
+            raise ConfigError(f"{place}: a {c.kind} field reads no table: remove it")
         if owner.table or owner.encoding not in ("vocabulary", "hash") or len(owner.inputs) > 1:
-            raise ConfigError(f"{at}: {c.table} must itself be a vocabulary or a hash of one column: choose another")
-    return made
+            raise ConfigError(f"{place}: {c.table} must itself be a vocabulary or a hash of one column: choose another")
+    return fields

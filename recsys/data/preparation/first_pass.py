@@ -78,21 +78,21 @@ class _Plan:
         self.jobs[f"codes/{column}"] = lambda batch: dictionary.codes(self.text_of(batch, column))
 
     def scalar(self, column: str, kind: str) -> None:
-        found = self.schema.field(column).type
-        if is_list(found):
+        column_type = self.schema.field(column).type
+        if is_list(column_type):
             raise DataError(
-                f"column {column!r}: {kind} expected single values, got {found}: set kind to multi or vector"
+                f"column {column!r}: {kind} expected single values, got {column_type}: set kind to multi or vector"
             )
 
     def time(self, column: str, who: str) -> None:
         """A scalar column as microseconds, `NO_TIME` where missing."""
         self.need(column, who)
 
-        def made(batch: pa.RecordBatch) -> np.ndarray:
+        def values(batch: pa.RecordBatch) -> np.ndarray:
             us_B, there_B = instants(batch[column], column, self.spool.rows)
             return np.where(there_B, us_B, NO_TIME)
 
-        self.jobs[f"us/{column}"] = made
+        self.jobs[f"us/{column}"] = values
 
     def field(self, c: FieldConfig, owner: FieldConfig) -> None:
         """All that one field needs; `owner` is the field whose encoder it uses, mostly itself."""
@@ -113,9 +113,9 @@ class _Plan:
         elif not c.is_list:
             for each in c.inputs:
                 self.scalar(each, c.kind)
-        made = {"vector": self._vector, "multi": self._list, "sequence": self._list, "text": self._text}
-        if c.kind in made:
-            made[c.kind](c, owner)
+        readers = {"vector": self._vector, "multi": self._list, "sequence": self._list, "text": self._text}
+        if c.kind in readers:
+            readers[c.kind](c, owner)
         elif c.kind == "numeric" or c.encoding in ("bucket", "learned_bucket"):
             self.jobs[f"float/{column}"] = lambda batch: floats(batch[column], column)
         elif c.encoding in PARTS:
@@ -125,13 +125,13 @@ class _Plan:
                 [self.text_of(batch, each) for each in c.inputs], owner.buckets, owner.seed
             )
         else:
-            own = self.spool.dictionary(owner.inputs[0])
-            self.jobs[f"codes/{column}"] = lambda batch: own.codes(self.text_of(batch, column))
+            dictionary = self.spool.dictionary(owner.inputs[0])
+            self.jobs[f"codes/{column}"] = lambda batch: dictionary.codes(self.text_of(batch, column))
 
     def _vector(self, c: FieldConfig, _: FieldConfig) -> None:
         column, name = c.inputs[0], f"vector/{c.name}"
 
-        def made(batch: pa.RecordBatch) -> np.ndarray | None:
+        def values(batch: pa.RecordBatch) -> np.ndarray | None:
             if name in self.spool:
                 width = self.spool.width(name)
             else:
@@ -141,19 +141,19 @@ class _Plan:
                 width = lengths[0].as_py()
             return vectors(batch[column], width, column)
 
-        self.jobs[name] = made
+        self.jobs[name] = values
 
     def _list(self, c: FieldConfig, owner: FieldConfig) -> None:
         column = c.inputs[0]
         dictionary = None if owner.encoding == "hash" else self.spool.dictionary(owner.inputs[0])
 
-        def made(batch: pa.RecordBatch) -> np.ndarray:
+        def values(batch: pa.RecordBatch) -> np.ndarray:
             flat, length_B = flat_lists(batch[column], column, c.separator)
             names = spelled(_series(flat), self.whole(column), column)
             ids = hashed([names], owner.buckets, owner.seed) if dictionary is None else dictionary.codes(names)
             return self._padded(c, ids, length_B)
 
-        self.jobs[f"list/{c.name}"] = made
+        self.jobs[f"list/{c.name}"] = values
         if c.weights:
             self._weights(c)
 
@@ -173,7 +173,7 @@ class _Plan:
         who = f"data.fields.{c.name}.weights"
         self.need(c.weights, who)
 
-        def made(batch: pa.RecordBatch) -> np.ndarray:
+        def values(batch: pa.RecordBatch) -> np.ndarray:
             flat, length_B = flat_lists(batch[c.weights], c.weights)
             _, wanted_B = flat_lists(batch[c.inputs[0]], c.inputs[0])
             if (length_B != wanted_B).any():
@@ -186,7 +186,7 @@ class _Plan:
                 )
             return np.maximum(self._padded(c, w, length_B), 0).astype(np.float32)
 
-        self.jobs[f"weight/{c.name}"] = made
+        self.jobs[f"weight/{c.name}"] = values
 
     def _text(self, c: FieldConfig, _: FieldConfig) -> None:
         column = c.inputs[0]
@@ -194,7 +194,7 @@ class _Plan:
             raise DataError(f"column {column!r}: expected text, got {self.spool.dtypes[column]}: set another kind")
         words = Words(c.buckets, c.ngrams, c.seed)
 
-        def made(batch: pa.RecordBatch) -> np.ndarray:
+        def values(batch: pa.RecordBatch) -> np.ndarray:
             coded = pc.dictionary_encode(batch[column], null_encoding="encode")
             known = [words.ids(v) for v in coded.dictionary.to_pylist()]
             lists = [known[i] for i in coded.indices.to_numpy()]
@@ -202,7 +202,7 @@ class _Plan:
             flat = np.fromiter((i for ids in lists for i in ids), np.int32, int(length_B.sum()))
             return self._padded(c, flat, length_B)
 
-        self.jobs[f"list/{c.name}"] = made
+        self.jobs[f"list/{c.name}"] = values
 
 
 def _series(values: pa.Array) -> pl.Series:

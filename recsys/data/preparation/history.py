@@ -116,5 +116,5 @@ def _lists(spool: Spool, name: str, past: Past, rows_GL: np.ndarray, dtype: str)
     there_GL = codes >= 0
     values = spool.dictionary(past.of).values().gather(codes[there_GL])
     offset = np.concatenate([[0], np.cumsum(there_GL.sum(1))])
-    made = values.cast(pl.Int64).to_numpy() if dtype == "int" else values.to_numpy().astype(str)
-    return {f"{name}/offset": offset, f"{name}/value": made}
+    kept = values.cast(pl.Int64).to_numpy() if dtype == "int" else values.to_numpy().astype(str)
+    return {f"{name}/offset": offset, f"{name}/value": kept}

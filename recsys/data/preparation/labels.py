@@ -47,8 +47,8 @@ def label_values(column: pa.Array, name: str) -> np.ndarray:
     label_B = column.cast(pa.float64()).to_numpy(zero_copy_only=False)  # as float32, 1 + 1e-9 would pass for 1
     wrong_B = there_B & ~np.isin(label_B, (-1, 0, 1))
     if wrong_B.any():
-        found = np.unique(label_B[wrong_B])[:5].tolist()
-        raise DataError(f"label {name!r}: expected only 0 and 1, got {found}: make it binary")
+        strange = np.unique(label_B[wrong_B])[:5].tolist()
+        raise DataError(f"label {name!r}: expected only 0 and 1, got {strange}: make it binary")
     return label_B.astype(np.float32)
 
 

@@ -108,7 +108,7 @@ def check_unchanged(config: Mapping[str, Any], load: Callable[[], "pa.Table | So
     Raises:
         DataError: If a file has changed since.
     """
-    about = read_json(
+    facts = read_json(
         folder / "prepared.json", "prepared data", "remove the folder and prepare it again", shape={"source": str}
     )
     if "path" not in (config.get("source") or {}):
@@ -117,7 +117,7 @@ def check_unchanged(config: Mapping[str, Any], load: Callable[[], "pa.Table | So
         now = source_version(_opened(load()))
     except DataError:  # what was prepared from them is whole
         return
-    if now != about["source"]:
+    if now != facts["source"]:
         raise DataError(f"the files of data.source.path have changed since {folder.name} was prepared: begin a new run")
 
 
@@ -302,9 +302,9 @@ def _golden(spool: Spool, code_B: np.ndarray, schema: Schema) -> list[Row]:
     for number, batch in spool.samples:
         test = np.flatnonzero(code_B[number] == 2)
         rows = batch.select([c for c in wanted if c in batch.schema.names]).take(pa.array(test)).to_pylist()
-        for at, row in zip(number[test].tolist(), rows, strict=True):
+        for row_number, row in zip(number[test].tolist(), rows, strict=True):
             row = {k: _plain(v) for k, v in row.items()}
-            rows_kept.append(row | {n: _past_value(spool, f, at) for n, f in pasts.items()})
+            rows_kept.append(row | {n: _past_value(spool, f, row_number) for n, f in pasts.items()})
             if len(rows_kept) == GOLDEN_ROWS:
                 return rows_kept
     if not rows_kept:

@@ -70,8 +70,8 @@ class ShardWriter:
         path = self._folder / f"{name.replace('/', '.')}.npy"
         path.parent.mkdir(exist_ok=True)
         file = path.open("wb", buffering=0)
-        about = {"descr": values.dtype.str, "fortran_order": False, "shape": (self._rows, *values.shape[1:])}
-        np.lib.format.write_array_header_1_0(file, about)
+        header = {"descr": values.dtype.str, "fortran_order": False, "shape": (self._rows, *values.shape[1:])}
+        np.lib.format.write_array_header_1_0(file, header)
         return file
 
     def close(self) -> SplitFacts:

@@ -31,19 +31,19 @@ def kth_smallest(read: Callable[[int, int], np.ndarray], rows: int, k: int) -> i
             below += int((x < low).sum())
             above = x[(x >= low) & (x <= high)].view(np.uint64) - np.uint64(low % 2**64)  # 64 bits hold the difference
             counts += np.bincount((above // np.uint64(width)).astype(np.int64), minlength=65_537)
-        at = int(np.searchsorted(np.cumsum(counts), k - below, side="right"))
-        low, high = low + at * width, min(high, low + (at + 1) * width - 1)
+        slot = int(np.searchsorted(np.cumsum(counts), k - below, side="right"))
+        low, high = low + slot * width, min(high, low + (slot + 1) * width - 1)
     return low
 
 
 def _ranges(split: Mapping[str, Any], time: str | None) -> Callable[[np.ndarray], np.ndarray]:
     """`{train: [from, to), …}` as ISO dates."""
     dates = split_dates(split, time)
-    found = [tuple(np.datetime64(d, "us").astype(np.int64) for d in pair) for pair in dates]
+    ranges = [tuple(np.datetime64(d, "us").astype(np.int64) for d in pair) for pair in dates]
 
     def assign(time_B: np.ndarray) -> np.ndarray:
         code_B = np.full(len(time_B), NONE, np.int8)
-        for code, (start, end) in enumerate(found):
+        for code, (start, end) in enumerate(ranges):
             code_B[(time_B >= start) & (time_B < end)] = code
         return code_B
 

@@ -35,14 +35,14 @@ def split_dates(split: Mapping[str, Any], time: str | None) -> list[tuple[dateti
     """
     if not time:
         raise ConfigError("data.split gives dates: set data.time to the column that they are about")
-    found: list[tuple[datetime, datetime]] = []
+    pairs: list[tuple[datetime, datetime]] = []
     for name in SPLITS:
         try:
             start, end = (datetime.fromisoformat(str(t)) for t in split[name])
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"data.split.{name}: expected [from, to) as two ISO dates, got {error}") from error
-        found.append((start, end))
-    return found
+        pairs.append((start, end))
+    return pairs
 
 
 def check_split(split: Mapping[str, Any], time: str | None) -> None:

@@ -82,12 +82,12 @@ class Columns:
         dtype, shape = self._about[name]
         file, row = self._files[name].fileno(), self.width(name) * dtype.itemsize
         stop = os.fstat(file).st_size // max(1, row) if stop is None else stop
-        made = np.empty((stop - start, *shape), dtype)
-        whole: Any = memoryview(made.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # numpy says no buffer
+        rows = np.empty((stop - start, *shape), dtype)
+        whole: Any = memoryview(rows.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # numpy says no buffer
         done = 0
         while done < len(whole):
             done += os.preadv(file, [whole[done:]], start * row + done)
-        return made
+        return rows
 
     def width(self, name: str) -> int:
         """Numbers a row."""
