@@ -18,7 +18,7 @@ from recsys.tables.contract import FormState, TableForm
 
 __all__ = ["Codebook", "pq"]
 
-_SAMPLE = 1 << 16  # rows that k-means sees; all rows get the nearest centroid
+_SAMPLE = 1 << 16  # rows that k-means sees at most
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,23 @@ class _Centroids(nn.Module):
         return nn.functional.embedding(code_BLP + self.book_LP, self.centroids).flatten(-2)
 
 
+def _sample(weight_V: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that k-means sees, and their weights: the heaviest half, and a draw that stands for all others."""
+    if len(weight_V) <= _SAMPLE:
+        return np.arange(len(weight_V)), weight_V
+    by_weight_V = np.argsort(-weight_V, kind="stable")
+    heaviest, others = np.split(by_weight_V, [_SAMPLE // 2])
+    drawn = np.random.default_rng(seed).choice(others, _SAMPLE - len(heaviest), replace=False)
+    each = len(others) / len(drawn)
+    return np.concatenate([heaviest, drawn]), np.concatenate([weight_V[heaviest], weight_V[drawn] * each])
+
+
 def _nearest(x_Vd: np.ndarray, weight_V: np.ndarray, centroids: int, seed: int) -> tuple[Tensor, Tensor]:
     """Weighted k-means of one part → codes of V rows, and K centroids (unused ones are 0)."""
-    rng = np.random.default_rng(seed)
-    seen = rng.choice(len(x_Vd), min(len(x_Vd), _SAMPLE), replace=False)
+    seen, weight = _sample(weight_V, seed)
     distinct = len(np.unique(x_Vd[seen], axis=0))
     means = KMeans(min(centroids, distinct), n_init=1, max_iter=50, random_state=seed)
-    means.fit(x_Vd[seen], sample_weight=weight_V[seen])
+    means.fit(x_Vd[seen], sample_weight=weight)
     book_Kd = np.zeros((centroids, x_Vd.shape[1]), np.float32)
     book_Kd[: len(means.cluster_centers_)] = means.cluster_centers_
     return torch.from_numpy(means.predict(x_Vd).astype(np.uint8)), torch.from_numpy(book_Kd)
@@ -145,8 +155,9 @@ def pq(
     """Cut each row into parts, and hold for each part the number of the nearest of K centroids: P bytes a row.
 
     The centroids of a part are k-means over its V pieces, each weighted by how often training read its
-    row: they lie where lookups fall. A table's K is halved until the centroids take at most a quarter of
-    the dense table.
+    row: they lie where lookups fall. Of a table of more than 65,536 rows, k-means sees so many: half of them are
+    the rows that are read most, the others are drawn at random and stand for all the rest. A table's K is halved
+    until the centroids take at most a quarter of the dense table.
 
     Args:
         tables: Tables of any form, by name.

@@ -90,6 +90,11 @@ def batches_forever(shards: Split, size: int, seed: int, device: Device = CPU) -
         epoch += 1
 
 
+def _main_loss(logit_BT: Tensor, batch: Batch) -> Tensor:
+    """BCE of the main label: the question that all methods answer, however many labels there are."""
+    return cross_entropy(logit_BT[:, 0], batch.label_B, batch.weight_B)
+
+
 def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, device: Device) -> Tensor:
     """BCE(y, logit(gate(x))) of the main label, with x looked up without gradient: a loss of the gates alone.
 
@@ -102,7 +107,7 @@ def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, device
     mixed_BW = gate(x_BW)
     with device.autocast():
         logit_BT = model.logits_of(mixed_BW.to(device.autocast_dtype or mixed_BW.dtype))
-    return cross_entropy(logit_BT[:, 0], batch.label_B, batch.weight_B)
+    return _main_loss(logit_BT, batch)
 
 
 def train_gated(
@@ -115,7 +120,8 @@ def train_gated(
 ) -> Iterator[Step]:
     """Train a model whose looked-up numbers pass through gates; yield after each step.
 
-    Steps and rows are those of `fit` (rates, decay, precision, sample weights, `table_l2`, `fresh_tables`). By
+    Steps and rows are those of `fit` (rates, decay, precision, sample weights, `table_l2`, `fresh_tables`); the loss
+    is that of the main label alone, since fields are judged by what it loses. By
     default there are as many steps as the given model took: thereby methods that train a fresh model and methods
     that keep the given one judge models that trained alike. Validation does not end the training: it would end too
     early, while gates have not closed yet.
@@ -135,7 +141,7 @@ def train_gated(
     total = search.steps if epochs is None and search.steps else per_epoch * how.max_epochs
     seed_everything(search.seed)
     adam = [torch.optim.Adam(gates.parameters(), lr=gate_rate(total, reach))] if gates else []
-    training = Training(model, how, per_epoch, mix, adam, search.device)
+    training = Training(model, how, per_epoch, mix, adam, search.device, _main_loss)
     yield from watched(training.steps(search.train, search.seed, total), search.reporter, total, "steps with gates")
     model.eval()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.compression import pq as pq_module
 from recsys.compression.pq import Codebook, pq
 from recsys.compression.report import relative_error
 from recsys.compression.rounding import rounding
@@ -67,6 +68,21 @@ def test_rows_that_are_read_more_err_less():
     heavy[:20] = 1000
     lost = [(w.dense() - quantised(w, reads, centroids=4).dense())[:20].norm() for reads in (torch.ones(300), heavy)]
     assert lost[1] < lost[0]
+
+
+def test_of_a_large_table_the_rows_that_are_read_most_are_seen_and_a_draw_stands_for_the_rest(monkeypatch):
+    """Hot rows are large and few: an even draw of a thirtieth of all rows misses them."""
+    monkeypatch.setattr(pq_module, "_SAMPLE", 100)
+    reads = (3000 / torch.arange(1, 3001)).long()
+    w = Table(torch.randn(3000, 8, generator=torch.Generator().manual_seed(0)) * (0.02 + 0.3 * reads[:, None] ** 0.5))
+    sampled = relative_error(w.dense(), quantised(w, reads, parts=2, centroids=32).dense(), reads)
+    monkeypatch.undo()
+    assert sampled < 1.3 * relative_error(w.dense(), quantised(w, reads, parts=2, centroids=32).dense(), reads)
+    monkeypatch.setattr(pq_module, "_SAMPLE", 100)
+    weight_V = np.where(np.arange(3000) == 7, 500.0, 1.0)
+    seen, weight = pq_module._sample(weight_V, 0)
+    assert 7 in seen and len(set(seen)) == 100 and weight.sum() == pytest.approx(weight_V.sum())
+    assert weight[seen == 7] == 500, "a row that is seen for itself stands for itself"
 
 
 def test_what_cannot_be_is_refused():

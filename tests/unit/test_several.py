@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +14,17 @@ from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import ConfigError, DataError
+from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.heads.click import Click
 from recsys.heads.several import Several
 from recsys.models.dcn import DCN
 from recsys.models.mlp import MLP
+from recsys.selection.methods.permutation import permutation
+from recsys.selection.methods.shark import shark
+from recsys.selection.search import Search, gate_loss, train_gated
 from recsys.training.config import TrainConfig
+from recsys.training.device import CPU
 from recsys.training.fit import fit, label_logits
 
 QUICK = TrainConfig(batch_size=128, max_epochs=2, table_lr=0.05, warmup_steps=0, evals_per_epoch=1, precision="fp32")
@@ -97,6 +102,28 @@ def test_each_look_has_the_figures_of_each_label_and_the_main_one_decides(folder
         assert best[f"valid_auc{which}"] == pytest.approx(roc_auc_score(label_B[seen_B], p_B), abs=1e-6)
         assert best[f"valid_logloss{which}"] == pytest.approx(log_loss(label_B[seen_B], p_B), abs=1e-6)
     assert best["valid_auc.buy"] > 0.6, "the second label is learned too"
+
+
+def test_selection_looks_at_the_main_label_alone(folder: Path) -> None:
+    """The other label's tower gives 0 to every row: a method that read it would see no field matter."""
+    train, valid = Shards(folder, "train"), Shards(folder, "valid")
+
+    def build(schema: Schema) -> CTR:
+        model = CTR(schema, per_field(schema, 4, init=0.3), partial(MLP, hidden=(8,), dropout=0.0), head=Several)
+        for p in cast(Several, model.head).towers[1].parameters():
+            p.data.zero_()
+        return model
+
+    torch.manual_seed(0)
+    model, batch = build(train.schema), valid.batch(slice(0, 300))
+    search = Search(model, train, valid, build, QUICK, 0, steps=3)
+    want = log_loss(valid.label_B[:300], 1 / (1 + np.exp(-model(batch)[:, 0].double().numpy(force=True))))
+    assert float(gate_loss(model, lambda x_BW: x_BW, batch, CPU).detach()) == pytest.approx(want, rel=1e-5)
+    for scores in (shark(search), permutation(search)):
+        assert all(scores.score[name] != 0 for name in train.schema.names)
+    fresh = build(train.schema)
+    list(train_gated(fresh, lambda x_BW, batch: (x_BW, torch.zeros(())), search))
+    assert not any(p.any() for p in cast(Several, fresh.head).towers[1].parameters())
 
 
 class OneLogit(torch.nn.Module):
