@@ -15,7 +15,7 @@ from pipelines.benchmark_results import Benchmark, Found
 from pipelines.benchmark_settings import Settings, benchmark_settings
 from pipelines.config import RunConfig
 from pipelines.node import NO_PART, Node, make_node, run_node, settings_read
-from pipelines.retrains import Retrained, retrain
+from pipelines.retrains import Retrained, device_name, retrain
 from pipelines.stage import Result, Stage
 from recsys.config.factory import Part
 from recsys.errors import ConfigError
@@ -34,9 +34,9 @@ _NO_PART = (*NO_PART, "pipelines.config", "pipelines.stage", "recsys.selection.r
 
 
 def search_node(config: RunConfig, folder: Path, done: Mapping[str, Path]) -> Node:
-    """All that a report depends on: settings, model, rows, and the code of the method and of what measures fields."""
-    settings = settings_read("select", config)
-    return make_node("select", settings, folder, done, ["pipelines.select_features"], without=_NO_PART)
+    """All that a report depends on: settings, model, rows, device, and the code of the method and its measures."""
+    settings, device = settings_read("select", config), device_name(config)
+    return make_node("select", settings, folder, done, ["pipelines.select_features"], _NO_PART, device)
 
 
 def _search(stage: Stage, name: str, method: Part, seed: int, model: Path, no_cut: int) -> Report:

@@ -18,7 +18,7 @@ from recsys.config.options import present_name
 from recsys.data.preparation.fields import FieldConfig, data_fields, label_names
 from recsys.errors import ConfigError
 from recsys.selection.reports.find import is_mlflow_id, named
-from recsys.training.auto import Facts, resolve
+from recsys.training.auto import Facts, of_student, resolve
 from recsys.training.config import TrainConfig
 
 __all__ = ["check", "check_table"]
@@ -59,8 +59,9 @@ def _parts(config: RunConfig) -> Part:
     for group in _BUILT:
         if settings := chosen.get(group, values[group]):
             factory.check(settings, group)
+    student = resolve(of_student(values), _SOME)
     for group in ("model", "embedding"):
-        factory.check(values["distill"][group], f"distill.{group}")
+        factory.check(student[group], f"distill.{group}")
     return chosen["embedding"]
 
 

@@ -15,6 +15,7 @@ from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.evaluation.metrics import sigmoid
 from recsys.frame.ctr import CTR
+from recsys.terminal import console
 from recsys.training import checkpoint
 from recsys.training.device import Device
 from recsys.training.fit import logits
@@ -26,7 +27,8 @@ __all__ = ["run", "soft_targets"]
 def soft_targets(teacher: CTR, weight: float, temperature: float) -> Loss:
     """(1 − α)·loss(z, y) + α·T²·loss(z / T, σ(t / T)), with z the student's logit, t the teacher's and y the label.
 
-    `loss` is that of the head, which both share.
+    `loss` is that of the head, which both share. A label that was not observed counts in the second term: the
+    teacher says something of it.
 
     The second term is least if z = t. T² keeps its gradient as large at any T.
 
@@ -47,8 +49,23 @@ def soft_targets(teacher: CTR, weight: float, temperature: float) -> Loss:
     return loss
 
 
+def _compare_sizes(student: CTR, teacher: CTR) -> None:
+    """Say so if the student is not the smaller one."""
+    ours, theirs = (sum(t.numel() for t in model.state_dict().values()) for model in (student, teacher))
+    if ours >= theirs:
+        console().print(
+            f"look at: the student is not smaller than its teacher ({ours:,} numbers, {theirs:,}): "
+            "lower distill.embedding.dim or distill.model.hidden, or set model@distill.model=fm",
+            soft_wrap=True,
+        )
+
+
 def run(stage: Stage) -> Result:
-    """Train `config.distill.model` over `config.distill.embedding` on the fields of the newest model."""
+    """Train `config.distill.model` over `config.distill.embedding` on the fields of the newest model.
+
+    Of several labels the main one decides which look at validation is best, and `distance_to_teacher`, the mean
+    distance of probabilities on validation, is of it.
+    """
     settings, source = stage.config.distill, newest_model(stage, before="distill")
     device = Device.choose(stage.config.device)
     teacher, _ = checkpoint.load(source, device)
@@ -56,6 +73,7 @@ def run(stage: Stage) -> Result:
     config = replace(stage.config, model=settings.model, embedding=settings.embedding)
     result = train_model(replace(stage, config=config), teacher.schema, loss)
     student, _ = checkpoint.load(stage.folder, device)
+    _compare_sizes(student, teacher)
     valid = Shards(stage.data, "valid", teacher.schema)
     ours_B, theirs_B = (sigmoid(logits(model, valid, device=device)) for model in (student, teacher))
     distance = float(np.average(np.abs(ours_B - theirs_B), weights=valid.weight_B))

@@ -23,6 +23,7 @@ from recsys.errors import ConfigError
 from recsys.files import Json, remove_folder, unfinished_folder, write_json
 from recsys.lock import locked
 from recsys.results import StageResult, prepared_folder, read_as, read_stage, relative, write_stage
+from recsys.selection.reports.find import is_mlflow_id, named
 from recsys.versions import code_version, constant
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
 NODE_VERSION = 1  # of node.json
 NO_PART = tuple(f"recsys.{room}" for room in ("pages", "terminal", "progress", "events", "errors"))
 """No result depends on pages and on what is said on the screen."""
+
+_COMPUTE = ("torch", "torchrec", "fbgemm-gpu")  # torchrec asks for fbgemm-gpu on every machine
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Node:
         settings: That it reads.
         inputs: By name of the stage.
         formats: Version of each kind of file that it writes.
-        code: Version of the code that does it, and of torch.
+        code: Version of the code that does it, of torch and of what computes the tables; in a cache that several
+            runs or machines share, also device and precision.
     """
 
     stage: str
@@ -92,8 +96,14 @@ class Node:
 
 
 def settings_read(stage: str, config: RunConfig) -> Json:
-    """The settings that a stage reads, by dotted key, as JSON holds them."""
-    values = config.to_json()
+    """The settings that a stage reads, by dotted key, as JSON holds them.
+
+    Of `select.apply` these are the names of the fields, wherever they stand: a file may be edited. An MLflow run's
+    report is not, and takes seconds to get: its id stands for it.
+    """
+    values, apply = config.to_json(), config.select.apply
+    if "select.apply" in STAGES[stage].reads and isinstance(apply, str) and not is_mlflow_id(apply):
+        values["select"]["apply"] = named(apply, Path(config.runs))
 
     def setting(key: str) -> Any:
         value: Any = values
@@ -145,11 +155,16 @@ def make_node(
     done: Mapping[str, Path],
     modules: Collection[str],
     without: Collection[str] = NO_PART,
+    device: str = "",
 ) -> Node:
-    """The node of work that writes what a stage writes; the code is that of the modules and of what settings name."""
+    """The node of work that writes what a stage writes; the code is that of the modules and of what settings name.
+
+    A run's own stages name no device: a run may go on, or be taken over, on another one.
+    """
     inputs = inputs_read(folder, done)
     code = code_version(*modules, *targets(settings), without=without)
-    return Node(stage, settings, inputs, _formats(stage), f"{code}, torch {version('torch')}")
+    computes = ", ".join([code, *(f"{name} {version(name)}" for name in _COMPUTE), *filter(None, [device])])
+    return Node(stage, settings, inputs, _formats(stage), computes)
 
 
 def inputs_read(folder: Path, done: Mapping[str, Path]) -> dict[str, Input]:

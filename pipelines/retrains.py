@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines import train
+from pipelines.config import RunConfig
 from pipelines.evaluate import measure
 from pipelines.node import NO_PART, Node, make_node, run_node, settings_read
 from pipelines.stage import Result, Stage
@@ -21,8 +22,9 @@ from recsys.files import whole
 from recsys.selection.reports.agreement import influence, paired_difference
 from recsys.selection.reports.report import Difference
 from recsys.terminal import console
+from recsys.training.device import Device
 
-__all__ = ["Changes", "Retrained", "ordered", "retrain", "retrain_node"]
+__all__ = ["Changes", "Retrained", "device_name", "ordered", "retrain", "retrain_node"]
 
 _console = console()
 _LOGITS = "test_logits.npy"
@@ -42,11 +44,17 @@ def ordered(schema: Schema, names: Sequence[str]) -> list[str]:
     return [n for n in schema.names if n in set(names)]
 
 
+def device_name(config: RunConfig) -> str:
+    """Of the device that models train on, and of the precision."""
+    return Device.choose(config.device, config.train.get("precision", "auto")).name
+
+
 def retrain_node(stage: Stage, names: Sequence[str], seed: int, retrains: Path) -> Node:
-    """All that the weights and figures of a retrain depend on, the code included; it goes into a folder of retrains."""
+    """All that a retrain's weights and figures depend on, code and device too; it goes into a folder of retrains."""
     settings = {**settings_read("retrain", replace(stage.config, seed=seed)), "fields": sorted(names)}
     prepared, modules = {"prepare": stage.earlier("prepare")}, ("pipelines.train", "pipelines.evaluate")
-    return make_node("retrain", settings, retrains / "any", prepared, modules, without=_NO_PART)
+    device = device_name(stage.config)
+    return make_node("retrain", settings, retrains / "any", prepared, modules, without=_NO_PART, device=device)
 
 
 def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:

@@ -16,13 +16,13 @@ from recsys.config.ranges import Count, Few, LearningRate, Many
 from recsys.data.batch import Batch
 from recsys.data.split import Split
 from recsys.errors import DataError
-from recsys.evaluation.metrics import logloss, sigmoid
+from recsys.evaluation.metrics import logloss, observed, sigmoid
 from recsys.frame.contracts import TableOptimizer
 from recsys.frame.ctr import CTR
 from recsys.tables.contract import FormState, TableForm
 from recsys.tables.plain import PlainEmbedding
 from recsys.training.config import TrainConfig
-from recsys.training.fit import fit, logits
+from recsys.training.fit import fit, label_logits
 
 __all__ = ["heal"]
 
@@ -127,8 +127,22 @@ class _Healing(nn.Module):
         """Codes do not move."""
 
 
-def _valid_logloss(model: CTR, valid: Split) -> float:
-    return logloss(sigmoid(logits(model, valid)), valid.label_B, valid.weight_B)
+def _valid_loglosses(model: CTR, valid: Split) -> dict[str, float]:
+    """Of each label, the main one first."""
+    loglosses, logit_BT = dict[str, float](), label_logits(model, valid)
+    for t, name in enumerate(model.schema.labels):
+        label_B, weight_B, (logit_B,) = observed(valid.label_BT[:, t], valid.weight_B, logit_BT[:, t])
+        loglosses[name] = logloss(sigmoid(logit_B), label_B, weight_B)
+    return loglosses
+
+
+def _note(kept: str, before: dict[str, float], after: dict[str, float] | None) -> str:
+    """What healing did to each label's logloss; the main label comes first and is not named."""
+    figures = [
+        f"{f'of {name} ' if i else ''}{old:.5f} before, {f'{after[name]:.5f}' if after else 'no finite number'} after"
+        for i, (name, old) in enumerate(before.items())
+    ]
+    return f"{kept}: validation logloss {'; '.join(figures)}"
 
 
 def heal(
@@ -142,19 +156,23 @@ def heal(
 ) -> tuple[CTR, list[PartReport]]:
     """Train dense layers, and what all rows of a table share, on training rows; keep the start if that is better.
 
+    All labels are learned; the main one decides. AdamW trains, at `lr` and with no weight decay: the run's settings
+    of training (optimizer, train.weight_decay, train.table_l2 and so on) are not used.
+
     Args:
         model: A compressed model; it stays as it is.
         rows: Training rows, and validation, which decides.
         lr: AdamW's rate.
         epochs: Passes over the training rows at most.
         looks: At validation in an epoch, at equal distances.
-        patience: Looks without a better validation logloss before it stops.
+        patience: Looks without a better validation logloss of the main label before it stops.
         batch_size: Rows a step.
 
     Returns:
-        The healed model, whose validation logloss is at most that of `model`, and what became of each part.
+        The healed model, whose validation logloss of the main label is at most that of `model`, and what became of
+        each part; the notes hold the logloss of every label.
     """
-    start = _valid_logloss(model, rows.valid)
+    before, main = _valid_loglosses(model, rows.valid), model.schema.label
     healing = _Healing(model.embedding.plain())
     learner = model.over(healing)
     config = TrainConfig(
@@ -169,12 +187,10 @@ def heal(
     try:
         fit(learner, rows.train, rows.valid, config, rows.seed, reporter=rows.reporter)
         healed = learner.over(healing.plain())
-        reached = _valid_logloss(healed, rows.valid)
-        outcome = f"{reached:.5f}"
+        after = _valid_loglosses(healed, rows.valid)
     except DataError:
-        healed, reached, outcome = model, start, "no finite number"
-    if not reached < start:
+        healed, after = model, None
+    if after is None or not after[main] < before[main]:
         healed = model
-    kept = "healed" if healed is not model else "not healed"
-    note = f"{kept}: validation logloss {start:.5f} before, {outcome} after"
+    note = _note("healed" if healed is not model else "not healed", before, after)
     return healed, [replace(r, note=note) for r in report(healed, rows, {})]

@@ -19,7 +19,7 @@ from recsys.files import Json
 if TYPE_CHECKING:  # settings are checked before a run starts, without torch
     from recsys.data.shards import Shards
 
-__all__ = ["AUTO", "Facts", "facts", "recipe", "resolve"]
+__all__ = ["AUTO", "Facts", "facts", "of_student", "recipe", "resolve"]
 
 AUTO = "auto"
 _GROUPS = ("train", "embedding", "model")
@@ -99,6 +99,11 @@ def recipe(data: Facts) -> dict[str, dict[str, int | float | bool]]:
         "embedding": {"dim": int(_within(4, 4 * 2 ** round(math.log10(data.scarce / 50_000)), 32))},
         "model": {"dropout": dropout},
     }
+
+
+def of_student(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the student's model and embedding in place of the teacher's, to be resolved alike."""
+    return {**config, **{group: config["distill"][group] for group in ("model", "embedding")}}
 
 
 def resolve(config: Mapping[str, Any], data: Facts) -> dict[str, Json]:

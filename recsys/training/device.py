@@ -53,6 +53,11 @@ class Device:
         reason = f"{place.type}, since {why}; {'bf16' if half else 'fp32'}, since {why_half}"
         return cls(place, torch.bfloat16 if half else None, reason)
 
+    @property
+    def name(self) -> str:
+        """Of the place and the precision, on which the last bits of a result depend: `cpu float32`."""
+        return f"{self.torch_device.type} {str(self.autocast_dtype or torch.float32).removeprefix('torch.')}"
+
     def autocast(self) -> AbstractContextManager[object]:
         """Within it dense layers run in `autocast_dtype`."""
         if self.autocast_dtype is None:

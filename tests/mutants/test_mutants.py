@@ -272,7 +272,7 @@ MUTANTS = [
     Mutant(
         "healing never keeps the start",
         "recsys/compression/heal.py",
-        "    if not reached < start:\n        healed = model\n",
+        "    if after is None or not after[main] < before[main]:\n        healed = model\n",
         "",
         "tests/unit/test_heal.py::test_healing_that_does_not_help_keeps_the_start",
     ),

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from pipelines import distill, train
-from pipelines.config import Distill
+from pipelines.check import check
+from pipelines.config import Distill, RunConfig
 from pipelines.distill import soft_targets
 from pipelines.stage import Stage
 from recsys.data.batch import Batch
@@ -23,7 +24,9 @@ from recsys.models.mlp import MLP
 from recsys.results import read_result
 from recsys.serving.bundle import Bundle
 from recsys.training import checkpoint
+from recsys.training.auto import Facts, of_student, resolve
 from recsys.training.fit import logits
+from tests.configs import composed
 from tests.pipeline.small import PARTS, SMALL, recsys, small_stage
 
 
@@ -44,6 +47,18 @@ def test_the_loss_is_the_formula() -> None:
         assert float(soft_targets(teacher, alpha, temperature)(logit_BT, batch)) == pytest.approx(want, rel=1e-5)
 
 
+def test_what_is_auto_is_resolved_for_the_student_as_for_its_teacher() -> None:
+    seen = Facts(rows=10_000, positives=5_000, cardinalities=(100,), numbers=1)
+    teacher, own = (resolve(values, seen) for values in (composed(), of_student(composed())))
+    assert own["embedding"]["dim"] == teacher["embedding"]["dim"] == 4
+    assert own["model"]["dropout"] == teacher["model"]["dropout"] == 0.3
+    assert "MLP" in own["model"]["_target_"] and "DCN" in teacher["model"]["_target_"]
+    other = composed("model@distill.model=fm", "distill.embedding.dim=12")
+    assert "dropout" not in resolve(of_student(other), seen)["model"]
+    assert resolve(of_student(other), seen)["embedding"]["dim"] == 12
+    check(RunConfig.from_json(other))
+
+
 @pytest.fixture(scope="module")
 def taught(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """Stage distill of a run whose stage train is done."""
@@ -60,8 +75,11 @@ def student(taught: Stage, folder: Path, **settings: Any) -> dict[str, float]:
     return distill.run(replace(taught, folder=folder, config=replace(taught.config, distill=own))).metrics
 
 
-def test_without_a_share_of_the_teacher_it_is_plain_training_bit_for_bit(taught: Stage, tmp_path: Path) -> None:
+def test_without_a_share_of_the_teacher_it_is_plain_training_bit_for_bit(
+    taught: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert student(taught, tmp_path)["distance_to_teacher"] == 0
+    assert "look at: the student is not smaller than its teacher (" in capsys.readouterr().err
     plain, own = (checkpoint.load(folder)[0] for folder in (taught.done["train"], tmp_path))
     assert all(torch.equal(w, own.state_dict()[n]) for n, w in plain.state_dict().items())
     assert json.loads((taught.done["train"] / "history.json").read_text()) == json.loads(
@@ -69,11 +87,14 @@ def test_without_a_share_of_the_teacher_it_is_plain_training_bit_for_bit(taught:
     )
 
 
-def test_a_student_of_the_teacher_alone_comes_close_to_it(taught: Stage, tmp_path: Path) -> None:
+def test_a_student_of_the_teacher_alone_comes_close_to_it(
+    taught: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A smaller one, of another kind: closer than one that learned from the labels."""
     small = {"model": {"_target_": "recsys.models.fm.FM"}}
     alone = student(taught, tmp_path / "labels", **small)
     close = student(taught, tmp_path / "teacher", **small, weight=1.0)
+    assert "not smaller" not in capsys.readouterr().err
     assert close["distance_to_teacher"] < 0.7 * alone["distance_to_teacher"]
     teacher, own = (checkpoint.load(folder)[0] for folder in (taught.done["train"], tmp_path / "teacher"))
     valid = Shards(taught.data, "valid")

@@ -8,8 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
+from pipelines import evaluate as evaluate_stage
+from pipelines import retrains
+from pipelines.stage import Stage
+from recsys.compression.contract import TrainingRows, compressor
+from recsys.compression.heal import heal
+from recsys.compression.svd import svd
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
@@ -26,6 +33,7 @@ from recsys.selection.search import Search, gate_loss, train_gated
 from recsys.training.config import TrainConfig
 from recsys.training.device import CPU
 from recsys.training.fit import fit, label_logits
+from tests.configs import run_config
 
 QUICK = TrainConfig(batch_size=128, max_epochs=2, table_lr=0.05, warmup_steps=0, evals_per_epoch=1, precision="fp32")
 
@@ -124,6 +132,45 @@ def test_selection_looks_at_the_main_label_alone(folder: Path) -> None:
     fresh = build(train.schema)
     list(train_gated(fresh, lambda x_BW, batch: (x_BW, torch.zeros(())), search))
     assert not any(p.any() for p in cast(Several, fresh.head).towers[1].parameters())
+
+
+def test_healing_learns_from_training_rows_and_tells_each_labels_logloss(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, valid = Shards(folder, "train"), Shards(folder, "valid")
+    torch.manual_seed(0)
+    model = CTR(train.schema, per_field(train.schema, 4, init=0.3), partial(MLP, hidden=(8,)), head=Several)
+    rows = TrainingRows(model, train, valid, 0)
+    small, _ = compressor(partial(svd, rank=1))(model, rows)
+    monkeypatch.setattr(valid, "shuffled", lambda *_, **__: pytest.fail("it learns from validation rows"))
+    healed, reports = heal(small, rows, lr=1e-2, batch_size=128, looks=1)
+    figures = []
+    for t, name in enumerate(("", "of buy ")):
+        seen_B = ~np.isnan(valid.label_BT[:, t])
+        of = [1 / (1 + np.exp(-label_logits(m, valid)[seen_B, t].astype(np.float64))) for m in (small, healed)]
+        before, after = (log_loss(valid.label_BT[seen_B, t], p_B) for p_B in of)
+        figures.append(f"{name}{before:.5f} before, {after:.5f} after")
+    assert {r.note for r in reports} == {f"healed: validation logloss {'; '.join(figures)}"}
+
+
+def test_each_label_has_the_calibrator_of_its_own_predictions(folder: Path) -> None:
+    valid, r = Shards(folder, "valid"), np.random.default_rng(0)
+    logit_BT = 2 * np.nan_to_num(valid.label_BT) + r.normal([-3, 1], 1, valid.label_BT.shape)
+    helped, curves = evaluate_stage._calibrators(logit_BT, valid)
+    assert helped == ["", ".buy"]
+    for t, curve in enumerate(curves):
+        seen_B = ~np.isnan(valid.label_BT[:, t])
+        p_B, y_B = 1 / (1 + np.exp(-logit_BT[seen_B, t])), valid.label_BT[seen_B, t]
+        slow_B = IsotonicRegression().fit(p_B, y_B).predict(p_B)
+        assert curve and np.abs(curve(p_B) - slow_B).mean() < 0.08
+
+
+def test_a_retrain_keeps_the_main_labels_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logit_BT = np.random.default_rng(0).normal(0, 1, (5, 2))
+    monkeypatch.setattr(retrains.train, "run", lambda stage: None)
+    monkeypatch.setattr(retrains, "measure", lambda folder, stage: ({}, logit_BT + 9, logit_BT))
+    retrains._train_and_measure(Stage(run_config(), tmp_path, {}), keep=True)
+    np.testing.assert_allclose(np.load(tmp_path / "test_logits.npy"), logit_BT[:, 0], rtol=1e-6)
 
 
 class OneLogit(torch.nn.Module):

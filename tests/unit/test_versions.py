@@ -3,6 +3,8 @@
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -11,9 +13,10 @@ import torch
 
 from pipelines.benchmark import search_node
 from pipelines.config import RunConfig
-from pipelines.node import begun, run_node, stage_node
+from pipelines.node import Node, begun, run_node, stage_node
 from pipelines.retrains import retrain_node
 from pipelines.stage import Result, Stage
+from pipelines.stages import STAGES
 from recsys import versions
 from recsys.config.factory import targets
 from recsys.data.preparation.prepare import prepare
@@ -26,6 +29,7 @@ from recsys.training.config import TrainConfig
 from recsys.training.fit import RESUME_VERSION, fit
 from recsys.versions import code_version
 from tests.configs import run_config
+from tests.pipeline.small import small_stage
 
 
 @pytest.fixture
@@ -165,6 +169,56 @@ def test_a_search_is_named_by_what_it_measures_with_not_by_pages(tmp_path, own_c
     ):
         own_code(module, "CHANGED = 1")
         assert name() != first, module
+
+
+def test_a_cache_knows_device_precision_and_what_computes_the_tables(prepared, tmp_path, monkeypatch):
+    """A run's own stages know no device: they go on, or are taken over, on another one."""
+    stage = small_stage(prepared, tmp_path)
+    stage = replace(stage, config=replace(stage.config, train={**stage.config.train, "precision": "auto"}))
+    selecting = replace(stage.config, selection={"_target_": "recsys.selection.methods.leap.leap"})
+
+    def nodes() -> list[Node]:
+        search = search_node(selecting, tmp_path / "search", stage.done)
+        own = stage_node("train", stage.config, tmp_path / "train", stage.done)
+        return [retrain_node(stage, ["a"], 0, tmp_path / "retrains"), search, own]
+
+    monkeypatch.setattr("recsys.training.device._multiplies_bf16", lambda place: False)
+    in_fp32 = nodes()
+    monkeypatch.setattr("recsys.training.device._multiplies_bf16", lambda place: True)
+    in_bf16 = nodes()
+    assert [a.digest == b.digest for a, b in zip(in_fp32, in_bf16, strict=True)] == [False, False, True]
+    for node in in_fp32:
+        assert all(f"{package} {version(package)}" in node.code for package in ("torch", "torchrec", "fbgemm-gpu"))
+
+
+def test_a_file_of_kept_fields_that_is_edited_is_another_setting(tmp_path):
+    """The path is the same; a file that says the same elsewhere is no other setting."""
+    kept, config = tmp_path / "kept.yaml", run_config()
+    kept.write_text("select: {apply: [a, b]}")
+    (tmp_path / "copy.yaml").write_text("select: {apply: [a, b]}")
+    paths = (str(tmp_path / n) for n in ("kept.yaml", "copy.yaml"))
+    first, other = (replace(config, select=replace(config.select, apply=path)) for path in paths)
+    node = stage_node("train", first, tmp_path / "train", {})
+    assert not node.changes(first) and not node.changes(other)
+    kept.write_text("select: {apply: [a]}")
+    assert node.changes(first) == ["select.apply=['a', 'b'], not ['a']"]
+    assert stage_node("train", first, tmp_path / "train", {}).digest != node.digest
+
+
+def test_each_stage_depends_on_the_settings_that_it_reads():
+    training = {"model", "embedding", "sequence", "head", "train", "optimizer", "table_optimizer", "seed"}
+    student = training - {"model", "embedding"}  # its own are in distill
+    assert {name: set(kind.reads) for name, kind in STAGES.items()} == {
+        "prepare": {"data"},
+        "train": training | {"select.apply"},
+        "select": {"selection", "select", "train", "optimizer", "seed"},
+        "retrain": training,
+        "distill": student | {"distill"},
+        "compress": {"compression", "quantization", "heal", "seed"},
+        "evaluate": {"calibrate"},
+        "export": {"name", "export"},
+        "benchmark": training | {"benchmark", "select"},
+    }
 
 
 def chain(folder: Path, config: RunConfig, data: Path) -> dict[str, str]:
