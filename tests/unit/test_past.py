@@ -112,7 +112,9 @@ def test_training_sees_the_past_and_nothing_else(tmp_path: Path, seed: int) -> N
 def test_a_sequence_is_newest_first(tmp_path: Path) -> None:
     at = pa.array([3, 1, 2, 5, 4, 6] * 20, pa.timestamp("s"))
     user = [f"u{i // 6}" for i in range(120)]
-    table = pa.table({"user": user, "item": [30, 10, 20, 50, 40, 60] * 20, "at": at, "click": [0, 1] * 60})
+    table = pa.table(
+        {"user": user, "item": [30, 10, 20, 50, 40, 60] * 20, "at": at, "click": [i // 6 % 2 for i in range(120)]}
+    )
     fields = {n: FIELDS[n] for n in ("user", "item", "recent")}
     folder = prepare({**CONFIG, "fields": fields, "split": {"shares": [0.4, 0.2, 0.4]}}, lambda: table, tmp_path)
     golden = json.loads((folder / "golden_rows.json").read_text())
