@@ -162,8 +162,7 @@ def test_verify_with_onnx_alone_runs_no_code_of_the_bundle(
 
 
 def test_help_says_that_a_package_is_machine_code(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["verify", "--help"])
+    assert main(["verify", "--help"]) == 0
     assert "machine code" in " ".join(capsys.readouterr().out.split())
 
 
