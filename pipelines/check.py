@@ -65,6 +65,17 @@ def _parts(config: RunConfig) -> Part:
     return chosen["embedding"]
 
 
+def _gives(config: RunConfig, outputs: int) -> None:
+    """Each model of the run gives as many numbers a row as the head wants."""
+    models = {"model": config.model, **({"distill.model": config.distill.model} if "distill" in config.stages else {})}
+    for place, model in models.items():
+        if outputs != 1 and "outputs" not in factory.check({"_target_": model["_target_"]}, place):
+            raise ConfigError(
+                f"{place}: the head wants {outputs} numbers a row, and {model['_target_']} has no parameter `outputs`: "
+                "add outputs: int = 1 to its __init__, and give so many numbers, or set head=click"
+            )
+
+
 def _fits(embedding: Part, fields: Sequence[FieldConfig]) -> None:
     """The rows of tables that are known without data fit in this machine's memory, with their copy of the best look."""
     dim, most = embedding.get("dim", 4), embedding.get("rows")
@@ -101,7 +112,7 @@ def check(config: RunConfig) -> None:
     fields = data_fields(config.data)
     labels = label_names(config.data)
     if len(labels) > 1 or config.head["_target_"] != _CLICK:  # imports torch, which takes a second
-        factory.make(config.head, "head")(labels)
+        _gives(config, factory.make(config.head, "head")(labels).outputs)
     source = config.data.get("source")
     if not isinstance(source, Mapping):
         raise ConfigError(f"data.source: expected a mapping, got {source!r}: start from data=table")

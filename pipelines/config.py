@@ -37,6 +37,19 @@ def _check_list(value: Any, place: str) -> None:
         raise ConfigError(f"{place}: expected a list of some of {', '.join(STAGES)}, got {value!r}: write [train]")
 
 
+def _check_option(value: Any, place: str) -> None:
+    if not isinstance(value, Mapping):
+        option = value if isinstance(value, str) else "OPTION"
+        raise ConfigError(
+            f"{place}: expected settings, got {value!r}: write {place.rpartition('.')[2]}@{place}={option}"
+        )
+
+
+def _check_trusted(value: Any, place: str) -> None:
+    if isinstance(value, str):
+        raise ConfigError(f"{place}: expected a list of packages, got {value!r}: write [{value}]")
+
+
 _Id = Annotated[str, Field(coerce_numbers_to_str=True)]  # a folder may be called 3
 
 
@@ -58,8 +71,8 @@ class Distill:
 
     weight: Unit
     temperature: Tau
-    model: Part
-    embedding: Part
+    model: Annotated[Part, _by(_check_option, "distill.model")]
+    embedding: Annotated[Part, _by(_check_option, "distill.embedding")]
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"]
     stages: Annotated[list[str], _by(_check_list, "stages")]
     from_run: _Id | None
-    trusted: list[str]
+    trusted: Annotated[list[str], _by(_check_trusted, "trusted")]
     runs: Annotated[str, _by(check_runs, "runs")]
     select: Select
     distill: Distill

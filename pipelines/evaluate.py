@@ -137,6 +137,7 @@ def _page(shown: dict[str, dict[str, float]], curves: dict[str, np.ndarray], tes
     if others := test.schema.other_labels:
         kinds = ("auc", "logloss", "recalibrated_logloss", "ne", "calibration", "ece")
         rest = [[names[n], o, *(m.get(f"{k}.{o}", "") for k in kinds)] for n, m in shown.items() for o in others]
+        models += Markup("<h3>Other labels</h3>")
         models += table(["model", "label", *(COLUMNS[k] for k in kinds)], [r for r in rest if r[2] != ""])
     plot = _reliability({names[n]: p_B for n, p_B in curves.items()}, test)
     return page("Evaluation on the test split", lead, [], [("Models", models), ("Reliability", plot)])
@@ -149,9 +150,10 @@ def _times(stage: Stage) -> dict[str, float]:
 
 
 def _constant(valid: Shards, test: Shards) -> dict[str, float]:
-    """Figures of saying validation's click rate for every row."""
-    rate = np.average(valid.label_B, weights=valid.weight_B)
-    return evaluate(np.full(len(test), np.log(rate / (1 - rate))), test.label_B, weight_B=test.weight_B)
+    """Figures of saying validation's rate of each label for every row; a constant ranks no group (GAUC)."""
+    rates = [np.average(rows.label_B, weights=rows.weight_B) for _, _, rows in _each_label(valid)]
+    logit_BT = np.tile([np.log(rate / (1 - rate)) for rate in rates], (len(test), 1))
+    return {k: v for k, v in _figures(logit_BT, test).items() if k.partition(".")[0] != "gauc"}
 
 
 def _calibrators(valid_BT: np.ndarray, valid: Shards) -> tuple[list[str], list[Calibrator | None]]:

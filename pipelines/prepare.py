@@ -65,6 +65,7 @@ def run(stage: Stage) -> Result:
     metrics: dict[str, float] = {"rows": facts.rows, "bad_rows": facts.bad_rows}
     for split, seen in facts.splits.items():
         metrics |= {f"{split}_rows": seen.rows, f"{split}_label_rate": seen.label_rate}
+        metrics |= {f"{split}_label_rate.{name}": rate for name, rate in seen.label_rates.items()}
         for name, shares in seen.fields.items():
             metrics |= {f"{split}.{what}.{name}": share for what, share in shares.items()}
     metrics |= {f"clipped.{name}": share for name, share in facts.clipped.items()}

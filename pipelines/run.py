@@ -17,7 +17,8 @@ from pipelines.earlier import check_same, settings, stages_to_run, taken_over
 from pipelines.node import begun, run_node, stage_node
 from pipelines.stage import Result, Stage
 from pipelines.stages import STAGES
-from recsys.errors import ConfigError
+from recsys.data.preparation.fields import label_names
+from recsys.errors import Cancelled, ConfigError
 from recsys.events import SILENT, Reporter, RunFile, Together, run_file
 from recsys.lock import locked
 from recsys.results import (
@@ -110,14 +111,16 @@ def execute(config: RunConfig, folder: Path, reporter: Reporter = SILENT) -> Pat
         Cancelled: If the reporter, or a file `cancel` in the folder, stops the run.
         RecsysError: What the user can mend.
     """
+    id = str(folder.resolve().relative_to(Path(config.runs).resolve()))
     try:
         with locked(folder / ".lock", wait=False):
             names = stages_to_run(config)
             done = taken_over(config, names)
-            id = str(folder.resolve().relative_to(Path(config.runs).resolve()))
             check_same(folder, config, names, done, id)
             with run_file(folder, _begin(folder, config)) as file:
                 return _run_stages(config, folder, names, done, file, reporter)
+    except Cancelled as error:
+        raise Cancelled(f"{error}: recsys run resume={id} goes on from its last checkpoint") from error
     except BlockingIOError as error:
         raise ConfigError(f"run {folder.name} is being run by another process: wait for it, or stop it") from error
 
@@ -141,7 +144,7 @@ def _run_stages(
     id = str(folder.resolve().relative_to(runs.resolve()))
     store = Tracking(masked(tracker.uri), tracking.experiment, tracker.ids.get("parent"))
     path = write_result(folder, RunResult(id, config.name, config.seed, store, stages))
-    summary.show(read_result(path), config.data["name"])
+    summary.show(read_result(path), config.data["name"], label_names(config.data))
     return path
 
 

@@ -183,7 +183,6 @@ def _quiet() -> None:
         "torch.onnx",
         "mlflow",
         "alembic",
-        "torch.fx._symbolic_trace",
         "onnxscript",
         "mlflow.pyfunc",
         "mlflow.tracking._model_registry.client",

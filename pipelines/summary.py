@@ -1,7 +1,7 @@
 """The table at the end of a run, and what to do next."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from recsys.selection.reports.benchmark_page import columns, rows
 from recsys.terminal import console
 
 __all__ = ["show"]
+
+_FIGURES = {"auc": "AUC", "logloss": "logloss", "recalibrated_logloss": "recalibrated logloss", "ne": "NE"}
 
 
 def _models(result: RunResult) -> dict[str, dict[str, float]]:
@@ -39,49 +41,48 @@ def _better_baseline(models: Mapping[str, Mapping[str, float]]) -> str:
     return f"{best} is better than the model that is shipped ({row_names(models)[shipped]}): {said}"
 
 
-def show(result: RunResult, data: str) -> None:
+def _columns(table: Table, first: str, *numbers: str) -> None:
+    table.add_column(first)
+    for name in numbers:
+        table.add_column(name, justify="right")
+
+
+def _cells(figures: Mapping[str, float], which: str = "") -> list[str]:
+    """A model's figures of the main label (""), or of another (".NAME")."""
+    return [f"{figures[k + which]:.4f}" if k + which in figures else "" for k in _FIGURES]
+
+
+def show(result: RunResult, data: str, labels: Sequence[str] = ()) -> None:
     """Print test metrics of every model, sizes and speed, then the commands that come next.
 
     Args:
         result: Of a run.
         data: Name of its data.
+        labels: Names of its labels, the main one first.
     """
     screen = console(width=160)
     models, stages = _models(result), result.stages
     if models:
-        table = Table(title=f"{data}: test split")
-        for column in (
-            "model",
-            "AUC",
-            "logloss",
-            "recalibrated logloss",
-            "NE",
-            "fields",
-            "tables, MB",
-            "all, MB",
-            "µs a row",
-        ):
-            table.add_column(column, justify="left" if column == "model" else "right")
+        table = Table(title=f"{data}: test split{f', label {labels[0]}' if len(labels) > 1 else ''}")
+        _columns(table, "model", *_FIGURES.values(), "fields", "tables, MB", "all, MB", "µs a row")
         names = row_names(models)
         for name, m in models.items():
             size = [f"{m[k] / 1e6:.2f}" if k in m else "" for k in ("table_bytes", "bytes")]
             speed = f"{m['us_per_row']:.2f}" if "us_per_row" in m else ""
-            table.add_row(
-                names[name],
-                f"{m['auc']:.4f}",
-                f"{m['logloss']:.4f}",
-                f"{m['recalibrated_logloss']:.4f}" if "recalibrated_logloss" in m else "",
-                f"{m['ne']:.4f}",
-                f"{m.get('fields', 0):.0f}" if "fields" in m else "",
-                *size,
-                speed,
-            )
+            table.add_row(names[name], *_cells(m), f"{m['fields']:.0f}" if "fields" in m else "", *size, speed)
         exported = stages["export"].metrics if "export" in stages else None
         if exported:
             fast = [v for k, v in exported.items() if k.startswith("latency.") and "graph" in k and "512" in k]
             size = f"{exported['bundle_bytes'] / 1e6:.2f}"
             table.add_row("bundle on disk", "", "", "", "", "", "", size, f"{fast[0]:.2f}" if fast else "")
         screen.print(table)
+        for label in labels[1:]:
+            other = Table(title=f"{data}: test split, label {label}")
+            _columns(other, "model", *_FIGURES.values())
+            for name, m in models.items():
+                if f"auc.{label}" in m:  # baselines look at the main label alone
+                    other.add_row(names[name], *_cells(m, f".{label}"))
+            screen.print(other)
         if worst := no_better_than_constant(models):
             screen.print(worst, style="yellow", soft_wrap=True)
         if better := _better_baseline(models):

@@ -1,5 +1,6 @@
 """What a run tells while it goes on, and whether it is to stop; MLflow's side of it is in tracking.py."""
 
+import signal
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ def check_goes_on(reporter: "Reporter") -> None:
         Cancelled: If it is.
     """
     if reporter.cancelled():
-        raise Cancelled("the run was asked to stop: resume=ID goes on from its last checkpoint")
+        raise Cancelled("the run was asked to stop")
 
 
 class Reporter(Protocol):
@@ -187,8 +188,9 @@ class RunFile:
             self._looked, self._cancelled = time.monotonic(), (self._folder / CANCEL).exists()
         return self._cancelled
 
-    def end(self, state: str, error: str | None = None) -> None:
-        self._write(force=True, state=state, error=error, stage=None, progress=None)
+    def end(self, state: str, **said: str) -> None:
+        """Write down the last state, with a `note` or an `error` on how it came."""
+        self._write(force=True, state=state, stage=None, progress=None, **said)
 
     def _write(self, force: bool = False, **changes: Any) -> None:
         self._changes |= changes
@@ -200,6 +202,18 @@ class RunFile:
             self._next = time.monotonic() + max(_PAUSE, (time.monotonic() - started) / _SHARE)
 
 
+def _what_stopped(error: BaseException, folder: Path) -> str:
+    """What asked a run to stop; "" if nothing did."""
+    if isinstance(error, Cancelled):
+        return "stopped by the file cancel" if (folder / CANCEL).exists() else "stopped by the program that runs it"
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by SIGINT"
+    code = error.code if isinstance(error, SystemExit) else None
+    if isinstance(code, int) and code - 128 in set(signal.Signals):
+        return f"stopped by {signal.Signals(code - 128).name}"
+    return f"stopped by exit {code}" if isinstance(error, SystemExit) else ""
+
+
 @contextmanager
 def run_file(folder: Path, run: Run) -> Generator[RunFile]:
     """run.json from the first second to the end: it says how the run ended, unless somebody kills it."""
@@ -207,8 +221,11 @@ def run_file(folder: Path, run: Run) -> Generator[RunFile]:
     try:
         yield file
     except BaseException as error:
-        stopped = isinstance(error, Cancelled | SystemExit | KeyboardInterrupt)
+        stopped = _what_stopped(error, folder)
         with suppress(OSError):  # of a full disk: the first error counts
-            file.end("cancelled" if stopped else "failed", None if stopped else in_one_line(error))
+            if stopped:
+                file.end("cancelled", note=stopped)
+            else:
+                file.end("failed", error=in_one_line(error))
         raise
     file.end("finished")

@@ -5,6 +5,7 @@ a run starts; `make` imports the constructor and checks it in full.
 """
 
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -19,7 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from recsys.config.options import packaged_targets, present_name
 from recsys.config.signature import parameters
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, in_one_line
 from recsys.versions import module_of
 
 __all__ = ["Part", "allowed", "check", "check_value", "make", "make_dataclass", "targets", "trust"]
@@ -40,6 +41,11 @@ _GIVEN = {
 """By group: how many first arguments the pipeline itself hands over, so that no configuration may set them."""
 _OLD_SELECTOR = ["model", "train", "valid", "recipe", "seed"]
 """The first parameters of every selector before it was called with one `Search`."""
+
+_COMPRESSORS = {"tables": ["tables", "reads", "fisher"], "model": ["model", "rows"]}
+"""By its first parameter: what a compressor is called with."""
+
+logging.getLogger(get_object.__module__).addFilter(lambda _: False)  # it logs what it raises, on three lines
 
 _trusted: set[str] = set()  # packages of the user's own, for this process
 
@@ -126,12 +132,9 @@ def _target(config: Mapping[str, Any], place: str) -> str:
 
 
 def _given(place: str, names: list[str]) -> int:
-    """How many first parameters the pipeline gives to an option of the group at `model`, or at `distill.model`.
-
-    A compressor takes model and rows, or tables, reads and fisher.
-    """
-    if place.split(".")[0] in ("compression", "quantization", "heal"):
-        return 3 if names[:1] == ["tables"] else 2
+    """How many first parameters the pipeline gives to an option of the group at `model`, or at `distill.model`."""
+    if place in ("compression", "quantization", "heal"):
+        return len(_COMPRESSORS.get(names[0] if names else "", ()))
     return next((_GIVEN[part] for part in place.split(".") if part in _GIVEN), 0)
 
 
@@ -143,13 +146,20 @@ def _arguments(config: Mapping[str, Any], hints: Mapping[str, Any], place: str) 
             f"{', '.join(_OLD_SELECTOR)}: begin it with `def select(search, *, SETTINGS)`, and read search.model, "
             "search.train, search.valid, search.build, search.how and search.seed"
         )
+    first = _given(place, list(hints))
+    if len(hints) < first or (first == 0 and place in ("compression", "quantization", "heal")):
+        called = " or ".join(f"({', '.join(names)}, SETTINGS)" for names in _COMPRESSORS.values())
+        raise ConfigError(
+            f"{place}: expected a method that takes {called}, {config['_target_']} takes ({', '.join(hints)}): "
+            "give it such parameters"
+        )
     given = {str(k): v for k, v in config.items() if k not in ("_target_", "_partial_")}
-    _known(given, list(hints)[_given(place, list(hints)) :], place)
+    _known(given, list(hints)[first:], place)
     return {k: check_value(v, hints[k], f"{place}.{k}") for k, v in given.items()}
 
 
-def check(config: Mapping[str, Any], place: str) -> None:
-    """Check what `make` would, from the source if that tells; else import it.
+def check(config: Mapping[str, Any], place: str) -> list[str]:
+    """Check what `make` would, from the source if that tells; else import it → the names of all parameters.
 
     Args:
         config: A resolved configuration with a `_target_`.
@@ -160,9 +170,9 @@ def check(config: Mapping[str, Any], place: str) -> None:
     """
     hints = parameters(_target(config, place))
     if hints is None:
-        make(config, place)
-    else:
-        _arguments(config, hints, place)
+        return list(inspect.signature(make(config, place)).parameters)
+    _arguments(config, hints, place)
+    return list(hints)
 
 
 def make(config: Mapping[str, Any], place: str) -> Callable[..., Any]:
@@ -187,7 +197,8 @@ def make(config: Mapping[str, Any], place: str) -> Callable[..., Any]:
         absent = error.__cause__.name if isinstance(error.__cause__, ModuleNotFoundError) else None
         if absent and not f"{target}.".startswith(f"{absent}."):
             raise ConfigError(f"{place}._target_: {target} imports {absent}: install it, or trust it too") from error
-        raise ConfigError(f"{place}._target_: cannot find {target}: check the spelling") from error
+        reason = in_one_line(error.__cause__ or error)
+        raise ConfigError(f"{place}._target_: cannot find {target}: {reason}: check the spelling") from error
     home, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", "")
     package = None if target in packaged_targets() else _package(target)
     defined = f"{home}.{name}" == target if package is None else home == package or str(home).startswith(f"{package}.")

@@ -1,5 +1,6 @@
 """What holds the rows: TorchRec's tables, which their optimiser updates inside the backward pass."""
 
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -11,6 +12,8 @@ from recsys.embeddings.plan import Plan
 from recsys.frame.contracts import TableOptimizer
 
 __all__ = ["fused_bags", "momenta", "table_weights"]
+
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # warns TorchRec of its own call
 
 
 def fused_bags(

@@ -165,7 +165,7 @@ def read_rows(source: str, encoder: RowEncoder) -> Iterator[Any]:
         DataError: If the file is missing or does not parse.
     """
     path = Path(source)
-    if source != "-" and not path.is_file():
+    if source != "-" and (not path.exists() or path.is_dir()):  # a pipe, such as /dev/stdin, is no regular file
         raise DataError(f"expected rows in {source}, found no such file: check the path, or give - for standard input")
     cells = _cells(encoder)
     if path.suffix == ".parquet":

@@ -78,6 +78,12 @@ def test_what_is_wrong_with_a_method_of_the_users_own_is_one_line(here, capfd):
         assert main([*run, *arguments]) == 2
         error = capfd.readouterr().err
         assert said in error and len(error.splitlines()) == 1
+    source = here / "my_ctr" / "model.py"
+    source.write_text(source.read_text().replace(", outputs: int = 1", "").replace("outputs", "1"))
+    columns = pq.read_table("clicks.parquet")
+    pq.write_table(columns.append_column("buy", columns["click"]), "clicks.parquet")
+    assert main([*run, "trusted=[my_ctr]", "data.labels=[click,buy]", "head=several"]) == 2
+    assert "model: the head wants 64 numbers a row, and my_ctr.model.Linear has no" in capfd.readouterr().err
     assert not (here / "runs").exists()
 
 

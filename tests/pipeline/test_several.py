@@ -1,6 +1,7 @@
 """A table with two labels, from the command to the answer over HTTP."""
 
 import asyncio
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from rich.console import Console
 from sklearn.metrics import log_loss, roc_auc_score
 
-from pipelines import compress, evaluate, export, train
+from pipelines import compress, evaluate, export, summary, train
 from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
-from recsys.results import prepared_folder, read_result
+from recsys.results import RunResult, Tracking, prepared_folder, read_result
 from recsys.serving.app import make_app
 from recsys.serving.bundle import Bundle
 from recsys.serving.openapi import predict_schema
@@ -96,7 +98,29 @@ def test_the_figures_of_each_label_are_sklearns(stages: dict[str, Path]) -> None
         assert figures[f"ne{which}"] == pytest.approx(log_loss(label_B, p_B) / log_loss(label_B, rate_B), abs=1e-6)
     history = json.loads((stages["train"] / "history.json").read_text())
     assert all({"valid_auc", "valid_auc.buy", "valid_logloss.buy"} <= set(look) for look in history)
-    assert ">buy<" in (stages["evaluate"] / "evaluation.html").read_text()
+    page = (stages["evaluate"] / "evaluation.html").read_text().partition("<h3>Other labels</h3>")[2]
+    assert "<td>constant</td><td>buy</td>" in "".join(page.split()) and "<td>train</td><td>buy</td>" in page
+
+
+def test_the_terminal_has_a_table_a_label(stages: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = json.loads((stages["evaluate"] / "metrics.json").read_text())
+    said = io.StringIO()
+    monkeypatch.setattr(summary, "console", lambda **_: Console(file=said, width=200))
+    monkeypatch.setattr(summary, "_models", lambda _: figures)
+    summary.show(RunResult("r", "r", 0, Tracking("sqlite:///x", "e", None), {}), "small", ["click", "buy"])
+    first, second = said.getvalue().split("small: test split, label buy")
+    assert "small: test split, label click" in first and f"{figures['train']['auc']:.4f}" in first
+    assert all(f"{figures['train'][k]:.4f}" in second for k in ("auc.buy", "logloss.buy", "ne.buy"))
+    assert "constant" in second and f"{figures['constant']['ne.buy']:.4f}" in second
+
+
+def test_the_metrics_of_preparation_have_each_labels_rate(stages: dict[str, Path]) -> None:
+    prepared = prepared_folder(stages["prepare"])
+    for split in ("train", "valid", "test"):
+        facts = json.loads((prepared / "prepared.json").read_text())["splits"][split]
+        label_BT = Shards(prepared, split).label_BT
+        assert facts["label_rate"] == pytest.approx(np.nanmean(label_BT[:, 0]))
+        assert facts["label_rates"] == {"buy": pytest.approx(np.nanmean(label_BT[:, 1]))}
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import getpass
 import gzip
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -36,7 +37,7 @@ from recsys.models.fm import FM
 from recsys.models.wukong import Wukong
 from recsys.serving.bundle import Bundle, latency, probabilities, sigmoid
 from recsys.serving.manifest import write_manifest
-from recsys.serving.rows import CHUNK, parse_json, predict_file
+from recsys.serving.rows import CHUNK, parse_json, predict_file, read_rows
 from recsys.serving.verify import verify
 from recsys.serving.weights import WEIGHTS, tensor_places
 from recsys.training.fit import logits
@@ -592,6 +593,14 @@ def test_standard_input_is_utf_8_whatever_the_locale_says(
     else:
         want = Bundle.load(bundle, "onnx").score([row(bundle, user="käufer 3")])[0]
         assert json.loads(out)["probability"] == pytest.approx(want)
+
+
+def test_rows_come_out_of_a_pipe_too(bundle: Path) -> None:
+    end, start = os.pipe()
+    os.write(start, json.dumps(row(bundle)).encode())
+    os.close(start)
+    assert list(read_rows(f"/dev/fd/{end}", Bundle.load(bundle, "onnx").encoder)) == [row(bundle)]
+    os.close(end)
 
 
 def test_rows_are_not_scored_if_the_answers_have_no_place(

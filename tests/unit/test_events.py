@@ -21,24 +21,25 @@ def end(error: BaseException | None = None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "state", "line"),
+    ("error", "state", "line", "note"),
     [
-        (None, "finished", None),
-        (ConfigError("expected a,\n  got b"), "failed", "expected a, got b"),
-        (ZeroDivisionError("x"), "failed", "x"),
-        (Cancelled("asked"), "cancelled", None),
-        (SystemExit(143), "cancelled", None),
-        (KeyboardInterrupt(), "cancelled", None),
+        (None, "finished", None, None),
+        (ConfigError("expected a,\n  got b"), "failed", "expected a, got b", None),
+        (ZeroDivisionError("x"), "failed", "x", None),
+        (Cancelled("asked"), "cancelled", None, "stopped by the program that runs it"),
+        (SystemExit(143), "cancelled", None, "stopped by SIGTERM"),
+        (SystemExit(1), "cancelled", None, "stopped by exit 1"),
+        (KeyboardInterrupt(), "cancelled", None, "stopped by SIGINT"),
     ],
 )
-def test_run_json_tells_how_the_run_ended(tmp_path, error, state, line):
+def test_run_json_tells_how_the_run_ended(tmp_path, error, state, line, note):
     with pytest.raises(type(error)) if error else run_file(tmp_path, BEGUN), run_file(tmp_path, BEGUN) as file:
         assert read_run(tmp_path).state == "running"
         file.stage("train")
         assert read_run(tmp_path).stage == "train"
         end(error)
     ended = read_run(tmp_path)
-    assert (ended.state, ended.error, ended.stage) == (state, line, None)
+    assert (ended.state, ended.error, ended.stage, ended.note) == (state, line, None, note)
     assert ended.config == {"seed": 0} and ended.mark == "0" * 32 and ended.updated > ended.started
 
 
@@ -81,12 +82,12 @@ def test_updates_are_few_and_the_newest_is_written(tmp_path, monkeypatch):
 
 
 def test_a_file_cancels_a_run_and_not_the_next_attempt(tmp_path):
-    with pytest.raises(Cancelled, match="resume=ID"), run_file(tmp_path, BEGUN) as file:
+    with pytest.raises(Cancelled, match="asked to stop"), run_file(tmp_path, BEGUN) as file:
         check_goes_on(file)
         (tmp_path / CANCEL).touch()
         file._looked = 0  # a quarter of a second later
         check_goes_on(Together(Together(), file))
-    assert read_run(tmp_path).state == "cancelled"
+    assert (read_run(tmp_path).state, read_run(tmp_path).note) == ("cancelled", "stopped by the file cancel")
     with run_file(tmp_path, BEGUN) as file:
         check_goes_on(file)
 

@@ -123,6 +123,29 @@ def test_a_selector_of_ones_own_takes_a_search_and_one_of_before_is_told_so(shop
     assert make({"_target_": "shop.select.new", "alpha": 2}, "selection")("a search") == ("a search", 2.0)
 
 
+def test_a_compressor_of_ones_own_takes_tables_or_a_model(shop: str) -> None:
+    module = Path(sys.path[0]) / shop / "select.py"
+    module.write_text(
+        "def tables_(tables, reads, fisher, bits: int = 8):\n    return bits\n\n\n"
+        "def model_(model, rows, *, bits: int = 8):\n    return bits\n\n\n"
+        "def other(weights, bits: int = 8):\n    pass\n\n\ndef short(tables):\n    pass\n"
+    )
+    factory.trust([shop])
+    for look in (check, make):
+        for name in ("tables_", "model_"):
+            look({"_target_": f"shop.select.{name}", "bits": 4}, "compression")
+        for name in ("other", "short"):
+            with pytest.raises(ConfigError, match=r"takes \(tables, reads, fisher, SETTINGS\) or \(model, rows, SETT"):
+                look({"_target_": f"shop.select.{name}"}, "compression")
+
+
+def test_a_misspelled_target_is_one_line_with_its_reason(shop: str, caplog) -> None:
+    factory.trust([shop])
+    with pytest.raises(ConfigError, match=r"cannot find shop\.models\.Flar: No module named .*: check the spelling"):
+        check({"_target_": "shop.models.Flar"}, "model")
+    assert not caplog.records
+
+
 NOT_ITS_OWN = ["shop.models.os.system", "shop.models.system", "shop.models.nn.Linear", "shop.absent.X"]
 
 

@@ -106,7 +106,7 @@ def test_a_cancelled_training_stops_at_its_last_look_and_goes_on(train, valid, t
         def cancelled(self) -> bool:
             return len(told) == 2
 
-    with pytest.raises(Cancelled, match="resume=ID"):
+    with pytest.raises(Cancelled, match="asked to stop"):
         fit(build(train), train, valid, config, seed=1, checkpoint=file, reporter=Stops())
     size = steps[0][0]
     total = len(train) // size * 3 * size

@@ -212,7 +212,7 @@ def data_fields(config: Mapping[str, Any]) -> list[FieldConfig]:
         raise ConfigError(f"data: unknown {', '.join(unknown)}: expected some of {', '.join(KEYS)}")
     for key in ("name", "split", "fields"):
         if not config.get(key):
-            raise ConfigError(f"data.{key}: expected a value, got {config.get(key)!r}: set it")
+            raise ConfigError(f"data.{key}: expected a value, got {config.get(key)!r}: {_MENDS[key]}")
     label_names(config)
     for key, kind in (("fields", Mapping), ("split", Mapping), ("name", str)):
         if not isinstance(config[key], kind):
@@ -237,7 +237,7 @@ def label_names(config: Mapping[str, Any]) -> list[str]:
     label, names = config.get("label"), config.get("labels")
     if names is None:
         if not label:
-            raise ConfigError(f"data.label: expected a value, got {label!r}: set it")
+            raise ConfigError(f"data.label: expected a column, got {label!r}: name it, as in data.label=click")
         names = [label]
         if not isinstance(label, str):
             raise ConfigError(f"data.label: expected text, got {label!r}: name one column, or several in data.labels")

@@ -19,11 +19,19 @@ __all__ = ["ShardWriter", "SplitFacts"]
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """Of one split in prepared.json: rows, label rate and, a field, its shares of missing, unseen and shared ids."""
+    """Of one split in prepared.json.
+
+    Args:
+        rows: In all.
+        label_rate: Of the main label.
+        fields: Field → its shares of missing, unseen and shared ids.
+        label_rates: Another label → its rate over the rows in which it was observed.
+    """
 
     rows: int
     label_rate: float
     fields: dict[str, dict[str, float]]
+    label_rates: dict[str, float]
 
 
 class ShardWriter:
@@ -46,7 +54,8 @@ class ShardWriter:
         hashes = {f.name: e for f in schema.sparse if isinstance(e := encoders[f.name], Hash)}
         self._hit = {n: np.zeros(e.cardinality, bool) for n, e in hashes.items()}
         self._given = {f.name: rows for f in schema.sparse if f.max_length == 1}  # else counted: lists have pads
-        self._positives = 0.0
+        self._positives_T = np.zeros(len(schema.labels))
+        self._observed_T = np.zeros(len(schema.labels))
 
     def append(self, ids_BL: np.ndarray, dense_BN: np.ndarray, rest: Mapping[str, np.ndarray]) -> None:
         """Write the next rows; `rest` holds the labels and what else has a number a row."""
@@ -55,7 +64,9 @@ class ShardWriter:
             if name not in self._files:
                 self._files[name] = self._open(name, values)
             write_all(self._files[name], np.ascontiguousarray(values))
-        self._positives += float(rest["label"].reshape(len(ids_BL), -1)[:, 0].sum())
+        label_BT = rest["label"].reshape(len(ids_BL), -1)
+        self._positives_T += np.nansum(label_BT, 0, dtype=np.float64)
+        self._observed_T += np.isfinite(label_BT).sum(0)
         for name, columns in self._schema.id_columns.items():
             ids = ids_BL[:, columns.start : columns.stop]
             self._missing[name] += int(np.count_nonzero(ids == MISSING))
@@ -86,7 +97,8 @@ class ShardWriter:
                 shares[f.name]["unseen"] = self._unseen[f.name] / given
             if f.name in self._hit:
                 shares[f.name]["collision"] = _collisions(self._hit[f.name][1:])
-        return SplitFacts(self._rows, self._positives / self._rows, shares)
+        rates = dict(zip(self._schema.labels, (self._positives_T / self._observed_T).tolist(), strict=True))
+        return SplitFacts(self._rows, rates.pop(self._schema.labels[0]), shares, rates)
 
 
 def _collisions(hit: np.ndarray) -> float:
