@@ -22,6 +22,7 @@ from recsys.errors import Cancelled, ConfigError
 from recsys.events import SILENT, Reporter, RunFile, Together, run_file
 from recsys.lock import locked
 from recsys.results import (
+    LOCK,
     Process,
     Run,
     RunResult,
@@ -113,7 +114,7 @@ def execute(config: RunConfig, folder: Path, reporter: Reporter = SILENT) -> Pat
     """
     id = str(folder.resolve().relative_to(Path(config.runs).resolve()))
     try:
-        with locked(folder / ".lock", wait=False):
+        with locked(folder / LOCK, wait=False):
             names = stages_to_run(config)
             done = taken_over(config, names)
             check_same(folder, config, names, done, id)

@@ -2,11 +2,14 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["locked"]
+__all__ = ["is_held", "locked"]
+
+_MOMENT = 0.5  # seconds for which a lock that is not waited for is tried: somebody may just ask `is_held`
 
 
 @contextmanager
@@ -23,5 +26,32 @@ def locked(path: Path, wait: bool = True) -> Generator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link would lead elsewhere
     with os.fdopen(opened, "r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if wait:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        else:
+            _take(file.fileno())
         yield
+
+
+def _take(handle: int) -> None:
+    until = time.monotonic() + _MOMENT
+    while time.monotonic() < until:
+        with suppress(BlockingIOError):
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.01)
+    return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the file's lock; asking waits for nobody, and makes no file."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # no such file, or a link: a run makes its own
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -14,9 +14,11 @@ from typing import Any, Literal, TypeVar
 
 from recsys.errors import DataError
 from recsys.files import read_json, write_json
+from recsys.lock import is_held
 
 __all__ = [
     "FIGURES",
+    "LOCK",
     "VERSION",
     "Amount",
     "Process",
@@ -48,6 +50,7 @@ FIGURES = dict[str, dict[str, float]]  # of each model, by name, in metrics.json
 VERSION = 2  # of result.json; a reader reads its own version only
 NOTE_VERSION = 1  # of data.json
 RUN_VERSION = 2  # of run.json
+LOCK = ".lock"  # in a run's folder; the process that runs it holds it
 _MEND = "run it again with this recsys"
 T = TypeVar("T")
 
@@ -160,10 +163,10 @@ def write_stage(folder: Path, result: StageResult) -> Path:
 
 @dataclass(frozen=True)
 class Process:
-    """A process of this machine.
+    """A process, for people to see: whether a run's process is there still is told by the run's lock.
 
     Args:
-        pid: Its number, which another process gets later.
+        pid: Its number, on the machine or in the container that it runs in.
         started: When it started, seconds since 1970.
     """
 
@@ -176,17 +179,6 @@ class Process:
         import psutil
 
         return cls(os.getpid(), psutil.Process().create_time())
-
-    def lives(self) -> bool:
-        """Whether it is there still; one that has ended and that nobody has waited for is not."""
-        import psutil
-
-        try:
-            other = psutil.Process(self.pid)
-            same = abs(other.create_time() - self.started) < 2  # the clock may have been set since
-            return same and other.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
 
 
 @dataclass(frozen=True)
@@ -244,13 +236,14 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 
 def read_run(folder: Path, mend: str = "begin a new run") -> Run:
-    """The run.json of a run; its state is `killed` if it says `running` and its process is gone.
+    """The run.json of a run; its state is `killed` if it says `running` and no process holds its lock.
 
     Raises:
         DataError: If there is none, or it is damaged or of another version.
     """
     run = read_as(folder / "run.json", Run, "the settings of a run", mend, RUN_VERSION)
-    return replace(run, state="killed") if run.state == "running" and not run.process.lives() else run
+    dead = run.state == "running" and not is_held(folder / LOCK)
+    return replace(run, state="killed") if dead else run
 
 
 def write_run(folder: Path, run: Run) -> Path:

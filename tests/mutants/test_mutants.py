@@ -286,8 +286,8 @@ MUTANTS = [
     Mutant(
         "a run that was killed is running for ever",
         "recsys/results.py",
-        'if run.state == "running" and not run.process.lives() else run',
-        "if False else run",
+        'dead = run.state == "running" and not is_held(folder / LOCK)',
+        "dead = False",
         "tests/unit/test_events.py::test_a_run_whose_process_is_gone_was_killed",
     ),
     Mutant(

@@ -1,8 +1,11 @@
 """run.json says how a run stands, and how it ended, whatever ended it."""
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,8 @@ import pytest
 
 from recsys.errors import Cancelled, ConfigError, DataError
 from recsys.events import CANCEL, Together, check_goes_on, run_file
-from recsys.results import Amount, Process, Run, read_run, write_run
+from recsys.lock import locked
+from recsys.results import LOCK, Amount, Process, Run, read_run, write_run
 
 BEGUN = Run("0" * 32, {"seed": 0}, "d" * 16, None, Process.this(), "2026-01-01T00:00:00+00:00", "")
 
@@ -33,7 +37,8 @@ def end(error: BaseException | None = None) -> None:
     ],
 )
 def test_run_json_tells_how_the_run_ended(tmp_path, error, state, line, note):
-    with pytest.raises(type(error)) if error else run_file(tmp_path, BEGUN), run_file(tmp_path, BEGUN) as file:
+    raises = pytest.raises(type(error)) if error else nullcontext()
+    with raises, locked(tmp_path / LOCK), run_file(tmp_path, BEGUN) as file:
         assert read_run(tmp_path).state == "running"
         file.stage("train")
         assert read_run(tmp_path).stage == "train"
@@ -44,22 +49,34 @@ def test_run_json_tells_how_the_run_ended(tmp_path, error, state, line, note):
 
 
 def test_a_run_whose_process_is_gone_was_killed(tmp_path):
-    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    import psutil
-
-    started = psutil.Process(other.pid).create_time()
-    write_run(tmp_path, replace(BEGUN, process=Process(other.pid, started)))
+    """Its lock tells, whatever number the process has here, and whatever the clock says."""
+    code = "import sys; from pathlib import Path; from recsys.lock import locked\n"
+    code += "with locked(Path(sys.argv[1])):\n    print('held', flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / LOCK)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout and other.stdout.readline() == b"held\n"
+    write_run(tmp_path, replace(BEGUN, process=Process(-5, 0.0)))
     assert read_run(tmp_path).state == "running"
-    write_run(tmp_path, replace(BEGUN, process=Process(other.pid, started - 100)))
-    assert read_run(tmp_path).state == "killed", "its number belongs to another process now"
-    write_run(tmp_path, replace(BEGUN, process=Process(other.pid, started)))
+    with pytest.raises(BlockingIOError), locked(tmp_path / LOCK, wait=False):
+        pass
     other.kill()
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # a zombie still
     assert read_run(tmp_path).state == "killed"
     other.communicate()
-    assert read_run(tmp_path).state == "killed"
-    write_run(tmp_path, replace(BEGUN, process=Process(other.pid, started), state="failed"))
+    write_run(tmp_path, replace(BEGUN, state="failed"))
     assert read_run(tmp_path).state == "failed"
+
+
+def test_who_reads_a_run_stops_none_that_begins(tmp_path):
+    write_run(tmp_path, BEGUN)
+    assert read_run(tmp_path).state == "killed" and not (tmp_path / LOCK).exists(), "reading makes no file"
+    (tmp_path / LOCK).touch()
+    with (tmp_path / LOCK).open() as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)  # as `is_held` does
+        threading.Timer(0.1, lambda: fcntl.flock(reader, fcntl.LOCK_UN)).start()
+        with locked(tmp_path / LOCK, wait=False):
+            assert read_run(tmp_path).state == "running"
 
 
 def test_updates_are_few_and_the_newest_is_written(tmp_path, monkeypatch):
