@@ -90,8 +90,13 @@ def check_new_or_ours(folder: Path, place: str) -> None:
     """What is in a run's folder already is of an earlier attempt at the run: there is run.json, or next to nothing.
 
     Raises:
-        ConfigError: If somebody's files are there.
+        ConfigError: If somebody's files are there, or Hydra would write through a link.
     """
+    notes = folder / ".hydra"
+    if link := next((p for p in (notes, *notes.glob("*")) if p.is_symlink()), None):
+        raise ConfigError(
+            f"{place}: expected notes of Hydra in {folder}, got a link, {link.relative_to(folder)}: remove it"
+        )
     if not folder.is_dir() or (folder / "run.json").exists():
         return
     if other := sorted(p.name for p in folder.iterdir() if p.name != "cancel" and p.name[0] != "."):

@@ -19,6 +19,7 @@ __all__ = [
     "Json",
     "check_place",
     "disk_full",
+    "followed",
     "read_json",
     "remove_folder",
     "sync_folder",
@@ -65,13 +66,18 @@ def check_place(path: Path) -> None:
         raise DataError(f"cannot write {path}: {wrong}: give another path, or make the folder")
 
 
+def followed(path: Path) -> Path:
+    """The file that a symbolic link leads to, for a path that a user names; a run's own folder may be anybody's."""
+    return Path(os.path.realpath(path))
+
+
 @contextmanager
 def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[Any]:
     """Open a file that takes its name only when all of it is written and on the disk.
 
     An earlier file of that name stays until then, and stays for good if the block raises. A symbolic link
-    stays: the file that it points to is replaced. A device or a pipe is written to as it stands. What a process
-    that was killed has left of the file is removed.
+    is replaced, and what it leads to stays: see `followed`. A device or a pipe is written to as it stands. What a
+    process that was killed has left of the file is removed.
 
     Args:
         path: The file; its folder exists.
@@ -81,9 +87,11 @@ def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[
     Raises:
         DataError: If there is no such folder, or the path is a folder.
     """
-    path, encoding = Path(os.path.realpath(path)), None if "b" in mode else "utf-8"
-    check_place(path)
-    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+    path, encoding = Path(os.path.abspath(path)), None if "b" in mode else "utf-8"
+    if not path.is_symlink():
+        check_place(path)
+    before = path.lstat().st_mode if os.path.lexists(path) else 0
+    if before and not stat.S_ISREG(before) and not stat.S_ISLNK(before):
         with path.open(mode, newline=newline, encoding=encoding) as file:
             yield file
         return
@@ -94,7 +102,7 @@ def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(name, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_mask())
+            os.chmod(name, stat.S_IMODE(before) if stat.S_ISREG(before) else 0o666 & ~_mask())
             os.replace(name, path)
     except BaseException as error:
         name.unlink(missing_ok=True)

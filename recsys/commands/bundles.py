@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from dataclasses import fields
 
-from recsys.files import whole
+from recsys.files import followed, whole
 from recsys.serving.bundle import Bundle
 from recsys.serving.limits import Limits
 from recsys.serving.rows import predict_file
@@ -31,7 +31,7 @@ def predict(given: Namespace) -> int:
     if given.out is None:
         predict_file(bundle, given.rows, sys.stdout)
         return 0
-    with whole(given.out) as file:
+    with whole(followed(given.out)) as file:
         predict_file(bundle, given.rows, file)
     return 0
 

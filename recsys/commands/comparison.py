@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.errors import ConfigError
-from recsys.files import write_text
+from recsys.files import followed, write_text
 from recsys.selection.reports.compare import LABELS, Comparison, compare, together
 from recsys.selection.reports.compare_page import compare_page, signed, stable
 from recsys.selection.reports.find import read
@@ -39,7 +39,7 @@ def show(paths: Sequence[Path], out: Path | None = None) -> None:
     for pair, c in comparisons.items():
         _details(screen, pair, c)
     if out:
-        write_text(out, page)
+        write_text(followed(out), page)
         screen.print(f"page: {out}", soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import DataError
-from recsys.files import read_json, unfinished_folder, whole, write_json, write_text
+from recsys.files import followed, read_json, unfinished_folder, whole, write_json, write_text
 from recsys.lock import locked
 
 
@@ -36,13 +36,24 @@ def test_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     assert seen == ["file", "name", "folder"]
 
 
-def test_a_link_stays_and_its_target_is_replaced(tmp_path):
+def test_a_link_that_a_user_names_stays_and_its_target_is_replaced(tmp_path):
     target, link = write_text(tmp_path / "target", "old"), tmp_path / "link"
     target.chmod(0o640)
     link.symlink_to(target)
-    write_text(link, "new")
+    write_text(followed(link), "new")
     assert link.is_symlink() and target.read_text() == "new"
     assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_a_link_in_a_run_is_replaced_and_leads_nowhere(tmp_path):
+    target, folder = write_text(tmp_path / "target", "theirs"), tmp_path / "folder"
+    folder.mkdir()
+    for to in (target, tmp_path / "absent", folder):
+        link = tmp_path / f"link to {to.name}"
+        link.symlink_to(to)
+        write_text(link, "ours")
+        assert not link.is_symlink() and link.read_text() == "ours"
+    assert target.read_text() == "theirs" and not (tmp_path / "absent").exists() and not list(folder.iterdir())
 
 
 def test_a_pipe_is_written_to_and_stays(tmp_path):

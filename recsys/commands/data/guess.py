@@ -12,7 +12,7 @@ from recsys.config.options import CONF
 from recsys.data.inspection.decide import Given, Guessed, guess
 from recsys.data.inspection.documented import entry, write_yaml
 from recsys.errors import ConfigError, printable
-from recsys.files import write_text
+from recsys.files import followed, write_text
 from recsys.terminal import console
 
 __all__ = ["main"]
@@ -55,7 +55,7 @@ def _write(text: str, out: Path, force: bool) -> None:
     if out.exists() and not force:
         raise ConfigError(f"{out} is there already: give another --out or --name, or --force to replace it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, text)
+    write_text(followed(out), text)
 
 
 def _paths(given: Namespace) -> str | list[str] | dict[str, str | list[str]]:

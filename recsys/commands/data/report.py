@@ -7,7 +7,7 @@ from recsys.commands.data.configs import load_config
 from recsys.data.inspection.examine import examine, worries
 from recsys.data.inspection.page import html
 from recsys.errors import ConfigError
-from recsys.files import write_text
+from recsys.files import followed, write_text
 from recsys.terminal import console
 
 __all__ = ["main"]
@@ -20,7 +20,7 @@ def main(given: Namespace) -> int:
     examined = examine(load_config(given.data), given.rows)
     out: Path = given.out or Path("data") / f"{Path(given.data).stem}.html"
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, html(examined))
+    write_text(followed(out), html(examined))
     for worry in worries(examined):
         console().print(f"look at: {worry}", soft_wrap=True)
     print(out, flush=True)

@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from recsys.errors import ConfigError, DataError
 from recsys.evaluation.metrics import sigmoid
-from recsys.files import whole, write_json
+from recsys.files import followed, whole, write_json
 from recsys.progress import progress
 
 __all__ = ["AVAZU_CATS", "AVAZU_INTS", "FORMATS", "Planted", "write"]
@@ -223,7 +223,7 @@ def write(out: Path, planted: Planted, rows: int, format: str) -> None:
     except OSError as error:
         raise DataError(f"cannot write {out}: {error}: give another place") from error
     try:
-        with whole(out, "wb") as file, progress() as bar:
+        with whole(followed(out), "wb") as file, progress() as bar:
             task = bar.add_task(f"write {out.name} ", total=rows)
             with ExitStack() as stack:
                 put = None if format == "libsvm" else stack.enter_context(_writer(file, format, schema))
@@ -234,6 +234,6 @@ def write(out: Path, planted: Planted, rows: int, format: str) -> None:
                     else:
                         put(tables.table(chunk, start, rows))
                     bar.advance(task, len(chunk.label_B))
-        write_json(beside, {"rows": rows, **planted.truth(tables.ints, tables.cats)})
+        write_json(followed(beside), {"rows": rows, **planted.truth(tables.ints, tables.cats)})
     except OSError as error:
         raise DataError(f"cannot write {out}: {error}: free space, or give another place") from error
