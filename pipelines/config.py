@@ -138,6 +138,7 @@ class RunConfig:
         may_lack = {"benchmark", *(name for name, hint in hints.items() if hint in (Part, Part | None))}
         if lacking := sorted(set(hints) - may_lack - set(values)):
             raise ConfigError(f"no value for {', '.join(lacking)}: leave it as it is, or set it")
+        _refuse_nan(values, "")
         data = _read(values.get("data"), hints["data"], "data")
         check_name(data.get("name"), "data.name")  # first: a run has that name unless it is given another
         return cls(**{name: _read(values.get(name), hint, name) for name, hint in hints.items()})
@@ -145,6 +146,15 @@ class RunConfig:
     def to_json(self) -> Json:
         """All of it, as JSON holds it."""
         return {key: value for key, value in asdict(self).items() if key != "benchmark" or value is not None}
+
+
+def _refuse_nan(value: Any, place: str) -> None:
+    """NaN differs from itself: a stage with such a setting would never be the one that was begun."""
+    if isinstance(value, float) and value != value:
+        raise ConfigError(f"{place}: expected a number, got nan: give one")
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inside:
+        _refuse_nan(part, f"{place}.{key}" if place else str(key))
 
 
 def _read(value: Any, hint: Any, place: str) -> Any:

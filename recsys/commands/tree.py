@@ -115,7 +115,7 @@ def command_tree() -> dict[str, Parser]:
     p.add_argument("--out", type=Path, help="write an HTML page there")
     p = add("export", "run:export", "export the newest model of a run as a bundle")
     p.add_argument("run", help="id of the run")
-    p.add_argument("overrides", nargs="*", help="Hydra overrides, such as runs=FOLDER")
+    p.add_argument("overrides", nargs="*", default=[], help="Hydra overrides, such as runs=FOLDER")
     _bundles(add)
     return tree
 
@@ -175,7 +175,7 @@ def _data(add: Add) -> None:
         description=_BASELINES,
     )
     p.add_argument("data", help="a data config (its name or its .yaml file), or a prepared folder")
-    p.add_argument("overrides", nargs="*", help="Hydra overrides of the data config")
+    p.add_argument("overrides", nargs="*", default=[], help="Hydra overrides of the data config")
     p.add_argument("--seed", type=int, default=0)
     p = add("data synth", "data.synth:main", "write a table of clicks with a known truth, of any size")
     p.add_argument("out", help="file to write; the truth goes beside it, to OUT.truth.json")

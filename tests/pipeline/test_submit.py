@@ -43,6 +43,7 @@ WRONG = {
     "train.lr=fast": "train.lr",
     "train.lr=-1": "train.lr: input should be greater than 0",
     "train.patience=0": "train.patience",
+    "+data.split.shares=[.5,nan,.5]": "data.split.shares.1: expected a number, got nan: give one",
     "train.precision=fp8": "train.precision: input should be 'auto', 'fp32' or 'bf16'",
     "train.decay=auto": "train.decay",
     "optimizer.eps=1": "optimizer.eps: input should be less than or equal to 0.1",
