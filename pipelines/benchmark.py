@@ -19,7 +19,7 @@ from pipelines.retrains import Retrained, device_name, retrain
 from pipelines.stage import Result, Stage
 from recsys.config.factory import Part
 from recsys.errors import ConfigError
-from recsys.events import Together
+from recsys.events import Together, check_goes_on
 from recsys.features.schema import Schema
 from recsys.selection.reports.curve import checked_grid
 from recsys.selection.reports.find import read
@@ -41,6 +41,7 @@ def search_node(config: RunConfig, folder: Path, done: Mapping[str, Path]) -> No
 
 def _search(stage: Stage, name: str, method: Part, seed: int, model: Path, no_cut: int) -> Report:
     """The method's report on the model in that folder; searched once, unless settings or code have changed since."""
+    check_goes_on(stage.reporter)
     folder, done = stage.folder / "searches" / name / str(seed), {"prepare": stage.done["prepare"], "train": model}
     select = replace(stage.config.select, no_cut=no_cut)
     config = replace(stage.config, seed=seed, selection=method, select=select)

@@ -16,7 +16,7 @@ from pipelines.evaluate import measure
 from pipelines.node import NO_PART, Node, make_node, run_node, settings_read
 from pipelines.stage import Result, Stage
 from recsys.data.shards import Shards, read_array
-from recsys.events import Together
+from recsys.events import Together, check_goes_on
 from recsys.features.schema import Schema
 from recsys.files import whole
 from recsys.selection.reports.agreement import influence, paired_difference
@@ -59,6 +59,7 @@ def retrain_node(stage: Stage, names: Sequence[str], seed: int, retrains: Path) 
 
 def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:
     """A model trained on these fields alone, from the cache if it is there."""
+    check_goes_on(stage.reporter)
     schema, retrains = Schema.load(stage.data / "schema.json"), Path(stage.config.runs) / "cache" / "retrains"
     names = ordered(schema, names)
     node = retrain_node(stage, names, seed, retrains)

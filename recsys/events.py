@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from recsys.errors import Cancelled, in_one_line
+from recsys.errors import Cancelled, ConfigError, in_one_line
 from recsys.progress import progress
 from recsys.results import Amount, Run, utc_now, write_run
 from recsys.terminal import console
@@ -164,6 +164,8 @@ class RunFile:
         self.mark, self._run, self._folder = run.mark, run, folder
         self._changes: dict[str, Any] = {}
         self._next, self._looked, self._cancelled = 0.0, 0.0, False
+        if (folder / CANCEL).is_dir():
+            raise ConfigError(f"{folder / CANCEL}: expected a file or nothing, got a folder: remove it")
         (folder / CANCEL).unlink(missing_ok=True)  # meant for an earlier attempt
         self._write(force=True)
 

@@ -8,14 +8,21 @@ import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock, Mock
 
 import pytest
 
+from pipelines.benchmark import _search
+from pipelines.retrains import retrain
+from pipelines.run import execute
+from pipelines.stage import Stage
 from recsys.errors import Cancelled, ConfigError, DataError
-from recsys.events import CANCEL, Together, check_goes_on, run_file
+from recsys.events import CANCEL, RunFile, Together, check_goes_on, run_file
 from recsys.lock import locked
 from recsys.results import LOCK, Amount, Process, Run, read_run, write_run
+from tests.configs import run_config
 
+STOP = Mock(cancelled=Mock(return_value=True))
 BEGUN = Run("0" * 32, {"seed": 0}, "d" * 16, None, Process.this(), "2026-01-01T00:00:00+00:00", "")
 
 
@@ -107,6 +114,20 @@ def test_a_file_cancels_a_run_and_not_the_next_attempt(tmp_path):
     assert (read_run(tmp_path).state, read_run(tmp_path).note) == ("cancelled", "stopped by the file cancel")
     with run_file(tmp_path, BEGUN) as file:
         check_goes_on(file)
+    (tmp_path / CANCEL).mkdir()
+    with pytest.raises(ConfigError, match="cancel: expected a file or nothing, got a folder: remove it"):
+        RunFile(tmp_path, BEGUN)
+
+
+def test_a_run_that_is_to_stop_begins_no_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr("recsys.tracking.Tracker", MagicMock())
+    with pytest.raises(Cancelled):
+        execute(run_config(runs=str(tmp_path), stages=["prepare"]), tmp_path / "one", STOP)
+    assert read_run(tmp_path / "one").state == "cancelled" and not (tmp_path / "one" / "prepare").exists()
+    stage = Stage(run_config(runs=str(tmp_path)), tmp_path / "benchmark", {}, STOP)
+    for work in (lambda: retrain(stage, [], 0), lambda: _search(stage, "leap", {}, 0, tmp_path, 1)):
+        with pytest.raises(Cancelled):
+            work()
 
 
 def test_run_json_of_another_shape_is_one_line(tmp_path: Path):
