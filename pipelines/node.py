@@ -19,7 +19,7 @@ from pipelines.stage import Result
 from pipelines.stages import STAGES
 from recsys.config.factory import targets
 from recsys.config.options import present_name
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, DataError
 from recsys.files import Json, remove_folder, unfinished_folder, write_json
 from recsys.lock import locked
 from recsys.results import StageResult, prepared_folder, read_as, read_stage, relative, write_stage
@@ -189,7 +189,10 @@ def begun(folder: Path) -> Node | None:
     if not (folder / "node.json").exists():
         return None
     mend = f"remove {folder}, and it is made again"
-    return read_as(folder / "node.json", Node, "what a stage depends on", mend, NODE_VERSION)
+    node = read_as(folder / "node.json", Node, "what a stage depends on", mend, NODE_VERSION)
+    if node.stage not in STAGES:
+        raise DataError(f"{folder / 'node.json'} is damaged: expected a stage, got {node.stage!r}: {mend}")
+    return node
 
 
 def check_ours(folder: Path) -> None:

@@ -192,17 +192,23 @@ def _quiet() -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracking.py tells its errors in one line
 
 
+def _is_inside(name: object, folder: Path) -> bool:
+    """Whether a file that an error names is one of the runs' own; what fails elsewhere may be a bug."""
+    return isinstance(name, str | Path) and Path(os.path.abspath(name)).is_relative_to(os.path.abspath(folder))
+
+
 @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
 def _submit(config: DictConfig) -> None:
     """One run; the path of its result.json is the last line printed."""
     _quiet()
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = runs = Path(HydraConfig.get().runtime.output_dir)
     try:
         from pipelines.run import execute
         from recsys.events import Terminal
 
         resolved = _resolved(config)
-        check_inside(folder, Path(resolved.runs), "hydra.run.dir")
+        runs = Path(resolved.runs)
+        check_inside(folder, runs, "hydra.run.dir")
         trust(resolved.trusted)
         with Terminal() as terminal:
             print(execute(resolved, folder, terminal), flush=True)
@@ -210,10 +216,12 @@ def _submit(config: DictConfig) -> None:
         print(f"error: {in_one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if not disk_full(error):
+        if not disk_full(error) and not _is_inside(error.filename, runs):
             traceback.print_exc()
             sys.exit(1)
-        print(f"error: {folder}: No space left on device: free some, then resume={folder.name}", file=sys.stderr)
+        full = f"{folder}: No space left on device: free some"
+        said = full if disk_full(error) else f"{error.filename}: {error.strerror}: mend it"
+        print(f"error: {said}, then resume={folder.name}", file=sys.stderr)
         sys.exit(2)
     except Exception:
         traceback.print_exc()

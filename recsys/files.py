@@ -271,6 +271,8 @@ def read_json(path: Path, what: str, mend: str, version: int | None = None, shap
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"expected {what} at {path}, found none: {mend}") from error
+    except OSError as error:
+        raise DataError(f"{path}: expected {what}, cannot read it: {error.strerror}: {mend}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: expected {what}, got no JSON: {mend}") from error
     if version is not None:

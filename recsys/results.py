@@ -104,10 +104,21 @@ def read_result(path: Path) -> RunResult:
     result = read_as(path, RunResult, "the result of a run", _MEND, VERSION)
 
     def absolute(stage: StageOfRun) -> StageOfRun:
-        bundle = stage.bundle and (path.parent / stage.bundle).resolve()
-        return replace(stage, folder=(path.parent / stage.folder).resolve(), bundle=bundle)
+        bundle = stage.bundle and _absolute(path, stage.bundle)
+        return replace(stage, folder=_absolute(path, stage.folder), bundle=bundle)
 
     return replace(result, stages={name: absolute(stage) for name, stage in result.stages.items()})
+
+
+def _absolute(file: Path, written: str | Path) -> Path:
+    """The place that a path in a file leads to.
+
+    Raises:
+        DataError: If no file can have that name.
+    """
+    if "\0" in str(written):
+        raise DataError(f"{file} is damaged: expected a path, got {str(written)!r}: {_MEND}")
+    return (file.parent / written).resolve()
 
 
 def write_result(folder: Path, result: RunResult) -> Path:
@@ -153,7 +164,10 @@ def read_stage(folder: Path) -> StageResult:
         DataError: If there is none, or it is damaged or of another version.
     """
     mend = "remove it, and resume the run to run the stage again"
-    return read_as(folder / "result.json", StageResult, "the result of a stage", mend, VERSION)
+    result = read_as(folder / "result.json", StageResult, "the result of a stage", mend, VERSION)
+    for path in (*result.artifacts, result.bundle or "."):
+        _absolute(folder / "result.json", path)
+    return result
 
 
 def write_stage(folder: Path, result: StageResult) -> Path:
@@ -338,7 +352,7 @@ def prepared_folder(stage: Path) -> Path:
         DataError: If it noted none, or in another version.
     """
     note = read_json(stage / "data.json", "a note of where the prepared data is", _MEND, NOTE_VERSION, {"folder": str})
-    return (stage / note["folder"]).resolve()
+    return _absolute(stage / "data.json", note["folder"])
 
 
 def no_better_than_constant(models: Mapping[str, Mapping[str, float]]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from recsys.commands.cli import main
+from recsys.files import write_json
 from recsys.lock import locked
 from recsys.results import prepared_folder, read_result
 from recsys.tracking import Tracker
@@ -177,6 +179,35 @@ def test_a_folder_of_somebodys_files_is_no_run(capfd, tmp_path, monkeypatch):
     said = refused(capfd, "runs=.", "hydra.run.dir=./project")
     assert "hydra.run.dir: expected a new folder or that of a run, got project with train: name another" in said
     assert {p.name for p in tmp_path.rglob("*")} == {"project", "train", "data.csv"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("prepare/node.json", r"node\.json: expected what a stage depends on, cannot read it: Is a directory"),
+        ("run.json", r"run\.json: expected the settings of a run, cannot read it: Is a directory"),
+        (".lock", r"/\.lock: Too many levels of symbolic links: mend it, then resume=hostile"),
+        ("prepare/data.json", r"data\.json is damaged: expected a path, got 'a\\x00b'"),
+        ("prepare", r"prepare: expected no such place, .*, got something else"),
+        ("stage", r"node\.json is damaged: expected a stage, got 'bogus': remove"),
+    ],
+)
+def test_a_hostile_run_is_one_line(here, capfd, name, said):
+    folder = here / "runs" / "hostile"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(here / "runs" / "one", folder)
+    file = folder / ("prepare/node.json" if name == "stage" else name)
+    before = file.read_text() if file.is_file() else ""
+    shutil.rmtree(file) if file.is_dir() else file.unlink()
+    if name == "stage":
+        file.write_text(before.replace('"stage": "prepare"', '"stage": "bogus"'))
+    elif name == "prepare/data.json":
+        write_json(file, {"folder": "a\0b"}, 1)
+    elif name.endswith(("node.json", "run.json")):
+        file.mkdir()
+    else:
+        file.symlink_to(folder / "elsewhere")
+    assert re.search(said, refused(capfd, "resume=hostile"))
 
 
 def test_an_edited_table_is_refused(here, capfd):
