@@ -1,6 +1,7 @@
 """What a run tells while it goes on, and whether it is to stop; MLflow's side of it is in tracking.py."""
 
 import signal
+import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -167,7 +168,8 @@ class RunFile:
         if (folder / CANCEL).is_dir():
             raise ConfigError(f"{folder / CANCEL}: expected a file or nothing, got a folder: remove it")
         (folder / CANCEL).unlink(missing_ok=True)  # meant for an earlier attempt
-        self._write(force=True)
+        self._warned = False
+        self._save()
 
     def stage(self, name: str) -> None:
         self._write(force=True, stage=name, progress=None)
@@ -191,17 +193,37 @@ class RunFile:
         return self._cancelled
 
     def end(self, state: str, **said: str) -> None:
-        """Write down the last state, with a `note` or an `error` on how it came."""
-        self._write(force=True, state=state, stage=None, progress=None, **said)
+        """Write down the last state, with a `note` or an `error` on how it came.
+
+        A full disk may have room now that the file which filled it is removed: it is tried twice.
+        """
+        self._changes |= {"state": state, "stage": None, "progress": None, **said}
+        try:
+            self._save()
+        except OSError:
+            self._save()
 
     def _write(self, force: bool = False, **changes: Any) -> None:
         self._changes |= changes
         started = time.monotonic()
         if force or started >= self._next:
-            self._run = replace(self._run, **self._changes, updated=utc_now())
-            self._changes.clear()
-            write_run(self._folder, self._run)
+            try:
+                self._save()
+            except OSError as error:
+                self._warn(error)
             self._next = time.monotonic() + max(_PAUSE, (time.monotonic() - started) / _SHARE)
+
+    def _save(self) -> None:
+        self._run = replace(self._run, **self._changes, updated=utc_now())
+        self._changes.clear()
+        write_run(self._folder, self._run)
+
+    def _warn(self, error: OSError) -> None:
+        """Say once that nobody can see how far the run is; its work may need no room."""
+        if not self._warned:
+            place, reason = self._folder / "run.json", error.strerror or error
+            print(f"warning: {place} cannot be written, the run goes on without it: {reason}", file=sys.stderr)
+        self._warned = True
 
 
 def _what_stopped(error: BaseException, folder: Path) -> str:

@@ -1,5 +1,6 @@
 """run.json says how a run stands, and how it ended, whatever ended it."""
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -103,6 +104,18 @@ def test_updates_are_few_and_the_newest_is_written(tmp_path, monkeypatch):
     assert 18 <= len(running) <= 20, "ten seconds, two a second"
     assert running[0].progress == Amount(50, 1000, "rows") and running[-1].progress.done > 940
     assert written[-1].metrics == {"train": {"step": 1000.0, "auc": 1.0}} and written[-1].state == "finished"
+
+
+def test_a_full_disk_ends_no_training_and_the_end_is_written_if_it_can_be(tmp_path, monkeypatch, capfd):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    tries = Mock(side_effect=[tmp_path, full, full, full, full, tmp_path])
+    monkeypatch.setattr("recsys.events.write_run", tries)
+    with run_file(tmp_path, BEGUN) as file:
+        for name in ("train", "evaluate", "export"):
+            file.stage(name)
+    assert tries.call_count == 6 and tries.call_args.args[1].state == "finished"
+    (said,) = capfd.readouterr().err.splitlines()
+    assert "run.json cannot be written, the run goes on without it: No space left on device" in said
 
 
 def test_a_file_cancels_a_run_and_not_the_next_attempt(tmp_path):
