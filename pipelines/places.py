@@ -89,6 +89,8 @@ def check_inside(folder: Path, runs: Path, place: str) -> None:
 def check_new_or_ours(folder: Path, place: str) -> None:
     """What is in a run's folder already is of an earlier attempt at the run: there is run.json, or next to nothing.
 
+    Hydra writes its notes and a log, submit.log by default, before the run itself begins.
+
     Raises:
         ConfigError: If somebody's files are there, or Hydra would write through a link.
     """
@@ -99,7 +101,9 @@ def check_new_or_ours(folder: Path, place: str) -> None:
         )
     if not folder.is_dir() or (folder / "run.json").exists():
         return
-    if other := sorted(p.name for p in folder.iterdir() if p.name != "cancel" and p.name[0] != "."):
+    if other := sorted(
+        p.name for p in folder.iterdir() if p.name != "cancel" and p.name[0] != "." and p.suffix != ".log"
+    ):
         raise ConfigError(
             f"{place}: expected a new folder or that of a run, got {folder} with {other[0]}: name another"
         )

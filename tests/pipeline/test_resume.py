@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from pipelines.places import check_new_or_ours
 from recsys.commands.cli import main
 from recsys.files import write_json
 from recsys.lock import locked
@@ -179,6 +180,11 @@ def test_a_folder_of_somebodys_files_is_no_run(capfd, tmp_path, monkeypatch):
     said = refused(capfd, "runs=.", "hydra.run.dir=./project")
     assert "hydra.run.dir: expected a new folder or that of a run, got project with train: name another" in said
     assert {p.name for p in tmp_path.rglob("*")} == {"project", "train", "data.csv"}
+    early = tmp_path / "early"  # what a kill leaves before run.json is there
+    (early / ".hydra").mkdir(parents=True)
+    for name in (".lock", "submit.log", "cancel"):
+        (early / name).touch()
+    check_new_or_ours(early, "hydra.run.dir")
 
 
 @pytest.mark.parametrize(
