@@ -25,7 +25,7 @@ from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
 from recsys.selection.methods.leap import leap
-from recsys.selection.reports.report import health
+from recsys.selection.reports.health import health
 from recsys.selection.search import Search
 from recsys.training.config import TrainConfig
 from recsys.training.device import Device
