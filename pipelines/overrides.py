@@ -18,7 +18,9 @@ from pipelines.config import Part, RunConfig
 from recsys.config.options import CONF
 from recsys.data.preparation.fields import FIELD_KEYS, KEYS
 
-__all__ = ["WRONG", "compose", "each_run", "key_of", "what_is_wrong"]
+__all__ = ["NO_OPTIONS", "WRONG", "compose", "each_run", "key_of", "what_is_wrong"]
+
+NO_OPTIONS = argparse.Namespace(config_path=None, config_name=None)  # of Hydra's own
 
 WRONG = (
     HydraException,
@@ -35,7 +37,7 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-def compose(overrides: Sequence[str], given: argparse.Namespace) -> DictConfig:
+def compose(overrides: Sequence[str], given: argparse.Namespace = NO_OPTIONS) -> DictConfig:
     """The configuration that overrides and Hydra's own options lead to, with Hydra's part."""
     folder = Path(given.config_path).absolute() if given.config_path else CONF
     with initialize_config_dir(str(folder), version_base=None):
@@ -73,7 +75,7 @@ def _no_option(overrides: Sequence[str]) -> str:
     return f"{wrong.input_line if wrong else ''!r}: expected GROUP=OPTION, with the name of an option: {mend}"
 
 
-def what_is_wrong(error: Exception, overrides: Sequence[str], given: argparse.Namespace) -> str:
+def what_is_wrong(error: Exception, overrides: Sequence[str], given: argparse.Namespace = NO_OPTIONS) -> str:
     """What is wrong with the overrides, in one line; Hydra's own text has up to twelve."""
     said = " ".join(str(error).split("\nSee https://")[0].split())
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):

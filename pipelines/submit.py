@@ -30,7 +30,7 @@ from recsys.config.options import CONF, own_options, search_path
 from recsys.errors import ConfigError, RecsysError, in_one_line
 from recsys.files import disk_full
 
-__all__ = ["folders_made", "main"]
+__all__ = ["check_folder", "folders_made", "main", "quiet", "refuse_what_a_file_may_not_say", "resolve_config"]
 
 _ONLY_TYPED = (
     *("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging", "output_subdir", "searchpath", "verbose"),
@@ -58,7 +58,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return given, flags
 
 
-def _resolved(config: DictConfig) -> RunConfig:
+def resolve_config(config: DictConfig) -> RunConfig:
     """The configuration without Hydra's own part.
 
     Raises:
@@ -92,14 +92,14 @@ def _refuse_what_cannot_be(overrides: list[str], given: argparse.Namespace) -> N
         return
     plain = compose([o for o in overrides if key_of(o).startswith("hydra")], given)
     for config in configs:
-        _refuse_what_a_file_may_not_say(config, plain, overrides)
+        refuse_what_a_file_may_not_say(config, plain, overrides)
         with _unused_is(_no_folder):
-            resolved = _resolved(config)
+            resolved = resolve_config(config)
         check(resolved)
-        check_table(resolved, _check_folder(config, Path(resolved.runs), given.multirun))
+        check_table(resolved, check_folder(config, Path(resolved.runs), given.multirun))
 
 
-def _refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overrides: Sequence[str]) -> None:
+def refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overrides: Sequence[str]) -> None:
     """A file that someone sends must not make this process run code that no package of ours holds.
 
     Raises:
@@ -119,7 +119,7 @@ def _plain(node: DictConfig) -> Any:
     return OmegaConf.to_container(node, resolve=False)
 
 
-def _check_folder(config: DictConfig, runs: Path, sweeps: bool) -> Path:
+def check_folder(config: DictConfig, runs: Path, sweeps: bool) -> Path:
     """Where the run is to write is inside the folder of runs → that place.
 
     Raises:
@@ -173,7 +173,7 @@ def folders_made() -> AbstractContextManager[None]:
 OmegaConf.register_new_resolver("unused", str)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Third parties' chatter that no user can act on."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -200,13 +200,13 @@ def _is_inside(name: object, folder: Path) -> bool:
 @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
 def _submit(config: DictConfig) -> None:
     """One run; the path of its result.json is the last line printed."""
-    _quiet()
+    quiet()
     folder = runs = Path(HydraConfig.get().runtime.output_dir)
     try:
         from pipelines.run import execute
         from recsys.events import Terminal
 
-        resolved = _resolved(config)
+        resolved = resolve_config(config)
         runs = Path(resolved.runs)
         check_inside(folder, runs, "hydra.run.dir")
         trust(resolved.trusted)

@@ -176,6 +176,15 @@ class Tracker:
         with self._run("parent", name, f"tags.`{_MARK}` = '{mark}'", tags, log_config):
             yield
 
+    def adopt(self, mark: str) -> None:
+        """Hang the run that has the mark, with its stages, under this one."""
+
+        def hang() -> None:
+            for run in self.client.search_runs([self._experiment], f"tags.`{_MARK}` = '{mark}'", max_results=1):
+                self.client.set_tag(run.info.run_id, "mlflow.parentRunId", self.ids["parent"])
+
+        self._tell(hang)
+
     @contextmanager
     def stage(self, name: str) -> Generator[None]:
         """A child run; that of a stage which was killed is opened again."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recsys.errors import ConfigError
 
-__all__ = ["export", "run"]
+__all__ = ["continued", "export", "run"]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -19,7 +19,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     short = "+selection="
     arguments = [f"select.apply={a.removeprefix(short)}" if a.startswith(short) else a for a in arguments]
-    arguments = _continued(arguments)
+    arguments = continued(arguments)
     from pipelines import submit
     from recsys.training.memory import keep_freed_memory
 
@@ -32,7 +32,7 @@ def export(given: Namespace) -> int:
     return run([f"from_run={given.run}", "stages=[export]", f"name={Path(given.run).name}-export", *given.overrides])
 
 
-def _continued(arguments: list[str]) -> list[str]:
+def continued(arguments: list[str]) -> list[str]:
     """The overrides of the run that `resume=` or `from_run=` names, under those given now.
 
     A resumed run works in its own folder, and finds its finished stages there.

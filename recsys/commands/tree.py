@@ -26,6 +26,17 @@ Options of your own stand in data/, model/, experiment/ … of the folder that y
 option has. Paths in them are relative to that folder.
 The last line printed is the path of the run's result.json."""
 
+_SWEEP = """Search settings of a run: each trial is a run of stages prepare and train, judged on validation. Then the
+best is trained again beside the default and compared on test.
+  recsys sweep data=shop                              conf/search/default.yaml: model, embedding, rates, widths, dropout
+  recsys sweep data=shop search=rates                 rates and dropout alone
+  recsys sweep data=shop search.trials=10 search.objective=pareto
+  recsys sweep resume=ID                              go on with a sweep that was stopped or killed
+  recsys sweep resume=ID search.trials=80             … to more trials
+
+A space of your own stands in search/NAME.yaml of the folder that you are in. Everything else is an override of the run,
+as for recsys run. The last line printed is the path of the sweep's sweep.json."""
+
 _DATA = """examples:
   recsys data guess clicks.csv --label click --time at --group user --name shop
   recsys data report shop
@@ -106,6 +117,9 @@ def command_tree() -> dict[str, Parser]:
     add = _adder(tree)
     add("run", "", "submit an experiment run (Hydra overrides pass through)", usage="recsys run [OVERRIDE …]",
         description=_RUN)  # fmt: skip
+    p = add("sweep", "sweep:main", "search settings of a run, and hold the best beside the default",
+            usage="recsys sweep [OVERRIDE …]", description=_SWEEP)  # fmt: skip
+    p.add_argument("overrides", nargs="*", default=[], help="search=NAME, search.KEY=VALUE, overrides of the run")
     _bench(add)
     _data(add)
     add("doctor", "doctor:main", "check versions, device and memory")

@@ -1,0 +1,108 @@
+"""A sweep whose space is checked: its trials, the winner beside the default, the page, and MLflow's side of it."""
+
+import traceback
+from collections.abc import Mapping
+from contextlib import redirect_stderr
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import OmegaConf
+from optuna.trial import FrozenTrial
+
+from pipelines.config import RunConfig
+from pipelines.run import execute
+from pipelines.stage import Result
+from pipelines.sweep.configs import Base, experiment
+from pipelines.sweep.judge import judge
+from pipelines.sweep.page import lead, write_page
+from pipelines.sweep.screen import Screen
+from pipelines.sweep.settings import Settings
+from pipelines.sweep.space import TRIAL_STAGES
+from pipelines.sweep.swept import Swept, summarise
+from pipelines.sweep.trials import Search, open_study
+from recsys.errors import RecsysError
+from recsys.events import Reporter, RunFile, Terminal, Together
+from recsys.files import write_text
+from recsys.results import read_run
+from recsys.terminal import console
+from recsys.tracking import Tracker
+
+__all__ = ["conduct"]
+
+_TITLE = """# Trial {trial} of sweep {id}: validation logloss {logloss:.5f}, the default's {default:.5f}. Copy it to
+# experiment/NAME.yaml of the folder that you are in, and run it: recsys run experiment=NAME
+"""
+
+
+def conduct(base: Base, settings: Settings, config: RunConfig, folder: Path, file: RunFile) -> Path:
+    """Search, train the winner again, write sweep.json, sweep.html and best.yaml → sweep.json.
+
+    Args:
+        base: What the sweep starts from.
+        settings: Of the search.
+        config: The run without changes.
+        folder: The sweep's.
+        file: Its run.json, which can stop it.
+    """
+    id, data = str(folder.resolve().relative_to(Path(config.runs).resolve())), config.data["name"]
+    study = open_study(folder, settings)
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment, Path(config.runs))
+    with tracker.parent(id, {**config.to_json(), "search": settings.to_json()}, folder, file.mark):
+        with Screen(settings.trials, file) as screen:
+
+            def tell(study: optuna.Study, trial: FrozenTrial | None) -> None:
+                run = folder / (str(trial.number) if trial else "default") / "run.json"
+                if run.exists():
+                    tracker.adopt(read_run(run.parent).mark)
+                swept = summarise(study, settings, id, data)
+                screen.done(swept, swept.trials[trial.number] if trial else None)
+
+            Search(folder, settings, _run_of(base), screen, tell).run(study)
+        swept = _judged(summarise(study, settings, id, data), base, config, folder, file)
+        path, figures = swept.write(folder), {f"test_{m}_change": d["mean"] for m, d in swept.change.items()}
+        write_page(swept, folder / "sweep.html")
+        files = [p for name in ("sweep.html", "sweep.json", "best.yaml") if (p := folder / name).exists()]
+        tracker.log("parent", Result(figures, artifacts=files).to_json(folder, 0.0), folder)
+    stderr = console(width=160)
+    stderr.print(lead(swept), soft_wrap=True)
+    for what, file_name in (("page:", "sweep.html"), ("experiment:", "best.yaml")):
+        if (folder / file_name).exists():
+            stderr.print(f"{what:18} {folder / file_name}", soft_wrap=True)
+    return path
+
+
+def _run_of(base: Base):
+    """What runs a trial: `execute`, which prints into log.txt of the trial's folder."""
+
+    def run(changes: Mapping[str, Any], folder: Path, reporter: Reporter) -> Path:
+        config = base.trial(changes)
+        (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+        typed = OmegaConf.create([*base.typed(changes), f"stages=[{','.join(TRIAL_STAGES)}]"])
+        write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(typed))  # as Hydra notes them: resume=ID/3
+        with (folder / "log.txt").open("a", encoding="utf-8") as log, redirect_stderr(log):
+            try:
+                return execute(config, folder, reporter)
+            except RecsysError:
+                raise
+            except Exception:
+                traceback.print_exc()
+                raise
+
+    return run
+
+
+def _judged(swept: Swept, base: Base, config: RunConfig, folder: Path, file: RunFile) -> Swept:
+    """With the winner's figures on test beside the default's, if there is a winner; its experiment is written first."""
+    best = swept.winner
+    if best is None or best.figures is None:
+        return swept
+    title = _TITLE.format(trial=best.number, id=swept.id, logloss=best.figures.logloss, default=swept.default.logloss)
+    write_text(folder / "best.yaml", experiment(base.typed(best.changes), title))
+    if not swept.settings.seeds:
+        return swept
+    runs = {"best": (base.trial(best.changes), folder / str(best.number)), "default": (config, folder / "default")}
+    with Terminal() as terminal:
+        by_seed, change = judge(runs, swept.settings.seeds, folder, Together(terminal, file))
+    return replace(swept, by_seed=by_seed, change=change)

@@ -1,0 +1,137 @@
+"""The configurations of a sweep: of its search, of the run without changes, of each trial; the winner as an option."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipelines.check import check, check_table
+from pipelines.config import RunConfig
+from pipelines.overrides import WRONG, compose, key_of, what_is_wrong
+from pipelines.submit import check_folder, refuse_what_a_file_may_not_say, resolve_config
+from pipelines.sweep.settings import Settings
+from pipelines.sweep.space import TRIAL_STAGES, corners, overrides_of, read_space
+from recsys.config.options import own_options
+from recsys.errors import ConfigError
+from recsys.files import Json
+
+__all__ = ["Base", "experiment"]
+
+_FOLDER = "${unused:${runs}/${now:%Y%m%d-%H%M%S}-${name}-search}"
+_NEVER_KEPT = ("hydra", "runs", "tracking", "trusted", "from_run")  # of this machine, or only to be typed
+
+
+def _is_search(override: str) -> bool:
+    return key_of(override).split(".")[0] == "search"
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a sweep starts from.
+
+    Args:
+        overrides: Of the run without changes, without those of the search.
+        searched: Those of the search, such as `search=rates` and `search.trials=9`.
+    """
+
+    overrides: list[str]
+    searched: list[str]
+
+    @classmethod
+    def split(cls, typed: Sequence[str]) -> "Base":
+        """What was typed after `recsys sweep`."""
+        searched = [f"+{o.lstrip('+')}" if key_of(o) == "search" else o for o in typed if _is_search(o)]
+        if not any(key_of(o) == "search" for o in searched):
+            searched = ["+search=default", *searched]
+        return cls([o for o in typed if not _is_search(o)], searched)
+
+    def begin(self) -> tuple[Settings, RunConfig, Path]:
+        """The settings of the search, the run without changes, and the sweep's folder; within `folders_made` it is new.
+
+        Raises:
+            ConfigError: Whatever cannot be.
+        """
+        config = _compose([*self.searched, *self.overrides])
+        plain = _compose([o for o in self.overrides if key_of(o).startswith("hydra")])
+        refuse_what_a_file_may_not_say(config, plain, self.overrides)
+        OmegaConf.set_struct(config, False)
+        settings = Settings.from_json(cast(Json, OmegaConf.to_container(config.pop("search"), resolve=True)))
+        if not any(key_of(o) == "hydra.run.dir" for o in self.overrides):
+            config.hydra.run.dir = _FOLDER
+        resolved = _of_trial(resolve_config(config))
+        return settings, resolved, check_folder(config, Path(resolved.runs), False)
+
+    def check(self, settings: Settings, folder: Path) -> None:
+        """Check every option, and each end of every range, as `recsys run` checks it.
+
+        Raises:
+            ConfigError: The first thing that cannot be.
+        """
+        check_table(self.trial({}), folder)
+        for changes in corners(read_space(settings.space)):
+            try:
+                self.trial(changes)
+            except ConfigError as error:
+                tried = " ".join(overrides_of(changes))
+                raise ConfigError(f"{error} (a trial of search.space, with {tried})") from error
+
+    def typed(self, changes: Mapping[str, Any]) -> list[str]:
+        """The overrides that make a run of a trial's settings."""
+        return [*self.overrides, *overrides_of(changes)]
+
+    def trial(self, changes: Mapping[str, Any]) -> RunConfig:
+        """The configuration of a trial.
+
+        Raises:
+            ConfigError: If it cannot be.
+        """
+        config = _of_trial(resolve_config(_compose(self.typed(changes))))
+        check(config)
+        return config
+
+
+def _of_trial(config: RunConfig) -> RunConfig:
+    return replace(config, stages=list(TRIAL_STAGES), from_run=None)
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    searched = any(key_of(o) == "hydra.searchpath" for o in overrides)
+    overrides = [*overrides, *([] if searched else own_options(Path.cwd()))]
+    try:
+        return compose(overrides)
+    except WRONG as error:
+        raise ConfigError(what_is_wrong(error, overrides)) from error
+
+
+def experiment(overrides: Sequence[str], title: str) -> str:
+    """An option of the group `experiment` that sets what the overrides set: their options, then what else differs.
+
+    Args:
+        overrides: Of a run.
+        title: Its comment.
+    """
+    config, plain = _compose(overrides), _compose([])
+    chosen, usual = (dict(c.hydra.runtime.choices) for c in (config, plain))
+    groups = {g: n for g, n in chosen.items() if usual.get(g) != n and g != "experiment" and not g.startswith("hydra/")}
+    with_groups = _compose([f"{g}={n}" if n is not None else f"~{g}" for g, n in groups.items()])
+    whole, option = (cast(Json, OmegaConf.to_container(c, resolve=False)) for c in (config, with_groups))
+    for key in _NEVER_KEPT:
+        whole.pop(key, None)
+        option.pop(key, None)
+    body = {"defaults": [{f"override /{g}": n} for g, n in groups.items()], **_changed(option, whole)}
+    return f"# @package _global_\n{title}{OmegaConf.to_yaml(OmegaConf.create(body))}"
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Json:
+    """What is new or other in `now`."""
+    changes: Json = {}
+    for key, value in now.items():
+        old = before.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            if inside := _changed(cast(Json, old), cast(Json, value)):
+                changes[key] = inside
+        elif key not in before or value != old:
+            changes[key] = value
+    return changes

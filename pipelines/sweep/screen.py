@@ -1,0 +1,72 @@
+"""A sweep on the screen: a bar of trials with the best so far, one of the trial that runs, a line a finished trial."""
+
+import sys
+from collections.abc import Mapping
+
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+from pipelines.sweep.space import overrides_of
+from pipelines.sweep.swept import Swept, Tried
+from recsys.events import Reporter
+from recsys.progress import progress
+
+__all__ = ["Screen"]
+
+
+def _line(trial: Tried) -> str:
+    text, figures = trial.state, trial.figures
+    if figures:
+        text = f"logloss {figures.logloss:.5f}, {figures.seconds:.1f} s, {figures.bytes / 1e6:.2f} MB"
+    return f"trial {trial.number}: {text}{trial.error and f': {trial.error}'}  {' '.join(overrides_of(trial.changes))}"
+
+
+class Screen:
+    """A `Reporter` of the trial that runs; it tells run.json of the sweep how many are done.
+
+    Args:
+        trials: How many in all.
+        file: run.json of the sweep; it can stop it.
+    """
+
+    def __init__(self, trials: int, file: Reporter):
+        self._trials, self._file = trials, file
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = progress(*columns, refresh_per_second=2)
+        self._bar.console.file = sys.stderr  # while a trial runs, sys.stderr is its log
+        self._all = self._bar.add_task(f"0 of {trials} trials", total=trials, note="")
+        self._one = self._bar.add_task("", total=None, note="")
+
+    def __enter__(self) -> "Screen":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def done(self, swept: Swept, newest: Tried | None) -> None:
+        """Show what is done; say what came of the newest trial."""
+        count, note = len(swept.trials), f"none better than the default, {swept.default.logloss:.5f}"
+        if best := swept.winner:
+            note = f"best {best.objective:.5f} (trial {best.number})"
+        self._bar.update(self._all, completed=count, description=f"{count} of {self._trials} trials", note=note)
+        if newest:
+            self._bar.console.print(_line(newest), soft_wrap=True)
+        self._file.progress(count, self._trials, "trials")
+        self._file.note(f"{count} of {self._trials} trials, {note}")
+
+    def progress(self, done: int, total: int, unit: str = "steps") -> None:
+        self._bar.update(self._one, completed=done, total=total, description=f"{done:,} of {total:,} {unit}")
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        self._bar.update(self._one, note=", ".join(f"{name} {value:.5f}" for name, value in values.items()))
+
+    def note(self, text: str) -> None:
+        """Nothing: it is in the trial's log."""
+
+    def cancelled(self) -> bool:
+        return self._file.cancelled()

@@ -1,0 +1,60 @@
+"""What `recsys sweep` is told: the space, and how it is searched. Imports nothing that takes long."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+from pydantic import Strict
+
+from pipelines.sweep.space import read_space
+from recsys.config.factory import make_dataclass
+from recsys.config.ranges import Few, Seed
+from recsys.errors import ConfigError
+from recsys.files import Json
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An option of the group `search`.
+
+    Args:
+        trials: How many in all.
+        objective: `logloss` of validation, where a trial that is behind the others' median is stopped; or `pareto`:
+            logloss, seconds and bytes at once.
+        beta: β of logloss·(1 + β·ln(seconds / seconds of the default)): 0 ignores time.
+        sampler: `tpe` learns from earlier trials, `random` does not.
+        sampler_seed: Fixes which trials come.
+        seeds: Under which the best trial is trained again, beside the default; none if empty.
+        space: As `read_space` takes it.
+    """
+
+    trials: Few
+    objective: Literal["logloss", "pareto"]
+    beta: Annotated[float, Strict(), Ge(0), Le(0.1)]
+    sampler: Literal["tpe", "random"]
+    sampler_seed: Seed
+    seeds: list[Seed]
+    space: dict[str, Any]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Settings":
+        """Checked settings.
+
+        Raises:
+            ConfigError: Whatever of them cannot be.
+        """
+        settings = make_dataclass(cls, values, "search")
+        if len(set(settings.seeds)) < len(settings.seeds):
+            raise ConfigError(f"search.seeds: expected different seeds, got {settings.seeds}: for example [1, 2, 3]")
+        if not read_space(settings.space):
+            raise ConfigError(
+                "search.space: expected settings to search, got none: for example {train.lr: {log: [1e-4, 1e-2]}}"
+            )
+        return settings
+
+    def to_json(self) -> Json:
+        """All of it, as JSON holds it."""
+        return asdict(self)

@@ -1,0 +1,76 @@
+"""`recsys sweep`: check the space, then search it. Imports no training code, so that a mistake is told at once."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+from pipelines.config import RunConfig
+from pipelines.earlier import settings as settings_of_run
+from pipelines.submit import folders_made, quiet
+from pipelines.sweep.configs import Base
+from pipelines.sweep.settings import Settings
+from recsys.config.factory import trust
+from recsys.errors import Cancelled, ConfigError
+from recsys.events import run_file
+from recsys.files import Json
+from recsys.lock import locked
+from recsys.results import LOCK, Process, Run, config_digest, read_run, utc_now
+from recsys.terminal import console
+
+__all__ = ["sweep"]
+
+_LATER = ("trials", "seeds")  # of the search, that may change when it goes on
+
+
+def sweep(typed: Sequence[str]) -> Path:
+    """Run a sweep, or go on with one → its sweep.json.
+
+    Args:
+        typed: Hydra overrides of the run without changes, `search=NAME`, `search.KEY=VALUE`.
+
+    Raises:
+        Cancelled: If a file `cancel` in the sweep's folder, or in a trial's, stops it.
+        ConfigError: If something cannot be; nothing has been run or written then.
+        RecsysError: What else the user can mend.
+    """
+    quiet()
+    base = Base.split(typed)
+    settings, config, folder = base.begin()
+    trust(config.trusted)
+    console().print("checking each option of the space", style="dim")
+    base.check(settings, folder)
+    with folders_made():
+        folder = base.begin()[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder / LOCK, wait=False), run_file(folder, _begin(folder, config, settings, typed)) as file:
+            from pipelines.sweep.conduct import conduct  # Optuna, MLflow and torch take seconds
+
+            return conduct(base, settings, config, folder, file)
+    except Cancelled as error:
+        id = folder.resolve().relative_to(Path(config.runs).resolve())
+        raise Cancelled(f"the sweep was asked to stop: recsys sweep resume={id} goes on") from error
+    except BlockingIOError as error:
+        raise ConfigError(f"sweep {folder.name} is being run by another process: wait for it, or stop it") from error
+
+
+def _begin(folder: Path, config: RunConfig, settings: Settings, typed: Sequence[str]) -> Run:
+    """What run.json says first: of a new sweep, or of one that goes on, whose settings are the same.
+
+    Raises:
+        ConfigError: If they are not.
+    """
+    now: Json = {**settings_of_run(config), "search": settings.to_json()}
+    run = Run(uuid4().hex, now, config_digest(now), list(typed), Process.this(), utc_now(), utc_now())
+    if not (folder / "run.json").exists():
+        return run
+    before = read_run(folder)
+    searched = before.config.get("search", {})
+    same = {**before.config, "search": {**searched, **{key: now["search"][key] for key in _LATER}}}
+    if changed := next((key for key in now if same.get(key) != now[key]), None):
+        raise ConfigError(
+            f"sweep {folder.name} was begun with another {changed}: leave that as it was, or begin a new sweep"
+        )
+    again = replace(before, config=now, digest=run.digest, overrides=run.overrides, process=run.process)
+    return replace(again, state="running", error=None, note=None)

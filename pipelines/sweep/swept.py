@@ -1,0 +1,131 @@
+"""What a sweep has come to: sweep.json, and what its page and the screen show."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+
+from pipelines.sweep.settings import Settings
+from pipelines.sweep.trials import Figures
+from recsys.files import Json, write_json
+from recsys.selection.reports.report import Difference
+
+__all__ = ["Swept", "Tried", "front", "summarise"]
+
+VERSION = 1  # of sweep.json
+_STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
+_LEAST = 10  # finished trials, to say which settings matter
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A trial.
+
+    Args:
+        number: From 0; the name of its folder.
+        state: `finished`, `stopped early` (it was behind the others) or `failed`.
+        changes: Settings that it tried, by key.
+        figures: Of a finished one.
+        objective: What the study minimises, of a finished one; in a search for a front, its logloss.
+        looks: Rows learned → validation logloss, if a trial may be stopped early.
+        error: Why it failed.
+    """
+
+    number: int
+    state: str
+    changes: Json
+    figures: Figures | None = None
+    objective: float | None = None
+    looks: dict[int, float] = field(default_factory=dict[int, float])
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A sweep.
+
+    Args:
+        id: Of the sweep.
+        data: Name of its data.
+        settings: Of the search.
+        default: Figures of the run without changes.
+        trials: In order.
+        front: Finished trials that no other one beats in logloss, seconds and bytes at once.
+        importance: Setting → share of what tells good trials from others, of settings that each trial has.
+        best: The trial with the lowest objective; None if that is not lower than the default's.
+        by_seed: Metric of test → name, `best` or `default` → a value a seed, if the best was trained again.
+        change: Metric of test → best − default, paired.
+    """
+
+    id: str
+    data: str
+    settings: Settings
+    default: Figures
+    trials: list[Tried]
+    front: list[int]
+    importance: dict[str, float]
+    best: int | None
+    by_seed: dict[str, dict[str, list[float]]] = field(default_factory=dict[str, dict[str, list[float]]])
+    change: dict[str, Difference] = field(default_factory=dict[str, Difference])
+
+    @property
+    def winner(self) -> Tried | None:
+        """The trial `best`."""
+        return next((t for t in self.trials if t.number == self.best), None)
+
+    def write(self, folder: Path) -> Path:
+        """Write sweep.json → its path."""
+        return write_json(folder / "sweep.json", asdict(self), VERSION)
+
+
+def front(figures: Mapping[int, Figures]) -> list[int]:
+    """The trials for which no other one is at least as good in all figures and better in one."""
+
+    def beaten(number: int) -> bool:
+        mine = tuple(asdict(figures[number]).values())
+        others = [tuple(asdict(f).values()) for n, f in figures.items() if n != number]
+        return any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in others)
+
+    return [number for number in figures if not beaten(number)]
+
+
+def _tried(trial: FrozenTrial) -> Tried:
+    said: Mapping[str, Any] = trial.user_attrs
+    return Tried(
+        trial.number,
+        _STATES[trial.state],
+        said.get("changes", {}),
+        Figures(**said["figures"]) if "figures" in said else None,
+        trial.values[0] if trial.state == TrialState.COMPLETE else None,
+        dict(trial.intermediate_values),
+        said.get("error", ""),
+    )
+
+
+def _importance(study: optuna.Study, finished: Sequence[Tried]) -> dict[str, float]:
+    """PED-ANOVA: how much each setting tells the best tenth of trials from the others; empty if there are too few."""
+    if len(finished) < _LEAST or len({t.objective for t in finished}) == 1:
+        return {}
+    with warnings.catch_warnings():  # it warns that low values are taken to be good, as they are
+        warnings.simplefilter("ignore")
+        shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target=lambda t: t.values[0])
+    return {name: float(share) for name, share in shares.items()}
+
+
+def summarise(study: optuna.Study, settings: Settings, id: str, data: str) -> Swept:
+    """What the study holds."""
+    trials = [_tried(t) for t in study.trials if t.state in _STATES]
+    finished = [t for t in trials if t.objective is not None]
+    default = Figures(**study.user_attrs["default"])
+    best = min(finished, key=lambda t: t.objective or 0.0, default=None)
+    better = best if best and best.objective is not None and best.objective < default.logloss else None
+    return Swept(
+        id, data, settings, default, trials,
+        front({t.number: t.figures for t in finished if t.figures}),
+        _importance(study, finished), better.number if better else None,
+    )  # fmt: skip

@@ -1,0 +1,18 @@
+"""`recsys sweep`: the overrides of a sweep, with those of the one that it goes on with."""
+
+from argparse import Namespace
+
+from recsys.commands.run import continued
+
+__all__ = ["main"]
+
+
+def main(given: Namespace) -> int:
+    """Search, and print the path of sweep.json."""
+    overrides = continued(given.overrides)
+    from pipelines.sweep.start import sweep
+    from recsys.training.memory import keep_freed_memory
+
+    keep_freed_memory()
+    print(sweep(overrides), flush=True)
+    return 0
