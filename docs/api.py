@@ -76,7 +76,8 @@ def api_page() -> str:
     parts = [_HEAD, "## Public names\n"]
     for name in recsys.__all__:
         parts += _described(name)
-    parts.append("## Options of the configuration\n\n`recsys run GROUP=OPTION`; conf/config.yaml has the other keys.\n")
+    parts.append("## Options of the configuration\n")
+    parts.append("`recsys run GROUP=OPTION` (`search` is for `recsys sweep`); conf/config.yaml has the other keys.\n")
     for group in sorted(p for p in CONF.iterdir() if p.is_dir()):
         rows = [f"- `{group.name}={f.stem}`: {_option(f)}" for f in sorted(group.glob("*.yaml"))]
         parts += [f"### {group.name}\n", "\n".join(rows) + "\n"]

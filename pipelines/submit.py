@@ -30,7 +30,15 @@ from recsys.config.options import CONF, own_options, search_path
 from recsys.errors import ConfigError, RecsysError, in_one_line
 from recsys.files import disk_full
 
-__all__ = ["check_folder", "folders_made", "main", "quiet", "refuse_what_a_file_may_not_say", "resolve_config"]
+__all__ = [
+    "check_folder",
+    "folders_made",
+    "main",
+    "quiet",
+    "refuse_what_a_file_may_not_say",
+    "resolve_config",
+    "unused",
+]
 
 _ONLY_TYPED = (
     *("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging", "output_subdir", "searchpath", "verbose"),
@@ -139,7 +147,7 @@ def check_folder(config: DictConfig, runs: Path, sweeps: bool) -> Path:
     return folder
 
 
-def _unused(folder: str) -> str:
+def unused(folder: str) -> str:
     """The folder itself, or the first of FOLDER-2, FOLDER-3 … that no run has: two may begin in one second."""
     path, number = Path(folder), 1
     while True:
@@ -167,7 +175,7 @@ def _unused_is(resolver: Callable[[str], str], use_cache: bool = False) -> Gener
 
 def folders_made() -> AbstractContextManager[None]:
     """Within it, `${unused:FOLDER}` makes the folder; outside it is only a name, since merging resolves it too."""
-    return _unused_is(_unused, use_cache=True)
+    return _unused_is(unused, use_cache=True)
 
 
 OmegaConf.register_new_resolver("unused", str)

@@ -47,8 +47,13 @@ class Base:
             searched = ["+search=default", *searched]
         return cls([o for o in typed if not _is_search(o)], searched)
 
+    @property
+    def names_folder(self) -> bool:
+        """Whether the overrides say which folder is the sweep's, as those of a sweep that goes on do."""
+        return any(key_of(o) == "hydra.run.dir" for o in self.overrides)
+
     def begin(self) -> tuple[Settings, RunConfig, Path]:
-        """The settings of the search, the run without changes, and the sweep's folder; within `folders_made` it is new.
+        """The settings of the search, the run without changes, and the sweep's folder.
 
         Raises:
             ConfigError: Whatever cannot be.
@@ -58,7 +63,7 @@ class Base:
         refuse_what_a_file_may_not_say(config, plain, self.overrides)
         OmegaConf.set_struct(config, False)
         settings = Settings.from_json(cast(Json, OmegaConf.to_container(config.pop("search"), resolve=True)))
-        if not any(key_of(o) == "hydra.run.dir" for o in self.overrides):
+        if not self.names_folder:
             config.hydra.run.dir = _FOLDER
         resolved = _of_trial(resolve_config(config))
         return settings, resolved, check_folder(config, Path(resolved.runs), False)

@@ -1,5 +1,6 @@
 """`recsys sweep`: check the space, then search it. Imports no training code, so that a mistake is told at once."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +8,9 @@ from uuid import uuid4
 
 from pipelines.config import RunConfig
 from pipelines.earlier import settings as settings_of_run
-from pipelines.submit import folders_made, quiet
+from pipelines.submit import quiet, unused
 from pipelines.sweep.configs import Base
 from pipelines.sweep.settings import Settings
-from recsys.config.factory import trust
 from recsys.errors import Cancelled, ConfigError
 from recsys.events import run_file
 from recsys.files import Json
@@ -37,12 +37,12 @@ def sweep(typed: Sequence[str]) -> Path:
     quiet()
     base = Base.split(typed)
     settings, config, folder = base.begin()
-    trust(config.trusted)
     console().print("checking each option of the space", style="dim")
     base.check(settings, folder)
-    with folders_made():
-        folder = base.begin()[2]
-    folder.mkdir(parents=True, exist_ok=True)
+    if base.names_folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder = Path(unused(str(folder)))
     try:
         with locked(folder / LOCK, wait=False), run_file(folder, _begin(folder, config, settings, typed)) as file:
             from pipelines.sweep.conduct import conduct  # Optuna, MLflow and torch take seconds
@@ -61,7 +61,7 @@ def _begin(folder: Path, config: RunConfig, settings: Settings, typed: Sequence[
     Raises:
         ConfigError: If they are not.
     """
-    now: Json = {**settings_of_run(config), "search": settings.to_json()}
+    now: Json = json.loads(json.dumps({**settings_of_run(config), "search": settings.to_json()}))
     run = Run(uuid4().hex, now, config_digest(now), list(typed), Process.this(), utc_now(), utc_now())
     if not (folder / "run.json").exists():
         return run

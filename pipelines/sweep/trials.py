@@ -168,7 +168,7 @@ class Search:
         settings: How to search.
         execute: Runs a trial: the settings that it tries, its folder and who is told → its result.json.
         reporter: Is told of each trial's progress, and can stop the sweep.
-        tell: Is given each trial that is done.
+        tell: Is given each trial that is done; None stands for the default.
     """
 
     folder: Path
@@ -185,6 +185,7 @@ class Search:
             ConfigError: If every one of the first trials fails.
         """
         default = self._default(study)
+        self.tell(study, None)
         failures: list[str] = []
         while (trial := self._next(study)) is not None:
             self._try(study, trial, default)
@@ -206,7 +207,6 @@ class Search:
 
         figures = self._figures({}, folder, Watch(look, self.reporter), seen)
         study.set_user_attr("default", asdict(figures))
-        self.tell(study, None)
         return figures
 
     def _next(self, study: optuna.Study) -> Trial | None:

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from pipelines.overrides import compose
 from pipelines.sweep.configs import experiment
 from pipelines.sweep.page import lead, write_page
+from pipelines.sweep.screen import Screen
 from pipelines.sweep.settings import Settings
 from pipelines.sweep.space import corners, overrides_of, read_space
 from pipelines.sweep.swept import Swept, front, summarise
@@ -331,6 +332,31 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
 
     runs, folder = Runs(toy), tmp_path_factory.mktemp("swept")
     return summarise(search(folder, runs, replace(SETTINGS, trials=14)), SETTINGS, "id", f"shop{SCRIPT}")
+
+
+def test_the_screen_says_the_best_so_far_and_run_json_how_many_are_done(swept: Swept, capsys) -> None:
+    told: list[object] = []
+
+    class File:
+        def progress(self, done: int, total: int, unit: str = "steps") -> None:
+            told.append((done, total, unit))
+
+        def note(self, text: str) -> None:
+            told.append(text)
+
+        def metrics(self, values: Mapping[str, float], step: int) -> None: ...
+
+        def cancelled(self) -> bool:
+            return True
+
+    with Screen(20, File()) as screen:
+        screen.progress(3, 9, "rows")
+        screen.done(swept, swept.trials[3])
+        assert screen.cancelled()
+    best = swept.winner
+    assert best and told == [(14, 20, "trials"), f"14 of 20 trials, best {best.objective:.5f} (trial {best.number})"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "trial 3: failed: no column <script>" in said and "14 of 20 trials" in said and "3 of 9 rows" in said
 
 
 def test_the_page_shows_trials_front_and_what_the_best_is_worth(swept: Swept, tmp_path: Path) -> None:

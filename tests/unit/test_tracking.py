@@ -63,6 +63,19 @@ def children(tracker: Tracker) -> dict[str, str]:
     return {r.info.run_name: r.info.status for r in found} | {"count": len(found)}
 
 
+def test_a_run_is_hung_under_another_and_a_lost_server_stops_nobody(runs):
+    trial, sweep = Tracker(None, "names", runs), Tracker(None, "names", runs)
+    with trial.parent("trial", {}, runs, "1" * 32):
+        pass
+    with sweep.parent("sweep", {}, runs, MARK):
+        sweep.adopt("1" * 32)
+        sweep.adopt("2" * 32)  # which MLflow was never told of
+        assert sweep.client.get_run(trial.ids["parent"]).data.tags["mlflow.parentRunId"] == sweep.ids["parent"]
+        sweep.client = None
+        sweep.adopt("1" * 32)
+    assert sweep.lost
+
+
 def test_a_resumed_run_opens_its_runs_again(runs):
     tracker = Tracker(None, "names", runs)
     with pytest.raises(SystemExit), tracker.parent("run", {"a": 1}, runs, MARK), tracker.stage("train"):
