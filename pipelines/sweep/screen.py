@@ -7,16 +7,19 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from pipelines.sweep.space import overrides_of
 from pipelines.sweep.swept import Swept, Tried
+from pipelines.sweep.trials import Figures
 from recsys.events import Reporter
 from recsys.progress import progress
 
 __all__ = ["Screen"]
 
 
+def _figures(figures: Figures) -> str:
+    return f"logloss {figures.logloss:.5f}, {figures.seconds:.1f} s, {figures.bytes / 1e6:.2f} MB"
+
+
 def _line(trial: Tried) -> str:
-    text, figures = trial.state, trial.figures
-    if figures:
-        text = f"logloss {figures.logloss:.5f}, {figures.seconds:.1f} s, {figures.bytes / 1e6:.2f} MB"
+    text = _figures(trial.figures) if trial.figures else trial.state
     return f"trial {trial.number}: {text}{trial.error and f': {trial.error}'}  {' '.join(overrides_of(trial.changes))}"
 
 
@@ -54,8 +57,7 @@ class Screen:
         if best := swept.winner:
             note = f"best {best.objective:.5f} (trial {best.number})"
         self._bar.update(self._all, completed=count, description=f"{count} of {self._trials} trials", note=note)
-        if newest:
-            self._bar.console.print(_line(newest), soft_wrap=True)
+        self._bar.console.print(_line(newest) if newest else f"default: {_figures(swept.default)}", soft_wrap=True)
         self._file.progress(count, self._trials, "trials")
         self._file.note(f"{count} of {self._trials} trials, {note}")
 

@@ -32,22 +32,32 @@ def export(given: Namespace) -> int:
     return run([f"from_run={given.run}", "stages=[export]", f"name={Path(given.run).name}-export", *given.overrides])
 
 
-def continued(arguments: list[str]) -> list[str]:
+def continued(arguments: list[str], command: str = "run") -> list[str]:
     """The overrides of the run that `resume=` or `from_run=` names, under those given now.
 
     A resumed run works in its own folder, and finds its finished stages there.
 
+    Args:
+        arguments: Overrides.
+        command: `run`, or `sweep`, which goes on with sweeps only.
+
     Raises:
-        ConfigError: If there is no run to resume.
+        ConfigError: If there is no such run to resume.
     """
     given = dict(a.split("=", 1) for a in arguments if a.startswith(("resume=", "from_run=", "runs=")))
     kind = next((k for k in ("resume", "from_run") if given.get(k)), None)
     if kind is None:
         return arguments
     folder = Path(given.get("runs", "runs")) / given[kind]
-    from recsys.results import overrides
+    from recsys.results import overrides, read_run
 
     saved = overrides(folder)
+    if kind == "resume" and saved is not None:
+        begun = "sweep" if "search" in read_run(folder).config else "run"
+        if begun != command:
+            raise ConfigError(
+                f"resume: {given[kind]} is a {begun}: recsys {begun} resume={given[kind]} goes on with it"
+            )
     if (theirs := [o for o in saved or [] if _chooses_server(o)]) and not any(map(_chooses_server, arguments)):
         print(f"warning: {given[kind]} was tracked at {theirs[-1]!r}: give it again to track there", file=sys.stderr)
     if kind == "from_run":

@@ -9,7 +9,7 @@ __all__ = ["main"]
 
 def main(given: Namespace) -> int:
     """Search, and print the path of sweep.json."""
-    overrides = continued(given.overrides)
+    overrides = continued(given.overrides, "sweep")
     from pipelines.sweep.start import sweep
     from recsys.training.memory import keep_freed_memory
 

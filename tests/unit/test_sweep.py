@@ -26,7 +26,7 @@ from recsys.commands.cli import main
 from recsys.config.options import CONF, own_options
 from recsys.errors import Cancelled, ConfigError, DataError
 from recsys.events import SILENT, Reporter
-from recsys.results import RunResult, StageOfRun, Tracking, write_result
+from recsys.results import Process, Run, RunResult, StageOfRun, Tracking, write_result, write_run
 from tests.pages import SCRIPT, runs
 
 SPACE = {"model": {"dcn": {"model.layers": {"int": [1, 4]}}, "fm": {}}, "train.lr": {"log": [1e-4, 1e-2]}}
@@ -304,6 +304,18 @@ def test_what_cannot_be_is_one_line_before_any_trial(
     said = capsys.readouterr().err
     assert f"error: {message}" in said and len(said.splitlines()) <= 2, said
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("begun", "other"), [("sweep", "run"), ("run", "sweep")])
+def test_a_run_goes_on_as_a_run_and_a_sweep_as_a_sweep(
+    tmp_path: Path, begun: str, other: str, monkeypatch, capsys
+) -> None:
+    config = {"search": {}} if begun == "sweep" else {}
+    (tmp_path / "runs" / "it").mkdir(parents=True)
+    write_run(tmp_path / "runs" / "it", Run("m", config, "d", ["data=ml100k"], Process(1, 0.0), "a", "b"))
+    monkeypatch.chdir(tmp_path)
+    assert main([other, "resume=it"]) == 2
+    assert capsys.readouterr().err == f"error: resume: it is a {begun}: recsys {begun} resume=it goes on with it\n"
 
 
 def test_the_winner_as_an_experiment_is_the_same_run(tmp_path: Path, monkeypatch) -> None:
