@@ -1,7 +1,9 @@
 """The configurations of a sweep: of its search, of the run without changes, of each trial; the winner as an option."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,14 +14,16 @@ from pipelines.config import RunConfig
 from pipelines.overrides import WRONG, compose, key_of, what_is_wrong
 from pipelines.submit import check_folder, refuse_what_a_file_may_not_say, resolve_config
 from pipelines.sweep.settings import Settings
-from pipelines.sweep.space import TRIAL_STAGES, corners, overrides_of, read_space
+from pipelines.sweep.space import NUMBERS, TRIAL_STAGES, corners, overrides_of, read_space
 from recsys.config.options import own_options
+from recsys.data.preparation.fields import data_fields
 from recsys.errors import ConfigError
 from recsys.files import Json
 
 __all__ = ["Base", "experiment"]
 
 _FOLDER = "${unused:${runs}/${now:%Y%m%d-%H%M%S}-${name}-search}"
+AS_SET = "as_set"  # of numbers: each as the data configuration has it
 _NEVER_KEPT = ("hydra", "runs", "tracking", "trusted", "from_run")  # of this machine, or only to be typed
 
 
@@ -84,7 +88,16 @@ class Base:
 
     def typed(self, changes: Mapping[str, Any]) -> list[str]:
         """The overrides that make a run of a trial's settings."""
-        return [*self.overrides, *overrides_of(changes)]
+        settings = {key: value for key, value in changes.items() if key != NUMBERS}
+        encoding = changes.get(NUMBERS, AS_SET)
+        numbers = self._numbers if encoding != AS_SET else []
+        return [*self.overrides, *overrides_of(settings), *(f"++data.fields.{n}.encoding={encoding}" for n in numbers)]
+
+    @cached_property
+    def _numbers(self) -> list[str]:
+        """The numeric fields whose name can stand in an override."""
+        fields = data_fields(resolve_config(_compose(self.overrides)).data)
+        return [f.name for f in fields if f.kind == "numeric" and re.fullmatch(r"[A-Za-z_]\w*", f.name, re.ASCII)]
 
     def trial(self, changes: Mapping[str, Any]) -> RunConfig:
         """The configuration of a trial.

@@ -67,7 +67,8 @@ def _history(swept: Swept) -> go.Figure:
 
 
 def _importance(swept: Swept) -> go.Figure:
-    shares = dict(sorted(swept.importance.items(), key=lambda item: item[1]))
+    """The twelve that matter most, the first on top."""
+    shares = dict(sorted(swept.importance.items(), key=lambda item: item[1])[-12:])
     figure = go.Figure(go.Bar(x=list(shares.values()), y=list(shares), orientation="h", marker_color="#3b6fb6"))
     return figure.update_layout(xaxis_title="share", height=120 + 26 * len(shares))
 

@@ -10,12 +10,14 @@ from recsys.config.options import CONF
 from recsys.errors import ConfigError
 from recsys.files import Json
 
-__all__ = ["TRIAL_STAGES", "Option", "Range", "Setting", "Space", "corners", "overrides_of", "read_space"]
+__all__ = ["NUMBERS", "TRIAL_STAGES", "Option", "Range", "Setting", "Space", "corners", "overrides_of", "read_space"]
 
 TRIAL_STAGES = ("prepare", "train")  # validation is all that a trial is judged by: stage evaluate reads test
+NUMBERS = "numbers"  # a key that stands for the encoding of every numeric field
 Kind = Literal["log", "uniform", "int"]
 _FORMS = "a list of values, {log: [LOW, HIGH]}, {uniform: [LOW, HIGH]}, {int: [LOW, HIGH]} or {VALUE: {KEY: …}}"
-_SEARCHED = sorted({k for stage in TRIAL_STAGES for k in STAGES[stage].reads} - {"data", "seed"} | {"data.fields"})
+_READ = {k for stage in TRIAL_STAGES for k in STAGES[stage].reads} - {"data", "seed"}
+_SEARCHED = sorted(_READ | {"data.fields", NUMBERS})
 """What trials read; but other rows, or another seed, would not be judged alike."""
 
 

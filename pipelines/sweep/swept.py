@@ -56,7 +56,7 @@ class Swept:
         default: Figures of the run without changes.
         trials: In order.
         front: Finished trials that no other one beats in logloss, seconds and bytes at once.
-        importance: Setting → share of what tells good trials from others, of settings that each trial has.
+        importance: Setting → share of what tells good trials from others; empty if there are too few.
         best: The trial with the lowest objective; None if that is not lower than the default's.
         by_seed: Metric of test → name, `best` or `default` → a value a seed, if the best was trained again.
         change: Metric of test → best − default, paired.

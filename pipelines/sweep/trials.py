@@ -40,7 +40,7 @@ class Figures:
 
     Args:
         logloss: Of validation, at the best look.
-        seconds: Steps to the best look × median seconds of a step: other work on the machine hardly counts.
+        seconds: Steps to the best look × median seconds of a step, so that a pause of the machine does not count.
         bytes: Of tables and dense parameters.
     """
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
 from pipelines.overrides import compose
-from pipelines.sweep.configs import experiment
+from pipelines.sweep.configs import Base, experiment
 from pipelines.sweep.page import lead, write_page
 from pipelines.sweep.screen import Screen
 from pipelines.sweep.settings import Settings
@@ -316,6 +316,16 @@ def test_a_run_goes_on_as_a_run_and_a_sweep_as_a_sweep(
     monkeypatch.chdir(tmp_path)
     assert main([other, "resume=it"]) == 2
     assert capsys.readouterr().err == f"error: resume: it is a {begun}: recsys {begun} resume=it goes on with it\n"
+
+
+def test_numbers_stands_for_the_encoding_of_each_numeric_field() -> None:
+    base = Base.split(["data=ml100k_history", "+data.fields={share of p: {kind: numeric}}"])
+    before, after = (base.trial({"numbers": n}).data["fields"] for n in ("as_set", "log"))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"user_rate", "user_year_rate", "item_rate", "item_gender_rate"}, "not those that were log before"
+    assert all(after[name]["encoding"] == "log" for name in changed) and before["user_days"]["encoding"] == "bucket"
+    with pytest.raises(ConfigError, match="encoding"):
+        base.trial({"numbers": "magic"})
 
 
 def test_the_winner_as_an_experiment_is_the_same_run(tmp_path: Path, monkeypatch) -> None:
