@@ -1,7 +1,7 @@
 """A sweep whose space is checked: its trials, the winner beside the default, the page, and MLflow's side of it."""
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +73,7 @@ def conduct(base: Base, settings: Settings, config: RunConfig, folder: Path, fil
     return path
 
 
-def _run_of(base: Base):
+def _run_of(base: Base) -> Callable[[Mapping[str, Any], Path, Reporter], Path]:
     """What runs a trial: `execute`, which prints into log.txt of the trial's folder."""
 
     def run(changes: Mapping[str, Any], folder: Path, reporter: Reporter) -> Path:

@@ -159,6 +159,11 @@ def behind(looks: Mapping[int, float], finished: Sequence[Mapping[int, float]]) 
     return len(looks) >= _LOOKS and len(peers) >= _PEERS and min(looks.values()) > statistics.median(peers)
 
 
+def _of_the_machine(error: Exception) -> bool:
+    """Whether every trial would fail so, whatever it tries: the sweep stops, and this trial is taken up later."""
+    return (isinstance(error, OSError) and disk_full(error)) or str(error).startswith("tracking.uri: ")
+
+
 @dataclass(frozen=True)
 class Search:
     """A search, and what it needs to run trials.
@@ -220,6 +225,27 @@ class Search:
         """Run one trial and tell Optuna; whatever fails in it is noted, and the search goes on."""
         changes = suggest(study, trial, read_space(self.settings.space), self.settings)
         trial.set_user_attr("changes", changes)
+        watch, folder = Watch(self._look(study, trial), self.reporter), self.folder / str(trial.number)
+        seen = float(trial.user_attrs.get("step_seconds", math.nan))
+        try:
+            figures = self._figures(changes, folder, watch, seen)
+        except Cancelled:
+            if not watch.stopped:
+                raise
+            study.tell(trial, state=TrialState.PRUNED)
+        except Exception as error:  # of whatever library: a bug that one trial meets is no reason to lose the others
+            if _of_the_machine(error):
+                raise
+            trial.set_user_attr("error", in_one_line(error) or type(error).__name__)
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            trial.set_user_attr("figures", asdict(figures))
+            study.tell(trial, objective(figures, default, self.settings))
+            return
+        (folder / "train" / "resume.pt").unlink(missing_ok=True)
+
+    def _look(self, study: optuna.Study, trial: Trial) -> Callable[[int, float, float], bool]:
+        """Notes a look of the trial → whether it is behind the finished ones."""
         finished = [t.intermediate_values for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
         looks = dict(study.trials[trial.number].intermediate_values)
 
@@ -232,24 +258,7 @@ class Search:
             looks[rows] = logloss
             return behind(looks, finished)
 
-        watch, folder = Watch(look, self.reporter), self.folder / str(trial.number)
-        seen = float(trial.user_attrs.get("step_seconds", math.nan))
-        try:
-            figures = self._figures(changes, folder, watch, seen)
-        except Cancelled:
-            if not watch.stopped:
-                raise
-            study.tell(trial, state=TrialState.PRUNED)
-        except Exception as error:  # of whatever library: a bug that one trial meets is no reason to lose the others
-            if isinstance(error, OSError) and disk_full(error):
-                raise
-            trial.set_user_attr("error", in_one_line(error) or type(error).__name__)
-            study.tell(trial, state=TrialState.FAIL)
-        else:
-            trial.set_user_attr("figures", asdict(figures))
-            study.tell(trial, objective(figures, default, self.settings))
-        if study.trials[trial.number].state != TrialState.COMPLETE:
-            (folder / "train" / "resume.pt").unlink(missing_ok=True)
+        return look
 
     def _figures(self, changes: Mapping[str, Any], folder: Path, watch: Watch, step_seconds: float) -> Figures:
         """Run it.

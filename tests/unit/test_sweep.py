@@ -216,15 +216,20 @@ def test_five_failures_from_the_start_end_it_with_their_common_cause(tmp_path: P
     assert len(failing.ran) == 6
 
 
-def test_a_stopped_sweep_keeps_its_trial(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [Cancelled("the run was asked to stop"), ConfigError("tracking.uri: cannot use http://x"), OSError(28, "full")],
+)
+def test_what_is_no_fault_of_the_trial_stops_the_sweep_and_keeps_it(tmp_path: Path, error: Exception) -> None:
     def stops(changes: Mapping[str, Any], folder: Path, reporter: Reporter) -> Path:
         if folder.name == "2":
-            raise Cancelled("the run was asked to stop")
+            raise error
         return Runs()(changes, folder, reporter)
 
-    with pytest.raises(Cancelled):
-        search(tmp_path, stops, disk=True)
-    assert open_study(tmp_path, SETTINGS).trials[-1].state == TrialState.RUNNING
+    study = optuna.create_study()
+    with pytest.raises(type(error)):
+        Search(tmp_path, SETTINGS, stops, SILENT, lambda study, trial: None).run(study)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 2 + [TrialState.RUNNING]
 
 
 def test_a_damaged_study_is_one_line(tmp_path: Path) -> None:
