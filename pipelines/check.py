@@ -92,6 +92,22 @@ def _fits(embedding: Part, fields: Sequence[FieldConfig]) -> None:
         )
 
 
+def _slices(names: Sequence[str], fields: Sequence[FieldConfig]) -> None:
+    """Each field that test rows are to be cut by gives one id a row."""
+    by_name = {c.name: c for c in fields}
+    good = [c.name for c in fields if c.kind == "categorical"]
+    for name in names:
+        field = by_name.get(name)
+        wanted = f"evaluate.slices: expected some of {', '.join(good) or 'no field: none is categorical'}"
+        if field is None:
+            raise ConfigError(f"{wanted}, got {name!r}, which is no field: leave it out, or add it to data.fields")
+        if field.kind == "numeric":
+            mend = f"+data.fields.{name}_bucket={{encoding: bucket, inputs: [{field.inputs[0]}], buckets: 10}}"
+            raise ConfigError(f"{wanted}, got {name!r}, a number without buckets: leave it out, or add {mend}")
+        if field.kind != "categorical":
+            raise ConfigError(f"{wanted}, got {name!r}, which is {field.kind}, not one id a row: leave it out")
+
+
 def check(config: RunConfig) -> None:
     """Check a configuration as far as it can be without data.
 
@@ -110,6 +126,7 @@ def check(config: RunConfig) -> None:
     if apply is not None and not is_mlflow_id(apply):  # MLflow takes seconds to import: stage train asks it
         named(apply, Path(config.runs))
     fields = data_fields(config.data)
+    _slices(config.evaluate.slices, fields)
     labels = label_names(config.data)
     if len(labels) > 1 or config.head["_target_"] != _CLICK:  # imports torch, which takes a second
         _gives(config, factory.make(config.head, "head")(labels).outputs)

@@ -19,7 +19,7 @@ from recsys.data.preparation.fields import check_name
 from recsys.errors import ConfigError
 from recsys.files import Json
 
-__all__ = ["Distill", "Export", "RunConfig", "Select", "Tracking"]
+__all__ = ["Distill", "Evaluate", "Export", "RunConfig", "Select", "Tracking"]
 
 
 def _by(check: Callable[[Any, str], None], place: str) -> BeforeValidator:
@@ -76,6 +76,13 @@ class Distill:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """What stage evaluate shows beside the figures of each model on all test rows."""
+
+    slices: list[str]
+
+
+@dataclass(frozen=True)
 class Export:
     """What a bundle holds beside the model."""
 
@@ -121,6 +128,7 @@ class RunConfig:
     select: Select
     distill: Distill
     calibrate: bool
+    evaluate: Evaluate
     export: Export
     tracking: Tracking
     benchmark: Settings | None = None

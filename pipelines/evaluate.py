@@ -10,6 +10,8 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
+from pipelines import slices
+from pipelines.slices import Predicted, Slice
 from pipelines.stage import Result, Stage, newest_model, recalibration, row_names, write_json
 from pipelines.stages import MODEL_STAGES
 from recsys.baselines import fit as baseline
@@ -115,18 +117,20 @@ def measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray, n
     return figures, valid_BT, test_BT
 
 
-def _reliability(curves: dict[str, np.ndarray], test: Shards) -> go.Figure:
+def _reliability(predicted: Mapping[str, Predicted], names: Mapping[str, str], test: Shards) -> go.Figure:
     """Share of clicks against mean prediction, in 20 bins of equal weight a model."""
     figure = go.Figure()
-    for name, p_B in curves.items():
+    for name, (_, p_B) in predicted.items():
         bins = equal_bins(p_B, test.label_B, test.weight_B)
-        figure.add_scatter(x=bins.probability, y=bins.label, name=name, mode="lines+markers")
+        figure.add_scatter(x=bins.probability, y=bins.label, name=names[name], mode="lines+markers")
     figure.add_scatter(x=[0, 1], y=[0, 1], name="perfect", line={"dash": "dot", "color": "grey"})
     figure.update_layout(xaxis_title="predicted", yaxis_title="clicked", height=420)
     return figure
 
 
-def _page(shown: dict[str, dict[str, float]], curves: dict[str, np.ndarray], test: Shards) -> str:
+def _page(
+    shown: Mapping[str, dict[str, float]], predicted: Mapping[str, Predicted], parts: Sequence[Slice], test: Shards
+) -> str:
     """evaluation.html; its first sentence is about the model that a bundle would hold."""
     names, best = row_names(shown), list(shown)[-1]
     lead = f"{names[best]}: test AUC {shown[best]['auc']:.4f}, logloss {shown[best]['logloss']:.4f}"
@@ -139,8 +143,11 @@ def _page(shown: dict[str, dict[str, float]], curves: dict[str, np.ndarray], tes
         rest = [[names[n], o, *(m.get(f"{k}.{o}", "") for k in kinds)] for n, m in shown.items() for o in others]
         models += Markup("<h3>Other labels</h3>")
         models += table(["model", "label", *(COLUMNS[k] for k in kinds)], [r for r in rest if r[2] != ""])
-    plot = _reliability({names[n]: p_B for n, p_B in curves.items()}, test)
-    return page("Evaluation on the test split", lead, [], [("Models", models), ("Reliability", plot)])
+    sections: list[tuple[str, str | go.Figure]] = [("Models", models)]
+    sections.append(("Reliability", _reliability(predicted, names, test)))
+    for field in dict.fromkeys(s.field for s in parts):
+        sections += slices.section(parts, field, names)
+    return page("Evaluation on the test split", lead, [], sections)
 
 
 def _times(stage: Stage) -> dict[str, float]:
@@ -165,20 +172,31 @@ def _calibrators(valid_BT: np.ndarray, valid: Shards) -> tuple[list[str], list[C
     return [which for which, curve in fitted.items() if curve], list(fitted.values())
 
 
+def _predicted(logit_BT: np.ndarray, curve: Calibrator | None = None) -> Predicted:
+    """What a model says for the main label, through a curve if there is one."""
+    logit_B = logit_BT[:, 0]
+    p_B = sigmoid(logit_B)
+    if curve is None:
+        return Predicted(logit_B, p_B)
+    p_B = curve(p_B)
+    return Predicted(np.log(p_B) - np.log1p(-p_B), p_B)
+
+
 def run(stage: Stage) -> Result:
     """Measure each model as it is and, if that helps on validation, recalibrated; keep the newest one's calibrator.
 
     calibrator.json says null if none helps; of several labels it is a list. Without `calibrate` there is no such file.
-    If `recsys data baseline` was run on the data, its figures stand beside the models'.
+    If `recsys data baseline` was run on the data, its figures stand beside the models', but not in slices: its
+    predictions are not kept.
     """
     valid, test = Shards(stage.data, "valid"), Shards(stage.data, "test")
     shown = {"constant": _constant(valid, test), **baseline.read(stage.data)}
-    curves: dict[str, np.ndarray] = {}
+    predicted: dict[str, Predicted] = {}
     newest, times = newest_model(stage).name, _times(stage)
     for name in (n for n in MODEL_STAGES if n in stage.done):
         shown[name], valid_BT, test_BT = measure(stage.done[name], stage)
         shown[name]["us_per_row"] = times[name]
-        curves[name] = sigmoid(test_BT[:, 0])
+        predicted[name] = _predicted(test_BT)
         if not stage.config.calibrate:
             continue
         helped, calibrators = _calibrators(valid_BT, valid)
@@ -191,9 +209,18 @@ def run(stage: Stage) -> Result:
         shown[name] |= {f"recalibrated_{k}{which}": mended[f"{k}{which}"] for which in helped for k in MENDED}
         if name == newest:
             kept = {k: shown[name][k] for k in ("fields", "bytes", "table_bytes", "us_per_row")}
-            shown["recalibrated"], main = {**mended, **kept}, calibrators[0]
-            curves["recalibrated"] = main(curves[name]) if main else curves[name]
-    write_json(stage.folder / "metrics.json", shown)
-    write_text(stage.folder / "evaluation.html", _page(shown, curves, test))
+            shown["recalibrated"] = {**mended, **kept}
+            predicted["recalibrated"] = _predicted(test_BT, calibrators[0])
+    return _write(stage, shown, predicted, test)
+
+
+def _write(stage: Stage, shown: dict[str, dict[str, float]], predicted: dict[str, Predicted], test: Shards) -> Result:
+    """metrics.json, evaluation.html and, if slices are asked for, slices.json."""
+    artifacts = [write_json(stage.folder / "metrics.json", shown), stage.folder / "evaluation.html"]
     metrics = {f"{name}.{k}": float(v) for name, m in shown.items() for k, v in m.items()}
-    return Result(metrics, artifacts=[stage.folder / "metrics.json", stage.folder / "evaluation.html"])
+    parts = slices.cut(stage.data, stage.config.evaluate.slices, predicted)
+    if parts:
+        artifacts.append(slices.write(stage.folder, parts))
+        metrics |= slices.metrics(parts)
+    write_text(stage.folder / "evaluation.html", _page(shown, predicted, parts, test))
+    return Result(metrics, artifacts=artifacts)

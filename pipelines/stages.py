@@ -35,7 +35,7 @@ STAGES = {  # in their order
     "retrain": Kind("train.run_again", _TRAINING, ("select",), _MODEL),
     "distill": Kind("distill.run", ("distill", *_TRAINING[2:]), ("train",), _MODEL),
     "compress": Kind("compress.run", ("compression", "quantization", "heal", "seed"), ("train", "retrain"), _MODEL),
-    "evaluate": Kind("evaluate.run", ("calibrate",), MODEL_STAGES),
+    "evaluate": Kind("evaluate.run", ("calibrate", "evaluate"), MODEL_STAGES),
     "export": Kind("export.run", ("name", "export"), MODEL_STAGES, ("recsys.serving.manifest.FORMAT",)),
     "benchmark": Kind("benchmark.run", ("benchmark", "select", *_TRAINING), formats=_REPORT),
 }

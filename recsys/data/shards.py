@@ -54,7 +54,7 @@ class Shards:
         where = self.folder / split
         if not where.is_dir():
             raise DataError(f"expected prepared shards at {where}, found none: run stages=[prepare]")
-        whole = Schema.load(self.folder / "schema.json")
+        self._whole = whole = Schema.load(self.folder / "schema.json")
         self.schema = schema or whole
         mend = f"remove {self.folder} and run stage prepare again"
         self._ids, self._dense, label = (read_array(where / f"{n}.npy", mend) for n in ("ids", "dense", "label"))
@@ -71,6 +71,11 @@ class Shards:
 
     def __len__(self) -> int:
         return len(self.label_BT)
+
+    def ids(self, name: str) -> np.ndarray:
+        """The ids of a looked-up field, whether or not the schema keeps it → ids_BC int32; −1 pads a list."""
+        columns = self._whole.id_columns[name]
+        return self._ids[:, columns.start : columns.stop]
 
     def batch(self, rows: slice | np.ndarray) -> Batch:
         """The given rows as a batch; a slice is read without a copy."""

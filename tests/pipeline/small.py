@@ -21,6 +21,7 @@ SMALL = [
     "data=table", "data.name=small", "data.source.path=clicks.parquet", "data.label=click", "data.time=at",
     "data.group=user", "name=small", "train.batch_size=256", "train.max_epochs=2",
     "train.evals_per_epoch=2", "embedding.dim=8", "selection.steps=150", "selection.batch_size=256",
+    "evaluate.slices=[user,city]",
     "+data.fields={user: {}, item: {min_count: 3}, city: {}, user_x_city: {encoding: hash, inputs: [user, city],"
     " buckets: 400}, tags: {kind: multi, max_length: 3}, noise: {}, price: {kind: numeric, encoding: log}}",
 ]  # fmt: skip

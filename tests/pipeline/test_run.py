@@ -71,6 +71,20 @@ def test_mlflow_holds_a_parent_and_a_child_a_stage(finished):
     assert {"report.json", "report.html"} <= paths
 
 
+def test_slices_are_in_the_page_in_a_file_and_in_mlflow(finished):
+    evaluated = finished.stages["evaluate"]
+    slices = json.loads((evaluated.folder / "slices.json").read_text())["slices"]
+    assert [s["name"] for s in slices if s["field"] == "user"] == ["10-99"]  # 80 users over 4,800 rows
+    cities = {s["name"]: s["rows"] for s in slices if s["field"] == "city"}
+    assert set(cities) == {"missing", *(f"city {i}" for i in range(5))} and sum(cities.values()) == 600
+    client = mlflow.MlflowClient(finished.mlflow.uri)
+    metrics = client.get_run(evaluated.mlflow_run_id).data.metrics
+    models = json.loads((evaluated.folder / "metrics.json").read_text())
+    assert metrics["slices.user.10-99.compress.auc"] == models["compress"]["auc"]
+    assert metrics["slices.city.city 3.rows"] == cities["city 3"]
+    assert "slices.json" in {f.path for f in client.list_artifacts(evaluated.mlflow_run_id)}
+
+
 def test_the_registered_model_scores_as_the_bundle_does(finished, place):
     mlflow.set_tracking_uri(finished.mlflow.uri)
     export = finished.stages["export"]
