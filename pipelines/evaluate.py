@@ -28,7 +28,7 @@ from recsys.training.fit import label_logits
 __all__ = ["measure", "microseconds", "run"]
 
 MENDED = ("logloss", "ne", "calibration", "ece")  # figures that recalibration is meant to change
-BLANK = "A blank was not measured, or no curve helped that model on validation, out of fold."
+BLANK = "A blank was not measured, or no curve helped that model on validation, out of fold and on its last part."
 COLUMNS = {
     "auc": "AUC",
     "logloss": "logloss",
@@ -50,6 +50,7 @@ class Rows(NamedTuple):
     label_B: np.ndarray
     weight_B: np.ndarray | None
     group_B: np.ndarray | None
+    time_B: np.ndarray | None
 
 
 def _nbytes(model: CTR) -> int:
@@ -85,11 +86,12 @@ def microseconds(models: Mapping[str, CTR], shards: Mapping[str, Shards], rounds
 def _each_label(split: Shards, *columns_BT: np.ndarray) -> Iterator[tuple[str, list[np.ndarray], Rows]]:
     """Of each label: "" for the main one, else `.NAME`; its columns; and its own rows, which were observed."""
     for t, name in enumerate(split.schema.labels):
-        groups = [] if split.group_B is None else [split.group_B]
-        parts = [x_BT[:, t] for x_BT in columns_BT]
-        label_B, weight_B, kept = observed(split.label_BT[:, t], split.weight_B, *parts, *groups)
-        rows = Rows(label_B, weight_B, kept[len(parts)] if groups else None)
-        yield f".{name}" if t else "", list(kept[: len(parts)]), rows
+        columns = [x_BT[:, t] for x_BT in columns_BT]
+        roles = {k: x_B for k in ("group_B", "time_B") if (x_B := getattr(split, k)) is not None}
+        label_B, weight_B, kept = observed(split.label_BT[:, t], split.weight_B, *columns, *roles.values())
+        kept_roles = dict(zip(roles, kept[len(columns) :], strict=True))
+        rows = Rows(label_B, weight_B, kept_roles.get("group_B"), kept_roles.get("time_B"))
+        yield f".{name}" if t else "", list(kept[: len(columns)]), rows
 
 
 def _figures(
@@ -166,7 +168,7 @@ def _constant(valid: Shards, test: Shards) -> dict[str, float]:
 def _calibrators(valid_BT: np.ndarray, valid: Shards) -> tuple[list[str], list[Calibrator | None]]:
     """Which labels a curve helps ("" is the main one), and each label's curve."""
     fitted = {
-        which: fit_calibrator(sigmoid(logit_B), rows.label_B, rows.weight_B)
+        which: fit_calibrator(sigmoid(logit_B), rows.label_B, rows.weight_B, rows.time_B)
         for which, (logit_B,), rows in _each_label(valid, valid_BT)
     }
     return [which for which, curve in fitted.items() if curve], list(fitted.values())

@@ -116,5 +116,5 @@ def recalibration(metrics: Mapping[str, Any]) -> str:
         )
     return (
         "The newest model is not recalibrated: calibrate is false, or no curve fitted on validation lowered its "
-        "logloss there, out of fold. The bundle gives the predictions as they are."
+        "logloss there, out of fold and on the last part of it. The bundle gives the predictions as they are."
     )

@@ -50,7 +50,7 @@ def _figures(valid: Shards, test: Shards, predict: Predict) -> dict[str, dict[st
     """Of validation and of test; those of test also after recalibration on validation, if that helps there."""
     logit = {s: scored(s, predict) for s in (valid, test)}
     figures = {s: evaluate(x_B, s.label_B, s.group_B, s.weight_B) for s, x_B in logit.items()}
-    calibrator = fit_calibrator(sigmoid(logit[valid]), valid.label_B, valid.weight_B)
+    calibrator = fit_calibrator(sigmoid(logit[valid]), valid.label_B, valid.weight_B, valid.time_B)
     if calibrator is not None:
         mended = evaluate(logit[test], test.label_B, None, test.weight_B, calibrator)
         figures[test] |= {f"recalibrated_{k}": mended[k] for k in ("logloss", "ne", "calibration", "ece")}

@@ -1,7 +1,8 @@
 """Row-major shards: .npy arrays that are memory-mapped, so that reading in order copies nothing.
 
 A split's folder holds ids.npy [rows, L] int32, dense.npy [rows, N] float32, label.npy [rows] float32 and, where the
-schema has them, group.npy [rows] int64 and weight.npy [rows] float32. Of T labels, label.npy is [rows, T], the main
+schema has them, group.npy [rows] int64, weight.npy [rows] float32 and, of validation only, time.npy [rows] int64 (µs
+since 1970). Of T labels, label.npy is [rows, T], the main
 one first; NaN: not observed.
 """
 
@@ -59,8 +60,9 @@ class Shards:
         mend = f"remove {self.folder} and run stage prepare again"
         self._ids, self._dense, label = (read_array(where / f"{n}.npy", mend) for n in ("ids", "dense", "label"))
         self.label_BT = label.reshape(len(label), -1)
-        self.group_B, self.weight_B = (
-            read_array(where / f"{n}.npy", mend) if (where / f"{n}.npy").exists() else None for n in ("group", "weight")
+        self.group_B, self.weight_B, self.time_B = (
+            read_array(where / f"{n}.npy", mend) if (where / f"{n}.npy").exists() else None
+            for n in ("group", "weight", "time")
         )
         self._pick = None if self.schema == whole else _columns(whole, self.schema)
 

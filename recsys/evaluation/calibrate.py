@@ -1,4 +1,4 @@
-"""A recalibration of click predictions, fitted on validation and kept only if it helps there out of fold.
+"""A recalibration of click predictions, fitted on validation and kept only if it helps on rows held out of its fit.
 
 B rows, K bins. Weights as in `recsys.evaluation.metrics`.
 """
@@ -40,25 +40,42 @@ class Calibrator:
 
 
 def fit_calibrator(
-    probability_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None
+    probability_B: np.ndarray,
+    label_B: np.ndarray,
+    weight_B: np.ndarray | None = None,
+    time_B: np.ndarray | None = None,
 ) -> Calibrator | None:
     """`isotonic` of all rows, if such a curve lowers logloss on rows that it was not fitted on; else None.
 
-    Each fifth of the rows is predicted by a curve of the other four. The curve is kept if the mean gain
-    is above its standard error. The fifths are contiguous, in the order of the rows: if that is time, a
-    curve must help at times that it has not seen, and rows that stand together (of one group, or
-    repeated) do not vouch for each other. There is no curve if the rows make one bin only.
+    The rows, in order of time, are cut into five contiguous parts, and each is predicted by a curve of the other four.
+    The curve is kept if the mean gain is above its standard error, of all rows and of the last part alone. The last
+    part is what comes nearest to the rows that the curve will serve, and its curve has seen earlier rows only: on a
+    table that drifts, rows before and after a part vouch for it, and nothing vouches for the time to come. Parts are
+    contiguous so that rows that stand together (of one group, or repeated) do not vouch for each other. There is no
+    curve if the rows make one bin only.
+
+    Args:
+        probability_B: Predictions.
+        label_B: 0 or 1.
+        weight_B: Sample weights.
+        time_B: When each row happened; without it, rows stand in order of time already, or have none.
     """
-    weight, (p_B, y_B) = counting(weight_B, probability_B, label_B)
+    order = np.arange(len(label_B)) if time_B is None else np.argsort(time_B, kind="stable")
+    columns = (np.asarray(x)[order] for x in (probability_B, label_B))
+    weight, (p_B, y_B) = counting(None if weight_B is None else np.asarray(weight_B)[order], *columns)
     if _most_bins(y_B, weight) < 2:
         return None
-    mended_B = np.empty(len(p_B))
-    for held in np.array_split(np.arange(len(p_B)), _FOLDS):
+    mended_B, parts = np.empty(len(p_B)), np.array_split(np.arange(len(p_B)), _FOLDS)
+    for held in parts:
         seen = np.delete(np.arange(len(p_B)), held)
         curve = isotonic(p_B[seen], y_B[seen], None if weight is None else weight[seen])
         mended_B[held] = curve(p_B[held])
-    gain, error = weighted_mean(losses(p_B, y_B) - losses(mended_B, y_B), weight)
-    return isotonic(p_B, y_B, weight) if gain > error else None
+    gain_B = losses(p_B, y_B) - losses(mended_B, y_B)
+    for judge in (np.arange(len(p_B)), parts[-1]):
+        gain, error = weighted_mean(gain_B[judge], None if weight is None else weight[judge])
+        if gain <= error:
+            return None
+    return isotonic(p_B, y_B, weight)
 
 
 def isotonic(probability_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None) -> Calibrator:

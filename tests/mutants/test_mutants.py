@@ -62,8 +62,8 @@ MUTANTS = [
     Mutant(
         "the calibrator forgets the weights",
         "pipelines/evaluate.py",
-        "fit_calibrator(sigmoid(logit_B), rows.label_B, rows.weight_B)",
-        "fit_calibrator(sigmoid(logit_B), rows.label_B)",
+        "fit_calibrator(sigmoid(logit_B), rows.label_B, rows.weight_B, rows.time_B)",
+        "fit_calibrator(sigmoid(logit_B), rows.label_B, None, rows.time_B)",
         RUN + "test_recalibration_is_fitted_on_validation_by_weight",
     ),
     Mutant(
@@ -188,7 +188,7 @@ MUTANTS = [
     Mutant(
         "a baseline is recalibrated on test rows",
         "recsys/baselines/fit.py",
-        "fit_calibrator(sigmoid(logit[valid]), valid.label_B, valid.weight_B)",
+        "fit_calibrator(sigmoid(logit[valid]), valid.label_B, valid.weight_B, valid.time_B)",
         "fit_calibrator(sigmoid(logit[test]), test.label_B, test.weight_B)",
         "tests/unit/test_baseline.py::test_baselines_are_recalibrated_on_validation",
     ),

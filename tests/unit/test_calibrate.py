@@ -1,4 +1,4 @@
-"""A recalibration is kept only if it helps out of fold on validation; its bins follow the rarer label."""
+"""A recalibration is kept only if it helps out of fold on validation, and on its last part; its bins follow the rarer label."""
 
 import math
 
@@ -44,34 +44,56 @@ def test_bins_follow_the_rarer_label() -> None:
     assert fit_calibrator(p[:9000], y[:9000]) is None, "90 clicks make one bin, which is no curve"
 
 
-def slow_gain(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[float, float]:
-    """What curves of the other four fifths gain, row by row, and its standard error."""
-    gains, rows = [], len(p)
+def slow_gains(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> list[tuple[float, float]]:
+    """What curves of the other four fifths gain on all rows, and on the last fifth; each with its standard error."""
+    gains, rows, last = [], len(p), 0
     for fold in range(5):
-        start = sum(rows // 5 + (k < rows % 5) for k in range(fold))
-        held = set(range(start, start + rows // 5 + (fold < rows % 5)))
+        last = sum(rows // 5 + (k < rows % 5) for k in range(fold))
+        held = set(range(last, last + rows // 5 + (fold < rows % 5)))
         seen = [i for i in range(rows) if i not in held]
         curve = isotonic(p[seen], y[seen], w[seen])
         for i in sorted(held):
             raw, mended = (q if y[i] else 1 - q for q in (p[i], float(curve(p[i]))))
             gains.append(math.log(mended) - math.log(raw))
-    mean = sum(w * g for w, g in zip(w, gains, strict=True)) / w.sum()
-    return mean, math.sqrt(sum((w * (g - mean)) ** 2 for w, g in zip(w, gains, strict=True))) / w.sum()
+
+    def of_rows(start: int) -> tuple[float, float]:
+        w_B, g_B = w[start:], gains[start:]
+        mean = sum(a * g for a, g in zip(w_B, g_B, strict=True)) / w_B.sum()
+        return mean, math.sqrt(sum((a * (g - mean)) ** 2 for a, g in zip(w_B, g_B, strict=True))) / w_B.sum()
+
+    return [of_rows(0), of_rows(last)]
 
 
-def test_a_curve_is_kept_if_its_gain_out_of_fold_is_above_the_standard_error() -> None:
-    kept = []
-    for seed in range(12):
+def test_a_curve_is_kept_if_its_gains_out_of_fold_and_at_the_end_are_above_their_standard_errors() -> None:
+    """Rows come in any order; their times say which part is the last."""
+    seen = set()
+    for seed in range(16):
         rng = np.random.default_rng(seed)
-        p, y = drawn(1003, -1, 1.2, rng)
-        w = rng.integers(1, 5, len(p)).astype(float)
-        mean, error = slow_gain(p, y, w)
-        curve = fit_calibrator(p, y, w)
-        assert (curve is not None) == (mean > error), (seed, mean, error)
+        p, y = drawn(1003, -1, 1.3, rng)
+        w, mixed = rng.integers(1, 5, len(p)).astype(float), rng.permutation(len(p))
+        (mean, error), (late, late_error) = slow_gains(p, y, w)
+        curve = fit_calibrator(p[mixed], y[mixed], w[mixed], time_B=1e6 * mixed)
+        assert (curve is not None) == (mean > error and late > late_error), (seed, mean, error, late, late_error)
         if curve is not None:
-            assert np.array_equal(curve.y, isotonic(p, y, w).y)
-        kept.append((mean > 0, curve is not None))
-    assert {(True, True), (True, False), (False, False)} <= set(kept), "the draws must lie on both sides"
+            assert np.allclose(curve.y, isotonic(p, y, w).y, rtol=1e-12)
+        seen.add((mean > error, late > late_error))
+    assert {(True, True), (True, False), (False, False)} <= seen, "the draws must lie on all sides"
+
+
+def test_on_a_table_that_drifts_the_time_to_come_is_asked() -> None:
+    """Clicks got rarer after training, and more frequent again: the middle of validation vouches for no later row."""
+    changes = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        time = np.arange(40_000) / 40_000  # the first half is validation, the second is test
+        logit = rng.normal(-1.5, 1, len(time))
+        y = (rng.random(len(time)) < sigmoid(logit - 0.4 * np.sin(2 * np.pi * time))).astype(np.float32)
+        p, valid = sigmoid(logit), time < 0.5
+        assert logloss(isotonic(p[valid], y[valid])(p[~valid]), y[~valid]) > 1.02 * logloss(p[~valid], y[~valid])
+        curve = fit_calibrator(p[valid], y[valid], time_B=time[valid])
+        kept = p if curve is None else curve(p)
+        changes.append(logloss(kept[~valid], y[~valid]) / logloss(p[~valid], y[~valid]) - 1)
+    assert np.mean(changes) < 0.005, "what is kept must not make test worse"
 
 
 def test_rows_of_weight_0_do_not_vote() -> None:

@@ -150,13 +150,17 @@ def test_a_baseline_that_beats_what_is_shipped_is_named(evaluated, monkeypatch) 
 
 def test_what_helps_no_model_on_validation_is_nowhere_called_recalibrated(evaluated, monkeypatch, tmp_path) -> None:
     data, place, _ = evaluated
-    monkeypatch.setattr(evaluate_stage, "fit_calibrator", lambda *_: None)
+    time_B = Shards(data, "valid").time_B
+    assert time_B is not None and np.array_equal(time_B, np.sort(time_B))
+    times: list[np.ndarray] = []
+    monkeypatch.setattr(evaluate_stage, "fit_calibrator", lambda *given: times.append(given[3]))
     folder = tmp_path / "evaluate"
     folder.mkdir()
     done = {n: place / n for n in ("prepare", "train", "retrain")}
     evaluate_stage.run(Stage(run_config(device="cpu"), folder, done))
     found = json.loads((folder / "metrics.json").read_text())
     assert list(found) == ["constant", *baselines.read(data), "train", "retrain"]
+    assert len(times) == 2 and all(np.array_equal(t, time_B) for t in times)
     assert not [k for n in ("train", "retrain") for k in found[n] if "recalibrated" in k]
     assert json.loads((folder / "calibrator.json").read_text()) is None
     page, said = (folder / "evaluation.html").read_text(), io.StringIO()

@@ -38,7 +38,7 @@ from recsys.versions import code_version
 
 __all__ = ["KEYS", "SPLITS", "check_unchanged", "prepare", "source_version"]
 
-FORMAT = 2  # of the prepared folder; raise it if a reader of it must change
+FORMAT = 3  # of the prepared folder; raise it if a reader of it must change
 GOLDEN_ROWS = 256  # raw test rows kept for the golden batch of a bundle
 _NO_PART = ("recsys.config", "recsys.errors", "recsys.progress", "recsys.terminal")  # of what is prepared
 _MOST_WEIGHT = 1e30  # of a row: a batch of them can be summed as float32
@@ -272,7 +272,8 @@ def _write_shards(
     """Second pass: every range of rows, encoded, goes to the splits' files."""
     encode = TableEncoder(spool, configs, schema, encoders)
     counts = [int((code_B == code).sum()) for code in range(len(SPLITS))]
-    extras = {k: v for k, v in (("weight", "weight"), ("group", f"codes/{schema.group}")) if v in spool}
+    extras = {"weight": "weight", "group": f"codes/{schema.group}", "time": f"us/{schema.time}"}
+    extras = {k: v for k, v in extras.items() if v in spool}
     labels = ["label", *(f"label/{name}" for name in schema.other_labels)]
     writers = [ShardWriter(folder / n, schema, encoders, rows) for n, rows in zip(SPLITS, counts, strict=True)]
     with progress() as bar:

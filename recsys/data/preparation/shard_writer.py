@@ -60,6 +60,8 @@ class ShardWriter:
     def append(self, ids_BL: np.ndarray, dense_BN: np.ndarray, rest: Mapping[str, np.ndarray]) -> None:
         """Write the next rows; `rest` holds the labels and what else has a number a row."""
         for name, values in {"ids": ids_BL, "dense": dense_BN, **rest}.items():
+            if name == "time" and self._folder.name != "valid":
+                continue  # only validation's rows are ever put in order of time
             values = values.astype(np.int64) if name == "group" else values
             if name not in self._files:
                 self._files[name] = self._open(name, values)
