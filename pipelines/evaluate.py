@@ -15,6 +15,7 @@ from pipelines.slices import Predicted, Slice
 from pipelines.stage import Result, Stage, newest_model, recalibration, row_names, write_json
 from pipelines.stages import MODEL_STAGES
 from recsys.baselines import fit as baseline
+from recsys.data.inspection.drift import drift, said
 from recsys.data.shards import Shards
 from recsys.evaluation.calibrate import Calibrator, fit_calibrator
 from recsys.evaluation.metrics import equal_bins, evaluate, observed, sigmoid
@@ -149,7 +150,8 @@ def _page(
     sections.append(("Reliability", _reliability(predicted, names, test)))
     for field in dict.fromkeys(s.field for s in parts):
         sections += slices.section(parts, field, names)
-    return page("Evaluation on the test split", lead, [], sections)
+    notes = [sentence] if (sentence := said(drift(test.folder))) else []
+    return page("Evaluation on the test split", lead, notes, sections)
 
 
 def _times(stage: Stage) -> dict[str, float]:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from pipelines.stage import Result, Stage
 from recsys.config.factory import make
+from recsys.data.inspection.drift import drift, said
 from recsys.data.preparation.prepare import check_unchanged, prepare
 from recsys.data.preparation.shard_writer import SplitFacts
 from recsys.errors import DataError
 from recsys.results import prepared_folder, read_prepared, write_prepared
+from recsys.terminal import console
 
 __all__ = ["check", "gone", "run"]
 
@@ -53,7 +55,7 @@ def run(stage: Stage) -> Result:
 
     The metrics tell what was read: rows, label rate and rows left out as bad; for each field that is
     looked up, the share of its ids that are missing, unseen or (estimated) share an id, by split; for each
-    list, the share of rows whose list was cut.
+    list, the share of rows whose list was cut; for each field, how far it drifts (`recsys.data.inspection.drift`).
     """
     data = stage.config.data
     source = make(data["source"], "data.source")
@@ -69,6 +71,10 @@ def run(stage: Stage) -> Result:
         for name, shares in seen.fields.items():
             metrics |= {f"{split}.{what}.{name}": share for what, share in shares.items()}
     metrics |= {f"clipped.{name}": share for name, share in facts.clipped.items()}
+    drifts = drift(folder)
+    metrics |= {f"drift.{name}": psi for name, psi in drifts.fields.items()}
+    if sentence := said(drifts):
+        console().print(f"look at: {sentence}", soft_wrap=True)
     return Result(
         metrics, artifacts=[folder / "schema.json", folder / "prepared.json"], tags={"data_digest": folder.name}
     )

@@ -9,6 +9,8 @@ from omegaconf import OmegaConf
 import recsys
 from pipelines.stage import Result, Stage, write_json
 from recsys.config.factory import make, make_dataclass
+from recsys.data.inspection.drift import drift
+from recsys.data.inspection.field_stats import LARGE
 from recsys.data.shards import Shards
 from recsys.events import Together
 from recsys.features.schema import Schema
@@ -108,8 +110,22 @@ def run(stage: Stage) -> Result:
         shuffled=_shuffled(search, kept),
         clusters=repeats,
     )
+    _note_drift(stage, scores, kept)
     report = make_report(model, scores, verdicts, measured, _provenance(stage, spec, search))
     return Result(_metrics(report), artifacts=write_report(stage.folder, report, kept))
+
+
+def _note_drift(stage: Stage, scores: FieldScores, kept: list[str]) -> None:
+    """Show how far each field drifts between the splits, and warn of those that are kept all the same."""
+    seen = drift(stage.data)
+    for name, psi in seen.fields.items():
+        if name in scores.details:
+            scores.details[name] = {**scores.details[name], "drift": psi}
+    if large := seen.large(kept):
+        named = ", ".join(f"{n} ({v:.2f})" for n, v in large.items())
+        warning = f"kept fields drift from training to validation or test (PSI above {LARGE}): {named}"
+        scores.notes.warnings.append(f"{warning}: what they are worth may not last")
+        console().print(f"look at: {scores.notes.warnings[-1]}", soft_wrap=True)
 
 
 def _metrics(report: Report) -> dict[str, float]:

@@ -79,6 +79,11 @@ class Shards:
         columns = self._whole.id_columns[name]
         return self._ids[:, columns.start : columns.stop]
 
+    def numbers(self, name: str) -> np.ndarray:
+        """The floats of a number or vector, whether or not the schema keeps it → x_BC float32, standardised."""
+        columns = self._whole.float_columns[name]
+        return self._dense[:, columns.start : columns.stop]
+
     def batch(self, rows: slice | np.ndarray) -> Batch:
         """The given rows as a batch; a slice is read without a copy."""
         ids, dense, label = self._ids[rows], self._dense[rows], self.label_BT[rows]

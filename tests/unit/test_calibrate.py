@@ -1,4 +1,4 @@
-"""A recalibration is kept only if it helps out of fold on validation, and on its last part; its bins follow the rarer label."""
+"""A recalibration is kept only if it helps out of fold on validation, and on its last part."""
 
 import math
 

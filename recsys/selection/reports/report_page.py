@@ -129,7 +129,7 @@ def _path(report: Report) -> go.Figure:
 def _fields(report: Report) -> str:
     columns = (
         "field", "rank", "verdict", "reason", "score", "interval", "price", "delta_logloss", "delta_logloss_error",
-        "delta_auc", "gate", "closes_at", "kind",
+        "delta_auc", "gate", "closes_at", "drift", "kind",
         "cardinality", "width", "active_share", "change_rate", "weight", "table_bytes", "optimizer_bytes", "cluster",
     )  # fmt: skip
     rows = {n: {"field": n, **to_json(f)} for n, f in report.fields.items()}
@@ -146,6 +146,7 @@ def _fields(report: Report) -> str:
         "delta_logloss": "worth, nats a row",
         "delta_logloss_error": "± one standard error",
         "closes_at": "closes at λ",
+        "drift": "drift, PSI",
     }
     return table(
         [heads.get(c, c.replace("_", " ")) for c in shown], [[cell(row, c) for c in shown] for row in rows.values()]
