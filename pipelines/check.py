@@ -10,6 +10,7 @@ import psutil
 from pipelines.benchmark_settings import benchmark_settings
 from pipelines.config import RunConfig
 from pipelines.earlier import stages_to_run, taken_over
+from pipelines.members import members
 from pipelines.places import check_places
 from pipelines.stages import STAGES
 from recsys.config import factory
@@ -38,6 +39,10 @@ _SOME = Facts(rows=10_000, positives=5_000, cardinalities=(100,), numbers=1)
 def _stages(config: RunConfig) -> None:
     asked = stages_to_run(config)
     present = {*taken_over(config, asked), *asked}
+    if "compress" in asked and "merge" in present and "distill" not in present:
+        raise ConfigError(
+            "stage compress: a merged model cannot be compressed: merge runs that were compressed, or add distill"
+        )
     for stage in asked:
         needs = STAGES[stage].needs
         if needs and not present & set(needs):
@@ -138,15 +143,18 @@ def check(config: RunConfig) -> None:
 
 
 def check_table(config: RunConfig, folder: Path) -> None:
-    """The local files of a table that stage prepare is to read are there.
+    """The local files of a table that stage prepare is to read are there, and runs that can be merged if any are to be.
 
     Args:
         config: One that `check` has passed.
-        folder: The run's, which may have prepared the table already: then its files may be gone.
+        folder: The run's, which may have prepared the table already, or merged the runs: then they may be gone.
 
     Raises:
-        ConfigError: If a path leads to none.
+        ConfigError: If a path leads to none, or the runs cannot be merged.
+        DataError: If the files of a run to be merged are damaged or of another version.
     """
+    if "merge" in stages_to_run(config) and not (folder / "merge" / "result.json").exists():
+        members(config)
     source = config.data["source"]
     scans = present_name(source["_target_"]) == "recsys.data.sources.scan.scan"
     if not scans or "prepare" not in stages_to_run(config) or (folder / "prepare" / "result.json").exists():

@@ -19,7 +19,7 @@ from recsys.data.preparation.fields import check_name
 from recsys.errors import ConfigError
 from recsys.files import Json
 
-__all__ = ["Distill", "Evaluate", "Export", "RunConfig", "Select", "Tracking"]
+__all__ = ["Distill", "Evaluate", "Export", "Merge", "RunConfig", "Select", "Tracking"]
 
 
 def _by(check: Callable[[Any, str], None], place: str) -> BeforeValidator:
@@ -76,6 +76,13 @@ class Distill:
 
 
 @dataclass(frozen=True)
+class Merge:
+    """Ids of the finished runs whose models stage merge makes one of."""
+
+    runs: list[_Id]
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """What stage evaluate shows beside the figures of each model on all test rows."""
 
@@ -126,6 +133,7 @@ class RunConfig:
     trusted: Annotated[list[str], _by(_check_trusted, "trusted")]
     runs: Annotated[str, _by(check_runs, "runs")]
     select: Select
+    merge: Merge
     distill: Distill
     calibrate: bool
     evaluate: Evaluate

@@ -15,8 +15,9 @@ from recsys.data.batch import Batch
 from recsys.data.shards import Shards
 from recsys.evaluation.metrics import sigmoid
 from recsys.frame.ctr import CTR
+from recsys.frame.merged import Scorer
 from recsys.terminal import console
-from recsys.training import checkpoint
+from recsys.training import checkpoint, merged
 from recsys.training.device import Device
 from recsys.training.fit import logits
 from recsys.training.loop import Loss
@@ -24,7 +25,7 @@ from recsys.training.loop import Loss
 __all__ = ["run", "soft_targets"]
 
 
-def soft_targets(teacher: CTR, weight: float, temperature: float) -> Loss:
+def soft_targets(teacher: Scorer, weight: float, temperature: float) -> Loss:
     """(1 − α)·loss(z, y) + α·T²·loss(z / T, σ(t / T)), with z the student's logit, t the teacher's and y the label.
 
     `loss` is that of the head, which both share. A label that was not observed counts in the second term: the
@@ -49,7 +50,7 @@ def soft_targets(teacher: CTR, weight: float, temperature: float) -> Loss:
     return loss
 
 
-def _compare_sizes(student: CTR, teacher: CTR) -> None:
+def _compare_sizes(student: CTR, teacher: Scorer) -> None:
     """Say so if the student is not the smaller one."""
     ours, theirs = (sum(t.numel() for t in model.state_dict().values()) for model in (student, teacher))
     if ours >= theirs:
@@ -68,7 +69,7 @@ def run(stage: Stage) -> Result:
     """
     settings, source = stage.config.distill, newest_model(stage, before="distill")
     device = Device.choose(stage.config.device)
-    teacher, _ = checkpoint.load(source, device)
+    teacher, _ = merged.load(source, device)
     loss = soft_targets(teacher, settings.weight, settings.temperature)
     config = replace(stage.config, model=settings.model, embedding=settings.embedding)
     result = train_model(replace(stage, config=config), teacher.schema, loss)

@@ -12,9 +12,9 @@ from pipelines.node import begun, check_ours, inputs_read
 from pipelines.stages import STAGES
 from recsys.errors import ConfigError, DataError
 from recsys.files import Json
-from recsys.results import read_result
+from recsys.results import RunResult, read_result
 
-__all__ = ["check_same", "settings", "stages_to_run", "taken_over"]
+__all__ = ["check_same", "finished", "settings", "stages_to_run", "taken_over"]
 
 _NO_RESULT = ("stages", "tracking", "runs")  # settings that no figure of a run depends on
 
@@ -47,6 +47,26 @@ def stages_to_run(config: RunConfig) -> list[str]:
     return asked if config.from_run or asked[0] == "prepare" else ["prepare", *asked]
 
 
+def finished(config: RunConfig, run: str, place: str) -> RunResult:
+    """The result of an earlier run.
+
+    Args:
+        config: Of the new run; it says where runs are.
+        run: Id of the earlier one.
+        place: Where it is named, for messages.
+
+    Raises:
+        ConfigError: If there is no such run, or it is not finished.
+        DataError: If its result is damaged or of another version.
+    """
+    runs = Path(config.runs)
+    result = runs / run / "result.json"
+    if not result.exists():
+        known = sorted(str(p.parent.relative_to(runs)) for p in runs.glob("*/result.json"))
+        raise ConfigError(f"{place}: no finished run {run!r}: expected one of {', '.join(known[-5:]) or 'none yet'}")
+    return read_result(result)
+
+
 def taken_over(config: RunConfig, names: list[str]) -> dict[str, Path]:
     """The folders of earlier stages that a run goes on from, by name.
 
@@ -60,13 +80,9 @@ def taken_over(config: RunConfig, names: list[str]) -> dict[str, Path]:
     """
     if not config.from_run:
         return {}
-    runs, run = Path(config.runs), config.from_run
-    result = runs / run / "result.json"
-    if not result.exists():
-        known = sorted(str(p.parent.relative_to(runs)) for p in runs.glob("*/result.json"))
-        raise ConfigError(f"from_run: no finished run {run!r}: expected one of {', '.join(known[-5:]) or 'none yet'}")
+    run = config.from_run
     first = list(STAGES).index(names[0])
-    stages = read_result(result).stages
+    stages = finished(config, run, "from_run").stages
     taken = {n: stages[n].folder for n in list(STAGES)[:first] if n in stages}
     if gone := [str(p) for p in taken.values() if not p.is_dir()]:
         raise DataError(f"from_run: run {run} went on from {gone[0]}, which is gone: run it anew, without from_run")

@@ -20,9 +20,9 @@ from recsys.data.shards import Shards
 from recsys.evaluation.calibrate import Calibrator, fit_calibrator
 from recsys.evaluation.metrics import equal_bins, evaluate, observed, sigmoid
 from recsys.files import write_text
-from recsys.frame.ctr import CTR
+from recsys.frame.merged import Scorer
 from recsys.pages.html import Markup, page, table
-from recsys.training import checkpoint
+from recsys.training import merged
 from recsys.training.device import Device
 from recsys.training.fit import label_logits
 
@@ -54,22 +54,14 @@ class Rows(NamedTuple):
     time_B: np.ndarray | None
 
 
-def _nbytes(model: CTR) -> int:
-    """Bytes of tables and dense parameters as held for scoring."""
-    held = [*model.interaction.parameters(), *model.sequences.parameters(), *model.sequences.buffers()]
-    held += model.head.parameters()
-    dense = sum(p.numel() * p.element_size() for p in held)
-    return model.embedding.plain().nbytes + dense
-
-
 @torch.no_grad()
-def microseconds(models: Mapping[str, CTR], shards: Mapping[str, Shards], rounds: int = 10) -> dict[str, float]:
+def microseconds(models: Mapping[str, Scorer], shards: Mapping[str, Shards], rounds: int = 10) -> dict[str, float]:
     """Median µs a row of eager scoring at 512 rows, tables as plain tensors, for each model.
 
     In each round every model scores eight batches in a row, which are others in the next round: so no
     model profits from a batch that is in the cache still, nor from a quiet moment of the machine.
     """
-    plain = {n: m.over(m.embedding.plain()) for n, m in models.items()}
+    plain = {n: m.plain() for n, m in models.items()}
     times: dict[str, list[float]] = {n: [] for n in models}
     for i in range(rounds):
         for name, model in plain.items():
@@ -110,13 +102,13 @@ def _figures(
 def measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """A model's figures, and its logit_BT on validation and on test."""
     device = Device.choose(stage.config.device)
-    model, _ = checkpoint.load(folder, device)
+    model, _ = merged.load(folder, device)
     valid, test = (Shards(stage.data, split, model.schema) for split in ("valid", "test"))
     valid_BT, test_BT = (label_logits(model, s, device=device) for s in (valid, test))
     figures, seen = _figures(test_BT, test), _figures(valid_BT, valid)
     figures |= {f"valid_{k}": v for k, v in seen.items() if k.partition(".")[0] in ("auc", "logloss")}
-    plain = model.embedding.plain()
-    figures |= {"fields": len(model.schema.fields), "bytes": _nbytes(model), "table_bytes": plain.nbytes}
+    tables, whole = model.nbytes()
+    figures |= {"fields": len(model.schema.fields), "bytes": whole, "table_bytes": tables}
     return figures, valid_BT, test_BT
 
 
@@ -154,9 +146,18 @@ def _page(
     return page("Evaluation on the test split", lead, notes, sections)
 
 
-def _times(stage: Stage) -> dict[str, float]:
-    """µs a row of each model of the run, see `microseconds`."""
-    models = {name: checkpoint.load(stage.done[name])[0] for name in MODEL_STAGES if name in stage.done}
+def _folders(stage: Stage) -> dict[str, Path]:
+    """Where each model is: those of the run, and before a merged one its members, by the run that trained them."""
+    folders: dict[str, Path] = {}
+    for name in (n for n in MODEL_STAGES if n in stage.done):
+        place = stage.done[name]
+        folders |= {f"run {m.run}": place / m.folder for m in merged.members(place)} | {name: place}
+    return folders
+
+
+def _times(folders: Mapping[str, Path], stage: Stage) -> dict[str, float]:
+    """µs a row of each model, see `microseconds`."""
+    models = {name: merged.load(place)[0] for name, place in folders.items()}
     return microseconds(models, {name: Shards(stage.data, "test", m.schema) for name, m in models.items()})
 
 
@@ -196,10 +197,13 @@ def run(stage: Stage) -> Result:
     valid, test = Shards(stage.data, "valid"), Shards(stage.data, "test")
     shown = {"constant": _constant(valid, test), **baseline.read(stage.data)}
     predicted: dict[str, Predicted] = {}
-    newest, times = newest_model(stage).name, _times(stage)
-    for name in (n for n in MODEL_STAGES if n in stage.done):
-        shown[name], valid_BT, test_BT = measure(stage.done[name], stage)
+    newest, folders = newest_model(stage).name, _folders(stage)
+    times = _times(folders, stage)
+    for name, place in folders.items():
+        shown[name], valid_BT, test_BT = measure(place, stage)
         shown[name]["us_per_row"] = times[name]
+        if name not in MODEL_STAGES:  # of another run, which has its own evaluation
+            continue
         predicted[name] = _predicted(test_BT)
         if not stage.config.calibrate:
             continue

@@ -10,7 +10,7 @@ from recsys.export.bundle import export_bundle
 from recsys.results import FIGURES, read_made
 from recsys.serving.bundle import Bundle, latency
 from recsys.terminal import console
-from recsys.training import checkpoint
+from recsys.training import merged
 
 __all__ = ["run"]
 
@@ -21,7 +21,7 @@ CURVES = CURVE | Annotated[list[CURVE], Field(min_length=1)]  # of several label
 def run(stage: Stage) -> Result:
     """Export (which replays the golden batch in every runtime) and time the bundle."""
     source = newest_model(stage)
-    model, spec = checkpoint.load(source)
+    model, spec = merged.load(source)
     evaluated = stage.done.get("evaluate")
     calibrator, calibration, measured = None, "not fitted", {}
     if evaluated:

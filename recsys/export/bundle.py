@@ -29,7 +29,7 @@ from recsys.export.graphs import (
 from recsys.features.row_encoder import Row, RowEncoder, encoders_to_json
 from recsys.features.schema import Schema
 from recsys.files import Json, read_json, unfinished_folder
-from recsys.frame.ctr import CTR
+from recsys.frame.merged import Scorer
 from recsys.results import read_prepared
 from recsys.serving.bundle import Calibration
 from recsys.serving.manifest import FORMAT, canonical, write_manifest
@@ -84,7 +84,7 @@ def _without_past(schema: Schema) -> Schema:
 
 def _write(
     folder: Path,
-    model: CTR,
+    model: Scorer,
     prepared: Path,
     calibrator: Calibration,
     card: Json,
@@ -115,7 +115,7 @@ def _write(
 
 
 def export_bundle(
-    model: CTR,
+    model: Scorer,
     prepared: Path,
     out: Path,
     *,

@@ -11,7 +11,7 @@ from recsys.errors import DataError
 from recsys.features.encoders import Bucket, Part, Scale, Vocabulary, Words
 from recsys.features.row_encoder import Row, RowEncoder
 from recsys.features.schema import Field
-from recsys.frame.ctr import CTR
+from recsys.frame.merged import Scorer
 from recsys.serving.bundle import Calibration, probabilities
 from recsys.serving.verify import Golden
 
@@ -109,7 +109,7 @@ def _bare(rows: list[Row], encoder: RowEncoder) -> list[Row]:
     return [{c: v for c, v in row.items() if c not in past} if b % 2 else row for b, row in enumerate(rows)]
 
 
-def golden_answers(model: CTR, encoder: RowEncoder, rows: list[Row], calibrator: Calibration) -> Golden:
+def golden_answers(model: Scorer, encoder: RowEncoder, rows: list[Row], calibrator: Calibration) -> Golden:
     """Raw rows, of which every second lacks the columns that past.npz tells, and the answers of the model itself.
 
     Raises:

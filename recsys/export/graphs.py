@@ -14,9 +14,9 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -27,7 +27,7 @@ from torch._inductor import aoti_compile_and_package
 from torch._inductor.utils import fresh_cache
 
 from recsys.features.schema import Schema
-from recsys.frame.ctr import CTR
+from recsys.frame.merged import Scorer
 from recsys.serving.runtimes import machine
 from recsys.serving.weights import WEIGHTS, tensor_places
 from recsys.tables.plain import PlainEmbedding
@@ -41,26 +41,29 @@ _INLINE_BYTES = 1024  # smaller constants stay inside graph.onnx: onnxruntime ne
 
 
 class ScoringGraph(nn.Module):
-    """logit_BT = logits_of(pool(lookup(ids_BL, dense_BN))) over plain tensors: what every runtime runs.
+    """logit_BT = score(ids_BL, dense_BN) over plain tensors: what every runtime runs.
 
     Args:
         model: Copied, but for tables: those become plain ones.
     """
 
-    def __init__(self, model: CTR):
+    def __init__(self, model: Scorer):
         super().__init__()
-        self.model = model.over(model.embedding.plain())  # the fused tables stay behind
+        self.model = model.plain()  # the fused tables stay behind
         self.eval()
-
-    @property
-    def plain(self) -> PlainEmbedding:
-        """The tables."""
-        return cast(PlainEmbedding, self.model.embedding)
 
     def forward(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:
         """→ logit_BT."""
-        x = self.plain.lookup(ids_BL, dense_BN)
-        return self.model.logits_of(self.model.pool(x, ids_BL))
+        return self.model.score(ids_BL, dense_BN)
+
+    @contextmanager
+    def packed(self) -> Generator[None]:
+        """See `PlainEmbedding.packed`."""
+        with ExitStack() as stack:
+            for module in self.modules():
+                if isinstance(module, PlainEmbedding):
+                    stack.enter_context(module.packed())
+            yield
 
 
 def compiler() -> str | None:
@@ -91,7 +94,7 @@ def trace(graph: ScoringGraph, schema: Schema, *, packed: bool) -> torch.export.
     free = {0: torch.export.Dim.DYNAMIC}
     # Without this, torch takes a batch of 1 for a special case and refuses it.
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # private
-    stored = graph.plain.packed() if packed else nullcontext()
+    stored = graph.packed() if packed else nullcontext()
     with torch.no_grad(), oblivious, stored:
         program = torch.export.export(graph, example, dynamic_shapes={"ids_BL": free, "dense_BN": free})
     for node in program.graph.nodes:

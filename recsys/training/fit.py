@@ -18,6 +18,7 @@ from recsys.evaluation.metrics import auc, logloss, observed, sigmoid
 from recsys.events import SILENT, Reporter, check_goes_on
 from recsys.files import whole
 from recsys.frame.ctr import CTR
+from recsys.frame.merged import Scorer
 from recsys.training.checkpoint import read_weights
 from recsys.training.config import TrainConfig
 from recsys.training.device import CPU, Device
@@ -28,13 +29,13 @@ __all__ = ["Fit", "best_look", "fit", "label_logits", "logits"]
 RESUME_VERSION = 5  # of resume.pt
 
 
-def logits(model: CTR, shards: Split, batch_size: int = 8192, device: Device = CPU) -> np.ndarray:
+def logits(model: Scorer, shards: Split, batch_size: int = 8192, device: Device = CPU) -> np.ndarray:
     """Score every row of a split in order, in float32, on the device where the model is → logit_B of the main label."""
     return label_logits(model, shards, batch_size, device)[:, 0]
 
 
 @torch.no_grad()
-def label_logits(model: CTR, shards: Split, batch_size: int = 8192, device: Device = CPU) -> np.ndarray:
+def label_logits(model: Scorer, shards: Split, batch_size: int = 8192, device: Device = CPU) -> np.ndarray:
     """As `logits`, of all labels → logit_BT."""
     model.eval()
     return np.concatenate([model(device.batch(b)).numpy(force=True) for b in shards.batches(batch_size)])

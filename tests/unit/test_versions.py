@@ -213,9 +213,10 @@ def test_each_stage_depends_on_the_settings_that_it_reads():
         "train": training | {"select.apply"},
         "select": {"selection", "select", "train", "optimizer", "seed"},
         "retrain": training,
+        "merge": {"merge"},
         "distill": student | {"distill"},
         "compress": {"compression", "quantization", "heal", "seed"},
-        "evaluate": {"calibrate"},
+        "evaluate": {"calibrate", "evaluate"},
         "export": {"name", "export"},
         "benchmark": training | {"benchmark", "select"},
     }
