@@ -99,14 +99,17 @@ def _figures(
     return figures
 
 
-def measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
-    """A model's figures, and its logit_BT on validation and on test."""
+def measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray | None, np.ndarray]:
+    """A model's figures, and its logit_BT on validation, which is None if it was trained on that, and on test."""
     device = Device.choose(stage.config.device)
-    model, _ = merged.load(folder, device)
+    model, spec = merged.load(folder, device)
     valid, test = (Shards(stage.data, split, model.schema) for split in ("valid", "test"))
-    valid_BT, test_BT = (label_logits(model, s, device=device) for s in (valid, test))
-    figures, seen = _figures(test_BT, test), _figures(valid_BT, valid)
-    figures |= {f"valid_{k}": v for k, v in seen.items() if k.partition(".")[0] in ("auc", "logloss")}
+    test_BT = label_logits(model, test, device=device)
+    figures, valid_BT = _figures(test_BT, test), None
+    if not any(s.get("refit") for s in (spec, *spec.get("members", ()))):
+        valid_BT = label_logits(model, valid, device=device)
+        seen = _figures(valid_BT, valid)
+        figures |= {f"valid_{k}": v for k, v in seen.items() if k.partition(".")[0] in ("auc", "logloss")}
     tables, whole = model.nbytes()
     figures |= {"fields": len(model.schema.fields), "bytes": whole, "table_bytes": tables}
     return figures, valid_BT, test_BT
@@ -187,10 +190,18 @@ def _predicted(logit_BT: np.ndarray, curve: Calibrator | None = None) -> Predict
     return Predicted(np.log(p_B) - np.log1p(-p_B), p_B)
 
 
+def _keep(folder: Path, calibrators: Sequence[Calibrator | None]) -> None:
+    """calibrator.json: null if none helps; a list if there are several labels.
+
+    There is no such file without `calibrate`, nor if the newest model was trained on validation.
+    """
+    stored = [c and c.to_json() for c in calibrators]
+    write_json(folder / "calibrator.json", stored if len(stored) > 1 else stored[0])
+
+
 def run(stage: Stage) -> Result:
     """Measure each model as it is and, if that helps on validation, recalibrated; keep the newest one's calibrator.
 
-    calibrator.json says null if none helps; of several labels it is a list. Without `calibrate` there is no such file.
     If `recsys data baseline` was run on the data, its figures stand beside the models', but not in slices: its
     predictions are not kept.
     """
@@ -205,12 +216,11 @@ def run(stage: Stage) -> Result:
         if name not in MODEL_STAGES:  # of another run, which has its own evaluation
             continue
         predicted[name] = _predicted(test_BT)
-        if not stage.config.calibrate:
+        if not stage.config.calibrate or valid_BT is None:
             continue
         helped, calibrators = _calibrators(valid_BT, valid)
         if name == newest:
-            stored = [c and c.to_json() for c in calibrators]
-            write_json(stage.folder / "calibrator.json", stored if len(stored) > 1 else stored[0])
+            _keep(stage.folder, calibrators)
         if not helped:
             continue
         mended = _figures(test_BT, test, calibrators)

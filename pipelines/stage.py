@@ -115,6 +115,7 @@ def recalibration(metrics: Mapping[str, Any]) -> str:
             "A recalibrated row holds the predictions as the bundle gives them: through a curve fitted on validation."
         )
     return (
-        "The newest model is not recalibrated: calibrate is false, or no curve fitted on validation lowered its "
-        "logloss there, out of fold and on the last part of it. The bundle gives the predictions as they are."
+        "The newest model is not recalibrated: calibrate is false, it was trained on validation too, or no curve "
+        "fitted on validation lowered its logloss there, out of fold and on the last part of it. The bundle gives the "
+        "predictions as they are."
     )

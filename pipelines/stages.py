@@ -8,7 +8,7 @@ _TRAINING = ("model", "embedding", "sequence", "head", "train", "optimizer", "ta
 _MODEL = ("recsys.training.checkpoint.VERSION",)
 _DATA = ("recsys.data.preparation.prepare.FORMAT", "recsys.features.row_encoder.ENCODERS_VERSION")
 _REPORT = ("recsys.selection.reports.report.VERSION",)
-MODEL_STAGES = ("train", "retrain", "merge", "distill", "compress")  # those that leave a model, in order
+MODEL_STAGES = ("train", "retrain", "refit", "merge", "distill", "compress")  # those that leave a model, in order
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ STAGES = {  # in their order
     "train": Kind("train.run", (*_TRAINING, "select.apply"), formats=_MODEL),
     "select": Kind("select_features.run", ("selection", "select", "train", "optimizer", "seed"), ("train",), _REPORT),
     "retrain": Kind("train.run_again", _TRAINING, ("select",), _MODEL),
+    "refit": Kind("refit.run", (), ("train", "retrain"), _MODEL),
     "merge": Kind("merge.run", ("merge",), formats=(*_MODEL, "recsys.training.merged.VERSION")),
     "distill": Kind("distill.run", ("distill", *_TRAINING[2:]), ("train", "merge"), _MODEL),
     "compress": Kind("compress.run", ("compression", "quantization", "heal", "seed"), ("train", "retrain"), _MODEL),

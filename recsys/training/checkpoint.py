@@ -35,6 +35,7 @@ class Spec(TypedDict, total=False):
     head: Mapping[str, Any] | None  # the click head by default
     table_optimizer: Mapping[str, Any]  # the embedding's own by default
     seed: int
+    refit: bool  # whether it was trained on validation rows too; not by default
 
 
 def build(schema: Schema, spec: Spec, device: Device = CPU) -> CTR:

@@ -69,8 +69,8 @@ MUTANTS = [
     Mutant(
         "validation is reported as test",
         "pipelines/evaluate.py",
-        "figures, seen = _figures(test_BT, test), ",
-        "figures, seen = _figures(valid_BT, valid), ",
+        "_figures(test_BT, test), None",
+        "_figures(label_logits(model, valid, device=device), valid), None",
         RUN + "test_the_evaluation_is_of_test_and_names_validation_so",
     ),
     Mutant(

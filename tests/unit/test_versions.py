@@ -213,6 +213,7 @@ def test_each_stage_depends_on_the_settings_that_it_reads():
         "train": training | {"select.apply"},
         "select": {"selection", "select", "train", "optimizer", "seed"},
         "retrain": training,
+        "refit": set(),
         "merge": {"merge"},
         "distill": student | {"distill"},
         "compress": {"compression", "quantization", "heal", "seed"},

@@ -1,0 +1,54 @@
+"""Stage refit: the newest model trained anew on training and validation rows together."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.stage import Result, Stage, newest_model
+from recsys.config.factory import make_dataclass
+from recsys.data.joined import Joined
+from recsys.data.shards import Shards
+from recsys.events import check_goes_on
+from recsys.results import read_made
+from recsys.terminal import console
+from recsys.training import checkpoint
+from recsys.training.config import TrainConfig
+from recsys.training.device import Device
+from recsys.training.fit import best_look
+from recsys.training.loop import Training, seed_everything
+
+__all__ = ["run"]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """recipe.json of a training: the settings that it has come to."""
+
+    train: dict[str, Any]
+
+
+def run(stage: Stage) -> Result:
+    """Train a fresh model as the newest one was, on validation too, for as many passes as validation found best.
+
+    Nothing is looked at on the way: no row is left that the model has not seen but those of test.
+    """
+    source = newest_model(stage, before="refit")
+    trained, spec = checkpoint.load(source)
+    history = read_made(source, "history.json", "the looks of a training", list[dict[str, float]])
+    config = make_dataclass(TrainConfig, read_made(source, "recipe.json", "a recipe", _Recipe).train, "train")
+    seed = spec.get("seed", 0)
+    train, valid = (Shards(stage.data, split, trained.schema) for split in ("train", "valid"))
+    rows = Joined(train, valid)
+    size = min(config.batch_size, len(train))
+    steps = round(best_look(history)["step"] * len(rows) / len(train))
+    device = Device.choose(stage.config.device, config.precision)
+    seed_everything(seed)
+    model = checkpoint.build(trained.schema, spec, device)
+    training = Training(model, config, len(rows) // size, device=device)
+    console().print(f"{steps:,} steps on {len(rows):,} rows; {source.name} took {int(history[-1]['step']):,} steps")
+    seed_everything(seed)
+    for step in training.steps(rows, seed, steps):
+        stage.reporter.progress(step.number * size, steps * size, "rows")
+        check_goes_on(stage.reporter)
+    checkpoint.save(stage.folder, model.eval(), {**spec, "refit": True})
+    figures = {"steps": float(steps), "rows": float(len(rows)), "fields": float(len(trained.schema.fields))}
+    return Result(figures, artifacts=[stage.folder / "model.json"], tags={"model": source.name})

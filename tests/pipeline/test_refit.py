@@ -1,0 +1,83 @@
+"""Stage refit: a model trained anew on training and validation rows, for as many passes as validation found best."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines import compress, evaluate, refit, train
+from pipelines.stage import Stage
+from recsys.data.batch import Batch
+from recsys.data.joined import Joined
+from recsys.data.shards import Shards
+from recsys.training import checkpoint, merged
+from recsys.training.config import TrainConfig
+from recsys.training.loop import Training, seed_everything
+from tests.pipeline.small import small_stage
+
+
+@pytest.fixture(scope="module")
+def refitted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """A run whose stages train, refit, compress and evaluate are done."""
+    stage = small_stage(prepared, tmp_path_factory.mktemp("refit"), quantization=None)
+    for work in (train, refit, compress, evaluate):
+        name = work.__name__.rpartition(".")[2]
+        stage = replace(stage, folder=stage.folder.parent / name)
+        stage.folder.mkdir()
+        work.run(stage)
+        stage = replace(stage, done={**stage.done, name: stage.folder})
+    return stage
+
+
+def as_one(data: Path) -> tuple[torch.Tensor, ...]:
+    """ids, dense and labels of training, then of validation."""
+    whole = [Shards(data, split).batch(slice(None)) for split in ("train", "valid")]
+    return tuple(torch.cat([getattr(b, name) for b in whole]) for name in ("ids_BL", "dense_BN", "label_BT"))
+
+
+def test_rows_of_both_splits_come_in_any_order(prepared: Path) -> None:
+    train_rows, valid = (Shards(prepared, split) for split in ("train", "valid"))
+    rows, (ids, dense, label) = Joined(train_rows, valid), as_one(prepared)
+    assert len(rows) == len(ids) and np.array_equal(rows.label_BT, label.numpy())
+    for some in (slice(3, 9), np.random.default_rng(0).permutation(len(rows))[:200], np.array([len(rows) - 1])):
+        batch = rows.batch(some)
+        assert torch.equal(batch.ids_BL, ids[some]) and torch.equal(batch.label_BT, label[some])
+        assert torch.equal(batch.dense_BN, dense[some])
+
+
+def test_the_weights_are_those_of_a_loop_over_all_rows(refitted: Stage, prepared: Path) -> None:
+    done = refitted.done
+    history = json.loads((done["train"] / "history.json").read_text())
+    config = TrainConfig(**json.loads((done["train"] / "recipe.json").read_text())["train"])
+    ids, dense, label = as_one(prepared)
+    trained, spec = checkpoint.load(done["train"])
+    best = min(history, key=lambda look: look["valid_logloss"])["step"]
+    steps = round(best * len(ids) / len(Shards(prepared, "train")))
+    seed_everything(3)
+    model = checkpoint.build(trained.schema, spec)
+    training = Training(model, config, len(ids) // 128)
+    seed_everything(3)
+    for step in range(steps):
+        epoch, number = divmod(step, len(ids) // 128)
+        chosen = np.random.default_rng([3, epoch]).permutation(len(ids))[128 * number : 128 * number + 128]
+        if epoch and not number and config.fresh_tables:
+            training.embedding.reset_tables()
+        model.train()
+        training.learn(Batch.of(trained.schema, ids[chosen], dense[chosen], label[chosen]))
+    got, _ = checkpoint.load(done["refit"])
+    for name, value in model.state_dict().items():
+        assert torch.allclose(got.state_dict()[name], value, atol=1e-6), name
+
+
+def test_nothing_is_measured_or_fitted_on_validation_then(refitted: Stage, tmp_path: Path) -> None:
+    done = refitted.done
+    shown = json.loads((done["evaluate"] / "metrics.json").read_text())
+    assert "valid_auc" in shown["train"] and not (done["evaluate"] / "calibrator.json").exists()
+    for name in ("refit", "compress"):
+        assert shown[name]["auc"] > 0.55 and not [k for k in shown[name] if k.startswith(("valid", "recalibrated"))]
+    assert "recalibrated" not in shown
+    merged.save(tmp_path, {"a": done["train"], "b": done["compress"]})
+    assert evaluate.measure(tmp_path, refitted)[1] is None, "one of its members has seen validation"
