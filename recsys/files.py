@@ -253,14 +253,16 @@ def _misfit(value: Any, shape: Any, place: str) -> str | None:
     return None if isinstance(shape, type) and isinstance(value, shape) else place
 
 
-def read_json(path: Path, what: str, mend: str, version: int | None = None, shape: Any = object) -> Any:
+def read_json(
+    path: Path, what: str, mend: str, version: int | tuple[int, ...] | None = None, shape: Any = object
+) -> Any:
     """Read JSON.
 
     Args:
         path: The file.
         what: It should be, for messages: "the result of a run".
         mend: What the user can do if it is not: "run it again".
-        version: The one version of the format that the caller reads; the file must have it.
+        version: The version of the format that the caller reads, or all of them, the newest last.
         shape: What the caller relies on: a type; several in a tuple; `{"key": shape}`, `{str: shape}` for any keys,
             or `[shape]` for a list of such. A key that may be missing has `NoneType` among its types.
 
@@ -277,8 +279,9 @@ def read_json(path: Path, what: str, mend: str, version: int | None = None, shap
         raise DataError(f"{path} is damaged: expected {what}, got no JSON: {mend}") from error
     if version is not None:
         got = value.get("version", "none") if isinstance(value, dict) else "none"
-        if got != version:
-            raise DataError(f"{path}: expected {what} of version {version}, got {got}: {mend}")
+        versions = version if isinstance(version, tuple) else (version,)
+        if got not in versions:
+            raise DataError(f"{path}: expected {what} of version {versions[-1]}, got {got}: {mend}")
     if (place := _misfit(value, shape, "")) is not None:
         where = f"{place[1:]} is missing or of another type" if place else f"got a {type(value).__name__}"
         raise DataError(f"{path} is damaged: expected {what}, {where}: {mend}")

@@ -41,7 +41,7 @@ CONFIG: dict[str, Any] = {
         "user_x_city": {"encoding": "hash", "inputs": ["user", "city"], "buckets": 500},
         "age": {"encoding": "bucket", "buckets": 8},
         "tags": {"kind": "multi", "max_length": 3},
-        "score": {"kind": "numeric"},
+        "score": {"kind": "numeric", "encoding": "piecewise", "buckets": 3},
     },
 }
 

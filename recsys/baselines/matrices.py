@@ -17,8 +17,14 @@ NATIVE = 64  # a field with at most so many ids is categorical to the trees
 PRIOR = 20.0  # rows of the mean label that every id's label rate starts from
 
 
+def _number_columns(schema: Schema) -> list[int]:
+    """Of dense_BN: a vector's all, of a number its first, which is the same whether it is piecewise or not."""
+    places = schema.float_columns
+    return [c for f in schema.numeric for c in (places[f.name] if f.kind == "vector" else places[f.name][:1])]
+
+
 def _numbers(schema: Schema, dense_BN: np.ndarray) -> np.ndarray:
-    return dense_BN[:, : sum(f.max_length for f in schema.numeric)]
+    return dense_BN[:, _number_columns(schema)]
 
 
 def _listed(schema: Schema, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +129,7 @@ class TargetRates:
         self.schema, self.label, self.seed = schema, label_B.astype(np.float64), seed
         self.weight = np.ones(len(label_B)) if weight_B is None else weight_B.astype(np.float64)
         self.mean = float(np.average(self.label, weights=self.weight))
-        numbers = sum(f.max_length for f in schema.numeric)
+        numbers = len(_number_columns(schema))
         plain = {f.name for f in schema.sparse if f.kind == "categorical" and f.cardinality <= NATIVE}
         self.wide = [f.name for f in schema.sparse if f.name not in plain]
         self.narrow = [f.name for f in schema.sparse if f.name in plain]

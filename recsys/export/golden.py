@@ -8,7 +8,7 @@ import torch
 
 from recsys.data.batch import Batch
 from recsys.errors import DataError
-from recsys.features.encoders import Bucket, Part, Scale, Vocabulary, Words
+from recsys.features.encoders import Bucket, Part, Piecewise, Scale, Vocabulary, Words
 from recsys.features.row_encoder import Row, RowEncoder
 from recsys.features.schema import Field
 from recsys.frame.merged import Scorer
@@ -40,11 +40,12 @@ def _one(encoder: Any, dtype: str) -> _Draw:
     if isinstance(encoder, Vocabulary) and encoder.values:
         cast = {"int": int, "bool": lambda v: v == "true"}.get(dtype, str)
         return lambda r: cast(encoder.values[r.integers(len(encoder.values))])
-    if isinstance(encoder, Scale):
+    if isinstance(encoder, Scale | Piecewise):
+        scale = encoder.scale if isinstance(encoder, Piecewise) else encoder
 
         def number(r: np.random.Generator) -> float:
-            g = r.normal(encoder.mean, encoder.std)
-            return float(np.sign(g) * np.expm1(min(abs(g), 50.0)) if encoder.log else g)
+            g = r.normal(scale.mean, scale.std)
+            return float(np.sign(g) * np.expm1(min(abs(g), 50.0)) if scale.log else g)
 
         return number
     if isinstance(encoder, Bucket) and len(encoder.boundaries):

@@ -18,8 +18,8 @@ from recsys.features.values import ABSENT, SEPARATOR, hash_text, instant, joined
 from recsys.files import Json
 
 __all__ = [
-    "ABSENT", "MISSING", "PARTS", "SEPARATOR", "UNSEEN", "AnyEncoder", "Bucket", "Encoder", "Hash", "Part", "Scale",
-    "Vocabulary", "Words", "encoder_from_json", "hash_text", "instant", "joined", "number", "text", "wrong",
+    "ABSENT", "MISSING", "PARTS", "SEPARATOR", "UNSEEN", "AnyEncoder", "Bucket", "Encoder", "Hash", "Part", "Piecewise",
+    "Scale", "Vocabulary", "Words", "encoder_from_json", "hash_text", "instant", "joined", "number", "text", "wrong",
 ]  # fmt: skip
 
 MISSING = 0
@@ -28,7 +28,7 @@ PARTS = {"hour": 24, "weekday": 7, "day": 31, "month": 12}  # of a timestamp, an
 
 
 class Encoder(Protocol):
-    """What a field's encoder can do. Ids for sparse fields, one float for numeric ones."""
+    """What a field's encoder can do. Ids for sparse fields, floats for numeric ones."""
 
     cardinality: int
 
@@ -128,6 +128,52 @@ class Scale:
         return {"encoder": "scale", "log": self.log, "mean": self.mean, "std": self.std}
 
 
+class Piecewise:
+    """z and how far z has come through each of K bins: c_k = (z − e_k) / (e_{k+1} − e_k), kept within 0 to 1.
+
+    z is what `Scale` gives. A missing value has z = 0 and every c_k = 0, which no number has.
+
+    Args:
+        log: See `Scale`.
+        mean: See `Scale`.
+        std: See `Scale`.
+        edges: e_1 … e_{K+1}, the ends of the bins in units of z, ascending; none makes no bin.
+
+    Raises:
+        ValueError: If the edges do not ascend.
+
+    Source: Gorishniy et al., On Embeddings for Numerical Features in Tabular Deep Learning, 2022, equation 1. There
+    c_1 has no lower and c_K no upper bound; here both have, since z goes on beyond the bins.
+    """
+
+    cardinality = 0
+
+    def __init__(self, log: bool, mean: float, std: float, edges: Sequence[float]):
+        self.scale = Scale(log, mean, std)
+        self.edges = np.asarray(edges, dtype=np.float64)
+        self.low, self.span = self.edges[:-1], np.diff(self.edges)
+        self.width = 1 + len(self.span)
+        if not (self.span > 0).all():
+            raise ValueError("the edges of a piecewise encoder do not ascend")
+
+    @staticmethod
+    def through(z_BK: np.ndarray, missing_BK: np.ndarray, low: np.ndarray, span: np.ndarray) -> np.ndarray:
+        """→ c_BK float64 of K bins that begin at `low` and are `span` wide."""
+        with np.errstate(over="ignore"):
+            c_BK = np.clip((z_BK - low) / span, 0.0, 1.0)
+        c_BK[np.broadcast_to(missing_BK, c_BK.shape)] = 0.0
+        return c_BK
+
+    def numbers(self, x_B: np.ndarray) -> np.ndarray:
+        """Encode an array of float64 with NaN where missing → float32, B×(1 + K)."""
+        z_B = Scale.standardise(x_B, self.scale.log, self.scale.mean, self.scale.std)
+        c_BK = self.through(z_B[:, None], np.isnan(x_B)[:, None], self.low, self.span)
+        return np.concatenate([self.scale.numbers(x_B)[:, None], c_BK.astype(np.float32)], 1)
+
+    def to_json(self) -> Json:
+        return {**self.scale.to_json(), "encoder": "piecewise", "edges": self.edges.tolist()}
+
+
 class Bucket:
     """id = 1 + count of boundaries ≤ x; `MISSING` where x is missing.
 
@@ -202,10 +248,13 @@ class Words:
         return {"encoder": "words", "buckets": self._hash.buckets, "ngrams": self.ngrams, "seed": self._hash.seed}
 
 
-AnyEncoder = Vocabulary | Hash | Scale | Bucket | Part | Words
+AnyEncoder = Vocabulary | Hash | Scale | Piecewise | Bucket | Part | Words
 
 
 def encoder_from_json(value: Json) -> AnyEncoder:
     """Build the encoder that `to_json` described."""
-    classes = {"vocabulary": Vocabulary, "hash": Hash, "scale": Scale, "bucket": Bucket, "part": Part, "words": Words}
+    classes = {
+        "vocabulary": Vocabulary, "hash": Hash, "scale": Scale, "piecewise": Piecewise, "bucket": Bucket, "part": Part,
+        "words": Words,
+    }  # fmt: skip
     return classes[value["encoder"]](**{k: v for k, v in value.items() if k != "encoder"})

@@ -17,6 +17,7 @@ from recsys.features.encoders import (
     Bucket,
     Hash,
     Part,
+    Piecewise,
     Scale,
     Vocabulary,
     Words,
@@ -26,13 +27,15 @@ from recsys.features.encoders import (
     text,
     wrong,
 )  # fmt: skip
+from recsys.features.numbers import Numbers
 from recsys.features.past import Snapshot
 from recsys.features.schema import Field, Schema
 from recsys.files import Json, read_json
 
 __all__ = ["ENCODERS_VERSION", "Row", "RowEncoder", "encoders_to_json", "read_encoders"]
 
-ENCODERS_VERSION = 1  # of encoders.json
+ENCODERS_VERSION = 2  # of encoders.json
+_READ = (1, ENCODERS_VERSION)  # version 1 knew no piecewise encoder, and is the same otherwise
 
 Row = dict[str, Any]
 """A raw row: column → what JSON or a table has there."""
@@ -55,9 +58,7 @@ def read_encoders(folder: Path) -> dict[str, Json]:
         DataError: If there is none, or it is damaged or of another version.
     """
     mend = "prepare the data, or export the bundle, again with this recsys"
-    return read_json(folder / "encoders.json", "encoders", mend, ENCODERS_VERSION, {"encoders": {str: dict}})[
-        "encoders"
-    ]
+    return read_json(folder / "encoders.json", "encoders", mend, _READ, {"encoders": {str: dict}})["encoders"]
 
 
 class RowEncoder:
@@ -86,13 +87,11 @@ class RowEncoder:
             slice(starts[0], starts[-1] + 1) if starts and starts == list(range(starts[0], starts[-1] + 1)) else starts
         )
         self._blocks = [f for f in schema.sparse if not self._is_single(f)]
-        self._numbers = [f for f in schema.fields if f.kind == "numeric"]
-        scales = [e for f in self._numbers if isinstance(e := encoders[f.name], Scale)]
-        self._columns = [f.inputs[0] for f in self._numbers]
+        numeric = [f for f in schema.fields if f.kind == "numeric"]
+        scales = [e for f in numeric if isinstance(e := encoders[f.name], Scale | Piecewise)]
+        self._numbers = Numbers([f.inputs[0] for f in numeric], scales) if numeric else None
+        self._numeric = schema.subset([f.name for f in numeric]).float_columns if numeric else {}
         self._floats, self._weighted = schema.numeric, [f for f in schema.fields if f.weighted]
-        logs = {e.log for e in scales}
-        self._log = next(iter(logs)) if len(logs) == 1 else np.array([e.log for e in scales], bool)
-        self._mean_N, self._std_N = np.array([e.mean for e in scales]), np.array([e.std for e in scales])
 
     def _is_single(self, field: Field) -> bool:
         return field.kind == "categorical" and isinstance(self.encoders[field.name], Vocabulary | Hash)
@@ -159,17 +158,6 @@ class RowEncoder:
         elif not isinstance(values, _LISTS):
             raise wrong(field.inputs[0], "a list", values)
         return (values[::-1] if field.reverse else values)[: field.max_length]
-
-    def _scalars(self, rows: Rows) -> np.ndarray:
-        """All numeric fields → B×N float32; zeros (the mean) where missing."""
-        columns = self._columns
-        x_BN = np.array([_quick(row[c], c) for row in rows for c in columns]).reshape(len(rows), len(columns))
-        z_BN = Scale.standardise(x_BN, self._log, self._mean_N, self._std_N)
-        if np.abs(z_BN).max(initial=0.0) > Scale.LIMIT:  # rare: infinity is among these
-            for b, n in np.argwhere(np.isinf(x_BN)):
-                number(rows[b][columns[n]], columns[n])  # says why
-            z_BN = np.clip(z_BN, -Scale.LIMIT, Scale.LIMIT)
-        return z_BN.astype(np.float32)
 
     def _vector(self, field: Field, rows: Rows) -> np.ndarray:
         """One vector field → B×width float32; zeros (the mean) where missing."""
@@ -258,17 +246,17 @@ class RowEncoder:
 
     def _dense(self, rows: Rows) -> np.ndarray:
         """→ dense_BN float32."""
-        parts, scalars = [], self._scalars(rows) if self._numbers else None
-        if scalars is not None and len(self._numbers) == len(self._floats):
+        parts, scalars = [], self._numbers(rows) if self._numbers else None
+        if scalars is not None and len(self._numeric) == len(self._floats):
             if not self._weighted:
                 return scalars
             parts.append(scalars)
         else:
-            columns = {f.name: i for i, f in enumerate(self._numbers)}
             for f in self._floats:
+                columns = self._numeric.get(f.name)
                 one = (
-                    scalars[:, columns[f.name], None]
-                    if scalars is not None and f.name in columns
+                    scalars[:, columns.start : columns.stop]
+                    if scalars is not None and columns is not None
                     else self._vector(f, rows)
                 )
                 parts.append(one)
@@ -287,15 +275,6 @@ def _speller(column: str, dtype: str) -> Callable[[Row], str | None]:
         return text(value, dtype, column)
 
     return spell
-
-
-def _quick(value: Any, column: str) -> float:
-    """`number`, but for infinity, which is looked for in all numbers at once."""
-    return (
-        float(value)
-        if type(value) is float or (type(value) is int and -(2**63) < value < 2**63)
-        else number(value, column)
-    )
 
 
 def _padded(lists: Sequence[Sequence[int]], length: int) -> np.ndarray:

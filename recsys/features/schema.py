@@ -27,12 +27,13 @@ class Field:
         name: Unique name; tables, gates and reports use it.
         kind: `categorical` (one id a row), `multi` (up to `max_length` ids, mean-pooled),
             `sequence` (up to `max_length` past ids, newest first; how they are pooled is the
-            model's to say), `numeric` (one float a row; a bucketed number is `categorical`) or
-            `vector` (`max_length` floats a row).
+            model's to say), `numeric` (one number a row; a bucketed one is `categorical`) or
+            `vector` (a list of `max_length` numbers a row).
         inputs: The raw columns that it is made from; more than one makes a crossed field.
         dtypes: The type of each raw column: `string`, `int`, `float`, `bool` or `time`.
         cardinality: Count of ids, the reserved ones included; 0 for `numeric` and `vector`.
-        max_length: Ids a row at most (longer lists keep their first ids), or floats of a vector.
+        max_length: Ids a row at most (longer lists keep their first ids), floats of a vector, or columns that a
+            number is encoded in: 1, unless it is piecewise.
         table: Name of the field whose encoder and table it reads; "" is its own. A sequence of
             past products reads the table of the field `product`, which is its candidate.
         separator: Of a list that a request holds as one string, `a|b`; "" where it holds a list.

@@ -15,9 +15,12 @@ from recsys.data.batch import Batch
 from recsys.errors import ConfigError
 from recsys.features.schema import Field, Schema
 from recsys.frame.contracts import Embedding, Head, RoutedEmbedding, TrainableEmbedding
+from recsys.frame.layers import NarrowNumbers
 from recsys.heads.click import Click
 
 __all__ = ["CTR"]
+
+_NUMBER_DIM = 4  # of a piecewise number, if no looked-up field tells how wide an embedding is
 
 
 class CTR(nn.Module):
@@ -29,7 +32,8 @@ class CTR(nn.Module):
             for each field.
         interaction: Builds the interaction from the pooled widths. One that has a parameter `numbers` is
             told how many of the last fields are numbers, one that has `outputs` how many numbers a row the head
-            wants of it; without `outputs` it gives one.
+            wants of it; without `outputs` it gives one. Before it, each piecewise number becomes as narrow as the
+            widest looked-up field.
         embedding_dropout: Share of x_BW's entries of looked-up fields that training zeroes.
         sequence: Builds the pooling of one sequence from its width: query_BD, keys_BLD, there_BL →
             pooled_BD. The query is the field whose table the sequence reads.
@@ -74,7 +78,12 @@ class CTR(nn.Module):
                 f"model: the head wants {self.head.outputs} numbers a row, and this model has no parameter `outputs`: "
                 "add outputs: int = 1 to its __init__, and give so many numbers, or set head=click"
             )
-        return interaction(self.widths, **wanted)
+        dim = max(self.widths[: len(self.schema.sparse)], default=_NUMBER_DIM)
+        numbers = [i for i, f in enumerate(self.schema.fields) if f.kind == "numeric" and self.widths[i] > dim]
+        if not numbers:
+            return interaction(self.widths, **wanted)
+        narrow = NarrowNumbers(self.widths, numbers, dim)
+        return nn.Sequential(narrow, interaction(narrow.widths, **wanted))
 
     def _candidate(self, f: Field) -> int | None:
         """Where the field stands that a sequence's table belongs to, if it is one vector a row."""

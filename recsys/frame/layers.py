@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Stack", "mlp"]
+__all__ = ["NarrowNumbers", "Stack", "mlp"]
 
 
 def mlp(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
@@ -18,6 +18,32 @@ def mlp(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
         layers += [nn.Linear(width, h), nn.ReLU(), nn.Dropout(dropout)]
         width = h
     return nn.Sequential(*layers)
+
+
+class NarrowNumbers(nn.Module):
+    """Embed piecewise numbers: x_BW → x_BV, each as W_i x_i + b_i, D wide.
+
+    Args:
+        widths: F widths that sum to W.
+        narrowed: Which fields; the others stay as they are.
+        dim: D.
+
+    Source: Gorishniy et al., On Embeddings for Numerical Features in Tabular Deep Learning, 2022, section 3.1, without
+    the ReLU behind it, which was no better.
+    """
+
+    def __init__(self, widths: Sequence[int], narrowed: Sequence[int], dim: int):
+        super().__init__()
+        self.before = list(widths)
+        self.linear = nn.ModuleDict({str(i): nn.Linear(widths[i], dim) for i in narrowed})
+        self.widths = [dim if i in narrowed else w for i, w in enumerate(widths)]
+
+    def forward(self, x_BW: Tensor) -> Tensor:
+        """→ x_BV."""
+        parts = list(x_BW.split(self.before, 1))
+        for i, linear in self.linear.items():
+            parts[int(i)] = linear(parts[int(i)])
+        return torch.cat(parts, 1)
 
 
 class Stack(nn.Module):

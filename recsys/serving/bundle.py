@@ -129,6 +129,8 @@ def _encoder(folder: Path) -> RowEncoder:
         for f in schema.fields:
             if (ids := encoder.encoders[f.name].cardinality) != f.cardinality:
                 raise ValueError(f"{f.name!r} has {ids} ids, the schema says {f.cardinality}")
+            if f.kind == "numeric" and (width := getattr(encoder.encoders[f.name], "width", 1)) != f.max_length:
+                raise ValueError(f"{f.name!r} makes {width} numbers, the schema says {f.max_length}")
     return encoder
 
 

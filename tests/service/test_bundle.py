@@ -351,7 +351,7 @@ def test_a_bundle_need_keep_no_row_of_the_data(
         for f in schema.sparse:  # every field is exercised, missing values among them
             at = schema.id_columns[f.name]
             assert len(np.unique(ids_BL[:, at.start : at.stop])) > 5, f.name
-        assert (dense_BN.std(0) > 0.1).all()
+        assert (dense_BN.std(0) > 0.05).all()  # the last bin of a number begins far out
 
 
 @pytest.mark.usefixtures("no_compiler")

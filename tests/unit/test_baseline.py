@@ -54,7 +54,8 @@ def independent(train: Shards, valid: Shards, prepared: Path, schema: Schema):
     tags = list(schema.id_columns["tags"])
     splits = [arrays(s) for s in (train, valid, Shards(prepared, "test"))]
     one_hot = OneHotEncoder(min_frequency=10, handle_unknown="infrequent_if_exist").fit(splits[0][0][:, single])
-    scaler = StandardScaler().fit(splits[0][1])
+    numbers = [c.start for c in schema.float_columns.values()]  # in one piece, however the model reads them
+    scaler = StandardScaler().fit(splits[0][1][:, numbers])
     lists = splits[0][0][:, tags]
     often = [i for i in np.unique(lists) if i >= 0 and (lists == i).sum() >= 10]
 
@@ -64,7 +65,9 @@ def independent(train: Shards, valid: Shards, prepared: Path, schema: Schema):
             here = [i for i in listed if i >= 0]
             for i in here:
                 bags[row, often.index(i) if i in often else -1] += len(here) ** -0.5
-        return sparse.hstack([one_hot.transform(ids[:, single]), bags, scaler.transform(dense)], format="csr")
+        return sparse.hstack(
+            [one_hot.transform(ids[:, single]), bags, scaler.transform(dense[:, numbers])], format="csr"
+        )
 
     def fit(strength: float) -> list[np.ndarray]:  # logits
         model = LogisticRegression(C=strength, max_iter=5000, tol=1e-8)

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import random
@@ -19,12 +20,13 @@ from recsys.data.preparation.first_pass import read_source
 from recsys.data.preparation.fit import field_of, fit
 from recsys.data.preparation.spool import Spool
 from recsys.data.sources.scan import Scan
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 from recsys.features.encoders import (
     MISSING,
     UNSEEN,
     Bucket,
     Hash,
+    Piecewise,
     Scale,
     Vocabulary,
     encoder_from_json,
@@ -72,6 +74,8 @@ FIELDS = [
     FieldConfig("k", kind="multi", weights="g", min_count=1, max_length=2),
     FieldConfig("x", kind="numeric"),
     FieldConfig("x_log", kind="numeric", encoding="log", inputs=("x",)),
+    FieldConfig("x_bins", kind="numeric", encoding="piecewise", inputs=("x",), buckets=4),
+    FieldConfig("x_log_bins", kind="numeric", encoding="piecewise_log", inputs=("x",)),
     FieldConfig("v", kind="vector"),
 ]
 TRAIN = [
@@ -265,6 +269,51 @@ def test_training_column_comes_out_with_mean_0_and_deviation_1() -> None:
         assert abs(z.mean()) < 1e-4 and abs(z.std() - 1) < 1e-4
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_piecewise_is_the_standardised_number_and_what_it_has_passed_of_each_bin(log: bool) -> None:
+    """Against the paper's formula by cases, a bin at a time; beyond the ends it stays at 0 and 1."""
+    edges = [-2.0, -0.5, 0.0, 3.0]
+    x_B = np.array([math.nan, -1e300, -9.0, -1.0, 0.0, 0.25, 2.0, 40.0, 1e300])
+    encoder = encoder_from_json(json.loads(json.dumps(Piecewise(log, 0.5, 2.0, edges).to_json())))
+    assert isinstance(encoder, Piecewise)
+    expected = []
+    for x in x_B:
+        z = ((math.copysign(math.log1p(abs(x)), x) if log else x) - 0.5) / 2.0
+        bins = [0.0 if z < a else 1.0 if z >= b else (z - a) / (b - a) for a, b in itertools.pairwise(edges)]
+        expected.append([0.0] * 4 if math.isnan(x) else [min(1e6, max(-1e6, z)), *bins])
+    np.testing.assert_allclose(encoder.numbers(x_B), expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(encoder.numbers(x_B)[:, 0], Scale(log, 0.5, 2.0).numbers(x_B))
+
+
+def ends(values: list[float | None], buckets: int = 4) -> list[float]:
+    """The ends of the bins of a column, in its own units."""
+    field = FieldConfig("x", kind="numeric", encoding="piecewise", buckets=buckets)
+    encoder = fit_one(pa.table({"x": pa.array(values, pa.float64())}), field)
+    assert isinstance(encoder, Piecewise)
+    return np.round(encoder.edges * encoder.scale.std + encoder.scale.mean, 6).tolist()
+
+
+def test_bins_end_at_quantiles_or_at_every_value_if_these_are_few() -> None:
+    assert ends([float(i) for i in range(101)]) == pytest.approx([0, 25, 50, 75, 100], abs=1)
+    assert ends([3.0, 7.0, 3.0, None, 100.0]) == [3, 7, 100]
+    assert ends([5.0] * 9) == [5]  # no bin
+    often = ends([0.0] * 900 + [float(i) for i in range(1, 101)])
+    assert often[0] == 0 and len(often) == 5 and often[1] < 60, "the value that most rows have takes one bin"
+
+
+def test_a_row_of_numbers_alone_stands_row_by_row() -> None:
+    numbers = RowEncoder(ENCODER.schema.subset(["x", "x_bins", "x_log_bins"]), ENCODER.encoders)
+    dense_BN = numbers([{"x": 0.5}, {"x": None}, {"x": -3.0}])[1]
+    assert dense_BN.flags.c_contiguous and dense_BN.shape == (3, 9)
+
+
+def test_bins_out_of_range_and_of_a_bad_file_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data.fields.x.buckets: expected at most 1,024, got 2,000"):
+        FieldConfig("x", kind="numeric", encoding="piecewise", buckets=2000)
+    with pytest.raises(ValueError, match="do not ascend"):
+        encoder_from_json({"encoder": "piecewise", "log": False, "mean": 0, "std": 1, "edges": [1, 1]})
+
+
 @pytest.mark.parametrize("value", [0.1, 3.0, -1e9 - 0.1])
 def test_constant_column_does_not_blow_up_later_values(value: float) -> None:
     scale = fit_one(pa.table({"x": [value] * 1000}), FieldConfig("x", kind="numeric"))
@@ -450,13 +499,14 @@ def test_odd_strings_of_a_request_still_get_an_id(value: str) -> None:
 def test_a_batch_is_its_rows_one_by_one(rows: list[dict[str, Any]]) -> None:
     """Few rows and many take their loops in another order."""
     many = ENCODER(rows)
+    assert all(array.flags.c_contiguous for array in many), "graph.pt2 reads them row by row, whatever their strides"
     for whole, parts in zip(many, zip(*[ENCODER([r]) for r in rows], strict=True), strict=True):
         np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
 def test_no_rows_give_empty_arrays() -> None:
     ids_BL, dense_BN = ENCODER([])
-    assert ids_BL.shape == (0, 28) and dense_BN.shape == (0, 6)
+    assert ids_BL.shape == (0, 28) and dense_BN.shape == (0, 6 + 4 + 4)
 
 
 def test_numpy_numbers_are_numbers() -> None:

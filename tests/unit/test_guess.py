@@ -276,7 +276,7 @@ def test_an_event_log_with_planted_leaks(tmp_path, monkeypatch, capfd):
         "at": {"kind": "timestamp", "parts": ["hour", "weekday"]},
         "user_id": {"min_count": 2},
         "item_id": {"min_count": 2},
-        "price": {"kind": "numeric", "encoding": "log"},
+        "price": {"kind": "numeric", "encoding": "piecewise_log"},
     }
     assert config["split"] == {"shares": [0.8, 0.1, 0.1], "gap_days": 1}, "3.8 days would cost too much of 60"
     before = Path("data/shop.yaml").read_text()

@@ -83,7 +83,7 @@ def test_facts_are_those_of_the_training_rows(train, schema: Schema) -> None:
     about = facts(train)
     assert (about.rows, about.positives) == (len(train), int(np.asarray(train.label_B).sum()))
     assert about.cardinalities == tuple(schema[n].cardinality for n in ("user", "item", "user_x_city", "age", "tags"))
-    assert about.numbers == 2
+    assert about.numbers == 1 + 4, "a price, and a score in three pieces"
 
 
 def test_only_auto_is_replaced_and_a_given_value_stands() -> None:

@@ -72,7 +72,7 @@ def test_subset_reads_the_same_columns_by_name(train: Shards) -> None:
         torch.testing.assert_close(few.ids[key].lengths(), all_.ids[key].lengths(), rtol=0, atol=0)
     columns = [c for f in all_.ids.keys() for c in [f] * (3 if f == "tags" else 1)]  # noqa: SIM118
     torch.testing.assert_close(few.ids_BL, all_.ids_BL[:, [i for i, c in enumerate(columns) if c in ("item", "tags")]])
-    torch.testing.assert_close(few.dense_BN, all_.dense_BN[:, [1]])
+    torch.testing.assert_close(few.dense_BN, all_.dense_BN[:, list(train.schema.float_columns["score"])])
 
 
 def test_subset_without_numbers_or_without_ids_reads_empty_arrays(train: Shards) -> None:

@@ -318,10 +318,12 @@ def test_a_folder_is_begun_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_files_of_another_version_are_refused_in_one_line(prepared, tmp_path):
-    for name, body in (("none", {"encoders": {}}), ("2", {"version": 2, "encoders": {}})):
+    for name, body in (("none", {"encoders": {}}), ("3", {"version": 3, "encoders": {}})):
         (tmp_path / "encoders.json").write_text(json.dumps(body))
-        with pytest.raises(DataError, match=f"expected encoders of version 1, got {name}: prepare the data"):
+        with pytest.raises(DataError, match=f"expected encoders of version 2, got {name}: prepare the data"):
             read_encoders(tmp_path)
+    (tmp_path / "encoders.json").write_text(json.dumps({"version": 1, "encoders": {}}))
+    assert read_encoders(tmp_path) == {}  # bundles of before piecewise numbers are read
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(
         DataError, match=f"expected a model of version {checkpoint.VERSION}, got none: run the stage that makes it"

@@ -23,6 +23,7 @@ __all__ = ["Given", "Guessed", "guess"]
 
 
 _WEIGHTS = ("weight", "weights", "sample_weight", "row_weight", "instance_weight", "importance")
+_LEAST_ROWS, _MOST_NUMBERS = 1000, 100  # of a table whose numbers become piecewise
 _ABOUT_LABELS = "Of several, with head=several: [click, buy], the main one first. No field may read one of them."
 _ABOUT_WEIGHT = "A column with the weight of each row in training, or null."
 _WEIGHT_FOUND = " Found by its name; if it is something that the model should know of, set null and move it to fields."
@@ -214,7 +215,16 @@ def _fields(
         everything.comments[f"fields.{name}"] = _about(
             everything.profiles[name], guessed.why, everything.aucs.get(name), everything.cautions
         )
+    _in_pieces(fields, total)
     return dict(sorted(fields.items(), key=lambda f: f[1].get("kind") in ("numeric", "vector")))
+
+
+def _in_pieces(fields: Mapping[str, Json], total: int) -> None:
+    """Numbers become piecewise, unless rows are too few to learn from, or numbers so many that it would be slow."""
+    numbers = [f for f in fields.values() if f.get("kind") == "numeric"]
+    if total >= _LEAST_ROWS and len(numbers) <= _MOST_NUMBERS:
+        for f in numbers:
+            f["encoding"] = "piecewise_log" if f.get("encoding") == "log" else "piecewise"
 
 
 def _about(p: Profile, why: str, auc: float | None, cautions: Mapping[str, str]) -> str:
@@ -259,6 +269,7 @@ def _comment(guessed: Guessed, why: Mapping[str, str], label_B: np.ndarray, tota
         "group": f"{grouped}.",
         "weight": _ABOUT_WEIGHT + (_WEIGHT_FOUND if guessed.config["weight"] else ""),
         "split": why["split"],
-        "fields": "Entries: kind, encoding and their settings. `{}` is a categorical field with a vocabulary.",
+        "fields": "Entries: kind, encoding and their settings. `{}` is a categorical field with a vocabulary; "
+        "`piecewise` a number, and how far it has come through each of 16 bins.",
         "dropped": "Not read. To take one back, move it under fields.",
     }

@@ -11,7 +11,7 @@ import numpy as np
 from recsys.data.preparation.fields import FieldConfig
 from recsys.data.preparation.fit import column_of
 from recsys.data.preparation.spool import ABSENT_CODE, NO_TIME, PAD, Spool
-from recsys.features.encoders import MISSING, AnyEncoder, Bucket, Hash, Part, Scale, Vocabulary
+from recsys.features.encoders import MISSING, AnyEncoder, Bucket, Hash, Part, Piecewise, Scale, Vocabulary
 from recsys.features.schema import Schema
 
 __all__ = ["TableEncoder"]
@@ -40,8 +40,8 @@ class TableEncoder:
             c = by_name[f.name]
             owner = by_name[c.table] if c.table else c
             column, encoder = column_of(c, owner), encoders[f.name]
-            if isinstance(encoder, Scale | Bucket):
-                readers = self._dense if isinstance(encoder, Scale) else self._sparse
+            if isinstance(encoder, Scale | Piecewise | Bucket):
+                readers = self._sparse if isinstance(encoder, Bucket) else self._dense
                 readers.append(lambda a, b, column=column, encoder=encoder: encoder.numbers(spool.read(column, a, b)))
             elif isinstance(encoder, Part):
                 self._sparse.append(self._part(column, encoder))

@@ -30,11 +30,12 @@ ENCODINGS = {
     "multi": ("vocabulary", "hash"),
     "sequence": ("vocabulary", "hash"),
     "text": ("words",),
-    "numeric": ("standardise", "log"),
+    "numeric": ("standardise", "log", "piecewise", "piecewise_log"),
     "vector": ("standardise", "log"),
 }
 _MOST = {"buckets": 2**31 - 1, "max_size": 2**31 - 1, "seed": 2**32 - 1, "max_length": 2**20}  # ids are int32
 _MOST_BUCKETS = 2**20  # of a number: its quantiles are looked for all at once
+_MOST_BINS = 1024  # of a piecewise number: each is an input of the model
 _ROWS = 65_536  # of a table are read at once, every list at its full length
 _MENDS = {
     "fields": "write them as {column: {kind: numeric}}",
@@ -55,11 +56,12 @@ class FieldConfig:
         encoding: `vocabulary` | `hash` | `bucket` (a number cut at quantiles) | `learned_bucket` (cut
             where a decision tree on the label cuts) | `hour` | `weekday` | `day` | `month` for
             categorical, `vocabulary` | `hash` for multi and sequence, `words` for text, `standardise` |
-            `log` (then standardised) for the others.
+            `log` (then standardised) for the others. `piecewise` and `piecewise_log`, of a numeric field, give that
+            number and how far it has come through each of its bins.
         inputs: Raw columns; by default the one named like the field. Several make a cross.
         min_count: A vocabulary keeps values seen at least this often in training rows.
         max_size: A vocabulary keeps at most this many, the most frequent; 0 is no limit.
-        buckets: Ids of a hash or of text, or buckets of a number.
+        buckets: Ids of a hash or of text, or buckets of a number, or bins of a piecewise one.
         seed: Of the hash.
         max_length: Longest list that is kept: the first of a multi-value field, the newest of a
             sequence.
@@ -124,8 +126,10 @@ class FieldConfig:
         self._check_together(place)
 
     def _check_size(self, place: str) -> None:
-        if "bucket" in self.encoding and self.buckets > _MOST_BUCKETS:
-            raise ConfigError(f"{place}.buckets: expected at most {_MOST_BUCKETS:,}, got {self.buckets:,}: lower it")
+        most = {"bucket": _MOST_BUCKETS, "learned_bucket": _MOST_BUCKETS}
+        most |= {"piecewise": _MOST_BINS, "piecewise_log": _MOST_BINS}
+        if self.buckets > (limit := most.get(self.encoding, self.buckets)):
+            raise ConfigError(f"{place}.buckets: expected at most {limit:,}, got {self.buckets:,}: lower it")
         needed, memory = 8 * _ROWS * self.max_length, psutil.virtual_memory().total // 2
         if needed > memory:
             raise ConfigError(

@@ -10,12 +10,13 @@ from sklearn.tree import DecisionTreeClassifier
 from recsys.data.preparation.fields import FieldConfig
 from recsys.data.preparation.spool import Spool
 from recsys.errors import DataError
-from recsys.features.encoders import PARTS, AnyEncoder, Bucket, Hash, Part, Scale, Vocabulary, Words
+from recsys.features.encoders import PARTS, AnyEncoder, Bucket, Hash, Part, Piecewise, Scale, Vocabulary, Words
 from recsys.features.past import Past
 from recsys.features.schema import Field
 
 __all__ = ["column_of", "field_of", "fit"]
 
+BINS = 16  # of a piecewise number that does not say how many
 _STEP = 1 << 20  # numbers in memory at once
 _SAMPLE = 4_000_000  # quantiles and cuts are found on at most this many training rows, evenly spaced
 
@@ -65,7 +66,7 @@ def _scaled(x: np.ndarray, log: bool) -> np.ndarray:
 
 
 def _scale(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig) -> Scale:
-    log = c.encoding == "log"
+    log = c.encoding in ("log", "piecewise_log")
     count, total = 0, 0.0
     for x in _train(spool, column, code_B):
         g = _scaled(x, log)
@@ -86,15 +87,44 @@ def _scale(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig) -> Sca
     return Scale(log, mean, std if std > rounding else 1.0)
 
 
-def _bucket(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig) -> Bucket:
+def _sample(spool: Spool, column: str, code_B: np.ndarray) -> np.ndarray:
+    """Training rows of a column, evenly spaced, `_SAMPLE` at most."""
     every = max(1, -(-int((code_B == 0).sum()) // _SAMPLE))
-    x_B = np.concatenate(list(_train(spool, column, code_B)))[::every]
+    return np.concatenate(list(_train(spool, column, code_B)))[::every]
+
+
+def _edges(z_B: np.ndarray, bins: int) -> np.ndarray:
+    """Ends of at most so many bins, which are values of z: all of them if they are few, else their quantiles.
+
+    A value counts as one bin's share of all that is counted at most, so that one that most rows have leaves bins for
+    the others.
+    """
+    value, count = np.unique(z_B, return_counts=True)
+    if len(value) <= bins + 1:
+        return value
+    most = float(len(z_B))
+    for _ in range(30):  # to the fixed point of most = Σ min(count, most) / bins
+        most = np.minimum(count, most).sum() / bins
+    share = np.cumsum(np.minimum(count, most))
+    places = np.searchsorted(share / share[-1], np.linspace(0, 1, bins + 1) + 1e-9)  # past a value that fills a bin
+    return value[np.unique(np.minimum(places, len(value) - 1))]
+
+
+def _piecewise(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig) -> Piecewise:
+    scale = _scale(spool, column, code_B, c)
+    x_B = _sample(spool, column, code_B)
+    z_B = Scale.standardise(x_B[~np.isnan(x_B)], scale.log, scale.mean, scale.std)
+    return Piecewise(scale.log, scale.mean, scale.std, _edges(z_B, c.buckets or BINS).tolist())
+
+
+def _bucket(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig) -> Bucket:
+    x_B = _sample(spool, column, code_B)
     there_B = ~np.isnan(x_B)
     if not there_B.any():
         raise DataError(f"column {c.inputs[0]!r}: expected numbers, got none but missing: drop the field")
     if c.encoding == "bucket":
         return Bucket(np.unique(np.quantile(x_B[there_B], np.linspace(0, 1, c.buckets + 1)[1:-1])).tolist())
-    label_B = np.concatenate(list(_train(spool, "label", code_B)))[::every]
+    label_B = _sample(spool, "label", code_B)
     tree = DecisionTreeClassifier(max_leaf_nodes=c.buckets, min_samples_leaf=max(1, len(x_B) // (50 * c.buckets)))
     tree.fit(x_B[there_B, None], label_B[there_B])
     cuts = np.unique(tree.tree_.threshold[tree.tree_.feature >= 0])
@@ -127,7 +157,8 @@ def fit(
     column = column_of(c, c)
     if c.encoding == "vocabulary":
         return _vocabulary(spool, column, code_B, c, known)
-    return (_bucket if "bucket" in c.encoding else _scale)(spool, column, code_B, c)
+    fitters = {"bucket": _bucket, "learned_bucket": _bucket, "piecewise": _piecewise, "piecewise_log": _piecewise}
+    return fitters.get(c.encoding, _scale)(spool, column, code_B, c)
 
 
 def field_of(c: FieldConfig, spool: Spool, encoder: AnyEncoder, rate: float) -> Field:
@@ -146,6 +177,8 @@ def field_of(c: FieldConfig, spool: Spool, encoder: AnyEncoder, rate: float) -> 
     length = c.max_length if c.kind in ("multi", "sequence", "text") else 1
     if c.kind == "vector":
         length = spool.width(f"vector/{c.name}")
+    if isinstance(encoder, Piecewise):
+        length = encoder.width
     kind: Any = "multi" if c.kind == "text" else c.kind
     return Field(
         c.name, kind, inputs, dtypes, encoder.cardinality, length, c.table, c.separator, c.reverse, bool(c.weights),
