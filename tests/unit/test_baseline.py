@@ -176,7 +176,7 @@ def test_a_table_of_categories_only_has_its_baselines(tmp_path) -> None:
 class Split:
     """What `_figures` asks of shards; the model's logits stand by."""
 
-    group_B = weight_B = None
+    group_B = weight_B = time_B = None
 
     def __init__(self, split: str, rate: float):
         self.split, r = split, np.random.default_rng(len(split))
