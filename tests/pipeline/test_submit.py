@@ -42,6 +42,7 @@ WRONG = {
     "from_run=absent": "no finished run 'absent'",
     "evaluate.slices=[user]": "got 'user', which is no field: leave it out, or add it to data.fields",
     "evaluate.slices=[quantity]": "got 'quantity', a number without buckets: leave it out, or add +data.fields.q",
+    "data=ml100k evaluate.slices=[genres]": "got 'genres', which is multi, not one id a row: leave it out",
     "evaluate.slices=brand": "evaluate.slices: input should be a valid list, got 'brand'",
     "train.lr=fast": "train.lr",
     "train.lr=-1": "train.lr: input should be greater than 0",
