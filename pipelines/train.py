@@ -1,14 +1,18 @@
 """Stages train and retrain: a model on all fields, then one on the fields that selection kept."""
 
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from pipelines.stage import Result, Stage, write_json
+from recsys.baselines.linear import linear_weights
 from recsys.config.factory import make_dataclass
 from recsys.data.shards import Shards
 from recsys.features.schema import Schema
+from recsys.frame.ctr import CTR
+from recsys.frame.linear import linear_fields
 from recsys.results import read_made
 from recsys.selection.reports.find import kept
 from recsys.training import checkpoint
@@ -17,6 +21,8 @@ from recsys.training.config import TrainConfig
 from recsys.training.device import Device
 from recsys.training.fit import best_look, fit
 from recsys.training.loop import Loss, seed_everything
+
+MOST_LINEAR = 500_000  # training rows that the logistic regression beside a network is fitted on
 
 __all__ = ["run", "run_again", "train_model"]
 
@@ -41,12 +47,14 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
         "head": stage.config.head,
         "table_optimizer": stage.config.table_optimizer,
         "embedding_dropout": config.embedding_dropout,
+        "linear": config.linear,
         "seed": stage.config.seed,
     }
     device = Device.choose(stage.config.device, config.precision)
     seed_everything(spec["seed"])
     model = checkpoint.build(schema, spec, device)
     resume = stage.folder / "resume.pt"
+    regression = _fit_regression(model, train, valid, spec["seed"]) if config.linear else {}
     history = fit(model, train, valid, config, spec["seed"], resume, device=device, reporter=stage.reporter, loss=loss)
     checkpoint.save(stage.folder, model, spec)
     write_json(stage.folder / "history.json", history)
@@ -60,12 +68,27 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
         "table_bytes": sum(t.numel() * 4 for n, t in model.state_dict().items() if n.startswith("embedding.")),
         "dense_parameters": sum(p.numel() for p in dense),
         "threads": torch.get_num_threads(),
+        **regression,
     }
     settings = {f"{group}.{k}": str(v) for group, values in chosen.items() for k, v in values.items()}
     settings["device"] = device.reason
     return Result(
         metrics, history, [recorded, *(stage.folder / f"{n}.json" for n in ("model", "history"))], params=settings
     )
+
+
+def _fit_regression(model: CTR, train: Shards, valid: Shards, seed: int) -> dict[str, float]:
+    """Fit the logistic regression that stands beside the network of a fresh model → what there is to say of it."""
+    names = [*linear_fields(train.schema), *(f.name for f in train.schema.numeric)]
+    if not names:
+        return {}
+    narrow = train.schema.subset(names)
+    started = time.perf_counter()
+    fitted = linear_weights(
+        Shards(train.folder, "train", narrow), Shards(valid.folder, "valid", narrow), MOST_LINEAR, seed
+    )
+    model.set_linear(fitted.ids, fitted.numbers_N, fitted.bias)
+    return {"linear_C": fitted.settings["C"], "linear_seconds": time.perf_counter() - started}
 
 
 @dataclass(frozen=True)

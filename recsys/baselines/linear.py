@@ -1,43 +1,95 @@
-"""One-hot logistic regression."""
+"""One-hot logistic regression, as a baseline and as what stands beside a network."""
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
 
 from recsys.baselines.matrices import MIN_COUNT, OneHot
-from recsys.baselines.rows import CHUNK, Chosen, Part, Predict, scored
+from recsys.baselines.rows import CHUNK, Chosen, Part, Predict, rows_of
 from recsys.data.shards import Shards
 from recsys.evaluation.metrics import logloss, sigmoid
 
-__all__ = ["linear"]
+__all__ = ["LinearWeights", "linear", "linear_weights"]
 
 ITERATIONS = 100  # of Newton's method at most; it needs about five
 STRENGTHS = tuple(float(c) for c in np.logspace(-3, 2, 11).round(5))
 
 
-def linear(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Predict, Chosen]:
-    """Logistic regression; C climbs a grid from strong to weak until validation logloss rises."""
-    encoder = OneHot(shards["train"].schema, train[0], train[1], train[3])
-    cuts = range(0, len(train[2]), CHUNK)
-    x, valid = sp.vstack([encoder(*(p[c : c + CHUNK] for p in train[:2])) for c in cuts], "csr"), shards["valid"]
+@dataclass(frozen=True)
+class LinearWeights:
+    """A logistic regression over prepared ids and numbers. N numbers.
+
+    Args:
+        ids: For each field, the weight of each of its ids. A list adds the mean over its ids.
+        numbers_N: Of the numbers as they were prepared.
+        bias: The intercept.
+        settings: What the fit has come to.
+    """
+
+    ids: dict[str, np.ndarray]
+    numbers_N: np.ndarray
+    bias: float
+    settings: Chosen
+
+
+def _matrix(encoder: OneHot, rows: tuple[np.ndarray, np.ndarray]) -> sp.csr_matrix:
+    cuts = range(0, len(rows[0]), CHUNK)
+    return sp.vstack([encoder(*(p[c : c + CHUNK] for p in rows)) for c in cuts], "csr")
+
+
+def _fitted(encoder: OneHot, valid: Shards, train: Part, seed: int) -> tuple[LogisticRegression, Chosen]:
+    """The regression with the best C, which climbs a grid from strong to weak until validation logloss rises."""
+    x, x_valid = _matrix(encoder, train[:2]), _matrix(encoder, rows_of(valid, len(valid), seed)[:2])
+    weight_B = valid.weight_B
+    counting = slice(None) if weight_B is None else np.flatnonzero(weight_B)
+    label_B, weight_B = valid.label_B[counting], None if weight_B is None else weight_B[counting]
     model = LogisticRegression(solver="newton-cg", max_iter=ITERATIONS, tol=1e-6, warm_start=True, random_state=seed)
     best: tuple[float, float, np.ndarray, np.ndarray] = (np.inf, 0.0, np.empty(0), np.empty(0))
     settings: Chosen = {}
-
-    def predict(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
-        return model.decision_function(encoder(ids_BL, dense_BN))
-
     for strength in STRENGTHS:
         model.C = strength
         with warnings.catch_warnings(record=True) as warned:  # told by `converged` below
             warnings.simplefilter("always")
             model.fit(x, train[2], train[3])
-        loss = logloss(sigmoid(scored(valid, predict)), valid.label_B, valid.weight_B)
+        loss = logloss(sigmoid(model.decision_function(x_valid)), label_B, weight_B)
         if loss >= best[0]:
             break
         best = (loss, strength, model.coef_.copy(), model.intercept_.copy())
         settings = {"iterations": int(model.n_iter_[0]), "converged": not warned}
     model.C, model.coef_, model.intercept_ = best[1:]
-    return predict, {"C": best[1], "min_count": MIN_COUNT, "columns": encoder.width, **settings}
+    return model, {"C": best[1], "min_count": MIN_COUNT, "columns": encoder.width, **settings}
+
+
+def linear(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Predict, Chosen]:
+    """Logistic regression as a baseline."""
+    encoder = OneHot(shards["train"].schema, train[0], train[1], train[3])
+    model, settings = _fitted(encoder, shards["valid"], train, seed)
+
+    def predict(ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
+        return model.decision_function(encoder(ids_BL, dense_BN))
+
+    return predict, settings
+
+
+def linear_weights(train: Shards, valid: Shards, most: int, seed: int) -> LinearWeights:
+    """The same regression to stand beside a network: it reads rows as a model does.
+
+    Args:
+        train: Training rows, of fields without sequences.
+        valid: Rows that choose C.
+        most: Above so many training rows a random share of this size stands for all.
+        seed: Fixes the share.
+
+    Raises:
+        DataError: If the rows hold one label only.
+    """
+    rows = rows_of(train, most, seed)
+    encoder = OneHot(train.schema, rows[0], rows[1], rows[3], as_pooled=True)
+    model, settings = _fitted(encoder, valid, rows, seed)
+    weights, numbers = model.coef_[0], encoder.width - len(encoder.mean)
+    scaled_N = weights[numbers:] / encoder.deviation
+    bias = float(model.intercept_[0] - scaled_N @ encoder.mean)
+    return LinearWeights({n: weights[place] for n, place in encoder.place.items()}, scaled_N, bias, settings)

@@ -23,10 +23,6 @@ def _number_columns(schema: Schema) -> list[int]:
     return [c for f in schema.numeric for c in (places[f.name] if f.kind == "vector" else places[f.name][:1])]
 
 
-def _numbers(schema: Schema, dense_BN: np.ndarray) -> np.ndarray:
-    return dense_BN[:, _number_columns(schema)]
-
-
 def _listed(schema: Schema, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A field's ids and how much each counts: its weight, or 1; 0 if it pads."""
     ids = ids_BL[:, schema.id_columns[name].start : schema.id_columns[name].stop]
@@ -41,7 +37,7 @@ class OneHot:
 
     Each field has a column for every id with at least `min_count` training rows and one for all
     others. A list of n ids puts 1/√n in each one's column, so that every field has norm 1; a
-    weighted list puts w / √Σw².
+    weighted list puts w / √Σw². With `as_pooled` it puts 1/n and w / Σw.
 
     Args:
         schema: The fields.
@@ -49,6 +45,7 @@ class OneHot:
         dense_BN: Training numbers.
         weight_B: Sample weights, which mean and deviation of numbers follow; None weighs all rows alike.
         min_count: Least rows, whatever their weight, of an id with a column of its own.
+        as_pooled: Whether all is as a model reads it: of a list the mean over its ids, of a piecewise number all columns.
     """
 
     def __init__(
@@ -58,8 +55,11 @@ class OneHot:
         dense_BN: np.ndarray,
         weight_B: np.ndarray | None = None,
         min_count: int = MIN_COUNT,
+        as_pooled: bool = False,
     ):
-        self.schema = schema
+        self.schema, self._power = schema, 1 if as_pooled else 2
+        every = list(range(sum(f.max_length for f in schema.numeric)))
+        self._number_columns = every if as_pooled else _number_columns(schema)
         self.place: dict[str, np.ndarray] = {}
         self.width = 0
         for name, columns in schema.id_columns.items():
@@ -68,7 +68,7 @@ class OneHot:
             often = counts >= min_count
             self.place[name] = np.where(often, self.width + np.cumsum(often), self.width)
             self.width += 1 + int(often.sum())
-        x_BN = _numbers(schema, dense_BN).astype(np.float64)
+        x_BN = dense_BN[:, self._number_columns].astype(np.float64)
         weight_B = np.ones(len(x_BN)) if weight_B is None else weight_B.astype(np.float64)
         share_B = weight_B / weight_B.sum()
         self.mean = share_B @ x_BN  # unlike np.average, of no numbers too
@@ -78,23 +78,22 @@ class OneHot:
 
     def __call__(self, ids_BL: np.ndarray, dense_BN: np.ndarray) -> sp.csr_matrix:
         """→ x_BW, float64: in float32 Newton's line search may end before the gradient is small."""
-        x_BN = (_numbers(self.schema, dense_BN) - self.mean) / self.deviation
-        total = len(ids_BL)
+        x_BN = (dense_BN[:, self._number_columns] - self.mean) / self.deviation
         rows, columns, values = [], [], []
         for name in self.schema.id_columns:
             ids, counts = _listed(self.schema, name, ids_BL, dense_BN)
             row, slot = np.nonzero(counts)
-            squares_B = (counts**2).sum(1)
+            total_B = (counts**self._power).sum(1) ** (1 / self._power)
             rows.append(row)
             columns.append(self.place[name][ids[row, slot]])
-            values.append(counts[row, slot] / np.sqrt(squares_B[row]))
+            values.append(counts[row, slot] / total_B[row])
         start = self.width - x_BN.shape[1]
         row_BN, column_BN = np.indices(x_BN.shape)
         rows.append(row_BN.ravel())
         columns.append(column_BN.ravel() + start)
         values.append(x_BN.ravel())
         parts = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
-        return sp.csr_matrix(parts, shape=(total, self.width))  # equal places add up
+        return sp.csr_matrix(parts, shape=(len(ids_BL), self.width))  # equal places add up
 
 
 class TargetRates:
@@ -186,7 +185,8 @@ class TargetRates:
     def _beside(self, ids_BL: np.ndarray, dense_BN: np.ndarray, wide: list[np.ndarray]) -> np.ndarray:
         columns = self.schema.id_columns
         narrow = [ids_BL[:, [columns[n].start]].astype(np.float32) for n in self.narrow]
-        return np.concatenate([_numbers(self.schema, dense_BN).astype(np.float32), *narrow, *wide], axis=1)
+        numbers_BN = dense_BN[:, _number_columns(self.schema)].astype(np.float32)
+        return np.concatenate([numbers_BN, *narrow, *wide], axis=1)
 
     def __call__(self, ids_BL: np.ndarray, dense_BN: np.ndarray) -> np.ndarray:
         """→ x_BW, rates from all training rows."""

@@ -1,4 +1,4 @@
-"""The frame every model shares: embedding → pool sequences → [gate] → interaction → head.
+"""The frame every model shares: embedding → pool sequences → [gate] → interaction → head [→ mean with a linear logit].
 
 B rows, F fields, L positions of a sequence, W the width of all fields side by side, D embedding dim, O numbers of an
 interaction, T labels.
@@ -6,8 +6,9 @@ interaction, T labels.
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,8 @@ from recsys.errors import ConfigError
 from recsys.features.schema import Field, Schema
 from recsys.frame.contracts import Embedding, Head, RoutedEmbedding, TrainableEmbedding
 from recsys.frame.layers import NarrowNumbers
+from recsys.frame.linear import Linear
+from recsys.frame.with_linear import WithLinear
 from recsys.heads.click import Click
 
 __all__ = ["CTR"]
@@ -24,7 +27,7 @@ _NUMBER_DIM = 4  # of a piecewise number, if no looked-up field tells how wide a
 
 
 class CTR(nn.Module):
-    """logit_BT = head(interaction(dropout(pool(embedding(batch))))).
+    """logit_BT = head(interaction(dropout(pool(embedding(batch))))), or its mean with that of a logistic regression.
 
     Args:
         schema: The fields.
@@ -38,10 +41,13 @@ class CTR(nn.Module):
         sequence: Builds the pooling of one sequence from its width: query_BD, keys_BLD, there_BL →
             pooled_BD. The query is the field whose table the sequence reads.
         head: Builds the head from the names of the schema's labels.
+        linear: Whether the embedding has the columns of a frozen logistic regression (`WithLinear`); the logit is
+            a weighted mean with that of the regression then.
 
     Raises:
         ConfigError: If there are sequences and no pooling, or one that attends to a candidate that is
-            not in the schema; or if the head wants several numbers of an interaction that gives one.
+            not in the schema; or if the head wants several numbers of an interaction that gives one; or if there
+            are several labels and a logistic regression, which has one.
     """
 
     embedding: Embedding
@@ -55,6 +61,7 @@ class CTR(nn.Module):
         embedding_dropout: float = 0.0,
         sequence: Callable[[int], nn.Module] | None = None,
         head: Callable[[Sequence[str]], Head] = Click,
+        linear: bool = False,
     ):
         super().__init__()
         self.schema = schema
@@ -66,6 +73,9 @@ class CTR(nn.Module):
         ids = schema.id_columns
         self._places = [(i, self._candidate(f), ids[f.name].start, ids[f.name].stop) for i, f in sequences.items()]
         self._looked_up = sum(w for f, w in zip(schema.fields, self.widths, strict=True) if f.is_sparse)
+        if linear and len(schema.labels) > 1:
+            raise ConfigError(f"train.linear: expected one label, got {len(schema.labels)}: set train.linear=false")
+        self.linear = Linear(schema, self.widths) if linear else None
         self.dropout = nn.Dropout(embedding_dropout)
         self.head = head(schema.labels)
         self.interaction = self._interaction(interaction)
@@ -78,11 +88,12 @@ class CTR(nn.Module):
                 f"model: the head wants {self.head.outputs} numbers a row, and this model has no parameter `outputs`: "
                 "add outputs: int = 1 to its __init__, and give so many numbers, or set head=click"
             )
-        dim = max(self.widths[: len(self.schema.sparse)], default=_NUMBER_DIM)
-        numbers = [i for i, f in enumerate(self.schema.fields) if f.kind == "numeric" and self.widths[i] > dim]
+        widths = self.widths if self.linear is None else self.linear.network
+        dim = max(widths[: len(self.schema.sparse)], default=_NUMBER_DIM)
+        numbers = [i for i, f in enumerate(self.schema.fields) if f.kind == "numeric" and widths[i] > dim]
         if not numbers:
-            return interaction(self.widths, **wanted)
-        narrow = NarrowNumbers(self.widths, numbers, dim)
+            return interaction(widths, **wanted)
+        narrow = NarrowNumbers(widths, numbers, dim)
         return nn.Sequential(narrow, interaction(narrow.widths, **wanted))
 
     def _candidate(self, f: Field) -> int | None:
@@ -107,7 +118,7 @@ class CTR(nn.Module):
         unpooled = x.split(self._unpooled, 1)
         parts = list(unpooled)
         for i, candidate, start, stop in self._places:
-            query_BD = None if candidate is None else unpooled[candidate]
+            query_BD = None if candidate is None else unpooled[candidate][:, : self.widths[i]]
             keys_BLD = unpooled[i].unflatten(1, (stop - start, -1))
             parts[i] = self.sequences[str(i)](query_BD, keys_BLD, ids_BL[:, start:stop] >= 0)
         return torch.cat(parts, 1)
@@ -122,10 +133,17 @@ class CTR(nn.Module):
 
     def logits_of(self, x_BW: Tensor) -> Tensor:
         """x_BW → logit_BT. Selection puts its gates on x_BW, before this."""
+        if self.linear is None:
+            return self._network(x_BW, self._looked_up)
+        x_BV, linear_B = self.linear(x_BW)
+        return self.linear.mean(self._network(x_BV, self._looked_up - (x_BW.shape[1] - x_BV.shape[1])), linear_B)
+
+    def _network(self, x_BV: Tensor, looked_up: int) -> Tensor:
+        """The network's logit_BT; the first `looked_up` columns are from tables."""
         if self.training and self.dropout.p > 0:
-            looked_up, dense = x_BW.tensor_split([self._looked_up], 1)
-            x_BW = torch.cat([self.dropout(looked_up), dense], 1)
-        y = self.interaction(x_BW)
+            tables, numbers = x_BV.tensor_split([looked_up], 1)
+            x_BV = torch.cat([self.dropout(tables), numbers], 1)
+        y = self.interaction(x_BV)
         return self.head(y if y.ndim == 2 else y.unsqueeze(1))  # a model without `outputs` may give logit_B
 
     def loss(self, logit_BT: Tensor, batch: Batch) -> Tensor:
@@ -148,7 +166,7 @@ class CTR(nn.Module):
     def nbytes(self) -> tuple[int, int]:
         """Bytes of the tables, and of tables and dense parameters, as held for scoring."""
         held = [*self.interaction.parameters(), *self.sequences.parameters(), *self.sequences.buffers()]
-        held += self.head.parameters()
+        held += [*self.head.parameters(), *(self.linear.buffers() if self.linear else ())]
         tables = self.embedding.plain().nbytes
         return tables, tables + sum(p.numel() * p.element_size() for p in held)
 
@@ -171,6 +189,19 @@ class CTR(nn.Module):
         if not isinstance(self.embedding, RoutedEmbedding):
             raise ConfigError("expected trained tables, got plain ones: give the model from before its compression")
         return self.embedding
+
+    def set_linear(self, ids: Mapping[str, np.ndarray], numbers_N: np.ndarray, bias: float) -> None:
+        """The logistic regression beside the network of a model that was built with `linear`.
+
+        Args:
+            ids: For each of `linear_fields`, the weight of each id.
+            numbers_N: Of the numbers.
+            bias: The intercept.
+        """
+        assert self.linear is not None and isinstance(self.embedding, WithLinear)
+        self.embedding.set_weights({name: torch.from_numpy(w_V) for name, w_V in ids.items()})
+        self.linear.weight_N.copy_(torch.from_numpy(numbers_N))
+        self.linear.bias.fill_(bias)
 
     def over(self, embedding: Embedding) -> "CTR":
         """A copy of this model over other tables; its own are not copied."""

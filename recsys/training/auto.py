@@ -36,12 +36,14 @@ class Facts:
         positives: Training rows of label 1.
         cardinalities: Ids of each looked-up field.
         numbers: Floats a row.
+        labels: Labels that are predicted.
     """
 
     rows: int
     positives: int
     cardinalities: tuple[int, ...]
     numbers: int
+    labels: int = 1
 
     @property
     def scarce(self) -> int:
@@ -56,7 +58,7 @@ def facts(train: "Shards") -> Facts:
         label_B = label_B[train.weight_B > 0]
     cardinalities = tuple(f.cardinality for f in schema.sparse)
     numbers = sum(f.max_length for f in schema.numeric)
-    return Facts(len(label_B), int(label_B.sum(dtype="float64")), cardinalities, numbers)
+    return Facts(len(label_B), int(label_B.sum(dtype="float64")), cardinalities, numbers, len(schema.labels))
 
 
 def _within(low: float, x: float, high: float) -> float:
@@ -94,6 +96,7 @@ def recipe(data: Facts) -> dict[str, dict[str, int | float | bool]]:
             "fresh_tables": fresh,
             "warmup_steps": int(_within(5, steps // 4, 50)),
             "evals_per_epoch": looks,
+            "linear": data.labels == 1,
             "patience": int(_within(looks + 1, math.ceil(150 * looks / steps), 20)),
         },
         "embedding": {"dim": int(_within(4, 4 * 2 ** round(math.log10(data.scarce / 50_000)), 32))},

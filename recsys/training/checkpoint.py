@@ -14,6 +14,7 @@ from recsys.features.schema import Schema
 from recsys.files import read_json, whole, write_json
 from recsys.frame.contracts import Embedding, TrainableEmbedding
 from recsys.frame.ctr import CTR
+from recsys.frame.with_linear import WithLinear
 from recsys.heads.click import Click
 from recsys.tables.lookup import Lookup
 from recsys.tables.plain import PlainEmbedding
@@ -22,7 +23,7 @@ from recsys.training.device import CPU, Device
 
 __all__ = ["VERSION", "Spec", "build", "load", "optimizer_state", "read_weights", "save", "squared_gradients"]
 
-VERSION = 4  # of model.json and model.pt
+VERSION = 5  # of model.json and model.pt
 
 
 class Spec(TypedDict, total=False):
@@ -34,6 +35,7 @@ class Spec(TypedDict, total=False):
     sequence: Mapping[str, Any] | None  # needed if there are sequences
     head: Mapping[str, Any] | None  # the click head by default
     table_optimizer: Mapping[str, Any]  # the embedding's own by default
+    linear: bool  # whether a frozen logistic regression is part of it; not by default
     seed: int
     refit: bool  # whether it was trained on validation rows too; not by default
 
@@ -51,6 +53,8 @@ def build(schema: Schema, spec: Spec, device: Device = CPU) -> CTR:
     """
     with device.torch_device:
         embedding = make(spec["embedding"], "embedding")(schema)
+        if spec.get("linear"):
+            embedding = WithLinear(schema, embedding)
     model = _frame(schema, embedding, spec)
     if option := spec.get("table_optimizer"):
         model.trainable().use_optimizer(make(option, "table_optimizer")())
@@ -60,7 +64,8 @@ def build(schema: Schema, spec: Spec, device: Device = CPU) -> CTR:
 def _frame(schema: Schema, embedding: Embedding, spec: Spec) -> CTR:
     """A fresh model over an embedding."""
     sequence, head = _sequence(spec), make(option, "head") if (option := spec.get("head")) else Click
-    return CTR(schema, embedding, make(spec["model"], "model"), spec["embedding_dropout"], sequence, head)
+    interaction, linear = make(spec["model"], "model"), spec.get("linear", False)
+    return CTR(schema, embedding, interaction, spec["embedding_dropout"], sequence, head, linear)
 
 
 def _sequence(spec: Spec) -> Callable[..., Any] | None:
@@ -78,6 +83,7 @@ def save(folder: Path, model: CTR, spec: Spec) -> None:
         state["interaction"] = model.interaction.state_dict()
         state["sequences"] = model.sequences.state_dict()
         state["head"] = model.head.state_dict()
+        state["linear"] = model.linear.state_dict() if model.linear else {}
         state["tables"] = {n: saved(t) for n, t in plain.tables.items()}
         header["lookups"] = [asdict(k) for k in plain.lookups]
     with whole(folder / "model.pt", "wb") as file:
@@ -138,6 +144,8 @@ def load(folder: Path, device: Device = CPU) -> tuple[CTR, Spec]:
         model.interaction.load_state_dict(state["interaction"])
         model.sequences.load_state_dict(state["sequences"])
         model.head.load_state_dict(state["head"])
+        if model.linear:
+            model.linear.load_state_dict(state["linear"])
     else:
         model = build(schema, spec, device)
         model.load_state_dict(state["model"])

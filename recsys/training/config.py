@@ -31,6 +31,8 @@ class TrainConfig:
         decay: `none`, or `linear`: both rates fall to 0 at the end of `max_epochs`.
         evals_per_epoch: Looks at validation in an epoch, at equal distances.
         patience: Looks without a better validation logloss before stopping.
+        linear: Whether a logistic regression is fitted first, and the logit is its weighted mean with the network's.
+            The weight is chosen on validation at every look. Of one label only.
         precision: `auto` (bf16 if the processor multiplies it), `fp32` or `bf16`.
         optimizer: Of dense parameters: an option of the group `optimizer`.
 
@@ -50,6 +52,7 @@ class TrainConfig:
     decay: Literal["none", "linear"] = "none"
     evals_per_epoch: Few = 4
     patience: Many = 3
+    linear: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     optimizer: Mapping[str, Any] = field(default_factory=lambda: {"_target_": "recsys.training.optimizers.adamw.adamw"})
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from recsys.data.split import Split
@@ -18,13 +19,14 @@ from recsys.evaluation.metrics import auc, logloss, observed, sigmoid
 from recsys.events import SILENT, Reporter, check_goes_on
 from recsys.files import whole
 from recsys.frame.ctr import CTR
+from recsys.frame.linear import Linear
 from recsys.frame.merged import Scorer
 from recsys.training.checkpoint import read_weights
 from recsys.training.config import TrainConfig
 from recsys.training.device import CPU, Device
 from recsys.training.loop import Loss, Training, seed_everything
 
-__all__ = ["Fit", "best_look", "fit", "label_logits", "logits"]
+__all__ = ["Fit", "best_look", "best_share", "fit", "label_logits", "logits"]
 
 RESUME_VERSION = 5  # of resume.pt
 
@@ -47,6 +49,9 @@ class Fit:
     def __init__(self, training: Training):
         self.training, self.model, self.config = training, training.model, training.config
         self.bad_looks, self.best = 0, math.inf
+        self.linear_B: np.ndarray | None = None  # of validation: the regression's logits do not change
+        if self.model.linear is not None:
+            self.model.linear.share.fill_(1)  # the network learns by itself
         self.best_state: dict[str, dict[str, Tensor]] = {}
         self.history: list[dict[str, float]] = []
 
@@ -56,6 +61,8 @@ class Fit:
         if not np.isfinite(logit_BT).all():
             raise DataError(f"the model diverged at step {self.training.step}: lower train.lr and train.table_lr")
         seen = {"step": self.training.step, "train_loss": train_loss}
+        if self.model.linear is not None:
+            logit_BT, seen["network_share"] = self._mixed(self.model.linear, valid, logit_BT)
         for t, name in enumerate(self.model.schema.labels):
             label_B, weight_B, (logit_B,) = observed(valid.label_BT[:, t], valid.weight_B, logit_BT[:, t])
             which = f".{name}" if t else ""
@@ -65,9 +72,20 @@ class Fit:
         if seen["valid_logloss"] < self.best:
             self.best, self.bad_looks = seen["valid_logloss"], 0
             self.best_state = self._weights()
+            if "network_share" in seen:
+                self.best_state["model"]["linear.share"].fill_(seen["network_share"])
         else:
             self.bad_looks += 1
         return self.bad_looks >= self.config.patience
+
+    def _mixed(self, linear: Linear, valid: Split, network_BT: np.ndarray) -> tuple[np.ndarray, float]:
+        """The mean of the network's logits and the regression's that validation likes best, and the network's share."""
+        if self.linear_B is None:
+            linear.share.fill_(0)
+            self.linear_B = logits(self.model, valid, device=self.training.device)
+            linear.share.fill_(1)
+        share = best_share(network_BT[:, 0], self.linear_B, valid.label_B, valid.weight_B)
+        return (share * network_BT[:, 0] + (1 - share) * self.linear_B)[:, None], share
 
     def _weights(self) -> dict[str, dict[str, Tensor]]:
         """A copy of the weights, and of the tables' optimiser state that belongs to them."""
@@ -111,6 +129,16 @@ class Fit:
         self.best_state, self.history = state["best_state"], state["history"]
 
 
+def best_share(a_B: np.ndarray, b_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None) -> float:
+    """The s in [0, 1] for which the logits s·a + (1 − s)·b have the lowest logloss, which is convex in s."""
+
+    def loss(s: float) -> float:
+        return logloss(sigmoid(s * a_B.astype(np.float64) + (1 - s) * b_B), label_B, weight_B)
+
+    inside = float(minimize_scalar(loss, bounds=(0, 1), method="bounded").x)
+    return min((0.0, inside, 1.0), key=loss)
+
+
 def best_look(history: Sequence[dict[str, float]]) -> dict[str, float]:
     """The look with the lowest validation logloss, the first of equal ones: its weights are what `fit` leaves."""
     return min(history, key=lambda h: h["valid_logloss"])
@@ -145,6 +173,7 @@ def fit(
 
     Returns:
         One entry a look: step, train_loss, valid_logloss, valid_auc; of other labels, valid_logloss.NAME …
+        Of a model beside a logistic regression network_share too, and figures are those of their mean.
 
     Raises:
         Cancelled: If the reporter says so; `checkpoint` holds the last look then.

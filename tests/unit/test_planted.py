@@ -83,7 +83,7 @@ def kept(scores, group) -> int:
 
 def conclusive(seeds) -> list[int]:
     """Those whose model ranks held-out rows as well as it must."""
-    return [s for s in seeds if health(*case(s))["valid_auc"] >= 0.74]
+    return [s for s in seeds if health(*case(s)).valid_auc >= 0.74]
 
 
 def test_planted_truth_is_found(record_property):
@@ -118,7 +118,7 @@ def test_permuted_labels_keep_nothing_and_say_so():
     """At most one field of 35, on each of three seeds."""
     for seed in range(3):
         null = case(seed, null=True)
-        assert health(*null)["verdict"] == "no signal"
+        assert health(*null).verdict == "no signal"
         assert kept(null.run(leap, seed), NAMES) <= 1
 
 

@@ -1,0 +1,238 @@
+"""A network beside a frozen logistic regression. B rows, V ids of a field."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from recsys.baselines.linear import linear_weights
+from recsys.compression.contract import TrainingRows, compressor
+from recsys.compression.rounding import rounding
+from recsys.compression.svd import svd
+from recsys.data.preparation.prepare import prepare
+from recsys.data.shards import Shards
+from recsys.errors import ConfigError
+from recsys.evaluation.metrics import logloss, sigmoid
+from recsys.frame.linear import linear_fields
+from recsys.training import checkpoint
+from recsys.training.config import TrainConfig
+from recsys.training.fit import best_look, fit, logits
+
+MODELS = {
+    "dcn": {"_target_": "recsys.models.dcn.DCN", "hidden": [16]},
+    "fm": {"_target_": "recsys.models.fm.FM"},
+    "mlp": {"_target_": "recsys.models.mlp.MLP", "hidden": [16]},
+    "wukong": {"_target_": "recsys.models.wukong.Wukong", "layers": 1, "hidden": [16]},
+    "autoint": {"_target_": "recsys.models.autoint.AutoInt", "layers": 1},
+}
+SCHEMES = {
+    "per_field": {"_target_": "recsys.embeddings.per_field.per_field", "dim": 4},
+    "unified": {"_target_": "recsys.embeddings.unified.unified", "rows": 64, "dim": 8, "chunks": 2},
+    "qr": {"_target_": "recsys.embeddings.qr.qr", "dim": 4, "threshold": 10},
+}
+
+
+def spec(model="dcn", scheme="per_field", **more) -> checkpoint.Spec:
+    return {"model": MODELS[model], "embedding": SCHEMES[scheme], "embedding_dropout": 0.0, "linear": True, **more}
+
+
+def started(shards, model="dcn", scheme="per_field"):
+    """A fresh model beside weights that are drawn, and those weights; of the mean only these count."""
+    rng = np.random.default_rng(0)
+    fresh = checkpoint.build(shards.schema, spec(model, scheme))
+    ids = {n: rng.normal(size=shards.schema[n].cardinality) for n in linear_fields(shards.schema)}
+    numbers_N = rng.normal(size=sum(f.max_length for f in shards.schema.numeric))
+    fresh.set_linear(ids, numbers_N, -0.7)
+    fresh.linear.share.fill_(0)
+    return fresh, ids, numbers_N
+
+
+def by_hand(batch, schema, ids, numbers_N) -> list[float]:
+    """Row by row, id by id."""
+    rows = []
+    for i in range(len(batch)):
+        total = -0.7 + float(batch.dense_BN[i, : len(numbers_N)].double() @ torch.from_numpy(numbers_N))
+        for name, weight_V in ids.items():
+            columns = schema.id_columns[name]
+            present = [(int(v), p) for p, v in enumerate(batch.ids_BL[i, columns.start : columns.stop]) if v >= 0]
+            counts = [1.0] * len(present)
+            if schema[name].weighted:
+                start = schema.weight_columns[name].start
+                counts = [float(batch.dense_BN[i, start + p]) for _, p in present]
+            if sum(counts):
+                total += sum(c * weight_V[v] for c, (v, _) in zip(counts, present, strict=True)) / sum(counts)
+        rows.append(total)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def weighted_lists(tmp_path_factory) -> Shards:
+    rng, rows = np.random.default_rng(0), 400
+    tags = [rng.integers(0, 9, n).tolist() for n in rng.integers(0, 5, rows)]
+    table = pa.table(
+        {
+            "tags": tags,
+            "how": [rng.random(len(t)).tolist() for t in tags],
+            "item": rng.integers(0, 30, rows),
+            "past": [rng.integers(0, 30, n).tolist() for n in rng.integers(0, 4, rows)],
+            "price": rng.random(rows),
+            "y": rng.integers(0, 2, rows),
+        }
+    )
+    fields = {
+        "tags": {"kind": "multi", "max_length": 4, "weights": "how"},
+        "item": {},
+        "past": {"kind": "sequence", "max_length": 3, "table": "item"},
+        "price": {"kind": "numeric"},
+    }
+    config = {"name": "lists", "label": "y", "split": {"shares": [0.8, 0.1, 0.1], "seed": 0}, "fields": fields}
+    return Shards(prepare(config, lambda: table, tmp_path_factory.mktemp("lists")), "train")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_logit_is_the_mean_of_network_and_regression(train, batch, model):
+    beside, ids, numbers_N = started(train, model)
+    beside.eval()
+    linear_B = by_hand(batch, train.schema, ids, numbers_N)
+    np.testing.assert_allclose(beside(batch)[:, 0].detach(), linear_B, atol=1e-5)
+    torch.manual_seed(3)
+    alone = checkpoint.build(train.schema, {**spec(model), "linear": False}).eval()
+    torch.manual_seed(3)
+    beside = checkpoint.build(train.schema, spec(model)).eval()
+    beside.set_linear(ids, numbers_N, -0.7)
+    torch.testing.assert_close(beside(batch), alone(batch), msg="share is 1 until validation has chosen it")
+    beside.linear.share.fill_(0.3)
+    want = 0.3 * alone(batch)[:, 0].detach().numpy() + 0.7 * np.array(linear_B)
+    np.testing.assert_allclose(beside(batch)[:, 0].detach(), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_plain_tables_and_graphs_hold_the_regression(train, batch, scheme, exported_is_eager):
+    fresh, *_ = started(train, "dcn", scheme)
+    fresh.linear.share.fill_(0.6)
+    plain = fresh.over(fresh.embedding.plain()).eval()
+    torch.testing.assert_close(plain(batch), fresh.eval()(batch), rtol=1e-5, atol=1e-6)
+    assert fresh.widths == plain.widths and fresh.features(batch).shape[1] == sum(fresh.widths)
+    exported_is_eager(fresh, batch)
+
+
+def test_weighted_lists_count_by_weight_and_sequences_are_the_networks(weighted_lists):
+    shards = weighted_lists
+    fresh = checkpoint.build(shards.schema, spec(sequence={"_target_": "recsys.sequences.din.DIN"}))
+    rng = np.random.default_rng(0)
+    ids = {n: rng.normal(size=shards.schema[n].cardinality) for n in ("tags", "item")}
+    fresh.set_linear(ids, np.array([0.4]), -0.7)
+    fresh.linear.share.fill_(0)
+    rows = shards.batch(slice(0, 100))
+    want = by_hand(rows, shards.schema, ids, np.array([0.4]))
+    np.testing.assert_allclose(fresh.eval()(rows)[:, 0].detach(), want, atol=1e-5)
+    plain = fresh.over(fresh.embedding.plain()).eval()
+    torch.testing.assert_close(plain(rows), fresh(rows), rtol=1e-5, atol=1e-6)
+
+
+def test_the_regression_is_scikit_learns(train, valid):
+    names = [n for n in ("user", "item", "price", "score") if n in train.schema.names]
+    narrow = train.schema.subset(names)
+    rows, valid_rows = (Shards(s.folder, s.split, narrow) for s in (train, valid))
+    fitted = linear_weights(rows, valid_rows, 10**6, 0)
+    batch = rows.batch(slice(0, len(rows)))
+    often = [
+        np.bincount(batch.ids_BL[:, i], minlength=rows.schema[n].cardinality) >= 10 for i, n in enumerate(fitted.ids)
+    ]
+
+    def columns(batch):
+        ids = zip(often, batch.ids_BL.T.numpy(), strict=True)
+        hot = [np.eye(len(o) + 1)[np.where(o[b], b, len(o))] for o, b in ids]  # rare ids share the last column
+        x_BN = (batch.dense_BN.numpy() - mean) / deviation
+        return np.concatenate([*hot, x_BN], 1)
+
+    x_BN = batch.dense_BN.numpy().astype(float)
+    mean, deviation = x_BN.mean(0), x_BN.std(0)
+    model = LogisticRegression(C=fitted.settings["C"], tol=1e-8, max_iter=1000).fit(columns(batch), rows.label_B)
+    seen = valid_rows.batch(slice(0, 200))
+    got = fitted.bias + seen.dense_BN.numpy() @ fitted.numbers_N
+    for i, weight_V in enumerate(fitted.ids.values()):
+        got = got + weight_V[seen.ids_BL[:, i]]
+    np.testing.assert_allclose(got, model.decision_function(columns(seen)), atol=1e-3)
+
+
+def test_validation_chooses_the_share_at_every_look(train, valid, tmp_path):
+    weights = linear_weights(train, valid, 10**6, 0)
+    model = checkpoint.build(train.schema, spec(seed=0))
+    model.set_linear(weights.ids, weights.numbers_N, weights.bias)
+    history = fit(model, train, valid, TrainConfig(batch_size=64, max_epochs=2, linear=True, fresh_tables=True), 0)
+    best, share = best_look(history), float(model.linear.share)
+    assert share == pytest.approx(best["network_share"]) and 0 < share < 1
+    assert logloss(sigmoid(logits(model, valid)), valid.label_B) == pytest.approx(best["valid_logloss"], abs=1e-6)
+
+    def at(s):
+        other = model.over(model.embedding)
+        other.linear.share.fill_(s)
+        return logloss(sigmoid(logits(other, valid)), valid.label_B)
+
+    assert best["valid_logloss"] <= min(at(s) for s in np.linspace(0, 1, 21)) + 1e-6
+    tables = model.embedding.plain().tables
+    for name, weight_V in weights.ids.items():
+        np.testing.assert_allclose(tables[f"{name} linear"].dense()[:, 0], weight_V, rtol=1e-5)
+    np.testing.assert_allclose(model.linear.weight_N, weights.numbers_N, rtol=1e-5)
+    checkpoint.save(tmp_path, model, spec(seed=0))
+    again, _ = checkpoint.load(tmp_path)
+    np.testing.assert_array_equal(logits(again, valid), logits(model, valid))
+
+
+def test_the_network_learns_as_it_does_alone(train, valid):
+    config = TrainConfig(batch_size=64, max_epochs=1, precision="fp32")
+    histories = []
+    for linear in (False, True):
+        torch.manual_seed(0)
+        model = checkpoint.build(train.schema, {**spec(seed=0), "linear": linear})
+        if linear:
+            weights = linear_weights(train, valid, 10**6, 0)
+            model.set_linear(weights.ids, weights.numbers_N, weights.bias)
+        histories.append(fit(model, train, valid, config, 0))
+    losses = [[h["train_loss"] for h in history] for history in histories]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    assert all(b["valid_logloss"] <= a["valid_logloss"] + 1e-9 for a, b in zip(*histories, strict=True))
+
+
+def test_a_hopeless_network_leaves_the_regression(train, valid):
+    weights = linear_weights(train, valid, 10**6, 0)
+    model = checkpoint.build(train.schema, spec(seed=0))
+    model.set_linear(weights.ids, weights.numbers_N, weights.bias)
+    model.linear.share.fill_(0)
+    regression = logits(model, valid)
+    config = TrainConfig(batch_size=64, max_epochs=1, lr=0.01)
+    fit(model, train, valid, config, 0, loss=lambda *rows: -model.loss(*rows))
+    assert float(model.linear.share) < 0.1
+    assert logloss(sigmoid(logits(model, valid)), valid.label_B) <= logloss(sigmoid(regression), valid.label_B)
+
+
+def test_linear_tables_are_counted_compressed_and_saved(train, valid, tmp_path):
+    model, *_ = started(train)
+    fit(model, train, valid, TrainConfig(batch_size=64, max_epochs=1), 0)
+    rows = TrainingRows(model, train, valid, 0)
+    for name in linear_fields(train.schema):
+        columns = train.schema.id_columns[name]
+        ids = train.batch(slice(0, len(train))).ids_BL[:, columns.start : columns.stop]
+        assert torch.equal(rows.reads[f"{name} linear"], torch.bincount(ids[ids >= 0], minlength=len(rows.reads[name])))
+    small, _ = compressor(partial(svd, rank=2))(model, rows)
+    smaller, reports = compressor(partial(rounding, bits=8))(small, rows)
+    linear = {r.part: r for r in reports if r.part.endswith(" linear")}
+    assert list(linear) == [f"{n} linear" for n in linear_fields(train.schema)]
+    for part in linear.values():
+        assert part.bytes_after < part.bytes_before / 2 or part.rows < 20
+        assert part.weighted_error < 0.02
+    checkpoint.save(tmp_path, smaller, spec())
+    again, _ = checkpoint.load(tmp_path)
+    np.testing.assert_array_equal(logits(again, valid), logits(smaller, valid))
+
+
+def test_several_labels_have_no_one_regression(schema):
+    labels = replace(schema, other_labels=("buy",))
+    head = {"_target_": "recsys.heads.several.Several"}
+    with pytest.raises(ConfigError, match=r"train.linear: expected one label, got 2: set train.linear=false"):
+        checkpoint.build(labels, spec(head=head))
