@@ -45,7 +45,8 @@ class OneHot:
         dense_BN: Training numbers.
         weight_B: Sample weights, which mean and deviation of numbers follow; None weighs all rows alike.
         min_count: Least rows, whatever their weight, of an id with a column of its own.
-        as_pooled: Whether all is as a model reads it: of a list the mean over its ids, of a piecewise number all columns.
+        as_pooled: Whether a row is as a model reads it: of a list the mean over its ids, of a piecewise number all
+            columns.
     """
 
     def __init__(
