@@ -43,20 +43,12 @@ def run(stage: Stage) -> Result:
     device = Device.choose(stage.config.device, config.precision)
     seed_everything(seed)
     model = checkpoint.build(trained.schema, spec, device)
-    share = 1.0
-    if model.linear is not None and trained.linear is not None:  # what training rows and validation have chosen stays
-        share = float(trained.linear.share)
-        same = {n: w for n, w in trained.state_dict().items() if n.startswith("linear.") or n == "embedding.weight_R"}
-        model.load_state_dict(same, strict=False)
-        model.linear.share.fill_(1)  # the network learns by itself
     training = Training(model, config, len(rows) // size, device=device)
     console().print(f"{steps:,} steps on {len(rows):,} rows; {source.name} took {int(history[-1]['step']):,} steps")
     seed_everything(seed)
     for step in training.steps(rows, seed, steps):
         stage.reporter.progress(step.number * size, steps * size, "rows")
         check_goes_on(stage.reporter)
-    if model.linear is not None:
-        model.linear.share.fill_(share)
     checkpoint.save(stage.folder, model.eval(), {**spec, "refit": True})
     figures = {"steps": float(steps), "rows": float(len(rows)), "fields": float(len(trained.schema.fields))}
     return Result(figures, artifacts=[stage.folder / "model.json"], tags={"model": source.name})

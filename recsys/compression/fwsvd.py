@@ -50,7 +50,7 @@ def fwsvd(
     Source: Hsu et al., Language model compression with weighted low-rank factorization, ICLR 2022,
     equation 8. We take F from the optimiser, not from extra passes, and scale it to mean 1.
     """
-    if lacking := set(tables) - set(fisher):
+    if lacking := {n for n, t in tables.items() if t.dim > 1} - set(fisher):  # a narrower one never gains
         raise ConfigError(
             f"fwsvd needs the squared gradients of {sorted(lacking)}, which Adagrad remembers: train with "
             "table_optimizer=rowwise_adagrad and compress that model, or use compression=svd"
