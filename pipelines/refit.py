@@ -29,7 +29,8 @@ class _Recipe:
 def run(stage: Stage) -> Result:
     """Train a fresh model as the newest one was, on validation too, for as many passes as validation found best.
 
-    Nothing is looked at on the way: no row is left that the model has not seen but those of test.
+    Nothing is looked at on the way: no row is left that the model has not seen but those of test. So a logistic
+    regression beside the network stays as it is, and so does its share.
     """
     source = newest_model(stage, before="refit")
     trained, spec = checkpoint.load(source)
@@ -49,6 +50,7 @@ def run(stage: Stage) -> Result:
     for step in training.steps(rows, seed, steps):
         stage.reporter.progress(step.number * size, steps * size, "rows")
         check_goes_on(stage.reporter)
+    model.take_linear(trained)
     checkpoint.save(stage.folder, model.eval(), {**spec, "refit": True})
     figures = {"steps": float(steps), "rows": float(len(rows)), "fields": float(len(trained.schema.fields))}
     return Result(figures, artifacts=[stage.folder / "model.json"], tags={"model": source.name})

@@ -81,3 +81,19 @@ def test_nothing_is_measured_or_fitted_on_validation_then(refitted: Stage, tmp_p
     assert "recalibrated" not in shown
     merged.save(tmp_path, {"a": done["train"], "b": done["compress"]})
     assert evaluate.measure(tmp_path, refitted)[1] is None, "one of its members has seen validation"
+
+
+def test_the_regression_beside_the_network_is_taken_over(prepared: Path, tmp_path: Path) -> None:
+    first = small_stage(prepared, tmp_path)
+    stage = replace(first, config=replace(first.config, train={**first.config.train, "linear": True}))
+    models = []
+    for work, name in ((train, "train"), (refit, "refit")):
+        stage = replace(stage, folder=tmp_path / name)
+        stage.folder.mkdir()
+        work.run(stage)
+        stage = replace(stage, done={**stage.done, name: stage.folder})
+        models.append(checkpoint.load(stage.folder)[0].state_dict())
+    kept = [n for n in models[0] if n.startswith("linear.") or n.endswith("weight_R")]
+    assert len(kept) == 4 and models[0]["linear.bias"] != 0
+    assert all(torch.equal(models[0][n], models[1][n]) for n in kept)
+    assert not all(torch.equal(x, models[1][n]) for n, x in models[0].items())
