@@ -108,5 +108,5 @@ def test_a_rate_that_moves_by_chance_is_not_named() -> None:
     sure = Drift(noisy.rates, dict.fromkeys(noisy.rates, 0.001), {})
     assert said(noisy) == "" and said(sure) == (
         "The table drifts: the label rate is 10.00% in training, 13.00% in validation and 10.00% in test: "
-        "figures of validation may not hold later."
+        "figures of validation may not hold later (stage refit trains on validation too)."
     )

@@ -131,4 +131,5 @@ def said(seen: Drift) -> str:
         named = ", ".join(f"{n} ({v:.2f})" for n, v in list(large.items())[:_MOST])
         more = f" and {len(large) - _MOST} more" if len(large) > _MOST else ""
         parts.append(f"inputs drift from training (PSI above {LARGE}): {named}{more}")
-    return f"The table drifts: {'; '.join(parts)}: figures of validation may not hold later." if parts else ""
+    mend = "figures of validation may not hold later (stage refit trains on validation too)"
+    return f"The table drifts: {'; '.join(parts)}: {mend}." if parts else ""
