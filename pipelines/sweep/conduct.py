@@ -15,6 +15,7 @@ from pipelines.config import RunConfig
 from pipelines.run import execute
 from pipelines.stage import Result
 from pipelines.sweep.configs import Base, experiment
+from pipelines.sweep.finals import finals
 from pipelines.sweep.judge import judge
 from pipelines.sweep.page import lead, write_page
 from pipelines.sweep.screen import Screen
@@ -59,8 +60,12 @@ def conduct(base: Base, settings: Settings, config: RunConfig, folder: Path, fil
                 swept = summarise(study, settings, id, data)
                 screen.done(swept, swept.trials[trial.number] if trial else None)
 
-            Search(folder, settings, _run_of(base), screen, tell).run(study)
-        swept = _judged(summarise(study, settings, id, data), base, config, folder, file)
+            run = _run_of(base)
+            Search(folder, settings, run, screen, tell).run(study)
+            swept = finals(summarise(study, settings, id, data), run, folder, screen)
+        for place in (folder / f"{name}-seed{seed}" for name in swept.finals for seed in settings.seeds):
+            tracker.adopt(read_run(place).mark)
+        swept = _judged(swept, base, config, folder, file)
         path, figures = swept.write(folder), {f"test_{m}_change": d["mean"] for m, d in swept.change.items()}
         write_page(swept, folder / "sweep.html")
         files = [p for name in ("sweep.html", "sweep.json", "best.yaml") if (p := folder / name).exists()]
@@ -97,6 +102,7 @@ def _judged(swept: Swept, base: Base, config: RunConfig, folder: Path, file: Run
     """With the winner's figures on test beside the default's, if there is a winner; its experiment is written first."""
     best = swept.winner
     if best is None or best.figures is None:
+        (folder / "best.yaml").unlink(missing_ok=True)  # of a sweep that went on, and chose otherwise
         return swept
     title = _TITLE.format(trial=best.number, id=swept.id, logloss=best.figures.logloss, default=swept.default.logloss)
     write_text(folder / "best.yaml", experiment(base.typed(best.changes), title))

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import plotly.graph_objects as go
@@ -30,17 +31,24 @@ def _change(change: Difference) -> str:
 
 def lead(swept: Swept) -> str:
     """The first sentences: whether a trial beats the default, and by how much on test."""
-    default, count, best = f"{swept.default.logloss:.4f}", len(swept.trials), swept.winner
+    count, best, finals = len(swept.trials), swept.winner, swept.finals
+    default, where = swept.default.logloss, "on validation"
+    if finals:
+        default, where = fmean(finals["default"]), f"on validation, mean over {_seeds(swept)}"
     if best is None or best.figures is None:
-        return f"None of {count} trials beats the default on validation, where its logloss is {default}."
+        return f"None of {count} trials beats the default {where}, where its logloss is {default:.4f}."
     what = "lowest logloss" if not swept.settings.beta else "lowest logloss for its seconds"
-    text = f"Trial {best.number} of {count} has the {what} on validation, {best.figures.logloss:.4f} "
-    text += f"(default {default}). "
+    logloss = fmean(finals[str(best.number)]) if finals else best.figures.logloss
+    text = f"Trial {best.number} of {count} has the {what} {where}: {logloss:.4f} (default {default:.4f}). "
     if not swept.change:
-        return f"{text}It was not trained again."
-    seeds = len(swept.settings.seeds)
+        return f"{text}It was not compared on test."
     figures = " and ".join(f"{'AUC' if m == 'auc' else m} by {_change(d)}" for m, d in swept.change.items())
-    return f"{text}Trained again over {seeds} seed{'s' * (seeds > 1)} beside the default, it changes test {figures}."
+    return f"{text}Against the default, under the same seeds, it changes test {figures}."
+
+
+def _seeds(swept: Swept) -> str:
+    count = len(swept.settings.seeds)
+    return f"{count} seed{'s' * (count > 1)}"
 
 
 def _notes(swept: Swept) -> list[str]:
@@ -104,6 +112,14 @@ def _row(swept: Swept, trial: Tried) -> list[object]:
     return [trial.number, trial.state, *shown, on_front, _settings(trial.changes), trial.error]
 
 
+def _finals(swept: Swept) -> str:
+    """A row for the default and each finalist, with its validation logloss a seed."""
+    rows = [
+        [name, f"{fmean(losses):.4f}", *(f"{loss:.4f}" for loss in losses)] for name, losses in swept.finals.items()
+    ]
+    return table(["trial", "mean", *(f"seed {s}" for s in swept.settings.seeds)], rows)
+
+
 def _on_test(swept: Swept) -> str:
     """A row a metric and model, with a value a seed."""
     rows: list[list[object]] = []
@@ -129,6 +145,8 @@ def write_page(swept: Swept, path: Path) -> None:
     if swept.change:
         title = "On test, trained over seeds (95 % intervals hold the noise of seeds and of test rows)"
         sections.append((title, _on_test(swept)))
+    if swept.finals:
+        sections.append(("Validation logloss of the finalists, trained over seeds", _finals(swept)))
     if any(t.figures for t in swept.trials):
         sections += [("Trials in their order", _history(swept)), ("Logloss, seconds and bytes", _front(swept))]
     if swept.importance:

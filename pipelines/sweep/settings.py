@@ -27,7 +27,8 @@ class Settings:
         beta: β of logloss·(1 + β·ln(seconds / seconds of the default)): 0 ignores time.
         sampler: `tpe` learns from earlier trials, `random` does not.
         sampler_seed: Fixes which trials come.
-        seeds: Under which the best trial is trained again, beside the default; none if empty.
+        finalists: So many of the best trials are trained under each of `seeds`; validation chooses the winner.
+        seeds: Of the finalists and the default; none if empty, and then nothing is compared on test.
         space: As `read_space` takes it.
     """
 
@@ -36,6 +37,7 @@ class Settings:
     beta: Annotated[float, Strict(), Ge(0), Le(0.1)]
     sampler: Literal["tpe", "random"]
     sampler_seed: Seed
+    finalists: Few
     seeds: list[Seed]
     space: dict[str, Any]
 

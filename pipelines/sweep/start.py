@@ -20,7 +20,7 @@ from recsys.terminal import console
 
 __all__ = ["sweep"]
 
-_LATER = ("trials", "seeds")  # of the search, that may change when it goes on
+_LATER = ("trials", "finalists", "seeds")  # of the search, that may change when it goes on
 
 
 def sweep(typed: Sequence[str]) -> Path:

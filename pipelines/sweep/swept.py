@@ -57,7 +57,9 @@ class Swept:
         trials: In order.
         front: Finished trials that no other one beats in logloss, seconds and bytes at once.
         importance: Setting → share of what tells good trials from others; empty if there are too few.
-        best: The trial with the lowest objective; None if that is not lower than the default's.
+        best: The winner: the trial with the lowest objective, once finalists have been trained the best of those; None
+            if the default is better.
+        finals: `default`, or a finalist's number → validation logloss a seed.
         by_seed: Metric of test → name, `best` or `default` → a value a seed, if the best was trained again.
         change: Metric of test → best − default, paired.
     """
@@ -70,6 +72,7 @@ class Swept:
     front: list[int]
     importance: dict[str, float]
     best: int | None
+    finals: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     by_seed: dict[str, dict[str, list[float]]] = field(default_factory=dict[str, dict[str, list[float]]])
     change: dict[str, Difference] = field(default_factory=dict[str, Difference])
 

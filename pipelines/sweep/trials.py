@@ -27,7 +27,7 @@ from recsys.events import Reporter
 from recsys.files import disk_full
 from recsys.results import read_result
 
-__all__ = ["Figures", "Search", "Watch", "behind", "objective", "open_study", "suggest"]
+__all__ = ["Figures", "Search", "Watch", "behind", "objective", "of_the_machine", "open_study", "suggest"]
 
 _NAME = "sweep"  # of the study
 _FAILURES = 5  # in a row from the start end a sweep
@@ -159,7 +159,7 @@ def behind(looks: Mapping[int, float], finished: Sequence[Mapping[int, float]]) 
     return len(looks) >= _LOOKS and len(peers) >= _PEERS and min(looks.values()) > statistics.median(peers)
 
 
-def _of_the_machine(error: Exception) -> bool:
+def of_the_machine(error: Exception) -> bool:
     """Whether every trial would fail so, whatever it tries: the sweep stops, and this trial is taken up later."""
     return (isinstance(error, OSError) and disk_full(error)) or str(error).startswith("tracking.uri: ")
 
@@ -234,7 +234,7 @@ class Search:
                 raise
             study.tell(trial, state=TrialState.PRUNED)
         except Exception as error:  # of whatever library: a bug that one trial meets is no reason to lose the others
-            if _of_the_machine(error):
+            if of_the_machine(error):
                 raise
             trial.set_user_attr("error", in_one_line(error) or type(error).__name__)
             study.tell(trial, state=TrialState.FAIL)

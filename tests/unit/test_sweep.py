@@ -16,11 +16,12 @@ from optuna.trial import TrialState
 
 from pipelines.overrides import compose
 from pipelines.sweep.configs import Base, experiment
+from pipelines.sweep.finals import finals
 from pipelines.sweep.page import lead, write_page
 from pipelines.sweep.screen import Screen
 from pipelines.sweep.settings import Settings
 from pipelines.sweep.space import corners, overrides_of, read_space
-from pipelines.sweep.swept import Swept, front, summarise
+from pipelines.sweep.swept import Swept, Tried, front, summarise
 from pipelines.sweep.trials import Figures, Search, Watch, behind, objective, open_study
 from recsys.commands.cli import main
 from recsys.config.options import CONF, own_options
@@ -30,7 +31,7 @@ from recsys.results import Process, Run, RunResult, StageOfRun, Tracking, write_
 from tests.pages import SCRIPT, runs
 
 SPACE = {"model": {"dcn": {"model.layers": {"int": [1, 4]}}, "fm": {}}, "train.lr": {"log": [1e-4, 1e-2]}}
-SETTINGS = Settings(8, "logloss", 0.0, "tpe", 0, [1, 2, 3], SPACE)
+SETTINGS = Settings(8, "logloss", 0.0, "tpe", 0, 3, [1, 2, 3], SPACE)
 Toy = Callable[[Mapping[str, Any]], tuple[float, float]]  # settings → validation logloss, seconds
 
 
@@ -101,7 +102,7 @@ def test_the_front_is_nearer_to_the_truth_than_random_search_on_four_of_five_see
     areas: dict[str, list[float]] = {"tpe": [], "random": []}
     for seed in range(5):
         for sampler in ("tpe", "random"):
-            settings = Settings(50, "pareto", 0.0, sampler, seed, [], space)
+            settings = Settings(50, "pareto", 0.0, sampler, seed, 1, [], space)
             study = optuna.create_study(directions=["minimize"] * 3)
             Search(tmp_path, settings, Runs(zdt), SILENT, lambda study, trial: None).run(study)
             areas[sampler].append(hypervolume([(t.values[0], t.values[1]) for t in study.best_trials], 6.0))
@@ -139,6 +140,35 @@ def test_a_sweep_that_was_killed_tries_the_same(tmp_path: Path, monkeypatch) -> 
         search(killed, dies, settings, disk=True)
     search(killed, dies, settings, disk=True)
     assert [r for r in ran.ran if r[0] != "dead"] == runs.ran
+
+
+def tried(number: int, logloss: float, seconds: float = 1.0) -> Tried:
+    return Tried(number, "finished", {"train.lr": number}, Figures(logloss, seconds, 9), logloss)
+
+
+@pytest.mark.parametrize(
+    ("best", "over_seeds"), [(2, {0: 0.5, 1: 0.44, 2: 0.41, 3: 0.1}), (None, {0: 0.5, 1: 0.52, 2: 0.51, 3: 0.1})]
+)
+def test_the_mean_over_seeds_chooses_among_the_finalists(tmp_path: Path, best: int | None, over_seeds) -> None:
+    """Trial 3 is behind the best four in the search, and trial 0 was lucky there; trial 4 fails under a seed."""
+    ran: list[str] = []
+
+    def run(changes: Mapping[str, Any], folder: Path, reporter: Reporter) -> Path:
+        ran.append(folder.name)
+        if changes.get("train.lr") == 4 and changes["seed"] == 2:
+            raise DataError("the model diverged")
+        folder.mkdir()
+        return finish(folder, over_seeds.get(changes.get("train.lr"), 0.45) + changes["seed"] / 1000, 1.0)
+
+    trials = [tried(0, 0.30), tried(1, 0.32), tried(2, 0.33), tried(3, 0.34), tried(4, 0.31), tried(5, 0.9)]
+    settings = replace(SETTINGS, finalists=4, seeds=[1, 2])
+    whole = Swept("id", "toy", settings, Figures(0.6, 1, 9), trials, [], {}, 0)
+    chosen = finals(whole, run, tmp_path, SILENT)
+    assert chosen.best == best and set(chosen.finals) == {"default", "0", "1", "2"}
+    assert chosen.finals["default"] == [0.451, 0.452] and "4-seed2" in ran and not any(r[0] in "35" for r in ran)
+    write_page(chosen, tmp_path / "sweep.html")
+    assert "Validation logloss of the finalists" in (tmp_path / "sweep.html").read_text()
+    assert ("None of 6 trials beats the default" in lead(chosen)) == (best is None) and "over 2 seeds" in lead(chosen)
 
 
 def test_beta_weighs_time_and_zero_ignores_it() -> None:
@@ -291,7 +321,7 @@ def test_packaged_spaces_are_spaces(name: str) -> None:
         ([], "train.lr: {log: [.1, .01]}", "search.space: train.lr: the range log: [0.1, 0.01] is empty"),
         (["model=fm"], "model.dropout: [.1]", "model: unknown dropout: expected some of dim, outputs (a trial of"),
         ([], "train.lr: [-1]", "train.lr: input should be greater than 0, got -1"),
-        (["search.trialz=3"], "train.lr: [1]", "search.trialz: no such key: expected some of beta, objective"),
+        (["search.trialz=3"], "train.lr: [1]", "search.trialz: no such key: expected some of beta, finalists"),
         (["search.beta=3"], "train.lr: [1]", "search.beta: input should be less than or equal to 0.1, got 3"),
         (["search=other"], "train.lr: [1]", "search: no option 'other': expected one of default, mine, rates"),
         (["train.lr=-1"], "model.layers: [1, 2]", "train.lr: input should be greater than 0"),
@@ -301,7 +331,9 @@ def test_what_cannot_be_is_one_line_before_any_trial(
     tmp_path: Path, arguments: list[str], space: str, message: str, monkeypatch, capsys
 ) -> None:
     (tmp_path / "search").mkdir()
-    head = "trials: 3\nobjective: logloss\nbeta: 0.0\nsampler: tpe\nsampler_seed: 0\nseeds: []\nspace:\n  "
+    head = (
+        "trials: 3\nobjective: logloss\nbeta: 0.0\nsampler: tpe\nsampler_seed: 0\nfinalists: 1\nseeds: []\nspace:\n  "
+    )
     (tmp_path / "search" / "mine.yaml").write_text(f"{head}{space}\n")
     monkeypatch.chdir(tmp_path)
     search = [] if any(a.startswith("search=") for a in arguments) else ["search=mine"]

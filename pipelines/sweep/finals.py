@@ -1,0 +1,56 @@
+"""The best few trials and the default under seeds of their own: the luck of the search's one seed chooses nobody."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pipelines.sweep.swept import Swept
+from pipelines.sweep.trials import of_the_machine
+from recsys.errors import Cancelled
+from recsys.events import Reporter
+from recsys.results import read_result
+
+__all__ = ["finals"]
+
+Run = Callable[[Mapping[str, Any], Path, Reporter], Path]
+
+
+def finals(swept: Swept, run: Run, folder: Path, reporter: Reporter) -> Swept:
+    """Train each finalist under each of `search.seeds` → the sweep, with what that came to and the winner.
+
+    The winner has the lowest mean of validation logloss, weighted by its seconds as in the search; it is None if the
+    default's mean is lower still. A finalist that fails under a seed is none.
+
+    Args:
+        swept: What the search came to.
+        run: Runs a trial: settings, its folder and who is told → its result.json.
+        folder: Of the sweep; a trial under a seed runs in `3-seed1`.
+        reporter: Is told, and can stop it.
+    """
+    default, seeds = swept.default.logloss, swept.settings.seeds
+    better = [t for t in swept.trials if t.objective is not None and t.figures and t.objective < default]
+    better = sorted(better, key=lambda t: t.objective or 0.0)[: swept.settings.finalists]
+    if not better or not seeds:
+        return swept
+
+    def under_seeds(name: str, changes: Mapping[str, Any]) -> list[float]:
+        paths = [run({**changes, "seed": s}, folder / f"{name}-seed{s}", reporter) for s in seeds]
+        return [(read_result(p).stages["train"].metrics or {})["valid_logloss"] for p in paths]
+
+    by_seed, means = {"default": under_seeds("default", {})}, dict[int, float]()
+    for trial in better:
+        try:
+            by_seed[str(trial.number)] = under_seeds(str(trial.number), trial.changes)
+        except Cancelled:
+            raise
+        except Exception as error:  # as in the search
+            if of_the_machine(error):
+                raise
+            continue
+        if trial.figures and trial.objective:
+            means[trial.number] = fmean(by_seed[str(trial.number)]) * trial.objective / trial.figures.logloss
+    best = min(means, key=lambda number: means[number], default=None)
+    wins = best is not None and means[best] < fmean(by_seed["default"])
+    return replace(swept, finals=by_seed, best=best if wins else None)
