@@ -62,6 +62,8 @@ def conduct(base: Base, settings: Settings, config: RunConfig, folder: Path, fil
 
             run = _run_of(base)
             Search(folder, settings, run, screen, tell).run(study)
+            if settings.seeds:
+                screen.say(f"the best {settings.finalists} and the default under seeds {settings.seeds}")
             swept = finals(summarise(study, settings, id, data), run, folder, screen)
         for place in (folder / f"{name}-seed{seed}" for name in swept.finals for seed in settings.seeds):
             tracker.adopt(read_run(place).mark)

@@ -57,9 +57,13 @@ class Screen:
         if best := swept.winner:
             note = f"best {best.objective:.5f} (trial {best.number})"
         self._bar.update(self._all, completed=count, description=f"{count} of {self._trials} trials", note=note)
-        self._bar.console.print(_line(newest) if newest else f"default: {_figures(swept.default)}", soft_wrap=True)
+        self.say(_line(newest) if newest else f"default: {_figures(swept.default)}")
         self._file.progress(count, self._trials, "trials")
         self._file.note(f"{count} of {self._trials} trials, {note}")
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        self._bar.console.print(text, soft_wrap=True)
 
     def progress(self, done: int, total: int, unit: str = "steps") -> None:
         self._bar.update(self._one, completed=done, total=total, description=f"{done:,} of {total:,} {unit}")
