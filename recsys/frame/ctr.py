@@ -90,7 +90,9 @@ class CTR(nn.Module):
             )
         widths = self.widths if self.linear is None else self.linear.network
         dim = max(widths[: len(self.schema.sparse)], default=_NUMBER_DIM)
-        numbers = [i for i, f in enumerate(self.schema.fields) if f.kind == "numeric" and widths[i] > dim]
+        # One as wide as an embedding too: models that want equal widths would take it for one, and learn nothing of it.
+        least = max(2, dim)
+        numbers = [i for i, f in enumerate(self.schema.fields) if f.kind == "numeric" and widths[i] >= least]
         if not numbers:
             return interaction(widths, **wanted)
         narrow = NarrowNumbers(widths, numbers, dim)

@@ -279,7 +279,9 @@ def test_first_dense_step_is_adam_at_the_warm_rate(train: Shards) -> None:
     state = Training(model, changed(warmup_steps=10), 100)
     before = model.interaction.logit.weight.detach().clone()
     state.learn(train.batch(slice(0, 128)))
-    step = model.interaction.logit.weight.detach() - before
+    weight = model.interaction.logit.weight
+    step = (weight.detach() - before)[weight.grad != 0]  # a piece that no row reaches has no gradient
+    assert len(step) > 0.9 * weight.numel()
     torch.testing.assert_close(step.abs(), torch.full_like(step, 3e-4), rtol=1e-2, atol=1e-7)
 
 
@@ -309,7 +311,7 @@ def test_table_l2_pulls_the_looked_up_rows_towards_zero(train: Shards) -> None:
         model.embedding.register_forward_hook(keep)
         state.learn(batch)
         found[l2] = kept["x"]
-    width = found[0.0].shape[1] - 2
+    width = model.looked_up(found[0.0]).shape[1]
     difference = found[0.7].grad - found[0.0].grad
     torch.testing.assert_close(difference[:, :width], 0.7 / 128 * found[0.0].detach()[:, :width], rtol=1e-3, atol=1e-7)
     assert difference[:, width:].abs().max() == 0
@@ -319,8 +321,9 @@ def test_embedding_dropout_spares_the_numbers(train: Shards) -> None:
     model = CTR(train.schema, per_field(train.schema, 8), lambda widths: nn.Identity(), 0.5)
     x_BW = torch.ones(400, sum(model.widths))
     dropped = model.train().logits_of(x_BW)
-    assert (dropped[:, -2:] == 1).all()
-    share = float((dropped[:, :-2] == 0).float().mean())
+    width = model.looked_up(x_BW).shape[1]
+    assert (dropped[:, width:] == 1).all()
+    share = float((dropped[:, :width] == 0).float().mean())
     assert abs(share - 0.5) < 0.02 and dropped.max() == 2
     assert torch.equal(model.eval().logits_of(x_BW), x_BW)
 
