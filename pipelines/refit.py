@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.stage import Result, Stage, newest_model
+from pipelines.train import fit_regression
 from recsys.config.factory import make_dataclass
 from recsys.data.joined import Joined
 from recsys.data.shards import Shards
 from recsys.events import check_goes_on
-from recsys.results import read_made
+from recsys.results import read_made, read_stage
 from recsys.terminal import console
 from recsys.training import checkpoint
 from recsys.training.config import TrainConfig
@@ -30,7 +31,7 @@ def run(stage: Stage) -> Result:
     """Train a fresh model as the newest one was, on validation too, for as many passes as validation found best.
 
     Nothing is looked at on the way: no row is left that the model has not seen but those of test. So a logistic
-    regression beside the network stays as it is, and so does its share.
+    regression beside the network, which is fitted anew too, keeps its C and its share in the mean.
     """
     source = newest_model(stage, before="refit")
     trained, spec = checkpoint.load(source)
@@ -50,7 +51,9 @@ def run(stage: Stage) -> Result:
     for step in training.steps(rows, seed, steps):
         stage.reporter.progress(step.number * size, steps * size, "rows")
         check_goes_on(stage.reporter)
-    model.take_linear(trained)
+    if trained.linear is not None and model.linear is not None:
+        fit_regression(model, stage.data, seed, read_stage(source).metrics.get("linear_C"))
+        model.linear.share.copy_(trained.linear.share)
     checkpoint.save(stage.folder, model.eval(), {**spec, "refit": True})
     figures = {"steps": float(steps), "rows": float(len(rows)), "fields": float(len(trained.schema.fields))}
     return Result(figures, artifacts=[stage.folder / "model.json"], tags={"model": source.name})

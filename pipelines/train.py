@@ -9,6 +9,7 @@ import torch
 from pipelines.stage import Result, Stage, write_json
 from recsys.baselines.linear import linear_weights
 from recsys.config.factory import make_dataclass
+from recsys.data.joined import Joined
 from recsys.data.shards import Shards
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
@@ -24,7 +25,7 @@ from recsys.training.loop import Loss, seed_everything
 
 MOST_LINEAR = 500_000  # training rows that the logistic regression beside a network is fitted on
 
-__all__ = ["run", "run_again", "train_model"]
+__all__ = ["fit_regression", "run", "run_again", "train_model"]
 
 
 def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Result:
@@ -54,7 +55,7 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     seed_everything(spec["seed"])
     model = checkpoint.build(schema, spec, device)
     resume = stage.folder / "resume.pt"
-    regression = _fit_regression(model, train, valid, spec["seed"]) if config.linear else {}
+    regression = fit_regression(model, stage.data, spec["seed"]) if config.linear else {}
     history = fit(model, train, valid, config, spec["seed"], resume, device=device, reporter=stage.reporter, loss=loss)
     checkpoint.save(stage.folder, model, spec)
     write_json(stage.folder / "history.json", history)
@@ -77,16 +78,24 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     )
 
 
-def _fit_regression(model: CTR, train: Shards, valid: Shards, seed: int) -> dict[str, float]:
-    """Fit the logistic regression that stands beside the network of a fresh model → what there is to say of it."""
-    names = [*linear_fields(train.schema), *(f.name for f in train.schema.numeric)]
+def fit_regression(model: CTR, data: Path, seed: int, strength: float | None = None) -> dict[str, float]:
+    """Fit the logistic regression that stands beside the network of a fresh model → what there is to say of it.
+
+    Args:
+        model: Built with `linear`.
+        data: The prepared data set.
+        seed: Fixes the share of rows that it is fitted on.
+        strength: C: then training and validation rows are fitted. None fits training rows, and validation chooses C.
+    """
+    names = [*linear_fields(model.schema), *(f.name for f in model.schema.numeric)]
     if not names:
         return {}
-    narrow = train.schema.subset(names)
     started = time.perf_counter()
-    fitted = linear_weights(
-        Shards(train.folder, "train", narrow), Shards(valid.folder, "valid", narrow), MOST_LINEAR, seed
-    )
+    train, valid = (Shards(data, split, model.schema.subset(names)) for split in ("train", "valid"))
+    if strength is None:
+        fitted = linear_weights(train, valid, MOST_LINEAR, seed)
+    else:
+        fitted = linear_weights(Joined(train, valid), strength, MOST_LINEAR, seed)
     model.set_linear(fitted.ids, fitted.numbers_N, fitted.bias)
     return {"linear_C": fitted.settings["C"], "linear_seconds": time.perf_counter() - started}
 

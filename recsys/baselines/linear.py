@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from recsys.baselines.matrices import MIN_COUNT, OneHot
 from recsys.baselines.rows import CHUNK, Chosen, Part, Predict, rows_of
 from recsys.data.shards import Shards
+from recsys.data.split import Split
 from recsys.evaluation.metrics import logloss, sigmoid
 
 __all__ = ["LinearWeights", "linear", "linear_weights"]
@@ -46,7 +47,7 @@ def _fitted(encoder: OneHot, valid: Shards, train: Part, seed: int) -> tuple[Log
     weight_B = valid.weight_B
     counting = slice(None) if weight_B is None else np.flatnonzero(weight_B)
     label_B, weight_B = valid.label_B[counting], None if weight_B is None else weight_B[counting]
-    model = LogisticRegression(solver="newton-cg", max_iter=ITERATIONS, tol=1e-6, warm_start=True, random_state=seed)
+    model = _regression(seed)
     best: tuple[float, float, np.ndarray, np.ndarray] = (np.inf, 0.0, np.empty(0), np.empty(0))
     settings: Chosen = {}
     for strength in STRENGTHS:
@@ -63,6 +64,12 @@ def _fitted(encoder: OneHot, valid: Shards, train: Part, seed: int) -> tuple[Log
     return model, {"C": best[1], "min_count": MIN_COUNT, "columns": encoder.width, **settings}
 
 
+def _regression(seed: int, strength: float = 1.0) -> LogisticRegression:
+    return LogisticRegression(
+        C=strength, solver="newton-cg", max_iter=ITERATIONS, tol=1e-6, warm_start=True, random_state=seed
+    )
+
+
 def linear(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Predict, Chosen]:
     """Logistic regression as a baseline."""
     encoder = OneHot(shards["train"].schema, train[0], train[1], train[3])
@@ -74,12 +81,12 @@ def linear(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Predict, 
     return predict, settings
 
 
-def linear_weights(train: Shards, valid: Shards, most: int, seed: int) -> LinearWeights:
+def linear_weights(train: Split, strength: Shards | float, most: int, seed: int) -> LinearWeights:
     """The same regression to stand beside a network: it reads rows as a model does.
 
     Args:
         train: Training rows, of fields without sequences.
-        valid: Rows that choose C.
+        strength: Rows that choose C, or C itself.
         most: Above so many training rows a random share of this size stands for all.
         seed: Fixes the share.
 
@@ -88,7 +95,11 @@ def linear_weights(train: Shards, valid: Shards, most: int, seed: int) -> Linear
     """
     rows = rows_of(train, most, seed)
     encoder = OneHot(train.schema, rows[0], rows[1], rows[3], as_pooled=True)
-    model, settings = _fitted(encoder, valid, rows, seed)
+    if isinstance(strength, Shards):
+        model, settings = _fitted(encoder, strength, rows, seed)
+    else:
+        model, settings = _regression(seed, strength), {"C": float(strength)}
+        model.fit(_matrix(encoder, rows[:2]), rows[2], rows[3])
     weights, numbers = model.coef_[0], encoder.width - len(encoder.mean)
     scaled_N = weights[numbers:] / encoder.deviation
     bias = float(model.intercept_[0] - scaled_N @ encoder.mean)

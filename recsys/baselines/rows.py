@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from recsys.data.shards import Shards
+from recsys.data.split import Split
 
 __all__ = ["CHUNK", "Chosen", "Part", "Predict", "rows_of", "scored"]
 
@@ -18,7 +19,7 @@ Chosen = dict[str, float]  # settings that a fit has come to, by name
 Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]  # ids_BL, dense_BN, label_B, weight_B
 
 
-def rows_of(shards: Shards, most: int, seed: int) -> Part:
+def rows_of(shards: Split, most: int, seed: int) -> Part:
     """All rows of a split that have weight, or a random share of them, in their order."""
     total, weight_B = len(shards), shards.weight_B
     ids, dense, label = [], [], []

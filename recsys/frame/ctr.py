@@ -205,13 +205,6 @@ class CTR(nn.Module):
         self.linear.weight_N.copy_(torch.from_numpy(numbers_N))
         self.linear.bias.fill_(bias)
 
-    def take_linear(self, trained: "CTR") -> None:
-        """Take over the logistic regression of a trained model, and its share in the mean, if there is one."""
-        if self.linear is not None and trained.linear is not None:
-            assert isinstance(self.embedding, WithLinear) and isinstance(trained.embedding, WithLinear)
-            self.embedding.weight_R.copy_(trained.embedding.weight_R)
-            self.linear.load_state_dict(trained.linear.state_dict())
-
     def over(self, embedding: Embedding) -> "CTR":
         """A copy of this model over other tables; its own are not copied."""
         return copy.deepcopy(self, {id(self.embedding): embedding})

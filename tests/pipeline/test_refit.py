@@ -10,11 +10,15 @@ import torch
 
 from pipelines import compress, evaluate, refit, train
 from pipelines.stage import Stage
+from recsys.baselines.linear import linear_weights
 from recsys.data.batch import Batch
 from recsys.data.joined import Joined
 from recsys.data.shards import Shards
+from recsys.evaluation.metrics import logloss, sigmoid
+from recsys.results import read_stage, write_stage
 from recsys.training import checkpoint, merged
 from recsys.training.config import TrainConfig
+from recsys.training.fit import logits
 from recsys.training.loop import Training, seed_everything
 from tests.pipeline.small import small_stage
 
@@ -83,17 +87,23 @@ def test_nothing_is_measured_or_fitted_on_validation_then(refitted: Stage, tmp_p
     assert evaluate.measure(tmp_path, refitted)[1] is None, "one of its members has seen validation"
 
 
-def test_the_regression_beside_the_network_is_taken_over(prepared: Path, tmp_path: Path) -> None:
+def test_the_regression_beside_the_network_is_fitted_anew_and_keeps_its_share(prepared: Path, tmp_path: Path) -> None:
     first = small_stage(prepared, tmp_path)
     stage = replace(first, config=replace(first.config, train={**first.config.train, "linear": True}))
-    models = []
-    for work, name in ((train, "train"), (refit, "refit")):
+    models, valid = {}, Shards(prepared, "valid")
+    for name, work in (("train", train), ("refit", refit)):
         stage = replace(stage, folder=tmp_path / name)
         stage.folder.mkdir()
-        work.run(stage)
+        write_stage(stage.folder, work.run(stage).to_json(stage.folder, 1.0))
         stage = replace(stage, done={**stage.done, name: stage.folder})
-        models.append(checkpoint.load(stage.folder)[0].state_dict())
-    kept = [n for n in models[0] if n.startswith("linear.") or n.endswith("weight_R")]
-    assert len(kept) == 4 and models[0]["linear.bias"] != 0
-    assert all(torch.equal(models[0][n], models[1][n]) for n in kept)
-    assert not all(torch.equal(x, models[1][n]) for n, x in models[0].items())
+        models[name], _ = checkpoint.load(stage.folder)
+    shares = {name: float(model.linear.share) for name, model in models.items()}
+    assert 0 < shares["train"] == shares["refit"] < 1
+    losses = {}
+    for name, model in models.items():
+        model.linear.share.fill_(0)  # the regression alone
+        losses[name] = logloss(sigmoid(logits(model, valid)), valid.label_B)
+    assert losses["refit"] < losses["train"], "validation is among its rows now"
+    strength = read_stage(tmp_path / "train").metrics["linear_C"]
+    joined = linear_weights(Joined(Shards(prepared, "train"), valid), strength, 10**6, 3)
+    assert float(models["refit"].linear.bias) == pytest.approx(joined.bias, rel=1e-5)
