@@ -124,7 +124,7 @@ def test_what_the_paper_has_is_the_default_and_the_plain_forms_are_settings() ->
 
 
 def test_a_model_tells_wukong_which_fields_are_numbers(schema, batch) -> None:
-    model = CTR(schema, per_field(schema, 4), Wukong)
+    model = CTR(schema, per_field(schema, 8), Wukong)  # wider than the piecewise number, which is not narrowed then
     assert model.interaction.stack.numbers == sum(f.max_length for f in schema.numeric)
     changed = batch.dense_BN.clone()
     changed[:, 0] += 1
