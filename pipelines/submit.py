@@ -113,7 +113,8 @@ def refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overri
     Raises:
         ConfigError: If a file says what to trust, or sets a key of Hydra that runs code.
     """
-    if config.get("trusted") and not any(key_of(o) == "trusted" for o in overrides):
+    by_hand = any(key_of(o) == "trusted" for o in overrides)
+    if not by_hand and (OmegaConf.is_interpolation(config, "trusted") or config.get("trusted")):
         raise ConfigError("trusted: a file may not say what code to trust: give trusted=[PACKAGE] on the command line")
     here, typed = (_plain(c.hydra) for c in (config, plain))
     for key in _ONLY_TYPED:
