@@ -8,7 +8,7 @@ version of its format.
 import ast
 import hashlib
 from collections.abc import Collection, Iterator
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def _imports(tree: ast.Module, module: str, file: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-@lru_cache
+@cache
 def _read(module: str) -> tuple[str, frozenset[str]] | None:
     """The hash of one module's code, and the names that it imports."""
     file = _file(module)

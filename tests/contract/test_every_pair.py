@@ -24,7 +24,8 @@ ONCE = {(MODELS[i % len(MODELS)], EMBEDDINGS[i % len(EMBEDDINGS)]) for i in rang
 )
 def test_model_over_embedding_runs_from_table_to_metrics(place: Path, model: str, embedding: str, monkeypatch):
     monkeypatch.chdir(place)
-    overrides = [*SMALL, f"model={model}", f"embedding={embedding}", "stages=[train,select,retrain,compress,evaluate]"]
+    overrides = [*SMALL, f"model={model}", f"embedding={embedding}", "train.max_epochs=1"]
+    overrides += ["stages=[train,select,retrain,compress,evaluate]"]
     config = RunConfig.from_json(composed(*overrides))
     folder = place / "runs" / f"{model}-{embedding}"
     folder.mkdir(parents=True)

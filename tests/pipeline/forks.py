@@ -1,9 +1,11 @@
 """The command in forks of one process that has imported everything: a test can afford to kill a hundred of them.
 
-A fork is a process of its own, which real signals end. What it cannot show is a kill while Python starts and
-imports; `test_resume` kills the real command for that.
+A fork is a process of its own, which real signals end, and it starts in no time: importing takes seven seconds.
+What it cannot show is what happens while Python starts and imports: the fixture `finished` runs the real command,
+and `test_resume` kills it.
 """
 
+import atexit
 import ctypes
 import errno
 import json
@@ -12,9 +14,11 @@ import platform
 import struct
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,8 +26,12 @@ from typing import Any
 import pytest
 
 _EVERYTHING = ["mlflow.pyfunc", "onnxruntime", "torchrec", "pipelines.run", "pipelines.submit", "recsys.commands.cli"]
-_EVERYTHING += ["recsys.training.memory", "recsys.selection.reports.compare"]
+_EVERYTHING += ["recsys.training.memory", "recsys.selection.reports.compare", "recsys.tracking", "lightgbm"]
+_EVERYTHING += ["mlflow.store.tracking.sqlalchemy_store", "torch._inductor.package", "networkx", "plotly.io"]
 ROOT = Path(__file__).parents[2]
+# No compiler: ONNX alone, for a graph.pt2 takes half a minute.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CXX": "no-such-compiler"}
+ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)
 _WRITES = {"x86_64": (1, 18, 20, 296), "aarch64": (64, 68, 66, 70)}  # write, pwrite64, writev, pwritev
 _CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0}  # audit event → which argument is the path
 
@@ -110,14 +118,18 @@ def _child(order: dict[str, Any]) -> None:
     """Run the command and end."""
     code = 1
     try:
+        os.dup2(os.open(order["stdin"], os.O_RDONLY), 0)
         said = os.open(order["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        for handle in (1, 2):
-            os.dup2(said, handle)
+        os.dup2(said, 1)
+        os.dup2(os.open(order["errors"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if "errors" in order else said, 2)
         os.chdir(order["folder"])
+        os.environ.clear()
         os.environ.update(order["env"])
+        time.tzset()
         _prepare_fault(order)
         from recsys.commands.cli import main
 
+        sys.argv = ["recsys", *order["arguments"]]
         code = main(order["arguments"])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
@@ -136,9 +148,12 @@ def serve() -> None:
     for name in _EVERYTHING:
         import_module(name)
     from pipelines.stages import STAGES
+    from recsys.versions import code_version
 
     for stage in STAGES.values():
-        import_module(f"pipelines.{stage.call.partition('.')[0]}")
+        module = f"pipelines.{stage.call.partition('.')[0]}"
+        import_module(module)
+        code_version(module)  # reads the source of all that it imports, which is then known
     print("ready", flush=True)
     while line := sys.stdin.readline():
         order = json.loads(line)
@@ -170,11 +185,10 @@ class Forks:
     """The client of `serve`: one fork at a time."""
 
     def __init__(self, said: Path):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CXX": "no-such-compiler"}
         command = [sys.executable, "-c", "from tests.pipeline.forks import serve; serve()"]
         self.said = said
         self.server = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
         )
         assert self.server.stdin and self.server.stdout
         self._in, self._out = self.server.stdin, self.server.stdout
@@ -182,8 +196,8 @@ class Forks:
 
     def begin(self, folder: Path, arguments: Sequence[str], **order: Any) -> int:
         """Begin a command in a folder → its process id."""
-        whole = {"folder": str(folder), "arguments": list(arguments), "said": str(self.said), "env": {}, **order}
-        self._in.write(json.dumps(whole) + "\n")
+        whole = {"folder": str(folder), "arguments": list(arguments), "said": str(self.said), "stdin": os.devnull}
+        self._in.write(json.dumps({**whole, "env": ENVIRONMENT, **order}) + "\n")
         self._in.flush()
         return int(self._out.readline())
 
@@ -227,9 +241,16 @@ def _alive(child: int) -> bool:
         return False
 
 
+@cache
+def server() -> Forks:
+    """The server of this process, begun when first asked for."""
+    folder = tempfile.TemporaryDirectory(prefix="forks")
+    made = Forks(Path(folder.name) / "said")
+    atexit.register(lambda: (made.close(), folder.cleanup()))
+    return made
+
+
 @pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Generator[Forks]:
+def forks() -> Forks:
     """The server, for a whole session."""
-    made = Forks(tmp_path_factory.mktemp("forks") / "said")
-    yield made
-    made.close()
+    return server()

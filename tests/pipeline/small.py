@@ -1,8 +1,10 @@
 """One small run through the command, shared by the tests that look at what it left."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pipelines.stage import Stage, write_json
 from recsys.config.options import CONF
 from recsys.results import RunResult, read_result
 from tests.configs import run_config
+from tests.pipeline.forks import server
 
 SMALL = [
     "data=table", "data.name=small", "data.source.path=clicks.parquet", "data.label=click", "data.time=at",
@@ -45,16 +48,34 @@ def small_stage(prepared: Path, run: Path, **changed: Any) -> Stage:
     return Stage(config, run / "distill", {"prepare": run / "prepare"})
 
 
-def recsys(folder: Path, *arguments: str, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command as a user calls it, in a folder of its own."""
+def _environment(changed: dict[str, str]) -> dict[str, str]:
+    everything = {**os.environ, "OMP_NUM_THREADS": "1", **changed}
+    return {k: v for k, v in everything.items() if k != "MLFLOW_TRACKING_URI"}
+
+
+def recsys(folder: Path, *arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """The command in a folder of its own: a fork of a process that has imported everything, without a compiler."""
+    forks = server()
+    files = {name: str(forks.said.with_name(name)) for name in ("stdin", "errors")}
+    Path(files["stdin"]).write_text(stdin)
+    words = [str(a) for a in arguments]
+    child = forks.begin(folder, words, env=_environment({"CXX": "no-such-compiler", **env}), **files)
+    late = threading.Timer(280, os.kill, (child, signal.SIGKILL))
+    late.start()
+    ended = forks.end()
+    late.cancel()
+    return subprocess.CompletedProcess(words, ended.code, ended.said, Path(files["errors"]).read_text())
+
+
+def whole_recsys(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user calls it, from the start of Python on, with the compiler if there is one."""
     return subprocess.run(
         [sys.executable, "-m", "recsys", *arguments],
         cwd=folder,
-        input=stdin,
         capture_output=True,
         text=True,
         timeout=280,
-        env={k: v for k, v in {**os.environ, "OMP_NUM_THREADS": "1", **env}.items() if k != "MLFLOW_TRACKING_URI"},
+        env=_environment(env),
     )
 
 

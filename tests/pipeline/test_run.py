@@ -19,9 +19,10 @@ from omegaconf import OmegaConf
 from pipelines.submit import folders_made
 from recsys.commands.cli import main
 from recsys.data.shards import Shards
+from recsys.export.graphs import compiler
 from recsys.results import prepared_folder, read_result, read_run
 from recsys.training import checkpoint
-from tests.pipeline.small import SMALL, recsys
+from tests.pipeline.small import SMALL, recsys, whole_recsys
 
 STAGES = ["prepare", "train", "select", "retrain", "compress", "evaluate", "export"]
 
@@ -184,6 +185,17 @@ def curve(place: Path, metric: str) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler: no graph.pt2")
+def test_the_command_as_a_user_calls_it_exports_both_graphs(place):
+    """From the start of Python on; the other tests run forks of a process that has imported everything."""
+    done = whole_recsys(place, "run", *SMALL, "hydra.run.dir=runs/both")
+    assert done.returncode == 0, done.stderr
+    bundle = read_result(place / done.stdout.splitlines()[-1]).stages["export"].bundle
+    assert {"graph.onnx", "graph.pt2"} <= {p.name for p in bundle.iterdir()}
+    assert whole_recsys(place, "verify", str(bundle)).returncode == 0
+
+
+@pytest.mark.slow
 def test_a_search_is_watched_in_run_json_and_a_file_cancels_it(place):
     quick = [s for s in SMALL if s != "selection.steps=150"]
     quick += ["stages=[train,select]", "selection=leap_joint", "selection.epochs=1000", "train.max_epochs=1"]
@@ -202,7 +214,7 @@ def test_a_search_is_watched_in_run_json_and_a_file_cancels_it(place):
 
 def test_a_killed_run_takes_up_where_it_was(place):
     """Kill after a look at validation: run.json and MLflow know it; the weights equal those of a run left alone."""
-    quick = [*SMALL, "stages=[train]", "train.max_epochs=30", "train.patience=100", "train.evals_per_epoch=2"]
+    quick = [*SMALL, "stages=[train]", "train.max_epochs=10", "train.patience=100", "train.evals_per_epoch=2"]
     whole = recsys(place, "run", *quick, "hydra.run.dir=runs/whole")
     assert whole.returncode == 0, whole.stderr
     command = [sys.executable, "-m", "recsys", "run", *quick, "hydra.run.dir=runs/killed"]
@@ -222,7 +234,7 @@ def test_a_killed_run_takes_up_where_it_was(place):
     logged = curve(place, "valid_logloss")
     assert seen[-1].metrics["train"]["step"] in logged, "MLflow has the look while the training runs"
     left = read_run(folder)
-    assert left.state == "killed" and left.config["train"]["max_epochs"] == 30 and left.error is None
+    assert left.state == "killed" and left.config["train"]["max_epochs"] == 10 and left.error is None
     again = recsys(place, "run", "resume=killed")
     assert again.returncode == 0, again.stderr
     histories = [json.loads((place / "runs" / r / "train" / "history.json").read_text()) for r in ("whole", "killed")]

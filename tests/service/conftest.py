@@ -1,5 +1,6 @@
 """Small models and their bundles, made once a session: a .pt2 takes the compiler half a minute."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from recsys.compression.rounding import rounded
 from recsys.embeddings.hashed import hashed
@@ -63,10 +65,14 @@ def subject(schema: Schema) -> CTR:
 
 @pytest.fixture(scope="session")
 def bundle(subject: CTR, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A calibrated bundle with both graphs (ONNX alone where there is no C++ compiler)."""
-    out = tmp_path_factory.mktemp("bundles") / "both"
-    card = {"name": "small", "metrics": {"auc": 0.7, "gauc": float("nan")}}
-    export.export_bundle(subject, prepared, out, calibrator=CALIBRATOR, card=card, golden="rows")
+    """A calibrated bundle with both graphs (ONNX alone where there is no C++ compiler), one for all test processes."""
+    shared = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    place = tmp_path_factory.getbasetemp().parent / shared if shared else tmp_path_factory.mktemp("bundles")
+    out = place / "both"
+    with FileLock(f"{place}.lock"):
+        if not out.exists():
+            card = {"name": "small", "metrics": {"auc": 0.7, "gauc": float("nan")}}
+            export.export_bundle(subject, prepared, out, calibrator=CALIBRATOR, card=card, golden="rows")
     return out
 
 
