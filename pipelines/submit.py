@@ -16,14 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log, run_job
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.check import check, check_table
 from pipelines.config import RunConfig
-from pipelines.overrides import WRONG, compose, each_run, key_of, what_is_wrong
+from pipelines.overrides import WRONG, compose, compose_typed, each_run, key_of, what_is_wrong
 from pipelines.places import check_inside, check_new_or_ours
 from recsys.config.factory import trust
 from recsys.config.options import CONF, own_options, search_path
@@ -85,7 +90,7 @@ def resolve_config(config: DictConfig) -> RunConfig:
     return RunConfig.from_json(resolved)
 
 
-def _refuse_what_cannot_be(overrides: list[str], given: argparse.Namespace) -> None:
+def _configurations(overrides: list[str], given: argparse.Namespace) -> list[DictConfig]:
     """Compose each run and check all that can be known before it starts.
 
     Raises:
@@ -97,14 +102,15 @@ def _refuse_what_cannot_be(overrides: list[str], given: argparse.Namespace) -> N
     except WRONG as error:
         raise ConfigError(what_is_wrong(error, overrides, given)) from error
     if given.cfg:
-        return
-    plain = compose([o for o in overrides if key_of(o).startswith("hydra")], given)
+        return configs
+    plain = compose_typed(overrides, given)
     for config in configs:
         refuse_what_a_file_may_not_say(config, plain, overrides)
         with _unused_is(_no_folder):
             resolved = resolve_config(config)
         check(resolved)
         check_table(resolved, check_folder(config, Path(resolved.runs), given.multirun))
+    return configs
 
 
 def refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overrides: Sequence[str]) -> None:
@@ -206,8 +212,7 @@ def _is_inside(name: object, folder: Path) -> bool:
     return isinstance(name, str | Path) and Path(os.path.abspath(name)).is_relative_to(os.path.abspath(folder))
 
 
-@hydra.main(version_base=None, config_path=str(CONF), config_name="config")
-def _submit(config: DictConfig) -> None:
+def _run_one(config: DictConfig) -> None:
     """One run; the path of its result.json is the last line printed."""
     quiet()
     folder = runs = Path(HydraConfig.get().runtime.output_dir)
@@ -237,6 +242,22 @@ def _submit(config: DictConfig) -> None:
         sys.exit(1)
 
 
+_by_hydra = hydra.main(version_base=None, config_path=str(CONF), config_name="config")(_run_one)
+
+
+def _run_composed(config: DictConfig) -> None:
+    """What `hydra.main` does with one run, which it would compose twice more."""
+    config.hydra.mode = RunMode.RUN
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    with initialize_config_dir(str(CONF), job_name="submit", version_base=None):
+        callbacks = Callbacks(config)
+        context = HydraContext(GlobalHydra.instance().config_loader(), callbacks)
+        callbacks.on_run_start(config=config, config_name="config")
+        done = run_job(_run_one, config, "hydra.run.dir", None, context)
+        callbacks.on_run_end(config=config, config_name="config", job_return=done)
+        _ = done.return_value  # raises what the run raised
+
+
 def main(arguments: Sequence[str]) -> int:
     """Check a run, or each run of a sweep, then run it → exit code.
 
@@ -257,14 +278,18 @@ def main(arguments: Sequence[str]) -> int:
         composed = [*overrides, search_path(Path(given.config_dir), "file")]
     else:
         composed = overrides = overrides if own_path or given.config_path else [*overrides, *own_options(Path.cwd())]
-    if not (given.hydra_help or given.shell_completion or given.info):
-        _refuse_what_cannot_be(composed, given)
+    others = given.hydra_help or given.shell_completion or given.info
+    configs = [] if others else _configurations(composed, given)
+    by_hydra = others or given.cfg or given.multirun or given.experimental_rerun
     before, sys.argv = sys.argv, ["recsys run", *flags, *overrides]
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises, and prints nothing
     try:
         with folders_made():
-            _submit()
+            if by_hydra or configs[0].hydra.mode not in (None, RunMode.RUN):
+                _by_hydra()
+            else:
+                _run_composed(configs[0])
     except SystemExit as stop:
         return int(stop.code or 0)
     except OSError as error:  # Hydra could not make the run's folder, or write its notes

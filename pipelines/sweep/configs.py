@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipelines.check import check, check_table
 from pipelines.config import RunConfig
-from pipelines.overrides import WRONG, compose, key_of, what_is_wrong
+from pipelines.overrides import WRONG, compose, compose_typed, key_of, what_is_wrong
 from pipelines.submit import check_folder, refuse_what_a_file_may_not_say, resolve_config
 from pipelines.sweep.settings import Settings
 from pipelines.sweep.space import NUMBERS, TRIAL_STAGES, corners, overrides_of, read_space
@@ -63,7 +63,7 @@ class Base:
             ConfigError: Whatever cannot be.
         """
         config = _compose([*self.searched, *self.overrides])
-        plain = _compose([o for o in self.overrides if key_of(o).startswith("hydra")])
+        plain = compose_typed(_with_own_options(self.overrides))
         refuse_what_a_file_may_not_say(config, plain, self.overrides)
         OmegaConf.set_struct(config, False)
         settings = Settings.from_json(cast(Json, OmegaConf.to_container(config.pop("search"), resolve=True)))
@@ -114,9 +114,13 @@ def _of_trial(config: RunConfig) -> RunConfig:
     return replace(config, stages=list(TRIAL_STAGES), from_run=None)
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def _with_own_options(overrides: Sequence[str]) -> list[str]:
     searched = any(key_of(o) == "hydra.searchpath" for o in overrides)
-    overrides = [*overrides, *([] if searched else own_options(Path.cwd()))]
+    return [*overrides, *([] if searched else own_options(Path.cwd()))]
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    overrides = _with_own_options(overrides)
     try:
         return compose(overrides)
     except WRONG as error:

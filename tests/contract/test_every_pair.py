@@ -19,15 +19,18 @@ ONCE = {(MODELS[i % len(MODELS)], EMBEDDINGS[i % len(EMBEDDINGS)]) for i in rang
 
 
 @pytest.mark.parametrize(
-    ("model", "embedding"),
-    [pytest.param(*p, marks=() if p in ONCE else pytest.mark.slow) for p in product(MODELS, EMBEDDINGS)],
+    ("model", "embedding", "selection"),
+    [(*p, "permutation") for p in sorted(ONCE)]
+    + [pytest.param(*p, "leap", marks=pytest.mark.slow) for p in product(MODELS, EMBEDDINGS)],
 )
-def test_model_over_embedding_runs_from_table_to_metrics(place: Path, model: str, embedding: str, monkeypatch):
+def test_model_over_embedding_runs_from_table_to_metrics(
+    place: Path, model: str, embedding: str, selection: str, monkeypatch
+):
     monkeypatch.chdir(place)
-    overrides = [*SMALL, f"model={model}", f"embedding={embedding}", "train.max_epochs=1"]
-    overrides += ["stages=[train,select,retrain,compress,evaluate]"]
-    config = RunConfig.from_json(composed(*overrides))
-    folder = place / "runs" / f"{model}-{embedding}"
+    overrides = [*SMALL, f"model={model}", f"embedding={embedding}", f"selection={selection}", "train.max_epochs=1"]
+    overrides = [o for o in overrides if selection == "leap" or not o.startswith("selection.")]
+    config = RunConfig.from_json(composed(*overrides, "stages=[train,select,retrain,compress,evaluate]"))
+    folder = place / "runs" / f"{model}-{embedding}-{selection}"
     folder.mkdir(parents=True)
     assert execute(config, folder) == folder / "result.json"
     assert (folder / "evaluate" / "metrics.json").exists()

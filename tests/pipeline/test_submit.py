@@ -174,12 +174,14 @@ for line in {wrong!r}:
 """
 
 
+_MISTAKE = "test_a_mistake_is_one_line_and_exit_code_2_before_torch_is_imported"
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, list]:
     """Command line → exit code, standard error and standard output, of one process that cannot import torch."""
     folder = tmp_path_factory.mktemp("wrong")
-    calls = [i.callspec.params for i in request.session.items if hasattr(i, "callspec")]
-    asked = {params.get("line") for params in calls}
+    asked = {i.callspec.params["line"] for i in request.session.items if getattr(i, "originalname", "") == _MISTAKE}
     child = _CHILD.format(heavy=HEAVY, wrong=[line for line in WRONG if line in asked])
     ran = subprocess.run([sys.executable, "-c", child], cwd=folder, capture_output=True, text=True, timeout=400)
     assert ran.returncode == 0, ran.stderr
