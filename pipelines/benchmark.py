@@ -19,7 +19,7 @@ from pipelines.retrains import Retrained, device_name, retrain
 from pipelines.stage import Result, Stage
 from recsys.config.factory import Part
 from recsys.errors import ConfigError
-from recsys.events import Together, check_goes_on
+from recsys.events import Reporters, raise_if_cancelled
 from recsys.features.schema import Schema
 from recsys.selection.reports.curve import checked_grid
 from recsys.selection.reports.find import read
@@ -30,22 +30,22 @@ from recsys.terminal import console
 __all__ = ["run", "search_node"]
 
 _console = console()
-_NO_PART = (*NO_PART, "pipelines.config", "pipelines.stage", "recsys.selection.reports.report_page")  # of a search
+_NOT_HASHED = (*NO_PART, "pipelines.config", "pipelines.stage", "recsys.selection.reports.report_page")  # of a search
 
 
 def search_node(config: RunConfig, folder: Path, done: Mapping[str, Path]) -> Node:
     """All that a report depends on: settings, model, rows, device, and the code of the method and its measures."""
     settings, device = settings_read("select", config), device_name(config)
-    return make_node("select", settings, folder, done, ["pipelines.select_features"], _NO_PART, device)
+    return make_node("select", settings, folder, done, ["pipelines.select_features"], _NOT_HASHED, device)
 
 
 def _search(stage: Stage, name: str, method: Part, seed: int, model: Path, no_cut: int) -> Report:
     """The method's report on the model in that folder; searched once, unless settings or code have changed since."""
-    check_goes_on(stage.reporter)
+    raise_if_cancelled(stage.reporter)
     folder, done = stage.folder / "searches" / name / str(seed), {"prepare": stage.done["prepare"], "train": model}
     select = replace(stage.config.select, no_cut=no_cut)
     config = replace(stage.config, seed=seed, selection=method, select=select)
-    reporter = Together(stage.reporter, metrics=False)
+    reporter = Reporters(stage.reporter, metrics=False)
     run_node(search_node(config, folder, done), folder, lambda: _without_page(Stage(config, folder, done, reporter)))
     return read(folder / "report.json")
 

@@ -18,7 +18,7 @@ def run(stage: Stage) -> Result:
     A model of numbers alone has no tables: it is left as it is, which the stage says.
     """
     trained, spec = checkpoint.load(newest_model(stage, before="compress"))
-    plain = trained.embedding.plain()
+    plain = trained.embedding.scoring()
     smaller = trained.over(plain)
     if not plain.tables:  # a table of numbers, or selection kept only those: the run goes on
         checkpoint.save(stage.folder, smaller, spec)
@@ -36,6 +36,6 @@ def run(stage: Stage) -> Result:
                 parts[r.part] = replace(r, note="; ".join(filter(None, notes)))
     checkpoint.save(stage.folder, smaller, spec)
     written = write_json(stage.folder / "compression.json", [r.to_json() for r in parts.values()])
-    after = smaller.embedding.plain().nbytes
+    after = smaller.embedding.scoring().nbytes
     metrics = {"table_bytes_before": plain.nbytes, "table_bytes": after, "times_smaller": plain.nbytes / after}
     return Result(metrics, artifacts=[written])

@@ -61,7 +61,7 @@ def microseconds(models: Mapping[str, Scorer], shards: Mapping[str, Shards], rou
     In each round every model scores eight batches in a row, which are others in the next round: so no
     model profits from a batch that is in the cache still, nor from a quiet moment of the machine.
     """
-    plain = {n: m.plain() for n, m in models.items()}
+    plain = {n: m.scoring() for n, m in models.items()}
     times: dict[str, list[float]] = {n: [] for n in models}
     for i in range(rounds):
         for name, model in plain.items():

@@ -60,7 +60,7 @@ def run(stage: Stage) -> Result:
     data = stage.config.data
     source = make(data["source"], "data.source")
     cache = Path(stage.config.runs) / "cache"
-    folder = prepare(data, source, cache).resolve()
+    folder = prepare(data, source, cache, stage.reporter).resolve()
     _check_same(stage.folder, folder.name)
     write_prepared(stage.folder, folder)
     facts: _Facts = read_prepared(folder, "prepared.json", _Facts)

@@ -8,7 +8,7 @@ from pipelines.train import fit_regression
 from recsys.config.factory import make_dataclass
 from recsys.data.joined import Joined
 from recsys.data.shards import Shards
-from recsys.events import check_goes_on
+from recsys.events import raise_if_cancelled
 from recsys.results import read_made, read_stage
 from recsys.terminal import console
 from recsys.training import checkpoint
@@ -50,7 +50,7 @@ def run(stage: Stage) -> Result:
     seed_everything(seed)
     for step in training.steps(rows, seed, steps):
         stage.reporter.progress(step.number * size, steps * size, "rows")
-        check_goes_on(stage.reporter)
+        raise_if_cancelled(stage.reporter)
     if trained.linear is not None and model.linear is not None:
         fit_regression(model, stage.data, seed, read_stage(source).metrics.get("linear_C"))
         model.linear.share.copy_(trained.linear.share)

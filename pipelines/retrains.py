@@ -16,7 +16,7 @@ from pipelines.evaluate import measure
 from pipelines.node import NO_PART, Node, make_node, run_node, settings_read
 from pipelines.stage import Result, Stage
 from recsys.data.shards import Shards, read_array
-from recsys.events import Together, check_goes_on
+from recsys.events import Reporters, raise_if_cancelled
 from recsys.features.schema import Schema
 from recsys.files import whole
 from recsys.selection.reports.agreement import influence, paired_difference
@@ -28,7 +28,7 @@ __all__ = ["Changes", "Retrained", "device_name", "ordered", "retrain", "retrain
 
 _console = console()
 _LOGITS = "test_logits.npy"
-_NO_PART = (*NO_PART, "recsys.baselines", "recsys.selection")  # what picks its fields is no part of a retrain either
+_NOT_HASHED = (*NO_PART, "recsys.baselines", "recsys.selection")  # what picks its fields is no part of a retrain either
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,19 @@ def retrain_node(stage: Stage, names: Sequence[str], seed: int, retrains: Path) 
     settings = {**settings_read("retrain", replace(stage.config, seed=seed)), "fields": sorted(names)}
     prepared, modules = {"prepare": stage.earlier("prepare")}, ("pipelines.train", "pipelines.evaluate")
     device = device_name(stage.config)
-    return make_node("retrain", settings, retrains / "any", prepared, modules, without=_NO_PART, device=device)
+    return make_node("retrain", settings, retrains / "any", prepared, modules, without=_NOT_HASHED, device=device)
 
 
 def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:
     """A model trained on these fields alone, from the cache if it is there."""
-    check_goes_on(stage.reporter)
+    raise_if_cancelled(stage.reporter)
     schema, retrains = Schema.load(stage.data / "schema.json"), Path(stage.config.runs) / "cache" / "retrains"
     names = ordered(schema, names)
     node = retrain_node(stage, names, seed, retrains)
     folder = retrains / node.digest
     known = (folder / "result.json").exists()
     config = replace(stage.config, seed=seed, select=replace(stage.config.select, apply=list(names)))
-    work = Stage(config, folder, stage.done, Together(stage.reporter, metrics=False))
+    work = Stage(config, folder, stage.done, Reporters(stage.reporter, metrics=False))
     result = run_node(node, folder, lambda: _train_and_measure(work, keep=len(names) == len(schema.fields)))
     took = "(known)" if known else f"{result.seconds:.0f} s"
     _console.print(f"  {len(names)} fields: test AUC {result.metrics['auc']:.4f}, {took}")

@@ -19,7 +19,7 @@ from pipelines.stage import Result, Stage
 from pipelines.stages import STAGES
 from recsys.data.preparation.fields import label_names
 from recsys.errors import Cancelled, ConfigError
-from recsys.events import SILENT, Reporter, RunFile, Together, check_goes_on, run_file
+from recsys.events import SILENT, Reporter, Reporters, RunFile, raise_if_cancelled, run_file
 from recsys.lock import locked
 from recsys.results import (
     LOCK,
@@ -134,11 +134,11 @@ def _run_stages(
 
     tracking, runs = config.tracking, Path(config.runs)
     tracker = Tracker(tracking.uri, tracking.experiment, runs)
-    every = Together(reporter, file, tracker)
+    every = Reporters(reporter, file, tracker)
     stages = {name: StageOfRun(place) for name, place in done.items()}
     with tracker.parent(f"{config.name}-{config.seed}", config.to_json(), folder, file.mark):
         for name in names:
-            check_goes_on(every)
+            raise_if_cancelled(every)
             file.stage(name)
             done[name] = folder / name
             stage = Stage(config, done[name], {n: p for n, p in done.items() if n != name}, every)

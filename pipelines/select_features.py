@@ -12,7 +12,7 @@ from recsys.config.factory import make, make_dataclass
 from recsys.data.inspection.drift import drift
 from recsys.data.inspection.field_stats import LARGE
 from recsys.data.shards import Shards
-from recsys.events import Together
+from recsys.events import Reporters
 from recsys.features.schema import Schema
 from recsys.files import write_text
 from recsys.results import read_made, relative
@@ -78,7 +78,7 @@ def _given(stage: Stage) -> tuple[Search, checkpoint.Spec]:
         seed=stage.config.seed,
         steps=int(best_look(history)["step"]),
         device=device,
-        reporter=Together(stage.reporter, metrics=False),
+        reporter=Reporters(stage.reporter, metrics=False),
     )
     return search, spec
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["MODEL_STAGES", "STAGES", "Kind"]
+__all__ = ["MODEL_STAGES", "STAGES", "StageInfo"]
 
 _TRAINING = ("model", "embedding", "sequence", "head", "train", "optimizer", "table_optimizer", "seed")
 _MODEL = ("recsys.training.checkpoint.VERSION",)
@@ -12,7 +12,7 @@ MODEL_STAGES = ("train", "retrain", "refit", "merge", "distill", "compress")  # 
 
 
 @dataclass(frozen=True)
-class Kind:
+class StageInfo:
     """What is known of a stage before it runs.
 
     Args:
@@ -29,15 +29,19 @@ class Kind:
 
 
 STAGES = {  # in their order
-    "prepare": Kind("prepare.run", ("data",), formats=_DATA),
-    "train": Kind("train.run", (*_TRAINING, "select.apply"), formats=_MODEL),
-    "select": Kind("select_features.run", ("selection", "select", "train", "optimizer", "seed"), ("train",), _REPORT),
-    "retrain": Kind("train.run_again", _TRAINING, ("select",), _MODEL),
-    "refit": Kind("refit.run", (), ("train", "retrain"), _MODEL),
-    "merge": Kind("merge.run", ("merge",), formats=(*_MODEL, "recsys.training.merged.VERSION")),
-    "distill": Kind("distill.run", ("distill", *_TRAINING[2:]), ("train", "merge"), _MODEL),
-    "compress": Kind("compress.run", ("compression", "quantization", "heal", "seed"), ("train", "retrain"), _MODEL),
-    "evaluate": Kind("evaluate.run", ("calibrate", "evaluate"), MODEL_STAGES),
-    "export": Kind("export.run", ("name", "export"), MODEL_STAGES, ("recsys.serving.manifest.FORMAT",)),
-    "benchmark": Kind("benchmark.run", ("benchmark", "select", *_TRAINING), formats=_REPORT),
+    "prepare": StageInfo("prepare.run", ("data",), formats=_DATA),
+    "train": StageInfo("train.run", (*_TRAINING, "select.apply"), formats=_MODEL),
+    "select": StageInfo(
+        "select_features.run", ("selection", "select", "train", "optimizer", "seed"), ("train",), _REPORT
+    ),
+    "retrain": StageInfo("train.run_again", _TRAINING, ("select",), _MODEL),
+    "refit": StageInfo("refit.run", (), ("train", "retrain"), _MODEL),
+    "merge": StageInfo("merge.run", ("merge",), formats=(*_MODEL, "recsys.training.merged.VERSION")),
+    "distill": StageInfo("distill.run", ("distill", *_TRAINING[2:]), ("train", "merge"), _MODEL),
+    "compress": StageInfo(
+        "compress.run", ("compression", "quantization", "heal", "seed"), ("train", "retrain"), _MODEL
+    ),
+    "evaluate": StageInfo("evaluate.run", ("calibrate", "evaluate"), MODEL_STAGES),
+    "export": StageInfo("export.run", ("name", "export"), MODEL_STAGES, ("recsys.serving.manifest.FORMAT",)),
+    "benchmark": StageInfo("benchmark.run", ("benchmark", "select", *_TRAINING), formats=_REPORT),
 }

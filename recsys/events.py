@@ -16,7 +16,17 @@ from recsys.progress import progress
 from recsys.results import Amount, Run, utc_now, write_run
 from recsys.terminal import console
 
-__all__ = ["CANCEL", "SILENT", "Reporter", "RunFile", "Terminal", "Together", "check_goes_on", "run_file", "watched"]
+__all__ = [
+    "CANCEL",
+    "SILENT",
+    "Reporter",
+    "Reporters",
+    "RunFile",
+    "Terminal",
+    "raise_if_cancelled",
+    "run_file",
+    "watched",
+]
 
 CANCEL = "cancel"  # a file of this name in a run's folder asks the run to stop
 Item = TypeVar("Item")
@@ -24,7 +34,7 @@ _PAUSE = 0.5  # seconds between two updates of run.json, at least
 _SHARE = 0.02  # of the time that updates of run.json may take, at most
 
 
-def check_goes_on(reporter: "Reporter") -> None:
+def raise_if_cancelled(reporter: "Reporter") -> None:
     """Stop here if the run is to stop.
 
     Raises:
@@ -54,7 +64,7 @@ class Reporter(Protocol):
         ...
 
 
-class Together:
+class Reporters:
     """Tells several reporters; each of them can stop the run. Without any, it is silent.
 
     Args:
@@ -81,7 +91,7 @@ class Together:
         return any(reporter.cancelled() for reporter in self._reporters)
 
 
-SILENT = Together()
+SILENT = Reporters()
 
 
 def watched(items: Iterable[Item], reporter: Reporter, total: int, unit: str) -> Iterator[Item]:
@@ -100,7 +110,7 @@ def watched(items: Iterable[Item], reporter: Reporter, total: int, unit: str) ->
     for done, item in enumerate(items, 1):
         yield item
         reporter.progress(done, total, unit)
-        check_goes_on(reporter)
+        raise_if_cancelled(reporter)
     if 0 < done < total:
         reporter.progress(done, done, unit)
 

@@ -131,7 +131,7 @@ def check_export(model: CTR, batch: Batch) -> None:
     class Graph(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = model.over(model.embedding.plain())
+            self.model = model.over(model.embedding.scoring())
 
         def forward(self, ids_BL: torch.Tensor, dense_BN: torch.Tensor) -> torch.Tensor:
             return self.model.logits_of(self.model.pool(self.model.embedding.lookup(ids_BL, dense_BN), ids_BL))

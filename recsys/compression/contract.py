@@ -41,7 +41,7 @@ class TrainingRows:
     @cached_property
     def tables(self) -> dict[str, TableForm]:
         """The trained tables, by name."""
-        return self.trained.embedding.plain().tables
+        return self.trained.embedding.scoring().tables
 
     @cached_property
     def squared_gradients(self) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ def report(smaller: CTR, rows: TrainingRows, notes: Mapping[str, str]) -> list[P
         rows: Where the trained model is.
         notes: What a method says of single parts.
     """
-    tables = compare(rows.tables, smaller.embedding.plain().tables, rows.reads, notes)
+    tables = compare(rows.tables, smaller.embedding.scoring().tables, rows.reads, notes)
     return tables + compare_layers(rows.trained, smaller, notes)
 
 
@@ -81,7 +81,7 @@ def compressor(method: Callable[..., Any]) -> Compressor:
     """
 
     def on_tables(model: CTR, rows: TrainingRows) -> tuple[CTR, list[PartReport]]:
-        plain = model.embedding.plain()
+        plain = model.embedding.scoring()
         tables, notes = method(plain.tables, rows.reads, rows.squared_gradients)
         smaller = model.over(PlainEmbedding(model.schema, tables, plain.lookups))
         return smaller, report(smaller, rows, notes)

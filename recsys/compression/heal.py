@@ -101,7 +101,7 @@ class _Healing(nn.Module):
         """→ x_BW."""
         return self.over_tables(batch)
 
-    def plain(self) -> PlainEmbedding:
+    def scoring(self) -> PlainEmbedding:
         """The same lookups over the tables as they are now."""
         tables = {name: table.settled() for name, table in self.tables.items()}
         return PlainEmbedding(self.over_tables.schema, tables, self.over_tables.lookups)
@@ -173,7 +173,7 @@ def heal(
         each part; the notes hold the logloss of every label.
     """
     before, main = _valid_loglosses(model, rows.valid), model.schema.label
-    healing = _Healing(model.embedding.plain())
+    healing = _Healing(model.embedding.scoring())
     learner = model.over(healing)
     config = TrainConfig(
         batch_size=batch_size,
@@ -186,7 +186,7 @@ def heal(
     )
     try:
         fit(learner, rows.train, rows.valid, config, rows.seed, reporter=rows.reporter)
-        healed = learner.over(healing.plain())
+        healed = learner.over(healing.scoring())
         after = _valid_loglosses(healed, rows.valid)
     except DataError:
         healed, after = model, None

@@ -68,7 +68,7 @@ class FusedLookups(nn.Module):
             return batch.dense_BN
         return self._join(self.bags(self.route(batch)), batch)
 
-    def plain(self) -> PlainEmbedding:
+    def scoring(self) -> PlainEmbedding:
         """The same lookups over copies of the tables as plain tensors."""
         tables = {name: Table(weight.clone()) for name, weight in table_weights(self.bags, self.plan).items()}
         return PlainEmbedding(self.schema, tables, self.lookups).to(self._route.a.device)

@@ -49,7 +49,7 @@ class ScoringGraph(nn.Module):
 
     def __init__(self, model: Scorer):
         super().__init__()
-        self.model = model.plain()  # the fused tables stay behind
+        self.model = model.scoring()  # the fused tables stay behind
         self.eval()
 
     def forward(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Embedding(Protocol):
         """→ x_BW."""
         ...
 
-    def plain(self) -> PlainEmbedding:
+    def scoring(self) -> PlainEmbedding:
         """The same lookups over plain tensors, for scoring."""
         ...
 

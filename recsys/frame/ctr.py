@@ -156,20 +156,20 @@ class CTR(nn.Module):
         """→ logit_BT."""
         return self.logits_of(self.features(batch))
 
-    def plain(self) -> "CTR":
+    def scoring(self) -> "CTR":
         """A copy for scoring alone, over plain tables."""
-        return self.over(self.embedding.plain())
+        return self.over(self.embedding.scoring())
 
     def score(self, ids_BL: Tensor, dense_BN: Tensor) -> Tensor:
         """→ logit_BT of rows, of a model over plain tables."""
-        x = self.embedding.plain().lookup(ids_BL, dense_BN)
+        x = self.embedding.scoring().lookup(ids_BL, dense_BN)
         return self.logits_of(self.pool(x, ids_BL))
 
     def nbytes(self) -> tuple[int, int]:
         """Bytes of the tables, and of tables and dense parameters, as held for scoring."""
         held = [*self.interaction.parameters(), *self.sequences.parameters(), *self.sequences.buffers()]
         held += [*self.head.parameters(), *(self.linear.buffers() if self.linear else ())]
-        tables = self.embedding.plain().nbytes
+        tables = self.embedding.scoring().nbytes
         return tables, tables + sum(p.numel() * p.element_size() for p in held)
 
     def trainable(self) -> TrainableEmbedding:

@@ -47,9 +47,9 @@ class Merged(nn.Module):
         """The loss of the first member's head."""
         return self._models[0].loss(logit_BT, batch)
 
-    def plain(self) -> "Merged":
+    def scoring(self) -> "Merged":
         """As `CTR.plain`."""
-        return Merged([model.plain() for model in self._models])
+        return Merged([model.scoring() for model in self._models])
 
     def nbytes(self) -> tuple[int, int]:
         """As `CTR.nbytes`, of all members together."""

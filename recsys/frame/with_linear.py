@@ -92,9 +92,9 @@ class WithLinear(nn.Module):
         parts = [p for f, block in blocks for p in ([block, column[f.name]] if f.name in column else [block])]
         return torch.cat([*parts, numbers_BN], 1)
 
-    def plain(self) -> PlainEmbedding:
+    def scoring(self) -> PlainEmbedding:
         """The same lookups over copies of all tables; a linear one is called as its field, with ` linear` behind."""
-        tables = self.inner.plain().tables
+        tables = self.inner.scoring().tables
         linear = {f"{n} linear": Table(self.weight_R[rows].clone().unsqueeze(1)) for n, rows in self._rows.items()}
         return PlainEmbedding(self.schema, {**tables, **linear}, self.lookups).to(self.weight_R.device)
 

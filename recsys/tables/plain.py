@@ -198,7 +198,7 @@ class PlainEmbedding(nn.Module):
             for module, spread_VR in held:
                 module.spread = spread_VR
 
-    def plain(self) -> "PlainEmbedding":
+    def scoring(self) -> "PlainEmbedding":
         """Itself: it is plain already."""
         return self
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from recsys.data.split import Split
 from recsys.errors import DataError
 from recsys.evaluation.metrics import auc, logloss, observed, sigmoid
-from recsys.events import SILENT, Reporter, check_goes_on
+from recsys.events import SILENT, Reporter, raise_if_cancelled
 from recsys.files import whole
 from recsys.frame.ctr import CTR
 from recsys.frame.linear import Linear
@@ -204,7 +204,7 @@ def fit(
         if stop:
             reporter.progress(step.number * size, step.number * size, "rows")
             break
-        check_goes_on(reporter)
+        raise_if_cancelled(reporter)
     state.restore(state.best_state)
     model.eval()
     return state.history

@@ -76,13 +76,13 @@ def test_saved_and_loaded_weights_answer_the_same(embedding, conf, schema, batch
 
 
 def test_plain_tensors_answer_the_same(embedding: nn.Module, batch: Batch) -> None:
-    plain = embedding.plain()
+    plain = embedding.scoring()
     assert plain.widths == embedding.widths
     torch.testing.assert_close(plain(batch), embedding(batch).detach(), rtol=1e-6, atol=1e-8)
 
 
 def test_plain_tensors_are_a_copy(embedding: nn.Module, batch: Batch) -> None:
-    plain = embedding.plain()
+    plain = embedding.scoring()
     before = plain(batch).clone()
     embedding.set_learning_rate(0.1)
     embedding(batch).square().sum().backward()
@@ -109,7 +109,7 @@ def test_subset_of_the_schema_is_enough(conf, train: Shards) -> None:
         embedding = instantiate(conf)(part)
         batch = Shards(train.folder, "train", part).batch(slice(0, 20))
         assert embedding(batch).shape == (20, sum(embedding.widths.values()))
-        torch.testing.assert_close(embedding.plain()(batch), embedding(batch).detach(), rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(embedding.scoring()(batch), embedding(batch).detach(), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("dim", [6, 1, 0, -4])

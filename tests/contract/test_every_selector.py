@@ -15,7 +15,7 @@ from recsys.data.preparation.prepare import prepare
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import Cancelled, ConfigError
-from recsys.events import Together
+from recsys.events import Reporters
 from recsys.frame.ctr import CTR
 from recsys.models.dcn import DCN
 from recsys.selection.figures import SearchNotes
@@ -106,7 +106,7 @@ def test_selector_is_deterministic_under_a_seed(path, trained):
     assert select(path)(another).score == select(path)(another).score
 
 
-class Stops(Together):
+class Stops(Reporters):
     """Stops what it watches after the second report."""
 
     def __init__(self):

@@ -59,7 +59,7 @@ def test_model_keeps_its_promises(given: dict[str, Any], tmp_path: Path, exporte
     checkpoint.save(tmp_path, model, given)
     again, _ = checkpoint.load(tmp_path)
     torch.testing.assert_close(again(batch).detach(), logit_BT, rtol=0, atol=0)
-    plain = model.over(model.embedding.plain())
+    plain = model.over(model.embedding.scoring())
     (tmp_path / "plain").mkdir()
     checkpoint.save(tmp_path / "plain", plain, given)
     again, _ = checkpoint.load(tmp_path / "plain")

@@ -127,7 +127,7 @@ def test_the_compression_report_is_true_of_the_two_models_on_disk(finished, plac
     small, _ = checkpoint.load(folders["compress"])
     ids_BL = Shards(prepared_folder(folders["prepare"]), "train", trained.schema).batch(slice(None)).ids_BL
     reports = {r["part"]: r for r in json.loads((folders["compress"] / "compression.json").read_text())}
-    before, after = trained.embedding.plain().tables, small.embedding.tables
+    before, after = trained.embedding.scoring().tables, small.embedding.tables
     assert list(reports) == list(before) == list(after)
     for name, columns in trained.schema.id_columns.items():  # the scheme is per_field: a field is a table
         w, approximate, report = before[name].codes, after[name].dense(), reports[name]

@@ -94,7 +94,7 @@ def test_the_bundle_is_the_compressed_model_recalibrated(planted_run: Run) -> No
 
 def test_tables_are_quantised(planted_run: Run) -> None:
     model, _ = checkpoint.load(planted_run.folder("compress"))
-    tables = model.embedding.plain().tables.values()
+    tables = model.embedding.scoring().tables.values()
     assert tables and all(not t.codes.dtype.is_floating_point for t in tables)
     assert all(t.codes.dtype in (torch.int8, torch.uint8) for t in tables)
 

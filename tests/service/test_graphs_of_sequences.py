@@ -37,7 +37,7 @@ def subject(sequence: str, form: str) -> CTR:
     torch.manual_seed(7)
     embedding = hashed(SCHEMA, 8, rows=30, init=0.5)
     model = CTR(SCHEMA, embedding, partial(MLP, hidden=(16,)), sequence=POOLINGS[sequence])
-    plain = embedding.plain()
+    plain = embedding.scoring()
     tables = plain.tables
     if "low rank" in form:
         tables, _ = svd(tables, {}, {}, rank=3)

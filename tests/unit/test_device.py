@@ -98,7 +98,7 @@ def train_and_score(device: Device, spec: dict[str, Any], folder: Path) -> torch
     training.embedding.reset_tables()
     checkpoint.save(folder, model, spec)
     held, _ = checkpoint.load(folder, device)
-    plain = held.over(held.embedding.plain())
+    plain = held.over(held.embedding.scoring())
     with torch.no_grad():
         batch = device.batch(batch_of(9))
         return torch.stack([held(batch), plain(batch)])

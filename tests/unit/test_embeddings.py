@@ -166,7 +166,7 @@ def test_shuffled_tables_keep_fields_in_schema_order() -> None:
         for name, w in weights(embedding).items():
             w.copy_(10 * int(name[1]) + torch.arange(len(w)).float()[:, None].expand_as(w))
     batch = make_batch(schema, torch.tensor([[1, 2, 3, 4], [4, 5, 6, 7]]))
-    for x_BW in (embedding(batch), embedding.plain()(batch)):
+    for x_BW in (embedding(batch), embedding.scoring()(batch)):
         want = torch.tensor(
             [[1.0] * 8 + [12.0] * 12 + [23.0] * 4 + [34.0] * 4, [4.0] * 8 + [15.0] * 12 + [26.0] * 4 + [37.0] * 4]
         )
@@ -182,7 +182,7 @@ def test_plain_tensors_equal_the_trained_module_and_lists_are_averaged(scheme) -
     batch = make_batch(schema, random_ids(schema, 64))
     learn(embedding, batch, torch.randn(64, sum(embedding.widths.values())))
     x_BW = embedding(batch).detach()
-    torch.testing.assert_close(embedding.plain()(batch), x_BW, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(embedding.scoring()(batch), x_BW, rtol=1e-6, atol=1e-7)
     start, width = embedding.widths["f0"] + embedding.widths["f1"], embedding.widths["m"]
     lists = batch.ids_BL[:, 2:]
     assert (lists < 0).all(1).any() and (lists >= 0).all(1).any()
@@ -201,7 +201,7 @@ def test_plain_without_lists_is_exact() -> None:
     for embedding in (per_field(schema, 8), hashed(schema, 8, rows=32), unified(schema, 4, rows=64)):
         batch = make_batch(schema, random_ids(schema, 50))
         learn(embedding, batch, torch.randn(50, sum(embedding.widths.values())))
-        torch.testing.assert_close(embedding.plain()(batch), embedding(batch).detach(), **EXACT)
+        torch.testing.assert_close(embedding.scoring()(batch), embedding(batch).detach(), **EXACT)
 
 
 def test_fused_update_is_rowwise_adagrad_by_hand() -> None:

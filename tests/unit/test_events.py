@@ -18,7 +18,7 @@ from pipelines.retrains import retrain
 from pipelines.run import execute
 from pipelines.stage import Stage
 from recsys.errors import Cancelled, ConfigError, DataError
-from recsys.events import CANCEL, RunFile, Together, check_goes_on, run_file
+from recsys.events import CANCEL, Reporters, RunFile, raise_if_cancelled, run_file
 from recsys.lock import locked
 from recsys.results import LOCK, Amount, Process, Run, read_run, write_run
 from tests.configs import run_config
@@ -93,7 +93,7 @@ def test_updates_are_few_and_the_newest_is_written(tmp_path, monkeypatch):
     written: list[Run] = []
     monkeypatch.setattr("recsys.events.write_run", lambda _, run: written.append(run))
     with run_file(tmp_path, BEGUN) as file:
-        every = Together(file)
+        every = Reporters(file)
         file.stage("train")
         for step in range(1, 1001):
             clock[0] += 0.01
@@ -120,13 +120,13 @@ def test_a_full_disk_ends_no_training_and_the_end_is_written_if_it_can_be(tmp_pa
 
 def test_a_file_cancels_a_run_and_not_the_next_attempt(tmp_path):
     with pytest.raises(Cancelled, match="asked to stop"), run_file(tmp_path, BEGUN) as file:
-        check_goes_on(file)
+        raise_if_cancelled(file)
         (tmp_path / CANCEL).touch()
         file._looked = 0  # a quarter of a second later
-        check_goes_on(Together(Together(), file))
+        raise_if_cancelled(Reporters(Reporters(), file))
     assert (read_run(tmp_path).state, read_run(tmp_path).note) == ("cancelled", "stopped by the file cancel")
     with run_file(tmp_path, BEGUN) as file:
-        check_goes_on(file)
+        raise_if_cancelled(file)
     (tmp_path / CANCEL).mkdir()
     with pytest.raises(ConfigError, match="cancel: expected a file or nothing, got a folder: remove it"):
         RunFile(tmp_path, BEGUN)

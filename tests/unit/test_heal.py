@@ -39,8 +39,8 @@ def valid_logloss(model, rows):
 )
 def test_the_adaptor_hands_over_tables_reads_and_optimiser_state(method, rows):
     smaller, reports = compressor(method)(rows.trained, rows)
-    want, notes = method(rows.trained.embedding.plain().tables, rows.reads, rows.squared_gradients)
-    tables = smaller.embedding.plain().tables
+    want, notes = method(rows.trained.embedding.scoring().tables, rows.reads, rows.squared_gradients)
+    tables = smaller.embedding.scoring().tables
     assert list(tables) == list(want) == [r.part for r in reports]
     assert all(torch.equal(tables[n].dense(), want[n].dense()) for n in want)
     assert {r.part: r.note for r in reports if r.note} == {n: note for n, note in notes.items() if note}
@@ -53,18 +53,18 @@ def brutal(rows) -> CTR:
 
 def test_healing_improves_validation_under_frozen_codes_and_reports_against_the_trained_model(rows):
     small, trained = brutal(rows), {n: p.detach().clone() for n, p in rows.trained.named_parameters()}
-    before = {n: t.state() for n, t in small.embedding.plain().tables.items()}
+    before = {n: t.state() for n, t in small.embedding.scoring().tables.items()}
     start = valid_logloss(small, rows)
     healed, reports = heal(small, rows, lr=3e-3, batch_size=64)
     assert valid_logloss(healed, rows) < start - 1e-4
     assert valid_logloss(small, rows) == start, "the model that was given stays as it is"
-    after = healed.embedding.plain().tables
+    after = healed.embedding.scoring().tables
     for name, state in before.items():
         assert torch.equal(after[name].codes, state["codes"])
         assert not any(torch.equal(after[name].state()[n], state[n]) for n in after[name].small)
     by_part = {r.part: r for r in reports}
     assert all(r.note.startswith(f"healed: validation logloss {start:.5f} before, ") for r in reports)
-    plain = rows.trained.embedding.plain().tables
+    plain = rows.trained.embedding.scoring().tables
     for name, table in after.items():
         error = (plain[name].dense() - table.dense()).norm() / plain[name].dense().norm()
         assert by_part[name].error == pytest.approx(float(error), rel=1e-4)

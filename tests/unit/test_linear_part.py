@@ -114,7 +114,7 @@ def test_the_logit_is_the_mean_of_network_and_regression(train, batch, model):
 def test_plain_tables_and_graphs_hold_the_regression(train, batch, scheme, exported_is_eager):
     fresh, *_ = started(train, "dcn", scheme)
     fresh.linear.share.fill_(0.6)
-    plain = fresh.over(fresh.embedding.plain()).eval()
+    plain = fresh.over(fresh.embedding.scoring()).eval()
     torch.testing.assert_close(plain(batch), fresh.eval()(batch), rtol=1e-5, atol=1e-6)
     assert fresh.widths == plain.widths and fresh.features(batch).shape[1] == sum(fresh.widths)
     exported_is_eager(fresh, batch)
@@ -130,7 +130,7 @@ def test_weighted_lists_count_by_weight_and_sequences_are_the_networks(weighted_
     rows = shards.batch(slice(0, 100))
     want = by_hand(rows, shards.schema, ids, np.array([0.4]))
     np.testing.assert_allclose(fresh.eval()(rows)[:, 0].detach(), want, atol=1e-5)
-    plain = fresh.over(fresh.embedding.plain()).eval()
+    plain = fresh.over(fresh.embedding.scoring()).eval()
     torch.testing.assert_close(plain(rows), fresh(rows), rtol=1e-5, atol=1e-6)
 
 
@@ -177,7 +177,7 @@ def test_validation_chooses_the_share_at_every_look(train, valid, tmp_path):
         return logloss(sigmoid(logits(other, valid)), valid.label_B)
 
     assert best["valid_logloss"] <= min(at(s) for s in np.linspace(0, 1, 21)) + 1e-6
-    tables = model.embedding.plain().tables
+    tables = model.embedding.scoring().tables
     for name, weight_V in weights.ids.items():
         np.testing.assert_allclose(tables[f"{name} linear"].dense()[:, 0], weight_V, rtol=1e-5)
     np.testing.assert_allclose(model.linear.weight_N, weights.numbers_N, rtol=1e-5)

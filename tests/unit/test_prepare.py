@@ -2,6 +2,7 @@ import errno
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from recsys.data.preparation.shard_writer import ShardWriter
 from recsys.data.preparation.split import kth_smallest, split_codes
 from recsys.data.preparation.spool import Spool
 from recsys.data.sources.scan import scan
-from recsys.errors import ConfigError, DataError, RecsysError
+from recsys.errors import Cancelled, ConfigError, DataError, RecsysError
 from recsys.features.encoders import MISSING, UNSEEN, Hash
 from recsys.features.row_encoder import RowEncoder
 from recsys.features.schema import Schema
@@ -385,3 +386,14 @@ def test_collisions_of_a_hash_are_estimated(tmp_path: Path) -> None:
     counts = np.bincount(list(ids.values()))
     real = sum(counts[i] > 1 for i in ids.values()) / len(ids)
     assert abs(told - real) < 0.05
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+def test_a_preparation_that_is_cancelled_stops_in_each_pass_and_leaves_nothing(config, table, tmp_path, looks) -> None:
+    """The table is one chunk: the first look is after it is read, the second while the shards are written."""
+    reporter = Mock(cancelled=Mock(side_effect=[False] * looks + [True]))
+    with pytest.raises(Cancelled):
+        prepare(config, lambda: table, tmp_path / "cache", reporter)
+    assert reporter.cancelled.call_count == looks + 1
+    assert not list((tmp_path / "cache").glob("*/*"))
+    assert prepare(config, lambda: table, tmp_path / "cache").is_dir()

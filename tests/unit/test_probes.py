@@ -10,7 +10,7 @@ from pipelines import select_features
 from pipelines.config import Select
 from recsys.data.shards import Shards
 from recsys.errors import ConfigError
-from recsys.events import Together
+from recsys.events import Reporters
 from recsys.selection.figures import ProbeFindings, SearchNotes
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
 from recsys.selection.scores import FieldScores
@@ -112,7 +112,7 @@ def test_a_search_among_probes_takes_as_many_steps_as_the_probed_model(train, va
 
     monkeypatch.setattr(select_features, "fit", kept_fit)
     monkeypatch.setattr(select_features, "make", lambda *_: selector)
-    stage = SimpleNamespace(config=run_config(select=Select(3, None, [], "keep", None, probes=2)), reporter=Together())
+    stage = SimpleNamespace(config=run_config(select=Select(3, None, [], "keep", None, probes=2)), reporter=Reporters())
     how = replace(HOW, max_epochs=3)
     select_features._search(stage, given(build(train.schema), train, valid, how=how, steps=10_000))
     best = min(histories[0], key=lambda look: look["valid_logloss"])

@@ -22,7 +22,7 @@ def test_each_id_is_the_product_of_its_quotients_and_its_remainders_row() -> Non
     want = torch.cat(
         [tables["f0"][ids_BL[:, 0] % 250] * tables["f0 quotient"][ids_BL[:, 0] // 250], tables["f1"][ids_BL[:, 1]]], 1
     )
-    for x_BW in (embedding(batch), embedding.plain()(batch)):
+    for x_BW in (embedding(batch), embedding.scoring()(batch)):
         torch.testing.assert_close(x_BW[:, :16].detach(), want.detach(), **CLOSE)
     assert len(embedding(batch)[:, :8].detach().unique(dim=0)) == 1000, "no two ids read the same"
     small = make_schema(1000)
@@ -90,9 +90,9 @@ def test_reads_of_numbers_lists_and_sequences_join_as_a_loop_joins_them(combine)
         parts.append(join(*means))
         parts += [join(w["a"][i], w["b"][i // 5]) if i >= 0 else join(torch.zeros(4), torch.zeros(4)) for i in past]
         rows.append(torch.cat(parts))
-    for x_BW in (embedding(batch), embedding.plain()(batch)):
+    for x_BW in (embedding(batch), embedding.scoring()(batch)):
         torch.testing.assert_close(x_BW.detach(), torch.stack(rows), **CLOSE)
-    assert embedding.widths == embedding.plain().widths
+    assert embedding.widths == embedding.scoring().widths
     assert sum(embedding.widths.values()) == len(rows[0])
 
 

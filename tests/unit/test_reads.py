@@ -17,7 +17,7 @@ SCHEMES = {"per_field": per_field, "hashed": lambda s, d: hashed(s, d, rows=16),
 @pytest.mark.parametrize("scheme", list(SCHEMES))
 def test_every_lookup_of_the_route_is_counted_once(train: Shards, scheme: str, weighted: bool, monkeypatch) -> None:
     embedding = SCHEMES[scheme](train.schema, 8)
-    rows = {n: t.rows for n, t in embedding.plain().tables.items()}
+    rows = {n: t.rows for n, t in embedding.scoring().tables.items()}
     if weighted:
         monkeypatch.setattr(train, "weight_B", (np.arange(len(train)) % 3).astype(np.float32))
     got = count_reads(embedding, rows, train, size=100)

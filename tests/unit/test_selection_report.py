@@ -123,7 +123,7 @@ def test_bytes_of_the_optimisers_are_those_that_train(schema, dense, tables, num
     optimizer = {"_target_": f"recsys.training.optimizers.{dense}.{dense}", "_partial_": True}
     layers = [p for m in (model.interaction, model.head) for p in m.parameters()]
     hidden = sum(p.numel() for p in layers if dense == "muon" and p.ndim == 2 and min(p.shape) > 1)
-    rows = sum(t.rows for t in model.embedding.plain().tables.values())
+    rows = sum(t.rows for t in model.embedding.scoring().tables.values())
     want = 4 * numbers * rows + 8 * sum(p.numel() for p in layers) - 4 * hidden
     assert size(model, optimizer)["optimizer_bytes"] == want
     scores = FieldScores({n: 1.0 for n in schema.names}, None, {n: {} for n in schema.names}, SearchNotes("x"))

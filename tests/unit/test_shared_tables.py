@@ -78,7 +78,7 @@ def test_fused_and_plain_are_the_slow_formula(embedding: FusedLookups) -> None:
     assert (weights.sum(1) == 0).any() and (batch.ids_BL[:, -4:] >= 0)[weights.sum(1) == 0].any()
     want = slow(embedding, SCHEMA, batch, tables_of(embedding))
     torch.testing.assert_close(embedding(batch), want, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(embedding.plain()(batch), want.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(embedding.scoring()(batch), want.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_one_fused_step_is_rowwise_adagrad_on_the_gradients_of_all_readers(embedding: FusedLookups) -> None:
@@ -123,7 +123,7 @@ def test_without_the_owner_its_readers_still_share_its_table(scheme: str) -> Non
         assert rows_read(embedding, "past", 7) == rows_read(whole, "product", 7), "the owner's salt"
     want = slow(embedding, part, batch, tables_of(embedding))
     torch.testing.assert_close(embedding(batch), want, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(embedding.plain()(batch), want.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(embedding.scoring()(batch), want.detach(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("scheme", list(SCHEMES))
@@ -136,14 +136,14 @@ def test_a_sequence_alone_is_enough(scheme: str) -> None:
 
 
 def test_plain_form_holds_a_shared_table_once(embedding: FusedLookups) -> None:
-    plain = embedding.plain()
+    plain = embedding.scoring()
     held = sum(b.numel() for n, b in plain.state_dict().items() if n.endswith("codes"))
     assert held * 4 == plain.nbytes
 
 
 @pytest.mark.parametrize("form", ["svd", "int8", "both"])
 def test_smaller_tables_are_shared_too(embedding: FusedLookups, form: str) -> None:
-    batch, plain = event_batch(SCHEMA, 30), embedding.plain()
+    batch, plain = event_batch(SCHEMA, 30), embedding.scoring()
     tables = plain.tables
     if form != "int8":
         tables, _ = svd(tables, {}, {}, rank=2)
@@ -161,7 +161,7 @@ def test_a_list_of_one_id_at_most_may_be_empty_in_the_plain_form_too() -> None:
     batch, embedding = event_batch(schema, 30), per_field(schema, 4, init=0.5)
     want = slow(embedding, schema, batch, tables_of(embedding))
     torch.testing.assert_close(embedding(batch), want, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(embedding.plain()(batch), want.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(embedding.scoring()(batch), want.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_unified_gives_a_sequence_no_turn_and_no_chunks_of_its_own() -> None:

@@ -24,7 +24,7 @@ def schema() -> Schema:
 def test_three_steps_are_the_formulas(optimizer) -> None:
     embedding = per_field(schema(), DIM)
     embedding.use_optimizer(optimizer)
-    table = embedding.plain().tables["f"].dense().double()
+    table = embedding.scoring().tables["f"].dense().double()
     memory = torch.zeros(ROWS, DIM if optimizer == adagrad() else 1, dtype=torch.float64)
     for step in range(3):
         r = torch.Generator().manual_seed(step)
@@ -38,7 +38,7 @@ def test_three_steps_are_the_formulas(optimizer) -> None:
         else:
             memory += gradient**2 if optimizer == adagrad() else (gradient**2).mean(1, keepdim=True)
             table -= RATE * gradient / (memory.sqrt() + 1e-8)
-        torch.testing.assert_close(embedding.plain().tables["f"].dense().double(), table, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(embedding.scoring().tables["f"].dense().double(), table, rtol=1e-5, atol=1e-5)
     model = CTR(schema(), embedding, lambda widths: MLP(widths, hidden=[4]))
     seen = squared_gradients(model)
     assert set(seen) == (set() if optimizer == sgd() else {"f"})

@@ -12,7 +12,7 @@ from recsys.embeddings.per_field import per_field
 from recsys.embeddings.unified import unified
 from recsys.errors import Cancelled, ConfigError, DataError
 from recsys.evaluation.metrics import auc, logloss, sigmoid
-from recsys.events import Together
+from recsys.events import Reporters
 from recsys.frame.ctr import CTR
 from recsys.heads.loss import cross_entropy
 from recsys.models.dcn import DCN
@@ -94,7 +94,7 @@ def test_a_cancelled_training_stops_at_its_last_look_and_goes_on(train, valid, t
     told: dict[int, dict[str, float]] = {}
     steps: list[tuple[int, int, str]] = []
 
-    class Stops(Together):
+    class Stops(Reporters):
         def progress(self, done: int, total: int, unit: str = "steps") -> None:
             steps.append((done, total, unit))
 
@@ -165,7 +165,7 @@ def test_fresh_tables_start_every_later_epoch_within_init_and_forget_the_moments
 
     def watch(self, batch) -> float:
         if self.step in (0, len(train) // 128):
-            table = self.model.embedding.plain().tables["item"].codes.clone()
+            table = self.model.embedding.scoring().tables["item"].codes.clone()
             seen.append((table, float(self.model.embedding.optimizer_state()["item"].sum())))
         return learn(self, batch)
 

@@ -19,6 +19,7 @@ from recsys.data.preparation.fields import FieldConfig, label_names
 from recsys.data.preparation.labels import label_values
 from recsys.data.preparation.spool import CHUNK, NO_TIME, PAD, Spool
 from recsys.errors import DataError
+from recsys.events import SILENT, Reporter, raise_if_cancelled
 from recsys.features.encoders import PARTS, Words
 from recsys.progress import progress
 
@@ -211,7 +212,9 @@ def _series(values: pa.Array) -> pl.Series:
     return pl.Series(values)
 
 
-def read_source(source: Source, configs: Sequence[FieldConfig], config: Mapping[str, Any], folder: Path) -> Spool:
+def read_source(
+    source: Source, configs: Sequence[FieldConfig], config: Mapping[str, Any], folder: Path, reporter: Reporter = SILENT
+) -> Spool:
     """Read a table once and leave what the second pass needs.
 
     Args:
@@ -219,19 +222,22 @@ def read_source(source: Source, configs: Sequence[FieldConfig], config: Mapping[
         configs: The fields.
         config: Names the columns `label`, `labels`, `weight`, `group`, `time` and the split's.
         folder: Where the columns go; the caller removes it.
+        reporter: Can stop it after each chunk of rows.
 
     Raises:
         DataError: If a column is absent, or holds what its field cannot take.
     """
     spool = Spool(folder)
     try:
-        return _read(spool, source, configs, config)
+        return _read(spool, source, configs, config, reporter)
     except BaseException:
         spool.close()
         raise
 
 
-def _read(spool: Spool, source: Source, configs: Sequence[FieldConfig], config: Mapping[str, Any]) -> Spool:
+def _read(
+    spool: Spool, source: Source, configs: Sequence[FieldConfig], config: Mapping[str, Any], reporter: Reporter
+) -> Spool:
     plan = _Plan(spool, source.schema)
     _not_inputs(plan, config)
     by_name = {c.name: c for c in configs}
@@ -247,6 +253,7 @@ def _read(spool: Spool, source: Source, configs: Sequence[FieldConfig], config: 
             spool.rows += len(batch)
             speed = spool.rows / max(bar.tasks[task].elapsed or 0, 1e-3)
             bar.update(task, completed=spool.rows, speed=f"{speed:,.0f}")
+            raise_if_cancelled(reporter)
     if late := [n for n in plan.jobs if n not in spool and spool.rows]:
         raise DataError(f"{late[0]}: expected vectors, got none but missing: drop the field")
     if spool.rows == 0:

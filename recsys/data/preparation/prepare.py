@@ -29,6 +29,7 @@ from recsys.data.preparation.split import SPLITS, split_codes
 from recsys.data.preparation.spool import PAD, Spool
 from recsys.data.sources.scan import Scan
 from recsys.errors import ConfigError, DataError
+from recsys.events import SILENT, Reporter, raise_if_cancelled
 from recsys.features.encoders import AnyEncoder, encoder_from_json
 from recsys.features.row_encoder import Row, encoders_to_json, read_encoders
 from recsys.features.schema import Schema
@@ -40,7 +41,13 @@ __all__ = ["KEYS", "SPLITS", "check_unchanged", "prepare", "source_version"]
 
 FORMAT = 3  # of the prepared folder; raise it if a reader of it must change
 GOLDEN_ROWS = 256  # raw test rows kept for the golden batch of a bundle
-_NO_PART = ("recsys.config", "recsys.errors", "recsys.progress", "recsys.terminal")  # of what is prepared
+_NOT_HASHED = (
+    "recsys.config",
+    "recsys.errors",
+    "recsys.events",
+    "recsys.progress",
+    "recsys.terminal",
+)  # of what is prepared
 _MOST_WEIGHT = 1e30  # of a row: a batch of them can be summed as float32
 _STEP = 1 << 16  # rows written at once
 
@@ -48,19 +55,22 @@ _STEP = 1 << 16  # rows written at once
 def _digest(config: Mapping[str, Any], source: Any) -> str:
     """Names what was prepared: format, code, libraries, configuration and, of files, sizes and times of change."""
     config = {k: v for k, v in config.items() if k not in ("name", "dropped")}
-    code = code_version(__name__, *targets(config.get("source")), without=_NO_PART)
+    code = code_version(__name__, *targets(config.get("source")), without=_NOT_HASHED)
     libraries = [version(p) for p in ("numpy", "polars", "pyarrow")]
     known = [FORMAT, code, libraries, json.dumps(config, sort_keys=True, default=str), source and source.fingerprint()]
     return hashlib.sha256(repr(known).encode()).hexdigest()[:12]
 
 
-def prepare(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], cache: Path) -> Path:
+def prepare(
+    config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], cache: Path, reporter: Reporter = SILENT
+) -> Path:
     """Prepare a data set, or find it in the cache.
 
     Args:
         config: The `data` group: see `KEYS` and docs/data.md.
         load: Gives the raw table, or a `Scan` that reads it in batches.
         cache: Folder of prepared data sets; this one goes to `<name>-<digest>` in it.
+        reporter: Can stop it; nothing is left then.
 
     Returns:
         The folder: schema.json, encoders.json, prepared.json, golden_rows.json, past.npz where there
@@ -68,6 +78,7 @@ def prepare(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], 
 
     Raises:
         ConfigError, DataError: Whatever of the table or configuration cannot work.
+        Cancelled: If the reporter says so.
     """
     configs = data_fields(config)
     cache = Path(cache)
@@ -79,7 +90,7 @@ def prepare(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], 
     try:
         with unfinished_folder(folder) as building:
             (building / "spool").mkdir()
-            _build(config, configs, opened or _opened(load()), building, name)
+            _build(config, configs, opened or _opened(load()), building, name, reporter)
             shutil.rmtree(building / "spool")
     except FileExistsError:
         if not (folder / "prepared.json").exists():  # another process may have been first: take its work
@@ -125,9 +136,16 @@ def _opened(table: "pa.Table | Source") -> Any:
     return Scan.of(table) if isinstance(table, pa.Table) else table
 
 
-def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source, folder: Path, name: str) -> None:
+def _build(
+    config: Mapping[str, Any],
+    configs: list[FieldConfig],
+    source: Source,
+    folder: Path,
+    name: str,
+    reporter: Reporter,
+) -> None:
     """Both passes, into a folder that nobody sees yet."""
-    spool = read_source(source, configs, config, folder / "spool")
+    spool = read_source(source, configs, config, folder / "spool", reporter)
     try:
         _check_labels(spool, config)
         code_B = split_codes(spool, config)
@@ -142,7 +160,7 @@ def _build(config: Mapping[str, Any], configs: list[FieldConfig], source: Source
         (folder / "encoders.json").write_text(json.dumps(stored, ensure_ascii=False))
         # what serving will read back is what writes the shards
         encoders = {n: encoder_from_json(v) for n, v in json.loads(json.dumps(stored["encoders"])).items()}
-        splits = _write_shards(spool, code_B, configs, schema, encoders, folder)
+        splits = _write_shards(spool, code_B, configs, schema, encoders, folder, reporter)
         golden = _golden(spool, code_B, schema)
         (folder / "golden_rows.json").write_text(json.dumps(golden, ensure_ascii=False))
         if past := snapshot(spool, configs, schema):
@@ -268,6 +286,7 @@ def _write_shards(
     schema: Schema,
     encoders: dict[str, AnyEncoder],
     folder: Path,
+    reporter: Reporter,
 ) -> dict[str, SplitFacts]:
     """Second pass: every range of rows, encoded, goes to the splits' files."""
     encode = TableEncoder(spool, configs, schema, encoders)
@@ -291,6 +310,7 @@ def _write_shards(
                 elif chosen.any():
                     writer.append(ids_BL[chosen], dense_BN[chosen], {k: v[chosen] for k, v in rest.items()})
             bar.update(task, completed=b)
+            raise_if_cancelled(reporter)
     return {name: writer.close() for name, writer in zip(SPLITS, writers, strict=True)}
 
 

@@ -78,7 +78,7 @@ def _table_sizes(model: CTR) -> dict[str, tuple[int, int, int]]:
 
     A shared table belongs to nobody.
     """
-    plain, remembered = model.embedding.plain(), table_bytes(model)
+    plain, remembered = model.embedding.scoring(), table_bytes(model)
     readers: dict[str, set[str]] = {}
     for lookup in plain.lookups:
         readers.setdefault(lookup.table, set()).add(lookup.field)

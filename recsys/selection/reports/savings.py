@@ -30,7 +30,7 @@ def size(model: CTR, optimizer: Part) -> dict[str, int]:
         model: It stays as it is.
         optimizer: Of its dense layers, as in `savings`.
     """
-    tables = model.embedding.plain().tables.values()
+    tables = model.embedding.scoring().tables.values()
     dense = sum(p.numel() for m in (model.interaction, model.sequences, model.head) for p in m.parameters())
     return {
         "fields": len(model.schema.fields),
@@ -52,7 +52,7 @@ def median_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float,
 def _times(models: Sequence[CTR], valid: Shards, device: Device) -> np.ndarray:
     """µs a row of eager scoring, the models in turn so that a busy machine slows all → [repeats, models]."""
     rows = slice(0, min(_ROWS, len(valid)))
-    plain = [m.over(m.embedding.plain()).eval() for m in models]
+    plain = [m.over(m.embedding.scoring()).eval() for m in models]
     batches = [device.batch(Shards(valid.folder, valid.split, m.schema).batch(rows)) for m in models]
     time_RM = np.empty((_REPEATS + 3, len(models)))
     for i in range(len(time_RM)):
