@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -22,16 +23,17 @@ from recsys.data.preparation.encode import TableEncoder
 from recsys.data.preparation.fields import KEYS, FieldConfig, data_fields, label_names
 from recsys.data.preparation.first_pass import Source, read_source
 from recsys.data.preparation.fit import field_of, fit
+from recsys.data.preparation.golden import golden_rows
 from recsys.data.preparation.history import add_past, snapshot
 from recsys.data.preparation.labels import zeros_and_ones
 from recsys.data.preparation.shard_writer import ShardWriter, SplitFacts
 from recsys.data.preparation.split import SPLITS, split_codes
-from recsys.data.preparation.spool import PAD, Spool
+from recsys.data.preparation.spool import Spool
 from recsys.data.sources.scan import Scan
 from recsys.errors import ConfigError, DataError
 from recsys.events import SILENT, Reporter, raise_if_cancelled
 from recsys.features.encoders import AnyEncoder, encoder_from_json
-from recsys.features.row_encoder import Row, encoders_to_json, read_encoders
+from recsys.features.row_encoder import encoders_to_json, read_encoders
 from recsys.features.schema import Schema
 from recsys.files import disk_full, read_json, unfinished_folder
 from recsys.progress import progress
@@ -40,7 +42,6 @@ from recsys.versions import code_version
 __all__ = ["KEYS", "SPLITS", "check_unchanged", "prepare", "source_version"]
 
 FORMAT = 3  # of the prepared folder; raise it if a reader of it must change
-GOLDEN_ROWS = 256  # raw test rows kept for the golden batch of a bundle
 _NOT_HASHED = (
     "recsys.config",
     "recsys.errors",
@@ -161,7 +162,7 @@ def _build(
         # what serving will read back is what writes the shards
         encoders = {n: encoder_from_json(v) for n, v in json.loads(json.dumps(stored["encoders"])).items()}
         splits = _write_shards(spool, code_B, configs, schema, encoders, folder, reporter)
-        golden = _golden(spool, code_B, schema)
+        golden = golden_rows(spool, code_B, schema)
         (folder / "golden_rows.json").write_text(json.dumps(golden, ensure_ascii=False))
         if past := snapshot(spool, configs, schema):
             past.save(folder / "past.npz")
@@ -294,8 +295,11 @@ def _write_shards(
     extras = {"weight": "weight", "group": f"codes/{schema.group}", "time": f"us/{schema.time}"}
     extras = {k: v for k, v in extras.items() if v in spool}
     labels = ["label", *(f"label/{name}" for name in schema.other_labels)]
-    writers = [ShardWriter(folder / n, schema, encoders, rows) for n, rows in zip(SPLITS, counts, strict=True)]
-    with progress() as bar:
+    with progress() as bar, ExitStack() as stack:
+        writers = [
+            stack.enter_context(closing(ShardWriter(folder / n, schema, encoders, rows)))
+            for n, rows in zip(SPLITS, counts, strict=True)
+        ]
         task = bar.add_task("write shards ", total=spool.rows)
         for a in range(0, spool.rows, _STEP):
             b = min(spool.rows, a + _STEP)
@@ -311,46 +315,4 @@ def _write_shards(
                     writer.append(ids_BL[chosen], dense_BN[chosen], {k: v[chosen] for k, v in rest.items()})
             bar.update(task, completed=b)
             raise_if_cancelled(reporter)
-    return {name: writer.close() for name, writer in zip(SPLITS, writers, strict=True)}
-
-
-def _golden(spool: Spool, code_B: np.ndarray, schema: Schema) -> list[Row]:
-    """Raw rows of the test split, with the past-only columns that training saw."""
-    rows_kept: list[Row] = []
-    pasts = {f.name: f for f in schema.fields if f.past}
-    wanted = [c for c in schema.raw_columns if c not in pasts]
-    wanted += [c for c in ([schema.time] if schema.time and pasts else []) if c not in wanted]
-    for number, batch in spool.samples:
-        test = np.flatnonzero(code_B[number] == 2)
-        rows = batch.select([c for c in wanted if c in batch.schema.names]).take(pa.array(test)).to_pylist()
-        for row_number, row in zip(number[test].tolist(), rows, strict=True):
-            row = {k: _plain(v) for k, v in row.items()}
-            rows_kept.append(row | {n: _past_value(spool, f, row_number) for n, f in pasts.items()})
-            if len(rows_kept) == GOLDEN_ROWS:
-                return rows_kept
-    if not rows_kept:
-        raise DataError("no test row is among those kept for the golden batch: give the test split more rows")
-    return rows_kept
-
-
-def _past_value(spool: Spool, f: Any, row: int) -> Any:
-    value = spool.read(f"past/{f.name}", row, row + 1)[0]
-    if f.past.what != "last":
-        return None if np.isnan(value) else float(value)
-    names = spool.dictionary(f.past.of).values()
-    kept = [None if code < PAD else names[int(code)] for code in value.tolist() if code != PAD]
-    return [k if k is None else _typed(k, f.dtypes[0]) for k in kept]
-
-
-def _typed(spelled: str, dtype: str) -> Any:
-    """A spelled value as a request holds it."""
-    return int(spelled) if dtype == "int" else spelled == "true" if dtype == "bool" else spelled
-
-
-def _plain(value: Any) -> Any:
-    """JSON's form of a raw value: NaN, in a list too, becomes None, a time its ISO text."""
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    return None if value != value else value
+        return {name: writer.facts() for name, writer in zip(SPLITS, writers, strict=True)}

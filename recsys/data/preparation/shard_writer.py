@@ -87,10 +87,13 @@ class ShardWriter:
         np.lib.format.write_array_header_1_0(file, header)
         return file
 
-    def close(self) -> SplitFacts:
-        """The split is whole → what it holds."""
+    def close(self) -> None:
+        """Close the files, whole or not."""
         for file in self._files.values():
             file.close()
+
+    def facts(self) -> SplitFacts:
+        """What the split holds, once all of its rows are written."""
         shares: dict[str, dict[str, float]] = {}
         for f in self._schema.sparse:
             given = max(1, self._given[f.name])
