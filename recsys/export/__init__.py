@@ -1,1 +1,1 @@
-"""From a trained model to a folder that a scoring machine can read: see `recsys.export.bundle`."""
+"""Exports a trained model as a bundle that a scoring machine can read: see `recsys.export.bundle`."""

@@ -39,7 +39,7 @@ __all__ = ["export_bundle"]
 
 
 def _json_ready(value: Any) -> Any:
-    """Numbers that JSON lacks become null, paths and others their spelling."""
+    """Make a value fit for JSON: NaN and infinities become null, paths and other objects strings."""
     if isinstance(value, dict):
         return {str(k): _json_ready(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -53,7 +53,7 @@ def _json_ready(value: Any) -> Any:
 
 def _card(given: Json, schema: Schema, pt2: dict[str, str] | None, folder: Path) -> Json:
     ids, dense = input_widths(schema)
-    said = {
+    facts = {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"recsys": recsys.__version__, "torch": str(torch.__version__), "onnx": onnx.__version__},
@@ -74,11 +74,11 @@ def _card(given: Json, schema: Schema, pt2: dict[str, str] | None, folder: Path)
     }
     measured = given.get("metrics") or None
     why = None if measured else "not measured: the run has no evaluation of this model; add evaluate to stages"
-    return _json_ready({**given, **said, "metrics": measured, "metrics_note": why})
+    return _json_ready({**given, **facts, "metrics": measured, "metrics_note": why})
 
 
 def _without_past(schema: Schema) -> Schema:
-    """The schema of a bundle that keeps nobody's past: requests bring the past-only columns like any other."""
+    """The schema of a bundle without past.npz: requests must bring the past-only columns like any other."""
     return replace(schema, fields=tuple(replace(f, past=None) for f in schema.fields), _index={})
 
 
@@ -124,25 +124,25 @@ def export_bundle(
     golden: str = "synthetic",
     past: bool = True,
 ) -> Json:
-    """Write a model as a bundle; before it appears, replay real test rows and what golden.json holds.
+    """Write a model as a bundle; replay real test rows and golden.json before the folder appears.
 
     Args:
         model: Trained or compressed; its schema may be a subset of what was prepared.
         prepared: The prepared data set: encoders and golden raw rows.
         out: Folder to make; it appears whole or not at all.
-        calibrator: `{"x": […], "y": […]}`, or None; of several labels, a list of these, the main label's first.
-        card: What the experiment says of the model; `name` names it (default: the folder's name).
+        calibrator: `{"x": […], "y": […]}`, or None; for several labels a list of these, the main label's first.
+        card: Facts about the model for card.json; `name` is the folder's name by default.
         golden: What golden.json keeps: `synthetic`, made-up rows; `rows`, up to 256 raw rows of the
             test split, which may be personal data; `none`.
-        past: Whether past.npz tells the past-only columns, such as a user's last items. Its keys are
-            hashes that whoever can guess an id can look up; without it, every request brings them.
+        past: Whether to write past.npz, which supplies past-only columns, such as a user's last items. Its keys
+            are hashes: whoever guesses an id can look it up. Without it, every request must bring these columns.
 
     Returns:
         The card, with `verified`: what `verify` found.
 
     Raises:
         ConfigError: If `golden` is none of these, `out` exists, or `prepared` is no prepared data set.
-        BundleError: If a runtime answers other than the model.
+        BundleError: If a runtime's answers differ from the model's.
     """
     prepared, out = Path(prepared), Path(out)
     if golden not in GOLDEN:

@@ -1,4 +1,4 @@
-"""The golden batch of a bundle: raw rows, and what the model itself answers to them. B rows."""
+"""The golden batch of a bundle: raw rows and the model's own answers. B rows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ _Draw = Callable[[np.random.Generator], Any]
 
 
 def _plain(dtype: str) -> _Draw:
-    """Values of a column that nothing in the bundle lists: hashed ones, and keys of past-only columns."""
+    """Draws values of a column whose values the bundle does not hold: hashed ones, and keys of past-only columns."""
     drawn: dict[str, _Draw] = {
         "string": lambda r: f"made up {r.integers(1000)}",
         "int": lambda r: int(r.integers(1000)),
@@ -36,7 +36,7 @@ def _plain(dtype: str) -> _Draw:
 
 
 def _one(encoder: Any, dtype: str) -> _Draw:
-    """One value of a field that an encoder reads."""
+    """Draws one value of a field, by what its encoder holds."""
     if isinstance(encoder, Vocabulary) and encoder.values:
         cast = {"int": int, "bool": lambda v: v == "true"}.get(dtype, str)
         return lambda r: cast(encoder.values[r.integers(len(encoder.values))])
@@ -58,7 +58,7 @@ def _one(encoder: Any, dtype: str) -> _Draw:
 
 
 def _fill(field: Field, encoder: Any, row: Row, r: np.random.Generator) -> None:
-    """Draw the columns of a field that the row has not."""
+    """Draw the columns of a field that the row lacks."""
     column = field.inputs[0]
     draw = _one(encoder, field.dtypes[0])
     whole = {"multi": "list", "sequence": "list", "vector": "vector"}.get(field.kind, "")
@@ -83,19 +83,19 @@ def _fill(field: Field, encoder: Any, row: Row, r: np.random.Generator) -> None:
 def synthetic_rows(encoder: RowEncoder, count: int = 256, seed: int = 0) -> list[Row]:
     """Make up raw rows from what the bundle's encoders hold anyway: vocabularies, means, boundaries.
 
-    No two values of a row come from one event, so that no row tells what a person did.
+    Values are drawn independently: no row tells what a person did.
 
     Args:
-        encoder: Of the bundle.
-        count: Rows.
-        seed: Of the draw.
+        encoder: The bundle's encoder.
+        count: Number of rows.
+        seed: Seed of the draws.
     """
     r, schema = np.random.default_rng(seed), encoder.schema
     rows = []
-    single = sorted(schema.fields, key=lambda f: len(f.inputs) - f.weighted)  # a cross takes the columns of others
+    fields = sorted(schema.fields, key=lambda f: len(f.inputs) - f.weighted)  # crosses last: they reuse columns
     for _ in range(count):
         row: Row = {}
-        for f in single:
+        for f in fields:
             _fill(f, encoder.encoders[f.name], row, r)
         for column, dtype in schema.lookup_columns.items():
             row.setdefault(column, _plain(dtype)(r))
@@ -104,14 +104,14 @@ def synthetic_rows(encoder: RowEncoder, count: int = 256, seed: int = 0) -> list
 
 
 def _bare(rows: list[Row], encoder: RowEncoder) -> list[Row]:
-    """Every second row without the past-only columns that past.npz knows, so that a replay asks it."""
+    """Drop the past-only columns that past.npz supplies from every second row, so that a replay tests it."""
     known = encoder.past.fields() if encoder.past else set()
     past = {f.inputs[0] for f in encoder.schema.fields if f.past and f.name in known}
     return [{c: v for c, v in row.items() if c not in past} if b % 2 else row for b, row in enumerate(rows)]
 
 
 def golden_answers(model: Scorer, encoder: RowEncoder, rows: list[Row], calibrator: Calibration) -> Golden:
-    """Raw rows, of which every second lacks the columns that past.npz tells, and the answers of the model itself.
+    """The model's own answers to raw rows, of which every second lacks the columns that past.npz supplies.
 
     Raises:
         DataError: If a logit is not finite.

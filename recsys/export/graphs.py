@@ -1,7 +1,7 @@
 """A model as graphs that scoring runtimes read: graph.onnx and graph.pt2, both without weights of their own.
 
-The weights lie in weights.safetensors alone: graph.onnx points into that file, and whoever loads
-graph.pt2 hands it that file's tensors.
+The weights are in weights.safetensors alone: graph.onnx points into that file, and the loader of
+graph.pt2 gives it that file's tensors.
 
 B rows, L id columns, N dense columns, T labels.
 """
@@ -41,10 +41,10 @@ _INLINE_BYTES = 1024  # smaller constants stay inside graph.onnx: onnxruntime ne
 
 
 class ScoringGraph(nn.Module):
-    """logit_BT = score(ids_BL, dense_BN) over plain tensors: what every runtime runs.
+    """logit_BT = score(ids_BL, dense_BN) over plain tensors: the module that every runtime runs.
 
     Args:
-        model: Copied, but for tables: those become plain ones.
+        model: Is copied, with plain tables in place of its own.
     """
 
     def __init__(self, model: Scorer):
@@ -75,7 +75,7 @@ def compiler() -> str | None:
 
 
 def input_widths(schema: Schema) -> tuple[int, int]:
-    """L and N."""
+    """The widths L and N of the inputs."""
     weights = sum(len(columns) for columns in schema.weight_columns.values())
     return sum(f.max_length for f in schema.sparse), sum(f.max_length for f in schema.numeric) + weights
 
@@ -86,8 +86,8 @@ def trace(graph: ScoringGraph, schema: Schema, *, packed: bool) -> torch.export.
     Args:
         graph: What to trace.
         schema: Its fields.
-        packed: Whether the graph spreads the stored rows itself. onnxruntime does so once, as it loads a
-            graph; the machine code of graph.pt2 would in every call, so it is handed rows that are spread.
+        packed: Whether the graph unpacks the stored rows itself. onnxruntime does so once, when it loads a
+            graph; graph.pt2 would do so in every call, and is therefore given unpacked rows.
     """
     ids, dense = input_widths(schema)
     example = (torch.zeros(2, ids, dtype=torch.long), torch.zeros(2, dense))
@@ -104,8 +104,8 @@ def trace(graph: ScoringGraph, schema: Schema, *, packed: bool) -> torch.export.
 
 @contextmanager
 def without_torch_notices() -> Generator[None]:
-    """Keep out what torch 2.13 says about its own insides, which no user can mend."""
-    # The first warns that torchvision is not here, which nothing needs; the second of a function that inductor calls.
+    """Silence warnings of torch 2.13 about its own internals, which no user can mend."""
+    # The first warns that torchvision, which nothing needs, is missing; the second of a function that inductor calls.
     logs = [logging.getLogger(f"torch.{n}") for n in ("onnx._internal.exporter._registration", "fx._symbolic_trace")]
     levels = [log.level for log in logs]
     for log in logs:
@@ -124,17 +124,17 @@ def write_weights(graph: ScoringGraph, folder: Path) -> dict[str, Tensor]:
     """Write weights.safetensors → what it holds, by name."""
     state = {k: v.detach().cpu().contiguous().clone() for k, v in graph.state_dict().items()}
     safetensors.torch.save_file(state, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # its writer lets the owner alone read; servers must too
+    (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # safetensors lets only the owner read it
     return state
 
 
 def write_onnx(program: torch.export.ExportedProgram, folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Write graph.onnx, whose weights are places in the folder's weights.safetensors.
+    """Write graph.onnx, whose weights point into the folder's weights.safetensors.
 
     Args:
         program: The traced graph.
-        folder: Of the bundle; it holds weights.safetensors already.
-        state: What weights.safetensors holds, by name.
+        folder: The bundle's folder; it holds weights.safetensors already.
+        state: Tensors of weights.safetensors, by name.
     """
     exported = torch.onnx.export(
         program, (), dynamo=True, input_names=["ids_BL", "dense_BN"], output_names=["logit_BT"], verbose=False
@@ -145,16 +145,16 @@ def write_onnx(program: torch.export.ExportedProgram, folder: Path, state: Mappi
     places = tensor_places(folder / WEIGHTS)
     stored = {name: tensor.numpy() for name, tensor in state.items()}
     for value in exported.model.graph.initializers.values():
-        held = value.const_value
-        if held is None or held.nbytes < _INLINE_BYTES:
+        constant = value.const_value
+        if constant is None or constant.nbytes < _INLINE_BYTES:
             continue
-        array = held.numpy()  # the exporter renames tensors, so they are found by what they hold
+        array = constant.numpy()  # the exporter renames tensors: find them by their content
         same = (n for n, a in stored.items() if a.dtype == array.dtype and np.array_equal(a, array))
         name = next(same, None)
         if name is not None:
             place, shape = places[name], ir.Shape(array.shape)
             value.const_value = ir.ExternalTensor(
-                WEIGHTS, place.start, place.length, held.dtype, shape=shape, name=str(value.name), base_dir=folder
+                WEIGHTS, place.start, place.length, constant.dtype, shape=shape, name=str(value.name), base_dir=folder
             )
     ir.save(exported.model, folder / "graph.onnx")
 
@@ -183,7 +183,7 @@ def _repack(package: Path, out: Path, roots: list[str]) -> None:
     Args:
         package: What the compiler wrote.
         out: The file to write.
-        roots: Folders whose paths are blotted out, each by as many slashes.
+        roots: Folders whose paths are overwritten with slashes.
     """
     with zipfile.ZipFile(package) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as target:
         for entry in source.infolist():

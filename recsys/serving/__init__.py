@@ -1,1 +1,1 @@
-"""Score raw rows from a bundle, without the training stack: `bundle` loads, `rows` reads, `server` answers."""
+"""Scores raw rows with an exported bundle, without the training stack."""

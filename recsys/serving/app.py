@@ -21,17 +21,17 @@ from recsys.serving.rows import parse_json
 
 __all__ = ["make_app"]
 
-_AT_ONCE = 8_192  # bytes of a body that is scored without a thread: handing it over costs more than it saves
-_BRACKETS_OF_A_ROW = 100  # far more than any that does not mean to fill the memory
-_NOBODY = 499  # nobody reads this answer: the client has gone
+_AT_ONCE = 8_192  # bytes; a body up to this is scored in the event loop: handing it to a thread costs more
+_BRACKETS_OF_A_ROW = 100  # most { and [ in a body, for each allowed row: far more than an honest row has
+_NOBODY = 499  # status if the client has disconnected: nobody reads it
 
 
 class _Refusal(Exception):
-    """A request that gets another answer than a score.
+    """Answers a request with an error instead of a score.
 
     Args:
         status: HTTP status.
-        error: One line that says how to mend it.
+        error: One line that says what is wrong and how to mend it.
     """
 
     def __init__(self, status: int, error: str):
@@ -46,22 +46,22 @@ def _json(value: Json, status: int = 200) -> Response:
 
 
 class _Room:
-    """The bytes of large bodies that are held at once, from their arrival until they are scored.
+    """Counts the bytes of large bodies in memory, from their arrival until they are scored.
 
-    Small bodies need no room: the limit on connections bounds their sum.
+    Small bodies are not counted: the limit on connections bounds their sum.
 
     Args:
-        most: Bytes.
+        most: Most bytes at once.
     """
 
     def __init__(self, most: int):
         self.most, self.held = most, 0
 
     def take(self, size: int) -> None:
-        """Hold more bytes.
+        """Count more bytes.
 
         Raises:
-            _Refusal: If there is no room for them.
+            _Refusal: If their sum would exceed `most`.
         """
         if self.held + size > self.most:
             raise _Refusal(503, f"bodies in work hold {self.held:,} of {self.most:,} bytes: try again later")
@@ -69,13 +69,13 @@ class _Room:
 
 
 class _Body:
-    """The body of one request, and the room that it takes until `free`."""
+    """The body of one request; its bytes count in the room until `free`."""
 
     def __init__(self, limits: Limits, room: _Room):
         self.limits, self.room, self.taken = limits, room, 0
 
     async def read(self, request: Request) -> bytes:
-        """The body, unless it is too large, too slow or of another type, or all bodies together are too large."""
+        """Read the body; refuse it if it is too large, too slow or not JSON, or all bodies together are too large."""
         limits = self.limits
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise _Refusal(415, "expected the header Content-Type: application/json: add it")
@@ -95,7 +95,7 @@ class _Body:
         except TimeoutError as error:
             late = f"the body did not come whole within {limits.body_seconds:g} s: send it again"
             raise _Refusal(408, late) from error
-        except asyncio.CancelledError as error:  # uvicorn cancels what has not ended when the server must stop
+        except asyncio.CancelledError as error:  # uvicorn cancels unfinished requests when it stops
             raise _Refusal(503, "the server is stopping: send it again later") from error
         return b"".join(parts)
 
@@ -109,14 +109,14 @@ class _Body:
         self.taken = size
 
     def free(self) -> None:
-        """Give back the room."""
+        """Stop counting the body's bytes."""
         self.room.held -= self.taken
 
 
 def _answer(bundle: Bundle, body: bytes, most_rows: int) -> Json:
-    """Score what a request holds."""
+    """Score the rows in a request's body."""
     most = _BRACKETS_OF_A_ROW * most_rows
-    if (brackets := body.count(b"{") + body.count(b"[")) > most:  # parsed, empty ones take 36 times their bytes
+    if (brackets := body.count(b"{") + body.count(b"[")) > most:  # parsed, an empty one takes 36 times its bytes
         raise _Refusal(413, f"expected at most {most:,} of {{ and [, got {brackets:,}: send fewer rows at a time")
     sent = parse_json(body)
     if isinstance(sent, dict) and set(sent) == {"rows"} and "rows" not in bundle.schema.raw_columns:
@@ -133,17 +133,17 @@ def _answer(bundle: Bundle, body: bytes, most_rows: int) -> Json:
 
 
 class _Scoring:
-    """Scores bodies: small ones at once, large ones in a few threads with a bounded queue."""
+    """Scores bodies: small ones in the event loop, large ones in a few threads with a bounded queue."""
 
     def __init__(self, bundle: Bundle, limits: Limits):
         self.bundle, self.limits, self.inside = bundle, limits, 0
         self.pool = ThreadPoolExecutor(limits.threads, "score")
 
     async def __call__(self, body: bytes) -> Json:
-        """The answer to a body.
+        """Score a body.
 
         Raises:
-            _Refusal, DataError: As `_answer`, or if too many wait already.
+            _Refusal, DataError: If `_answer` raises it, or too many requests wait already.
         """
         if len(body) <= _AT_ONCE:
             return _answer(self.bundle, body, self.limits.rows)
@@ -158,14 +158,14 @@ class _Scoring:
 
 
 def _check_caller(request: Request, token: str | None, hosts: Sequence[str] | None) -> None:
-    """Refuse a request without the token, or one that a web page of another name sends to this machine."""
+    """Refuse a request without the token, or with a Host header that is not allowed: a web page may have sent it."""
     if hosts is not None:
         named = request.headers.get("host", "")
         host = named.rsplit(":", 1)[0] if not named.endswith("]") else named
         if host.lower() not in hosts:
             raise _Refusal(400, f"expected a Host header among {', '.join(hosts)}, got {host[:60]!r}")
     if token is not None:
-        given = request.headers.get("authorization", "").encode("latin-1")  # the bytes that came
+        given = request.headers.get("authorization", "").encode("latin-1")  # the bytes as sent
         if not hmac.compare_digest(given, f"Bearer {token}".encode("utf-8", "surrogateescape")):
             raise _Refusal(401, "expected the header Authorization: Bearer TOKEN with this server's token")
 
@@ -176,22 +176,22 @@ Route = Callable[[Request], Awaitable[Response]]
 def make_app(
     bundle: Bundle, limits: Limits | None = None, token: str | None = None, hosts: Sequence[str] | None = None
 ) -> FastAPI:
-    """The application.
+    """Build the application.
 
     `POST /predict` takes a raw row, a list of rows or `{"rows": [...]}` and answers
-    `{"probability": p}` or `{"probabilities": [...]}`, each p a number or, of several labels,
-    `{"click": p, "buy": q}`; a request that cannot be scored gets
+    `{"probability": p}` or `{"probabilities": [...]}`. Each p is a number or, if there are several
+    labels, `{"click": p, "buy": q}`. A request that cannot be scored gets
     `{"error": "<one line>"}` and the status that /openapi.json names. `GET /health` answers
-    `{"status": "ok"}` to anybody, `GET /card` the bundle's card, `GET /docs` a page.
+    `{"status": "ok"}` without a token, `GET /card` the bundle's card, `GET /docs` a page for people.
 
     Args:
         bundle: The model.
-        limits: What it takes at most; see `Limits`.
-        token: What callers send as `Authorization: Bearer TOKEN`; None asks for none.
-        hosts: Host headers that are answered; None answers all.
+        limits: Limits on requests; see `Limits`.
+        token: Token that callers must send as `Authorization: Bearer TOKEN`; None: no token is needed.
+        hosts: Allowed Host headers; None allows all.
     """
     limits = limits or Limits()
-    # FastAPI's own pages load scripts from elsewhere.
+    # FastAPI's own pages load scripts from other servers.
     summary = "Scores raw rows with one bundle"
     app = FastAPI(title="recsys", description=summary, docs_url=None, redoc_url=None, openapi_url=None)
     scoring, room = _Scoring(bundle, limits), _Room(limits.total_bytes)

@@ -1,9 +1,9 @@
 """Load, verify and score an exported bundle. Needs numpy, xxhash, and onnxruntime or torch.
 
-A bundle is a folder: graph.onnx and, where it could be compiled, graph.pt2; weights.safetensors,
-schema.json, encoders.json, calibrator.json, golden.json, card.json, and manifest.json with the
-sha256 of all others. The manifest tells damage and mix-ups; it is not a signature, and a .pt2 holds
-machine code: load bundles only from people you trust.
+A bundle is a folder: graph.onnx, graph.pt2 (if it could be compiled), past.npz (if there are past-only
+columns), weights.safetensors, schema.json, encoders.json, calibrator.json, golden.json, card.json, and
+manifest.json with the sha256 of all others. The manifest detects damaged or mixed-up files. It is not a
+signature, and graph.pt2 holds machine code: load bundles only from people you trust.
 
 B rows, L id columns, N dense columns, T labels.
 """
@@ -31,10 +31,10 @@ __all__ = ["Bundle", "Calibration", "latency", "probabilities", "reading", "sigm
 Curve = Mapping[str, Any]
 """x and y of a recalibration: `np.interp(p, x, y)`."""
 Calibration = Curve | list[Curve | None] | None
-"""Of one label a curve, or None; of several a list of these, the main label's first."""
+"""A curve or None; for several labels a list of these, the main label's first."""
 
-_MAX_UNPACKED = 2**28  # bytes of past.npz that are not suspicious however well they compress
-_MAX_LENGTH = 2**20  # values of one field in a row; a row of more would take all memory
+_MAX_UNPACKED = 2**28  # bytes that past.npz may unpack to, whatever its compression ratio
+_MAX_LENGTH = 2**20  # most values of a field in a row: more would exhaust the memory
 
 
 def sigmoid(logit_B: np.ndarray) -> np.ndarray:
@@ -45,11 +45,11 @@ def sigmoid(logit_B: np.ndarray) -> np.ndarray:
 
 
 def probabilities(logit: np.ndarray, calibrator: Calibration) -> np.ndarray:
-    """σ(logit), then through the label's piecewise-linear curve if there is one → float64.
+    """p = σ(logit), passed through the label's piecewise-linear curve if there is one → float64.
 
     Args:
-        logit: logit_B of one label, or logit_BT.
-        calibrator: A curve, or a list of as many as labels.
+        logit: logit_B if there is one label, else logit_BT.
+        calibrator: A curve, or a list of curves, one for each label.
     """
     if logit.ndim == 2:
         curves = calibrator if isinstance(calibrator, list) else [calibrator] * logit.shape[1]
@@ -63,18 +63,18 @@ def probabilities(logit: np.ndarray, calibrator: Calibration) -> np.ndarray:
 
 @contextmanager
 def reading(folder: Path, name: str) -> Generator[None]:
-    """Make one line of what goes wrong when a file that is whole holds something else than it should."""
+    """Turn any error about the content of a bundle's file into a BundleError of one line."""
     try:
         yield
     except BundleError:
         raise
-    except Exception as error:  # what a file may hold is unlimited, and so are the ways to fail on it
+    except Exception as error:  # a file with wrong content can fail in any way
         reason = f"{type(error).__name__} {error}".splitlines()[0][:200]
         raise BundleError(f"{folder}: {name} does not hold what a bundle's does: {reason}: export it again") from error
 
 
 def _calibrator(folder: Path, labels: int) -> Calibration:
-    """The curves as arrays: converting their lists would cost more than reading them."""
+    """Read the curves as arrays, so that scoring does not convert lists in every call."""
     stored = json.loads((folder / "calibrator.json").read_bytes())
     if labels == 1:
         return _curve(stored)
@@ -103,10 +103,10 @@ def _card(folder: Path, files: Mapping[str, Any]) -> Json:
 
 
 def _check_bomb(path: Path) -> None:
-    """Refuse a zip file that unpacks to far more than the arrays of an export, before it is unpacked.
+    """Refuse a zip bomb in place of past.npz, before it is unpacked.
 
     Raises:
-        ValueError: If it does; half of an export's bytes are hashes, which nothing compresses.
+        ValueError: If it unpacks to far more than an export: half of its bytes are hashes, which do not compress.
     """
     with zipfile.ZipFile(path) as package:
         size = sum(entry.file_size for entry in package.infolist())
@@ -143,11 +143,11 @@ class Bundle:
         array([0.2173])
 
     Args:
-        folder: Where it lies.
+        folder: The bundle's folder.
         runtime: `onnx` or `pt2`.
-        card: What it says of itself.
+        card: Content of card.json.
         encoder: Raw rows → ids_BL, dense_BN.
-        calibrator: Of the recalibration.
+        calibrator: Curves that recalibrate probabilities.
         graph: ids_BL, dense_BN → logit_BT.
     """
 
@@ -192,7 +192,7 @@ class Bundle:
         with reading(folder, "calibrator.json"):
             calibrator = _calibrator(folder, len(encoder.schema.labels))
         bundle = cls(folder, usable[0], card, encoder, calibrator, load_graph(folder, usable[0], card))
-        with reading(folder, "schema.json"):  # whatever golden.json holds: schema, encoders and graph fit together
+        with reading(folder, "schema.json"):  # schema, encoders and graph fit together, even if golden.json is empty
             bundle.logits([example_row(bundle.schema)])
         return bundle
 
@@ -200,33 +200,33 @@ class Bundle:
         """Raw rows → ids_BL int64 and dense_BN float32.
 
         Args:
-            rows: Dicts that hold every one of `schema.raw_columns`; None is missing.
+            rows: Dicts with every column of `schema.raw_columns`; None is a missing value.
             first: Number of the first row, for messages.
 
         Raises:
-            DataError: If a row is no dict, lacks a column or holds another type: it is named.
+            DataError: If a row is no dict, lacks a column or holds a wrong type; the message names the row.
         """
         try:
             return self.encoder(rows)
         except (DataError, TypeError, AttributeError) as error:
-            if len(rows) > 1:  # find the culprit only now: the good path stays fast
+            if len(rows) > 1:  # look for the bad row only now: the usual path stays fast
                 for i, row in enumerate(rows):
                     self.encode([row], first + i)
-            row: Any = rows[0]  # what a request holds is not known to be a dict
+            row: Any = rows[0]  # a request may send anything
             if not isinstance(row, dict):
                 raise DataError(
                     f"row {first}: expected an object of column: value, got {type(row).__name__}: send one a row"
                 ) from error
             if not isinstance(error, DataError):
-                raise  # not the row's fault: a bug
+                raise  # a bug, not a bad row
             reason = str(error).removeprefix("row 0: ")
             raise DataError(f"row {first}: {reason}") from error
 
     def logits(self, rows: Sequence[Row], first: int = 0) -> np.ndarray:
-        """Raw rows → logit_B float32 of one label, logit_BT of several, before calibration.
+        """Raw rows → logits before calibration, float32: logit_B if there is one label, else logit_BT.
 
         Raises:
-            DataError: As `encode`, or if a number is so large that the logit is not finite.
+            DataError: If `encode` raises it, or a number is so large that the logit is not finite.
         """
         labels = len(self.schema.labels)
         logit_BT = self.graph(*self.encode(rows, first)) if len(rows) else np.zeros((0, labels), np.float32)
@@ -238,17 +238,17 @@ class Bundle:
         return logit_BT if labels > 1 else logit_BT[:, 0]
 
     def score(self, rows: Sequence[Row], first: int = 0) -> np.ndarray:
-        """Raw rows → probability_B float64, calibrated; of several labels probability_BT, in order of `schema.labels`.
+        """Raw rows → calibrated probability_B, float64; probability_BT, by `schema.labels`, if there are several.
 
-        Unseen and missing values are fine.
+        Values may be missing, or unseen in training.
 
         Raises:
-            DataError: As `logits`.
+            DataError: If `logits` raises it.
         """
         return probabilities(self.logits(rows, first), self.calibrator)
 
     def answers(self, rows: Sequence[Row], first: int = 0) -> list[Any]:
-        """What `score` gives as JSON: a number a row, or of several labels `{"click": p, "buy": q}`."""
+        """`score` as JSON: for each row a number or, if there are several labels, `{"click": p, "buy": q}`."""
         scored = self.score(rows, first).tolist()
         labels = self.schema.labels
         return scored if len(labels) == 1 else [dict(zip(labels, p_T, strict=True)) for p_T in scored]
@@ -266,7 +266,7 @@ def _median_us(job: Callable[[int], Any], repeats: int) -> float:
 
 
 def latency(bundle: Bundle, repeats: int = 256, batches: Sequence[int] = (1, 512)) -> dict[str, str | float]:
-    """Median time of scoring golden rows, in µs a row; each repeat takes other rows.
+    """Median time of scoring golden rows, in µs per row; each repeat takes other rows.
 
     Returns:
         `runtime` and, for each batch size B: `graph_us_b<B>` (ids to logits) and
@@ -276,9 +276,9 @@ def latency(bundle: Bundle, repeats: int = 256, batches: Sequence[int] = (1, 512
     times: dict[str, str | float] = {"runtime": bundle.runtime}
     for size in batches if rows else ():
         count = max(5, repeats if size == 1 else repeats // 10)
-        taken = [[rows[(start + i) % len(rows)] for i in range(size)] for start in range(min(count, len(rows)))]
-        arrays = [bundle.encode(batch) for batch in taken]
+        chunks = [[rows[(start + i) % len(rows)] for i in range(size)] for start in range(min(count, len(rows)))]
+        arrays = [bundle.encode(chunk) for chunk in chunks]
         graph = _median_us(lambda i, a=arrays: bundle.graph(*a[i % len(a)]), count)
-        whole = _median_us(lambda i, t=taken: bundle.score(t[i % len(t)]), count)
+        whole = _median_us(lambda i, c=chunks: bundle.score(c[i % len(c)]), count)
         times[f"graph_us_b{size}"], times[f"end_to_end_us_b{size}"] = round(graph / size, 3), round(whole / size, 3)
     return times

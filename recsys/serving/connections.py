@@ -14,15 +14,15 @@ _HEADER_BYTES = 16_384  # of the request line and all headers together
 
 
 class _Sized(h11.Connection):
-    """Refuses bodies in chunks before it reads one: each costs 10 µs, and may hold a single byte."""
+    """Refuses chunked bodies before it reads a chunk: each costs 10 µs and may hold a single byte."""
 
     chunked = False
 
     def next_event(self) -> Any:
-        """The next event.
+        """Parse the next event.
 
         Raises:
-            h11.RemoteProtocolError: If it is a request whose body comes in chunks, or no HTTP.
+            h11.RemoteProtocolError: If it is not HTTP, or a request with a chunked body.
         """
         event = super().next_event()
         if isinstance(event, h11.Request) and any(name == b"transfer-encoding" for name, _ in event.headers):
@@ -32,9 +32,9 @@ class _Sized(h11.Connection):
 
 
 def connection_class(limits: Limits) -> type[H11Protocol]:
-    """The class of uvicorn's connections, with limits on their count and on the time of headers and answers.
+    """Make uvicorn's connection class, with limits on the number of connections and the time of headers and answers.
 
-    Uvicorn itself waits for ever for a request that never ends its headers, and for a client that reads no answer.
+    Uvicorn itself waits for ever for headers that do not end, and for a client that does not read its answer.
     """
 
     class Connection(H11Protocol):
@@ -45,7 +45,7 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
             super().connection_made(transport)
             self._sized = _Sized(h11.SERVER, _HEADER_BYTES)
             self.conn = self._sized
-            transport.set_write_buffer_limits(0)  # pause_writing tells of each byte that the client does not take
+            transport.set_write_buffer_limits(0)  # pause_writing is called for any byte that the client does not read
             if len(self.connections) > limits.connections:
                 self._end("503 Service Unavailable", "too many connections: try again later")
             else:
@@ -62,7 +62,7 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
                 self._stop_timer()
 
         def on_response_complete(self) -> None:
-            if self.conn.their_state is not h11.DONE:  # the answer came before the whole body, which nobody reads
+            if self.conn.their_state is not h11.DONE:  # answered before the whole body came: the rest is not read
                 self.transport.close()
             super().on_response_complete()
 
@@ -99,7 +99,7 @@ def connection_class(limits: Limits) -> type[H11Protocol]:
             self._end("408 Request Timeout", f"the headers did not come whole within {limits.header_seconds:g} s")
 
         def _end(self, status: str, error: str) -> None:
-            """Answer and close, outside of HTTP's usual cycle."""
+            """Write an error answer without h11, and close."""
             body = f'{{"error": "{error}"}}'
             head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
             self.transport.write(f"{head}connection: close\r\n\r\n{body}".encode())

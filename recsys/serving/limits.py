@@ -1,4 +1,4 @@
-"""What a server takes at most."""
+"""Limits of a scoring server."""
 
 from dataclasses import dataclass, fields
 
@@ -6,7 +6,7 @@ from recsys.errors import ConfigError
 
 __all__ = ["Limits"]
 
-_MOST = 10**12  # of any limit: infinity and numbers that no system takes are slips
+_MOST = 10**12  # largest value of any limit: above it, as infinity is, it must be a mistake
 
 
 @dataclass(frozen=True)
@@ -15,18 +15,18 @@ class Limits:
 
     Args:
         body_bytes: Largest request body (413).
-        total_bytes: All bodies of more than 8 KiB that are received, wait or are scored, together (503).
+        total_bytes: Sum of all bodies above 8 KiB that are being received, waiting or being scored (503).
         rows: Most rows in one request (413).
-        header_seconds: Time until a request line and its headers have come whole (408).
-        body_seconds: Time until the body has come whole, from the end of the headers (408).
-        answer_seconds: Time until the client has taken an answer; the connection is cut then.
+        header_seconds: Time for the request line and all headers to arrive (408).
+        body_seconds: Time for the whole body to arrive after the headers (408).
+        answer_seconds: Time for the client to read an answer; then the connection is closed.
         connections: Open connections at once (503).
         waiting: Requests that wait for a free scoring thread (503).
         threads: Scoring threads for large requests. Small ones are scored at once.
         stop_seconds: Time that running requests have to end after SIGTERM.
 
     Raises:
-        ConfigError: If a limit is not above 0 or beyond 10¹², or one body may be larger than all.
+        ConfigError: If a limit is not in (0, 10¹²], or `body_bytes` is above `total_bytes`.
     """
 
     body_bytes: int = 16 << 20

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: which bytes each file had when it was exported. Standard library only."""
+"""The manifest of a bundle: size and sha256 of each file at export. Standard library only."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ OPTIONAL = ("graph.onnx", "graph.pt2", "past.npz")
 
 
 def canonical(value: Any) -> bytes:
-    """The one spelling of a JSON value, so that equal values are equal bytes."""
+    """A JSON value in canonical form: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
@@ -41,7 +41,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Json:
-    """The listing by file name, after proof that the manifest itself is as it was written."""
+    """Read the manifest and check its own digest → size and sha256 by file name."""
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"expected a bundle at {folder}, found no {MANIFEST} in it: give a bundle's folder")
     stored = (folder / MANIFEST).read_bytes()
@@ -70,13 +70,13 @@ def _is_entry(entry: Any) -> bool:
 
 
 def check_manifest(folder: Path) -> Json:
-    """Compare every file with the manifest; nothing else may lie in the folder, nor may a file be a link.
+    """Compare every file with the manifest; refuse links and files that it does not list.
 
     Returns:
         bytes and sha256 of each file, by name.
 
     Raises:
-        BundleError: If the folder is no bundle, or a file is gone, changed, a link or not listed: it is named.
+        BundleError: If the folder is no bundle, or a file is missing, changed, a link or not listed.
     """
     listed = read_manifest(Path(folder))
     for path in sorted(Path(folder).iterdir()):

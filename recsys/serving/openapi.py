@@ -1,4 +1,4 @@
-"""What a request looks like: the row's JSON schema, an example, and a page without scripts that shows both."""
+"""Describes a request: the row's JSON schema, an example, and a page without scripts that shows both."""
 
 import json
 from html import escape

@@ -1,4 +1,4 @@
-"""Raw rows from a file to probabilities, a chunk at a time: JSON lines, JSON, CSV, TSV or Parquet."""
+"""Scores the raw rows of a file, a chunk at a time: JSON lines, JSON, CSV, TSV or Parquet."""
 
 import csv
 import io
@@ -17,9 +17,9 @@ from recsys.serving.bundle import Bundle
 __all__ = ["CHUNK", "parse_json", "predict_file", "read_rows"]
 
 CHUNK = 1024  # rows scored at once: memory stays flat whatever the file's size
-_MOST_LETTERS = 2**24  # of a CSV cell; Python's own limit is 131,072
+_MOST_LETTERS = 2**24  # most characters in a CSV cell; Python's default is 131,072
 
-# What preparation's CSV reader (pyarrow) takes for a gap in a column of numbers or booleans.
+# Cells that preparation's CSV reader (pyarrow) reads as missing in a column of numbers or booleans.
 _GAPS = {
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "N/A", "NA", "NULL",
     "NaN", "n/a", "nan", "null",
@@ -46,7 +46,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _json_rows(file: TextIO) -> Iterator[Any]:
-    """One object, a list of objects, or one object a line."""
+    """Read one object, a list of objects, or one object per line."""
     first = next((line for line in file if line.strip()), None)
     if first is None:
         return
@@ -55,7 +55,7 @@ def _json_rows(file: TextIO) -> Iterator[Any]:
         try:
             yield parse_json(first)
         except DataError:
-            rest = ""  # an object over several lines, or no JSON at all: the whole text will tell
+            rest = ""  # an object over several lines, or no JSON at all: parse the whole text
     if rest is not None:
         whole = parse_json(first + file.read())
         yield from whole if isinstance(whole, list) else [whole]
@@ -85,30 +85,32 @@ def _cell(text: str, dtype: str, column: str) -> Any:
             return read(text)
         except ValueError:
             continue
-    if dtype == "time":  # ISO text; what is none is refused where it is encoded
+    if dtype == "time":  # ISO text; the encoder refuses any other
         return text
     kind = "true or false" if dtype == "bool" else "a number"
     raise DataError(f"column {column!r}: expected {kind} or nothing, got {text[:40]!r}: mend the cell")
 
 
 def _cells(encoder: RowEncoder) -> dict[str, str]:
-    """What the cells of each column hold: a dtype, or `list`, which stands as JSON in its cell."""
+    """Column → what its cells hold: a dtype, or `list` for a list written as JSON."""
     cells = dict(encoder.schema.lookup_columns)
     for f in encoder.schema.fields:
         whole = f.kind in ("multi", "sequence", "vector") and not f.separator
-        whole = whole and not isinstance(encoder.encoders[f.name], Words)  # a text is a list of ids only to the model
+        whole = whole and not isinstance(
+            encoder.encoders[f.name], Words
+        )  # words are one text in a file, ids only in the model
         cells |= {c: "list" if whole else t for c, t in zip(f.inputs, f.dtypes, strict=True)}
     return cells
 
 
 def _check_once(names: list[str], wanted: Iterable[str]) -> None:
-    """Refuse two columns of one name, of which only one would be read."""
+    """Refuse columns that share a name: only one of them would be read."""
     if twice := next((c for c in wanted if names.count(c) > 1), None):
         raise DataError(f"expected one column {twice!r}, got {names.count(twice)}: remove or rename the others")
 
 
 def _csv_rows(file: TextIO, cells: dict[str, str], delimiter: str) -> Iterator[Row]:
-    """Cells become what their columns hold; columns that nothing reads are left out."""
+    """Parse each cell by its column's type; leave out columns that the encoder does not read."""
     csv.field_size_limit(_MOST_LETTERS)
     lines = csv.reader(file, delimiter=delimiter, strict=True)
     header = next(lines, [])
@@ -126,7 +128,7 @@ def _csv_rows(file: TextIO, cells: dict[str, str], delimiter: str) -> Iterator[R
 
 
 def _in_microseconds(batch: Any) -> Any:
-    """Nanoseconds become microseconds, as in preparation: Python's datetime holds no finer ones."""
+    """Convert nanoseconds to microseconds, as preparation does: Python's datetime holds nothing finer."""
     import pyarrow as pa
 
     for i, field in enumerate(batch.schema):
@@ -159,7 +161,7 @@ def read_rows(source: str, encoder: RowEncoder) -> Iterator[Any]:
     Args:
         source: A file (.parquet, .csv, .tsv; anything else is JSON lines, a JSON list or one JSON
             object), or `-` for JSON from standard input.
-        encoder: Tells the types of CSV cells, and which Parquet columns to read.
+        encoder: Gives the types of CSV cells, and the Parquet columns to read.
 
     Raises:
         DataError: If the file is missing or does not parse.
@@ -185,7 +187,7 @@ def read_rows(source: str, encoder: RowEncoder) -> Iterator[Any]:
 
 
 def _opened(source: str) -> TextIO:
-    """Text of a file, or of standard input, which is UTF-8 too, whatever the locale says."""
+    """Open a file, or standard input, as UTF-8 text, whatever the locale."""
     if source != "-":
         return Path(source).open(encoding="utf-8-sig", newline="")
     return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig")
@@ -203,13 +205,13 @@ def predict_file(bundle: Bundle, source: str, out: TextIO) -> int:
     Args:
         bundle: The model.
         source: See `read_rows`.
-        out: Gets the lines, 1,024 at a time.
+        out: Where the lines are written, 1,024 at a time.
 
     Returns:
-        Count of rows.
+        Number of rows.
 
     Raises:
-        DataError: If a row cannot be scored; its number counts from 0.
+        DataError: If a row cannot be scored; the message counts rows from 0.
     """
     done = 0
     for chunk in _chunks(read_rows(source, bundle.encoder)):

@@ -34,16 +34,16 @@ Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids_BL int64, dense_BN
 
 
 def machine() -> str:
-    """System and processor family, which a compiled graph is bound to, as `Linux x86_64`."""
+    """System and processor family, such as `Linux x86_64`: a compiled graph runs on no other."""
     return f"{platform.system()} {platform.machine()}"
 
 
 def load_onnx(folder: Path) -> Graph:
-    """Read graph.onnx, which names the places of its weights in weights.safetensors."""
+    """Load graph.onnx, which points to its weights in weights.safetensors."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # waking a pool costs more than a small batch; requests are the parallelism
+    options.intra_op_num_threads = 1  # waking threads costs more than a small batch; requests run in parallel
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     session = onnxruntime.InferenceSession(str(folder / "graph.onnx"), options, providers=["CPUExecutionProvider"])
@@ -80,7 +80,7 @@ def _tensors(folder: Path, names: list[str]) -> dict[str, Any]:
 
 
 def _with_spread_rows(folder: Path, names: list[str]) -> dict[str, Any]:
-    """Map tensors as `_tensors` does; rows that are stored packed are spread out in memory (`recsys.tables.forms`)."""
+    """Map tensors as `_tensors` does; unpack rows that are stored packed (`recsys.tables.forms`)."""
     from recsys.tables.forms import spread
 
     packed = [n.removesuffix(".spread") for n in names if n.endswith(".spread")]
@@ -103,7 +103,7 @@ def check_package(path: Path) -> None:
     The library inside is machine code, which no check makes safe.
 
     Raises:
-        BundleError: If an entry has another name (one that climbs, say), comes twice, or is huge.
+        BundleError: If an entry has an unexpected name (such as `../x`) or comes twice, or all of them are huge.
     """
     try:
         with zipfile.ZipFile(path) as package:
@@ -121,14 +121,14 @@ def check_package(path: Path) -> None:
 
 
 def load_pt2(folder: Path) -> Graph:
-    """Read graph.pt2, which runs its machine code, and hand it the tensors of weights.safetensors."""
+    """Load graph.pt2, which runs its machine code, and give it the tensors of weights.safetensors."""
     check_package(folder / "graph.pt2")
     import torch
     from torch._inductor import aoti_load_package
 
     log = logging.getLogger("torch.export.pt2_archive._package")
     level = log.level
-    log.setLevel(logging.ERROR)  # it warns of any other instruction set, a smaller one too; `obstacle` has checked
+    log.setLevel(logging.ERROR)  # it warns of any other instruction set, even a smaller one; `obstacle` has checked
     try:
         graph = aoti_load_package(str(folder / "graph.pt2"))
     finally:
@@ -155,9 +155,9 @@ def obstacle(runtime: str, files: Json, card: Json) -> str | None:
             return f"graph.pt2 was compiled for {built['machine']}, this is {machine()}"
         import torch
 
-        able = torch.backends.cpu.get_cpu_capability()
-        if built["instructions"] == "AVX2" and not able.startswith("AVX"):
-            return f"graph.pt2 needs AVX2, this processor has {able}"
+        capability = torch.backends.cpu.get_cpu_capability()
+        if built["instructions"] == "AVX2" and not capability.startswith("AVX"):
+            return f"graph.pt2 needs AVX2, this processor has {capability}"
     return None
 
 

@@ -16,29 +16,29 @@ from recsys.serving.limits import Limits
 
 __all__ = ["serve"]
 
-_BACKLOG = 64  # connections that the event loop accepts before it asks whether they are too many
-_SPARE_FILES = _BACKLOG + 64  # descriptors for all but connections: the graph, standard streams, the event loop
+_BACKLOG = 64  # connections that the event loop accepts at once, before it checks their number
+_SPARE_FILES = _BACKLOG + 64  # descriptors for everything else: the graph, standard streams, the event loop
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Take the address before anything is loaded: uvicorn would log a refusal and exit 1.
+    """Bind the address before anything is loaded; uvicorn would only log a failure and exit 1.
 
-    The protocol is named: asyncio turns Nagle's algorithm off for IPPROTO_TCP only, and with it on every
+    asyncio turns Nagle's algorithm off only if the socket names IPPROTO_TCP. With that algorithm, every
     answer on a connection that is kept open waits 40 ms for the client's delayed acknowledgement.
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"serve: expected a port from 0 to 65535, got {port}: choose another")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    door = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        door.bind((host, port))
-        door.listen(_BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
     except OSError as error:
-        door.close()
+        listener.close()
         reason = error.strerror or str(error)
         raise ConfigError(f"serve: cannot listen on {host}:{port}: {reason}: choose another host or port") from error
-    return door
+    return listener
 
 
 def _is_loopback(host: str) -> bool:
@@ -60,7 +60,7 @@ def _check_access(host: str, token: str | None, anyone: bool) -> None:
 
 
 def _check_files(limits: Limits) -> None:
-    """Raise the limit of open files to what the connections need.
+    """Raise this process's limit on open files to what the connections need.
 
     Raises:
         ConfigError: If the system does not allow so many.
@@ -78,7 +78,7 @@ def _check_files(limits: Limits) -> None:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether a line of the log is about this server, not about what a client sent: clients could fill the disk."""
+    """Whether to keep a log record: those about bad requests are dropped, since clients could fill the disk."""
     return not record.getMessage().startswith(("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket"))
 
 
@@ -100,22 +100,22 @@ def serve(
         port: 0 (any free one) to 65535.
         runtime: See `Bundle.load`.
         limits: See `Limits`.
-        token: What callers must send as `Authorization: Bearer TOKEN`; None asks for none.
-        anyone: Whether a host that other machines reach may be served without a token.
+        token: Token that callers must send as `Authorization: Bearer TOKEN`; None: no token is needed.
+        anyone: Whether to serve an address that other machines reach even without a token.
 
     Raises:
-        ConfigError: If the address cannot be listened on, or would be open to everyone unasked.
+        ConfigError: If the server cannot listen on the address, or others reach it without `token` or `anyone`.
         BundleError: If the bundle is damaged or cannot be scored here.
     """
     limits = limits or Limits()
     _check_access(host, token, anyone)
     _check_files(limits)
-    with _listen(host, port) as door:
+    with _listen(host, port) as listener:
         hosts = ["localhost", "127.0.0.1", "[::1]", host] if token is None and _is_loopback(host) else None
         app = make_app(Bundle.load(path, runtime), limits, token, hosts)
         address = f"[{host}]" if ":" in host else host
-        where = f"http://{address}:{door.getsockname()[1]}"
-        print(f"serving {path} on {where} (POST /predict, GET /health, /card, /docs)", flush=True)
+        url = f"http://{address}:{listener.getsockname()[1]}"
+        print(f"serving {path} on {url} (POST /predict, GET /health, /card, /docs)", flush=True)
         logging.getLogger("uvicorn.error").addFilter(_is_ours)
         config = uvicorn.Config(
             app,
@@ -129,6 +129,6 @@ def serve(
             timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
         )
         try:
-            uvicorn.Server(config).run(sockets=[door])
-        except KeyboardInterrupt:  # uvicorn raises it again after it has stopped in good order
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:  # uvicorn raises it again after it has stopped properly
             return

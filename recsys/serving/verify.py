@@ -1,4 +1,4 @@
-"""Prove that a bundle is whole and answers as its model did. B golden rows."""
+"""Checks that a bundle is undamaged and scores as its model did at export. B golden rows."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from recsys.serving.runtimes import RUNTIMES, obstacle
 __all__ = ["DRIFT", "Golden", "Verified", "verify"]
 
 DRIFT = 1e-4  # largest |logit difference| that passes for rounding
-_EXACT = 1e-9  # largest |probability difference| of one formula on two machines
+_EXACT = 1e-9  # largest |probability difference| of the same formula on two machines
 
 
 class Golden(TypedDict):
-    """golden.json: raw rows and what the model itself answers: a number a row, or of several labels a list."""
+    """golden.json: raw rows and the model's own answers: for each row a number, or a list if labels are several."""
 
     rows: list[Row]
     logits: list[Any]
@@ -28,7 +28,7 @@ class Golden(TypedDict):
 
 
 class Verified(TypedDict):
-    """Files and rows checked; of each runtime, its largest drift in logit, or why it did not run."""
+    """Numbers of files and rows checked; for each runtime its largest drift in logit, or why it did not run."""
 
     files: int
     rows: int
@@ -43,10 +43,10 @@ class _Answers(NamedTuple):
 
 
 def _parsed(golden: Mapping[str, Any]) -> _Answers:
-    """Rows, and as many logits and probabilities as arrays.
+    """Rows, and their logits and probabilities as arrays.
 
     Raises:
-        ValueError: If there are more of one than of another.
+        ValueError: If their lengths differ.
     """
     logits, probability = (np.asarray(golden[k], np.float64) for k in ("logits", "probabilities"))
     lengths = {len(golden["rows"]), len(logits), len(probability)}
@@ -56,7 +56,7 @@ def _parsed(golden: Mapping[str, Any]) -> _Answers:
 
 
 def _check_calibrator(bundle: Bundle, golden: _Answers) -> None:
-    """The golden logits, recalibrated, are the golden probabilities."""
+    """Check that the calibrator turns the golden logits into the golden probabilities."""
     off = np.abs(probabilities(golden.logits.astype(np.float32), bundle.calibrator) - golden.probabilities)
     off_B = _by_row(off)
     if not off_B.max(initial=0.0) <= _EXACT:
@@ -68,7 +68,7 @@ def _check_calibrator(bundle: Bundle, golden: _Answers) -> None:
 
 
 def _by_row(off: np.ndarray) -> np.ndarray:
-    """The largest of each row's labels."""
+    """The largest value over each row's labels."""
     return off if off.ndim == 1 else off.max(1, initial=0.0)
 
 
@@ -99,12 +99,12 @@ def _replay(bundle: Bundle, golden: _Answers) -> float:
 
 
 def verify(path: Path | str, runtimes: Sequence[str] = tuple(RUNTIMES), golden: Golden | None = None) -> Verified:
-    """Prove that a bundle is whole and answers as the model did when it was exported.
+    """Check that a bundle is undamaged and scores as the model did when it was exported.
 
-    Checks every file against the manifest, then scores the golden raw rows with each runtime that
-    the bundle holds and this machine has: logits, and through the calibrator probabilities. Some of
-    the rows lack their past-only columns, so that past.npz answers too. What is data is checked
-    before graph.pt2, which is machine code, is loaded.
+    Checks every file against the manifest, then compares logits and probabilities of the golden raw
+    rows in each runtime that the bundle holds and this machine has. Some rows lack their past-only
+    columns, to test past.npz too. All data files are checked before graph.pt2, which is machine code,
+    is loaded.
 
     Args:
         path: The bundle.
@@ -112,11 +112,10 @@ def verify(path: Path | str, runtimes: Sequence[str] = tuple(RUNTIMES), golden: 
         golden: Rows, logits and probabilities to replay too; their count is then the `rows` returned.
 
     Returns:
-        `files` and `rows` checked, `max_drift` by runtime (of logits), and `not_run`: why, by runtime.
+        Numbers of `files` and `rows` checked, `max_drift` of logits by runtime, and `not_run`: reasons by runtime.
 
     Raises:
-        BundleError: If a file changed (it is named), an answer is off (runtime, drift and row are
-            named), or no runtime is here.
+        BundleError: If a file has changed, an answer is off, or no runtime can run here.
     """
     folder = Path(path)
     files = check_manifest(folder)
