@@ -1,1 +1,1 @@
-"""Logistic regression and LightGBM on the split that a run uses."""
+"""Logistic regression and LightGBM, fitted on the split that a run uses."""

@@ -1,4 +1,4 @@
-"""Fit one-hot logistic regression and LightGBM on the very split that a run uses.
+"""Fits one-hot logistic regression and LightGBM on the same split as a run.
 
 Their figures go to baselines.json beside the prepared data; every run's evaluate stage shows them.
 B rows, L id columns, N numbers, W columns of a baseline's matrix.
@@ -24,12 +24,12 @@ from recsys.versions import code_version
 
 __all__ = ["MOST_CELLS", "MOST_ROWS", "Baseline", "Baselines", "baseline", "read"]
 
-MOST_ROWS = 1_000_000  # of training; above, a random share of this size stands for all
+MOST_ROWS = 1_000_000  # training rows; of more, a random sample of this size is used
 MOST_CELLS = 40_000_000  # rows × columns held at once: about 1 GB in either baseline
 
 
 class Baseline(TypedDict):
-    """One baseline: its figures on two splits, the settings that it has come to, and how long it took."""
+    """One baseline: its figures on two splits, the settings that it chose, and how long it took."""
 
     valid: dict[str, float]
     test: dict[str, float]
@@ -38,7 +38,7 @@ class Baseline(TypedDict):
 
 
 class Baselines(TypedDict):
-    """baselines.json: each baseline by name, training rows used of how many, versions of packages and code."""
+    """baselines.json: each baseline by name, training rows used and in all, versions of packages and code."""
 
     models: dict[str, Baseline]
     rows: dict[str, int]
@@ -47,13 +47,13 @@ class Baselines(TypedDict):
 
 
 def _figures(valid: Shards, test: Shards, predict: Predict) -> dict[str, dict[str, float]]:
-    """Of validation and of test; those of test also after recalibration on validation, if that helps there."""
+    """Figures on validation and test; on test also after recalibration, if that helps on validation."""
     logit = {s: scored(s, predict) for s in (valid, test)}
     figures = {s: evaluate(x_B, s.label_B, s.group_B, s.weight_B) for s, x_B in logit.items()}
     calibrator = fit_calibrator(sigmoid(logit[valid]), valid.label_B, valid.weight_B, valid.time_B)
     if calibrator is not None:
-        mended = evaluate(logit[test], test.label_B, None, test.weight_B, calibrator)
-        figures[test] |= {f"recalibrated_{k}": mended[k] for k in ("logloss", "ne", "calibration", "ece")}
+        curved = evaluate(logit[test], test.label_B, None, test.weight_B, calibrator)
+        figures[test] |= {f"recalibrated_{k}": curved[k] for k in ("logloss", "ne", "calibration", "ece")}
     return {s.split: {k: float(v) for k, v in figures[s].items() if np.isfinite(v)} for s in (valid, test)}
 
 
@@ -61,12 +61,12 @@ def baseline(folder: Path, seed: int = 0) -> Baselines:
     """Fit both baselines on a prepared data set and write baselines.json into its folder.
 
     Args:
-        folder: What `prepare` made.
-        seed: Fixes the share of rows, the folds and LightGBM.
+        folder: A prepared data set.
+        seed: Seed of the sample of rows, the folds and LightGBM.
 
     Raises:
         ConfigError: If LightGBM is not installed.
-        DataError: If a split is not there or holds one label only.
+        DataError: If a split is missing or holds one label only.
     """
     lightgbm_or_mend()
     shards = {s: Shards(folder, s) for s in ("train", "valid", "test")}
@@ -104,7 +104,7 @@ def _code() -> str:
 
 
 def read(folder: Path) -> dict[str, dict[str, float]]:
-    """Each baseline's figures as a run's evaluation names them; none if they were not made.
+    """Read each baseline's figures, named as in a run's evaluation; none if this code has not measured them.
 
     Args:
         folder: A prepared data set.

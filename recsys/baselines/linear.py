@@ -1,4 +1,4 @@
-"""One-hot logistic regression, as a baseline and as what stands beside a network."""
+"""One-hot logistic regression, as a baseline and as the linear part beside a network."""
 
 import warnings
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from recsys.evaluation.metrics import logloss, sigmoid
 __all__ = ["LinearWeights", "linear", "linear_weights"]
 
 ITERATIONS = 100  # of Newton's method at most; it needs about five
-_ROUGH = 1e-4  # tolerance beside a network: on re-buy 21 s for 73 s, the same C, validation logloss .0001 higher
+_ROUGH = 1e-4  # tolerance beside a network: on re-buy 21 s, not 73 s, the same C, validation logloss .0001 higher
 STRENGTHS = tuple(float(c) for c in np.logspace(-3, 2, 11).round(5))
 
 
@@ -26,9 +26,9 @@ class LinearWeights:
 
     Args:
         ids: For each field, the weight of each of its ids. A list adds the mean over its ids.
-        numbers_N: Of the numbers as they were prepared.
+        numbers_N: Weights of the prepared numbers.
         bias: The intercept.
-        settings: What the fit has come to.
+        settings: Settings that the fit chose.
     """
 
     ids: dict[str, np.ndarray]
@@ -45,7 +45,7 @@ def _matrix(encoder: OneHot, rows: tuple[np.ndarray, np.ndarray]) -> sp.csr_matr
 def _fitted(
     encoder: OneHot, valid: Shards, train: Part, seed: int, tolerance: float = 1e-6
 ) -> tuple[LogisticRegression, Chosen]:
-    """The regression with the best C, which climbs a grid from strong to weak until validation logloss rises."""
+    """The regression with the best C: tries ever weaker regularisation until validation logloss rises."""
     x, x_valid = _matrix(encoder, train[:2]), _matrix(encoder, rows_of(valid, len(valid), seed)[:2])
     weight_B = valid.weight_B
     counting = slice(None) if weight_B is None else np.flatnonzero(weight_B)
@@ -55,7 +55,7 @@ def _fitted(
     settings: Chosen = {}
     for strength in STRENGTHS:
         model.C = strength
-        with warnings.catch_warnings(record=True) as warned:  # told by `converged` below
+        with warnings.catch_warnings(record=True) as warned:  # reported as `converged` below
             warnings.simplefilter("always")
             model.fit(x, train[2], train[3])
         loss = logloss(sigmoid(model.decision_function(x_valid)), label_B, weight_B)
@@ -74,7 +74,7 @@ def _regression(seed: int, strength: float = 1.0, tolerance: float = 1e-6) -> Lo
 
 
 def linear(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Predict, Chosen]:
-    """Logistic regression as a baseline."""
+    """Fit logistic regression as a baseline."""
     encoder = OneHot(shards["train"].schema, train[0], train[1], train[3])
     model, settings = _fitted(encoder, shards["valid"], train, seed)
 
@@ -85,13 +85,13 @@ def linear(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Predict, 
 
 
 def linear_weights(train: Split, strength: Shards | float, most: int, seed: int) -> LinearWeights:
-    """The same regression to stand beside a network: it reads rows as a model does.
+    """Fit the same regression for use beside a network: it reads rows as the network does.
 
     Args:
         train: Training rows, of fields without sequences.
-        strength: Rows that choose C, or C itself.
-        most: Above so many training rows a random share of this size stands for all.
-        seed: Fixes the share.
+        strength: Validation rows to choose C by, or C itself.
+        most: Most training rows; of more, a random sample of this size is used.
+        seed: Seed of the sample.
 
     Raises:
         DataError: If the rows hold one label only.

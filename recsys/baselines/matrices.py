@@ -1,4 +1,4 @@
-"""Prepared ids and numbers → the matrices of logistic regression and of trees.
+"""Turns prepared ids and numbers into the matrices of logistic regression and of trees.
 
 B rows, L id columns, N numbers, W columns of the matrix. A list (multi or sequence) is a set of
 ids in its field's columns; −1 pads. An id of a weighted list counts by its weight; of other lists, by 1.
@@ -14,17 +14,17 @@ __all__ = ["MIN_COUNT", "NATIVE", "PRIOR", "OneHot", "TargetRates"]
 
 MIN_COUNT = 10  # an id with fewer training rows shares its field's column of rare ids
 NATIVE = 64  # a field with at most so many ids is categorical to the trees
-PRIOR = 20.0  # rows of the mean label that every id's label rate starts from
+PRIOR = 20.0  # pseudo-rows with the mean label in every id's label rate
 
 
 def _number_columns(schema: Schema) -> list[int]:
-    """Of dense_BN: a vector's all, of a number its first, which is the same whether it is piecewise or not."""
+    """Columns of dense_BN: all of a vector; the first of a number, which is the same if it is piecewise."""
     places = schema.float_columns
     return [c for f in schema.numeric for c in (places[f.name] if f.kind == "vector" else places[f.name][:1])]
 
 
 def _listed(schema: Schema, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A field's ids and how much each counts: its weight, or 1; 0 if it pads."""
+    """A field's ids and their weights: 1 unless the list is weighted, 0 for padding."""
     ids = ids_BL[:, schema.id_columns[name].start : schema.id_columns[name].stop]
     if not schema[name].weighted:
         return ids, (ids >= 0).astype(np.float64)
@@ -33,7 +33,7 @@ def _listed(schema: Schema, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray)
 
 
 class OneHot:
-    """Ids as columns of 0 and 1, then numbers of mean 0 and deviation 1.
+    """One-hot ids, then numbers standardised to mean 0 and deviation 1.
 
     Each field has a column for every id with at least `min_count` training rows and one for all
     others. A list of n ids puts 1/√n in each one's column, so that every field has norm 1; a
@@ -43,10 +43,10 @@ class OneHot:
         schema: The fields.
         ids_BL: Training ids.
         dense_BN: Training numbers.
-        weight_B: Sample weights, which mean and deviation of numbers follow; None weighs all rows alike.
+        weight_B: Sample weights, for mean and deviation of numbers; None weighs all rows alike.
         min_count: Least rows, whatever their weight, of an id with a column of its own.
-        as_pooled: Whether a row is as a model reads it: of a list the mean over its ids, of a piecewise number all
-            columns.
+        as_pooled: Whether to read rows as a network does: the mean over a list's ids, all columns of a piecewise
+            number.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class OneHot:
         x_BN = dense_BN[:, self._number_columns].astype(np.float64)
         weight_B = np.ones(len(x_BN)) if weight_B is None else weight_B.astype(np.float64)
         share_B = weight_B / weight_B.sum()
-        self.mean = share_B @ x_BN  # unlike np.average, of no numbers too
+        self.mean = share_B @ x_BN  # unlike np.average, works without numbers too
         deviation = np.sqrt(share_B @ (x_BN - self.mean) ** 2)
         self.deviation = np.where(deviation > 1e-12, deviation, 1.0)
         self.width += x_BN.shape[1]
@@ -94,17 +94,17 @@ class OneHot:
         columns.append(column_BN.ravel() + start)
         values.append(x_BN.ravel())
         parts = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
-        return sp.csr_matrix(parts, shape=(len(ids_BL), self.width))  # equal places add up
+        return sp.csr_matrix(parts, shape=(len(ids_BL), self.width))  # entries at equal places add up
 
 
 class TargetRates:
-    """Numbers and narrow ids as they are, wide ids as the label rate of their value and its rows.
+    """Numbers and narrow ids (fields of few ids) as they are; a wide id as its label rate and log count of rows.
 
     rate(v) = (Σ label + PRIOR·mean) / (rows + PRIOR), a row counted by its sample weight. A list takes
-    the mean over its ids, weighted if the list is. No training row sees its own label: if rows have
-    times, the rates are those of the rows before it, as they will be when the model is used; else
-    those of the other folds. A time's rows are taken to stand in its order: folds, which know the
-    future, tell how often an id comes back, and if that is the label, a rate of them misleads.
+    the mean over its ids, weighted if the list is. No training row sees its own label. If rows have times,
+    a row's rates come from the rows before it, as when the model is used; rows are taken to be in order
+    of time. Else they come from the other folds. With times, folds would leak the future: how often an id
+    comes back, which may be the label itself.
 
     Args:
         schema: The fields.
@@ -172,7 +172,7 @@ class TargetRates:
         row, slot = row[order], slot[order]
         id_, weight = ids[row, slot], self.weight[row]
         first_id = np.r_[True, id_[1:] != id_[:-1]][: len(id_)]
-        first_row = first_id | np.r_[True, row[1:] != row[:-1]][: len(row)]  # an id that stands twice in a row: once
+        first_row = first_id | np.r_[True, row[1:] != row[:-1]][: len(row)]  # an id twice in one row counts once
         sums = []
         for value in (self.label[row] * weight, weight):
             below = np.r_[0.0, np.cumsum(value)[:-1]][: len(value)]

@@ -15,12 +15,12 @@ __all__ = ["CHUNK", "Chosen", "Part", "Predict", "rows_of", "scored"]
 CHUNK = 65_536
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids_BL, dense_BN → logit_B
-Chosen = dict[str, float]  # settings that a fit has come to, by name
+Chosen = dict[str, float]  # settings that a fit chose, by name
 Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]  # ids_BL, dense_BN, label_B, weight_B
 
 
 def rows_of(shards: Split, most: int, seed: int) -> Part:
-    """All rows of a split that have weight, or a random share of them, in their order."""
+    """The rows of a split that have weight, or a random sample of `most` of them, in their order."""
     total, weight_B = len(shards), shards.weight_B
     ids, dense, label = [], [], []
     counting = np.arange(total) if weight_B is None else np.flatnonzero(weight_B)

@@ -1,4 +1,4 @@
-"""LightGBM over label rates of ids, and over ids that are few."""
+"""LightGBM on label rates of ids; fields of few ids are categorical instead."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ LEAVES = (15, 63)
 
 
 def trees(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Predict, Chosen]:
-    """LightGBM; stops early on validation, which also chooses the number of leaves."""
+    """Fit LightGBM; validation stops it early and chooses the number of leaves."""
     lightgbm = lightgbm_or_mend()
     encoder = TargetRates(shards["train"].schema, train[0], train[2], train[3], seed)
     valid = rows_of(shards["valid"], len(train[2]), seed)
@@ -39,7 +39,7 @@ def trees(shards: dict[str, Shards], train: Part, seed: int) -> tuple[Predict, C
 
 
 def lightgbm_or_mend() -> Any:
-    """The package.
+    """Import LightGBM.
 
     Raises:
         ConfigError: If it is not installed.

@@ -13,14 +13,14 @@ from recsys.files import Json
 
 __all__ = ["Calibrator", "fit_calibrator", "isotonic"]
 
-_LEAST = 50  # effective rows of the rarer label, for each bin
+_LEAST = 50  # effective rows of the rarer label in each bin, at least
 _BINS = 200  # at most
 _FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Calibrator:
-    """p' = piecewise-linear, never falling, of p: `np.interp(p, x, y)`.
+    """p' = np.interp(p, x, y): a piecewise-linear curve that never falls.
 
     Args:
         x: Ascending probabilities.
@@ -45,34 +45,33 @@ def fit_calibrator(
     weight_B: np.ndarray | None = None,
     time_B: np.ndarray | None = None,
 ) -> Calibrator | None:
-    """`isotonic` of all rows, if such a curve lowers logloss on rows that it was not fitted on; else None.
+    """Fit `isotonic` to all rows if such curves lower logloss on rows that they were not fitted on; else None.
 
     The rows, in order of time, are cut into five contiguous parts, and each is predicted by a curve of the other four.
-    The curve is kept if the mean gain is above its standard error, of all rows and of the last part alone. The last
-    part is what comes nearest to the rows that the curve will serve, and its curve has seen earlier rows only: on a
-    table that drifts, rows before and after a part vouch for it, and nothing vouches for the time to come. Parts are
-    contiguous so that rows that stand together (of one group, or repeated) do not vouch for each other. There is no
-    curve if the rows make one bin only.
+    The curve is kept if the mean gain is above its standard error, both over all rows and over the last part alone.
+    The last part is nearest to the rows that the curve will serve, and its curve has seen earlier rows only. The other
+    parts' curves have seen later rows too, which helps them on a table that drifts. Parts are contiguous, so that rows
+    of one group, and repeated rows, are rarely on both sides of a fit. There is no curve if the rows fill only one bin.
 
     Args:
         probability_B: Predictions.
         label_B: 0 or 1.
         weight_B: Sample weights.
-        time_B: When each row happened; without it, rows stand in order of time already, or have none.
+        time_B: When each row happened; None: rows are in order of time already, or have no times.
     """
     order = np.arange(len(label_B)) if time_B is None else np.argsort(time_B, kind="stable")
     columns = (np.asarray(x)[order] for x in (probability_B, label_B))
     weight, (p_B, y_B) = counting(None if weight_B is None else np.asarray(weight_B)[order], *columns)
     if _most_bins(y_B, weight) < 2:
         return None
-    mended_B, parts = np.empty(len(p_B)), np.array_split(np.arange(len(p_B)), _FOLDS)
-    for held in parts:
-        seen = np.delete(np.arange(len(p_B)), held)
-        curve = isotonic(p_B[seen], y_B[seen], None if weight is None else weight[seen])
-        mended_B[held] = curve(p_B[held])
-    gain_B = losses(p_B, y_B) - losses(mended_B, y_B)
-    for judge in (np.arange(len(p_B)), parts[-1]):
-        gain, error = weighted_mean(gain_B[judge], None if weight is None else weight[judge])
+    curved_B, parts = np.empty(len(p_B)), np.array_split(np.arange(len(p_B)), _FOLDS)
+    for part in parts:
+        others = np.delete(np.arange(len(p_B)), part)
+        curve = isotonic(p_B[others], y_B[others], None if weight is None else weight[others])
+        curved_B[part] = curve(p_B[part])
+    gain_B = losses(p_B, y_B) - losses(curved_B, y_B)
+    for rows in (np.arange(len(p_B)), parts[-1]):
+        gain, error = weighted_mean(gain_B[rows], None if weight is None else weight[rows])
         if gain <= error:
             return None
     return isotonic(p_B, y_B, weight)
@@ -81,10 +80,10 @@ def fit_calibrator(
 def isotonic(probability_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None) -> Calibrator:
     """Isotonic regression over at most 200 bins of equal weight, so that few rows cannot bend it.
 
-    There is a bin for every 50 effective rows of the rarer label: (Σw)² / Σw² rows of equal weight would
-    be as certain. Its value is at least what half a click (of mean weight) in it would make, and at most
-    what half a non-click would leave, so that no later row costs infinite logloss. Each bin rises by
-    2e-6, enough for float32 to keep most of the order (and AUC) inside level runs.
+    There is one bin for every 50 effective rows, (Σw)² / Σw², of the rarer label. A bin's value is at least
+    the rate of half a click (of mean weight) in it, and at most 1 − the rate of half a non-click: no later
+    row costs infinite logloss. Each bin is raised 2e-6 above the one before, enough for float32 to keep most
+    of the order (and AUC) inside level runs.
     """
     weight, (p_B, y_B) = counting(weight_B, probability_B, label_B)
     cut = equal_bins(p_B, y_B, weight, max(1, _most_bins(y_B, weight)))
@@ -98,7 +97,7 @@ def isotonic(probability_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarra
 
 
 def _most_bins(label_B: np.ndarray, weight_B: np.ndarray | None) -> int:
-    """What the rarer label (by effective rows) allows: 0 if there is none of it to speak of."""
+    """Most bins that the effective rows of the rarer label allow; 0 if they are too few for one."""
     w_B = np.ones(len(label_B)) if weight_B is None else weight_B
     rows = [w.sum() ** 2 / max(np.square(w).sum(), 1e-300) for w in (w_B[label_B > 0.5], w_B[label_B <= 0.5])]
     return min(_BINS, int(min(rows) * (1 + 1e-9)) // _LEAST)

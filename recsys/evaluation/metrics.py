@@ -37,7 +37,7 @@ def sigmoid(logit_B: np.ndarray) -> np.ndarray:
 
 
 def counting(weight_B: np.ndarray | None, *columns: np.ndarray) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
-    """Drop the rows of weight 0; weights that are all 1 become None, so that they change no bit of an answer.
+    """Drop the rows of weight 0; weights that are all 1 become None, so that figures equal those without weights.
 
     Raises:
         DataError: If there are rows, and all of them weigh 0.
@@ -57,7 +57,7 @@ def counting(weight_B: np.ndarray | None, *columns: np.ndarray) -> tuple[np.ndar
 def observed(
     label_B: np.ndarray, weight_B: np.ndarray | None, *columns: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[np.ndarray, ...]]:
-    """Drop the rows whose label is NaN, which was not observed → label, weights, and each column."""
+    """Drop the rows whose label was not observed (NaN) → label, weights, and each column."""
     seen_B = ~np.isnan(label_B)
     if seen_B.all():
         return np.asarray(label_B), weight_B, columns
@@ -65,10 +65,10 @@ def observed(
 
 
 class AUC:
-    """Exact area under the ROC curve from a stream; ties count half; 8 bytes a row, 16 if rows have weights.
+    """Exact area under the ROC curve of rows that come in batches; ties count half; 8 bytes a row, 16 with weights.
 
-    A row is one uint64: its float32 score, mapped to integers of the same order, above its label.
-    Sorting them puts equal scores side by side.
+    A row is one uint64: its label in the lowest bit and, above it, its float32 score as an integer of the
+    same order. Sorting puts equal scores side by side.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class AUC:
         self._weights: list[np.ndarray | None] = []
 
     def add(self, score_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None = None) -> None:
-        """Take a batch in; scores are compared as float32: give logits, as large probabilities round to 1."""
+        """Add a batch; scores are compared as float32: give logits, since large probabilities round to 1."""
         weight, (score, label) = counting(weight_B, np.asarray(score_B, np.float32), label_B)
         if np.isnan(score).any():
             raise DataError("AUC: expected finite scores, got NaN: the model diverged, lower its learning rates")
@@ -87,7 +87,7 @@ class AUC:
         self._weights.append(weight)
 
     def _sorted(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """All rows in order of score and, unless all weigh 1, their weights; held as one part from now on."""
+        """Sort all rows by score and keep them as one part → rows, and weights or None if all weigh 1."""
         rows = self._parts[0] if len(self._parts) == 1 else np.concatenate([np.empty(0, np.uint64), *self._parts])
         weight = None
         if all(w is None for w in self._weights):
@@ -104,7 +104,7 @@ class AUC:
         """P(score of a positive > score of a negative) + ½ P(equal), over pairs that count w₊·w₋ times.
 
         Raises:
-            DataError: If only one label came.
+            DataError: If all rows have the same label.
         """
         rows, weight = self._sorted()
         wins, positives, negatives, tied_negatives, tied_positives, last = 0.0, 0, 0, 0, 0, -1
@@ -183,8 +183,8 @@ def logloss(probability_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray
 def weighted_mean(value_B: np.ndarray, weight_B: np.ndarray | None) -> tuple[float, float]:
     """m = Σ w·v / Σ w, and its standard error √(Σ w²·(v − m)²) / Σ w.
 
-    Without weights that is the mean, and the deviation over √B. Rows are drawn, not their copies: a
-    weight of two gives the mean of two equal rows, but a larger error than two rows that were drawn apart.
+    Without weights these are the mean, and the deviation over √B. A row of weight 2 counts as two equal rows in
+    the mean, but as one draw in the error, which is larger than that of two independent rows.
     """
     w_B = np.ones(len(value_B)) if weight_B is None else np.asarray(weight_B, np.float64)
     mean = float(np.average(value_B, weights=w_B))
@@ -211,8 +211,8 @@ def equal_bins(
 ) -> Bins:
     """Cut the rows, ascending by probability, into at most `bins` bins of equal weight.
 
-    A row that lies across a cut counts in both bins, by its shares. Whole weights are cut where as
-    many unweighted rows would be: the first bins hold one row more if the rows do not divide.
+    A row that lies across a cut counts in both bins, by its shares. Integer weights are cut as so many
+    unweighted rows would be: the first bins hold one row more if the rows do not divide evenly.
     """
     weight, (p_B, y_B) = counting(weight_B, probability_B, label_B)
     order = np.argsort(p_B, kind="stable")
@@ -257,16 +257,16 @@ def evaluate(
 ) -> dict[str, float]:
     """AUC, logloss, normalised entropy, calibration ratio, ECE and, with groups, GAUC.
 
-    Normalised entropy divides logloss by that of always saying the mean label (He et al., 2014);
-    the calibration ratio is Σp / Σy. AUC and GAUC compare logits: large ones are the same
-    probability in floating point, yet the model did tell them apart.
+    Normalised entropy divides logloss by that of predicting the mean label for every row (He et al., 2014);
+    the calibration ratio is Σp / Σy. AUC and GAUC compare logits, since different large logits round to
+    the same probability.
 
     Args:
         logit_B: Predictions before the sigmoid.
         label_B: 0 or 1.
         group_B: Groups of GAUC.
         weight_B: Sample weights.
-        calibrator: Measure the probabilities that it makes of the model's.
+        calibrator: Recalibrates the probabilities before they are measured.
 
     Raises:
         DataError: If the rows hold one label only, or none has weight.

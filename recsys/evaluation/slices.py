@@ -1,4 +1,4 @@
-"""How good predictions are on parts of the rows.
+"""Metrics of predictions on parts of the rows.
 
 B rows of a split, R training rows. Weights as in `recsys.evaluation.metrics`.
 """
@@ -20,7 +20,7 @@ def seen_before(id_R: np.ndarray, id_B: np.ndarray, missing: int, unseen: int | 
         id_R: Ids ≥ 0 of training rows, those of weight 0 left out.
         id_B: Ids ≥ 0 of the rows.
         missing: The id of rows without a value.
-        unseen: The id of values that training did not see, or too rarely for an id of their own; None if there is none.
+        unseen: The id that values share which training saw never or too rarely; None if there is none.
     """
     known = np.bincount(id_R, minlength=int(id_B.max(initial=0)) + 1)
     if unseen is not None and unseen < len(known):
@@ -34,13 +34,13 @@ def figures(
 ) -> dict[str, float]:
     """AUC, logloss and calibration (Σp / Σy) of rows that may all have one label.
 
-    AUC is left out unless both labels are there, calibration unless there is a click.
+    AUC is left out unless both labels occur, calibration unless there is a click.
 
     Args:
-        logit_B: What AUC compares.
+        logit_B: Scores that AUC compares.
         probability_B: The predictions.
         label_B: 0 or 1.
-        weight_B: Sample weights; one at least is above 0.
+        weight_B: Sample weights; at least one is above 0.
     """
     weight, (logit, p_B, y_B) = counting(weight_B, logit_B, probability_B, label_B)
     measured = {"logloss": logloss(p_B, y_B, weight)}

@@ -96,9 +96,7 @@ def _cells(encoder: RowEncoder) -> dict[str, str]:
     cells = dict(encoder.schema.lookup_columns)
     for f in encoder.schema.fields:
         whole = f.kind in ("multi", "sequence", "vector") and not f.separator
-        whole = whole and not isinstance(
-            encoder.encoders[f.name], Words
-        )  # words are one text in a file, ids only in the model
+        whole = whole and not isinstance(encoder.encoders[f.name], Words)  # a text becomes ids only in the model
         cells |= {c: "list" if whole else t for c, t in zip(f.inputs, f.dtypes, strict=True)}
     return cells
 
