@@ -1,1 +1,1 @@
-"""The command line: the only room that knows the terminal's arguments."""
+"""The command line: the only package that reads the terminal's arguments."""

@@ -18,7 +18,7 @@ __all__ = ["predict", "serve", "verify"]
 
 
 def verify(given: Namespace) -> int:
-    """Prove a bundle, and print what was compared."""
+    """Verify a bundle, and print what was checked."""
     from recsys.serving.verify import verify
 
     print(json.dumps(verify(given.bundle, tuple(RUNTIMES) if given.runtime == "all" else (given.runtime,)), indent=1))

@@ -1,4 +1,4 @@
-"""The command line `recsys`: the tree of commands is parsed, and the one that was named is imported and called."""
+"""The command line `recsys`: parses the arguments, then imports and calls the command that they name."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ def call(arguments: Sequence[str]) -> int:
     """Parse a command line and run its command → exit code.
 
     Raises:
-        RecsysError: What the user can mend.
+        RecsysError: If something fails that the user can mend.
         SystemExit: After `--help` and `--version`.
     """
     if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments):  # what follows is for Hydra

@@ -1,4 +1,4 @@
-"""`recsys compare`: find the reports, before the second that it takes to import what compares them."""
+"""`recsys compare`: finds the reports before it imports the code that compares them, which takes a second."""
 
 from argparse import Namespace
 

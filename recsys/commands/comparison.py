@@ -1,4 +1,4 @@
-"""`recsys compare`: print how selection reports agree, and write a page."""
+"""`recsys compare`: prints how selection reports agree, and writes a page."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations

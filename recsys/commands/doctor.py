@@ -1,6 +1,6 @@
-"""`recsys doctor`: is this machine fit to train, and for each problem the one command that mends it.
+"""`recsys doctor`: checks whether this machine can train, and names for each problem the command that mends it.
 
-Imports nothing heavy at the top: if torch does not run, it must, and tell why.
+Imports nothing heavy at the top: it must run, and say why, even if torch does not.
 """
 
 import importlib
@@ -30,14 +30,14 @@ _DISK_GIB = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     Args:
-        name: What was looked at.
+        name: What was checked.
         value: What was found.
-        ok: False when it should be otherwise.
-        mend: The one command that mends it; empty when `ok`.
-        blocks: False when training works all the same, only with less.
+        ok: Whether it is as it should be.
+        mend: The one command that mends it; empty if `ok`.
+        blocks: Whether training cannot run with this problem; if it can, a feature is missing.
     """
 
     name: str
@@ -85,13 +85,13 @@ def _cuda_build() -> str | None:
 
 
 def _fbgemm() -> Finding:
-    """fbgemm-gpu (CUDA) and fbgemm-gpu-cpu own the same folder: one of them, and the one that torch needs."""
+    """fbgemm-gpu (CUDA) and fbgemm-gpu-cpu share a folder: only the one that torch needs may be installed."""
     cpu, cuda = _version("fbgemm-gpu-cpu"), _cuda_build()
     torch_is_cpu = (_version("torch") or "").endswith("+cpu")
     if cuda and (cpu or torch_is_cpu):
         value = f"expected fbgemm-gpu-cpu alone, found fbgemm-gpu {cuda} (CUDA)" + (f" and {cpu} (CPU)" if cpu else "")
-        away = _pip("uninstall", "-y", "fbgemm-gpu", "fbgemm-gpu-cpu")
-        return Finding("fbgemm", value, False, f"{away} && {_reinstall_fbgemm('fbgemm-gpu-cpu')}")
+        uninstall = _pip("uninstall", "-y", "fbgemm-gpu", "fbgemm-gpu-cpu")
+        return Finding("fbgemm", value, False, f"{uninstall} && {_reinstall_fbgemm('fbgemm-gpu-cpu')}")
     return _pin("fbgemm", "fbgemm-gpu" if cuda else "fbgemm-gpu-cpu", TRIPLE["fbgemm"], "--no-deps")
 
 
@@ -100,7 +100,7 @@ def _reinstall_fbgemm(package: str) -> str:
 
 
 def _triple(parts: list[Finding]) -> Finding:
-    """The versions may be right and the libraries still not load, so load them."""
+    """Load the libraries: they may fail to load even if their versions are right."""
     tested = " / ".join(TRIPLE.values())
     wrong = next((part for part in parts if not part.ok), None)
     if wrong:
@@ -182,10 +182,10 @@ def _demo_data() -> Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything that training needs, most important first.
+    """Check everything that training needs, most important first.
 
     Returns:
-        One finding per thing, also for those that are fine.
+        One finding per check, also for those that are fine.
     """
     parts = [
         _pin("torch", "torch", TRIPLE["torch"]),
@@ -211,7 +211,7 @@ def _mark(finding: Finding) -> str:
 
 
 def _show(findings: list[Finding]) -> None:
-    """A table, plain if rich itself is missing."""
+    """Print a table, or plain lines if rich itself is missing."""
     try:
         from rich import box
         from rich.console import Console
@@ -232,7 +232,7 @@ def main(given: Namespace | None = None) -> int:
     """Print the findings as a table, then a command for each problem.
 
     Returns:
-        0 when training works here, 2 when something blocks it.
+        0 if training works here, 2 if something blocks it.
     """
     findings = examine()
     _show(findings)

@@ -1,4 +1,4 @@
-"""`recsys run` and `recsys export`: the overrides of a run, with those of the run that it goes on from."""
+"""`recsys run` and `recsys export`: the overrides of a run, merged with those of the run that it goes on from."""
 
 import re
 import sys
@@ -28,21 +28,21 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def export(given: Namespace) -> int:
-    """Export the newest model of a run: a run of that stage alone."""
+    """Export the newest model of a run, by a run of stage export alone."""
     return run([f"from_run={given.run}", "stages=[export]", f"name={Path(given.run).name}-export", *given.overrides])
 
 
 def continued(arguments: list[str], command: str = "run") -> list[str]:
-    """The overrides of the run that `resume=` or `from_run=` names, under those given now.
+    """The overrides of the run that `resume=` or `from_run=` names, then those given now, which win.
 
     A resumed run works in its own folder, and finds its finished stages there.
 
     Args:
         arguments: Overrides.
-        command: `run`, or `sweep`, which goes on with sweeps only.
+        command: `run` or `sweep`; each resumes only its own kind.
 
     Raises:
-        ConfigError: If there is no such run to resume.
+        ConfigError: If there is no such run to resume, or it is of the other kind.
     """
     given = dict(a.split("=", 1) for a in arguments if a.startswith(("resume=", "from_run=", "runs=")))
     kind = next((k for k in ("resume", "from_run") if given.get(k)), None)
@@ -71,28 +71,28 @@ def continued(arguments: list[str], command: str = "run") -> list[str]:
 
 
 def _without(saved: list[str], *keys: str) -> list[str]:
-    """Saved overrides but for these keys, and for what only a person may type: a run's folder may be anybody's."""
+    """Saved overrides without these keys, and without what only the user may type: anybody may have written them."""
     typed = {*keys, "hydra", "trusted"}
     return [o for o in saved if not o.startswith("-") and not _groups(o) & typed and not _chooses_server(o)]
 
 
 def _chooses_server(override: str) -> bool:
-    """Whether it may set tracking.uri, where a run's figures, rows and bundle go."""
+    """Whether an override may set tracking.uri, the server that gets a run's figures, rows and bundle."""
     harmless = re.match(r"\+{0,2}tracking\.(experiment|register)=", override)
     return "tracking" in _groups(override) and not harmless
 
 
 def _groups(override: str) -> set[str]:
-    """The part of the configuration that an override sets, and the one to which `@` turns it."""
+    """The top-level keys that an override may set: its own, and the one to which `@` moves it."""
     places = override.lstrip("+~ \t").partition("=")[0].split("@")
     return {re.split(r"[./]", p.removeprefix("_global_."))[0].strip() for p in places}
 
 
 def _over(earlier: list[str], now: list[str]) -> list[str]:
-    """Earlier overrides, then those given now; a key given now drops it, and what is inside it, from the earlier.
+    """Earlier overrides, then those given now; earlier ones that set a key given now, or one inside it, are dropped.
 
     Raises:
-        ConfigError: If an earlier one calls a resolver, which may read what is secret: the environment's variables.
+        ConfigError: If an earlier one calls a resolver, which may read secrets from environment variables.
     """
     from pipelines.overrides import key_of
 

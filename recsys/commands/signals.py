@@ -1,4 +1,4 @@
-"""End a process in order when it is told to end."""
+"""Ends a process properly on SIGTERM."""
 
 import signal
 import sys
@@ -13,10 +13,10 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def obey_sigterm() -> None:
-    """Let SIGTERM end this process as an error does: what is unfinished is removed, MLflow is told.
+    """Let SIGTERM end this process as an error does: unfinished files are removed, and MLflow is told.
 
-    Without a handler it kills at once; and the first process of a container ignores it altogether. A handler
-    that is there already stays.
+    Without a handler SIGTERM kills at once, and the first process of a container ignores it altogether. An
+    existing handler stays.
     """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _end)

@@ -1,4 +1,4 @@
-"""`recsys sweep`: the overrides of a sweep, with those of the one that it goes on with."""
+"""`recsys sweep`: the overrides of a sweep, merged with those of the sweep that it resumes."""
 
 from argparse import Namespace
 

@@ -68,14 +68,14 @@ _BASELINES = "Fit logistic regression and LightGBM on a data set; every run's ev
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, but a wrong argument raises (argparse prints its usage and ends the process), and no option has
-    a shorter name: `--any` must not open a server to anyone.
+    """argparse's parser with two changes: a wrong argument raises instead of ending the process, and options cannot
+    be abbreviated, so that `--any` does not open a server to anyone.
 
     Args:
         prog: The command, as its user types it.
-        usage: Shown in place of argparse's line.
+        usage: Replaces argparse's usage line.
         description: What it does.
-        epilog: Stands behind the options.
+        epilog: Text after the options.
     """
 
     def __init__(self, prog: str, usage: str | None = None, description: str | None = None, epilog: str | None = None):
@@ -113,9 +113,9 @@ def _adder(tree: dict[str, Parser]) -> Add:
 
 
 def command_tree() -> dict[str, Parser]:
-    """The parser of each command by its name, such as `data guess`; that of the whole tree by the empty name.
+    """Name of a command, such as `data guess` → its parser; the empty name → the parser of the whole tree.
 
-    What a parser returns holds `call`, the `module:function` that takes it (empty for a group), and `parser`, the
+    The parsed arguments hold `call`, the `module:function` to call with them (empty for a group), and `parser`, the
     command's own.
     """
     tree = {"": Parser("recsys", epilog="recsys COMMAND --help tells more.")}

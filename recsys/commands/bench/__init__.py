@@ -1,1 +1,1 @@
-"""`recsys bench …`: measure, with a reference in the same run."""
+"""`recsys bench …`: measures speed, with a reference in the same run."""

@@ -1,7 +1,7 @@
 """`recsys bench data`: preparation, loading and encoding, each beside a reference in the same run.
 
-Every preparation is a process of its own, so that its peak memory is its own; those that are
-compared take turns, and medians are printed.
+Every preparation runs in a process of its own, to measure its peak memory. Those that are compared
+take turns, and medians are printed.
 """
 
 import itertools
@@ -83,7 +83,7 @@ def _ours(path: Path, folder: Path) -> dict[str, float]:
 
 
 def _pandas(path: Path) -> float:
-    """The same encoding as people write it with pandas → seconds."""
+    """Time the same encoding as people write it with pandas → seconds."""
     started = time.perf_counter()
     table = pd.read_csv(path)
     columns = []
@@ -101,7 +101,7 @@ def _pandas(path: Path) -> float:
 
 
 def _outside(command: str, path: Path) -> float:
-    """A reference command on the same file → seconds."""
+    """Time a reference command on the same file → seconds."""
     started = time.perf_counter()
     done = subprocess.run([*shlex.split(command), str(path)], capture_output=True, text=True)
     if done.returncode:
@@ -150,7 +150,7 @@ def _grown(folder: Path, rows: int, small: float) -> dict[str, float]:
 
 
 def _rate(batches: Callable[[], Any], seconds: float = 3.0) -> float:
-    """Rows a second of an iterator of batches that is begun again until the time is up."""
+    """Rows per second of an iterator of batches, which is restarted until the time is up."""
     rows, started = 0, time.perf_counter()
     while True:
         for batch in batches():
@@ -185,7 +185,7 @@ def _loading(folder: Path, batch: int) -> dict[str, float]:
 
 
 def _encoding(folder: Path) -> dict[str, float]:
-    """µs a row of the encoder that serves, one row and many at a time."""
+    """µs per row of the serving encoder, with one row and many at a time."""
     prepared = next((folder / "load").glob("bench-*"))
     encoder = RowEncoder.load(prepared)
     rows = read_prepared(prepared, "golden_rows.json", list[Row])

@@ -1,8 +1,8 @@
 """`recsys bench select`: what a search by LeAP costs, beside a training epoch and beside permutation.
 
-Made tables of F fields; searches that are compared take turns, and medians are printed (very many
-fields are searched once: minutes). Permutation is one pass over the rows a field and repeat, so passes
-for a few fields are timed, and scaled.
+Tables are synthetic, with F fields. Searches that are compared take turns, and medians are printed; very
+many fields are searched only once, as this takes minutes. Permutation makes one pass over the rows for each
+field and repeat: a few fields are timed, and the time is scaled.
 """
 
 import json
@@ -41,15 +41,15 @@ from recsys.training.memory import keep_freed_memory
 __all__ = ["main", "wide_once"]
 
 _console = console()
-_TIMED_FIELDS = 16  # of permutation
-_ROWS, _REPEATS = 50_000, 3  # rows at most, as its default; repeats that give an error of its scores
+_TIMED_FIELDS = 16  # fields that permutation is timed on
+_ROWS, _REPEATS = 50_000, 3  # permutation's default of rows, at most; repeats that give its scores errors
 _HOW = TrainConfig(batch_size=4096, max_epochs=1, evals_per_epoch=1)
 _DEVICE = Device.choose("cpu", _HOW.precision)
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A trained model on a made table."""
+    """A trained model on a synthetic table."""
 
     search: Search
     epoch_seconds: float
@@ -60,7 +60,7 @@ class _Case:
 
 
 def _spec(dim: int) -> checkpoint.Spec:
-    """DCN-v2 of low rank, which wide inputs ask for, over a table a field."""
+    """DCN-v2 of low rank, which suits wide inputs, over one table per field."""
     return {
         "model": {"_target_": "recsys.models.dcn.DCN", "rank": 64, "hidden": [256, 128]},
         "embedding": {"_target_": "recsys.embeddings.per_field.per_field", "dim": dim},
@@ -146,16 +146,16 @@ def _turns(timed: dict[str, Callable[[], float]], repeats: int) -> dict[str, flo
 
 
 def _permuted(case: _Case) -> float:
-    """Seconds of permutation importance once over the rows there are, `_ROWS` at most, scaled from a few fields.
+    """Seconds of one repeat of permutation importance over at most `_ROWS` rows, scaled from a few fields.
 
     It runs in the precision of LeAP's gate steps.
     """
     names = case.search.model.schema.names
-    rows_of = Shuffled(case.search.model, case.search.valid, 0, _ROWS, _DEVICE)
-    rows_of.logits(names[:1])
+    shuffled = Shuffled(case.search.model, case.search.valid, 0, _ROWS, _DEVICE)
+    shuffled.logits(names[:1])
     started = time.perf_counter()
     for name in names[:_TIMED_FIELDS]:
-        rows_of.logits([name])
+        shuffled.logits([name])
     seconds = (time.perf_counter() - started) / min(_TIMED_FIELDS, len(names))
     return seconds * len(names)
 
@@ -163,8 +163,8 @@ def _permuted(case: _Case) -> float:
 def _ratios(seconds: dict[str, float], cases: dict[int, str]) -> dict[str, float]:
     """How many times faster LeAP is than permutation at its default of one repeat, and at three.
 
-    Both over the rows there are, in the same precision. One repeat tells no error; LeAP's gates are
-    means over hundreds of steps.
+    Both use the rows that exist, in the same precision. One repeat gives no standard error; LeAP's gates
+    are means over hundreds of steps.
     """
     once = {f: seconds[f"permutation_{n}"] / seconds[f"leap_{n}"] for f, n in cases.items()}
     return {f"times_faster_than_permutation_r{r}_f{f}": r * ratio for r in (1, _REPEATS) for f, ratio in once.items()}

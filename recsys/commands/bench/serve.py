@@ -1,6 +1,6 @@
 """`recsys bench serve`: requests a second and latency of a real server, beside scoring without HTTP.
 
-The server is a process of its own; the client below speaks HTTP/1.1 on connections that it keeps
+The server runs in a process of its own; the client below speaks HTTP/1.1 on connections that it keeps
 open, as services do. Both share this machine's cores.
 """
 
@@ -37,7 +37,7 @@ _CONNECTIONS = 16
 
 @contextmanager
 def _server(bundle: Path) -> Generator[str]:
-    """A server of the bundle on a free port of this machine → `host:port`."""
+    """Serve the bundle on a free port of this machine → `host:port`."""
     command = [sys.executable, "-m", "recsys", "serve", str(bundle), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -53,9 +53,9 @@ def _server(bundle: Path) -> Generator[str]:
 def _post(connection: http.client.HTTPConnection, body: str) -> None:
     connection.request("POST", "/predict", body, _HEADERS)
     answer = connection.getresponse()
-    said = answer.read()
+    content = answer.read()
     if answer.status != 200:
-        raise DataError(f"bench serve: expected status 200, got {answer.status}: {said[:200]!r}")
+        raise DataError(f"bench serve: expected status 200, got {answer.status}: {content[:200]!r}")
 
 
 def _kept_open(address: str, bodies: list[str], requests: int) -> list[float]:
@@ -67,17 +67,17 @@ def _kept_open(address: str, bodies: list[str], requests: int) -> list[float]:
 
 def _at_once(address: str, bodies: list[str], requests: int) -> list[float]:
     """Seconds of each request on 16 connections that are busy together."""
-    taken: list[list[float]] = [[] for _ in range(_CONNECTIONS)]
+    seconds: list[list[float]] = [[] for _ in range(_CONNECTIONS)]
 
     def client(i: int) -> None:
-        taken[i] = _kept_open(address, bodies, requests // _CONNECTIONS)
+        seconds[i] = _kept_open(address, bodies, requests // _CONNECTIONS)
 
     threads = [threading.Thread(target=client, args=(i,)) for i in range(_CONNECTIONS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [t for part in taken for t in part]
+    return [t for part in seconds for t in part]
 
 
 def _new_each(address: str, bodies: list[str], requests: int) -> list[float]:
@@ -91,11 +91,11 @@ def _without_http(bundle: Bundle, rows: list[Any], requests: int) -> list[float]
     return timeit.repeat(lambda: bundle.score([next(turn)]), number=1, repeat=requests)
 
 
-def _told(name: str, seconds: float, taken: list[float]) -> dict[str, float]:
+def _summary(name: str, seconds: float, latencies: list[float]) -> dict[str, float]:
     return {
-        f"{name}_requests_per_second": round(len(taken) / seconds, 1),
-        f"{name}_p50_ms": round(1e3 * float(np.median(taken)), 3),
-        f"{name}_p99_ms": round(1e3 * float(np.quantile(taken, 0.99)), 3),
+        f"{name}_requests_per_second": round(len(latencies) / seconds, 1),
+        f"{name}_p50_ms": round(1e3 * float(np.median(latencies)), 3),
+        f"{name}_p99_ms": round(1e3 * float(np.quantile(latencies, 0.99)), 3),
     }
 
 
@@ -123,8 +123,8 @@ def main(given: Namespace) -> int:
         for name, measure in cases.items():
             _console.print(name.replace("_", " "), highlight=False)
             started = time.perf_counter()
-            taken = measure()
-            figures |= _told(name, time.perf_counter() - started, taken)
+            latencies = measure()
+            figures |= _summary(name, time.perf_counter() - started, latencies)
     print(
         json.dumps({"bench": "serve", "runtime": loaded.runtime, **figures, "versions": {"recsys": recsys.__version__}})
     )

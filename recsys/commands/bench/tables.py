@@ -1,7 +1,7 @@
-"""`recsys bench tables`: an untuned run beside logistic regression and LightGBM, on unlike tables that packages carry.
+"""`recsys bench tables`: an untuned run beside logistic regression and LightGBM, on many tables from Python packages.
 
-Each table goes a newcomer's way: `recsys data guess`, then `recsys run` with nothing set but the seed. Test figures;
-ours before recalibration. A table that is finished is kept in OUT/NAME.json and not run again.
+Each table takes a newcomer's steps: `recsys data guess`, then `recsys run` with nothing set but the seed. Figures are
+on test; ours before recalibration. A finished table is kept in OUT/NAME.json and not run again.
 """
 
 import io
@@ -56,11 +56,11 @@ _CODE = (
     *(__name__, "pipelines.prepare", "pipelines.train", "recsys.baselines.fit", "recsys.data.inspection.decide"),
     *("recsys.models.dcn", "recsys.embeddings.per_field"),
 )
-"""What the figures of a run with no override depend on."""
+"""Modules that the figures of a run without overrides depend on."""
 
 
 def _last_line(command: Callable[[], int]) -> Path:
-    """The path that a command of this process prints last.
+    """Run a command in this process → the path that it prints last.
 
     Raises:
         ConfigError: If it ends with another exit code than 0.
@@ -74,7 +74,7 @@ def _last_line(command: Callable[[], int]) -> Path:
 
 
 def _write_table(name: str, table: PackageTable, out: Path) -> Path:
-    """The table as Parquet, and its configuration as a newcomer gets it → the folder of configurations."""
+    """Write the table as Parquet and guess its configuration → the folder of configurations."""
     path, config = (out / "tables" / f"{name}.parquet").resolve(), out / "conf" / "data" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     table.frame.to_parquet(path, index=False)

@@ -1,4 +1,4 @@
-"""What `recsys bench tables` found: a table's figures as JSON, and all of them as Markdown and as a page."""
+"""The results of `recsys bench tables`: a table's figures as JSON, and all of them as Markdown and as a page."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ __all__ = [
 
 TABLES_VERSION = 1  # of OUT/NAME.json
 OURS, LINEAR, TREES = "ours", "logistic regression", "LightGBM"
-_FAR = 0.002  # AUC; a loss beyond it, and beyond noise, is named
+_FAR = 0.002  # AUC; tables that lose more than this, and more than noise, are named
 _HEAD = (
     *("table", "rows", "fields", "ids", "label", "LR AUC", "LightGBM AUC", "ours AUC", "LR logloss"),
     *("LightGBM logloss", "ours logloss", "Δ AUC to LR", "Δ logloss to LR", "Δ logloss to LightGBM"),
@@ -39,8 +39,8 @@ class Asked:
     """What a table's figures depend on, apart from the table.
 
     Args:
-        seeds: Of ours.
-        overrides: Of `recsys run`.
+        seeds: Seeds of our runs.
+        overrides: Overrides of `recsys run`.
         code: Version of the code that trains.
     """
 
@@ -70,14 +70,14 @@ class TableFigures:
     """One table.
 
     Args:
-        name: Of the table.
+        name: Name of the table.
         asked: What it was run with.
-        rows: Of training.
-        test_rows: Of test.
-        fields: Count.
-        ids: Rows of all tables that look ids up.
-        label_rate: Of training.
-        by_time: Whether the rows have times, by which they are split.
+        rows: Number of training rows.
+        test_rows: Number of test rows.
+        fields: Number of fields.
+        ids: Rows of all embedding tables.
+        label_rate: Label rate of training.
+        by_time: Whether the rows have times and are split by them.
         models: Name → figures.
         against: Baseline → metric → ours minus it: `mean`, standard `error`, `low` and `high` of 95 %.
     """
@@ -95,7 +95,7 @@ class TableFigures:
 
 
 def read_figures(path: Path) -> TableFigures | None:
-    """What an earlier bench found of a table; None if nothing, or what this code does not read."""
+    """Read an earlier benchmark's figures of a table; None if there are none that this code can read."""
     try:
         value: Json = read_json(path, "figures of a table", "run it again", TABLES_VERSION)
     except DataError:
@@ -111,7 +111,7 @@ def _interval(d: Mapping[str, float]) -> str:
 
 
 def _cells(t: TableFigures) -> list[str]:
-    """A table's line."""
+    """A table's row of the results."""
     name = t.name + (" (new)" if t.name in NEW else "") + (", by time" if t.by_time else "")
     cells = [name, f"{t.rows:,}", f"{t.fields}", f"{t.ids:,}", f"{100 * t.label_rate:.1f} %"]
     for metric in ("auc", "logloss"):
@@ -153,7 +153,7 @@ def _compared(tables: Sequence[TableFigures], metric: str) -> str:
 
 
 def summary_row(group: str, tables: Sequence[TableFigures]) -> str:
-    """What a group of tables says in one line: ours against logistic regression and LightGBM, ranks, far losses."""
+    """Sum up a group of tables in one line: ours against logistic regression and LightGBM, ranks, large losses."""
     ranks = {m: ", ".join(f"{n} {r:.2f}" for n, r in _ranks(tables, m).items()) for m in ("auc", "logloss")}
     aucs = {t.name: t.against[LINEAR]["auc"] for t in tables}
     far = [n for n, d in aucs.items() if d["mean"] < -_FAR and d["high"] < 0]

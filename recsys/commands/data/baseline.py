@@ -1,4 +1,4 @@
-"""`recsys data baseline`: fit the baselines on the split of a data configuration, and show their figures."""
+"""`recsys data baseline`: fits the baselines on the split of a data configuration, and shows their figures."""
 
 import io
 import shutil
@@ -29,7 +29,7 @@ def _prepared(name: str, overrides: Sequence[str]) -> Path:
         return _run_prepare(name, [], overrides)
     if not Path(name).is_file():
         raise ConfigError(f"baseline: expected a data config at {name}, found none: name a file, or an option of data")
-    with tempfile.TemporaryDirectory() as folder:  # Hydra takes every folder in it for a group: show it only `data`
+    with tempfile.TemporaryDirectory() as folder:  # Hydra takes each folder here for a group: show it only `data`
         shutil.copytree(Path(name).parent, Path(folder) / "data", ignore=_not_configs)
         return _run_prepare(Path(name).stem, ["--config-dir", folder], overrides)
 
@@ -40,10 +40,10 @@ def _not_configs(folder: str, names: list[str]) -> list[str]:
 
 def _run_prepare(name: str, where: list[str], overrides: Sequence[str]) -> Path:
     """What `recsys run data=NAME stages=[prepare]` prepares or finds."""
-    said = io.StringIO()
-    with redirect_stdout(said):
+    printed = io.StringIO()
+    with redirect_stdout(printed):
         submit.main([*where, f"data={name}", "stages=[prepare]", f"name={name}-prepare", *overrides])
-    result = read_result(Path(said.getvalue().splitlines()[-1]))
+    result = read_result(Path(printed.getvalue().splitlines()[-1]))
     return prepared_folder(result.stages["prepare"].folder)
 
 

@@ -21,7 +21,7 @@ def load_config(name: str, folder: Path | None = None) -> Json:
 
     Args:
         name: A YAML file, or the name of `data/NAME.yaml` in the folder, or of a packaged option.
-        folder: Where the user stands; the current folder by default.
+        folder: The folder that holds `data/`; the current folder by default.
 
     Raises:
         ConfigError: If there is none, or it does not resolve.

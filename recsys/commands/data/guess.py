@@ -1,4 +1,4 @@
-"""`recsys data guess`: look at a table, write a data configuration that a person can read and edit."""
+"""`recsys data guess`: looks at a table and writes a data configuration that a person can read and edit."""
 
 import re
 from argparse import Namespace
@@ -18,7 +18,7 @@ from recsys.terminal import console
 __all__ = ["main"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")  # what `data=NAME` can name
-_CELL = 200  # letters of a name that the table shows
+_CELL = 200  # most characters of a name in the table
 
 
 def _counted(things: Sized, word: str) -> str:

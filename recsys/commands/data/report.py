@@ -1,4 +1,4 @@
-"""`recsys data report`: write the page that a person reads before training."""
+"""`recsys data report`: writes the page that a person reads before training."""
 
 from argparse import Namespace
 from pathlib import Path

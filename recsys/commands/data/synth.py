@@ -1,4 +1,4 @@
-"""`recsys data synth`: write a set of clicks with a planted truth."""
+"""`recsys data synth`: writes a synthetic table of clicks whose truth is known."""
 
 from argparse import Namespace
 from pathlib import Path
