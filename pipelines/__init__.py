@@ -1,1 +1,1 @@
-"""A run: one file a stage, run.py that calls them in order and tells MLflow, submit.py that starts it."""
+"""A run: submit.py starts it, run.py calls its stages in order and tells MLflow; each stage has a file."""

@@ -1,7 +1,7 @@
-"""Stage benchmark: every selector searches, its top k are retrained from scratch, over a grid of k and seeds.
+"""Stage benchmark: runs every selector and retrains a model on its top k fields, over a grid of k and seeds.
 
-Retrains are kept in the runs folder by (data, model, seed, fields): methods, seeds and later runs that
-ask for the same one share it, and a killed benchmark goes on where it was.
+Retrains are cached in the runs folder by (data, model, seed, fields): methods and later runs that need the
+same one share it, and a killed benchmark goes on where it was.
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def _search(stage: Stage, name: str, method: Part, seed: int, model: Path, no_cu
 
 
 def _without_page(stage: Stage) -> Result:
-    """A search; the page over all seeds is written at the end of the benchmark."""
+    """Search without a page: the benchmark writes one over all seeds at its end."""
     result = select_features.run(stage)
     (stage.folder / "report.html").unlink()
     return replace(result, artifacts=[p for p in result.artifacts if p.name != "report.html"])
@@ -89,7 +89,7 @@ def _try(
 
 
 def run(stage: Stage) -> Result:
-    """Benchmark what `config.benchmark` names → a table, a page, and a report for each with its retrain curve."""
+    """Benchmark the methods of `config.benchmark` → a table, a page, and each one's report with its retrain curve."""
     settings = benchmark_settings(stage.config.benchmark)
     schema = Schema.load(stage.data / "schema.json")
     grid, methods = checked_grid(settings.grid, len(schema.fields)), settings.selectors()

@@ -1,4 +1,4 @@
-"""What a benchmark has come to: reports over all seeds, the table over all methods, the page."""
+"""The results of a benchmark: reports over all seeds, the table over all methods, the page."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -23,14 +23,14 @@ __all__ = ["Benchmark", "Found"]
 
 @dataclass
 class Found:
-    """What one method has come to, a value a seed.
+    """The results of one method, one entry for each seed.
 
     Args:
-        reports: Its searches.
-        at_grid: Models on its top k, by k.
-        kept: Models on what it keeps.
-        at_price: By share of the gain: a list of (fields kept, a model on them; None if it keeps none).
-        failed: Why it has no answer.
+        reports: Reports of its searches.
+        at_grid: Models retrained on its top k fields, one for each k.
+        kept: Models retrained on the fields that it keeps.
+        at_price: Share of the gain → entries (fields kept, a model on them; None if it keeps none).
+        failed: Why it has no answer; empty if it has one.
     """
 
     reports: list[Report] = field(default_factory=list[Report])
@@ -42,16 +42,16 @@ class Found:
 
 @dataclass
 class Benchmark:
-    """All that was searched and retrained.
+    """All searches and retrains of a benchmark.
 
     Args:
-        stage: Whose folder takes the results.
+        stage: Its folder takes the results.
         schema: All fields.
         metric: Of the test split.
-        grid: Counts of fields.
+        grid: Numbers of fields.
         seeds: In the order of the lists in `full` and `methods`.
         reference: Name of the method that each other one is compared with.
-        methods: Name → what it has come to.
+        methods: Name of a method → its results.
         full: Models on all fields.
     """
 
@@ -118,7 +118,7 @@ class Benchmark:
         }
 
     def _write_report(self, name: str, report: Report, curve: Curve) -> None:
-        """With the retrain curve, and with savings measured anew for what all seeds keep."""
+        """Write the report with the retrain curve, and with savings measured for the fields kept over all seeds."""
         kept = ordered(self.schema, report.kept)
         device = Device.choose(self.stage.config.device, self.stage.config.train["precision"])
         whole, spec = checkpoint.load(self.full[0].folder, device)

@@ -1,4 +1,4 @@
-"""What a selection benchmark goes through. Imports no torch, so that it is checked before a run starts."""
+"""The settings of a selection benchmark. Imports no torch, so that they are checked before a run starts."""
 
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -16,14 +16,14 @@ __all__ = ["Settings", "benchmark_settings"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a benchmark goes through.
+    """The settings of a benchmark.
 
     Args:
         methods: Names of options of the group selection; None is all of them.
-        settings: By name, what differs from its conf file.
+        settings: Name of a method → settings that replace those of its conf file.
         reference: The method that each other one is compared with, if it is benchmarked too; None is the first.
         seeds: Of searches and retrains; each search is on the model trained with its seed.
-        grid: Climbing counts of fields; None chooses them.
+        grid: Ascending numbers of fields; None chooses them.
         metric: `auc` or `logloss`, of the test split.
         no_cut: Fields kept by a method that gives an order and no cut; None is half of all.
         gain_shares: Prices, as shares of the model's gain, at which each priced method searches too, for
@@ -49,7 +49,7 @@ class Settings:
         """Name → configuration of each method.
 
         Raises:
-            ConfigError: If there is no such selector, or one of its settings cannot be.
+            ConfigError: If there is no such selector, or one of its settings is invalid.
         """
         options = {p.stem: p for p in sorted((CONF / "selection").glob("*.yaml"))}
         names = list(options) if self.methods is None else self.methods
@@ -66,10 +66,10 @@ class Settings:
 
 
 def benchmark_settings(settings: Settings | None) -> Settings:
-    """The key `benchmark` of a run's configuration, which stage benchmark needs.
+    """Check the key `benchmark` of a run's configuration, which stage benchmark needs.
 
     Raises:
-        ConfigError: If it is not there, or a selector in it cannot be.
+        ConfigError: If it is missing, or a selector in it is invalid.
     """
     if settings is None:
         raise ConfigError("stage benchmark needs the key benchmark: start from experiment=selection_benchmark")

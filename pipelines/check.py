@@ -1,4 +1,4 @@
-"""What can be known of a run's configuration before it starts, told without importing what would run it."""
+"""Checks a run's configuration before it starts, without importing the code that runs it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,12 +28,12 @@ _BUILT = (
     *("model", "embedding", "sequence", "head", "optimizer", "table_optimizer"),
     *("selection", "compression", "quantization", "heal"),
 )
-"""Groups whose option names what builds a part of the run."""
+"""Groups whose option names the class or function that builds a part of the run."""
 
 _CLICK = "recsys.heads.click.Click"  # takes one label, whatever its name
 
 _SOME = Facts(rows=10_000, positives=5_000, cardinalities=(100,), numbers=1)
-"""Stands for the data's own facts, so that what the recipe sets later is in range now."""
+"""Stands for the data's facts, to check now that the settings that the recipe fills in are in range."""
 
 
 def _stages(config: RunConfig) -> None:
@@ -53,7 +53,7 @@ def _stages(config: RunConfig) -> None:
 
 
 def _parts(config: RunConfig) -> Part:
-    """The settings of training, model, selector … fit what they are handed to → those of the embedding."""
+    """Check that the settings of training, model, selector … fit what they are for → those of the embedding."""
     if "benchmark" in config.stages:
         benchmark_settings(config.benchmark)
     if "select" in config.stages and not config.selection:
@@ -71,7 +71,7 @@ def _parts(config: RunConfig) -> Part:
 
 
 def _gives(config: RunConfig, outputs: int) -> None:
-    """Each model of the run gives as many numbers a row as the head wants."""
+    """Check that each model of the run gives as many numbers per row as the head needs."""
     models = {"model": config.model, **({"distill.model": config.distill.model} if "distill" in config.stages else {})}
     for place, model in models.items():
         if outputs != 1 and "outputs" not in factory.check({"_target_": model["_target_"]}, place):
@@ -82,11 +82,11 @@ def _gives(config: RunConfig, outputs: int) -> None:
 
 
 def _fits(embedding: Part, fields: Sequence[FieldConfig]) -> None:
-    """The rows of tables that are known without data fit in this machine's memory, with their copy of the best look."""
+    """Check that the table rows known without data fit in memory, with the copy that training keeps of the best."""
     dim, most = embedding.get("dim", 4), embedding.get("rows")
     shared = embedding.get("num_tables")
     if not isinstance(dim, int) or not isinstance(most, int | None):
-        return  # an embedding of the user's own, which says it otherwise
+        return  # a user's own embedding, whose parameters mean something else
     hashed = [c.buckets for c in fields if c.encoding in ("hash", "words") and not c.table]
     rows = most * shared if most and shared else sum(min(n, most or n) for n in hashed)
     needed, memory = 2 * rows * dim * 4, psutil.virtual_memory().total
@@ -98,7 +98,7 @@ def _fits(embedding: Part, fields: Sequence[FieldConfig]) -> None:
 
 
 def _slices(names: Sequence[str], fields: Sequence[FieldConfig]) -> None:
-    """Each field that test rows are to be cut by gives one id a row."""
+    """Check that each field by which test rows are sliced gives one id per row."""
     by_name = {c.name: c for c in fields}
     good = [c.name for c in fields if c.kind == "categorical"]
     for name in names:
@@ -117,12 +117,12 @@ def check(config: RunConfig) -> None:
     """Check a configuration as far as it can be without data.
 
     Raises:
-        ConfigError: The first thing that cannot be.
+        ConfigError: At the first invalid setting.
     """
     _stages(config)
     factory.trust(config.trusted)
     if config.device == "cuda":
-        from recsys.training.device import Device  # imports torch, which takes a second: only if there is a question
+        from recsys.training.device import Device  # imports torch, which takes a second
 
         Device.choose("cuda")
     embedding = _parts(config)
@@ -143,14 +143,14 @@ def check(config: RunConfig) -> None:
 
 
 def check_table(config: RunConfig, folder: Path) -> None:
-    """The local files of a table that stage prepare is to read are there, and runs that can be merged if any are to be.
+    """Check that the local files that stage prepare reads exist, and that the runs of stage merge can be merged.
 
     Args:
-        config: One that `check` has passed.
-        folder: The run's, which may have prepared the table already, or merged the runs: then they may be gone.
+        config: A configuration that `check` has passed.
+        folder: The run's. If it has prepared the table or merged the runs already, they may be gone.
 
     Raises:
-        ConfigError: If a path leads to none, or the runs cannot be merged.
+        ConfigError: If a path leads to no file, or the runs cannot be merged.
         DataError: If the files of a run to be merged are damaged or of another version.
     """
     if "merge" in stages_to_run(config) and not (folder / "merge" / "result.json").exists():
@@ -167,7 +167,7 @@ def check_table(config: RunConfig, folder: Path) -> None:
 
 
 def _is_there(path: str) -> bool:
-    """Whether a path or glob leads to something; what is elsewhere, or globbed in a rare way, is looked for later."""
+    """Whether a path or glob leads to something; true for addresses and rare globs, which are checked later."""
     if "://" in path or re.search(r"[^/]\*\*|\*\*[^/]", path):
         return True
     place = Path(path).expanduser()

@@ -15,16 +15,16 @@ __all__ = ["run"]
 def run(stage: Stage) -> Result:
     """Compress the newest model by `config.compression`, then by `config.quantization`, then heal it by `config.heal`.
 
-    A model of numbers alone has no tables: it is left as it is, which the stage says.
+    A model of numeric fields alone has no tables: it is left as it is, and a note says so.
     """
     trained, spec = checkpoint.load(newest_model(stage, before="compress"))
     plain = trained.embedding.scoring()
     smaller = trained.over(plain)
     if not plain.tables:  # a table of numbers, or selection kept only those: the run goes on
         checkpoint.save(stage.folder, smaller, spec)
-        said = "no tables to compress: all fields are numbers"
-        console().print(said)
-        return Result({"table_bytes_before": 0, "table_bytes": 0}, tags={"note": said})
+        note = "no tables to compress: all fields are numbers"
+        console().print(note)
+        return Result({"table_bytes_before": 0, "table_bytes": 0}, tags={"note": note})
     train, valid = (Shards(stage.data, split, trained.schema) for split in ("train", "valid"))
     rows = TrainingRows(trained, train, valid, stage.config.seed, stage.reporter)
     parts = {r.part: r for r in report(smaller, rows, {})}

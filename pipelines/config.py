@@ -1,6 +1,6 @@
-"""The configuration of a run, typed: what conf/config.yaml spells out, where each setting is explained.
+"""The configuration of a run, typed; conf/config.yaml explains each setting.
 
-Imports nothing that takes long, so that a mistake is told at once.
+Imports nothing slow, so that a mistake is reported at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ __all__ = ["Distill", "Evaluate", "Export", "Merge", "RunConfig", "Select", "Tra
 
 
 def _by(check: Callable[[Any, str], None], place: str) -> BeforeValidator:
-    """A check that has words of its own for what is wrong."""
+    """A validator from a check that raises its own error."""
 
     def checked(value: Any) -> Any:
         check(value, place)
@@ -55,7 +55,7 @@ _Id = Annotated[str, Field(coerce_numbers_to_str=True)]  # a folder may be calle
 
 @dataclass(frozen=True)
 class Select:
-    """What a selector's scores lead to, and what stage train takes over of an earlier selection."""
+    """How a selector's scores decide, and which earlier selection stage train applies."""
 
     top_k: Count | None
     no_cut: Count | None
@@ -77,7 +77,7 @@ class Distill:
 
 @dataclass(frozen=True)
 class Merge:
-    """Ids of the finished runs whose models stage merge makes one of."""
+    """Ids of the finished runs whose models stage merge combines into one."""
 
     runs: list[_Id]
 
@@ -99,7 +99,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where MLflow is told of the run, and under which names."""
+    """The MLflow server of a run, and the names under which it is logged."""
 
     uri: Annotated[str | None, _by(check_uri, "tracking.uri")]
     experiment: Annotated[str, _by(check_name, "tracking.experiment")]
@@ -110,7 +110,7 @@ class Tracking:
 class RunConfig:
     """The resolved configuration of a run.
 
-    Its keys are those of conf/config.yaml and the groups of conf/; a group that may be left out is None then.
+    Its keys are those of conf/config.yaml and the groups of conf/; a group that is left out is None.
     """
 
     data: Part
@@ -143,7 +143,7 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RunConfig":
-        """The configuration that Hydra has composed.
+        """Check the configuration that Hydra has composed.
 
         Raises:
             ConfigError: If a key is unknown or missing, or a value is of the wrong type or out of range.
@@ -156,7 +156,7 @@ class RunConfig:
             raise ConfigError(f"no value for {', '.join(lacking)}: leave it as it is, or set it")
         _refuse_nan(values, "")
         data = _read(values.get("data"), hints["data"], "data")
-        check_name(data.get("name"), "data.name")  # first: a run has that name unless it is given another
+        check_name(data.get("name"), "data.name")  # first: a run has that name by default
         return cls(**{name: _read(values.get(name), hint, name) for name, hint in hints.items()})
 
     def to_json(self) -> Json:
@@ -165,7 +165,7 @@ class RunConfig:
 
 
 def _refuse_nan(value: Any, place: str) -> None:
-    """NaN differs from itself: a stage with such a setting would never be the one that was begun."""
+    """Refuse NaN: it differs from itself, so that a stage with such a setting could never be resumed."""
     if isinstance(value, float) and value != value:
         raise ConfigError(f"{place}: expected a number, got nan: give one")
     inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
@@ -174,7 +174,7 @@ def _refuse_nan(value: Any, place: str) -> None:
 
 
 def _read(value: Any, hint: Any, place: str) -> Any:
-    """The value of a key as its type hint wants it."""
+    """Check the value of a key by its type hint."""
     may_lack = NoneType in get_args(hint)
     kind = get_args(hint)[0] if may_lack else hint
     if kind == Part:

@@ -28,10 +28,10 @@ __all__ = ["run", "soft_targets"]
 def soft_targets(teacher: Scorer, weight: float, temperature: float) -> Loss:
     """(1 − α)·loss(z, y) + α·T²·loss(z / T, σ(t / T)), with z the student's logit, t the teacher's and y the label.
 
-    `loss` is that of the head, which both share. A label that was not observed counts in the second term: the
-    teacher says something of it.
+    `loss` is that of the head, which both share. A label that was not observed counts in the second term, since
+    the teacher predicts it.
 
-    The second term is least if z = t. T² keeps its gradient as large at any T.
+    The second term is smallest if z = t. T² keeps its gradient equally large at any T.
 
     Args:
         teacher: In eval mode, on the fields of the student.
@@ -51,7 +51,7 @@ def soft_targets(teacher: Scorer, weight: float, temperature: float) -> Loss:
 
 
 def _compare_sizes(student: CTR, teacher: Scorer) -> None:
-    """Say so if the student is not the smaller one."""
+    """Print a warning if the student is not smaller than its teacher."""
     ours, theirs = (sum(t.numel() for t in model.state_dict().values()) for model in (student, teacher))
     if ours >= theirs:
         console().print(
@@ -64,8 +64,8 @@ def _compare_sizes(student: CTR, teacher: Scorer) -> None:
 def run(stage: Stage) -> Result:
     """Train `config.distill.model` over `config.distill.embedding` on the fields of the newest model.
 
-    Of several labels the main one decides which look at validation is best, and `distance_to_teacher`, the mean
-    distance of probabilities on validation, is of it.
+    If there are several labels, the main one decides which look at validation is best, and `distance_to_teacher`,
+    the mean distance of probabilities on validation, is of the main label too.
     """
     settings, source = stage.config.distill, newest_model(stage, before="distill")
     device = Device.choose(stage.config.device)

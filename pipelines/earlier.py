@@ -1,7 +1,7 @@
-"""What a run takes over from an earlier one (`from_run=ID`), and in which order stages go.
+"""The stages that a run takes over from an earlier one (`from_run=ID`), and the order of stages.
 
-The rule: stages have an order (see `STAGES`), and a run takes over what stands *before* the first stage that
-it runs anew. Whatever stood at or behind it came from another model, and is left where it is.
+The rule: stages have an order (see `STAGES`), and a run takes over those *before* the first stage that it runs
+anew. The earlier run's other stages belong to another model, and are not taken over.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def _in_order(stages: list[str]) -> list[str]:
 
 
 def stages_to_run(config: RunConfig) -> list[str]:
-    """The stages of a run; prepare goes first unless an earlier run has it.
+    """The stages of a run; prepare goes first unless it is taken over from an earlier run.
 
     Raises:
         ConfigError: If a stage is unknown, named twice or out of order, or none is named.
@@ -53,7 +53,7 @@ def finished(config: RunConfig, run: str, place: str) -> RunResult:
     Args:
         config: Of the new run; it says where runs are.
         run: Id of the earlier one.
-        place: Where it is named, for messages.
+        place: The key that names it, for messages.
 
     Raises:
         ConfigError: If there is no such run, or it is not finished.
@@ -96,11 +96,11 @@ def taken_over(config: RunConfig, names: list[str]) -> dict[str, Path]:
 
 
 def check_same(run: Path, config: RunConfig, names: list[str], taken: Mapping[str, Path], id: str) -> None:
-    """What a run has begun is what it is to do now: with the same settings, after the very same stages.
+    """Check that a resumed run keeps the settings of its begun stages, and the stages before its finished ones.
 
-    Settings that no stage has used yet may change, so that a mistake in a late one costs no training. A stage that
-    came after others would be of another model than the one beside it, such as a calibrator fitted before stage
-    compress was added; one that is not finished is begun anew then.
+    Settings that no stage has used yet may change, so that a mistake in a late one costs no training. A finished stage
+    that came after other stages belongs to another model, as does a calibrator that was fitted before stage compress
+    was added; an unfinished one is begun anew instead.
 
     Args:
         run: The run's folder.
@@ -110,9 +110,9 @@ def check_same(run: Path, config: RunConfig, names: list[str], taken: Mapping[st
         id: Of the run, for messages.
 
     Raises:
-        ConfigError: If a stage that has begun had other settings, a finished one came after others, or what stands in a
-            stage's place is not ours.
-        DataError: If what a stage has noted is damaged or of another version.
+        ConfigError: If a begun stage had other settings, a finished one came after other stages, or foreign files are
+            in a stage's place.
+        DataError: If a stage's node.json is damaged or of another version.
     """
     for name in names:
         check_ours(run / name)

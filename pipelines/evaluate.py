@@ -1,4 +1,4 @@
-"""Stage evaluate: every model of the run on the test split, and a recalibration from validation if one helps."""
+"""Stage evaluate: measures every model of the run on the test split, recalibrated on validation too if that helps."""
 
 import statistics
 import time
@@ -56,10 +56,10 @@ class Rows(NamedTuple):
 
 @torch.no_grad()
 def microseconds(models: Mapping[str, Scorer], shards: Mapping[str, Shards], rounds: int = 10) -> dict[str, float]:
-    """Median µs a row of eager scoring at 512 rows, tables as plain tensors, for each model.
+    """Median µs per row of eager scoring at 512 rows, tables as plain tensors, for each model.
 
-    In each round every model scores eight batches in a row, which are others in the next round: so no
-    model profits from a batch that is in the cache still, nor from a quiet moment of the machine.
+    In each round every model scores eight batches, other ones than in the round before: thereby no model
+    profits from a batch that is still in the processor's cache, or from a quiet moment of the machine.
     """
     plain = {n: m.scoring() for n, m in models.items()}
     times: dict[str, list[float]] = {n: [] for n in models}
@@ -77,7 +77,7 @@ def microseconds(models: Mapping[str, Scorer], shards: Mapping[str, Shards], rou
 
 
 def _each_label(split: Shards, *columns_BT: np.ndarray) -> Iterator[tuple[str, list[np.ndarray], Rows]]:
-    """Of each label: "" for the main one, else `.NAME`; its columns; and its own rows, which were observed."""
+    """For each label: its suffix ("" for the main one, else `.NAME`), its columns, and its observed rows."""
     for t, name in enumerate(split.schema.labels):
         columns = [x_BT[:, t] for x_BT in columns_BT]
         roles = {k: x_B for k in ("group_B", "time_B") if (x_B := getattr(split, k)) is not None}
@@ -100,7 +100,7 @@ def _figures(
 
 
 def measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray | None, np.ndarray]:
-    """A model's figures, and its logit_BT on validation, which is None if it was trained on that, and on test."""
+    """A model's figures, its logit_BT on validation (None if it was trained on that), and its logit_BT on test."""
     device = Device.choose(stage.config.device)
     model, spec = merged.load(folder, device)
     valid, test = (Shards(stage.data, split, model.schema) for split in ("valid", "test"))
@@ -116,7 +116,7 @@ def measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray | 
 
 
 def _reliability(predicted: Mapping[str, Predicted], names: Mapping[str, str], test: Shards) -> go.Figure:
-    """Share of clicks against mean prediction, in 20 bins of equal weight a model."""
+    """Share of clicks against mean prediction, in 20 bins of equal weight for each model."""
     figure = go.Figure()
     for name, (_, p_B) in predicted.items():
         bins = equal_bins(p_B, test.label_B, test.weight_B)
@@ -150,7 +150,7 @@ def _page(
 
 
 def _folders(stage: Stage) -> dict[str, Path]:
-    """Where each model is: those of the run, and before a merged one its members, by the run that trained them."""
+    """Name → folder of each model of the run; before a merged one its members, named by the runs that trained them."""
     folders: dict[str, Path] = {}
     for name in (n for n in MODEL_STAGES if n in stage.done):
         place = stage.done[name]
@@ -159,13 +159,13 @@ def _folders(stage: Stage) -> dict[str, Path]:
 
 
 def _times(folders: Mapping[str, Path], stage: Stage) -> dict[str, float]:
-    """µs a row of each model, see `microseconds`."""
+    """µs per row of each model, see `microseconds`."""
     models = {name: merged.load(place)[0] for name, place in folders.items()}
     return microseconds(models, {name: Shards(stage.data, "test", m.schema) for name, m in models.items()})
 
 
 def _constant(valid: Shards, test: Shards) -> dict[str, float]:
-    """Figures of saying validation's rate of each label for every row; a constant ranks no group (GAUC)."""
+    """Figures of predicting validation's rate of each label for every row; no GAUC, since a constant ranks nothing."""
     rates = [np.average(rows.label_B, weights=rows.weight_B) for _, _, rows in _each_label(valid)]
     logit_BT = np.tile([np.log(rate / (1 - rate)) for rate in rates], (len(test), 1))
     return {k: v for k, v in _figures(logit_BT, test).items() if k.partition(".")[0] != "gauc"}
@@ -181,7 +181,7 @@ def _calibrators(valid_BT: np.ndarray, valid: Shards) -> tuple[list[str], list[C
 
 
 def _predicted(logit_BT: np.ndarray, curve: Calibrator | None = None) -> Predicted:
-    """What a model says for the main label, through a curve if there is one."""
+    """A model's predictions of the main label, recalibrated if there is a curve."""
     logit_B = logit_BT[:, 0]
     p_B = sigmoid(logit_B)
     if curve is None:
@@ -191,9 +191,9 @@ def _predicted(logit_BT: np.ndarray, curve: Calibrator | None = None) -> Predict
 
 
 def _keep(folder: Path, calibrators: Sequence[Calibrator | None]) -> None:
-    """calibrator.json: null if none helps; a list if there are several labels.
+    """Write calibrator.json: null if no curve helps; a list if there are several labels.
 
-    There is no such file without `calibrate`, nor if the newest model was trained on validation.
+    There is no such file if `calibrate` is false or the newest model was trained on validation.
     """
     stored = [c and c.to_json() for c in calibrators]
     write_json(folder / "calibrator.json", stored if len(stored) > 1 else stored[0])
@@ -223,17 +223,17 @@ def run(stage: Stage) -> Result:
             _keep(stage.folder, calibrators)
         if not helped:
             continue
-        mended = _figures(test_BT, test, calibrators)
-        shown[name] |= {f"recalibrated_{k}{which}": mended[f"{k}{which}"] for which in helped for k in MENDED}
+        curved = _figures(test_BT, test, calibrators)
+        shown[name] |= {f"recalibrated_{k}{which}": curved[f"{k}{which}"] for which in helped for k in MENDED}
         if name == newest:
             kept = {k: shown[name][k] for k in ("fields", "bytes", "table_bytes", "us_per_row")}
-            shown["recalibrated"] = {**mended, **kept}
+            shown["recalibrated"] = {**curved, **kept}
             predicted["recalibrated"] = _predicted(test_BT, calibrators[0])
     return _write(stage, shown, predicted, test)
 
 
 def _write(stage: Stage, shown: dict[str, dict[str, float]], predicted: dict[str, Predicted], test: Shards) -> Result:
-    """metrics.json, evaluation.html and, if slices are asked for, slices.json."""
+    """Write metrics.json, evaluation.html and, if slices are asked for, slices.json."""
     artifacts = [write_json(stage.folder / "metrics.json", shown), stage.folder / "evaluation.html"]
     metrics = {f"{name}.{k}": float(v) for name, m in shown.items() for k, v in m.items()}
     parts = slices.cut(stage.data, stage.config.evaluate.slices, predicted)

@@ -31,8 +31,8 @@ def run(stage: Stage) -> Result:
             none = not any(calibrator) if isinstance(calibrator, list) else calibrator is None
             calibration = "none helped on validation" if none else "isotonic, on validation"
     if not evaluated:
-        said = "this run has no evaluation of the model: its card says so, and the bundle holds no calibrator: "
-        console().print(said + "add evaluate to stages to measure and recalibrate it", soft_wrap=True)
+        notice = "this run has no evaluation of the model: its card says so, and the bundle holds no calibrator: "
+        console().print(notice + "add evaluate to stages to measure and recalibrate it", soft_wrap=True)
     card = {
         "name": stage.config.name,
         "task": stage.data.name.rpartition("-")[0],  # `recsys export RUN` is not told the data's configuration
@@ -43,7 +43,7 @@ def run(stage: Stage) -> Result:
         "metrics": {k: v for k, v in measured.items() if k in (source.name, "recalibrated", "constant")},
     }
     bundle = stage.folder / "bundle"
-    if bundle.exists():  # of this very stage, killed before it could say that it was done
+    if bundle.exists():  # left by this stage, which was killed before its end
         shutil.rmtree(bundle)
     kept = stage.config.export
     exported = export_bundle(

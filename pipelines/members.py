@@ -1,6 +1,6 @@
-"""The finished runs that stage merge makes one model of: what of them can be known before it runs.
+"""Checks the finished runs whose models stage merge combines, before it runs.
 
-Imports nothing that takes long, so that a mistake is told at once.
+Imports nothing slow, so that a mistake is reported at once.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ __all__ = ["Members", "members"]
 
 @dataclass(frozen=True)
 class Members:
-    """What stage merge makes one model of.
+    """The models that stage merge combines into one.
 
     Args:
         models: Run → the folder of the stage that left its newest model.
@@ -62,7 +62,7 @@ def members(config: RunConfig) -> Members:
 
 
 def _check_alike(first: str, id: str, data: dict[str, str], fields: dict[str, list[str]]) -> None:
-    """A run's data and fields are those of the first one."""
+    """Check that a run's data and fields are those of the first one."""
     if data[first] != data[id]:
         raise ConfigError(
             f"merge.runs: expected runs of one data set, {first} is of {data[first]} and {id} of {data[id]}: train "

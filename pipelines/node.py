@@ -1,8 +1,8 @@
 """A node: one piece of work, named by all that its result depends on.
 
 The stages of a run, and the searches and retrains of a benchmark, are nodes. Each has a folder: node.json is written
-first and says what the work depends on, result.json is written last and says that it is done. So resume, `from_run` and
-the cache of retrains are one question: is this node finished?
+first and says what the work depends on, result.json is written last and says that it is done. Resume, `from_run` and
+the cache of retrains all ask the same question: is this node finished?
 """
 
 import hashlib
@@ -41,7 +41,7 @@ __all__ = [
 
 NODE_VERSION = 1  # of node.json
 NO_PART = tuple(f"recsys.{room}" for room in ("pages", "terminal", "progress", "events", "errors"))
-"""No result depends on pages and on what is said on the screen."""
+"""Packages that no result depends on: pages, and what is printed on the screen."""
 
 _COMPUTE = ("torch", "torchrec", "fbgemm-gpu")  # torchrec asks for fbgemm-gpu on every machine
 
@@ -51,8 +51,8 @@ class Input:
     """An earlier node that a node reads.
 
     Args:
-        folder: As seen from the folder of the node that reads it.
-        digest: Of the earlier node; of prepared data, its name, which holds the digest of the table too.
+        folder: Its path relative to the folder of the node that reads it.
+        digest: Digest of the earlier node; for prepared data its name, which holds the digest of the table too.
     """
 
     folder: str
@@ -65,8 +65,8 @@ class Node:
 
     Args:
         stage: Name of the work.
-        settings: That it reads.
-        inputs: By name of the stage.
+        settings: The settings that it reads.
+        inputs: Earlier nodes that it reads, by name of the stage.
         formats: Version of each kind of file that it writes.
         code: Version of the code that does it, of torch and of what computes the tables; in a cache that several
             runs or machines share, also device and precision.
@@ -80,16 +80,16 @@ class Node:
 
     @property
     def digest(self) -> str:
-        """20 hexadecimal digits, of everything but the places of folders."""
+        """20 hexadecimal digits that depend on everything but the places of folders."""
         parts = {**asdict(self), "inputs": {name: i.digest for name, i in self.inputs.items()}}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
     def same_inputs(self, inputs: Mapping[str, Input]) -> bool:
-        """Whether these are what the node reads, wherever they stand."""
+        """Whether these are the node's inputs, in whatever folders."""
         return {n: i.digest for n, i in self.inputs.items()} == {n: i.digest for n, i in inputs.items()}
 
     def changes(self, config: RunConfig) -> list[str]:
-        """What a configuration, or this recsys, has otherwise than the node: `seed=0, not 5`, one entry a key."""
+        """How a configuration, or this recsys, differs from the node: `seed=0, not 5`, one entry for each key."""
         now = settings_read(self.stage, config)
         changed = [d for key, value in now.items() for d in _differences(self.settings.get(key), value, key)]
         return changed + _differences(self.formats, _formats(self.stage), "")
@@ -98,8 +98,8 @@ class Node:
 def settings_read(stage: str, config: RunConfig) -> Json:
     """The settings that a stage reads, by dotted key, as JSON holds them.
 
-    Of `select.apply` these are the names of the fields, wherever they stand: a file may be edited. An MLflow run's
-    report is not, and takes seconds to get: its id stands for it.
+    For `select.apply` these are the names of the fields, since its file may be edited. An MLflow run's report cannot be
+    edited and takes seconds to get: its id stands for it.
     """
     values, apply = config.to_json(), config.select.apply
     if "select.apply" in STAGES[stage].reads and isinstance(apply, str) and not is_mlflow_id(apply):
@@ -120,7 +120,7 @@ def _formats(stage: str) -> dict[str, int]:
 
 
 def _differences(before: Any, now: Any, key: str) -> list[str]:
-    """What differs between two values, one entry a key; a `_target_` that has moved is the same."""
+    """What differs between two values, one entry for each key; a `_target_` that has moved is the same."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = [*before, *(k for k in now if k not in before)]
         inside = [_differences(before.get(k), now.get(k), f"{key}.{k}" if key else str(k)) for k in keys]
@@ -141,7 +141,7 @@ def stage_node(stage: str, config: RunConfig, folder: Path, done: Mapping[str, P
     Args:
         stage: Its name.
         config: The whole configuration.
-        folder: Its own.
+        folder: The stage's folder.
         done: Folders of the stages before, by name.
     """
     settings = settings_read(stage, config)
@@ -157,7 +157,7 @@ def make_node(
     without: Collection[str] = NO_PART,
     device: str = "",
 ) -> Node:
-    """The node of work that writes what a stage writes; the code is that of the modules and of what settings name.
+    """The node of work that writes a stage's files; its code is that of the modules and of what settings name.
 
     A run's own stages name no device: a run may go on, or be taken over, on another one.
     """
@@ -168,7 +168,7 @@ def make_node(
 
 
 def inputs_read(folder: Path, done: Mapping[str, Path]) -> dict[str, Input]:
-    """What a node in a folder reads of the stages before, as they are now."""
+    """The inputs of a node in a folder: the stages before it, as they are now."""
     return {name: Input(relative(place, folder), _digest_of(name, place)) for name, place in done.items()}
 
 
@@ -196,10 +196,10 @@ def begun(folder: Path) -> Node | None:
 
 
 def check_ours(folder: Path) -> None:
-    """Nobody's files are removed but those of an earlier node.
+    """Refuse a folder that does not belong to an earlier node: no other files may be removed.
 
     Raises:
-        ConfigError: If something else is in the way: a link, a file, or a folder of somebody's files.
+        ConfigError: If a link, a file, or a folder with files but without node.json is in the way.
     """
     ours = not folder.exists() or (folder.is_dir() and ((folder / "node.json").exists() or not any(folder.iterdir())))
     if folder.is_symlink() or not ours:
@@ -210,13 +210,13 @@ def check_ours(folder: Path) -> None:
 
 
 def run_node(node: Node, folder: Path, work: Callable[[], Result]) -> StageResult:
-    """Do the work, or find it done → its result.
+    """Do the work unless it is done already → its result.
 
-    Work that was cut off goes on in its folder; what another node has left there is removed. A process that needs a
-    node which another one is working on waits for it.
+    Interrupted work goes on in its folder; files of another node there are removed. If another process works on the
+    node, this one waits for it.
 
     Raises:
-        ConfigError: If what stands there is not ours.
+        ConfigError: If foreign files are in the folder.
         DataError: If the result in the folder is damaged or of another version.
     """
     with locked(folder.with_name(f".{folder.name}.lock")):

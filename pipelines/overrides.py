@@ -1,4 +1,4 @@
-"""Overrides of the command line → configurations; and what is wrong with them, in one line."""
+"""Composes configurations from overrides of the command line, and says in one line what is wrong with them."""
 
 import argparse
 import re
@@ -44,7 +44,7 @@ def compose(overrides: Sequence[str], given: argparse.Namespace = NO_OPTIONS) ->
 
 
 def compose_typed(overrides: Sequence[str], given: argparse.Namespace = NO_OPTIONS) -> DictConfig:
-    """What Hydra's part would be if no file of the user's had a say: of a whole run it is a quarter of the work."""
+    """Hydra's part alone, composed without the user's files: a quarter of the work of composing a whole run."""
     typed = [o for o in overrides if key_of(o).startswith("hydra")]
     return compose(typed, given) if given.config_path or given.config_name else _compose(CONF, "folders", typed)
 
@@ -75,7 +75,7 @@ def _instead(unknown: str, overrides: Sequence[str], given: argparse.Namespace) 
 
 
 def _no_option(overrides: Sequence[str]) -> str:
-    """Which override gives a group what is no name of an option, such as null, and how to mend it."""
+    """Which override gives a group something else than the name of an option, such as null, and how to mend it."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     groups = [o for o in parsed if not o.is_delete() and ("/" in o.key_or_group or (CONF / o.key_or_group).is_dir())]
     wrong = next((o for o in groups if not isinstance(o.value(), str | list | dict)), None)
@@ -87,26 +87,26 @@ def _no_option(overrides: Sequence[str]) -> str:
 
 def what_is_wrong(error: Exception, overrides: Sequence[str], given: argparse.Namespace = NO_OPTIONS) -> str:
     """What is wrong with the overrides, in one line; Hydra's own text has up to twelve."""
-    said = " ".join(str(error).split("\nSee https://")[0].split())
+    text = " ".join(str(error).split("\nSee https://")[0].split())
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"{group}: no option {name!r}: expected one of {', '.join(error.options or []) or 'none'}"
     if isinstance(error, OverrideParseException):
         what = next((o for o in overrides if "=" not in o and not o.startswith("~")), error.override or "")
         return f"cannot read {what!r}: expected KEY=VALUE, with quotes around what holds , = [ ] {{ }} ' or blanks"
-    if said.startswith("Config group override must be"):
+    if text.startswith("Config group override must be"):
         return _no_option(overrides)
-    if match := re.match(r"Could not (?:override|delete from config\.) '(\S+?)'", said):
+    if match := re.match(r"Could not (?:override|delete from config\.) '(\S+?)'", text):
         return f"{match[1]}: {_instead(match[1], overrides, given)}"
-    if value := re.match(r"Ambiguous value for argument '(.*?)' 1\.", said):
+    if value := re.match(r"Ambiguous value for argument '(.*?)' 1\.", text):
         name, _, values = value[1].partition("=")
         return f"{value[1]}: add -m to run each value, or write a list: {name}=[{values}]"
     cause = f": {str(error.__cause__).splitlines()[0]}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-    return f"{said}{cause}"
+    return f"{text}{cause}"
 
 
 def each_run(overrides: list[str], sweeps: bool) -> list[list[str]]:
-    """The overrides of each run that a sweep makes, one sweep at a time: what is wrong with a value shows up."""
+    """Overrides of runs that try each value of a sweep once, with the first value of every other swept key."""
     if not sweeps:
         return [overrides]
     parsed = OverridesParser.create().parse_overrides(overrides)

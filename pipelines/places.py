@@ -1,4 +1,4 @@
-"""Where a run writes and whom it tells: checked before it starts."""
+"""Checks where a run writes, and the MLflow server it logs to, before it starts."""
 
 import os
 import re
@@ -10,13 +10,13 @@ from recsys.errors import ConfigError
 
 __all__ = ["check_inside", "check_new_or_ours", "check_places", "check_runs", "check_uri"]
 
-_LEAST = 65_536  # bytes of room
+_LEAST = 65_536  # bytes that must be free
 _SERVERS = ("http", "https", "databricks", "databricks-uc", "uc", "postgresql", "mysql", "mssql")
 _SQLITE = b"SQLite format 3\0"  # how such a file begins: https://www.sqlite.org/fileformat.html
 
 
 def _check_writable(folder: Path, place: str) -> None:
-    """The folder can be written to, or can be made."""
+    """Check that the folder can be written to, or can be made."""
     nearest = next(p for p in (folder, *folder.parents) if p.exists())
     if not nearest.is_dir():
         raise ConfigError(f"{place}: expected a folder, got {folder}, and {nearest} is a file: name another place")
@@ -29,7 +29,7 @@ def _check_writable(folder: Path, place: str) -> None:
 
 
 def _refuse_password(uri: str, place: str) -> None:
-    """An address with a password would end up in run.json, in Hydra's notes and in MLflow; after ? one may stand."""
+    """Refuse an address that may hold a password: it would end up in run.json, in Hydra's notes and in MLflow."""
     if re.search(r"[@?#;]", uri):
         raise ConfigError(
             f"{place}: expected an address without a name, a password or anything after ?, got one with: set "
@@ -39,10 +39,10 @@ def _refuse_password(uri: str, place: str) -> None:
 
 
 def check_uri(uri: Any, place: str) -> None:
-    """A store that MLflow knows; whether a server answers is asked when the run begins.
+    """Check that MLflow knows this kind of store; whether a server answers is asked when the run begins.
 
     Raises:
-        ConfigError: If it is none, or holds a password.
+        ConfigError: If it does not, or the address may hold a password.
     """
     if uri is None:
         return
@@ -66,17 +66,17 @@ def _check_database(uri: str, place: str) -> None:
 
 
 def check_runs(folder: Any, place: str) -> None:
-    """The name of a folder.
+    """Check that this is the name of a folder.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is not.
     """
     if not isinstance(folder, str) or not folder:
         raise ConfigError(f"{place}: expected a folder, got {folder!r}: name one")
 
 
 def check_inside(folder: Path, runs: Path, place: str) -> None:
-    """A run's folder stands inside the folder of runs, which finds it by its id.
+    """Check that a run's folder is inside the folder of runs, since its id is its path there.
 
     Raises:
         ConfigError: If it does not.
@@ -87,12 +87,12 @@ def check_inside(folder: Path, runs: Path, place: str) -> None:
 
 
 def check_new_or_ours(folder: Path, place: str) -> None:
-    """What is in a run's folder already is of an earlier attempt at the run: there is run.json, or next to nothing.
+    """Check that a run's folder is new, or of an earlier attempt at the run: it holds run.json, or only Hydra's files.
 
     Hydra writes its notes and a log, submit.log by default, before the run itself begins.
 
     Raises:
-        ConfigError: If somebody's files are there, or Hydra would write through a link.
+        ConfigError: If other files are there, or Hydra would write through a link.
     """
     notes = folder / ".hydra"
     if link := next((p for p in (notes, *notes.glob("*")) if p.is_symlink()), None):
@@ -110,10 +110,10 @@ def check_new_or_ours(folder: Path, place: str) -> None:
 
 
 def check_places(runs: Path, uri: str | None) -> None:
-    """Check that a run can write where it is to: into the folder of runs, and into MLflow's database.
+    """Check that a run can write into the folder of runs, and into MLflow's database.
 
     Raises:
-        ConfigError: The first that cannot be.
+        ConfigError: If it cannot.
     """
     _check_writable(runs.absolute(), "runs")
     if uri and uri.startswith("sqlite:"):

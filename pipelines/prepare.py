@@ -26,7 +26,7 @@ class _Facts:
 
 
 def check(stage: Stage) -> None:
-    """Make sure, when a run is resumed, that its table is still the one that it prepared.
+    """Check, when a run is resumed, that its table is still the one that it prepared.
 
     Raises:
         DataError: If it has changed.
@@ -36,12 +36,12 @@ def check(stage: Stage) -> None:
 
 
 def gone(stage: Stage) -> bool:
-    """Whether the data that a run prepared is there no more: it can be prepared again."""
+    """Whether the data that a run prepared has been removed; it can be prepared again."""
     return (stage.folder / "data.json").exists() and not prepared_folder(stage.folder).is_dir()
 
 
 def _check_same(stage: Path, prepared: str) -> None:
-    """What is prepared again, since it was gone, is what the run's later stages stand on."""
+    """Check that data that was prepared again equals the data that the run's later stages used."""
     before = prepared_folder(stage).name if (stage / "data.json").exists() else prepared
     if before != prepared:
         raise DataError(
@@ -53,9 +53,9 @@ def _check_same(stage: Path, prepared: str) -> None:
 def run(stage: Stage) -> Result:
     """Prepare `config.data`, or find it in the cache.
 
-    The metrics tell what was read: rows, label rate and rows left out as bad; for each field that is
-    looked up, the share of its ids that are missing, unseen or (estimated) share an id, by split; for each
-    list, the share of rows whose list was cut; for each field, how far it drifts (`recsys.data.inspection.drift`).
+    The metrics are: rows, label rate and rows left out as bad; for each field of ids and by split, the share of
+    its values that are missing, unseen or (estimated) share an id; for each list, the share of rows whose list
+    was cut; for each field, how far it drifts (`recsys.data.inspection.drift`).
     """
     data = stage.config.data
     source = make(data["source"], "data.source")

@@ -22,7 +22,7 @@ __all__ = ["run"]
 
 @dataclass(frozen=True)
 class _Recipe:
-    """recipe.json of a training: the settings that it has come to."""
+    """recipe.json of a training: the settings that it used."""
 
     train: dict[str, Any]
 
@@ -30,8 +30,8 @@ class _Recipe:
 def run(stage: Stage) -> Result:
     """Train a fresh model as the newest one was, on validation too, for as many passes as validation found best.
 
-    Nothing is looked at on the way: no row is left that the model has not seen but those of test. So a logistic
-    regression beside the network, which is fitted anew too, keeps its C and its share in the mean.
+    There are no looks on the way: only test rows are left that the model does not see. A logistic regression beside
+    the network is fitted anew too; for the same reason it keeps its C and its share in the mean.
     """
     source = newest_model(stage, before="refit")
     trained, spec = checkpoint.load(source)

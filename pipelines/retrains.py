@@ -1,4 +1,4 @@
-"""Models retrained from scratch on a part of the fields, kept in the runs folder by all that they depend on.
+"""Models retrained from scratch on a part of the fields, cached in the runs folder by all that they depend on.
 
 R test rows.
 """
@@ -40,17 +40,17 @@ class Retrained:
 
 
 def ordered(schema: Schema, names: Sequence[str]) -> list[str]:
-    """The names in the order of the schema, by which the cache knows a set of fields."""
+    """The names in the order of the schema."""
     return [n for n in schema.names if n in set(names)]
 
 
 def device_name(config: RunConfig) -> str:
-    """Of the device that models train on, and of the precision."""
+    """Name of the device that models train on, and of the precision."""
     return Device.choose(config.device, config.train.get("precision", "auto")).name
 
 
 def retrain_node(stage: Stage, names: Sequence[str], seed: int, retrains: Path) -> Node:
-    """All that a retrain's weights and figures depend on, code and device too; it goes into a folder of retrains."""
+    """All that a retrain's weights and figures depend on, with code and device; `retrains` is the cache's folder."""
     settings = {**settings_read("retrain", replace(stage.config, seed=seed)), "fields": sorted(names)}
     prepared, modules = {"prepare": stage.earlier("prepare")}, ("pipelines.train", "pipelines.evaluate")
     device = device_name(stage.config)
@@ -85,7 +85,7 @@ def _train_and_measure(stage: Stage, keep: bool) -> Result:
 
 
 class Changes:
-    """What one choice of fields changes against another, with the noise of seeds and of test rows."""
+    """Differences between the models of two choices of fields, with the noise of seeds and of test rows."""
 
     def __init__(self, data: Path):
         self._test = Shards(data, "test")
@@ -96,7 +96,7 @@ class Changes:
         return influence(metric, logit_B, self._test.label_B, self._test.weight_B)
 
     def __call__(self, ours: Sequence[Retrained], theirs: Sequence[Retrained], metric: str) -> Difference:
-        """Ours − theirs, a model a seed each, in the same order of seeds; see `paired_difference`."""
+        """Ours − theirs, one model for each seed, in the same order of seeds; see `paired_difference`."""
         change_S = [a.figures[metric] - b.figures[metric] for a, b in zip(ours, theirs, strict=True)]
         ours_R, theirs_R = (
             np.mean([self._influence(m.folder, metric) for m in models], 0) for models in (ours, theirs)

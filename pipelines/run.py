@@ -1,6 +1,6 @@
-"""`recsys run`: call the stages in order, tell MLflow, write run.json and result.json.
+"""`recsys run`: calls the stages in order, tells MLflow, writes run.json and result.json.
 
-Imports at the top only what is quick, so that run.json is there within the first second.
+Imports at the top only what is quick, so that run.json exists within the first second.
 """
 
 import json
@@ -54,12 +54,12 @@ def _call(name: str, stage: Stage) -> Result:
 
 
 def _run_stage(name: str, stage: Stage, tracker: "Tracker", register: str) -> StageResult:
-    """Run one stage, or find that this very run has finished it before it was killed."""
+    """Run one stage, unless this run finished it before it was killed."""
     from pipelines import prepare
 
     node, before = stage_node(name, stage.config, stage.folder, stage.done), begun(stage.folder)
     if before and before.same_inputs(node.inputs) and not before.changes(stage.config):
-        node = before  # made by other code, perhaps: what a run has begun it goes on with
+        node = before  # perhaps of other code: a run goes on with what it has begun
     if name == "prepare" and prepare.gone(stage):
         (stage.folder / "result.json").unlink(missing_ok=True)
     if before == node and (stage.folder / "result.json").exists():
@@ -71,7 +71,7 @@ def _run_stage(name: str, stage: Stage, tracker: "Tracker", register: str) -> St
             return result
     else:
         _console.rule(Text(name, "bold"))
-    with tracker.stage(name):  # what was made counts, whatever becomes of MLflow
+    with tracker.stage(name):  # the result counts even if MLflow fails
         return _tell(stage.folder, run_node(node, stage.folder, lambda: _call(name, stage)), tracker, register)
 
 
@@ -89,7 +89,7 @@ def _tell(folder: Path, result: StageResult, tracker: "Tracker", register: str) 
 
 
 def _begin(folder: Path, config: RunConfig) -> Run:
-    """What run.json is to say first: of a new run, or of one that is resumed, which keeps its mark."""
+    """The first content of run.json, for a new run or for a resumed one, which keeps its mark."""
     now = json.loads(json.dumps(settings(config)))
     process, digest, time_now = Process.this(), config_digest(now), utc_now()
     if not (folder / "run.json").exists():
@@ -104,13 +104,13 @@ def execute(config: RunConfig, folder: Path, reporter: Reporter = SILENT) -> Pat
     """Run the stages of a configuration in a folder → its result.json.
 
     Args:
-        config: Checked.
-        folder: The run's, inside the folder of runs. Its run.json tells how the run stands.
-        reporter: Is told too, and can stop the run.
+        config: A checked configuration.
+        folder: The run's, inside the folder of runs. Its run.json tells the state of the run.
+        reporter: Is told of progress too, and can stop the run.
 
     Raises:
         Cancelled: If the reporter, or a file `cancel` in the folder, stops the run.
-        RecsysError: What the user can mend.
+        RecsysError: If something fails that the user can mend.
     """
     id = str(folder.resolve().relative_to(Path(config.runs).resolve()))
     try:

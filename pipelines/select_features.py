@@ -1,4 +1,4 @@
-"""Stage select: which fields earn their keep."""
+"""Stage select: scores a model's fields and decides which to keep."""
 
 from dataclasses import replace
 from importlib.metadata import version
@@ -45,7 +45,7 @@ _OVERRIDE = """# @package _global_
 
 
 def _search(stage: Stage, search: Search) -> tuple[FieldScores, ProbeFindings | None]:
-    """Scores of the model's fields; with probes, of a model trained beside them, and what the probes say."""
+    """Scores of the model's fields; with probes, of a model trained with them too, and the false discovery rate."""
     select, count = make(stage.config.selection or {}, "selection"), stage.config.select.probes
     if count == 0:
         return search_fields(select, search), None
@@ -63,7 +63,7 @@ def _search(stage: Stage, search: Search) -> tuple[FieldScores, ProbeFindings | 
 
 
 def _given(stage: Stage) -> tuple[Search, checkpoint.Spec]:
-    """What the selector is given, and the specification of the model."""
+    """The selector's input, and the specification of the model."""
     device = Device.choose(stage.config.device, stage.config.train["precision"])
     model, spec = checkpoint.load(stage.earlier("train"), device)
     train, valid = (Shards(stage.data, split, model.schema) for split in ("train", "valid"))
@@ -116,7 +116,7 @@ def run(stage: Stage) -> Result:
 
 
 def _note_drift(stage: Stage, scores: FieldScores, kept: list[str]) -> None:
-    """Show how far each field drifts between the splits, and warn of those that are kept all the same."""
+    """Note how far each field drifts between the splits, and warn of kept fields that drift far."""
     seen = drift(stage.data)
     for name, psi in seen.fields.items():
         if name in scores.details:
@@ -159,7 +159,7 @@ def _shuffled(search: Search, kept: list[str]) -> ShuffledCost | None:
 
 
 def _provenance(stage: Stage, spec: checkpoint.Spec, search: Search) -> Provenance:
-    """Where a report comes from: what `recsys compare` lays side by side."""
+    """Where a report comes from, for `recsys compare`."""
     config = stage.config
     return Provenance(
         data=stage.data.name,
@@ -177,7 +177,7 @@ def _provenance(stage: Stage, spec: checkpoint.Spec, search: Search) -> Provenan
 
 
 def write_report(folder: Path, report: Report, kept: list[str]) -> list[Path]:
-    """The report as JSON, CSV and a page, and what applies it: for stage retrain, and for later runs."""
+    """Write the report as JSON, CSV and a page; also selection.json for stage retrain and kept.yaml for later runs."""
     write_json(folder / "report.json", report.to_json())
     write_csv(report, folder / "report.csv")
     write_html(report, folder / "report.html")

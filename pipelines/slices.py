@@ -22,13 +22,13 @@ from recsys.pages.html import Markup, table
 __all__ = ["VERSION", "Predicted", "Slice", "cut", "metrics", "section", "write"]
 
 VERSION = 1  # of slices.json
-_FEW = 25  # ids, the reserved ones among them: a field of so many is cut by value (an hour has 24)
+_FEW = 25  # a field of at most so many ids, reserved ones included, is cut by value (an hour has 24)
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _FIGURES = {"auc": "AUC", "logloss": "logloss", "calibration": "calibration"}
 
 
 class Predicted(NamedTuple):
-    """What a model says of each test row, for the main label."""
+    """A model's predictions of the main label, for each test row."""
 
     logit_B: np.ndarray
     probability_B: np.ndarray
@@ -39,11 +39,11 @@ class Slice:
     """Test rows that have something in common.
 
     Args:
-        field: That they are cut by.
+        field: The field that they are cut by.
         name: One of `BANDS`, or a value of the field.
-        rows: Of weight above 0.
-        weight: Of the rows, in all.
-        clicks: The weight of those whose main label is 1.
+        rows: Number of rows of weight above 0.
+        weight: Sum of their weights.
+        clicks: Sum of the weights of those whose main label is 1.
         models: Model → its figures, see `recsys.evaluation.slices.figures`.
     """
 
@@ -108,12 +108,12 @@ def _values(encoder: AnyEncoder) -> list[str]:
 
 
 def write(folder: Path, slices: Sequence[Slice]) -> Path:
-    """slices.json of stage evaluate → its path."""
+    """Write slices.json of stage evaluate → its path."""
     return write_json(folder / "slices.json", {"slices": [asdict(s) for s in slices]}, VERSION)
 
 
 def metrics(slices: Sequence[Slice]) -> dict[str, float]:
-    """What MLflow is given: `slices.FIELD.SLICE.MODEL.auc`, and `slices.FIELD.SLICE.rows`."""
+    """Metrics for MLflow: `slices.FIELD.SLICE.MODEL.auc` and so on, and `slices.FIELD.SLICE.rows`."""
     values: dict[str, float] = {}
     for s in slices:
         place = f"slices.{s.field}.{s.name}"
@@ -126,8 +126,8 @@ def section(slices: Sequence[Slice], field: str, names: Mapping[str, str]) -> li
     """The sections of evaluation.html on one field: a table, and a plot of AUC.
 
     Args:
-        slices: Of all fields.
-        field: The one.
+        slices: Slices by all fields.
+        field: Name of the field to show.
         names: Model → its name for people.
     """
     parts = [s for s in slices if s.field == field]
@@ -137,8 +137,8 @@ def section(slices: Sequence[Slice], field: str, names: Mapping[str, str]) -> li
         for model, of_model in s.models.items()
     ]
     by_count = all(s.name in BANDS for s in parts)
-    said = "by how many training rows have the row's id" if by_count else "by its value"
-    shown = Markup("<p>Test rows {}. A blank: no click, or clicks only.</p>").format(said)
+    criterion = "by how many training rows have the row's id" if by_count else "by its value"
+    shown = Markup("<p>Test rows {}. A blank: no click, or clicks only.</p>").format(criterion)
     shown += table([field, "rows", "clicked", "model", *_FIGURES.values()], rows)
     figure = go.Figure()
     for model in parts[0].models:

@@ -1,4 +1,4 @@
-"""What a stage is given and gives back. A stage knows nothing of MLflow or of other stages' methods."""
+"""The input and the result of a stage. A stage knows nothing of MLflow or of other stages' methods."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,11 +24,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a stage works.
+    """What a stage is given.
 
     Args:
         config: The whole configuration.
-        folder: Its own, the only one it writes to.
+        folder: The stage's folder, the only one it writes to.
         done: Folders of the stages before, by name.
         reporter: Is told how far the stage is, and can stop it.
     """
@@ -64,8 +64,8 @@ class Result:
         history: One entry a step, with a `step`, for curves.
         artifacts: Files or folders that a person or a later run wants, inside the stage's folder.
         bundle: A serving bundle to register as a model.
-        tags: Words, by name, for the stage's run.
-        params: Settings that the stage worked out, by name, for the stage's run.
+        tags: Texts, by name, for the stage's run in MLflow.
+        params: Settings that the stage worked out, by name, for the stage's run in MLflow.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -76,11 +76,11 @@ class Result:
     params: dict[str, str] = field(default_factory=dict)
 
     def to_json(self, folder: Path, seconds: float) -> StageResult:
-        """What result.json of the stage says: all that MLflow is told, so that it can be told later too.
+        """Content of the stage's result.json: all that MLflow is told, so that it can be told later too.
 
         Args:
             folder: The stage's; paths are relative to it.
-            seconds: That the stage took.
+            seconds: Time that the stage took.
         """
         return StageResult(
             seconds=round(seconds, 3),
@@ -109,7 +109,7 @@ def row_names(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def recalibration(metrics: Mapping[str, Any]) -> str:
-    """What an evaluation's metrics.json says of recalibration, in a sentence."""
+    """One sentence on recalibration, from an evaluation's metrics.json."""
     if "recalibrated" in metrics:
         return (
             "A recalibrated row holds the predictions as the bundle gives them: through a curve fitted on validation."

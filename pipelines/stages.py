@@ -1,4 +1,4 @@
-"""The stages there are, and what is known of each before it runs."""
+"""All stages in their order, and what is known of each before it runs."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ class StageInfo:
 
     Args:
         call: Its function, as `module.function` of this package: imported when it runs, since that takes seconds.
-        reads: What of the configuration it reads.
-        needs: The stages of which one must have run before it, beside prepare; none if empty.
+        reads: Keys of the configuration that it reads.
+        needs: Stages of which at least one must have run before it, beside prepare; none if empty.
         formats: The constants that hold the versions of the files that it writes.
     """
 

@@ -1,6 +1,6 @@
-"""`recsys run`: compose the configuration, refuse what cannot be in one line, then run it.
+"""`recsys run`: composes the configuration, reports a mistake in one line, then runs it.
 
-Imports no training code at the top, so that a mistake is told at once.
+Imports no training code at the top, so that a mistake is reported at once.
 """
 
 import argparse
@@ -53,16 +53,16 @@ _ONLY_TYPED = (
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Hydra's own options, and the command line with them before the overrides, as Hydra wants them."""
+    """Parse Hydra's own options → these, and the arguments without the overrides."""
     parser = get_args_parser()
-    said = StringIO()
+    printed = StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(printed):
             given = parser.parse_intermixed_args(list(arguments))
     except SystemExit as stop:
         if not stop.code:
             raise  # --version
-        reason = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
+        reason = printed.getvalue().strip().splitlines()[-1].partition("error: ")[2]
         raise ConfigError(f"{reason}: recsys run --help lists what there is") from None
     overrides = list(given.overrides)
     flags = list(arguments)
@@ -75,7 +75,7 @@ def resolve_config(config: DictConfig) -> RunConfig:
     """The configuration without Hydra's own part.
 
     Raises:
-        ConfigError: If a value is missing, does not resolve, or cannot be.
+        ConfigError: If a value is missing, does not resolve, or is invalid.
     """
     config = config.copy()
     OmegaConf.set_struct(config, False)
@@ -94,7 +94,7 @@ def _configurations(overrides: list[str], given: argparse.Namespace) -> list[Dic
     """Compose each run and check all that can be known before it starts.
 
     Raises:
-        ConfigError: Whatever cannot be, in one line.
+        ConfigError: At the first mistake, in one line.
     """
     try:
         jobs = each_run(overrides, given.multirun)
@@ -114,7 +114,7 @@ def _configurations(overrides: list[str], given: argparse.Namespace) -> list[Dic
 
 
 def refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overrides: Sequence[str]) -> None:
-    """A file that someone sends must not make this process run code that no package of ours holds.
+    """Refuse files that would make this process run code outside our packages: somebody may have sent them.
 
     Raises:
         ConfigError: If a file says what to trust, or sets a key of Hydra that runs code.
@@ -130,12 +130,12 @@ def refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overri
 
 
 def _plain(node: DictConfig) -> Any:
-    """The values as they are written."""
+    """The values as they are written, without interpolation."""
     return OmegaConf.to_container(node, resolve=False)
 
 
 def check_folder(config: DictConfig, runs: Path, sweeps: bool) -> Path:
-    """Where the run is to write is inside the folder of runs → that place.
+    """Check that the run is to write inside the folder of runs → the run's folder.
 
     Raises:
         ConfigError: If it is not.
@@ -155,7 +155,7 @@ def check_folder(config: DictConfig, runs: Path, sweeps: bool) -> Path:
 
 
 def unused(folder: str) -> str:
-    """The folder itself, or the first of FOLDER-2, FOLDER-3 … that no run has: two may begin in one second."""
+    """Make the folder or, if a run has it, the first free one of FOLDER-2, FOLDER-3 …: two may begin in one second."""
     path, number = Path(folder), 1
     while True:
         try:
@@ -189,7 +189,7 @@ OmegaConf.register_new_resolver("unused", str)
 
 
 def quiet() -> None:
-    """Third parties' chatter that no user can act on."""
+    """Silence warnings of other packages that no user can act on."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for name in (
@@ -208,7 +208,7 @@ def quiet() -> None:
 
 
 def _is_inside(name: object, folder: Path) -> bool:
-    """Whether a file that an error names is one of the runs' own; what fails elsewhere may be a bug."""
+    """Whether a file that an error names is inside the folder of runs; an error elsewhere may be a bug."""
     return isinstance(name, str | Path) and Path(os.path.abspath(name)).is_relative_to(os.path.abspath(folder))
 
 
@@ -234,8 +234,8 @@ def _run_one(config: DictConfig) -> None:
             traceback.print_exc()
             sys.exit(1)
         full = f"{folder}: No space left on device: free some"
-        said = full if disk_full(error) else f"{error.filename}: {error.strerror}: mend it"
-        print(f"error: {said}, then resume={folder.name}", file=sys.stderr)
+        fault = full if disk_full(error) else f"{error.filename}: {error.strerror}: mend it"
+        print(f"error: {fault}, then resume={folder.name}", file=sys.stderr)
         sys.exit(2)
     except Exception:
         traceback.print_exc()
@@ -246,7 +246,7 @@ _by_hydra = hydra.main(version_base=None, config_path=str(CONF), config_name="co
 
 
 def _run_composed(config: DictConfig) -> None:
-    """What `hydra.main` does with one run, which it would compose twice more."""
+    """Run one composed configuration as `hydra.main` does, which would compose it twice more."""
     config.hydra.mode = RunMode.RUN
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     with initialize_config_dir(str(CONF), job_name="submit", version_base=None):
@@ -265,7 +265,7 @@ def main(arguments: Sequence[str]) -> int:
         arguments: Hydra's options and overrides, in any order.
 
     Raises:
-        ConfigError: If something cannot be; nothing has been run or written then.
+        ConfigError: If a setting is invalid; nothing has been run or written then.
     """
     given, flags = _parsed(arguments)
     overrides = list(given.overrides)
@@ -283,7 +283,7 @@ def main(arguments: Sequence[str]) -> int:
     by_hydra = others or given.cfg or given.multirun or given.experimental_rerun
     before, sys.argv = sys.argv, ["recsys run", *flags, *overrides]
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # it raises, and prints nothing
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and prints nothing
     try:
         with folders_made():
             if by_hydra or configs[0].hydra.mode not in (None, RunMode.RUN):

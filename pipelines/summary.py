@@ -37,8 +37,8 @@ def _better_baseline(models: Mapping[str, Mapping[str, float]]) -> str:
     figures = {"test logloss": (logloss[best], models[shipped]["logloss"])}
     if "auc" in models[best] and "auc" in models[shipped]:
         figures["AUC"] = (models[best]["auc"], models[shipped]["auc"])
-    said = ", ".join(f"{name} {a:.4f}, not {b:.4f} ({a - b:+.4f})" for name, (a, b) in figures.items())
-    return f"{best} is better than the model that is shipped ({row_names(models)[shipped]}): {said}"
+    differences = ", ".join(f"{name} {a:.4f}, not {b:.4f} ({a - b:+.4f})" for name, (a, b) in figures.items())
+    return f"{best} is better than the model that is shipped ({row_names(models)[shipped]}): {differences}"
 
 
 def _columns(table: Table, first: str, *numbers: str) -> None:
@@ -103,7 +103,7 @@ def show(result: RunResult, data: str, labels: Sequence[str] = ()) -> None:
 
 
 def _near(path: str | Path) -> str:
-    """The path as seen from here, where it is below."""
+    """The path, relative to the current folder if it is inside it."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else str(path)
 

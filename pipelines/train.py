@@ -32,9 +32,9 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     """Train `config.model` over `config.embedding` on some fields, and leave it in the stage's folder.
 
     Args:
-        stage: Its `config` and its folder, which holds a resume.pt if this was killed.
+        stage: Gives the configuration, and the folder, which holds a resume.pt if training was killed.
         schema: The fields.
-        loss: What training lowers.
+        loss: What a step of training lowers; None is the head's loss.
     """
     train, valid = Shards(stage.data, "train", schema), Shards(stage.data, "valid", schema)
     seen = facts(train)
@@ -79,13 +79,13 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
 
 
 def fit_regression(model: CTR, data: Path, seed: int, strength: float | None = None) -> dict[str, float]:
-    """Fit the logistic regression that stands beside the network of a fresh model → what there is to say of it.
+    """Fit the logistic regression beside the network of a fresh model → metrics of the fit.
 
     Args:
         model: Built with `linear`.
         data: The prepared data set.
-        seed: Fixes the share of rows that it is fitted on.
-        strength: C: then training and validation rows are fitted. None fits training rows, and validation chooses C.
+        seed: Seed of the sample of rows that it is fitted on.
+        strength: C of a fit on training and validation rows. None fits training rows, and validation chooses C.
     """
     names = [*linear_fields(model.schema), *(f.name for f in model.schema.numeric)]
     if not names:
