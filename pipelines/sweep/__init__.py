@@ -1,1 +1,1 @@
-"""`recsys sweep`: a search over settings, around the one door of a run."""
+"""`recsys sweep`: a search over settings, in which each trial is a run."""

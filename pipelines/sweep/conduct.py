@@ -1,4 +1,4 @@
-"""A sweep whose space is checked: its trials, the winner beside the default, the page, and MLflow's side of it."""
+"""Runs a sweep whose space is checked: its trials, the winner beside the default, the page, and its log in MLflow."""
 
 import traceback
 from collections.abc import Callable, Mapping
@@ -41,11 +41,11 @@ def conduct(base: Base, settings: Settings, config: RunConfig, folder: Path, fil
     """Search, train the winner again, write sweep.json, sweep.html and best.yaml → sweep.json.
 
     Args:
-        base: What the sweep starts from.
-        settings: Of the search.
-        config: The run without changes.
-        folder: The sweep's.
-        file: Its run.json, which can stop it.
+        base: The overrides that the sweep starts from.
+        settings: Settings of the search.
+        config: Configuration of the run without changes.
+        folder: The sweep's folder.
+        file: The sweep's run.json, which can stop it.
     """
     id, data = str(folder.resolve().relative_to(Path(config.runs).resolve())), config.data["name"]
     study = open_study(folder, settings)
@@ -81,7 +81,7 @@ def conduct(base: Base, settings: Settings, config: RunConfig, folder: Path, fil
 
 
 def _run_of(base: Base) -> Callable[[Mapping[str, Any], Path, Reporter], Path]:
-    """What runs a trial: `execute`, which prints into log.txt of the trial's folder."""
+    """A function that runs a trial by `execute` and lets it print into log.txt of the trial's folder."""
 
     def run(changes: Mapping[str, Any], folder: Path, reporter: Reporter) -> Path:
         config = base.trial(changes)
@@ -101,10 +101,10 @@ def _run_of(base: Base) -> Callable[[Mapping[str, Any], Path, Reporter], Path]:
 
 
 def _judged(swept: Swept, base: Base, config: RunConfig, folder: Path, file: RunFile) -> Swept:
-    """With the winner's figures on test beside the default's, if there is a winner; its experiment is written first."""
+    """Add the test figures of the winner and the default, if there is a winner; write its experiment first."""
     best = swept.winner
     if best is None or best.figures is None:
-        (folder / "best.yaml").unlink(missing_ok=True)  # of a sweep that went on, and chose otherwise
+        (folder / "best.yaml").unlink(missing_ok=True)  # left from before the sweep went on and chose otherwise
         return swept
     title = _TITLE.format(trial=best.number, id=swept.id, logloss=best.figures.logloss, default=swept.default.logloss)
     write_text(folder / "best.yaml", experiment(base.typed(best.changes), title))

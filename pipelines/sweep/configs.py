@@ -23,8 +23,8 @@ from recsys.files import Json
 __all__ = ["Base", "experiment"]
 
 _FOLDER = "${unused:${runs}/${now:%Y%m%d-%H%M%S}-${name}-search}"
-AS_SET = "as_set"  # of numbers: each as the data configuration has it
-_NEVER_KEPT = ("hydra", "runs", "tracking", "trusted", "from_run")  # of this machine, or only to be typed
+AS_SET = "as_set"  # value of `numbers`: each field keeps the encoding of the data configuration
+_NEVER_KEPT = ("hydra", "runs", "tracking", "trusted", "from_run")  # of this machine, or for the user to type
 
 
 def _is_search(override: str) -> bool:
@@ -36,8 +36,8 @@ class Base:
     """What a sweep starts from.
 
     Args:
-        overrides: Of the run without changes, without those of the search.
-        searched: Those of the search, such as `search=rates` and `search.trials=9`.
+        overrides: Overrides of the run without changes.
+        searched: Overrides of the search, such as `search=rates` and `search.trials=9`.
     """
 
     overrides: list[str]
@@ -45,7 +45,7 @@ class Base:
 
     @classmethod
     def split(cls, typed: Sequence[str]) -> "Base":
-        """What was typed after `recsys sweep`."""
+        """Split what was typed after `recsys sweep` into both."""
         searched = [f"+{o.lstrip('+')}" if key_of(o) == "search" else o for o in typed if _is_search(o)]
         if not any(key_of(o) == "search" for o in searched):
             searched = ["+search=default", *searched]
@@ -53,14 +53,14 @@ class Base:
 
     @property
     def names_folder(self) -> bool:
-        """Whether the overrides say which folder is the sweep's, as those of a sweep that goes on do."""
+        """Whether the overrides name the sweep's folder, as those of a resumed sweep do."""
         return any(key_of(o) == "hydra.run.dir" for o in self.overrides)
 
     def begin(self) -> tuple[Settings, RunConfig, Path]:
         """The settings of the search, the run without changes, and the sweep's folder.
 
         Raises:
-            ConfigError: Whatever cannot be.
+            ConfigError: If a setting is invalid.
         """
         config = _compose([*self.searched, *self.overrides])
         plain = compose_typed(_with_own_options(self.overrides))
@@ -76,7 +76,7 @@ class Base:
         """Check every option, and each end of every range, as `recsys run` checks it.
 
         Raises:
-            ConfigError: The first thing that cannot be.
+            ConfigError: At the first invalid setting.
         """
         check_table(self.trial({}), folder)
         for changes in corners(read_space(settings.space)):
@@ -87,7 +87,7 @@ class Base:
                 raise ConfigError(f"{error} (a trial of search.space, with {tried})") from error
 
     def typed(self, changes: Mapping[str, Any]) -> list[str]:
-        """The overrides that make a run of a trial's settings."""
+        """The overrides of a trial's run."""
         settings = {key: value for key, value in changes.items() if key != NUMBERS}
         encoding = changes.get(NUMBERS, AS_SET)
         numbers = self._numbers if encoding != AS_SET else []
@@ -103,7 +103,7 @@ class Base:
         """The configuration of a trial.
 
         Raises:
-            ConfigError: If it cannot be.
+            ConfigError: If it is invalid.
         """
         config = _of_trial(resolve_config(_compose(self.typed(changes))))
         check(config)
@@ -131,8 +131,8 @@ def experiment(overrides: Sequence[str], title: str) -> str:
     """An option of the group `experiment` that sets what the overrides set: their options, then what else differs.
 
     Args:
-        overrides: Of a run.
-        title: Its comment.
+        overrides: Overrides of a run.
+        title: Comment at the top of the option.
     """
     config, plain = _compose(overrides), _compose([])
     chosen, usual = (dict(c.hydra.runtime.choices) for c in (config, plain))
@@ -147,7 +147,7 @@ def experiment(overrides: Sequence[str], title: str) -> str:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Json:
-    """What is new or other in `now`."""
+    """The keys of `now` that `before` lacks, or has with another value."""
     changes: Json = {}
     for key, value in now.items():
         old = before.get(key)

@@ -1,4 +1,4 @@
-"""The best few trials and the default under seeds of their own: the luck of the search's one seed chooses nobody."""
+"""Trains the best few trials and the default under new seeds, so that the luck of the search's seed does not decide."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,16 +18,16 @@ Run = Callable[[Mapping[str, Any], Path, Reporter], Path]
 
 
 def finals(swept: Swept, run: Run, folder: Path, reporter: Reporter) -> Swept:
-    """Train each finalist under each of `search.seeds` → the sweep, with what that came to and the winner.
+    """Train each finalist under each of `search.seeds` → the sweep, with their logloss and the winner.
 
-    The winner has the lowest mean of validation logloss, weighted by its seconds as in the search; it is None if the
-    default's mean is lower still. A finalist that fails under a seed is none.
+    The winner has the lowest mean of validation logloss, weighted by its seconds as in the search; there is none if the
+    default's mean is lower still. A finalist that fails under a seed cannot win.
 
     Args:
-        swept: What the search came to.
-        run: Runs a trial: settings, its folder and who is told → its result.json.
-        folder: Of the sweep; a trial under a seed runs in `3-seed1`.
-        reporter: Is told, and can stop it.
+        swept: The results of the search.
+        run: Runs a trial: settings, its folder and a reporter → its result.json.
+        folder: The sweep's folder; trial 3 under seed 1 runs in `3-seed1`.
+        reporter: Is told of progress, and can stop the sweep.
     """
     default, seeds = swept.default.logloss, swept.settings.seeds
     better = [t for t in swept.trials if t.objective is not None and t.figures and t.objective < default]

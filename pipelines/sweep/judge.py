@@ -1,4 +1,4 @@
-"""The winner of a sweep, trained again over seeds beside the default, and compared on test: the only look at it."""
+"""Trains the winner of a sweep and the default over seeds and compares them on test, which nothing else looks at."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,13 +24,13 @@ def judge(
     """Train both under each seed, or find them in the cache of retrains.
 
     Args:
-        runs: What is compared.
-        seeds: Of trainings.
-        folder: Of the sweep.
-        reporter: Is told, and can stop it.
+        runs: The winner and the default.
+        seeds: Seeds of the trainings.
+        folder: The sweep's folder.
+        reporter: Is told of progress, and can stop the sweep.
 
     Returns:
-        Metric of test → name → a value a seed; and metric → best − default, see `paired_difference`.
+        Metric of test → name → a value for each seed; and metric → best − default, see `paired_difference`.
     """
     models = {name: [_retrained(*run, seed, folder, reporter) for seed in seeds] for name, run in runs.items()}
     by_seed = {m: {name: [r.figures[m] for r in retrained] for name, retrained in models.items()} for m in METRICS}

@@ -1,4 +1,4 @@
-"""sweep.html: what came of a sweep, trial by trial, which settings mattered, and what the winner is worth on test."""
+"""sweep.html: the results of a sweep: every trial, which settings mattered, and the winner on test."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -57,7 +57,7 @@ def _notes(swept: Swept) -> list[str]:
 
 
 def _history(swept: Swept) -> go.Figure:
-    """Validation logloss of each trial, of one that was stopped at its best look; and the lowest so far."""
+    """Validation logloss of each trial (of a stopped one, at its best look), and the lowest so far."""
     figure = go.Figure()
     finished = [(t, t.figures.logloss) for t in swept.trials if t.figures]
     stopped = [(t, min(t.looks.values())) for t in swept.trials if t.state == "stopped early" and t.looks]
@@ -75,7 +75,7 @@ def _history(swept: Swept) -> go.Figure:
 
 
 def _importance(swept: Swept) -> go.Figure:
-    """The twelve that matter most, the first on top."""
+    """The twelve settings that matter most, the first on top."""
     shares = dict(sorted(swept.importance.items(), key=lambda item: item[1])[-12:])
     figure = go.Figure(go.Bar(x=list(shares.values()), y=list(shares), orientation="h", marker_color="#3b6fb6"))
     return figure.update_layout(xaxis_title="share", height=120 + 26 * len(shares))
@@ -113,7 +113,7 @@ def _row(swept: Swept, trial: Tried) -> list[object]:
 
 
 def _finals(swept: Swept) -> str:
-    """A row for the default and each finalist, with its validation logloss a seed."""
+    """A row for the default and each finalist, with its validation logloss under each seed."""
     rows = [
         [name, f"{fmean(losses):.4f}", *(f"{loss:.4f}" for loss in losses)] for name, losses in swept.finals.items()
     ]
@@ -121,7 +121,7 @@ def _finals(swept: Swept) -> str:
 
 
 def _on_test(swept: Swept) -> str:
-    """A row a metric and model, with a value a seed."""
+    """A row for each metric and model, with a value for each seed."""
     rows: list[list[object]] = []
     for metric, values in swept.by_seed.items():
         for name, by_seed in values.items():
@@ -131,7 +131,7 @@ def _on_test(swept: Swept) -> str:
 
 
 def _trials(swept: Swept) -> str:
-    """A row a trial, the lowest logloss first; the default above."""
+    """A row for each trial, the lowest logloss first; the default above."""
     default = Tried(-1, "", {}, swept.default)
     order = {t.number: t.figures.logloss if t.figures else float("inf") for t in swept.trials}
     rows = [_row(swept, t) for t in sorted(swept.trials, key=lambda t: (order[t.number], t.number))]
@@ -140,7 +140,7 @@ def _trials(swept: Swept) -> str:
 
 
 def write_page(swept: Swept, path: Path) -> None:
-    """One self-contained page."""
+    """Write sweep.html, one self-contained page."""
     sections: list[tuple[str, str | go.Figure]] = []
     if swept.change:
         title = "On test, trained over seeds (95 % intervals hold the noise of seeds and of test rows)"

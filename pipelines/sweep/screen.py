@@ -1,4 +1,4 @@
-"""A sweep on the screen: a bar of trials with the best so far, one of the trial that runs, a line a finished trial."""
+"""A sweep on the screen: one bar of all trials, one of the running trial, and a line for each finished trial."""
 
 import sys
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ def _line(trial: Tried) -> str:
 
 
 class Screen:
-    """A `Reporter` of the trial that runs; it tells run.json of the sweep how many are done.
+    """A `Reporter` of the running trial; it tells run.json of the sweep how many trials are done.
 
     Args:
-        trials: How many in all.
-        file: run.json of the sweep; it can stop it.
+        trials: Number of trials in all.
+        file: run.json of the sweep, which can stop it.
     """
 
     def __init__(self, trials: int, file: Reporter):
@@ -52,7 +52,7 @@ class Screen:
         self._bar.stop()
 
     def done(self, swept: Swept, newest: Tried | None) -> None:
-        """Show what is done; say what came of the newest trial."""
+        """Show how many trials are done; print the result of the newest one."""
         count, note = len(swept.trials), f"none better than the default, {swept.default.logloss:.5f}"
         if best := swept.winner:
             note = f"best {best.objective:.5f} (trial {best.number})"
@@ -62,7 +62,7 @@ class Screen:
         self._file.note(f"{count} of {self._trials} trials, {note}")
 
     def say(self, text: str) -> None:
-        """A line above the bars."""
+        """Print a line above the bars."""
         self._bar.console.print(text, soft_wrap=True)
 
     def progress(self, done: int, total: int, unit: str = "steps") -> None:
@@ -72,7 +72,7 @@ class Screen:
         self._bar.update(self._one, note=", ".join(f"{name} {value:.5f}" for name, value in values.items()))
 
     def note(self, text: str) -> None:
-        """Nothing: it is in the trial's log."""
+        """Do nothing: the trial's log has the note."""
 
     def cancelled(self) -> bool:
         return self._file.cancelled()

@@ -1,4 +1,4 @@
-"""What `recsys sweep` is told: the space, and how it is searched. Imports nothing that takes long."""
+"""The settings of `recsys sweep`: the space, and how it is searched. Imports nothing slow."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,15 +21,15 @@ class Settings:
     """An option of the group `search`.
 
     Args:
-        trials: How many in all.
-        objective: `logloss` of validation, where a trial that is behind the others' median is stopped; or `pareto`:
+        trials: Number of trials in all.
+        objective: `logloss` of validation, which stops a trial that is behind the others' median; or `pareto`:
             logloss, seconds and bytes at once.
         beta: β of logloss·(1 + β·ln(seconds / seconds of the default)): 0 ignores time.
         sampler: `tpe` learns from earlier trials, `random` does not.
-        sampler_seed: Fixes which trials come.
-        finalists: So many of the best trials are trained under each of `seeds`; validation chooses the winner.
-        seeds: Of the finalists and the default; none if empty, and then nothing is compared on test.
-        space: As `read_space` takes it.
+        sampler_seed: Seed of the sampler.
+        finalists: Number of best trials to train under each of `seeds`; validation chooses the winner.
+        seeds: Seeds of the finalists and the default; if empty, there are no finalists and no comparison on test.
+        space: Key → values; see `read_space`.
     """
 
     trials: Few
@@ -46,7 +46,7 @@ class Settings:
         """Checked settings.
 
         Raises:
-            ConfigError: Whatever of them cannot be.
+            ConfigError: If one is invalid.
         """
         settings = make_dataclass(cls, values, "search")
         if len(set(settings.seeds)) < len(settings.seeds):

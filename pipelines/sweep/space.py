@@ -1,4 +1,4 @@
-"""The space that a sweep searches: settings, the values that each may take, and settings that only one of them has."""
+"""The space that a sweep searches: settings, the values that each may take, and settings that belong to one value."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from recsys.files import Json
 
 __all__ = ["NUMBERS", "TRIAL_STAGES", "Option", "Range", "Setting", "Space", "corners", "overrides_of", "read_space"]
 
-TRIAL_STAGES = ("prepare", "train")  # validation is all that a trial is judged by: stage evaluate reads test
+TRIAL_STAGES = ("prepare", "train")  # only validation judges a trial: stage evaluate reads test
 NUMBERS = "numbers"  # a key that stands for the encoding of every numeric field
 Kind = Literal["log", "uniform", "int"]
 _FORMS = "a list of values, {log: [LOW, HIGH]}, {uniform: [LOW, HIGH]}, {int: [LOW, HIGH]} or {VALUE: {KEY: …}}"
 _READ = {k for stage in TRIAL_STAGES for k in STAGES[stage].reads} - {"data", "seed"}
 _SEARCHED = sorted(_READ | {"data.fields", NUMBERS})
-"""What trials read; but other rows, or another seed, would not be judged alike."""
+"""Keys that trials read, but for those that change rows or seed: such trials could not be compared."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`: evenly on a log scale, evenly, or whole numbers."""
+    """Numbers from `low` to `high`: uniform on a log scale, uniform, or whole numbers."""
 
     kind: Kind
     low: float
@@ -32,7 +32,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Option:
-    """A value of a setting, and the settings that are searched only where it is chosen."""
+    """A value of a setting, and the settings that are searched only if it is chosen."""
 
     value: Any
     inner: "Space" = ()
@@ -44,7 +44,7 @@ class Setting:
 
     Args:
         key: What it sets, such as `train.lr`, or a group such as `model`.
-        name: Of the key, and of the options above it: the name in the study.
+        name: Its name in the study: the key, and the options that it belongs to.
         values: A range, or options.
     """
 
@@ -57,14 +57,14 @@ Space = tuple[Setting, ...]
 
 
 def read_space(given: Mapping[str, Any], above: str = "") -> Space:
-    """The space that a search's YAML spells out.
+    """Read the space from a search's YAML.
 
     Args:
         given: Key → values, as a list, a range, or options with a space of their own.
         above: The option that these settings belong to.
 
     Raises:
-        ConfigError: If a key is none that trials read, or is set twice, or a range or list is empty.
+        ConfigError: If trials do not read a key, a key is set twice, or a range or list is empty.
     """
     for key in given:
         if not any(key.lstrip("+") == known or key.lstrip("+").startswith(f"{known}.") for known in _SEARCHED):
@@ -81,7 +81,7 @@ def read_space(given: Mapping[str, Any], above: str = "") -> Space:
 
 
 def _keys(setting: Setting) -> list[str]:
-    """What a setting and the options under it set."""
+    """The keys that a setting and the options under it set."""
     options = () if isinstance(setting.values, Range) else setting.values
     return [setting.key, *{k for option in options for inner in option.inner for k in _keys(inner)}]
 
@@ -102,7 +102,7 @@ def _values(key: str, name: str, values: Any) -> "Range | tuple[Option, ...]":
 
 
 def _range(place: str, kind: Kind, ends: Any) -> Range:
-    """Raises ConfigError if nothing lies between the ends."""
+    """Read a range; raises ConfigError if nothing is between the ends."""
     number = int if kind == "int" else int | float
     numbers = (
         isinstance(ends, list) and len(ends) == 2 and all(type(e) is not bool and isinstance(e, number) for e in ends)
@@ -120,7 +120,7 @@ def _range(place: str, kind: Kind, ends: Any) -> Range:
 
 
 def overrides_of(chosen: Mapping[str, Any]) -> list[str]:
-    """Key → value, as Hydra takes them on a command line."""
+    """The chosen values by key, as overrides of Hydra's command line."""
     return [_override(key, value) for key, value in chosen.items()]
 
 
@@ -140,7 +140,7 @@ def _hydra(value: Any) -> str:
 
 
 def corners(space: Space) -> list[dict[str, Any]]:
-    """A few choices of all settings, in which each option, and each end of each range, comes at least once."""
+    """A few choices of all settings, in which each option and each end of each range occurs at least once."""
     columns = [_column(setting) for setting in space]
     rounds = max(map(len, columns), default=0)
     rows = [[column[min(i, len(column) - 1)] for column in columns] for i in range(rounds)]

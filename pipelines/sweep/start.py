@@ -1,4 +1,4 @@
-"""`recsys sweep`: check the space, then search it. Imports no training code, so that a mistake is told at once."""
+"""`recsys sweep`: checks the space, then searches it. Imports no training code: a mistake is reported at once."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from recsys.terminal import console
 
 __all__ = ["sweep"]
 
-_LATER = ("trials", "finalists", "seeds")  # of the search, that may change when it goes on
+_LATER = ("trials", "finalists", "seeds")  # settings of the search that may change when a sweep is resumed
 
 
 def sweep(typed: Sequence[str]) -> Path:
@@ -31,8 +31,8 @@ def sweep(typed: Sequence[str]) -> Path:
 
     Raises:
         Cancelled: If a file `cancel` in the sweep's folder, or in a trial's, stops it.
-        ConfigError: If something cannot be; nothing has been run or written then.
-        RecsysError: What else the user can mend.
+        ConfigError: If a setting is invalid; nothing has been run or written then.
+        RecsysError: If something else fails that the user can mend.
     """
     quiet()
     base = Base.split(typed)
@@ -56,10 +56,10 @@ def sweep(typed: Sequence[str]) -> Path:
 
 
 def _begin(folder: Path, config: RunConfig, settings: Settings, typed: Sequence[str]) -> Run:
-    """What run.json says first: of a new sweep, or of one that goes on, whose settings are the same.
+    """The first content of run.json, for a new sweep or for a resumed one, which must have the same settings.
 
     Raises:
-        ConfigError: If they are not.
+        ConfigError: If its settings differ.
     """
     now: Json = json.loads(json.dumps({**settings_of_run(config), "search": settings.to_json()}))
     run = Run(uuid4().hex, now, config_digest(now), list(typed), Process.this(), utc_now(), utc_now())

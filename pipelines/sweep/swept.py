@@ -1,4 +1,4 @@
-"""What a sweep has come to: sweep.json, and what its page and the screen show."""
+"""The results of a sweep: sweep.json, and what its page and the screen show."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,11 @@ class Tried:
     """A trial.
 
     Args:
-        number: From 0; the name of its folder.
+        number: Counts from 0; the name of its folder.
         state: `finished`, `stopped early` (it was behind the others) or `failed`.
         changes: Settings that it tried, by key.
-        figures: Of a finished one.
-        objective: What the study minimises, of a finished one; in a search for a front, its logloss.
+        figures: Its figures, if it is finished.
+        objective: What the study minimises, if it is finished; in a search for a front, its logloss.
         looks: Rows learned → validation logloss, if a trial may be stopped early.
         error: Why it failed.
     """
@@ -50,17 +50,17 @@ class Swept:
     """A sweep.
 
     Args:
-        id: Of the sweep.
+        id: Id of the sweep.
         data: Name of its data.
-        settings: Of the search.
+        settings: Settings of the search.
         default: Figures of the run without changes.
-        trials: In order.
+        trials: All trials, in order of their numbers.
         front: Finished trials that no other one beats in logloss, seconds and bytes at once.
-        importance: Setting → share of what tells good trials from others; empty if there are too few.
-        best: The winner: the trial with the lowest objective, once finalists have been trained the best of those; None
-            if the default is better.
-        finals: `default`, or a finalist's number → validation logloss a seed.
-        by_seed: Metric of test → name, `best` or `default` → a value a seed, if the best was trained again.
+        importance: Setting → its share in what distinguishes good trials from others; empty if there are too few.
+        best: Number of the winner: the trial with the lowest objective or, once finalists are trained, the best
+            finalist; None if the default is better.
+        finals: `default`, or a finalist's number → validation logloss for each seed.
+        by_seed: Metric of test → name, `best` or `default` → a value for each seed, if the best was trained again.
         change: Metric of test → best − default, paired.
     """
 
@@ -98,20 +98,20 @@ def front(figures: Mapping[int, Figures]) -> list[int]:
 
 
 def _tried(trial: FrozenTrial) -> Tried:
-    said: Mapping[str, Any] = trial.user_attrs
+    attributes: Mapping[str, Any] = trial.user_attrs
     return Tried(
         trial.number,
         _STATES[trial.state],
-        said.get("changes", {}),
-        Figures(**said["figures"]) if "figures" in said else None,
+        attributes.get("changes", {}),
+        Figures(**attributes["figures"]) if "figures" in attributes else None,
         trial.values[0] if trial.state == TrialState.COMPLETE else None,
         dict(trial.intermediate_values),
-        said.get("error", ""),
+        attributes.get("error", ""),
     )
 
 
 def _importance(study: optuna.Study, finished: Sequence[Tried]) -> dict[str, float]:
-    """PED-ANOVA: how much each setting tells the best tenth of trials from the others; empty if there are too few."""
+    """PED-ANOVA: how much each setting distinguishes the best tenth of trials from the others; empty if too few."""
     if len(finished) < _LEAST or len({t.objective for t in finished}) == 1:
         return {}
     with warnings.catch_warnings():  # it warns that low values are taken to be good, as they are
@@ -121,7 +121,7 @@ def _importance(study: optuna.Study, finished: Sequence[Tried]) -> dict[str, flo
 
 
 def summarise(study: optuna.Study, settings: Settings, id: str, data: str) -> Swept:
-    """What the study holds."""
+    """Read the results of a study."""
     trials = [_tried(t) for t in study.trials if t.state in _STATES]
     finished = [t for t in trials if t.objective is not None]
     default = Figures(**study.user_attrs["default"])

@@ -1,7 +1,7 @@
-"""The trials of a sweep: what to try is asked of Optuna, a run tries it, and Optuna is told what came of it.
+"""The trials of a sweep: Optuna suggests settings, a run trains with them, and Optuna is told the result.
 
-study.db in the sweep's folder holds every trial, so that a sweep which was killed goes on: finished trials stay, and
-the one that was cut off is taken up from its own run's checkpoint.
+study.db in the sweep's folder holds every trial, so that a killed sweep can go on: finished trials stay, and the
+interrupted one resumes from the checkpoint of its run.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from recsys.results import read_result
 __all__ = ["Figures", "Search", "Watch", "behind", "objective", "of_the_machine", "open_study", "suggest"]
 
 _NAME = "sweep"  # of the study
-_FAILURES = 5  # in a row from the start end a sweep
+_FAILURES = 5  # so many failures, with no trial finished, end a sweep
 _PEERS, _LOOKS = 5, 2  # finished trials, and looks of its own, before a trial may be stopped
 
 
@@ -39,9 +39,9 @@ class Figures:
     """What a trial is judged by.
 
     Args:
-        logloss: Of validation, at the best look.
+        logloss: Validation logloss at the best look.
         seconds: Steps to the best look × median seconds of a step, so that a pause of the machine does not count.
-        bytes: Of tables and dense parameters.
+        bytes: Bytes of tables and dense parameters.
     """
 
     logloss: float
@@ -59,11 +59,11 @@ def objective(figures: Figures, default: Figures, settings: Settings) -> list[fl
 
 
 class Watch:
-    """A `Reporter` that times the steps of a training, and asks at each look whether it is to go on.
+    """A `Reporter` that times the steps of a training, and asks at each look whether to stop it.
 
     Args:
         look: Rows learned, validation logloss, median seconds of a step → whether to stop.
-        other: Is told too, and can stop the run.
+        other: A reporter that is told too, and can stop the run.
     """
 
     def __init__(self, look: Callable[[int, float, float], bool], other: Reporter):
@@ -78,7 +78,7 @@ class Watch:
         return statistics.median(self._steps) if self._steps else math.nan
 
     def progress(self, done: int, total: int, unit: str = "steps") -> None:
-        """Training tells its rows after each step."""
+        """Training calls this with its rows after each step."""
         now = time.perf_counter()
         if unit == "rows" and done > self._rows:
             if self._rows and now > self._since:
@@ -87,7 +87,7 @@ class Watch:
         self._other.progress(done, total, unit)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Training tells each look."""
+        """Training calls this at each look."""
         if "valid_logloss" in values:
             self.stopped = self._look(self._rows, values["valid_logloss"], self.step_seconds)
             self._since = time.perf_counter()
@@ -144,7 +144,7 @@ def _number(trial: Trial, name: str, range: Range) -> float:
     if range.kind == "int":
         return trial.suggest_int(name, int(range.low), int(range.high))
     x = float(f"{trial.suggest_float(name, range.low, range.high, log=range.kind == 'log'):.4g}")
-    return min(max(x, range.low), range.high)  # four digits may lie outside by a hair
+    return min(max(x, range.low), range.high)  # rounding to four digits may cross an end
 
 
 def behind(looks: Mapping[int, float], finished: Sequence[Mapping[int, float]]) -> bool:
@@ -160,7 +160,7 @@ def behind(looks: Mapping[int, float], finished: Sequence[Mapping[int, float]]) 
 
 
 def of_the_machine(error: Exception) -> bool:
-    """Whether every trial would fail so, whatever it tries: the sweep stops, and this trial is taken up later."""
+    """Whether every trial would fail likewise, as on a full disk: the sweep stops, and later resumes this trial."""
     return (isinstance(error, OSError) and disk_full(error)) or str(error).startswith("tracking.uri: ")
 
 
@@ -169,11 +169,11 @@ class Search:
     """A search, and what it needs to run trials.
 
     Args:
-        folder: Of the sweep: `default` and `0`, `1` … in it are those of the trials.
+        folder: The sweep's folder, with the folders `default`, `0`, `1` … of its trials.
         settings: How to search.
-        execute: Runs a trial: the settings that it tries, its folder and who is told → its result.json.
+        execute: Runs a trial: the settings that it tries, its folder and a reporter → its result.json.
         reporter: Is told of each trial's progress, and can stop the sweep.
-        tell: Is given each trial that is done; None stands for the default.
+        tell: Is called with each trial that is done; with None for the default.
     """
 
     folder: Path
@@ -215,14 +215,14 @@ class Search:
         return figures
 
     def _next(self, study: optuna.Study) -> Trial | None:
-        """The trial that was cut off; else a new one; None if there are enough."""
+        """The interrupted trial if there is one; else a new one; None if there are enough."""
         if cut_off := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             id = cut_off[0]._trial_id  # pyright: ignore[reportPrivateUsage]  # the only name that Trial takes
             return Trial(study, id)
         return study.ask() if len(study.get_trials(deepcopy=False)) < self.settings.trials else None
 
     def _try(self, study: optuna.Study, trial: Trial, default: Figures) -> None:
-        """Run one trial and tell Optuna; whatever fails in it is noted, and the search goes on."""
+        """Run one trial and tell Optuna; a failure is noted, and the search goes on."""
         changes = suggest(study, trial, read_space(self.settings.space), self.settings)
         trial.set_user_attr("changes", changes)
         watch, folder = Watch(self._look(study, trial), self.reporter), self.folder / str(trial.number)
@@ -233,7 +233,7 @@ class Search:
             if not watch.stopped:
                 raise
             study.tell(trial, state=TrialState.PRUNED)
-        except Exception as error:  # of whatever library: a bug that one trial meets is no reason to lose the others
+        except Exception as error:  # of any library: a bug in one trial must not lose the others
             if of_the_machine(error):
                 raise
             trial.set_user_attr("error", in_one_line(error) or type(error).__name__)
@@ -245,7 +245,7 @@ class Search:
         (folder / "train" / "resume.pt").unlink(missing_ok=True)
 
     def _look(self, study: optuna.Study, trial: Trial) -> Callable[[int, float, float], bool]:
-        """Notes a look of the trial → whether it is behind the finished ones."""
+        """A function that notes a look of the trial → whether it is behind the finished ones."""
         finished = [t.intermediate_values for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
         looks = dict(study.trials[trial.number].intermediate_values)
 
@@ -261,13 +261,13 @@ class Search:
         return look
 
     def _figures(self, changes: Mapping[str, Any], folder: Path, watch: Watch, step_seconds: float) -> Figures:
-        """Run it.
+        """Run a trial, or the default → its figures.
 
         Args:
-            changes: Against the default.
+            changes: Settings that differ from the default.
             folder: The run's.
-            watch: Is told.
-            step_seconds: Median before the run was cut off, NaN if it was not.
+            watch: Reporter that times the run's steps.
+            step_seconds: Median before the run was interrupted, NaN if it was not.
         """
         folder.mkdir(parents=True, exist_ok=True)
         trained = read_result(self.execute(changes, folder, watch)).stages["train"]
