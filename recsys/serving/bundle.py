@@ -238,7 +238,7 @@ class Bundle:
         return logit_BT if labels > 1 else logit_BT[:, 0]
 
     def score(self, rows: Sequence[Row], first: int = 0) -> np.ndarray:
-        """Raw rows → calibrated probability_B, float64; probability_BT, by `schema.labels`, if there are several.
+        """Raw rows → calibrated probabilities, float64: probability_B if there is one label, else probability_BT.
 
         Values may be missing, or unseen in training.
 
