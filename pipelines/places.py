@@ -21,7 +21,7 @@ def _check_writable(folder: Path, place: str) -> None:
     if not nearest.is_dir():
         raise ConfigError(f"{place}: expected a folder, got {folder}, and {nearest} is a file: name another place")
     try:
-        with TemporaryFile(dir=nearest) as file:  # nameless: nothing is left; os.access says yes to root everywhere
+        with TemporaryFile(dir=nearest) as file:  # without a name it leaves nothing; os.access always allows root
             file.write(bytes(_LEAST))
     except OSError as error:
         reason = error.strerror or error

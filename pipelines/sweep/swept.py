@@ -114,7 +114,7 @@ def _importance(study: optuna.Study, finished: Sequence[Tried]) -> dict[str, flo
     """PED-ANOVA: how much each setting distinguishes the best tenth of trials from the others; empty if too few."""
     if len(finished) < _LEAST or len({t.objective for t in finished}) == 1:
         return {}
-    with warnings.catch_warnings():  # it warns that low values are taken to be good, as they are
+    with warnings.catch_warnings():  # it warns that low values count as good, which is right here
         warnings.simplefilter("ignore")
         shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target=lambda t: t.values[0])
     return {name: float(share) for name, share in shares.items()}

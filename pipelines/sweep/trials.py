@@ -29,7 +29,7 @@ from recsys.results import read_result
 
 __all__ = ["Figures", "Search", "Watch", "behind", "objective", "of_the_machine", "open_study", "suggest"]
 
-_NAME = "sweep"  # of the study
+_NAME = "sweep"  # name of the study
 _FAILURES = 5  # so many failures, with no trial finished, end a sweep
 _PEERS, _LOOKS = 5, 2  # finished trials, and looks of its own, before a trial may be stopped
 
