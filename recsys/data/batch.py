@@ -21,7 +21,7 @@ def to_jagged(ids_BL: Tensor, keys: list[str], lengths: list[int]) -> KeyedJagge
 
     Args:
         ids_BL: int; −1 pads.
-        keys: K field names.
+        keys: The K field names.
         lengths: K column counts; they sum to L.
     """
     ids_LB = ids_BL.t().contiguous()
@@ -43,11 +43,11 @@ class Batch(Pipelineable):
     """A batch; TorchRec's pipelines can move it.
 
     Args:
-        ids: int64; a key for each looked-up field but sequences, in schema order. A sequence is
+        ids: int64; a key for each looked-up field except sequences, in schema order. A sequence is
             read position by position, straight from `ids_BL`.
-        ids_BL: All ids row-major, −1 padded: what plain-tensor (exported) models take.
+        ids_BL: All ids, row-major, padded with −1: the input of plain-tensor (exported) models.
         dense_BN: float32; the numbers, then the weights of weighted lists.
-        label_BT: float32, 0 or 1, the main label first; NaN where one of the others was not observed. One label
+        label_BT: float32, 0 or 1, the main label first; NaN if one of the others was not observed. One label
             may come as label_B.
         weight_B: float32 sample weights ≥ 0; None weighs all rows alike.
     """

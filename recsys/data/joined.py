@@ -21,7 +21,7 @@ def _behind(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray |
 
 @dataclass(frozen=True)
 class Joined:
-    """The rows of one split, then those of another of the same data; a `Split`. It holds 8 bytes a row to shuffle."""
+    """A `Split` with the rows of one split, then those of another of the same data. Shuffling takes 8 bytes a row."""
 
     first: Shards
     second: Shards

@@ -1,8 +1,8 @@
 """Row-major shards: .npy arrays that are memory-mapped, so that reading in order copies nothing.
 
-A split's folder holds ids.npy [rows, L] int32, dense.npy [rows, N] float32, label.npy [rows] float32 and, where the
-schema has them, group.npy [rows] int64, weight.npy [rows] float32 and, of validation only, time.npy [rows] int64 (µs
-since 1970). Of T labels, label.npy is [rows, T], the main
+A split's folder holds ids.npy [rows, L] int32, dense.npy [rows, N] float32, label.npy [rows] float32 and, if the
+schema has them, group.npy [rows] int64, weight.npy [rows] float32 and, for validation only, time.npy [rows] int64 (µs
+since 1970). With T labels, label.npy is [rows, T], the main
 one first; NaN: not observed.
 """
 
@@ -18,19 +18,19 @@ from recsys.features.schema import Schema
 
 __all__ = ["WINDOW", "Shards", "read_array"]
 
-WINDOW = 1 << 24  # rows shuffled at once: a set up to this size is shuffled as a whole
-_BLOCK = 1 << 16  # rows that stay together in a larger one, until their window is shuffled
+WINDOW = 1 << 24  # rows shuffled at once: a split up to this size is shuffled as a whole
+_BLOCK = 1 << 16  # rows of a larger split that stay together until their window is shuffled
 
 
 def read_array(path: Path, mend: str) -> np.ndarray:
-    """The array in a file, mapped; what is written to it stays in memory.
+    """The array in a file, memory-mapped copy-on-write: changes stay in memory.
 
     Args:
         path: The file.
         mend: What the user can do if it cannot be read.
 
     Raises:
-        DataError: If there is none, or it is cut off.
+        DataError: If there is no such file, or it is damaged.
     """
     try:
         return np.load(path, mmap_mode="c")
@@ -47,7 +47,7 @@ class Shards:
         schema: The fields to read; all by default.
 
     Raises:
-        DataError: If the split is not there, or one of its files is damaged.
+        DataError: If the split does not exist, or one of its files is damaged.
     """
 
     def __init__(self, folder: Path, split: str, schema: Schema | None = None):
@@ -109,19 +109,19 @@ class Shards:
     ) -> Iterator[Batch]:
         """All rows once in a random order that `seed` fixes; a last short batch is left out.
 
-        Up to `WINDOW` rows are shuffled as a whole. A larger split is cut into blocks, the blocks are
-        put in random order, and the rows of as many as fill a window are shuffled: memory holds one
-        window's row numbers.
+        Up to `WINDOW` rows are shuffled as a whole. A larger split is cut into blocks in random order;
+        then the rows of as many blocks as fill a window are shuffled together. Memory holds the row
+        numbers of one window.
 
         Args:
             size: Rows a batch, at most the rows of the split.
             seed: Fixes the order.
-            skip: Batches to leave out at the start, to go on after a stop.
-            rank: Of this process: it takes every `world`-th batch.
-            world: Processes that share the rows.
+            skip: Batches to leave out at the start, to resume after a stop.
+            rank: Rank of this process, which takes every `world`-th batch.
+            world: Count of processes that share the rows.
         """
         size = min(size, len(self))
-        each = len(self) // size // world  # as many batches for every rank
+        each = len(self) // size // world  # every rank gets the same count of batches
         chosen = range(rank + skip * world, each * world, world)
         yield from (self.batch(rows) for rows in self._orders(size, seed, chosen))
 
@@ -147,7 +147,7 @@ class Shards:
 
 
 def _columns(whole: Schema, part: Schema) -> tuple[list[int], list[int]]:
-    """Where the part's id columns and dense columns stand in the whole's arrays."""
+    """The positions of the part's id columns and dense columns in the arrays of the whole schema."""
     ids = [c for f in part.sparse for c in whole.id_columns[f.name]]
     dense = [c for f in part.numeric for c in whole.float_columns[f.name]]
     return ids, dense + [c for f in part.fields if f.weighted for c in whole.weight_columns[f.name]]

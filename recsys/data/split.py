@@ -1,4 +1,4 @@
-"""What training and selection read rows from: the files of a split, some of its rows, or its rows beside probes."""
+"""The rows that training and selection read: the files of a split, some of its rows, or its rows with probes added."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -57,7 +57,7 @@ class Split(Protocol):
         Args:
             size: Rows a batch, at most the rows of the split.
             seed: Fixes the order.
-            skip: Batches to leave out at the start, to go on after a stop.
+            skip: Batches to leave out at the start, to resume after a stop.
         """
         ...
 
@@ -69,7 +69,7 @@ def in_order(split: Split, size: int) -> Iterator[Batch]:
 
 
 def in_random_order(split: Split, size: int, seed: int | list[int], skip: int = 0) -> Iterator[Batch]:
-    """As `Split.shuffled`, with all row numbers in memory."""
+    """`Split.shuffled` with all row numbers in memory."""
     size = min(size, len(split))
     order = np.random.default_rng(seed).permutation(len(split))
     for b in range(skip, len(split) // size):

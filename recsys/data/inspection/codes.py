@@ -1,4 +1,4 @@
-"""Which whole numbers are codes: names of things, whose order tells nothing. B rows."""
+"""Which whole numbers are codes: names of things, whose order has no meaning. B rows."""
 
 import re
 from typing import Any
@@ -10,11 +10,11 @@ from recsys.data.inspection.leakage import binned, coded, held_out_auc
 
 __all__ = ["jumps", "mean", "named_as_code", "scattered"]
 
-_ROWS = 100_000  # of rules that need no more
-_HUGE = 10**9  # span from which numbers may be hashes
-_THIN = 10**4  # numbers of the span for each one that occurs: two rows hardly share one by chance
-_REPEATED = 0.9  # at most so many different values a row
-_EVEN = 2.5  # most of √n·D, Kolmogorov's distance to an even spread: chance exceeds it once in 100,000 columns
+_ROWS = 100_000  # most rows that a rule reads, if it needs no more
+_HUGE = 10**9  # least span of numbers that may be hashes
+_THIN = 10**4  # least span per distinct number: at this density two rows hardly share a number by chance
+_REPEATED = 0.9  # most distinct values per row
+_EVEN = 2.5  # most √n·D, with D Kolmogorov's distance to an even spread: chance exceeds it once in 100,000 columns
 _CODE = re.compile(
     r"(^|[_\W])(id|ids|code|zip|zipcode|postcode|postal|sku|key|uid|uuid|hash|no|nr|idx|index)($|[_\W\d])"
 )
@@ -33,7 +33,7 @@ def named_as_code(name: str) -> bool:
 
 
 def jumps(values: pl.Series, label_B: np.ndarray) -> bool:
-    """Whether a whole number is a code: the label rate of each value tells more than that of its neighbours.
+    """Whether a whole number is a code: the label rate of each value predicts better than that of its neighbours.
 
     Out-of-fold AUC of the value's own label rate exceeds that of 20 quantile bins, and .5, by more than .01 and
     two standard errors, √((1/n₀ + 1/n₁) / 12) of n₀ and n₁ rows with each label.
@@ -46,10 +46,10 @@ def jumps(values: pl.Series, label_B: np.ndarray) -> bool:
 
 
 def scattered(values: pl.Series) -> bool:
-    """Whether whole numbers are hashes: few of a huge range, spread evenly over it, and yet they repeat.
+    """Whether whole numbers are hashes: few values, spread evenly over a huge range, that occur more than once.
 
-    Times fail, as they are further from 0 than from each other; prices and counts, as the small ones are closer
-    together, or as most end in the same digit.
+    Times fail, since they are further from 0 than from each other. Prices and counts fail, since small ones are
+    closer together, or since most end in the same digit.
     """
     present = values.drop_nulls()
     different = present.unique().sort()

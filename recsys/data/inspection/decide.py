@@ -1,4 +1,4 @@
-"""From a sample of a table to a data configuration: which fields, how read, what dropped, which split. B rows."""
+"""A sample of a table → a data configuration: fields, their encodings, dropped columns and the split. B rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ __all__ = ["Given", "Guessed", "guess"]
 
 
 _WEIGHTS = ("weight", "weights", "sample_weight", "row_weight", "instance_weight", "importance")
-_LEAST_ROWS, _MOST_NUMBERS = 1000, 100  # of a table whose numbers become piecewise
+_LEAST_ROWS, _MOST_NUMBERS = 1000, 100  # limits for a table whose numbers become piecewise
 _ABOUT_LABELS = "Of several, with head=several: [click, buy], the main one first. No field may read one of them."
 _ABOUT_WEIGHT = "A column with the weight of each row in training, or null."
 _WEIGHT_FOUND = " Found by its name; if it is something that the model should know of, set null and move it to fields."
@@ -34,12 +34,12 @@ class Given:
     """What the user said.
 
     Args:
-        path: A path, several, or one a split.
-        label: Column to predict; of several, with commas between them, the main one first.
-        time: Column that tells when; found if not given.
-        group: Column whose rows stand together (GAUC, and the split if there is no time).
-        split: Column that tells each row's split.
-        name: Of the data set.
+        path: A path, several, or one for each split.
+        label: Column to predict; several are separated by commas, the main one first.
+        time: Column with the time of each row; searched for if not given.
+        group: Column that groups rows (for GAUC, and for the split if there is no time).
+        split: Column with the split of each row.
+        name: Name of the data set.
         rows: Most rows of the sample.
     """
 
@@ -59,9 +59,9 @@ class Guessed:
     Args:
         config: The `data` group.
         comments: See `write_yaml`.
-        cautions: Column → what to look at, for those that are kept.
-        profiles: Every column of the table.
-        aucs: What each candidate tells alone.
+        cautions: Column → what to look at, for the columns that are kept.
+        profiles: Column → its facts, for every column of the table.
+        aucs: Column → its AUC alone, for every candidate.
     """
 
     config: Json
@@ -80,7 +80,7 @@ def _check_columns(given: Given, frame: pl.DataFrame) -> None:
 
 
 def guess(given: Given) -> Guessed:
-    """Read a sample and decide: kinds, encodings, what to drop, and the split.
+    """Read a sample and decide on kinds, encodings, dropped columns and the split.
 
     Raises:
         DataError: If the table does not read, a named column is absent, or the label is not 0 and 1.
@@ -125,7 +125,7 @@ def guess(given: Given) -> Guessed:
 
 
 def _times(given: Given, frame: pl.DataFrame) -> dict[str, pl.Series]:
-    """The columns that read as times; of the one that the user named, whatever preparation takes."""
+    """The columns that read as times; for the column that the user named, all times that preparation reads."""
     times = {c.name: t for c in frame.iter_columns() if c.name != given.time and (t := as_time(c)) is not None}
     if given.time:
         try:
@@ -147,7 +147,7 @@ def _aucs(frame: pl.DataFrame, label_B: np.ndarray) -> dict[str, float]:
 
 
 def _time(given: Given, facts: Mapping[str, Profile], times: Mapping[str, pl.Series]) -> tuple[str | None, str]:
-    """The column that tells when: as given, or the best named of those without gaps, or the one of most values."""
+    """The time column: as given, else one without gaps: the best by name, then the one with most distinct values."""
     if given.time:
         return given.time, "as given"
     full = [c for c in times if facts[c].missing == 0 and facts[c].distinct > 2]
@@ -156,8 +156,8 @@ def _time(given: Given, facts: Mapping[str, Profile], times: Mapping[str, pl.Ser
     order = {n: i for i, n in enumerate(NAMES)}
     best = min(full, key=lambda c: (order.get(c.lower(), len(NAMES)), -facts[c].distinct))
     others = [c for c in full if c != best]
-    said = f"; {', '.join(others)} would do too" if others else ""
-    return best, f"found, as --time was not given: it reads as a time in every row{said}"
+    rest = f"; {', '.join(others)} would do too" if others else ""
+    return best, f"found, as --time was not given: it reads as a time in every row{rest}"
 
 
 def _almost_times(
@@ -175,7 +175,7 @@ def _almost_times(
 
 
 def _weight(frame: pl.DataFrame, names: Sequence[str], facts: Mapping[str, Profile]) -> str | None:
-    """The column whose name and numbers are those of a weight of each row: all positive, and not all the same."""
+    """The column whose name and numbers are those of a row weight: all positive, and not all the same."""
     for name in names:
         x = frame[name]
         if name.lower() not in _WEIGHTS or not x.dtype.is_numeric() or facts[name].missing:
@@ -195,7 +195,7 @@ def _fields(
     everything: Guessed,
     dropped: dict[str, str],
 ) -> dict[str, Json]:
-    """`data.fields`, looked-up fields first; what no kind takes goes to `dropped`."""
+    """`data.fields`, looked-up fields first; a column that no kind takes goes to `dropped`."""
     fields: dict[str, Json] = {}
     for name in names:
         guessed = (
@@ -220,7 +220,7 @@ def _fields(
 
 
 def _in_pieces(fields: Mapping[str, Json], total: int) -> None:
-    """Numbers become piecewise, unless rows are too few to learn from, or numbers so many that it would be slow."""
+    """Make numbers piecewise, unless there are too few rows to learn from, or so many numbers that it would be slow."""
     numbers = [f for f in fields.values() if f.get("kind") == "numeric"]
     if total >= _LEAST_ROWS and len(numbers) <= _MOST_NUMBERS:
         for f in numbers:
@@ -235,7 +235,7 @@ def _about(p: Profile, why: str, auc: float | None, cautions: Mapping[str, str])
 
 
 def _assemble(guessed: Guessed, given: Given, decided: Mapping[str, Any]) -> None:
-    """Fill in the configuration in the order in which a person reads it."""
+    """Fill in the configuration, in the order in which a person reads it."""
     source = {"_target_": "recsys.data.sources.scan.scan", "path": given.path, "format": "auto", "on_bad_rows": "stop"}
     guessed.config = {
         "name": given.name,
@@ -252,7 +252,7 @@ def _assemble(guessed: Guessed, given: Given, decided: Mapping[str, Any]) -> Non
 
 
 def _comment(guessed: Guessed, why: Mapping[str, str], label_B: np.ndarray, total: int) -> None:
-    """What stands above each key."""
+    """Write the comment above each key."""
     name, group = guessed.config["name"], guessed.config["group"]
     seen = "all of them were looked at" if len(label_B) == total else f"{len(label_B):,} drawn at random were looked at"
     head = (

@@ -12,14 +12,14 @@ from recsys.errors import DataError, printable
 
 __all__ = ["entry", "write_yaml"]
 
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # text that every YAML reader takes for text …
-_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # … but for these
-_LONGEST_WORD = 60  # letters of a word in a comment
-_MISSING = "???"  # OmegaConf's word for a value that is still to be set; it has no escape
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # text that every YAML reader reads as text …
+_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # … except these
+_LONGEST_WORD = 60  # most letters of a word in a comment
+_MISSING = "???"  # OmegaConf's mark for a value that is not set yet; it cannot be escaped
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's, which takes more words for text than OmegaConf's reader does: text that is not plain is quoted."""
+    """PyYAML's dumper; it quotes all text that is not plain, since OmegaConf reads fewer words as text than PyYAML."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -31,7 +31,7 @@ def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
 
 
 class _Lines(dict[str, Any]):
-    """A mapping with a line for each key; any other is written in one line."""
+    """A mapping that is written with a line for each key; any other mapping is written in one line."""
 
 
 _Dumper.add_representer(str, _text)
@@ -41,7 +41,7 @@ _Dumper.add_representer(
 
 
 def _literal(value: Any, place: str) -> Any:
-    """The same value with `${` escaped in its texts, so that OmegaConf reads what stands there and resolves nothing.
+    """The same value with `${` escaped in its texts, so that OmegaConf reads them as they are and resolves nothing.
 
     Keys need no escape: OmegaConf takes them as they are.
 
@@ -66,8 +66,8 @@ def entry(value: Any, place: str = "data") -> str:
     """A value in one line: `{kind: numeric, inputs: [a, b]}`.
 
     Args:
-        value: What OmegaConf is to read: mappings, sequences, text, numbers, true, false and null.
-        place: Where it stands, for messages.
+        value: What OmegaConf will read: mappings, sequences, text, numbers, true, false and null.
+        place: The key of the value, for messages.
 
     Raises:
         DataError: If a text cannot be written.
@@ -81,7 +81,7 @@ def _pair(key: str, value: Any, place: str) -> str:
 
 
 def _comment(text: str, indent: str) -> list[str]:
-    """Lines of a comment; none begins with `@`, which Hydra would obey in a file's head (`# @package …`)."""
+    """Lines of a comment; none begins with `@`, which is a directive to Hydra in a file's head (`# @package …`)."""
     words, lines = [printable(w, _LONGEST_WORD) for w in text.split()], [""]
     for word in words:
         if len(lines[-1]) + len(word) > 112 - len(indent) and lines[-1]:
@@ -91,13 +91,13 @@ def _comment(text: str, indent: str) -> list[str]:
 
 
 def write_yaml(config: Mapping[str, Any], comments: Mapping[str, str]) -> str:
-    """The configuration, every mapping two deep on lines of its own.
+    """The configuration as YAML; mappings at the first two levels have a line for each key.
 
-    Whatever names and values it holds, OmegaConf reads them back as they are and resolves none of them.
+    OmegaConf reads all names and values back as they are, and resolves none of them.
 
     Args:
         config: Keys in the order to write.
-        comments: `key` or `key.inner` → what to say above it; "" is the file's head.
+        comments: `key` or `key.inner` → the comment above it; "" is the file's head.
 
     Raises:
         DataError: If a value cannot be written.
@@ -111,7 +111,7 @@ def write_yaml(config: Mapping[str, Any], comments: Mapping[str, str]) -> str:
             continue
         lines.append(f"{key}:")
         for name, inner in value.items():
-            if said := comments.get(f"{key}.{name}"):
-                lines += _comment(said, "  ")
+            if comment := comments.get(f"{key}.{name}"):
+                lines += _comment(comment, "  ")
             lines.append(textwrap.indent(_pair(str(name), inner, f"{key}.{name}"), "  "))
     return "\n".join(lines) + "\n"

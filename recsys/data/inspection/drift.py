@@ -1,9 +1,9 @@
-"""What drifts between the splits of prepared data: the label rate, and the inputs. R rows of a sample.
+"""Drift between the splits of prepared data: of the label rate, and of the inputs. R rows of a sample.
 
-PSI as in `recsys.data.inspection.field_stats`, but each bin holds half a row at least, and less what it is on average
-if nothing drifts: (bins − 1)·(1/n + 1/m) for n and m rows (Yurdakul and Naranjo, Statistical Properties of the
-Population Stability Index, 2020). So a split of few rows does not seem to drift; if chance alone
-gives .25, nothing is said of it.
+PSI as in `recsys.data.inspection.field_stats`, with at least half a row in each bin, minus its mean if nothing
+drifts: (bins − 1)·(1/n + 1/m) for n and m rows (Yurdakul and Naranjo, Statistical Properties of the
+Population Stability Index, 2020). Thereby a split of few rows does not seem to drift; if chance alone
+gives .25, the split is not reported.
 """
 
 from collections.abc import Callable, Collection
@@ -20,20 +20,20 @@ from recsys.features.row_encoder import read_encoders
 
 __all__ = ["Drift", "drift", "said"]
 
-_ROWS = 50_000  # of a split are looked at
+_ROWS = 50_000  # rows of a split that are read, at most
 _TOP = 20
-_LABEL = 0.2  # relative change of the label rate that is worth a word
-_MOST = 4  # fields are named
+_LABEL = 0.2  # least relative change of the label rate that is reported
+_MOST = 4  # most fields that are named
 _NAMES = {"valid": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How unlike training the other splits are.
+    """How much the other splits differ from training.
 
     Args:
         rates: Split → label rate, by weight.
-        errors: Split → its standard error.
+        errors: Split → standard error of its label rate.
         fields: Field → the larger PSI of validation and of test against training, at least 0; fields that are parts of
             a time are left out: days and months of a later split differ by nature.
     """
@@ -43,13 +43,13 @@ class Drift:
     fields: dict[str, float]
 
     def large(self, kept: Collection[str] | None = None) -> dict[str, float]:
-        """The fields whose PSI is above .25, the largest first; of those that are kept, if some are named."""
+        """The fields whose PSI is above .25, the largest first; only those in `kept`, if it is given."""
         some = {n: v for n, v in self.fields.items() if v > LARGE and (kept is None or n in kept)}
         return dict(sorted(some.items(), key=lambda f: -f[1]))
 
 
 class _Sampled:
-    """Rows of a split, drawn at random, and how much each counts."""
+    """Rows of a split, drawn at random, and the weight of each."""
 
     def __init__(self, folder: Path, split: str):
         self.shards = Shards(folder, split)
@@ -62,16 +62,16 @@ class _Sampled:
         self.effective = self.weight_R.sum() ** 2 / max(np.square(self.weight_R).sum(), 1e-300)
 
     def ids(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """All ids of a field in the sample, those of lists too, and the weight of each."""
+        """All ids of a field in the sample, including those in lists, and the weight of each."""
         ids_RC = self.shards.ids(name)[self.rows]
         present_RC = ids_RC >= 0
         return ids_RC[present_RC], np.repeat(self.weight_R, present_RC.sum(1))
 
 
 def _of_ids(name: str, size: int, unseen: bool, samples: dict[str, _Sampled]) -> float:
-    """Bins: the 20 most frequent values of training, missing, and all others.
+    """PSI over these bins: the 20 most frequent values of training, missing, and all others.
 
-    Values without an id of their own are among the others: training rarely has any, by its nature.
+    Values without an id of their own are among the others: training itself rarely has any.
     """
     count = {s: np.bincount(*sample.ids(name), minlength=size) for s, sample in samples.items()}
     order = np.argsort(-count["train"], kind="stable")
@@ -81,7 +81,7 @@ def _of_ids(name: str, size: int, unseen: bool, samples: dict[str, _Sampled]) ->
 
 
 def _of_numbers(name: str, samples: dict[str, _Sampled]) -> float:
-    """Bins: deciles of training."""
+    """PSI over deciles of training."""
     x_R = {s: sample.shards.numbers(name)[sample.rows, 0] for s, sample in samples.items()}
     edges = np.unique(np.quantile(x_R["train"], np.arange(1, 10) / 10))
     bins = {s: np.searchsorted(edges, x, side="right") for s, x in x_R.items()}
@@ -89,18 +89,18 @@ def _of_numbers(name: str, samples: dict[str, _Sampled]) -> float:
 
 
 def _largest(samples: dict[str, _Sampled], histogram: Callable[[str], np.ndarray]) -> float:
-    """The larger PSI of validation and of test against training, less that of chance."""
+    """The larger PSI of validation and of test against training, minus that of chance."""
     counts = {s: histogram(s) for s in samples}
     bins = np.count_nonzero(sum(counts.values()))
     rows = {s: sample.effective for s, sample in samples.items()}
     filled = {s: np.maximum(count, 0.5 * count.sum() / rows[s]) for s, count in counts.items()}
     chance = {s: (bins - 1) * (1 / rows["train"] + 1 / rows[s]) for s in samples}
-    judged = [s for s in ("valid", "test") if chance[s] <= LARGE]  # of fewer rows nothing can be said
+    judged = [s for s in ("valid", "test") if chance[s] <= LARGE]  # a split of fewer rows cannot be judged
     return max([0.0, *(psi(filled["train"], filled[s]) - chance[s] for s in judged)])
 
 
 def drift(folder: Path) -> Drift:
-    """Compare the splits of prepared data, by at most 50,000 rows of each."""
+    """Compare the splits of prepared data over at most 50,000 rows of each."""
     samples = {s: _Sampled(folder, s) for s in ("train", "valid", "test")}
     schema, encoders = samples["train"].shards.schema, read_encoders(folder)
     fields: dict[str, float] = {}
@@ -116,7 +116,7 @@ def drift(folder: Path) -> Drift:
 
 
 def said(seen: Drift) -> str:
-    """One sentence on what drifts; "" if nothing does."""
+    """One sentence that names what drifts; "" if nothing does."""
     parts = []
     rate, error = seen.rates, seen.errors
     moved = [

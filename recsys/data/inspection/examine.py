@@ -1,4 +1,4 @@
-"""What a person should know of a data set before training: facts of every field, and what to worry about."""
+"""What a person should know about a data set before training: facts of every field, and warnings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,21 +27,21 @@ __all__ = ["Examined", "examine", "worries"]
 
 @dataclass
 class Examined:
-    """What the page shows.
+    """The content of the page.
 
     Args:
-        name: Of the data set.
+        name: Name of the data set.
         total: Rows of the table.
-        label_B: Of the sample.
+        label_B: Labels of the sample.
         splits: Split → its rows in the sample.
-        time_B: datetime64, or None.
-        fields: In order of the configuration.
+        time_B: Times of the sample, datetime64, or None.
+        fields: Statistics of each field, in order of the configuration.
         suspects: Column → why it gives the label away.
-        named: Column → why it may.
-        repeated: Share of rows that repeat an earlier one in everything that is read.
+        named: Column → why it may give the label away.
+        repeated: Share of rows whose read columns all equal those of an earlier row.
         crossing: Share of test rows that are in training too.
         dropped: Column → reason, from the configuration.
-        skipped: Fields that are made in preparation, and so are not here.
+        skipped: Fields that preparation makes, which are therefore not in the sample.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Examined:
 
 
 class _Values:
-    """The distinct values of a column, as `split_codes` asks for them."""
+    """The distinct values of a column, in the form that `split_codes` reads."""
 
     def __init__(self, column: pl.Series):
         self.column = column.cast(pl.String)
@@ -75,7 +75,7 @@ class _Values:
 
 
 class _Sampled:
-    """The sample in the place of the whole table's columns: the very code of preparation splits it."""
+    """The sample in the form of a `Spool`, so that the code of preparation splits it."""
 
     def __init__(self, table: pa.Table, frame: pl.DataFrame):
         self.rows, self._table, self._frame = len(table), table, frame
@@ -107,10 +107,10 @@ def _columns(config: Mapping[str, Any], fields: list[FieldConfig], have: list[st
 
 
 def examine(config: Mapping[str, Any], rows: int = 1_000_000) -> Examined:
-    """Read at most `rows` rows, drawn at random, split them as preparation would, and look.
+    """Read at most `rows` rows, drawn at random, split them as preparation would, and examine them.
 
     Raises:
-        ConfigError, DataError: Whatever of the configuration or table cannot work.
+        ConfigError, DataError: If something in the configuration or the table cannot work.
     """
     fields = data_fields(config)
     source = make(config["source"], "data.source")()
@@ -119,7 +119,7 @@ def examine(config: Mapping[str, Any], rows: int = 1_000_000) -> Examined:
     table, total = sample(source, rows, 0, _columns(config, fields, source.schema.names))
     label_B, frame = labels(table, label_names(config)[0]), plain(table)
     split_of = _Sampled(table, frame)
-    code_B = split_codes(split_of, config)  # type: ignore[arg-type]  # reads as a Spool does
+    code_B = split_codes(split_of, config)  # type: ignore[arg-type]  # it has the methods of a Spool that are used
     splits = {s: np.flatnonzero(code_B == i) for i, s in enumerate(SPLITS)}
     time = config.get("time")
     time_B = split_of.read(f"us/{time}").astype("datetime64[us]") if time else None
@@ -174,7 +174,7 @@ def _part(values: pl.Series, f: FieldConfig) -> pl.Series:
 
 
 def _leaks(examined: Examined, frame: pl.DataFrame, config: Mapping[str, Any]) -> None:
-    """The rules of `recsys.data.inspection.leakage` over the raw columns that fields read."""
+    """Apply the rules of `recsys.data.inspection.leakage` to the raw columns that fields read."""
     aside = {*label_names(config), config.get("time"), config.get("group"), (config.get("split") or {}).get("column")}
     seen = frame.select([c for c in frame.columns if c not in aside])
     plain_types = [c.name for c in seen.iter_columns() if not isinstance(c.dtype, pl.Struct | pl.Binary | pl.Object)]
@@ -194,8 +194,8 @@ def _repeats(examined: Examined, frame: pl.DataFrame) -> None:
 
 def _names(ranked: list[tuple[float, str]], most: int = 4) -> str:
     ranked = sorted(ranked, reverse=True)
-    said = ", ".join(f"{n} ({v:.2f})" for v, n in ranked[:most])
-    return said + (f" and {len(ranked) - most} more" if len(ranked) > most else "")
+    first = ", ".join(f"{n} ({v:.2f})" for v, n in ranked[:most])
+    return first + (f" and {len(ranked) - most} more" if len(ranked) > most else "")
 
 
 def worries(x: Examined) -> list[str]:

@@ -1,9 +1,9 @@
-"""Facts of one field over the splits: coverage, unseen values, drift, and what it tells alone. B rows.
+"""Facts of one field over the splits: coverage, unseen values, drift, and its AUC alone. B rows.
 
 PSI (population stability index) between training and another split: Σ_i (q_i − p_i)·ln(q_i / p_i), p and q the
 shares of training and of the other split in bin i, each at least 1e-4. Bins of a number: training deciles
-and missing; of values: the 20 most frequent in training, all others, and missing. Below .1 is stable, to .25
-a shift to look at, above .25 a large one (the usual thresholds of credit scoring: Siddiqi, 2006).
+and missing; of values: the 20 most frequent in training, all others, and missing. Below .1 is stable, .1 to .25
+is a shift to look at, above .25 is a large one (the usual thresholds of credit scoring: Siddiqi, 2006).
 """
 
 from dataclasses import dataclass, field
@@ -25,21 +25,21 @@ _SPARK = 24
 
 @dataclass
 class FieldStats:
-    """What the report says of one field; shares are of rows, of list elements for lists.
+    """What the report says about one field; shares are of rows, for lists of list elements.
 
     Args:
         name: The field.
-        kind: Its kind, and encoding.
+        kind: Its kind and encoding.
         missing: Share without a value.
-        distinct: Different values.
+        distinct: Count of distinct values.
         top: Share of the rows with a value that the 10 most frequent cover, in training.
         kept: Share that values with at least `min_count` training rows cover; NaN for numbers.
         unseen: Split → share of the rows with a value whose value is not in training (for a number:
-            beyond its range in training).
+            outside its range in training).
         drift: Split → PSI against training.
-        auc: Of the label rate of its value (for a number: of its quantile bin), fitted on training, on
-            validation; NaN if validation has one label.
-        shape: Heights of its distribution: a histogram, or the most frequent values.
+        auc: AUC on validation of the label rate of its value (for a number: of its quantile bin) in
+            training; NaN if validation has one label.
+        shape: Heights of its distribution: a histogram, or counts of the most frequent values.
     """
 
     name: str
@@ -62,7 +62,7 @@ def psi(expected: np.ndarray, actual: np.ndarray) -> float:
 
 
 def coverage(counts: np.ndarray, top: int = 0, least: int = 0) -> float:
-    """Share of all counts that the `top` largest, or those of at least `least`, hold; NaN of nothing."""
+    """Share of all counts that the `top` largest, or those of at least `least`, hold; NaN if all counts are 0."""
     if not counts.sum():
         return float("nan")
     chosen = np.sort(counts)[::-1][:top] if top else counts[counts >= least]
@@ -70,7 +70,7 @@ def coverage(counts: np.ndarray, top: int = 0, least: int = 0) -> float:
 
 
 def unseen(train: np.ndarray, other: np.ndarray) -> float:
-    """Share of `other`'s counts at values that have none in `train`; 0 of nothing."""
+    """Share of `other`'s counts at values that have none in `train`; 0 if `other` has no counts."""
     return float(other[train == 0].sum() / other.sum()) if other.sum() else 0.0
 
 
@@ -84,15 +84,15 @@ def _held_out(score_B: np.ndarray, label_B: np.ndarray) -> float:
 def value_stats(
     name: str, kind: str, values: pl.Series, splits: dict[str, np.ndarray], label_B: np.ndarray, least: int
 ) -> FieldStats:
-    """A field of values or of lists of them.
+    """The facts of a field of values or of lists of values.
 
     Args:
         name: The field.
-        kind: What to call it.
-        values: Of the sample; lists count by element.
+        kind: Its kind as the report shows it.
+        values: Its values in the sample; lists count by element.
         splits: Split → its rows.
         label_B: 0 and 1.
-        least: `min_count` of its vocabulary.
+        least: `min_count` of the vocabulary.
     """
     rows = len(values)
     row = np.arange(rows)
@@ -129,7 +129,7 @@ def _bins(count: np.ndarray, frequent: np.ndarray) -> np.ndarray:
 
 
 def _auc(code: np.ndarray, row: np.ndarray, label_B: np.ndarray, splits: dict[str, np.ndarray], size: int) -> float:
-    """Rates fitted on training, their mean over a row's values scored on validation."""
+    """AUC on validation of a row's mean label rate over its values; the rates are fitted on training."""
     rows = len(label_B)
     in_train = np.zeros(rows, bool)
     in_train[splits["train"]] = True
@@ -142,8 +142,8 @@ def _auc(code: np.ndarray, row: np.ndarray, label_B: np.ndarray, splits: dict[st
 
 
 def _histogram(x: np.ndarray) -> list[float]:
-    """Counts in bins of equal width, the half per cent at either end in the outermost; one bin of nearly one value."""
-    x = x / max(1.0, np.abs(x).max() / 1e100)  # the width of a range past 1e308 is no float
+    """Counts in bins of equal width, with .5 % at either end moved into the range; one bin if values hardly vary."""
+    x = x / max(1.0, np.abs(x).max() / 1e100)  # the width of a range past 1e308 overflows
     low, high = np.quantile(x, [0.005, 0.995])
     if high - low <= _SPARK * np.spacing(max(abs(low), abs(high))):
         return [float(len(x))]

@@ -1,4 +1,4 @@
-"""Which rows train, validate and test: as a column says, else by time, else by group, else at random."""
+"""Choose which rows train, validate and test: by a column, else by time, else by group, else at random."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +37,7 @@ def _by_column(values: pl.Series) -> tuple[Json, str]:
 
 
 def _delay(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray) -> tuple[float, str]:
-    """Days within which 95 % of the labels are known, by a dropped column that tells when."""
+    """Days within which 95 % of the labels are known, and the dropped column of times that says so."""
     for name, moments in later.items():
         waits = (moments - event).dt.total_seconds().filter(pl.Series(label_B == 1)).drop_nulls()
         top: Any = waits.quantile(0.95)
@@ -48,7 +48,7 @@ def _delay(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray
 
 def _by_time(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray) -> tuple[Json, str]:
     span = days(event)
-    said = f"By time, {event.min():%Y-%m-%d %H:%M} to {event.max():%Y-%m-%d %H:%M}: the latest tenth tests. "
+    reason = f"By time, {event.min():%Y-%m-%d %H:%M} to {event.max():%Y-%m-%d %H:%M}: the latest tenth tests. "
     wait, name = _delay(event, later, label_B)
     if 0 < wait < span / 20:
         gap, why = wait, f"by {name}, 95 % of the positive labels are known after that time"
@@ -56,8 +56,8 @@ def _by_time(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarr
         gap, why = 1, "a day, so that no row beside another stands in two splits"
     else:
         gap, why = 0, "none, as the table spans few days"
-    said += f"gap_days: {why}. Set it to as many days as a label takes to be known (28 for `buys again in 28 days`)."
-    return {"shares": [0.8, 0.1, 0.1], "gap_days": gap}, said
+    reason += f"gap_days: {why}. Set it to as many days as a label takes to be known (28 for `buys again in 28 days`)."
+    return {"shares": [0.8, 0.1, 0.1], "gap_days": gap}, reason
 
 
 def choose(
@@ -67,14 +67,14 @@ def choose(
     roles: Mapping[str, str | None],
     dropped: Mapping[str, str],
 ) -> tuple[Json, str]:
-    """The split and the reason.
+    """Choose the split → its settings and the reason.
 
     Args:
         frame: The sample.
-        times: Its columns of times.
+        times: The columns of the sample that are times.
         label_B: 0 and 1.
         roles: `time`, `group` and `split`: column names or None.
-        dropped: Columns that are not read; a time among them may tell when labels are known.
+        dropped: Columns that are not read; a time among them may be when the label became known.
 
     Raises:
         DataError: If the split column does not name training and test rows.

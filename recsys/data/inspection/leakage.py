@@ -1,15 +1,15 @@
-"""Columns that give the label away: they know what is known only after the event. B rows.
+"""Columns that give the label away: they hold what is known only after the event. B rows.
 
 A suspect is dropped by `recsys data guess` and named by `recsys data report`. The rules:
 
-1. `SURE`: the column alone reaches AUC .97 on held-out rows; unless the table is easy, which is when a
-   column below .97 comes within .03 of it: then it is only named.
-2. `FAR`: above .9, if all such columns are at least .1 over the best of the columns up to .9, and those are no
-   fewer; if only some are, they are only named, since others that are kept tell nearly as much.
-3. Missing or present tells the label: that indicator's AUC is .9 or more; or at least 95 % of the rows with a
+1. `SURE`: the column alone reaches AUC .97 on held-out rows. It is only named if the table is easy: if a
+   column below .97 comes within .03 of it.
+2. `FAR`: AUC above .9, if all such columns are at least .1 above the best of the other columns, and the others are
+   no fewer. If only some are, they are only named, since others that are kept predict nearly as well.
+3. Whether a value is missing predicts the label: its AUC is .9 or more, or at least 95 % of the rows with a
    value (or of those without) have the label that at most half of all rows have.
-4. A time after the event for most of one label's rows and at most half as often for the other's.
-5. The name says it comes later (`refund`, `returned`, `outcome` …) or repeats the label's, and AUC is above .8.
+4. It is a time after the event in most rows of one label, and at most half as often in rows of the other.
+5. Its name says that it comes later (`refund`, `returned`, `outcome` …) or repeats the label's, and AUC is above .8.
 
 The AUC is that of the label rate of the column's value (of a number: of its quantile bin too), with rates
 from the other half of the rows: Micci-Barreca's target encoding (2001), equation 4 with λ(n) = n / (n + 10).
@@ -35,7 +35,7 @@ _LATER = re.compile(
 
 
 def coded(values: pl.Series) -> np.ndarray:
-    """Every value its own code from 0; missing is one too."""
+    """Codes from 0, one for each value; missing has a code too."""
     if isinstance(values.dtype, pl.List | pl.Array | pl.Struct):
         values = values.hash()
     return values.rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
@@ -52,7 +52,7 @@ def binned(values: pl.Series, bins: int = 50) -> np.ndarray:
 
 
 def held_out_auc(code_B: np.ndarray, label_B: np.ndarray, seed: int = 0) -> float:
-    """AUC of each code's label rate, the rates from the other half of the rows; the mean of both halves.
+    """AUC of each code's label rate, taken from the other half of the rows; the mean over both halves.
 
     .5 if a half has one label only.
     """
@@ -74,7 +74,7 @@ def rates(code_B: np.ndarray, label_B: np.ndarray, size: int) -> np.ndarray:
 
 
 def codings(values: pl.Series) -> list[np.ndarray]:
-    """The ways to read a column whose best AUC counts."""
+    """The codings of a column; `single_auc` takes the best AUC of them."""
     if isinstance(values.dtype, pl.List):
         return [coded(values), coded(values.list.len())]
     numeric = values.dtype.is_numeric() or values.dtype.is_temporal()
@@ -82,7 +82,7 @@ def codings(values: pl.Series) -> list[np.ndarray]:
 
 
 def single_auc(values: pl.Series, label_B: np.ndarray) -> float:
-    """What this column alone tells, on at most 100,000 rows drawn at random."""
+    """The AUC of this column alone, on at most 100,000 rows drawn at random."""
     if len(values) > _ROWS:
         pick = np.sort(np.random.default_rng(0).permutation(len(values))[:_ROWS])
         values, label_B = values.gather(pick), label_B[pick]
@@ -90,29 +90,29 @@ def single_auc(values: pl.Series, label_B: np.ndarray) -> float:
 
 
 def _presence(values: pl.Series, label_B: np.ndarray) -> str:
-    """Rule 3."""
+    """Rule 3: the reason, or "" if the rule does not hold."""
     there_B = values.is_not_null().to_numpy()
     if there_B.all() or not there_B.any():
         return ""
     alone = auc(there_B.astype(np.float32), label_B)
     if max(alone, 1 - alone) >= FAR:
         return f"whether it is missing gives the label away: AUC {max(alone, 1 - alone):.3f}"
-    for rows_B, said in ((there_B, "a value"), (~there_B, "no value")):
+    for rows_B, what in ((there_B, "a value"), (~there_B, "no value")):
         for label in (0, 1):
             share, base = float((label_B[rows_B] == label).mean()), float((label_B == label).mean())
             if rows_B.sum() >= 30 and base <= 0.5 and share >= 0.95:
-                return f"{share:.0%} of the rows with {said} have label {label}, {base:.1%} of all rows do"
+                return f"{share:.0%} of the rows with {what} have label {label}, {base:.1%} of all rows do"
     return ""
 
 
 def _after(values: pl.Series, event: pl.Series, label_B: np.ndarray) -> str:
-    """Rule 4."""
+    """Rule 4: the reason, or "" if the rule does not hold."""
     late_B = (values > event).fill_null(False).to_numpy()
     share = [float(late_B[label_B == y].mean()) for y in (0, 1)]
     for label in (1, 0):
         if share[label] > 0.5 and share[1 - label] <= share[label] / 2:
-            said = f"a time after the event in {share[label]:.0%} of the rows with label {label}"
-            return f"{said}, else {share[1 - label]:.0%}"
+            reason = f"a time after the event in {share[label]:.0%} of the rows with label {label}"
+            return f"{reason}, else {share[1 - label]:.0%}"
     return ""
 
 
@@ -128,14 +128,14 @@ def suspects(
     times: Mapping[str, pl.Series],
     event: pl.Series | None,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Columns that give the label away.
+    """Find the columns that give the label away.
 
     Args:
         frame: The candidates, missing as null.
         label_B: 0 and 1.
         label: The label's name.
         aucs: `single_auc` of each candidate.
-        times: Those that are times.
+        times: The candidates that are times.
         event: When each row happened.
 
     Returns:
@@ -156,7 +156,7 @@ def suspects(
     left = {n: a for n, a in left.items() if n not in sure}
     far, honest = [a for a in left.values() if a > FAR], [a for a in left.values() if a <= FAR]
     reach = max(honest, default=1.0)
-    stand_out = len(far) <= len(honest) and min(far, default=0.0) - reach >= OVER  # or some that are kept reach as far
+    stand_out = len(far) <= len(honest) and min(far, default=0.0) - reach >= OVER  # else some kept columns reach as far
     for name, value in left.items():
         if value > FAR and stand_out:
             sure[name] = f"leakage suspect: AUC {value:.3f} alone, honest columns reach {reach:.3f}"

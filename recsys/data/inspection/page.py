@@ -12,7 +12,7 @@ from recsys.pages.html import Markup, page, table
 __all__ = ["html"]
 
 _COLOURS = {"train": "#3b6fb6", "valid": "#c77700", "test": "#2a7f62", "left out": "#8b939e"}
-_MOMENTS = 40  # points of the curve of label rate
+_MOMENTS = 40  # points of the curve of the label rate
 
 
 def _spark(heights: Sequence[float]) -> Markup:
@@ -98,7 +98,7 @@ def _over_time(x: Examined) -> go.Figure | None:
     figure = go.Figure()
     for s, chosen in groups.items():
         rows = np.bincount(slot_B[chosen], minlength=_MOMENTS)
-        full = np.flatnonzero(rows >= 20)  # fewer tell nothing
+        full = np.flatnonzero(rows >= 20)  # a rate over fewer rows is noise
         if not len(full):
             continue
         rate = np.bincount(slot_B[chosen], x.label_B[chosen], _MOMENTS)[full] / rows[full]

@@ -1,17 +1,17 @@
-"""What a raw column looks like, and from that its kind and encoding.
+"""The facts of a raw column, and the kind and encoding that follow from them.
 
 The rules, in order; the first that fits decides:
 
-1. a list of floats of one length is a vector, any other list is multi;
-2. a date or timestamp gives its parts (those that vary); so do text and numbers that read as one (`as_time`);
-3. text: a JSON list is read as its words; values with a separator between are multi (`separator`);
-   four words a value or more, mostly different, is text; else categorical;
-4. whole numbers: a name of codes (`id`, `code`, `zip` …), at most 20 values, values past 2^53 that floats
-   cannot tell apart, or few values spread evenly over a huge range (`scattered`) is categorical; so is a column
-   whose label rate jumps from value to value (`jumps`); else numeric;
-5. other numbers are numeric, `log` if that takes a long tail in (`heavy_tail`) or squares would overflow.
+1. a list of floats is a vector if all have one length; any other list is multi;
+2. a date or timestamp gives those of its parts that vary; so do text and numbers that read as one (`as_time`);
+3. text: a JSON list is read as its words; values with a separator between them are multi (`separator_of`);
+   values that are mostly distinct and have four words or more on average are text; others are categorical;
+4. whole numbers are categorical if their name is one of codes (`id`, `code`, `zip` …), if they have at most 20
+   values, if floats cannot tell them apart (past 2^53), if few values spread evenly over a huge range
+   (`scattered`), or if the label rate jumps from value to value (`jumps`); others are numeric;
+5. other numbers are numeric, with `log` if it shortens a long tail (`heavy_tail`) or squares would overflow.
 
-In a table of 1,000 rows or more whose numeric columns are 100 or fewer, these are piecewise (see `decide`).
+Numeric columns become piecewise if the table has 1,000 rows or more and at most 100 of them (see `decide`).
 """
 
 from dataclasses import dataclass, field
@@ -28,9 +28,9 @@ from recsys.files import Json
 __all__ = ["Guess", "Profile", "guess_kind", "heavy_tail", "min_count", "profile", "separator_of"]
 
 FEW = 20  # whole numbers of at most this many values are categories
-HUGE = 200_000  # distinct values in the sample from which a table of them is hashed
+HUGE = 200_000  # a column with more distinct values in the sample is hashed
 _SQUARED = 1e150  # the squares of larger numbers cannot be summed
-_ROWS = 100_000  # of rules that need no more
+_ROWS = 100_000  # most rows that a rule reads, if it needs no more
 _SEPARATORS = ("|", ";", "\t", ",", "^", " ")
 
 
@@ -40,10 +40,10 @@ class Profile:
 
     Args:
         name: The column.
-        rows: Of the sample.
+        rows: Rows of the sample.
         missing: Share of rows without a value.
-        distinct: Different values, missing apart.
-        examples: Frequent values, spelled.
+        distinct: Count of distinct values, without missing.
+        examples: Frequent values, as text.
     """
 
     name: str
@@ -79,7 +79,7 @@ def _short(value: object) -> str:
 
 
 def profile(values: pl.Series) -> Profile:
-    """Count a column; lists count as wholes."""
+    """Count the values of a column; a list counts as one value."""
     if isinstance(values.dtype, pl.List | pl.Array | pl.Struct | pl.Binary | pl.Object):
         present = values.drop_nulls()
         shown = tuple(_short(v) for v in present.head(2).to_list())
@@ -92,15 +92,15 @@ def profile(values: pl.Series) -> Profile:
 
 
 def min_count(rows: int) -> int:
-    """Least training rows of a value with a place of its own: 2, from 20,000 rows 5, from 200,000 rows 10."""
+    """Training rows that a value needs for an id of its own: 2; in 20,000 rows or more 5, in 200,000 or more 10."""
     return 10 if rows >= 200_000 else 5 if rows >= 20_000 else 2
 
 
 def heavy_tail(values: pl.Series) -> tuple[bool, float, float]:
-    """Whether log helps: skewness above 2, at least halved by sign·log1p, and hardly a value below 0.
+    """Whether log helps: skewness is above 2, sign·log1p at least halves it, and hardly a value is below 0.
 
     Returns:
-        The verdict, the skewness and that of the logarithm.
+        The verdict, the skewness, and the skewness of the logarithm.
     """
     x = values.cast(pl.Float64).drop_nulls()
     x = x.filter(x.is_finite())
@@ -113,11 +113,11 @@ def heavy_tail(values: pl.Series) -> tuple[bool, float, float]:
 
 
 def separator_of(values: pl.Series) -> tuple[str, float]:
-    """What stands between the parts of a list written as text, and the mean count of parts; "" if nothing.
+    """The separator of a list written as text ("" if there is none), and the mean count of parts.
 
-    A separator stands in at least a fifth of the values, and its parts are fewer than the distinct values:
-    less than half of them for `,`, `^` and a space, which prose and names hold too; parted by a space,
-    most parts hold a digit or `_`.
+    A separator occurs in at least a fifth of the values, and there are fewer distinct parts than distinct values.
+    For `,`, `^` and a space, which prose and names contain too, there are fewer than half as many. If the
+    separator is a space, most parts hold a digit or `_`.
     """
     whole = values.drop_nulls().head(_ROWS)
     distinct = whole.n_unique()
@@ -136,13 +136,13 @@ def separator_of(values: pl.Series) -> tuple[str, float]:
 
 
 def _length(lengths: pl.Series) -> int:
-    """A longest list that cuts one row in a hundred, at most 50."""
+    """A length that cuts the lists of one row in a hundred, at most 50."""
     top: Any = lengths.drop_nulls().quantile(0.99, interpolation="higher")
     return int(min(50, max(1, top or 1)))
 
 
 def _looked_up(distinct: int, rows: int) -> tuple[Json, str]:
-    """Vocabulary, or hash if it would be huge."""
+    """Settings of a vocabulary, or of a hash if the vocabulary would be huge; and the reason."""
     if distinct >= HUGE:
         buckets = 2 ** int(np.ceil(np.log2(2 * distinct)))
         return {"encoding": "hash", "buckets": min(buckets, 2**22)}, f"so many that they are hashed to {buckets:,} ids"
@@ -175,7 +175,7 @@ def _parts(moments: pl.Series) -> list[str]:
 
 
 def timestamp(values: pl.Series) -> Guess:
-    """The parts of a timestamp that vary: months only over two years, so that a later one was seen."""
+    """The parts of a timestamp that vary; months only if times span two years, so that later months were seen."""
     parts = _parts(values.drop_nulls())
     if not parts:
         return Guess(None, "", ["all its times are within one hour of the day and one week: no part varies"])
@@ -221,10 +221,10 @@ def guess_kind(values: pl.Series, p: Profile, label_B: np.ndarray, rows: int) ->
     """Choose kind and encoding by the rules above.
 
     Args:
-        values: The column's sample, empty text and NaN as null.
-        p: Its profile.
+        values: The column in the sample, with empty text and NaN as null.
+        p: The profile of the column.
         label_B: The labels of the sample.
-        rows: Of the whole table.
+        rows: Rows of the whole table.
 
     Returns:
         The guess; if no kind takes the column, a caution says why.

@@ -1,4 +1,4 @@
-"""A bounded sample of a table of any size, even over all its rows."""
+"""A bounded sample of a table of any size, in which all rows are equally likely."""
 
 from typing import TYPE_CHECKING
 
@@ -21,20 +21,20 @@ __all__ = ["labels", "plain", "sample"]
 def sample(source: "Source", rows: int, seed: int = 0, columns: list[str] | None = None) -> tuple[pa.Table, int]:
     """Read a table once and keep a random share of its rows, in their order.
 
-    Each row draws u in [0, 1) and is kept while u < p; p halves when more than 2·rows are held, so every
-    file and every part of a file is as likely as any other. Memory holds 2·rows.
+    Each row draws u in [0, 1) and is kept while u < p; p halves when more than 2·rows are held. Thereby every
+    row is as likely as any other. Memory holds 2·rows.
 
     Args:
         source: The table.
         rows: Most rows to keep, at least 1.
-        seed: Of the draw.
-        columns: Those to read; all by default.
+        seed: Seed of the draw.
+        columns: Columns to read; all by default.
 
     Returns:
-        The rows kept, and how many the table has.
+        The rows kept, and the count of rows in the table.
 
     Raises:
-        DataError: If it has none.
+        DataError: If the table has no rows.
     """
     rng, share, total, held = np.random.default_rng(seed), 1.0, 0, 0
     parts: list[tuple[np.ndarray, pa.RecordBatch]] = []
@@ -67,10 +67,10 @@ def _thin(u_B: np.ndarray, batch: pa.RecordBatch, share: float) -> tuple[np.ndar
 
 
 def labels(table: pa.Table, name: str, observed: bool = True) -> np.ndarray:
-    """The label of every row, float32 0 or 1; NaN if it has none and `observed` is false.
+    """The label of every row, float32 0 or 1; NaN if it is missing and `observed` is false.
 
     Raises:
-        DataError: If there is no such column, a row lacks one that it must have, a value is neither, or all are alike.
+        DataError: If there is no such column, a label is missing and `observed`, or labels are not both 0 and 1.
     """
     if name not in table.column_names:
         have = ", ".join(table.column_names[:40])
@@ -79,7 +79,7 @@ def labels(table: pa.Table, name: str, observed: bool = True) -> np.ndarray:
 
 
 def plain(table: pa.Table) -> pl.DataFrame:
-    """The table as polars keeps it: no dictionaries, and empty text and NaN are missing."""
+    """The table in polars, without dictionaries; empty text and NaN become null."""
     columns: dict[str, pl.Series] = {}
     for name in table.column_names:
         column = table[name]

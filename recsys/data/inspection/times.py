@@ -1,4 +1,4 @@
-"""Which columns tell when a row happened: what preparation reads as times, and what only looks like it."""
+"""Which columns hold times: those that preparation reads as times, and those that only look like it."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ _DATE = r"""(?x)^\s*(
     | ([A-Za-z]{3,9},?\ )?\d\d?[-\ ][A-Za-z]{3,9}[-\ ]\d{2,4}    # Sat, 1 Mar 2025
     | ([A-Za-z]{3,9}\ )?[A-Za-z]{3,9}\ \d\d?,?\ (\d\d:|\d{4})    # Sat Mar 1 10:00:00 2025, March 1, 2025
 )"""
-_HEAD = 1000  # rows that show whether the rest is worth a look
+_HEAD = 1000  # rows that decide whether the rest is read
 
 
 def days(moments: pl.Series) -> float:
-    """From the first moment to the last."""
+    """Days from the first moment to the last."""
     first: Any = moments.min()
     last: Any = moments.max()
     return (last - first).total_seconds() / 86400
@@ -34,7 +34,7 @@ def read_times(values: pl.Series) -> pl.Series:
     """The times of a column, UTC, as preparation reads them.
 
     Raises:
-        DataError: If preparation takes a value for no time.
+        DataError: If preparation does not read a value as a time.
     """
     us_B, there_B = instants(values.alias("").to_arrow(), values.name, None)
     return pl.Series(values.name, us_B).set(pl.Series(~there_B), None).cast(pl.Datetime("us"))
@@ -53,9 +53,9 @@ def _since_1970(values: pl.Series, scale: int) -> bool:
 
 
 def as_time(values: pl.Series) -> pl.Series | None:
-    """Times, if preparation reads all values as such, and numbers are seconds since 1970 from 2001 to 2038; else None.
+    """The values as times; None unless preparation reads all as times, and numbers are seconds from 2001 to 2038.
 
-    Seconds may be from 1980 on if the column's name is one of times.
+    Numbers may be seconds from 1980 on if the column has one of `NAMES`.
     """
     if values.dtype.is_integer() or values.dtype.is_float():
         plausible = _since_1970(values, 1)
@@ -72,7 +72,7 @@ def as_time(values: pl.Series) -> pl.Series | None:
 
 
 def untaken(values: pl.Series) -> str:
-    """Why a column that looks like times is not read as such; "" if it is, or looks like something else."""
+    """Why a column that looks like times is not read as times; "" if it is, or if it does not look like times."""
     if values.dtype.is_numeric() and not values.dtype.is_decimal():
         unit = next((u for u, scale in UNITS.items() if _since_1970(values, scale)), None)
         if unit:
@@ -94,7 +94,7 @@ def untaken(values: pl.Series) -> str:
 
 
 def _digits_of_dates(values: pl.Series) -> bool:
-    """Whether whole numbers are dates, digit by digit: 20170201."""
+    """Whether whole numbers are the digits of dates, such as 20170201."""
     present = values.drop_nulls().unique()
     if not values.dtype.is_integer() or named_as_code(values.name) or len(present) < 3:
         return False

@@ -1,4 +1,4 @@
-"""Columns that no model can use: constant, empty, a copy, or another value in every row. B rows."""
+"""Columns that no model can use: constant, empty, a copy, or with a new value in every row. B rows."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -14,12 +14,12 @@ from recsys.errors import DataError
 
 __all__ = ["useless"]
 
-_UNIQUE = 0.99  # of the rows with a value hold another one
-_LEAST = 100  # rows from which that says something
+_UNIQUE = 0.99  # share of distinct values, of the rows with a value, from which a column counts as unique per row
+_LEAST = 100  # with fewer rows a column is never unique per row
 
 
 def _key(values: pl.Series) -> bytes:
-    """Equal for columns that hold the same values, whole numbers as floats too."""
+    """A key that is equal for columns with the same values; whole numbers equal the same floats."""
     if (values.dtype.is_numeric() and not collide(values)) or values.dtype == pl.Boolean:
         values = values.cast(pl.Float64)
     kind = "number" if values.dtype.is_numeric() else str(values.dtype)
@@ -36,7 +36,7 @@ def _copies_label(values: pl.Series, p: Profile, label_B: np.ndarray) -> str:
 
 
 def _unique(values: pl.Series, p: Profile, total: int) -> bool:
-    """An id unique per row: text, or whole numbers that count the rows or are named as codes."""
+    """Whether it is an id unique per row: text, or whole numbers that count the rows or are named as codes."""
     if p.present < _LEAST or p.distinct < _UNIQUE * p.present:
         return False
     if values.dtype == pl.String:
@@ -57,21 +57,21 @@ def useless(
     spared: Collection[str],
     total: int,
 ) -> tuple[list[str], dict[str, str]]:
-    """Part the columns.
+    """Separate useful columns from useless ones.
 
     Args:
         frame: The sample.
-        facts: Of every column.
+        facts: Column → its profile.
         label_B: 0 and 1.
         label: The label's name.
         spared: Columns that may be unique per row: times, the group, the split.
         total: Rows of the whole table.
 
     Returns:
-        The columns that are of use, and column → reason for the others.
+        The useful columns, and column → reason for the others.
 
     Raises:
-        DataError: If none is of use.
+        DataError: If no column is useful.
     """
     kept, dropped, first = [], {}, dict[bytes, str]()
     for name in (c for c in frame.columns if c != label):

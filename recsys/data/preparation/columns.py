@@ -1,7 +1,7 @@
 """Arrow columns → spelled text, numbers and times, a batch at a time.
 
-Each function does for a whole column what `recsys.features.encoders` does for one value, and asks it for the
-message when a value cannot be. B rows, C floats a row.
+Each function does for a whole column what `recsys.features.values` does for one value, and calls that for the
+message if a value is invalid. B rows, C floats a row.
 """
 
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ __all__ = [
     "vectors",
 ]
 
-_FAR = 9 * 10**12  # seconds; microseconds of more overflow
+_FAR = 9 * 10**12  # seconds; more overflow as microseconds
 _EXACT = 2**53  # floats past it do not hold every whole number
-_APART = 0.99  # of a column's different whole numbers stay so as floats, or it is one of codes
+_APART = 0.99  # least share of a column's distinct whole numbers that stay distinct as floats, or it holds codes
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -41,10 +41,10 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def dtype_of(kind: pa.DataType, name: str) -> str:
-    """`string`, `int`, `float`, `bool` or `time`: of a column, or of what its lists hold.
+    """`string`, `int`, `float`, `bool` or `time`: the type of a column's values, or of the values in its lists.
 
     Raises:
-        DataError: If it is none of these.
+        DataError: If the type is none of these.
     """
     kind = kind.value_type if is_list(kind) else kind
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -84,7 +84,7 @@ def spelled(values: pl.Series, dtype: str, name: str) -> pl.Series:
         wrong = values.is_not_null() & (whole.is_null() | (whole.cast(pl.Float64) != values)).fill_null(True)
         if wrong.any():
             value = _first(values, wrong)
-            text(value, dtype, name)  # says why; a whole number past 2⁶³ is left
+            text(value, dtype, name)  # raises with the reason, unless the value is a whole number past 2⁶³
             raise DataError(f"column {name!r}: {value:g} is past 2⁶³, where floats lose digits: read it as a string")
         values = whole
     elif dtype == "int" and not values.dtype.is_integer() and values.dtype != pl.Null:
@@ -95,9 +95,9 @@ def spelled(values: pl.Series, dtype: str, name: str) -> pl.Series:
 
 
 def collide(values: pl.Series) -> bool:
-    """Whether whole numbers past 2⁵³ lose what tells them apart once they are floats, so that they can only be codes.
+    """Whether whole numbers past 2⁵³ become the same floats, so that they can only be codes.
 
-    True if over one in a hundred of the different values becomes the same float as another.
+    True if over one in a hundred of the distinct values becomes the same float as another.
     """
     if not values.dtype.is_integer() or values.null_count() == len(values):
         return False
@@ -114,7 +114,7 @@ def hashed(parts: Sequence[pl.Series], buckets: int, seed: int) -> np.ndarray:
     Args:
         parts: Spelled columns of a cross, one or more.
         buckets: Ids after the missing one.
-        seed: Of the hash.
+        seed: Seed of the hash.
     """
     frame = pl.DataFrame({str(i): p for i, p in enumerate(parts)})
     whole = pl.col("0") if len(parts) == 1 else pl.concat_str(pl.all().fill_null(ABSENT), separator=SEPARATOR)
@@ -128,7 +128,7 @@ def floats(values: pa.Array, name: str) -> np.ndarray:
     """→ float64, NaN where missing.
 
     Raises:
-        DataError: If it holds other than finite numbers, or whole ones that floats cannot tell apart.
+        DataError: If a value is not a finite number, or if floats cannot tell whole numbers apart.
     """
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
@@ -154,7 +154,7 @@ def flat_lists(values: pa.Array, name: str, separator: str = "") -> tuple[pa.Arr
     """→ the values of all lists, end to end, and length_B.
 
     Raises:
-        DataError: If the column holds no lists, or with a separator no strings.
+        DataError: If the column holds no lists, or, with a separator, no strings.
     """
     if separator:
         if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
@@ -191,10 +191,10 @@ def instants(values: pa.Array, name: str, first: int | None = 0) -> tuple[np.nda
     Args:
         values: The column.
         name: Its name.
-        first: Number of its first row, for messages; None if rows have no number that would tell anything.
+        first: Number of the first row, for messages; None if messages should name no row.
 
     Raises:
-        DataError: If a value is no time, or lies outside 1900 to 2200: its row is named.
+        DataError: If a value is not a time, or lies outside 1900 to 2200; the message names its row.
     """
     us_B, there_B = _microseconds(values, name, first)
     far_B = there_B & ((us_B < FIRST_US) | (us_B >= END_US))
@@ -202,7 +202,7 @@ def instants(values: pa.Array, name: str, first: int | None = 0) -> tuple[np.nda
         b, numeric = int(np.argmax(far_B)), pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
         try:
             if numeric:
-                instant(values[b].as_py(), name)  # says why
+                instant(values[b].as_py(), name)  # raises with the reason
             raise out_of_range(int(us_B[b]), np.datetime64(int(us_B[b]), "us"), name)
         except DataError as error:
             raise _in_row(first, b, error) from error
@@ -238,7 +238,7 @@ def _microseconds(values: pa.Array, name: str, first: int | None) -> tuple[np.nd
 
 
 def _each_instant(values: pa.Array, name: str, first: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Text that Arrow does not read at once: other ISO forms, zones, blanks."""
+    """Read text that Arrow cannot read as a whole column: other ISO forms, zones, blanks."""
     coded = pc.dictionary_encode(values, null_encoding="encode")
     which_B, known = coded.indices.to_numpy(), []
     for i, value in enumerate(coded.dictionary.to_pylist()):

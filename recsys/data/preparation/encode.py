@@ -1,4 +1,4 @@
-"""Ranges of rows of the first pass → the arrays that a model takes, as `RowEncoder` makes them.
+"""Ranges of rows of the first pass → the same arrays for a model that `RowEncoder` makes.
 
 B rows, L id columns, N dense columns.
 """
@@ -20,13 +20,13 @@ _Reader = Callable[[int, int], np.ndarray]
 
 
 class TableEncoder:
-    """Encodes ranges of rows: codes are looked up, numbers scaled.
+    """Encodes ranges of rows: looks codes up and scales numbers.
 
     Args:
         spool: The first pass, past-only columns included.
         configs: The fields' entries.
         schema: The fields.
-        encoders: One a field.
+        encoders: One for each field.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class TableEncoder:
                 self._sparse.append(self._part(column, encoder))
             elif isinstance(encoder, Vocabulary) or (isinstance(encoder, Hash) and c.past):
                 self._sparse.append(self._codes(column, encoder, c.past.of if c.past else owner.inputs[0]))
-            else:  # ids already
+            else:  # already ids
                 self._sparse.append(lambda a, b, column=column: spool.read(column, a, b))
         for f in schema.fields:
             if f.weighted:

@@ -1,4 +1,4 @@
-"""What the configuration of a data set may say, and what `data.fields` may say of a field."""
+"""The settings of a data set, and those of a field in `data.fields`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -34,9 +34,9 @@ ENCODINGS = {
     "vector": ("standardise", "log"),
 }
 _MOST = {"buckets": 2**31 - 1, "max_size": 2**31 - 1, "seed": 2**32 - 1, "max_length": 2**20}  # ids are int32
-_MOST_BUCKETS = 2**20  # of a number: its quantiles are looked for all at once
-_MOST_BINS = 1024  # of a piecewise number: each is an input of the model
-_ROWS = 65_536  # of a table are read at once, every list at its full length
+_MOST_BUCKETS = 2**20  # for a number: all its quantiles are computed at once
+_MOST_BINS = 1024  # for a piecewise number: each bin is an input of the model
+_ROWS = 65_536  # rows of a table that are read at once, every list at its full length
 _MENDS = {
     "fields": "write them as {column: {kind: numeric}}",
     "split": "write shares: [0.8, 0.1, 0.1]",
@@ -52,28 +52,28 @@ class FieldConfig:
     Args:
         name: The field's name.
         kind: `categorical`, `multi`, `sequence`, `text`, `numeric` or `vector` (a list of floats of
-            one length). `timestamp` with `parts` stands for a categorical field a part.
+            one length). `timestamp` with `parts` stands for a categorical field for each part.
         encoding: `vocabulary` | `hash` | `bucket` (a number cut at quantiles) | `learned_bucket` (cut
             where a decision tree on the label cuts) | `hour` | `weekday` | `day` | `month` for
             categorical, `vocabulary` | `hash` for multi and sequence, `words` for text, `standardise` |
-            `log` (then standardised) for the others. `piecewise` and `piecewise_log`, of a numeric field, give that
+            `log` (then standardised) for the others. `piecewise` and `piecewise_log`, for a numeric field, give that
             number and how far it has come through each of its bins.
-        inputs: Raw columns; by default the one named like the field. Several make a cross.
+        inputs: Raw columns; by default the one with the field's name. Several make a cross.
         min_count: A vocabulary keeps values seen at least this often in training rows.
         max_size: A vocabulary keeps at most this many, the most frequent; 0 is no limit.
-        buckets: Ids of a hash or of text, or buckets of a number, or bins of a piecewise one.
-        seed: Of the hash.
+        buckets: Ids of a hash or of text, buckets of a number, or bins of a piecewise number.
+        seed: Seed of the hash.
         max_length: Longest list that is kept: the first of a multi-value field, the newest of a
             sequence.
         separator: The raw value is one string that holds a list, such as `a|b`.
         reverse: The raw sequence has its oldest value first.
-        weights: Column with a list of weights, one a value of a multi-value field.
-        table: Field whose encoder and table this one shares; of a sequence, its candidate.
+        weights: Column with a list of weights, one for each value of a multi-value field.
+        table: Field whose encoder and table this one shares; for a sequence, its candidate.
         ngrams: Lengths of a text's n-grams, in words.
-        past: Made from earlier rows rather than read: see `recsys.features.past.Past`.
+        past: How the column is made from earlier rows instead of read: see `recsys.features.past.Past`.
 
     Raises:
-        ConfigError: If a value is unknown, out of range, or does not go with the others.
+        ConfigError: If a value is unknown, out of range, or contradicts another.
     """
 
     name: str
@@ -94,7 +94,7 @@ class FieldConfig:
 
     @property
     def is_list(self) -> bool:
-        """The raw value is a list."""
+        """Whether the raw value is a list."""
         return self.kind in ("multi", "sequence", "vector")
 
     def __post_init__(self) -> None:
@@ -158,7 +158,7 @@ class FieldConfig:
 
 
 _KNOWN = sorted(f.name for f in fields(FieldConfig) if f.name != "name")
-FIELD_KEYS = {*_KNOWN, "parts"}  # of an entry of data.fields; only a timestamp has parts
+FIELD_KEYS = {*_KNOWN, "parts"}  # keys of an entry of data.fields; only a timestamp has parts
 
 
 def _past(given: Any, place: str) -> Past | None:
@@ -190,7 +190,7 @@ def _past(given: Any, place: str) -> Past | None:
 
 
 def _expanded(name: str, entry: Json) -> list[tuple[str, Json]]:
-    """A `timestamp` entry is one categorical field a part."""
+    """The entry itself; a `timestamp` entry becomes one categorical field for each part."""
     if entry.get("kind") != "timestamp":
         return [(name, entry)]
     place = f"data.fields.{name}"
@@ -204,13 +204,13 @@ def _expanded(name: str, entry: Json) -> list[tuple[str, Json]]:
 
 
 def data_fields(config: Mapping[str, Any]) -> list[FieldConfig]:
-    """Check the configuration of a data set as far as it can be without the table → its fields.
+    """Check the configuration of a data set as far as possible without the table → its fields.
 
     Args:
         config: The `data` group: see `KEYS` and docs/data.md.
 
     Raises:
-        ConfigError: Whatever of it cannot be.
+        ConfigError: If a setting is invalid.
     """
     if unknown := sorted(set(config) - set(KEYS)):
         raise ConfigError(f"data: unknown {', '.join(unknown)}: expected some of {', '.join(KEYS)}")
@@ -256,10 +256,10 @@ def label_names(config: Mapping[str, Any]) -> list[str]:
 
 
 def check_name(name: Any, place: str) -> None:
-    """A name that becomes one of a folder or a file: nothing in it leads elsewhere.
+    """Check a name that a folder or a file will have: nothing in it may lead to another folder.
 
     Raises:
-        ConfigError: If it is no text, or could.
+        ConfigError: If it is not text, or could lead elsewhere.
     """
     text = isinstance(name, str)
     if not text or not 0 < len(name) <= 100 or name.startswith(".") or re.search(r"[/\\:\x00-\x1f\x7f]", name):
@@ -270,7 +270,7 @@ def check_name(name: Any, place: str) -> None:
 
 
 def _check_roles(config: Mapping[str, Any], fields: Sequence[FieldConfig]) -> None:
-    """The labels and the weight of a row are not known when it is scored, thereby no field reads them."""
+    """Refuse fields that read a label or the weight: these are not known when a row is scored."""
     main, *others = label_names(config)
     for role, column in (("label", main), *(("labels", n) for n in others), ("weight", config.get("weight"))):
         if reader := next((c.name for c in fields if c.past is None and column and column in c.inputs), None):
@@ -284,7 +284,7 @@ def field_configs(entries: Mapping[str, Any]) -> list[FieldConfig]:
     """Read `data.fields`, the looked-up fields first.
 
     Raises:
-        ConfigError: Whatever of it cannot be.
+        ConfigError: If an entry is invalid.
     """
     fields: list[FieldConfig] = []
     for name, entry in entries.items():
@@ -304,7 +304,7 @@ def field_configs(entries: Mapping[str, Any]) -> list[FieldConfig]:
 
 
 def _with_owners(fields: list[FieldConfig]) -> list[FieldConfig]:
-    """Check that shared tables are there, and of a kind that can be shared."""
+    """Check that shared tables exist and can be shared."""
     by_name = {c.name: c for c in fields}
     for c in fields:
         if not c.table:

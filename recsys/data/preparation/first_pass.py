@@ -36,7 +36,7 @@ class Source(Protocol):
 
 
 def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches, each read while the one before is worked on."""
+    """The same batches; each is read while the caller works on the one before."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, batches, None)
         while (batch := coming.result()) is not None:
@@ -64,7 +64,7 @@ class _Plan:
         return self.spool.dtypes[column]
 
     def whole(self, column: str) -> str:
-        """The column's dtype as text spells it: floats must be whole numbers (integers with gaps)."""
+        """The dtype in which the column is spelled: `int` for floats, which must be whole (integers with gaps)."""
         dtype = self.spool.dtypes[column]
         return "int" if dtype == "float" else dtype
 
@@ -72,7 +72,7 @@ class _Plan:
         return spelled(_series(batch[column]), self.whole(column), column)
 
     def coded(self, column: str, who: str) -> None:
-        """A scalar column as codes."""
+        """Add a scalar column as codes."""
         self.need(column, who)
         self.scalar(column, "categorical")
         dictionary = self.spool.dictionary(column)
@@ -86,7 +86,7 @@ class _Plan:
             )
 
     def time(self, column: str, who: str) -> None:
-        """A scalar column as microseconds, `NO_TIME` where missing."""
+        """Add a scalar column as microseconds, `NO_TIME` where missing."""
         self.need(column, who)
 
         def values(batch: pa.RecordBatch) -> np.ndarray:
@@ -96,7 +96,7 @@ class _Plan:
         self.jobs[f"us/{column}"] = values
 
     def field(self, c: FieldConfig, owner: FieldConfig) -> None:
-        """All that one field needs; `owner` is the field whose encoder it uses, mostly itself."""
+        """Add all that one field needs; `owner` is the field whose encoder it uses, mostly itself."""
         who = f"data.fields.{c.name}"
         if c.past is not None:
             for column in (*c.past.by, *filter(None, [c.past.of])):
@@ -138,7 +138,7 @@ class _Plan:
             else:
                 lengths = pc.unique(pc.list_value_length(batch[column])).drop_null()
                 if len(lengths) == 0:
-                    return None  # no vector yet to tell how long they are
+                    return None  # no vector so far, so their length is not known
                 width = lengths[0].as_py()
             return vectors(batch[column], width, column)
 
@@ -159,7 +159,7 @@ class _Plan:
             self._weights(c)
 
     def _padded(self, c: FieldConfig, flat: np.ndarray, length_B: np.ndarray) -> np.ndarray:
-        """→ B×L, the kept ones first; PAD (NaN of floats) behind them."""
+        """→ B×L, the kept values first, then PAD (NaN for floats)."""
         self.spool.clipped[c.name] = self.spool.clipped.get(c.name, 0) + int((length_B > c.max_length).sum())
         position = np.arange(len(flat)) - np.repeat(np.cumsum(length_B) - length_B, length_B)
         if c.reverse:
@@ -220,12 +220,12 @@ def read_source(
     Args:
         source: The table.
         configs: The fields.
-        config: Names the columns `label`, `labels`, `weight`, `group`, `time` and the split's.
+        config: Names the columns `label`, `labels`, `weight`, `group`, `time` and that of the split.
         folder: Where the columns go; the caller removes it.
         reporter: Can stop it after each chunk of rows.
 
     Raises:
-        DataError: If a column is absent, or holds what its field cannot take.
+        DataError: If a column is absent, or holds a value that its field cannot take.
     """
     spool = Spool(folder)
     try:
@@ -262,7 +262,7 @@ def _read(
 
 
 def _not_inputs(plan: _Plan, config: Mapping[str, Any]) -> None:
-    """Label, weight, group, time and the column that tells the split."""
+    """Add label, weight, group, time and the column of the split."""
     label, *others = label_names(config)
     plan.need(label, "label")
     plan.jobs["label"] = lambda batch: label_values(batch[label], label)

@@ -16,13 +16,13 @@ from recsys.features.schema import Field
 
 __all__ = ["column_of", "field_of", "fit"]
 
-BINS = 16  # of a piecewise number that does not say how many
+BINS = 16  # bins of a piecewise number by default
 _STEP = 1 << 20  # numbers in memory at once
-_SAMPLE = 4_000_000  # quantiles and cuts are found on at most this many training rows, evenly spaced
+_SAMPLE = 4_000_000  # most training rows, evenly spaced, from which quantiles and cuts are computed
 
 
 def column_of(c: FieldConfig, owner: FieldConfig) -> str:
-    """Where the first pass left this field."""
+    """The column of the spool that holds this field."""
     if c.past is not None:
         return f"past/{c.name}"
     if c.kind in ("multi", "sequence", "text"):
@@ -94,10 +94,10 @@ def _sample(spool: Spool, column: str, code_B: np.ndarray) -> np.ndarray:
 
 
 def _edges(z_B: np.ndarray, bins: int) -> np.ndarray:
-    """Ends of at most so many bins, which are values of z: all of them if they are few, else their quantiles.
+    """Ends of at most `bins` bins, which are values of z: all of them if they are few, else their quantiles.
 
-    A value counts as one bin's share of all that is counted at most, so that one that most rows have leaves bins for
-    the others.
+    The count of a value is capped at one bin's share of all counts, so that a value that most rows have leaves bins
+    for the others.
     """
     value, count = np.unique(z_B, return_counts=True)
     if len(value) <= bins + 1:
@@ -140,7 +140,7 @@ def fit(
         spool: The first pass.
         code_B: The split of every row.
         c: The field.
-        fitted: Encoders of the fields before; a shared one is taken from there.
+        fitted: Encoders of the earlier fields, from which a shared encoder is taken.
         known: Values of an earlier vocabulary, which keep their ids.
 
     Raises:
@@ -162,7 +162,7 @@ def fit(
 
 
 def field_of(c: FieldConfig, spool: Spool, encoder: AnyEncoder, rate: float) -> Field:
-    """The field as the schema keeps it; `rate` is the label rate of the training rows."""
+    """The field in the schema; `rate` is the label rate of the training rows."""
     inputs: tuple[str, ...] = (c.name,) if c.past else c.inputs
     if c.past is not None:
         dtypes = (_text_dtype(spool, c.past.of),) if c.past.what == "last" else ("float",)

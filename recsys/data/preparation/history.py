@@ -1,6 +1,6 @@
-"""Past-only columns of a whole table, and what serving needs to go on from its end.
+"""Past-only columns of a whole table, and the snapshot that serving continues from.
 
-Holds about 60 bytes a row in memory: the keys and times of all rows, in order.
+Holds about 60 bytes a row in memory: the sorted keys and times of all rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def _keys(spool: Spool, by: Sequence[str]) -> np.ndarray:
 
 
 def _order(spool: Spool, past: Past, time: str) -> tuple[np.ndarray, Order]:
-    """key_B of every row, and the order of the rows that count: with a value for `last`, with the label of `where`."""
+    """key_B of every row, and the order of those that count: with a value for `last`, and the label of `where`."""
     key_B = _keys(spool, past.by)
     counts_B = spool.read(f"codes/{past.of}") >= 0 if past.of else np.ones(len(key_B), bool)
     if past.where:
@@ -47,7 +47,7 @@ def add_past(spool: Spool, configs: Sequence[FieldConfig], config: Mapping[str, 
     """Append a column `past/FIELD` for every past-only field.
 
     Raises:
-        ConfigError: If there is no time column to tell what is past.
+        ConfigError: If there is no time column.
     """
     wanted = [c for c in configs if c.past]
     if wanted and not config.get("time"):
@@ -61,7 +61,7 @@ def add_past(spool: Spool, configs: Sequence[FieldConfig], config: Mapping[str, 
         key_B, order = orders[by]
         if past.what == "last":
             codes = np.append(spool.read(f"codes/{past.of}"), np.int32(PAD))
-            for start in range(0, spool.rows, CHUNK):  # whole lists of all rows would not fit
+            for start in range(0, spool.rows, CHUNK):  # the lists of all rows at once would not fit in memory
                 some = slice(start, start + CHUNK)
                 rows_BL = order.last(past, c.max_length, key_B[some], order.time_B[some])
                 spool.append(f"past/{c.name}", codes[rows_BL])
@@ -71,7 +71,7 @@ def add_past(spool: Spool, configs: Sequence[FieldConfig], config: Mapping[str, 
 
 
 def _hashes(spool: Spool, past: Past, first_G: np.ndarray) -> np.ndarray:
-    """uint64 `Past.key` of the rows first_G."""
+    """→ `Past.key` of the rows first_G, uint64."""
     parts = []
     for c in past.by:
         values = spool.dictionary(c).values()
@@ -111,7 +111,7 @@ def snapshot(spool: Spool, configs: Sequence[FieldConfig], schema: Schema) -> Sn
 
 
 def _lists(spool: Spool, name: str, past: Past, rows_GL: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
-    """Values and offsets of the lists; a missing value is left out."""
+    """Values and offsets of the lists, without missing values."""
     codes = np.append(spool.read(f"codes/{past.of}"), np.int32(ABSENT_CODE))[rows_GL]
     there_GL = codes >= 0
     values = spool.dictionary(past.of).values().gather(codes[there_GL])

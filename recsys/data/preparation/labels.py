@@ -1,4 +1,4 @@
-"""Labels: what a table calls a click → 0 and 1."""
+"""Label columns of a table → 0 and 1."""
 
 import numpy as np
 import pyarrow as pa
@@ -24,14 +24,14 @@ def _words(column: pa.Array, name: str) -> np.ndarray:
 
 
 def label_values(column: pa.Array, name: str) -> np.ndarray:
-    """A part of a label column as numbers, so that a table can be read in parts.
+    """A part of a label column as numbers, for a table that is read in parts.
 
     Args:
         column: Booleans, the numbers 0 and 1 or −1 and 1, or words of `YES` and `NO` in any case.
-        name: Its name, for messages.
+        name: Name of the label, for messages.
 
     Returns:
-        label_B, float32: −1, 0 or 1, NaN where there is none. `zeros_and_ones` ends the job.
+        label_B, float32: −1, 0 or 1, NaN where missing. `zeros_and_ones` maps −1 to 0.
 
     Raises:
         DataError: If a value is none of these.
@@ -53,15 +53,15 @@ def label_values(column: pa.Array, name: str) -> np.ndarray:
 
 
 def zeros_and_ones(label_B: np.ndarray, name: str, observed: bool = True) -> np.ndarray:
-    """What `label_values` gave for all rows → float32 zeros and ones; −1 and 1, as libsvm has them, too.
+    """The output of `label_values` for all rows → float32 zeros and ones; −1 and 1, as in libsvm, become 0 and 1.
 
     Args:
-        label_B: −1, 0 or 1, NaN if there is none.
-        name: Of the label, for messages.
-        observed: Whether every row must have one; if not, NaN stays.
+        label_B: −1, 0 or 1, NaN where missing.
+        name: Name of the label, for messages.
+        observed: Whether every row must have a label; if not, NaN stays.
 
     Raises:
-        DataError: If a row that must have one has none, there are three values, or all are the same.
+        DataError: If a row that must have a label has none, there are three values, or all are the same.
     """
     gaps = int(np.isnan(label_B).sum())
     if gaps and observed:
@@ -81,7 +81,7 @@ def to_binary(column: pa.ChunkedArray, name: str, observed: bool = True) -> np.n
     """A whole label column as float32 zeros and ones: `label_values`, then `zeros_and_ones`.
 
     Raises:
-        DataError: As they do.
+        DataError: As these two do.
     """
     parts = [label_values(chunk, name) for chunk in column.chunks]
     return zeros_and_ones(np.concatenate(parts) if parts else np.empty(0, np.float32), name, observed)

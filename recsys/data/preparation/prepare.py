@@ -54,7 +54,7 @@ _STEP = 1 << 16  # rows written at once
 
 
 def _digest(config: Mapping[str, Any], source: Any) -> str:
-    """Names what was prepared: format, code, libraries, configuration and, of files, sizes and times of change."""
+    """A digest of format, code, libraries, configuration, and the files' sizes and times of change."""
     config = {k: v for k, v in config.items() if k not in ("name", "dropped")}
     code = code_version(__name__, *targets(config.get("source")), without=_NOT_HASHED)
     libraries = [version(p) for p in ("numpy", "polars", "pyarrow")]
@@ -74,8 +74,8 @@ def prepare(
         reporter: Can stop it; nothing is left then.
 
     Returns:
-        The folder: schema.json, encoders.json, prepared.json, golden_rows.json, past.npz where there
-        are past-only fields, and a folder a split (see `Shards`). It appears whole or not at all.
+        The folder: schema.json, encoders.json, prepared.json, golden_rows.json, past.npz if there
+        are past-only fields, and a folder for each split (see `Shards`). It appears whole or not at all.
 
     Raises:
         ConfigError, DataError: Whatever of the table or configuration cannot work.
@@ -94,7 +94,7 @@ def prepare(
             _build(config, configs, opened or _opened(load()), building, name, reporter)
             shutil.rmtree(building / "spool")
     except FileExistsError:
-        if not (folder / "prepared.json").exists():  # another process may have been first: take its work
+        if not (folder / "prepared.json").exists():  # another process may have prepared it meanwhile
             raise
     except OSError as error:
         if not disk_full(error):
@@ -105,12 +105,12 @@ def prepare(
 
 
 def source_version(source: Any) -> str:
-    """Names the state of a source's files: their sizes and times of change, and how they are read."""
+    """A digest of a source's files: their sizes and times of change, and how they are read."""
     return hashlib.sha256(repr(source and source.fingerprint()).encode()).hexdigest()[:12]
 
 
 def check_unchanged(config: Mapping[str, Any], load: Callable[[], "pa.Table | Source"], folder: Path) -> None:
-    """Make sure that the files that data was prepared from are still those; files that are gone do no harm.
+    """Check that the files that data was prepared from have not changed; missing files are no error.
 
     Args:
         config: The `data` group.
@@ -127,7 +127,7 @@ def check_unchanged(config: Mapping[str, Any], load: Callable[[], "pa.Table | So
         return
     try:
         now = source_version(_opened(load()))
-    except DataError:  # what was prepared from them is whole
+    except DataError:  # the files are gone; the prepared data is complete without them
         return
     if now != facts["source"]:
         raise DataError(f"the files of data.source.path have changed since {folder.name} was prepared: begin a new run")
@@ -159,7 +159,7 @@ def _build(
         stored = encoders_to_json(encoders)
         (folder / "schema.json").write_text(json.dumps(schema.to_json(), indent=1))
         (folder / "encoders.json").write_text(json.dumps(stored, ensure_ascii=False))
-        # what serving will read back is what writes the shards
+        # encode the shards with the encoders as serving will read them
         encoders = {n: encoder_from_json(v) for n, v in json.loads(json.dumps(stored["encoders"])).items()}
         splits = _write_shards(spool, code_B, configs, schema, encoders, folder, reporter)
         golden = golden_rows(spool, code_B, schema)
@@ -191,12 +191,12 @@ def _check_labels(spool: Spool, config: Mapping[str, Any]) -> None:
 
 
 def _label_columns(config: Mapping[str, Any]) -> list[str]:
-    """Where the spool holds the labels, the main one first."""
+    """The spool's columns of the labels, the main one first."""
     return ["label", *(f"label/{name}" for name in label_names(config)[1:])]
 
 
 def _check_splits(spool: Spool, code_B: np.ndarray, config: Mapping[str, Any]) -> None:
-    """Each split has rows of 0 and of 1 of every label; rows of weight 0 count for nothing, and do not count here."""
+    """Check that each split has rows of 0 and of 1 for every label; rows of weight 0 do not count."""
     for name, column in zip(label_names(config), _label_columns(config), strict=True):
         seen: list[set[float]] = [set() for _ in SPLITS]
         for a in range(0, spool.rows, _STEP):
@@ -217,7 +217,7 @@ def _check_splits(spool: Spool, code_B: np.ndarray, config: Mapping[str, Any]) -
 
 
 def _check_weights(spool: Spool, code_B: np.ndarray, name: str) -> None:
-    """Every row has a weight that a batch can sum as float32, and in each split some row counts."""
+    """Check that float32 can sum a batch of the weights, and that each split has a weight above 0."""
     counts = [False] * len(SPLITS)
     for a in range(0, spool.rows, _STEP):
         b = min(spool.rows, a + _STEP)
@@ -234,7 +234,7 @@ def _check_weights(spool: Spool, code_B: np.ndarray, name: str) -> None:
 
 
 def _is_binary(spool: Spool, column: str) -> bool:
-    """Whether every row has 0 or 1, and both are there: looked at in parts."""
+    """Whether every row has 0 or 1, and both occur; read in parts."""
     seen: set[float] = set()
     for a in range(0, spool.rows, _STEP):
         seen |= set(np.unique(spool.read(column, a, min(spool.rows, a + _STEP))).tolist())
@@ -272,7 +272,7 @@ def _fit_all(
 
 
 def _earlier(folder: str | None) -> dict[str, Sequence[str]]:
-    """The vocabularies of an earlier prepared data set, to grow."""
+    """The vocabularies of an earlier prepared data set, which new ones extend."""
     if not folder:
         return {}
     if not (Path(folder) / "encoders.json").is_file():
@@ -289,7 +289,7 @@ def _write_shards(
     folder: Path,
     reporter: Reporter,
 ) -> dict[str, SplitFacts]:
-    """Second pass: every range of rows, encoded, goes to the splits' files."""
+    """Second pass: encode every range of rows and append it to the files of the splits."""
     encode = TableEncoder(spool, configs, schema, encoders)
     counts = [int((code_B == code).sum()) for code in range(len(SPLITS))]
     extras = {"weight": "weight", "group": f"codes/{schema.group}", "time": f"us/{schema.time}"}

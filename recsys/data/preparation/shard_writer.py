@@ -1,4 +1,4 @@
-"""Write a split's shards, and count what a person wants to know of them. `recsys.data.shards` reads them.
+"""Write a split's shards and collect statistics of them. `recsys.data.shards` reads them.
 
 B rows, L id columns, N numbers.
 """
@@ -19,13 +19,13 @@ __all__ = ["ShardWriter", "SplitFacts"]
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """Of one split in prepared.json.
+    """Statistics of one split in prepared.json.
 
     Args:
-        rows: In all.
-        label_rate: Of the main label.
+        rows: Count of rows.
+        label_rate: Rate of the main label.
         fields: Field → its shares of missing, unseen and shared ids.
-        label_rates: Another label → its rate over the rows in which it was observed.
+        label_rates: Other label → its rate over the rows in which it was observed.
     """
 
     rows: int
@@ -35,13 +35,13 @@ class SplitFacts:
 
 
 class ShardWriter:
-    """Writes a split's arrays in order, and counts what a person wants to know of them.
+    """Writes a split's arrays in order, and collects statistics of them.
 
     Args:
-        folder: To make.
+        folder: The folder; it is created.
         schema: The fields.
-        encoders: One a field; they tell what unseen and hashed means.
-        rows: Rows to come, in all.
+        encoders: One for each field; they tell which ids are unseen or hashed.
+        rows: Count of all rows to come.
     """
 
     def __init__(self, folder: Path, schema: Schema, encoders: Mapping[str, AnyEncoder], rows: int):
@@ -53,15 +53,15 @@ class ShardWriter:
         self._unseen = {f.name: 0 for f in schema.sparse if isinstance(encoders[f.name], Vocabulary)}
         hashes = {f.name: e for f in schema.sparse if isinstance(e := encoders[f.name], Hash)}
         self._hit = {n: np.zeros(e.cardinality, bool) for n, e in hashes.items()}
-        self._given = {f.name: rows for f in schema.sparse if f.max_length == 1}  # else counted: lists have pads
+        self._given = {f.name: rows for f in schema.sparse if f.max_length == 1}  # in lists, ids are counted later
         self._positives_T = np.zeros(len(schema.labels))
         self._observed_T = np.zeros(len(schema.labels))
 
     def append(self, ids_BL: np.ndarray, dense_BN: np.ndarray, rest: Mapping[str, np.ndarray]) -> None:
-        """Write the next rows; `rest` holds the labels and what else has a number a row."""
+        """Write the next rows; `rest` holds the labels and other columns of one number a row."""
         for name, values in {"ids": ids_BL, "dense": dense_BN, **rest}.items():
             if name == "time" and self._folder.name != "valid":
-                continue  # only validation's rows are ever put in order of time
+                continue  # only rows of validation are ever sorted by time
             values = values.astype(np.int64) if name == "group" else values
             if name not in self._files:
                 self._files[name] = self._open(name, values)

@@ -1,4 +1,4 @@
-"""Which split each row belongs to. Memory holds one byte a row, whatever the rule. B rows."""
+"""The split of each row. Memory holds one byte a row for every rule. B rows."""
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -18,7 +18,7 @@ _CHUNK = 1 << 20
 
 
 def kth_smallest(read: Callable[[int, int], np.ndarray], rows: int, k: int) -> int:
-    """The k-th smallest (from 0) of `rows` int64 values that are read in ranges: counts, then narrows."""
+    """The k-th smallest (from 0) of `rows` int64 values that are read in ranges, by counting in narrowing intervals."""
     ranges = [(i, min(rows, i + _CHUNK)) for i in range(0, rows, _CHUNK)]
     low = min(int(read(a, b).min()) for a, b in ranges)
     high = max(int(read(a, b).max()) for a, b in ranges)
@@ -55,7 +55,7 @@ def _by_time(shares: list[float], gap_days: float, spool: Spool, column: str) ->
         return spool.read(column, start, stop)
 
     rows = spool.rows
-    cuts = [int(c) for c in np.cumsum(shares)[:2] * rows + 1e-6]  # .7 + .2 falls a hair short of .9
+    cuts = [int(c) for c in np.cumsum(shares)[:2] * rows + 1e-6]  # in floats .7 + .2 < .9
     first, second = (kth_smallest(read, rows, min(c, rows - 1)) for c in cuts)
     gap = int(timedelta(days=gap_days) / timedelta(microseconds=1))
 
@@ -91,7 +91,7 @@ def _spell(value: object) -> str:
 
 
 def _of_groups(shares: list[float], values: list[str], seed: int) -> np.ndarray:
-    """A group goes where its hash says, whole; the last entry is for missing."""
+    """Codes of groups by their hash, so that a group stays whole; the last entry is for missing."""
     share_G = np.array([hash_text(v, seed) for v in [*values, ABSENT]], np.float64) / 2.0**64
     return np.searchsorted(np.cumsum(shares)[:2], share_G, side="right").astype(np.int8)
 
@@ -113,16 +113,16 @@ def split_codes(spool: Spool, config: Mapping[str, Any]) -> np.ndarray:
         spool: The rows' times and groups.
         config: `time` and `split`, which is one of
             `{train: [from, to), valid: …, test: …}`: ISO dates;
-            `{shares: [.8, .1, .1], gap_days: 0}`: in order of time, where there is one (`gap_days` are
+            `{shares: [.8, .1, .1], gap_days: 0}`: in order of time, if there is one (`gap_days` are
             left out before validation and before test);
             `{shares: …, by: COLUMN, seed: 0}`: each value of a column goes to one split, by its hash;
-            `{shares: …, seed: 0}`: rows at random, where there is no time;
-            `{column: COLUMN, train: [values], valid: …, test: …}`: as a column says. Without valid,
-            `valid_share` (.1) of the training rows: the latest, or where there is no time at random.
+            `{shares: …, seed: 0}`: rows at random, if there is no time;
+            `{column: COLUMN, train: [values], valid: …, test: …}`: by the values of a column. Without valid,
+            `valid_share` (.1) of the training rows: the latest, or random ones if there is no time.
 
     Raises:
         ConfigError: If the entries are malformed.
-        DataError: If a split comes out empty.
+        DataError: If a split is empty.
     """
     split, time = config.get("split") or {}, config.get("time")
     if not isinstance(split, Mapping) or not split:
@@ -157,7 +157,7 @@ def split_codes(spool: Spool, config: Mapping[str, Any]) -> np.ndarray:
 
 
 def _random(seed: int, start: int, stop: int) -> np.ndarray:
-    """Uniform numbers of rows start to stop, the same whoever asks."""
+    """Uniform random numbers of rows start to stop, which depend on the seed and the row alone."""
     return np.random.default_rng([seed, start // _CHUNK]).random(stop - start)
 
 

@@ -1,4 +1,4 @@
-"""What `data.split` may say, as far as it can be checked without the table."""
+"""Checks of `data.split` that need no table."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -31,7 +31,7 @@ def split_dates(split: Mapping[str, Any], time: str | None) -> list[tuple[dateti
     """`{train: [from, to), …}` as ISO dates → from and to of each split.
 
     Raises:
-        ConfigError: If one is none, or `data.time` names no column.
+        ConfigError: If one is not a date, or `data.time` names no column.
     """
     if not time:
         raise ConfigError("data.split gives dates: set data.time to the column that they are about")
@@ -46,10 +46,10 @@ def split_dates(split: Mapping[str, Any], time: str | None) -> list[tuple[dateti
 
 
 def check_split(split: Mapping[str, Any], time: str | None) -> None:
-    """Check the settings of a split; what a column must hold for it shows when the table is read.
+    """Check the settings of a split; the columns that it needs are checked when the table is read.
 
     Raises:
-        ConfigError: The first that cannot be.
+        ConfigError: If a setting is invalid; the first one is named.
     """
     gap = split.get("gap_days", 0)
     if isinstance(gap, bool) or not isinstance(gap, int | float) or not 0 <= gap <= _MOST_DAYS:

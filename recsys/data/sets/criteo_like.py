@@ -33,7 +33,7 @@ AVAZU_CATS = [
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows: int_BI and cat_BC hold −1 if a cell is missing; probability_B is the truth."""
+    """Some rows: int_BI and cat_BC hold −1 if a cell is missing; probability_B is the true probability."""
 
     int_BI: np.ndarray
     cat_BC: np.ndarray
@@ -44,14 +44,14 @@ class Chunk:
 class Planted:
     """A logistic model over some of the columns: logit = bias + Σ w·z(int) + Σ w·e[id].
 
-    z = log(1 + x) − 1 of an integer x (a standard normal, cut at −1 and rounded down with x); e has an
-    effect for each id, standard normal. Two in three columns have weight 0: noise. A missing cell adds 0.
+    z = log(1 + x) − 1 of an integer x (a standard normal, cut at −1 and rounded down with x); e holds an
+    effect for each id, standard normal. Two in three columns are noise: their weight is 0. A missing cell adds 0.
     Ids follow a power law: p(id) ∝ 1 / (1 + id).
 
     Args:
         ints: Count of integer columns.
         cats: Count of categorical columns.
-        cardinality: Distinct ids of the largest; the others lie between 10 and it, on a log scale.
+        cardinality: Distinct ids of the largest categorical column; the others have 10 or more, on a log scale.
         seed: Fixes the truth and every row.
     """
 
@@ -76,7 +76,7 @@ class Planted:
         self.bayes_auc = expected_auc(sigmoid(logit_B + self.bias))
 
     def chunk(self, number: int, rows: int) -> Chunk:
-        """The rows of a chunk, from −1; the same for the same number and count."""
+        """The rows of a chunk, numbered from −1; the same number and count give the same rows."""
         r = np.random.default_rng([self._seed, 1, number + 1])
         logit_B = np.full(rows, self.bias, np.float32)
         int_BI = np.empty((rows, len(self.weight_I)), np.int32, order="F")
@@ -111,7 +111,7 @@ class Planted:
 
 
 def _bias(logit_B: np.ndarray) -> float:
-    """The constant that brings the mean probability to `RATE`."""
+    """The constant with which the mean probability is `RATE`."""
     low, high = -20.0, 20.0
     while high - low > 1e-9:
         middle = (low + high) / 2
@@ -128,7 +128,7 @@ def expected_auc(probability_B: np.ndarray) -> float:
 
 
 def _words(cardinality: int, column: int) -> pa.Array:
-    """A word of 8 hexadecimal digits an id, all distinct: an odd multiplier permutes 32-bit numbers."""
+    """A word of 8 hexadecimal digits for each id, all distinct, since an odd multiplier permutes 32-bit numbers."""
     code = (np.arange(1, cardinality + 1, dtype=np.uint64) * 2654435761 + column * 40503) % (1 << 32)
     return pa.array([f"{c:08x}" for c in code.tolist()])
 
@@ -149,7 +149,7 @@ class _Tables:
         self._format = format
 
     def table(self, chunk: Chunk, start: int, rows: int) -> pa.Table:
-        """The chunk as a table; `start` of `rows` rows came before it."""
+        """The chunk as a table; it begins at row `start` of `rows`."""
         columns: dict[str, pa.Array] = {"label": pa.array(chunk.label_B)}
         if self._format == "avazu":
             number_B = np.arange(start, start + len(chunk.label_B))
@@ -168,7 +168,7 @@ class _Tables:
 
 
 def _svm(out: BinaryIO, chunk: Chunk, cardinality_C: np.ndarray) -> None:
-    """Integers have indices from 1; every id of every categorical column one after them, with value 1."""
+    """Write libsvm: integers have the indices from 1, ids of categorical columns the following ones, with value 1."""
     ints = chunk.int_BI.shape[1]
     first_C = ints + 1 + np.concatenate([[0], np.cumsum(cardinality_C)[:-1]]).astype(int)
     columns = [np.char.mod("%d", chunk.label_B)]
@@ -204,7 +204,7 @@ def _writer(out: BinaryIO, format: str, schema: pa.Schema) -> Generator[Callable
 
 
 def write(out: Path, planted: Planted, rows: int, format: str) -> None:
-    """Write a set and, beside it as `<name>.truth.json`, what is planted; both appear whole or not at all.
+    """Write a set, and what is planted in it to `<name>.truth.json` beside it; both appear whole or not at all.
 
     Args:
         out: The file.
@@ -213,7 +213,7 @@ def write(out: Path, planted: Planted, rows: int, format: str) -> None:
         format: One of `FORMATS`; criteo takes 13 + 26 columns, avazu 12 + 9.
 
     Raises:
-        DataError: If it cannot be written: no folder, a full disk.
+        DataError: If it cannot be written, for example to a full disk.
     """
     tables = _Tables(planted, format)
     beside = out.with_name(f"{out.name}.truth.json")

@@ -1,4 +1,4 @@
-"""Re-buy with fields that no selector should keep: columns in another order of rows, and columns twice."""
+"""Re-buy with fields that no selector should keep: shuffled columns and copies of columns."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ __all__ = ["add", "load"]
 
 
 def add(table: pa.Table, shuffled: list[str], copied: list[str], seed: int) -> pa.Table:
-    """Append `noise_X` for each shuffled column X (a permutation of its own) and `copy_X` for each copied one.
+    """Append `noise_X` for each shuffled column X (each has its own permutation) and `copy_X` for each copied one.
 
     Raises:
         ConfigError: If the table lacks a column.
@@ -30,8 +30,8 @@ def load(shuffled: list[str], copied: list[str], seed: Seed = 0) -> pa.Table:
     """The table of `recsys.data.sets.complete_journey.load` with decoys.
 
     Args:
-        shuffled: Columns that come once more in another order: noise with a real distribution.
-        copied: Columns that come twice.
-        seed: Of the orders.
+        shuffled: Columns to append in a random order: noise with a real distribution.
+        copied: Columns to append unchanged.
+        seed: Seed of the orders.
     """
     return add(complete_journey.load(), shuffled, copied, seed)

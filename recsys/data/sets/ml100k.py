@@ -15,19 +15,19 @@ from recsys.errors import DataError
 
 __all__ = ["load"]
 
-_INSTALL = "pip install --no-deps recbole==1.2.1"  # its own dependencies are many, and none is needed to read files
+_INSTALL = "pip install --no-deps recbole==1.2.1"  # none of its many dependencies is needed to read files
 _LIKED = 4  # stars
 
 
 def _folder() -> Path:
-    spec = find_spec("recbole")  # looks, imports nothing
+    spec = find_spec("recbole")  # this does not import it
     if spec is None or spec.origin is None:
         raise DataError(f"expected the package recbole, found none: {_INSTALL}")
     return Path(spec.origin).parent / "dataset_example" / "ml-100k"
 
 
 def _read(folder: Path, kind: str, columns: dict[str, str]) -> pl.DataFrame:
-    """One tab-separated file, whose header says `name:type`; `columns` are its names and ours."""
+    """Read a tab-separated file with a header of `name:type`; `columns` maps its names to ours."""
     path = folder / f"ml-100k.{kind}"
     if not path.is_file():
         raise DataError(f"expected {path.name} in {folder}, found none: {_INSTALL}")
@@ -39,11 +39,11 @@ def _read(folder: Path, kind: str, columns: dict[str, str]) -> pl.DataFrame:
 
 
 def load() -> pa.Table:
-    """One row a rating, in order of time.
+    """One row for each rating, in order of time.
 
     Returns:
-        user_id, item_id (int), timestamp (UTC, whole seconds); of the user age (int), gender,
-        occupation and zip_code; of the movie its title, year (int, may be missing) and genres (a list); and the 0/1
+        user_id, item_id (int), timestamp (UTC, whole seconds); the user's age (int), gender,
+        occupation and zip_code; the movie's title, year (int, may be missing) and genres (a list); and the 0/1
         label `liked`: at least 4 of 5 stars. The stars themselves are not among the columns.
 
     Raises:
@@ -61,7 +61,7 @@ def load() -> pa.Table:
         .join(_read(folder, "item", renamed), on="item_id", how="left", maintain_order="left")
         .with_columns(
             pl.col("user_id", "item_id", "age").cast(pl.Int64),
-            pl.col("year").cast(pl.Int64, strict=False),  # two movies have a word there
+            pl.col("year").cast(pl.Int64, strict=False),  # two movies have a word instead of a year
             pl.from_epoch(pl.col("timestamp").cast(pl.Float64).cast(pl.Int64), "s"),
             pl.col("genres").str.split(" "),
             (pl.col("rating").cast(pl.Float64) >= _LIKED).cast(pl.Int8).alias("liked"),

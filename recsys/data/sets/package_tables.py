@@ -1,7 +1,7 @@
-"""Unlike tables that packages on PyPI carry, each with a column `label`; `recsys data guess` says how they are read.
+"""Tables of many kinds from packages on PyPI, each with a column `label`; `recsys data guess` configures them.
 
-`CHOSE` are the tables that settings may be chosen on, `JUDGED` those that nothing was chosen on; both lists were frozen
-on 2026-11-28. Of the tables that came in then (`NEW`), the 1st, 4th, 7th … by name choose, the others judge.
+Settings may be chosen on the tables in `CHOSE`; nothing was chosen on those in `JUDGED`. Both lists were frozen on
+2026-11-28. Of the tables added then (`NEW`), the 1st, 4th, 7th … by name are in `CHOSE`, the others in `JUDGED`.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ __all__ = ["CHOSE", "JUDGED", "NEW", "TABLES", "PackageTable", "package_finder"]
 
 _MOST_ROWS = 300_000
 
-Find = Callable[[str], Path]  # name of a package → its folder
+Find = Callable[[str], Path]  # package name → its folder
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PackageTable:
 
     Args:
         frame: Its rows; `label` holds 0 and 1.
-        time: Column that tells when a row happened; "" if none does.
+        time: Column with the time of each row; "" if there is none.
     """
 
     frame: pd.DataFrame
@@ -35,10 +35,10 @@ class PackageTable:
 
 
 def package_finder(place: Path | None) -> Find:
-    """Make a function: name of a package → where it lies. Nothing is imported, so its dependencies need not be there.
+    """Make a function: package name → its folder. It imports nothing, so dependencies need not be installed.
 
     Args:
-        place: Folder that packages were installed into, looked into first.
+        place: Folder that packages were installed into; it is searched first.
     """
     return partial(_package, place)
 
@@ -100,14 +100,14 @@ def _caravan(find: Find) -> PackageTable:
 
 
 def _birds(find: Find) -> PackageTable:
-    """Strikes of birds that disturbed a flight: few positives, airlines and species."""
+    """Bird strikes that disturbed a flight: few positives; airlines and species."""
     d = _r(find, "openintro", "birds").drop(columns=["remarks", "opid"])
     d["date"] = pd.to_datetime(d["date"], format="%m/%d/%Y %H:%M:%S")
     return PackageTable(d.assign(label=d.pop("effect").notna().astype(int)), "date")
 
 
 def _covid(find: Find) -> PackageTable:
-    """Tests that came back positive: 6 %, clinics and patients, by day."""
+    """Positive Covid tests: 6 % positives; clinics and patients, by day."""
     d = _r(find, "medicaldata", "covid_testing").query("result != 'invalid'")
     d["day"] = _days("2020-03-01", d.pop("pan_day"))
     d["label"] = (d.pop("result") == "positive").astype(int)
@@ -116,13 +116,13 @@ def _covid(find: Find) -> PackageTable:
 
 
 def _lectures(find: Find) -> PackageTable:
-    """Students' ratings of lecturers: ids by ids."""
+    """Students' ratings of lecturers: a pair of ids in each row."""
     d = _r(find, "lme4", "InstEval").rename(columns={"s": "student_id", "d": "lecturer_id", "dept": "dept_id"})
     return PackageTable(d.assign(label=(d.pop("y") >= 4).astype(int)))
 
 
 def _soccer(find: Find) -> PackageTable:
-    """Home wins: team by team, by date."""
+    """Home wins in football: a pair of teams in each row, by date."""
     d = _r(find, "vcd", "Bundesliga").drop(columns="Year")
     d["label"] = (d.pop("HomeGoals") > d.pop("AwayGoals")).astype(int)
     d["Date"] = pd.to_datetime(d["Date"], utc=True).dt.tz_localize(None)
@@ -196,7 +196,7 @@ def _breast_cancer(_: Find) -> PackageTable:
 
 
 def _chem(find: Find) -> PackageTable:
-    """Good marks in chemistry: 2,410 schools and one score."""
+    """Good marks in chemistry: an id of 2,410 schools, and one score."""
     d = _r(find, "mlmRev", "Chem97").drop(columns=["student", "gcsecnt"])
     d = d.rename(columns={"lea": "lea_id", "school": "school_id"})
     return PackageTable(d.assign(label=(d.pop("score") >= 8).astype(int)))
@@ -236,7 +236,7 @@ def _scorecard(find: Find) -> PackageTable:
 
 
 def _tuna(find: Find) -> PackageTable:
-    """Brands of tuna on a shelf, and the one that a household took: 3,000 households by brand and price."""
+    """Which brand of tuna on a shelf a household bought: 3,000 households, by brand and price."""
     d = _r(find, "Ecdat", "Tuna")
     prices = d.filter(like="price.").rename(columns=lambda c: c.removeprefix("price."))
     d["cheapest"] = prices.min(axis=1)
@@ -246,7 +246,7 @@ def _tuna(find: Find) -> PackageTable:
 
 
 def _union(find: Find) -> PackageTable:
-    """Members of a union: 4,000 women over the years."""
+    """Union membership: 4,000 women over several years."""
     d = _r(find, "sampleSelection", "nlswork").dropna(subset=["union"])
     d["label"], d["year"] = d.pop("union").astype(int), _years(1900 + d["year"])
     return PackageTable(d.rename(columns={"idcode": "person_id"}), "year")

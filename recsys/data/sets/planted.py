@@ -1,4 +1,4 @@
-"""Planted click data: which fields matter is known, so a selector can be wrong."""
+"""Planted click data: it is known which fields matter, so that a selector can be checked."""
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +40,7 @@ def load(rows: int = 120_000, seed: Seed = 0, permute_label: bool = False) -> pa
     Args:
         rows: At least 1,000.
         seed: Fixes the table.
-        permute_label: Break every relation: the null case.
+        permute_label: Whether to shuffle the label, which breaks every relation: the null case.
 
     Raises:
         ConfigError: If there are fewer than 1,000 rows.

@@ -57,7 +57,7 @@ def _parts(file: File, columns: Sequence[str]) -> Iterator[pa.Table]:
         else:
             batches = iter(reader)
         for batch in batches:
-            batch.validate(full=True)  # before anything follows an offset in it
+            batch.validate(full=True)  # before anything uses its offsets
             yield pa.Table.from_batches([batch])
 
 
@@ -65,7 +65,7 @@ def schema(file: File, types: Mapping[str, str]) -> pa.Schema:
     """The columns of a file as they will be read.
 
     Raises:
-        DataError: If the file does not parse or a name stands twice.
+        DataError: If the file does not parse or two columns have one name.
     """
     try:
         written = _schema(file)
@@ -93,7 +93,7 @@ def _column(column: pa.ChunkedArray, wanted: pa.DataType, place: str) -> pa.Chun
 
 
 def conform(table: pa.Table, schema: pa.Schema, columns: Sequence[str], place: str) -> pa.Table:
-    """These columns, cast to the schema; `place` says where they stand, for messages."""
+    """These columns, cast to the schema; `place` names the file and rows, for messages."""
     return pa.table({n: _column(table[n], schema.field(n).type, f"{place}, column {n!r}") for n in columns})
 
 
@@ -101,7 +101,7 @@ def tables(file: File, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa
     """The file's rows in order, cast to the schema.
 
     Raises:
-        DataError: If the file does not parse, or a column does not cast; it names both.
+        DataError: If the file does not parse, or a column does not cast; the message names file and column.
     """
     parts = _parts(file, columns)
     row = 0

@@ -29,10 +29,10 @@ _CODE = r"^\s*-?0[0-9A-Za-z]"  # 007 and 0x1f would read as 7 and 31
 
 
 def _quotes(data: np.ndarray, delimiter: int) -> np.ndarray:
-    """Places of the quotes that open and close cells, in turn.
+    """Places of the quotes that alternately open and close cells.
 
-    Where all quotes of a block stand well, they do so in turn as they are, doubled ones included. A
-    quote inside a cell that no quote opened is a letter: then they are walked one by one.
+    If all quotes of a block are well placed, they alternate as they are, doubled ones included. A quote
+    inside a cell that no quote opened is a letter: in that case the quotes are walked one by one.
     """
     quote = np.flatnonzero(data == _QUOTE)
     edges = (delimiter, _NEWLINE, _RETURN)
@@ -70,9 +70,9 @@ class Delimited:
     Args:
         delimiter: One character.
         names: The columns, if the file has no header.
-        types: Types known beforehand, column → a name of `TYPES`.
-        parsers: strptime formats of its timestamps; none for ISO 8601.
-        quoted: Whether a cell may stand in quotes.
+        types: Column → a name of `TYPES`, for types known beforehand.
+        parsers: strptime formats of timestamps; none for ISO 8601.
+        quoted: Whether a cell may be in quotes.
     """
 
     ending = "csv"
@@ -101,7 +101,7 @@ class Delimited:
         return cls(",", types={**_AVAZU_TYPES, **types}, parsers=["%y%m%d%H"])
 
     def cut(self, block: bytes) -> int:
-        """How many bytes of a block are whole records."""
+        """Count of the bytes of a block that are whole records."""
         if not self._quoted or b'"' not in block:
             return max(block.rfind(b"\n"), -1 if b"\n" in block else block.rfind(b"\r", 0, -1)) + 1
         ends = self._ends(block)
@@ -123,7 +123,7 @@ class Delimited:
         return ends + 1
 
     def _open(self, block: bytes) -> bool:
-        """Whether a quote never closes: the parser would take all that follows for one cell."""
+        """Whether a quote is never closed: the parser would read everything after it as one cell."""
         if not self._quoted or b'"' not in block:
             return False
         return bool(len(_quotes(np.frombuffer(block, np.uint8), ord(self._delimiter))) % 2)
@@ -136,7 +136,7 @@ class Delimited:
         return [block[a:b] for a, b in pairwise(places)]
 
     def header(self, file: File, block: bytes) -> tuple[bytes, bytes]:
-        """A file's first block → its lines up to the header, and the rest; sets `names`.
+        """A file's first block → its lines up to the header, and the rest. This sets `names`.
 
         Raises:
             DataError: If there is no header, or it does not name each column once.
@@ -171,7 +171,7 @@ class Delimited:
             )
 
     def _cells(self, record: bytes) -> list[bytes]:
-        """One record's cells, whatever it holds."""
+        """The cells of one record, even if it is malformed."""
         record = record.rstrip(b"\r\n") + b"\n"
         read = pyarrow.csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(record) + 1)
         wide = pyarrow.csv.ConvertOptions(default_column_type=pa.binary(), null_values=[], check_utf8=False)
@@ -187,8 +187,8 @@ class Delimited:
         )
 
     def _read(self, block: bytes, convert: pyarrow.csv.ConvertOptions, whole: bool = False) -> pa.Table:
-        """One block, which must not be all empty lines."""
-        # Threads share a block by pieces; if columns are many, a piece costs more than it gives.
+        """Read one block; it must have a line that is not empty."""
+        # Threads share a block in pieces; if there are many columns, a piece costs more than it saves.
         piece = len(block) + 1 if whole or len(self.names) > 1000 else 2 << 20
         small = len(block) < 1 << 16
         read = pyarrow.csv.ReadOptions(
@@ -202,7 +202,7 @@ class Delimited:
             return self._read(block, convert, whole=True)  # a record is longer than a piece
 
     def check(self, block: bytes) -> None:
-        """Raise ArrowInvalid if records are ragged."""
+        """Raise ArrowInvalid if records differ in their count of cells."""
         if block.strip(b"\r\n"):
             texts = pyarrow.csv.ConvertOptions(
                 include_columns=self.names[:1], column_types={self.names[0]: pa.binary()}
@@ -210,7 +210,7 @@ class Delimited:
             self._read(block, texts)
 
     def infer(self, sample: bytes) -> pa.Schema:
-        """Types of the columns over a sample of whole, unragged records."""
+        """Types of the columns over a sample of whole records with equal counts of cells."""
         known = {c: TYPES[t] for c, t in self._types.items() if c in self.names}
         if not sample.strip(b"\r\n"):
             return pa.schema([(n, known.get(n, pa.string())) for n in self.names])
@@ -233,7 +233,7 @@ class Delimited:
         """A block of whole records as a table of these columns.
 
         Raises:
-            pa.ArrowInvalid: If a record is ragged or a cell does not convert.
+            pa.ArrowInvalid: If a record has too few or too many cells, or a cell does not convert.
         """
         if not block.strip(b"\r\n"):
             return pa.schema([schema.field(n) for n in columns]).empty_table()

@@ -14,8 +14,8 @@ from recsys.errors import ConfigError, DataError
 
 __all__ = ["BLOCK", "ENDINGS", "FORMATS", "File", "blocks", "find", "one_line", "reader"]
 
-BLOCK = 8 << 20  # bytes parsed at once: large enough for threads, small enough to stay in cache
-LONGEST = 64 << 20  # a record longer than this is a quote that was never closed
+BLOCK = 8 << 20  # bytes parsed at once: enough for several threads, few enough for the cache
+LONGEST = 64 << 20  # bytes; in a longer record a quote was never closed
 FORMATS = (
     "csv", "tsv", "parquet", "orc", "feather", "arrow", "jsonl", "libsvm", "libffm", "criteo", "avazu",
 )  # fmt: skip
@@ -30,15 +30,15 @@ _WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, on one line of at most 300 characters."""
+    """The message of an exception, on one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def reader(block: bytes) -> pa.BufferReader:
-    """A block, copied to memory of Arrow's own.
+    """A block, copied to memory that Arrow owns.
 
-    Arrow's threads let go of what they read a moment after the table is back. Were that Python's,
-    they would need the interpreter, and abort the process if it is just ending (pyarrow 25).
+    Arrow's threads release what they read a moment after they return the table. To release memory of
+    Python they need the interpreter, and abort the process if it is just ending (pyarrow 25).
     """
     copy = pa.allocate_buffer(len(block))
     memoryview(copy).cast("B")[:] = block
@@ -50,12 +50,12 @@ class File:
     """One file of a table.
 
     Args:
-        filesystem: Where it is.
-        path: There.
-        size: Bytes, or None if the filesystem does not tell.
-        mtime_ns: Time of change, likewise.
+        filesystem: The filesystem that holds it.
+        path: Its path on the filesystem.
+        size: Bytes, or None if the filesystem does not know.
+        mtime_ns: Time of change, or None if the filesystem does not know.
         format: One of `FORMATS`.
-        split: The part of the data that it holds, if the user gave one.
+        split: The split that its rows belong to, if the user gave one.
     """
 
     filesystem: pafs.FileSystem
@@ -66,11 +66,11 @@ class File:
     split: str | None = None
 
     def stream(self) -> pa.NativeFile:
-        """The bytes in order, decompressed."""
+        """A stream of the decompressed bytes."""
         return self.filesystem.open_input_stream(self.path, compression="detect")
 
     def seekable(self) -> pa.NativeFile:
-        """The bytes as they lie."""
+        """The bytes as stored, for random access."""
         return self.filesystem.open_input_file(self.path)
 
 
@@ -80,10 +80,10 @@ def _ending(path: str) -> str:
 
 
 def _open(path: str) -> tuple[pafs.FileSystem, str, str]:
-    """→ filesystem, the folder or file to look at, and the pattern of paths wanted ("" for no pattern)."""
+    """→ filesystem, the folder or file to list, and the pattern that paths must match ("" for no pattern)."""
     remote = re.match(r"[a-z][a-z0-9+.-]+://", path)
     path = path if remote else str(Path(path).expanduser())
-    wild = re.search(r"[*]" if remote else r"[*?]", path)  # in a URI a question mark opens its options
+    wild = re.search(r"[*]" if remote else r"[*?]", path)  # in a URI a question mark begins the options
     if wild and not remote and Path(path).exists():
         wild = None
     base = path if wild is None else path[: path.rfind("/", 0, wild.start()) + 1] or "."
@@ -127,7 +127,7 @@ def _files(path: str, format: str, split: str | None) -> list[File]:
         if kind is None and named:
             known = ", ".join(ENDINGS)
             raise DataError(f"{path}: expected one of {known} (.gz, .zst after it): convert it, or set source.format")
-        if kind is not None:  # in a folder, a README is no table
+        if kind is not None:  # other files of a folder, such as a README, are skipped
             files.append(File(filesystem, info.path, info.size, info.mtime_ns, kind, split))
     if not files:
         raise DataError(
@@ -137,7 +137,7 @@ def _files(path: str, format: str, split: str | None) -> list[File]:
 
 
 def find(path: str | list[str] | Mapping[str, str | list[str]], format: str) -> list[File]:
-    """The files that a path names, in the order given, a folder's by name.
+    """The files that a path names, in the order given; those of a folder are sorted by name.
 
     Args:
         path: A file, folder, glob (`*`, `?`, `**`) or pyarrow filesystem URI, a list of them, or
@@ -146,7 +146,7 @@ def find(path: str | list[str] | Mapping[str, str | list[str]], format: str) -> 
 
     Raises:
         ConfigError: If the format is unknown or no path is given.
-        DataError: If nothing is there.
+        DataError: If no file is found.
     """
     if format not in ("auto", *FORMATS):
         raise ConfigError(f"source.format: expected auto, {', '.join(FORMATS)}, got {format!r}: choose one of them")
@@ -160,7 +160,7 @@ def find(path: str | list[str] | Mapping[str, str | list[str]], format: str) -> 
 
 
 def _chunks(file: File, stream: pa.NativeFile, size: int) -> Iterator[bytes]:
-    """The bytes without a byte order mark; of a JSON list, as JSON lines."""
+    """The bytes without a byte order mark; a JSON list becomes JSON lines."""
     first = stream.read(size)
     if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{file.path}: expected UTF-8, got UTF-16: save the file as UTF-8")
@@ -173,7 +173,7 @@ def blocks(file: File, cut: Callable[[bytes], int], size: int = BLOCK) -> Genera
 
     Args:
         file: The file, compressed or not.
-        cut: Tells how many bytes of a block are whole records; 0 for none.
+        cut: Returns how many bytes of a block are whole records; 0 for none.
         size: Bytes read at once.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Tables of JSON lines: one object a line. A list of objects comes as lines, too (`json_list`)."""
+"""Tables of JSON lines: one object a line. `json_list` turns a list of objects into lines."""
 
 import json
 import re
@@ -17,30 +17,30 @@ from recsys.files import Json
 __all__ = ["JsonLines"]
 
 
-_DEEPEST = 64  # lists and objects within each other; pyarrow 25 crashes at some ten thousand
+_DEEPEST = 64  # levels of nested lists and objects; pyarrow 25 crashes at some ten thousand
 _STEP = np.zeros(256, np.int8)
 _STEP[list(b"[{")], _STEP[list(b"]}")] = 1, -1
 _TEXT = re.compile(
     rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL
-)  # one that is not closed goes to the end, or it were tried at each quote
+)  # a string that is not closed matches to the end; else the search would start anew at each quote
 
 
 def _depth(block: bytes) -> int:
-    """How deep its brackets nest, at most."""
+    """An upper bound of how deep the brackets nest."""
     step = _STEP[np.frombuffer(block, np.uint8)]
     level = np.cumsum(step[step != 0], dtype=np.int64)
     return int((level - np.minimum.accumulate(np.minimum(level, 0))).max(initial=0))
 
 
 def _check_depth(block: bytes) -> None:
-    """Refuse what a parser that calls itself for each level could not end.
+    """Refuse lines that overflow the stack of a recursive parser.
 
     Raises:
         ValueError: If a line nests deeper than `_DEEPEST`.
     """
     if _depth(block) <= _DEEPEST:
         return
-    for line in block.split(b"\n"):  # brackets in texts may have added up
+    for line in block.split(b"\n"):  # brackets inside strings may have added up
         if _depth(line) > _DEEPEST and _depth(_TEXT.sub(b"", line)) > _DEEPEST:
             raise ValueError(f"nested deeper than {_DEEPEST}")
 
@@ -61,7 +61,7 @@ def _row(record: bytes) -> Json:
 
 
 def _lines(block: bytes) -> int:
-    """Lines that are not blank."""
+    """Count of lines that are not blank."""
     if (
         block.endswith(b"\n")
         and not re.search(rb"\n[ \t\r]*\n", block)
@@ -94,8 +94,8 @@ class JsonLines:
     """The dialect of JSON lines.
 
     Args:
-        types: Types that the user gave, column → a name of `TYPES`; these columns may hold numbers
-            and strings mixed, and are read by Python, slowly but exactly.
+        types: Column → a name of `TYPES`, for types that the user gave. These columns may mix numbers
+            and strings; Python reads them, slowly but exactly.
     """
 
     ending = "jsonl"
@@ -104,7 +104,7 @@ class JsonLines:
         self._types = dict(types)
 
     def cut(self, block: bytes) -> int:
-        """How many bytes of a block are whole lines."""
+        """Count of the bytes of a block that are whole lines."""
         return block.rfind(b"\n") + 1
 
     def records(self, block: bytes) -> list[bytes]:
@@ -113,17 +113,17 @@ class JsonLines:
         return [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
 
     def header(self, file: File, block: bytes) -> tuple[bytes, bytes]:
-        """There is none."""
+        """JSON lines have no header."""
         return b"", block
 
     def check(self, block: bytes) -> None:
-        """Raise ValueError if a line is no JSON object."""
+        """Raise ValueError if a line is not a JSON object."""
         for record in self.records(block):
             if record.strip():
                 _row(record)
 
     def infer(self, sample: bytes) -> pa.Schema:
-        """Types of the columns over a sample; if kinds mix, the first one seen is a column's."""
+        """Types of the columns over a sample; a column of mixed types gets the type of its first value."""
         known = {c: TYPES[t] for c, t in self._types.items()}
         if not sample.strip():
             return pa.schema(list(known.items()))
@@ -146,12 +146,12 @@ class JsonLines:
 
     def _read(self, block: bytes, schema: pa.Schema | None = None) -> pa.Table:
         _check_depth(block)
-        # pyarrow 25 crashes if all rows are null, and takes null among objects for a row
+        # pyarrow 25 crashes if all rows are null, and reads null among objects as a row
         if block.lstrip().startswith(b"null") or re.search(rb"\n[ \t\r]*null", block):
             raise pa.ArrowInvalid("expected objects, got null")
         table = pyarrow.json.read_json(
             reader(block),
-            pyarrow.json.ReadOptions(block_size=len(block) + 1),  # a line may not lie across two of its blocks
+            pyarrow.json.ReadOptions(block_size=len(block) + 1),  # a line must not span two of its blocks
             pyarrow.json.ParseOptions(
                 explicit_schema=schema, unexpected_field_behavior="error" if schema is not None else "infer"
             ),
@@ -164,14 +164,14 @@ class JsonLines:
         """A block of whole lines as a table of these columns.
 
         Raises:
-            pa.ArrowInvalid, ValueError: If a line is no object, or a value does not convert.
+            pa.ArrowInvalid, ValueError: If a line is not an object, or a value does not convert.
         """
         if not block.strip():
             return pa.schema([schema.field(n) for n in columns]).empty_table()
         if self._types:
             return self._exactly(block, schema, columns)
         table = self._read(block, schema)
-        table.validate(full=True)  # that strings are UTF-8
+        table.validate(full=True)  # checks that strings are UTF-8
         for n in columns:
             column = table[n]
             if column.type == pa.float64():

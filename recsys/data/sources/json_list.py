@@ -1,4 +1,4 @@
-"""A JSON list of objects, as JSON lines: streamed, one element held at a time."""
+"""A JSON list of objects, streamed as JSON lines: memory holds one element at a time."""
 
 import codecs
 import json
@@ -10,20 +10,20 @@ from recsys.errors import DataError
 __all__ = ["as_lines"]
 
 _BLANKS = re.compile(r"[ \t\r\n]*")
-_BYTES = ("utf-8", "surrogateescape")  # bytes that are no UTF-8 pass through; who reads the line refuses them
-_SENT = 1 << 20  # characters of lines handed on at once
+_BYTES = ("utf-8", "surrogateescape")  # invalid UTF-8 passes through; the reader of the line refuses it
+_SENT = 1 << 20  # characters of lines yielded at once
 
 
 def as_lines(path: str, chunks: Iterator[bytes], longest: int) -> Iterator[bytes]:
     """The same bytes, or, if they hold one JSON list, a line for each of its elements.
 
     Args:
-        path: Of the file, for messages.
+        path: Path of the file, for messages.
         chunks: Its bytes in order.
-        longest: Bytes of an element at most.
+        longest: Most bytes of an element.
 
     Raises:
-        DataError: If it begins as a list and does not go on as one, or with that many bytes of blanks.
+        DataError: If it begins as a list and does not continue as one, or begins with `longest` bytes of blanks.
     """
     first = b""
     for chunk in chunks:
@@ -51,7 +51,7 @@ def _elements(path: str, first: bytes, chunks: Iterator[bytes], longest: int) ->
             end = scan(text, place)[1]
             after = _skip(text, end)
             if after == len(text) and not ended:
-                raise ValueError("cut")  # a number may go on in the next chunk
+                raise ValueError("cut")  # a number may continue in the next chunk
             if text[after : after + 1] not in (",", "]"):
                 raise _wrong(path, number, text[after : after + 40], "a comma or ] after it")
         except RecursionError as error:

@@ -1,4 +1,4 @@
-"""Any table in: a file, folder, glob or list of them, streamed in bounded memory.
+"""Read any table from a file, folder, glob or list of them, streamed in bounded memory.
 
 >>> clicks = scan("clicks/*.csv.gz", on_bad_rows="skip")  # doctest: +SKIP
 >>> for batch in clicks.batches(["user", "click"]): ...  # doctest: +SKIP
@@ -19,11 +19,11 @@ from recsys.errors import ConfigError, DataError
 
 __all__ = ["BadRows", "Scan", "scan"]
 
-SPLIT = "split"  # the column that tells which part of the data a row was given in
+SPLIT = "split"  # the column that names the split of each row, if the files were given by split
 
 
 def _one_type(first: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type that holds both, if it is one of the same kind."""
+    """The type of the same kind that can hold both; None if there is none."""
     t = pa.types
     kinds = (t.is_signed_integer, t.is_unsigned_integer, t.is_floating)
     if any(kind(first) and kind(other) for kind in kinds):
@@ -54,12 +54,12 @@ def _unify(whole: pa.Schema, part: pa.Schema, first: str, other: str) -> pa.Sche
 
 
 class Scan:
-    """A table on disk or in memory that is read again and again, a batch at a time. Made by `scan`.
+    """A table on disk or in memory that can be read repeatedly, a batch at a time. Made by `scan`.
 
     Args:
         sources: Its files.
-        schema: All columns, `split` too if the files are given by split.
-        types: Those that the user gave.
+        schema: All columns, including `split` if the files are given by split.
+        types: Types that the user gave.
         bad: What to do with bad rows.
         table: The table itself, if it is in memory.
 
@@ -79,7 +79,7 @@ class Scan:
 
     @classmethod
     def of(cls, table: pa.Table) -> "Scan":
-        """A table in memory, through the same door."""
+        """A scan of a table in memory."""
         schema = pa.schema([(f.name, plain(f.type)) for f in table.schema])
         return cls([], schema, {}, BadRows("stop"), table)
 
@@ -98,7 +98,7 @@ class Scan:
         self.bad.folder = folder
 
     def fingerprint(self) -> list[Any]:
-        """What names the data without reading it: path, size and time of change of each file, and the options."""
+        """Path, size and time of change of each file, and the options: these identify the data without reading it."""
         if self._table is not None:
             return []
         files = [[f.path, f.size, f.mtime_ns, f.format, f.split] for f in self._sources]
@@ -109,7 +109,7 @@ class Scan:
             yield conform(self._table, self.schema, columns, "the table")
         for number, file in enumerate(self._sources):
             inside = [n for n in columns if not (n == SPLIT and file.split is not None)]
-            # a file must be read to know its rows, whatever is asked for
+            # only a read tells how many rows a file has, whichever columns are wanted
             asked = inside or [n for n in self.schema.names if n != SPLIT][:1]
             bare = pa.schema([f for f in self.schema if not (f.name == SPLIT and file.split is not None)])
             kind = text.dialect(file.format, self._types)
@@ -123,14 +123,14 @@ class Scan:
                 yield table.select(columns)
 
     def batches(self, columns: Sequence[str] | None = None, rows: int = 65536) -> Iterator[pa.RecordBatch]:
-        """The rows in order, in batches of exactly `rows` but the last.
+        """The rows in order, in batches of exactly `rows` except the last.
 
         Args:
-            columns: Those wanted, in this order; all by default.
-            rows: At least 1.
+            columns: Columns to read, in this order; all by default.
+            rows: Rows of a batch, at least 1.
 
         Raises:
-            DataError: If a column is not there, a file does not parse, or a row is bad and bad rows stop.
+            DataError: If a column does not exist, a file does not parse, or a row is bad and bad rows stop.
         """
         wanted = list(self.schema.names if columns is None else columns)
         known = set(self.schema.names)
@@ -182,15 +182,15 @@ def scan(
         format: csv, tsv, parquet, orc, feather, arrow, jsonl, libsvm, libffm, criteo or avazu;
             auto: by each file's ending. Text may be compressed (.gz, .zst).
         on_bad_rows: stop: an error names file, row, column and value. skip: leave such rows out and
-            count them. quarantine: keep them in a file, too. Only text has bad rows; a columnar
+            count them. quarantine: also keep them in a file. Only text has bad rows; a columnar
             file that does not parse is an error.
-        types: Column → string, int, float, bool or timestamp, if the first block of the first
-            file would tell another.
+        types: Column → string, int, float, bool or timestamp, instead of the type that the first
+            block of the first file suggests.
         quarantine: The folder for quarantined rows.
 
     Raises:
         ConfigError: If an option is not one of these.
-        DataError: If nothing is there, a header is wrong, or files do not have the same columns.
+        DataError: If no file is found, a header is wrong, or files do not have the same columns.
     """
     types = dict(types or {})
     for column, kind in types.items():

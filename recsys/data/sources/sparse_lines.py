@@ -17,11 +17,11 @@ _TRIPLE = r"^(?P<field>\d+):(?P<index>\d+):(?P<value>[^:]+)$"
 class SparseLines:
     """The dialect of libsvm and libffm.
 
-    libsvm: columns `label`, `index` (a list) and `value` (a list as long). libffm: `label`, and a
-    field f: `field_f` and `field_f_value`, lists. What follows a `#` is a comment.
+    libsvm: columns `label`, `index` (a list) and `value` (a list of the same length). libffm: `label`,
+    and for each field f the lists `field_f` and `field_f_value`. Text after a `#` is a comment.
 
     Args:
-        fields: Whether entries name a field: libffm.
+        fields: Whether entries name a field, as in libffm.
     """
 
     ending = "txt"
@@ -30,7 +30,7 @@ class SparseLines:
         self._fields = fields
 
     def cut(self, block: bytes) -> int:
-        """How many bytes of a block are whole lines."""
+        """Count of the bytes of a block that are whole lines."""
         return block.rfind(b"\n") + 1
 
     def records(self, block: bytes) -> list[bytes]:
@@ -38,7 +38,7 @@ class SparseLines:
         return block.splitlines(keepends=True)
 
     def header(self, file: File, block: bytes) -> tuple[bytes, bytes]:
-        """There is none."""
+        """Sparse lines have no header."""
         return b"", block
 
     def _entries(self, block: bytes) -> tuple[pa.Array, np.ndarray, pa.StructArray]:
@@ -56,11 +56,11 @@ class SparseLines:
         return label_B, np.repeat(np.arange(len(length_B)), length_B - 1), entries
 
     def check(self, block: bytes) -> None:
-        """Raise ArrowInvalid if a line is of another form."""
+        """Raise ArrowInvalid if a line has another form."""
         self._entries(block)
 
     def infer(self, sample: bytes) -> pa.Schema:
-        """The columns; for libffm two a field that the sample has."""
+        """The columns; for libffm two for each field in the sample."""
         pairs = [("index", "value")]
         if self._fields:
             names = pc.unique(pc.struct_field(self._entries(sample)[2], "field")).to_pylist()
@@ -72,7 +72,7 @@ class SparseLines:
         """A block of whole lines as a table of these columns.
 
         Raises:
-            pa.ArrowInvalid, ValueError: If a line is of another form, or names a field that the
+            pa.ArrowInvalid, ValueError: If a line has another form, or names a field that the
                 schema does not have.
         """
         label_B, row, entries = self._entries(block)

@@ -1,4 +1,4 @@
-"""Reads text tables by blocks: fast while rows are good, slowly if one is not, to find and name it."""
+"""Reads text tables in blocks: fast if all rows are good; slowly if one is bad, to find and name it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -21,7 +21,7 @@ _ERRORS = (pa.ArrowException, ValueError)
 
 
 class Dialect(Protocol):
-    """What sets one text format apart from another."""
+    """The parts of reading in which text formats differ."""
 
     ending: str
 
@@ -57,11 +57,11 @@ class BadRows:
 
     Args:
         policy: stop, skip or quarantine.
-        folder: Gets the quarantined rows, a file for each file that had some.
+        folder: Gets the quarantined rows, in one file for each file with bad rows.
 
     Attributes:
-        counts: Bad rows of each file, as of its latest reading.
-        kept: File → where its bad rows are.
+        counts: Bad rows of each file, as of the last time it was read.
+        kept: File → the file with its bad rows.
     """
 
     def __init__(self, policy: str, folder: Path | None = None) -> None:
@@ -77,7 +77,7 @@ class BadRows:
         return sum(self.counts.values())
 
     def add(self, file: File, head: bytes, records: Sequence[bytes], to: Path | None) -> None:
-        """Count records, and append them to a file that opens with the table's own header."""
+        """Count records, and append them to a file that begins with the header of the table."""
         self.counts[file.path] += len(records)
         if to is not None:
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class BadRows:
         """Where a file's bad rows go; None if they are not kept.
 
         Raises:
-            ConfigError: If they should be kept and no folder is given.
+            ConfigError: If they are to be kept and no folder is given.
         """
         if self.policy != "quarantine":
             return None
@@ -102,7 +102,7 @@ class BadRows:
 
 
 def schema(file: File, kind: Dialect, like: pa.Schema | None) -> pa.Schema:
-    """The columns of a file; their types if no earlier file has told them.
+    """The columns of a file, with the types of an earlier file (`like`) or, without one, inferred types.
 
     Raises:
         DataError: If the file is empty, has no good header, or no row of it parses.
@@ -128,13 +128,13 @@ def schema(file: File, kind: Dialect, like: pa.Schema | None) -> pa.Schema:
 
 
 def _typed(names: Sequence[str], like: pa.Schema) -> pa.Schema:
-    """The types that an earlier file told: a value of another one gets an error with its row when it is read."""
+    """A schema with the types of an earlier file: a value of another type is an error with its row when it is read."""
     known = set(like.names)
     return pa.schema([like.field(n) if n in known else pa.field(n, pa.string()) for n in names])
 
 
 def _faulty(parse: Callable[[bytes], object], records: Sequence[bytes], start: int = 0) -> Iterator[int]:
-    """The places of the records that do not parse alone, in order, found by halving."""
+    """The places of the records that do not parse, in order; found by bisection."""
     try:
         parse(b"".join(records))
     except _ERRORS:
@@ -159,13 +159,13 @@ def tables(
         file: The file.
         kind: Its dialect, not used before.
         schema: Types of all columns.
-        columns: Those wanted. Unless bad rows stop, all are parsed all the same: which rows are
-            left must not depend on what is asked for.
+        columns: Columns to read. Unless bad rows stop, all columns are parsed anyway: which rows are
+            skipped must not depend on the columns that are read.
         bad: What to do with bad rows.
         number: The file's place among the files.
 
     Raises:
-        DataError: If rows are bad and the policy is to stop; or the file cannot be read.
+        DataError: If a row is bad and the policy is to stop, or the file cannot be read.
     """
     parsed = list(columns) if bad.policy == "stop" else schema.names
     to = bad.place(file, kind.ending, number)

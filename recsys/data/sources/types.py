@@ -1,4 +1,4 @@
-"""The few column types that preparation works with, and what others become."""
+"""The few column types that preparation uses, and the conversion of others to these."""
 
 import re
 
@@ -7,7 +7,7 @@ import pyarrow as pa
 __all__ = ["BIG", "EXACT", "TYPES", "plain", "why"]
 
 EXACT = 2**53  # whole numbers up to here are exact as doubles
-BIG = r"^\s*-?\d{16,}\s*$"  # digits that a double may not keep
+BIG = r"^\s*-?\d{16,}\s*$"  # whole numbers that a double may not represent exactly
 
 TYPES = {
     "string": pa.string(),
@@ -19,10 +19,10 @@ TYPES = {
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """What a column of any Arrow type is read as.
+    """The type that a column of any Arrow type is read as.
 
-    Dictionaries become their values, large and fixed-size lists lists, bytes and times of day
-    strings, decimals doubles, dates timestamps. A column without a value is one of strings.
+    Dictionaries become their values; large and fixed-size lists become lists; bytes and times of day become
+    strings; decimals become doubles; dates become timestamps. A column without values becomes strings.
     """
     t = pa.types
     if t.is_dictionary(kind) or t.is_run_end_encoded(kind):
@@ -38,7 +38,7 @@ def plain(kind: pa.DataType) -> pa.DataType:
         return pa.float32()
     if t.is_date(kind):
         return pa.timestamp("us")
-    if t.is_timestamp(kind) and kind.unit != "ns":  # nanoseconds stay: cutting them would lose time
+    if t.is_timestamp(kind) and kind.unit != "ns":  # nanoseconds stay, so that no digits are lost
         return pa.timestamp("us", kind.tz)
     return kind
 
