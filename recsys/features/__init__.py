@@ -1,1 +1,1 @@
-"""What a raw row means: the schema, encoders, past columns. numpy and xxhash only: preparation and serving share it."""
+"""The schema, encoders and past columns, which preparation and serving share. Needs numpy and xxhash only."""

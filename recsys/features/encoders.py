@@ -1,10 +1,10 @@
 """Encoders: one raw value → ids or a number.
 
-Preparation and serving share the code of vocabularies and words. Numbers, times and hashes have two forms, a
-column at a time for preparation and a value at a time for serving; tests hold both to the same answers.
+Preparation and serving share the code of vocabularies and words. Numbers, times and hashes have two forms: a
+column at a time for preparation, and a value at a time for serving. Tests check that both give the same results.
 
-Reserved ids: 0 is always "missing". A vocabulary keeps 1 for "unseen" (also the home of values
-rarer than its minimum count, so that its row is trained). Needs numpy and xxhash only.
+Reserved ids: 0 is always "missing". In a vocabulary, 1 is "unseen"; values rarer than the minimum count
+have it too, so that its row is trained. Needs numpy and xxhash only.
 """
 
 import re
@@ -24,11 +24,11 @@ __all__ = [
 
 MISSING = 0
 UNSEEN = 1
-PARTS = {"hour": 24, "weekday": 7, "day": 31, "month": 12}  # of a timestamp, and how many there are
+PARTS = {"hour": 24, "weekday": 7, "day": 31, "month": 12}  # part of a timestamp → how many values it has
 
 
 class Encoder(Protocol):
-    """What a field's encoder can do. Ids for sparse fields, floats for numeric ones."""
+    """The encoder of a field: it gives ids for sparse fields, floats for numeric ones."""
 
     cardinality: int
 
@@ -48,7 +48,7 @@ class Vocabulary:
         self.cardinality = len(self.values) + 2
 
     def ids_by_value(self, kind: type[str] | type[int]) -> dict[Any, int]:
-        """The ids by value of a type, `str` or `int`, rather than by spelling; the empty string is missing."""
+        """Value → id, with values of type `str` or `int` instead of spellings; the empty string is missing."""
         return {**self._id, "": MISSING} if kind is str else {kind(v): i for v, i in self._id.items()}
 
     def id(self, parts: Sequence[str | None]) -> int:
@@ -60,11 +60,11 @@ class Vocabulary:
 
 
 class Hash:
-    """xxh64 of the spelled parts, joined, into `buckets` ids after the missing one.
+    """xxh64 of the joined spelled parts, modulo `buckets`, as ids after the missing one.
 
     Args:
         buckets: At least 1. Two values share an id with probability 1 / buckets.
-        seed: Another seed moves the collisions.
+        seed: Another seed gives other collisions.
     """
 
     def __init__(self, buckets: int, seed: int = 0):
@@ -72,8 +72,8 @@ class Hash:
         self.cardinality = buckets + 1
 
     def id(self, parts: Sequence[str | None]) -> int:
-        """The id of a value, or of a cross of several; missing only if every part is."""
-        try:  # the short way, for a value that lacks no part: half the time
+        """The id of a value, or of a cross of several; `MISSING` only if every part is missing."""
+        try:  # takes half the time if no part is missing
             whole = SEPARATOR.join(parts).encode()  # type: ignore[arg-type]  # None raises TypeError
         except (TypeError, UnicodeEncodeError):
             spelled = joined(parts)
@@ -87,7 +87,7 @@ class Hash:
 class Scale:
     """z = (g(x) − mean) / std with g(x) = x, or sign(x)·log1p(|x|); a missing value becomes 0.
 
-    z is kept within ±1e6, which no training row reaches (|z| ≤ √rows): a wild request stays finite.
+    z is clipped to ±1e6, so that extreme requests stay finite. No training row reaches that, since |z| ≤ √rows.
 
     Args:
         log: Whether g is the signed logarithm.
@@ -108,11 +108,11 @@ class Scale:
 
     @staticmethod
     def standardise(x_B: np.ndarray, log: Any, mean: Any, std: Any) -> np.ndarray:
-        """Encode without the bound on |z| → float64.
+        """Encode without the clip of z → float64.
 
         Args:
             x_B: Numbers, NaN where missing.
-            log: One bool for all numbers, or an array of one a column; `mean` and `std` likewise.
+            log: One bool for all numbers, or an array with one for each column; `mean` and `std` likewise.
             mean: See the class.
             std: See the class.
         """
@@ -129,21 +129,21 @@ class Scale:
 
 
 class Piecewise:
-    """z and how far z has come through each of K bins: c_k = (z − e_k) / (e_{k+1} − e_k), kept within 0 to 1.
+    """z and how far z has come through each of K bins: c_k = (z − e_k) / (e_{k+1} − e_k), clipped to [0, 1].
 
-    z is what `Scale` gives. A missing value has z = 0 and every c_k = 0, which no number has.
+    z is the output of `Scale`. A missing value has z = 0 and every c_k = 0, which no number has.
 
     Args:
         log: See `Scale`.
         mean: See `Scale`.
         std: See `Scale`.
-        edges: e_1 … e_{K+1}, the ends of the bins in units of z, ascending; none makes no bin.
+        edges: e_1 … e_{K+1}, the ends of the bins in units of z, ascending; without edges there are no bins.
 
     Raises:
         ValueError: If the edges do not ascend.
 
     Source: Gorishniy et al., On Embeddings for Numerical Features in Tabular Deep Learning, 2022, equation 1. There
-    c_1 has no lower and c_K no upper bound; here both have, since z goes on beyond the bins.
+    c_1 has no lower bound and c_K no upper bound; here both are bounded, since z covers what lies beyond the bins.
     """
 
     cardinality = 0
@@ -206,7 +206,7 @@ class Part:
         self.cardinality = PARTS[part] + 1
 
     def instants(self, us_B: np.ndarray, there_B: np.ndarray) -> np.ndarray:
-        """Encode microseconds since 1970 (int64) → int32 ids; `MISSING` where not `there_B`."""
+        """Encode microseconds since 1970 (int64) → int32 ids; `MISSING` where `there_B` is false."""
         days_B = us_B // 86_400_000_000
         if self.part == "hour":
             value_B = us_B // 3_600_000_000 % 24
@@ -224,12 +224,12 @@ class Part:
 
 
 class Words:
-    """Text → hashed word n-grams: lower case, a word is a run of letters, digits and underscores.
+    """Text → hashed n-grams of its lower-case words; a word is a run of letters, digits and underscores.
 
     Args:
         buckets: Ids after the missing one.
         ngrams: Lengths of the n-grams, in words.
-        seed: Of the hash.
+        seed: Seed of the hash.
     """
 
     _WORD = re.compile(r"\w+")
@@ -239,7 +239,7 @@ class Words:
         self.cardinality = self._hash.cardinality
 
     def ids(self, value: str | None) -> list[int]:
-        """The ids of a text, in order of length and place; none where it is missing."""
+        """The ids of a text, in order of length and position; none if it is missing."""
         words = self._WORD.findall(value.lower()) if value else []
         grams = [" ".join(words[i : i + n]) for n in self.ngrams for i in range(len(words) - n + 1)]
         return [self._hash.id([g]) for g in grams]

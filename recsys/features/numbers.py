@@ -1,4 +1,4 @@
-"""All numeric fields of a row at once. B rows, F numeric fields, N columns that they make. Needs numpy only."""
+"""Encode all numeric fields of rows at once. B rows, F numeric fields, N columns of these. Needs numpy only."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +12,11 @@ __all__ = ["Numbers"]
 
 
 class Numbers:
-    """Raw values of all numeric fields → z_BN: what `Scale.numbers` and `Piecewise.numbers` give one field at a time.
+    """Raw values of all numeric fields → z_BN, the outputs of `Scale.numbers` and `Piecewise.numbers` for each field.
 
     Args:
         columns: The raw column of each field.
-        encoders: One a field.
+        encoders: One for each field.
     """
 
     def __init__(self, columns: Sequence[str], encoders: Sequence[Scale | Piecewise]):
@@ -31,17 +31,17 @@ class Numbers:
         self._order = np.argsort(np.r_[np.arange(len(scales)), self._field_of_bin], kind="stable")
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> np.ndarray:
-        """→ z_BN float32, a field's columns side by side; zeros (the mean) where missing."""
+        """→ z_BN float32, the columns of each field side by side; zeros (the mean) where missing."""
         columns = self.columns
         x_BF = np.array([_quick(row[c], c) for row in rows for c in columns]).reshape(len(rows), len(columns))
         z_BF = Scale.standardise(x_BF, self._log, self._mean_F, self._std_F)
         bins = self._through(x_BF, z_BF) if len(self._low) else None
-        if np.abs(z_BF).max(initial=0.0) > Scale.LIMIT:  # rare: infinity is among these
+        if np.abs(z_BF).max(initial=0.0) > Scale.LIMIT:  # rare; among them are infinite numbers
             for b, f in np.argwhere(np.isinf(x_BF)):
-                number(rows[b][columns[f]], columns[f])  # says why
+                number(rows[b][columns[f]], columns[f])  # raises with the reason
             z_BF = np.clip(z_BF, -Scale.LIMIT, Scale.LIMIT)
         z_BN = z_BF if bins is None else np.concatenate([z_BF, bins], 1)[:, self._order]
-        return z_BN.astype(np.float32, order="C")  # machine code of graph.pt2 reads row by row, whatever the strides
+        return z_BN.astype(np.float32, order="C")  # the compiled graph.pt2 ignores strides and reads row by row
 
     def _through(self, x_BF: np.ndarray, z_BF: np.ndarray) -> np.ndarray:
         field = self._field_of_bin
@@ -49,7 +49,7 @@ class Numbers:
 
 
 def _quick(value: Any, column: str) -> float:
-    """`number`, but for infinity, which is looked for in all numbers at once."""
+    """`number` without the check for infinity, which the caller makes for all numbers at once."""
     return (
         float(value)
         if type(value) is float or (type(value) is int and -(2**63) < value < 2**63)

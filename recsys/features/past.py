@@ -1,6 +1,6 @@
-"""Past-only features: what had happened before a row, for its key; the same at serving.
+"""Past-only features: aggregates of the earlier rows with the same key, equal in training and serving.
 
-A row sees rows of its key that are strictly earlier: another row of the same instant is not past.
+A row sees the rows of its key that are strictly earlier; another row of the same instant is not past.
 Needs numpy and xxhash only. B rows, G keys, L length.
 """
 
@@ -24,21 +24,21 @@ _DAY = 86_400_000_000  # microseconds
 
 @dataclass(frozen=True)
 class Past:
-    """One column made from earlier rows of the same key.
+    """A column made from earlier rows of the same key.
 
     Args:
         what: `count` of earlier rows; `rate`, their smoothed share of positives, (positives + prior ·
-            rate) / (rows + prior); `days_since` the latest of them; `last`, the values of `of` in
-            those that have one, newest first.
-        by: The raw columns of the key. A row that lacks one has no past: it is missing.
-        dtypes: Their types.
+            rate) / (rows + prior); `days_since` the latest of them; `last`, their values of the column
+            `of`, without missing ones, newest first.
+        by: The raw columns of the key. If one is missing in a row, its past is missing too.
+        dtypes: Types of the columns in `by`.
         of: The column whose values `last` gives.
-        delay_days: Only rows older than this count, for labels that are known late: at least the
-            time it takes to know that there was no click.
-        prior: Rows' worth of belief in `rate`, ≥ 0.
+        delay_days: Only rows older than this count, since labels are known late: at least the
+            time after which it is known that there was no click.
+        prior: Weight of `rate`, in rows, ≥ 0.
         rate: Label rate of the training rows.
         where: `positive` or `negative`: only the earlier rows with that label count, such as a user's
-            last clicked items; "" is all. A label is known late: see `delay_days`.
+            last clicked items; "" counts all rows. Labels are known late: see `delay_days`.
     """
 
     what: str
@@ -62,7 +62,7 @@ class Past:
 
 
 class Order:
-    """All rows by key and time, so that each row's past is a range.
+    """All rows sorted by key and time, so that the past of each row is a range.
 
     Args:
         key_B: int64 code of the key, −1 where a part is missing.
@@ -99,7 +99,7 @@ class Order:
         return np.where(key_G < 0, np.nan, made_G)
 
     def last(self, past: Past, length: int, key_G: np.ndarray, time_G: np.ndarray) -> np.ndarray:
-        """→ numbers of the latest rows, G×length, newest first; −1 pads."""
+        """→ row numbers of the latest rows, G×length, newest first; −1 pads."""
         start_G, stop_G = self.before(key_G, time_G - past.delay)
         at_GL = stop_G[:, None] - 1 - np.arange(length)
         there_GL = at_GL >= start_G[:, None]
@@ -107,16 +107,16 @@ class Order:
 
 
 def _rate(positive: np.ndarray, count: np.ndarray, past: Past) -> np.ndarray:
-    with np.errstate(invalid="ignore", divide="ignore"):  # no prior and no rows: missing
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0 without prior and rows becomes NaN: missing
         return (positive + past.prior * past.rate) / (count + past.prior)
 
 
 class Snapshot:
-    """The past of every key as of the end of the prepared table, for requests that do not bring it.
+    """The past of every key at the end of the prepared table, for requests without past-only columns.
 
     Args:
-        arrays: For each field, `<field>/keys` (sorted uint64) and `<field>/value`: a number a key
-            (`days_since`: the latest time), or for `last` `<field>/offset` (G + 1) into `<field>/value`.
+        arrays: For each field, `<field>/keys` (sorted uint64) and `<field>/value`, a number for each key
+            (`days_since`: the latest time). For `last`, `<field>/offset` (G + 1) gives ranges of `<field>/value`.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
@@ -138,13 +138,13 @@ class Snapshot:
 
     def save(self, path: Path) -> None:
         """Write all arrays, compressed."""
-        np.savez_compressed(path, **self.arrays)  # type: ignore[arg-type]  # allow_pickle could be a name
+        np.savez_compressed(path, **self.arrays)  # type: ignore[arg-type]  # a key could be named allow_pickle
 
     def check(self) -> None:
         """Refuse arrays that `value` could not read.
 
         Raises:
-            ValueError: If keys are not sorted, or an array has another shape than the keys ask for.
+            ValueError: If keys are not sorted, or the shape of an array does not fit the keys.
         """
         for field in self.fields():
             keys, value = self.arrays[f"{field}/keys"], self.arrays[f"{field}/value"]
@@ -156,15 +156,15 @@ class Snapshot:
                 raise ValueError(f"values of {field!r}: expected {len(keys)} parts of one array")
 
     def fields(self) -> set[str]:
-        """The fields that it can tell."""
+        """The fields that it holds."""
         return {name.rsplit("/", 1)[0] for name in self.arrays}
 
     def subset(self, names: set[str]) -> "Snapshot":
-        """Only these fields."""
+        """A snapshot of these fields only."""
         return Snapshot({k: v for k, v in self.arrays.items() if k.rsplit("/", 1)[0] in names})
 
     def value(self, field: str, past: Past, row: Mapping[str, Any], time: str) -> Any:
-        """What the row's request would have held: a number, a list, or None where missing.
+        """The past-only value of a row: a number, a list, or None if it is missing.
 
         Raises:
             DataError: If the row lacks a column of the key, or its time.

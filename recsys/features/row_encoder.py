@@ -1,4 +1,4 @@
-"""Raw rows → the two arrays that a model takes: the same code checks, trains and serves.
+"""Raw rows → the two arrays that a model takes. Serving and the checks of a bundle use it.
 
 B rows, L ids of a field. Needs numpy and xxhash only.
 """
@@ -34,20 +34,20 @@ from recsys.files import Json, read_json
 
 __all__ = ["ENCODERS_VERSION", "Row", "RowEncoder", "encoders_to_json", "read_encoders"]
 
-ENCODERS_VERSION = 2  # of encoders.json
-_READ = (1, ENCODERS_VERSION)  # version 1 knew no piecewise encoder, and is the same otherwise
+ENCODERS_VERSION = 2  # version of encoders.json
+_READ = (1, ENCODERS_VERSION)  # version 1 is the same without piecewise encoders
 
 Row = dict[str, Any]
-"""A raw row: column → what JSON or a table has there."""
+"""A raw row: column → value, as in JSON or a table."""
 Rows = Sequence[Row]
 _LISTS = (list, tuple, np.ndarray)
 _Coder = Callable[[Row, Sequence[str | None]], int]
-_FEW = 8  # rows; up to here a row at a time is faster
-_USUAL: dict[str, type[str] | type[int]] = {"string": str, "int": int}  # what JSON gives for a column of such a type
+_FEW = 8  # up to so many rows, encoding a row at a time is faster
+_USUAL: dict[str, type[str] | type[int]] = {"string": str, "int": int}  # dtype of a column → type of its values in JSON
 
 
 def encoders_to_json(encoders: Mapping[str, AnyEncoder]) -> Json:
-    """What encoders.json holds: its version, and the encoder of each field."""
+    """The content of encoders.json: its version, and the encoder of each field."""
     return {"version": ENCODERS_VERSION, "encoders": {n: e.to_json() for n, e in encoders.items()}}
 
 
@@ -55,7 +55,7 @@ def read_encoders(folder: Path) -> dict[str, Json]:
     """The stored encoder of each field, from the encoders.json of prepared data or of a bundle.
 
     Raises:
-        DataError: If there is none, or it is damaged or of another version.
+        DataError: If there is no such file, or it is damaged or of another version.
     """
     mend = "prepare the data, or export the bundle, again with this recsys"
     return read_json(folder / "encoders.json", "encoders", mend, _READ, {"encoders": {str: dict}})["encoders"]
@@ -67,7 +67,7 @@ class RowEncoder:
     Args:
         schema: The fields, in order.
         encoders: One for each field, by name.
-        past: Tells past-only columns that a row does not bring; None where every row must.
+        past: Supplies past-only columns missing from a row; None if every row must have them.
     """
 
     def __init__(self, schema: Schema, encoders: dict[str, AnyEncoder], past: Snapshot | None = None):
@@ -99,7 +99,7 @@ class RowEncoder:
     def _coder(self, field: Field, spelled: list[tuple[str, str]]) -> _Coder:
         """Make a function: row and its spelled values → id of a field with one value.
 
-        The usual types take a short way to what the encoder's `id` gives.
+        For values of the usual types it returns the same as the encoder's `id`, but faster.
 
         Args:
             field: The field.
@@ -126,7 +126,7 @@ class RowEncoder:
 
     @classmethod
     def load(cls, folder: Path, schema: Schema | None = None) -> "RowEncoder":
-        """Read `schema.json`, `encoders.json` and `past.npz` from a folder; `schema` may be a subset."""
+        """Read `schema.json`, `encoders.json` and `past.npz` from a folder; `schema` may have fewer fields."""
         schema = schema or Schema.load(folder / "schema.json")
         stored = read_encoders(folder)
         past = Snapshot.load(folder / "past.npz") if (folder / "past.npz").exists() else None
@@ -148,7 +148,7 @@ class RowEncoder:
         return _padded([[encoder.id((text(v, dtype, column),)) for v in vs] for vs in lists], field.max_length)
 
     def _list(self, field: Field, values: Any) -> Any:
-        """The values of a raw list that are kept."""
+        """The values of a raw list that are encoded, without those past the longest length."""
         if values is None or (field.separator and values == ""):
             return ()
         if field.separator:
@@ -174,7 +174,7 @@ class RowEncoder:
         return scale.numbers(x_BC)
 
     def weights(self, field: Field, rows: Rows) -> np.ndarray:
-        """The weights of a weighted field → B×max_length float32; 0 behind the end of a list."""
+        """The weights of a weighted field → B×max_length float32; 0 after the end of a list."""
         column, items = field.inputs[1], field.inputs[0]
         w_BL = np.zeros((len(rows), field.max_length), np.float32)
         for b, row in enumerate(rows):
@@ -188,7 +188,7 @@ class RowEncoder:
         return w_BL
 
     def _with_past(self, rows: Rows) -> Rows:
-        """Rows with the past-only columns that they did not bring."""
+        """The rows, with the past-only columns that they lacked."""
         if self.past is None or all(f.name in row for f in self._told for row in rows):
             return rows
         filled = []
@@ -204,7 +204,7 @@ class RowEncoder:
         return filled
 
     def __call__(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """Encode rows, a field at a time: a batch costs an eighth of its rows one by one.
+        """Encode rows, a field at a time: a batch costs an eighth of the same rows one by one.
 
         Returns:
             ids_BL int64, the sparse fields' columns side by side, padded with −1; and
@@ -216,7 +216,7 @@ class RowEncoder:
         try:
             return self._encode(self._with_past(rows))
         except (KeyError, DataError) as error:
-            for b, row in enumerate(rows):  # a missing column goes before a wrong value
+            for b, row in enumerate(rows):  # a missing column is reported before a wrong value
                 if lacking := [c for c in self._needed if c not in row]:
                     raise DataError(
                         f"row {b}: expected a value for column {lacking[0]!r}, got none: send null if it is missing"
@@ -224,7 +224,7 @@ class RowEncoder:
             raise
 
     def _encode(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """`__call__` of rows that hold all their columns."""
+        """`__call__` for rows that have all columns."""
         ids_BL = np.empty((len(rows), self._width), np.int64)
         if self._coders and rows:
             ids_BL[:, self._at] = self._codes(rows)
@@ -265,7 +265,7 @@ class RowEncoder:
 
 
 def _speller(column: str, dtype: str) -> Callable[[Row], str | None]:
-    """Make a function: row → `text` of a column, by a short way for the usual types."""
+    """Make a function: row → `text` of a column, which is faster for values of the usual types."""
     usual = _USUAL.get(dtype)
 
     def spell(row: Row) -> str | None:

@@ -1,4 +1,4 @@
-"""Field and Schema: what a row means. The order of fields is THE order everywhere.
+"""Field and Schema: the columns of a row. All code uses the schema's order of fields.
 
 Needs numpy and xxhash only, so that a scoring machine can read a bundle.
 """
@@ -24,24 +24,24 @@ class Field:
     """One input of the model.
 
     Args:
-        name: Unique name; tables, gates and reports use it.
+        name: Unique name, which tables, gates and reports use.
         kind: `categorical` (one id a row), `multi` (up to `max_length` ids, mean-pooled),
-            `sequence` (up to `max_length` past ids, newest first; how they are pooled is the
-            model's to say), `numeric` (one number a row; a bucketed one is `categorical`) or
+            `sequence` (up to `max_length` past ids, newest first; the model chooses how to
+            pool them), `numeric` (one number a row; a bucketed number is `categorical`) or
             `vector` (a list of `max_length` numbers a row).
-        inputs: The raw columns that it is made from; more than one makes a crossed field.
+        inputs: The raw columns that it is made from; several make a crossed field.
         dtypes: The type of each raw column: `string`, `int`, `float`, `bool` or `time`.
         cardinality: Count of ids, the reserved ones included; 0 for `numeric` and `vector`.
-        max_length: Ids a row at most (longer lists keep their first ids), floats of a vector, or columns that a
-            number is encoded in: 1, unless it is piecewise.
-        table: Name of the field whose encoder and table it reads; "" is its own. A sequence of
+        max_length: Most ids of a row (longer lists keep their first ids), floats of a vector, or columns that
+            encode a number: 1, unless it is piecewise.
+        table: Name of the field whose encoder and table it reads; "" means its own. A sequence of
             past products reads the table of the field `product`, which is its candidate.
-        separator: Of a list that a request holds as one string, `a|b`; "" where it holds a list.
-        reverse: The raw list has its oldest value first.
-        weighted: A `multi` field whose second input is a list of weights, one an id: it pools to
-            Σ w·x / Σ w. The weights stand behind all numbers in dense_BN.
-        past: The raw column is made from earlier rows; a request may bring it, or leave it out where
-            the bundle knows the past.
+        separator: Separator of a list that a request holds as one string, `a|b`; "" if it holds a list.
+        reverse: Whether the raw list has its oldest value first.
+        weighted: Whether it is a `multi` field whose second input is a list of weights, one for each id.
+            It is pooled to Σ w·x / Σ w. The weights follow all numbers in dense_BN.
+        past: How the raw column is made from earlier rows. A request may contain it, or leave it out if
+            the bundle holds the past.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Field:
 
     @property
     def is_sparse(self) -> bool:
-        """True when the field is looked up in a table."""
+        """Whether the field is looked up in a table."""
         return self.kind in ("categorical", "multi", "sequence")
 
 
@@ -84,14 +84,14 @@ class Schema:
 
     Args:
         fields: All fields, the looked-up ones first, then the numeric ones.
-        label: Raw name of the 0/1 label column; of several, the main one.
+        label: Raw name of the 0/1 label column, or of the main one of several.
         group: Raw name of the column that GAUC groups by, or None.
         weight: Raw name of the column of sample weights, or None.
         time: Raw name of the column of event times, or None.
         other_labels: Raw names of further label columns, whose values may be missing.
 
     Raises:
-        ConfigError: If two fields share a name, there is none, or a numeric one comes too early.
+        ConfigError: If two fields share a name, there are no fields, or a numeric field comes before a looked-up one.
     """
 
     fields: tuple[Field, ...]
@@ -135,28 +135,28 @@ class Schema:
 
     @property
     def id_columns(self) -> dict[str, range]:
-        """For each looked-up field, its columns of ids_BL."""
+        """Looked-up field → its columns of ids_BL."""
         return _side_by_side([(f.name, f.max_length) for f in self.sparse])
 
     @property
     def float_columns(self) -> dict[str, range]:
-        """For each field that is floats, its columns of dense_BN."""
+        """Numeric or vector field → its columns of dense_BN."""
         return _side_by_side([(f.name, f.max_length) for f in self.numeric])
 
     @property
     def weight_columns(self) -> dict[str, range]:
-        """For each weighted field, where its weights stand in dense_BN: behind all numbers."""
+        """Weighted field → the columns of its weights in dense_BN, after all numbers."""
         start = sum(f.max_length for f in self.numeric)
         return _side_by_side([(f.name, f.max_length) for f in self.fields if f.weighted], start)
 
     @property
     def raw_columns(self) -> list[str]:
-        """Every raw column that a row holds, in order of first use; past-only ones may be left out of a request."""
+        """All raw columns of a row, in order of first use; a request may leave out past-only ones."""
         return list(dict.fromkeys(c for f in self.fields for c in f.inputs))
 
     @property
     def lookup_columns(self) -> dict[str, str]:
-        """Column → dtype of what a past-only column is looked up by, where a request does not bring it."""
+        """Column → dtype of the columns by which past-only columns are looked up, if a request lacks these."""
         pasts = [f.past for f in self.fields if f.past]
         dtypes = {c: t for past in pasts for c, t in zip(past.by, past.dtypes, strict=True)}
         if self.time and any(past.what == "days_since" for past in pasts):
@@ -172,7 +172,7 @@ class Schema:
         """Keep only the named fields, in this schema's order.
 
         Raises:
-            ConfigError: If a name is unknown or none is left.
+            ConfigError: If a name is unknown or no field is left.
         """
         keep = {self[n].name for n in names}
         return replace(self, fields=tuple(f for f in self.fields if f.name in keep), _index={})
@@ -199,7 +199,7 @@ class Schema:
         """Read a schema from a JSON file.
 
         Raises:
-            DataError: If there is none, or it is damaged.
+            DataError: If there is no such file, or it is damaged.
         """
         shape = {"fields": [{"name": str, "inputs": [str], "dtypes": [str]}], "labels": [str]}
         return cls.from_json(read_json(path, "a schema", "prepare the data, or export the bundle, again", shape=shape))

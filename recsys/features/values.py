@@ -18,16 +18,16 @@ __all__ = [
 SEPARATOR = "\x1f"  # between the parts of a cross; it cannot come from a keyboard
 ABSENT = "\x00"  # a missing part of a cross
 _EPOCH = datetime(1970, 1, 1)
-_LIKELY_US = 315_532_800_000_000  # 1980; earlier times in another unit are not guessed at
-_FAR = 10**19  # seconds; further is as wrong
+_LIKELY_US = 315_532_800_000_000  # 1980; a unit is suggested only for times after it
+_FAR = 10**19  # seconds; larger numbers are treated as this
 FIRST_US, END_US = -2_208_988_800_000_000, 7_258_118_400_000_000  # microseconds since 1970 of 1900 and of 2200
-UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}  # of a second, that are taken for seconds
+UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}  # in a second; people mistake these
 
 
 def wrong(name: str, expected: str, value: object, mend: str = "send the type it was trained on") -> DataError:
-    """The error of a value that is not of its column's type."""
-    whole = value[:60] if isinstance(value, str) else value  # its start is all that is shown
-    shown = reprlib.repr(whole) if isinstance(whole, list | tuple | dict) else repr(whole)  # a list may be deep
+    """The error for a value that does not have its column's type."""
+    whole = value[:60] if isinstance(value, str) else value  # only the start is shown
+    shown = reprlib.repr(whole) if isinstance(whole, list | tuple | dict) else repr(whole)  # a list may nest deeply
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
     got = f"{type(value).__name__} {shown}"
     return DataError(f"column {name!r}: expected {expected} or null, got {got}: {mend}")
@@ -38,10 +38,10 @@ def _is_missing(value: object) -> bool:
 
 
 def text(value: object, dtype: str, name: str) -> str | None:
-    """The one spelling of a categorical value, or None where it is missing.
+    """The unique spelling of a categorical value, or None if it is missing.
 
-    None, NaN and the empty string are missing. Whole numbers spell as digits, so 7 and 7.0 of an
-    `int` column are the same id.
+    None, NaN and the empty string are missing. Whole numbers are spelled as digits, so that 7 and 7.0
+    of an `int` column have the same id.
 
     Raises:
         DataError: If the value is not of the column's type.
@@ -54,7 +54,7 @@ def text(value: object, dtype: str, name: str) -> str | None:
         return "true" if value else "false"
     whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())
     if dtype == "int" and whole and not isinstance(value, bool):
-        return str(int(value))  # type: ignore[arg-type]  # `whole` says so
+        return str(int(value))  # type: ignore[arg-type]  # `whole` has checked it
     raise wrong(
         name,
         {"string": "a string", "bool": "true or false"}.get(dtype, "a whole number"),
@@ -63,7 +63,7 @@ def text(value: object, dtype: str, name: str) -> str | None:
 
 
 def number(value: object, name: str) -> float:
-    """A numeric value as float; NaN where it is missing.
+    """A numeric value as float; NaN if it is missing.
 
     Raises:
         DataError: If the value is not a finite number.
@@ -74,7 +74,7 @@ def number(value: object, name: str) -> float:
         raise wrong(name, "a number", value)
     try:
         x = float(value)
-    except OverflowError:  # an int that no float holds
+    except OverflowError:  # an int too large for a float
         x = math.inf
     if math.isinf(x):
         raise wrong(name, "a finite number", value)
@@ -82,12 +82,12 @@ def number(value: object, name: str) -> float:
 
 
 def out_of_range(us: int, value: object, name: str) -> DataError:
-    """The error of a time outside 1900 to 2200, which milliseconds taken for seconds are.
+    """The error for a time outside 1900 to 2200, such as milliseconds that are read as seconds.
 
     Args:
         us: The time in microseconds since 1970.
-        value: What was given.
-        name: Of the column.
+        value: The value given.
+        name: Name of the column.
     """
     unit = next((u for u, k in UNITS.items() if us >= END_US and _LIKELY_US <= us // k < END_US), None)
     shown = str(value)
@@ -99,9 +99,9 @@ def out_of_range(us: int, value: object, name: str) -> DataError:
 
 
 def instant(value: object, name: str) -> int | None:
-    """Microseconds since 1970 (UTC), or None where it is missing.
+    """Microseconds since 1970 (UTC), or None if the value is missing.
 
-    Takes ISO text (a zone may be spelled ` UTC`), seconds since 1970, and datetimes; a time without a zone is UTC.
+    It takes ISO text (a zone may be spelled ` UTC`), seconds since 1970, and datetimes; a time without a zone is UTC.
 
     Raises:
         DataError: If it is none of these, or lies outside 1900 to 2200.
@@ -141,4 +141,4 @@ def joined(parts: Sequence[str | None]) -> str | None:
 
 def hash_text(value: str, seed: int = 0) -> int:
     """Stable 64-bit hash: xxh64 of the UTF-8 bytes. `hash_text("") == 0xef46db3751d8e999`."""
-    return xxhash.xxh64_intdigest(value.encode("utf-8", "surrogatepass"), seed)  # JSON may hold half a pair
+    return xxhash.xxh64_intdigest(value.encode("utf-8", "surrogatepass"), seed)  # JSON may hold a lone surrogate

@@ -33,7 +33,7 @@ def field_of_column(widths: Sequence[int]) -> Tensor:
 
 
 def raw_blocks(shards: Split, rows: slice | np.ndarray) -> dict[str, np.ndarray]:
-    """The ids or the numbers of each field, as the model takes them → [rows, columns]."""
+    """Field → its ids or numbers, as the model takes them, [rows, columns]."""
     batch, schema = shards.batch(rows), shards.schema
     blocks = {n: batch.ids_BL[:, c.start : c.stop].numpy() for n, c in schema.id_columns.items()}
     return blocks | {n: batch.dense_BN[:, c.start : c.stop].numpy() for n, c in schema.float_columns.items()}
@@ -41,13 +41,13 @@ def raw_blocks(shards: Split, rows: slice | np.ndarray) -> dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Units:
-    """What has a gate of its own.
+    """The units that have a gate each.
 
     Args:
-        names: U names: of a field, of a group, or `field[3]` for one dimension.
-        members: For each unit, its fields.
+        names: The name of each unit: that of a field or a group, or `field[3]` for one dimension.
+        members: The fields of each unit.
         of_column_W: int64, the unit of each column of x_BW.
-        width_U: float32, columns of x_BW that it holds.
+        width_U: float32, count of the unit's columns of x_BW.
         change_U: float32, c = P(x ≠ x of another row) = 1 − Σ_v p_v².
         active_U: float32, a = 1 − max_v p_v, the share of rows that are not the commonest value.
     """
@@ -60,7 +60,7 @@ class Units:
     active_U: Tensor
 
     def of_field(self, field: str) -> list[int]:
-        """The units that hold the field: one, or one a dimension."""
+        """The units of the field: one, or one for each dimension."""
         return [i for i, m in enumerate(self.members) if field in m]
 
 
@@ -86,14 +86,14 @@ def units(
     split_width: int | None = None,
     most_rows: int = 100_000,
 ) -> Units:
-    """One unit a field, unless the field is in a group or is a vector to be split.
+    """One unit for each field, unless the field is in a group or is a vector to be split.
 
     Args:
-        model: Has the fields and their widths.
-        shards: Its first `most_rows` rows give c and a; each counts as it weighs.
+        model: The model with the fields and their widths.
+        shards: c and a are computed from its first `most_rows` rows, by sample weight.
         groups: Name → fields that share a gate and a permutation.
-        split_width: Vectors of at least so many dimensions get a gate for each dimension; None splits no vector.
-        most_rows: See `shards`; a split vector is counted over a tenth of them.
+        split_width: Vectors of at least this width get a gate for each dimension; None splits no vector.
+        most_rows: See `shards`; for a split vector, a tenth of them.
 
     Raises:
         ConfigError: If a group names an unknown field, or a field twice.
@@ -136,7 +136,7 @@ def _bytes(block: np.ndarray) -> np.ndarray:
 def _rates(block: np.ndarray, weight_B: np.ndarray | None) -> tuple[float, float]:
     """(1 − Σ p², 1 − max p) over the distinct rows of a block, p the share of rows, or of their weight."""
     block = np.ascontiguousarray(block)
-    if block.shape[1] > 1:  # numpy compares bytes, which takes longer than numbers
+    if block.shape[1] > 1:  # slower, since numpy compares bytes instead of numbers
         block = block.view(np.dtype((np.void, block.dtype.itemsize * block.shape[1])))
     if weight_B is None:
         count = np.unique(block, return_counts=True)[1]

@@ -1,4 +1,4 @@
-"""Sample weights in selection: rows of weight 0 are left out, others replace rows as often as they weigh. B rows."""
+"""Sample weights in selection: rows of weight 0 are left out, others are drawn in proportion to weight. B rows."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ class Rows:
 
     Args:
         shards: The split.
-        rows_B: Numbers of the rows to keep. If all of them weigh alike, `weight_B` is None.
+        rows_B: Numbers of the rows to keep. If all have the same weight, `weight_B` is None.
     """
 
     def __init__(self, shards: Split, rows_B: np.ndarray):
@@ -32,7 +32,7 @@ class Rows:
         return len(self._rows_B)
 
     def batch(self, rows: slice | np.ndarray) -> Batch:
-        """The given rows, counted among those that are kept."""
+        """The given rows as a batch; they are numbered among the kept rows."""
         batch = self._real.batch(self._rows_B[rows])
         if self.weight_B is None:
             batch.weight_B = None
@@ -48,7 +48,7 @@ class Rows:
 
 
 def counted(shards: Split) -> Split:
-    """The rows whose sample weight is above 0: a row of weight 0 does not count.
+    """The rows whose sample weight is above 0.
 
     Raises:
         DataError: If no row is left.
@@ -62,10 +62,10 @@ def counted(shards: Split) -> Split:
 
 
 def resampled(weight_B: Tensor, count: int) -> Tensor:
-    """`count` row numbers, ascending, each row as often as it weighs → int64 [count].
+    """`count` row numbers, ascending, each row in proportion to its weight → int64 [count].
 
-    Row i comes count·w_i / Σ w times, rounded up or down (systematic sampling), so that equal weights
-    and a count of B give every row once. The rows should stand in random order.
+    Row i occurs count·w_i / Σ w times, rounded up or down (systematic sampling), so that equal weights
+    and a count of B give every row once. The rows should be in random order.
     """
     share_B = weight_B.double().cumsum(0)
     place = (torch.arange(count, dtype=torch.float64, device=weight_B.device) + 0.5) / count * share_B[-1]
@@ -75,8 +75,8 @@ def resampled(weight_B: Tensor, count: int) -> Tensor:
 def donors(rows: int, weight_B: Tensor | None, generator: torch.Generator) -> Tensor:
     """For each row, the row whose value replaces its own → int64 [B].
 
-    Without weights a random permutation; with weights a random order of rows drawn as often as they
-    weigh, so that the replacing values have the weighted distribution of the values.
+    Without weights this is a random permutation. With weights it is a random order of rows drawn in
+    proportion to weight, so that the replacing values have the weighted distribution of the values.
     """
     order_B = torch.randperm(rows, generator=generator)
     if weight_B is None:

@@ -1,4 +1,4 @@
-"""What a search measures, as it stands in a report. Nothing heavy is imported here: reports are read without torch."""
+"""Measurements of a search in a report. Nothing heavy is imported here, so that reports are read without torch."""
 
 from dataclasses import dataclass, field
 
@@ -7,19 +7,19 @@ __all__ = ["ProbeFindings", "SearchNotes", "ShuffledCost"]
 
 @dataclass(frozen=True)
 class SearchNotes:
-    """What a selector says of its search; the scores stand elsewhere.
+    """Facts of a selector's search other than its scores.
 
     Args:
         method: Name of the selector.
         price: Nats a row that a field must be worth to be kept; None if the method has no price.
-        steps: How many it took, in all passes over gates or batches.
-        repeats: How many repeats each score is the mean of.
+        steps: Steps that it took, in all passes over gates or batches.
+        repeats: Repeats of which each score is the mean.
         warnings: Sentences for the user.
         gate_bce: Loss at each step of the gates that decide. Only a method that learns gates in front of the trained
             model itself fills it.
-        dimensions: For each field that was split, the gate of each of its dimensions.
-        score_note: How a score is to be read, if the method's name does not say it.
-        seconds: That the search took; `recsys.selection.search.search_fields` measures them.
+        dimensions: Field that was split → the gate of each of its dimensions.
+        score_note: How to read a score, if the method's name does not say it.
+        seconds: Duration of the search, which `recsys.selection.search.search_fields` measures.
         figures: Further numbers of the method, by name.
     """
 
@@ -37,12 +37,12 @@ class SearchNotes:
 
 @dataclass(frozen=True)
 class ShuffledCost:
-    """What a model loses if fields are shuffled over rows; all three count sample weights.
+    """Changes of a model's metrics if fields are shuffled over rows; all three count sample weights.
 
     Args:
-        delta_logloss: Nats a row, positive if the model loses.
-        delta_logloss_error: Its standard error over rows.
-        delta_auc: Negative if the model loses.
+        delta_logloss: Change in nats a row; positive if the model gets worse.
+        delta_logloss_error: Standard error of `delta_logloss` over rows.
+        delta_auc: Change of AUC; negative if the model gets worse.
     """
 
     delta_logloss: float
@@ -52,11 +52,11 @@ class ShuffledCost:
 
 @dataclass(frozen=True)
 class ProbeFindings:
-    """What probe fields say of the fields that are kept.
+    """An estimate from probe fields of how many kept fields are useless.
 
     Args:
-        probes: How many there were.
-        probes_kept: How many of them were kept.
+        probes: Count of probes.
+        probes_kept: Count of probes that were kept.
         false_discovery_rate: Share of the kept fields that are useless, as the kept probes imply.
         at_most: The same if one more probe had been kept.
     """

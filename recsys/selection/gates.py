@@ -1,4 +1,4 @@
-"""LeAP's gates: x mixed with its own permutation. B rows, U units, W the joined width, S steps."""
+"""LeAP's gates, which mix x with its own permutation. B rows, U units, W the joined width, S steps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ __all__ = [
 ]
 
 _SHARPNESS = 5.0  # g = σ(5θ), as in the public reference code
-OPEN = float(torch.tensor(5.0).sigmoid())  # g at θ = 1: gates that learn together with a fresh model start there
+OPEN = float(torch.tensor(5.0).sigmoid())  # g at θ = 1, where gates start that learn together with a fresh model
 EDGE = 0.02  # gates stay in [edge, 1 − edge], so that a saturated one can still come back
-_LEAST_ACTIVE = 5  # active rows a batch below which replacements come from a reservoir
+_LEAST_ACTIVE = 5  # with fewer active rows a batch, replacements come from a reservoir
 
 
 def theta_of(gate: float) -> float:
@@ -50,17 +50,17 @@ def adaptive_weights(width_U: Tensor, change_U: Tensor) -> Tensor:
 
 
 def price_weights(gated_units: Units, adaptive: bool) -> Tensor:
-    """The price of each unit relative to λ: `adaptive_weights`, or 1 for all → [U]."""
+    """w, the price of each unit relative to λ: `adaptive_weights`, or 1 for all → [U]."""
     if adaptive:
         return adaptive_weights(gated_units.width_U, gated_units.change_U)
     return torch.ones(len(gated_units.names))
 
 
 def rolled(x_BW: Tensor, shift_U: Tensor, of_column_W: Tensor) -> Tensor:
-    """x_i[π_i] with π_i(b) = b + shift_i modulo B: a permutation of its own for each unit.
+    """x_i[π_i] with π_i(b) = b + shift_i modulo B: each unit has its own permutation.
 
-    The rows of a batch come in random order, so that a shift pairs them at random. It moves
-    every row; a random permutation would leave one in place on average.
+    The rows of a batch are in random order, so that a shift pairs them at random. A shift moves
+    every row; a random permutation leaves one in place on average.
 
     Args:
         x_BW: Looked-up fields side by side.
@@ -82,13 +82,13 @@ def rolled(x_BW: Tensor, shift_U: Tensor, of_column_W: Tensor) -> Tensor:
 
 
 def rolled_blocks(x_BW: Tensor, shifts: Sequence[int], sizes: Sequence[int]) -> Tensor:
-    """As `rolled`, on any device: each block of columns is shifted by its own count of rows."""
+    """`rolled` on any device: each block of columns is shifted by its own count of rows."""
     blocks = zip(x_BW.split(list(sizes), 1), shifts, strict=True)
     return torch.cat([block_BD.roll(-shift, 0) for block_BD, shift in blocks], 1)
 
 
 def gated(x_BW: Tensor, other_BW: Tensor, gate_U: Tensor, of_column_W: Tensor) -> Tensor:
-    """x̃_i = g_i·x_i + (1 − g_i)·x'_i, x' is what replaces x."""
+    """x̃_i = g_i·x_i + (1 − g_i)·x'_i, with x' the replacement of x."""
     return torch.lerp(other_BW, x_BW, gate_U[of_column_W])
 
 
@@ -97,8 +97,8 @@ class Reservoir:
     """Values of a unit that has few active rows in a batch, drawn from all held-out rows.
 
     Args:
-        unit: Its number.
-        columns_D: Its columns of x_BW.
+        unit: Number of the unit.
+        columns_D: The unit's columns of x_BW.
         active: a, the share of active rows, in (0, ½).
         values_RD: Values of active rows.
         usual_D: The value of the rows that are not active.
@@ -115,7 +115,7 @@ class Reservoir:
 
         A permutation gives an active value to a·B rows. The reservoir gives one to q·B rows, with
         q = 5/B, and weights these rows a/q and the others (1 − a)/(1 − q). Thereby the gate's expected
-        gradient stays that of a permutation, and each batch holds several active rows.
+        gradient is still that of a permutation, and each batch has several active rows.
         """
         q = max(self.active, min(0.5, _LEAST_ACTIVE / rows))
         place = self.values_RD.device
@@ -133,12 +133,12 @@ def reservoirs(
     """A reservoir for each whole unit that has fewer than 5 active rows in a batch on average.
 
     Args:
-        model: Looks the values up.
+        model: The model that looks the values up.
         shards: Held-out rows.
         gated_units: Units with their shares of active rows.
         batch_size: Rows a step.
-        size: A reservoir holds at most so many active rows; with sample weights, it draws each as often as it weighs.
-        device: The model is there.
+        size: Most active rows of a reservoir; with sample weights, they are drawn in proportion to weight.
+        device: Where the model is.
     """
     few = [i for i, a in enumerate(gated_units.active_U.tolist()) if 0 < a * batch_size < _LEAST_ACTIVE]
     blocks = raw_blocks(shards, slice(0, len(shards))) if few else {}
@@ -151,7 +151,7 @@ def reservoirs(
         common = torch.bincount(inverse, weight_B).argmax()
         rows_R = (inverse != common).nonzero().squeeze(1)
         if len(value) < 2 or len(rows_R) == 0:
-            continue  # only rounding made it look active: a permutation must do
+            continue  # active by rounding only: it gets a permutation
         usual = int((inverse == common).nonzero()[0])
         share = len(rows_R) / len(block)
         if weight_B is not None:
@@ -165,18 +165,18 @@ def reservoirs(
 
 
 class Gates(nn.Module):
-    """One gate a unit, in front of the model's head. Its random numbers are the same on every device.
+    """One gate for each unit, before the model's head. The random numbers are the same on every device.
 
     Args:
         gated_units: The units.
-        weight_U: w, the price of each relative to λ.
-        seed: Fixes, together with the unit's name, what replaces each row.
-        steps: S; the shifts repeat after so many calls.
-        start: The gates' first value.
+        weight_U: w, the price of each unit relative to λ.
+        seed: Fixes, together with the unit's name, the replacement of each row.
+        steps: S; the shifts repeat after S calls.
+        start: Initial value of the gates.
         stock: Reservoirs of units with few active rows.
     """
 
-    column_W: Tensor  # `of_column_W`, which stays on the CPU, on the device of x_BW
+    column_W: Tensor  # a copy of `of_column_W` on the device of x_BW
     weight_U: Tensor
 
     def __init__(
@@ -206,11 +206,11 @@ class Gates(nn.Module):
         return (self.weight_U * self.gates()).sum()
 
     def forward(self, x_BW: Tensor, weight_B: Tensor | None = None) -> Tensor:
-        """→ x̃_BW; no gradient flows into what replaces a row.
+        """→ x̃_BW; no gradient flows into the replacements.
 
         Args:
             x_BW: At least two rows.
-            weight_B: Sample weights: a row replaces others as often as it weighs.
+            weight_B: Sample weights: a row replaces others in proportion to its weight.
         """
         share_U = self.draw_SU[self.calls % len(self.draw_SU)]
         self.calls += 1
@@ -225,7 +225,7 @@ class Gates(nn.Module):
             other_BW[:, r.columns_D] = x_BD
             scale_BW[:, r.columns_D] = weight_B[:, None]
         mixed_BW = gated(x_BW, other_BW, self.gates(), self.column_W)
-        return mixed_BW + (scale_BW - 1) * (mixed_BW - mixed_BW.detach())  # the same value, a weighted gradient
+        return mixed_BW + (scale_BW - 1) * (mixed_BW - mixed_BW.detach())  # the same value, with a weighted gradient
 
     def of_rows(self, weight_B: Tensor | None) -> Callable[[Tensor], Tensor]:
         """x_BW → x̃_BW for rows of these sample weights."""

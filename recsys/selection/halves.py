@@ -1,4 +1,4 @@
-"""Whether two halves of the held-out rows agree on what fields are worth. B rows, F fields, S steps."""
+"""Agreement of two halves of the held-out rows on what fields are worth. B rows, F fields, S steps."""
 
 import numpy as np
 import torch
@@ -34,10 +34,10 @@ class _Mixed(Gates):
 
 
 def worth_on(model: CTR, rows: Split, steps: int, batch_size: int, seed: int, device: Device = CPU) -> np.ndarray:
-    """Each field's part of what the model gains over itself with all fields shuffled, in nats a row → [F].
+    """Each field's part of the model's gain over itself with all fields shuffled, in nats a row → [F].
 
-    −∫₀¹ ∂L/∂g_i at g = t·1 dt by S midpoints, a batch of rows each: the fields' parts add up to L with all
-    fields shuffled minus L. One forward and backward pass a step, however many fields there are.
+    −∫₀¹ ∂L/∂g_i at g = t·1 dt by S midpoints, with a batch of rows each: the parts add up to L with all
+    fields shuffled minus L. Each step is one forward and backward pass for any number of fields.
 
     Source: Sundararajan, Taly and Yan, 2017, equation 1 (integrated gradients), of the loss along the gates.
     """
@@ -62,16 +62,16 @@ def agreement_of_halves(
 ) -> tuple[float, float | None]:
     """How well two random halves of the held-out rows agree on what each field is worth: `concordance`, Spearman's ρ.
 
-    The most important fields decide the first figure. It tells whether the model's order means anything; it does
+    The most important fields dominate the first figure. It tells whether the model's order means anything; it does
     not tell whether a field near its price would get the same verdict twice. In the second figure all fields count
-    alike, so that fields that are worth nothing lower it: their order is chance. It is None if a half finds all
-    fields worth the same.
+    alike, so that useless fields lower it: their order is random. It is None if all fields are worth the same
+    on one half.
 
     Args:
         model: Trained; not changed.
         valid: Held-out rows, at least four.
-        steps: S on each half.
-        batch_size: Rows a step, at most a half.
+        steps: S for each half.
+        batch_size: Rows a step, at most the rows of a half.
         device: Where the model is, and in which precision its head runs.
     """
     model.eval()

@@ -1,4 +1,4 @@
-"""What a model gains over a constant, and the price of a field that follows from it."""
+"""The gain of a model over a constant, and the default price of a field that follows from it."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from recsys.training.fit import logits
 
 __all__ = ["Gain", "default_price", "gain_over_constant", "price_or_default"]
 
-_LEAST_GAIN = 0.05  # of the constant's logloss: a model that gains nothing still has a price for its fields
+_LEAST_GAIN = 0.05  # share of the constant's logloss; a model without gain still needs a price for its fields
 
 
 @dataclass(frozen=True)

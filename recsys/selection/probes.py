@@ -20,12 +20,12 @@ PREFIX = "probe:"
 
 
 def is_probe(name: str) -> bool:
-    """True for the name of a probe."""
+    """Whether it is the name of a probe."""
     return name.startswith(PREFIX)
 
 
 def probe_sources(schema: Schema, count: int, seed: int) -> list[str]:
-    """Fields to copy, drawn at random: those with a table of their own, no weights and no order.
+    """Fields to copy, drawn at random from those with a table of their own, no weights and no order.
 
     Raises:
         ConfigError: If there are fewer such fields than `count`.
@@ -40,13 +40,13 @@ def probe_sources(schema: Schema, count: int, seed: int) -> list[str]:
 class Probed:
     """A split with additional fields, the probes: columns of real fields in another order of rows.
 
-    A probe has its source's distribution, so that it costs and tempts a model as much; its tie to
+    A probe has its source's distribution, so that a model overfits it as easily; its relation to
     the label and to all other fields is broken.
 
     Args:
-        shards: The real rows; those of weight 0 are left out, others lend their values as often as they weigh.
+        shards: The real rows, without those of weight 0; probes draw their values in proportion to weight.
         sources: Fields to copy.
-        seed: Draws the order.
+        seed: Seed of the order.
     """
 
     def __init__(self, shards: Split, sources: Sequence[str], seed: int):
@@ -68,12 +68,12 @@ class Probed:
         return len(self._real)
 
     def batch(self, rows: slice | np.ndarray) -> Batch:
-        """The given rows, the probes' columns from other rows."""
+        """The given rows as a batch; the probes' columns come from other rows."""
         real, other = self._real.batch(rows), self._real.batch(self._order[rows])
         schema = self._real.schema
         sparse = [c for f in self._sources if f.is_sparse for c in schema.id_columns[f.name]]
         floats = [c for f in self._sources if not f.is_sparse for c in schema.float_columns[f.name]]
-        numbers = sum(f.max_length for f in schema.numeric)  # the weights of weighted lists stand behind them
+        numbers = sum(f.max_length for f in schema.numeric)  # the weights of weighted lists follow these
         ids_BL = torch.cat([real.ids_BL, other.ids_BL[:, sparse]], 1)
         dense = [real.dense_BN[:, :numbers], other.dense_BN[:, floats], real.dense_BN[:, numbers:]]
         return Batch.of(self.schema, ids_BL, torch.cat(dense, 1), real.label_BT, real.weight_B)
@@ -96,7 +96,7 @@ def without_probes(scores: FieldScores) -> FieldScores:
 
 
 def kept_with_probes(scores: FieldScores, top_k: int | None) -> dict[str, bool]:
-    """Whether a policy keeps each field and probe: if the method does, or if it scores like the top k real fields."""
+    """Which fields and probes are kept: by the method, or if they score at least as high as the k-th real field."""
     if top_k is None:
         return scores.keep or {}
     real = sorted((s for n, s in scores.score.items() if not is_probe(n)), reverse=True)
@@ -108,13 +108,13 @@ def discovery_rate(keep: dict[str, bool], probes: int) -> ProbeFindings:
 
     A useless field is kept by luck as often as a probe. If all F real fields were useless, about
     F·(kept probes / probes) of them would be kept: rate = F·(kept probes / probes) / kept real fields,
-    at most 1. `at_most` counts one kept probe more, as knockoffs do, since few probes prove little.
+    at most 1. `at_most` counts one kept probe more, as knockoffs do, since few probes are weak evidence.
 
     Args:
-        keep: Real fields and probes.
-        probes: How many of them are probes, ≥ 1.
+        keep: Whether each real field and probe is kept.
+        probes: Count of probes, ≥ 1.
 
-    Source: Barber and Candès, 2015, equation 1.9, for permuted copies in the place of knockoffs.
+    Source: Barber and Candès, 2015, equation 1.9, with permuted copies instead of knockoffs.
     """
     real = [k for n, k in keep.items() if not is_probe(n)]
     lucky = sum(k for n, k in keep.items() if is_probe(n))

@@ -1,4 +1,4 @@
-"""What every selector returns, and the one policy that turns scores into a decision."""
+"""The scores that every selector returns, and the policy that turns scores into a decision."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class FieldScores:
         score: For each field, how much it matters; higher is more. The ranking.
         keep: Whether the method itself would keep the field; None if it gives an order and no cut.
         details: For each field, named figures of the method (gate, weight, price, …).
-        notes: What the method says of its search.
+        notes: Facts of the search.
     """
 
     score: dict[str, float]
@@ -58,7 +58,7 @@ class Verdict:
 
 
 def intervals(scores: FieldScores) -> dict[str, tuple[float, float]]:
-    """For each field whose score is a mean over R ≥ 2 repeats, its 95 % interval over them.
+    """Field → 95 % interval of its score over repeats, if it is a mean of R ≥ 2 repeats.
 
     mean ± t₀.₉₇₅(R − 1)·s/√R, from `deviation` of the details (which divides by R) and `repeats`.
     """
@@ -73,7 +73,7 @@ def intervals(scores: FieldScores) -> dict[str, tuple[float, float]]:
 
 
 def _in_doubt(scores: FieldScores) -> dict[str, str]:
-    """Fields whose price is within the interval of what they are worth → the reason for doubt."""
+    """Field whose price is within the interval of its worth → the reason for doubt."""
     price = scores.notes.price
     if price is None:
         return {}
@@ -93,7 +93,7 @@ def _in_doubt(scores: FieldScores) -> dict[str, str]:
 
 
 def _why(scores: FieldScores, name: str) -> str:
-    """Why a method itself keeps or drops a field."""
+    """The reason for which a method keeps or drops a field."""
     d, keep = scores.details.get(name, {}), (scores.keep or {})[name]
     if "price" not in d:
         return "worth at least its price" if keep else "not worth its price"
@@ -111,17 +111,17 @@ def decide(
     doubt: str = "",
     no_cut: int | None = None,
 ) -> list[Verdict]:
-    """Keep the top k, or what the method would keep; protected fields always.
+    """Keep the top k, or the fields that the method would keep, and all protected fields.
 
-    Without top_k, a field whose interval holds its price is uncertain, which keeps it; the interval is of
-    its score over repeats, or of what shuffling it costs over rows, if that was measured.
+    Without top_k, a field is uncertain, and therefore kept, if its price is within an interval: that of its
+    score over repeats, or that over rows of what shuffling it costs, if that was measured.
 
     Args:
-        scores: Of a selector.
+        scores: The answer of a selector.
         top_k: Count of fields to keep, protected ones included; None follows the method.
         protect: Fields that must stay.
-        doubt: Why no score can be believed; every field is then uncertain, and none is dropped. Empty if they can.
-        no_cut: top_k of a method that gives an order and no cut.
+        doubt: Why scores are not reliable; every field is then uncertain and kept. Empty if they are reliable.
+        no_cut: top_k for a method that gives an order and no cut.
 
     Returns:
         One verdict a field, in order of importance.
@@ -160,7 +160,7 @@ def decide(
 
 
 def without_repeats(verdicts: Sequence[Verdict], groups: Sequence[Sequence[str]]) -> list[Verdict]:
-    """In each group of fields that say the same, keep only the most important of those that would be kept.
+    """In each group of redundant fields, keep only the most important of those that would be kept.
 
     Args:
         verdicts: In order of importance. Protected fields stay.
@@ -173,7 +173,7 @@ def without_repeats(verdicts: Sequence[Verdict], groups: Sequence[Sequence[str]]
         group = group_of.get(v.field)
         if group is None or v.verdict == "drop":
             judged.append(v)
-        elif group in first and v.verdict in ("keep", "uncertain"):  # the first brings the same
+        elif group in first and v.verdict in ("keep", "uncertain"):  # redundant to the first one that is kept
             judged.append(Verdict(v.field, "drop", f"repeats {first[group]}"))
         else:
             first.setdefault(group, v.field)
@@ -182,7 +182,7 @@ def without_repeats(verdicts: Sequence[Verdict], groups: Sequence[Sequence[str]]
 
 
 def check_policy(names: Sequence[str], top_k: int | None, protect: Sequence[str]) -> None:
-    """Refuse a policy that these fields cannot follow; worth doing before a long search.
+    """Refuse a policy that does not fit these fields, before a long search begins.
 
     Raises:
         ConfigError: If a protected field does not exist or top_k is out of range.

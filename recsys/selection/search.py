@@ -1,4 +1,4 @@
-"""What a selector is given, and how gates train with a model.
+"""The input of a selector, and the training of gates together with a model.
 
 B rows, W the joined width.
 """
@@ -28,19 +28,19 @@ __all__ = ["Search", "Selector", "batches_forever", "gate_loss", "gate_rate", "s
 
 @dataclass(frozen=True)
 class Search:
-    """All that a selector is given beside its settings.
+    """The input of a selector beside its settings.
 
     Args:
         model: A trained model of at least two fields. A selector does not change it.
-        train: Rows that it was trained on.
+        train: Rows that the model was trained on.
         valid: Held-out rows.
         build: Builds a fresh model on the fields of a schema.
         how: Settings of the training of `model`.
-        seed: Fixes all that a selector draws.
-        device: Where the models are, and in which precision their heads run and learn; `how.precision` is not read.
-        steps: How many steps that training took until the look at validation whose weights it kept. None means all
+        seed: Fixes all random numbers of a selector.
+        device: Where the models are, and the precision in which their heads run and train; `how.precision` is not read.
+        steps: Steps of that training up to the look at validation whose weights it kept. None means all
             steps of `how.max_epochs`.
-        reporter: Is told how far a selector is, and can stop it.
+        reporter: Receives the progress of a selector, and can stop it.
 
     Raises:
         ConfigError: If the model has fewer than two fields: then there is nothing to choose from.
@@ -76,7 +76,7 @@ Selector = Callable[[Search], FieldScores]
 
 
 def search_fields(select: Selector, search: Search) -> FieldScores:
-    """Call a selector, and note how many seconds it took."""
+    """Call a selector and record how many seconds it took."""
     started = time.perf_counter()
     scores = select(search)
     return replace(scores, notes=replace(scores.notes, seconds=time.perf_counter() - started))
@@ -91,15 +91,15 @@ def batches_forever(shards: Split, size: int, seed: int, device: Device = CPU) -
 
 
 def _main_loss(logit_BT: Tensor, batch: Batch) -> Tensor:
-    """BCE of the main label: the question that all methods answer, however many labels there are."""
+    """BCE of the main label, by which all methods judge fields, even if there are several labels."""
     return cross_entropy(logit_BT[:, 0], batch.label_B, batch.weight_B)
 
 
 def gate_loss(model: CTR, gate: Callable[[Tensor], Tensor], batch: Batch, device: Device) -> Tensor:
-    """BCE(y, logit(gate(x))) of the main label, with x looked up without gradient: a loss of the gates alone.
+    """BCE(y, logit(gate(x))) of the main label, with x looked up without gradient: only gates learn from it.
 
-    The head runs in the precision of the device, its input too: if the hardware multiplies bf16,
-    that is several times as fast. The mean counts sample weights; a gate that needs them
+    The head and its input have the precision of the device: if the hardware multiplies bf16, that is
+    several times as fast. The mean counts sample weights; a gate that needs them
     must hold them itself.
     """
     with torch.no_grad():
@@ -120,21 +120,21 @@ def train_gated(
 ) -> Iterator[Step]:
     """Train a model whose looked-up numbers pass through gates; yield after each step.
 
-    Steps and rows are those of `fit` (rates, decay, precision, sample weights, `table_l2`, `fresh_tables`); the loss
-    is that of the main label alone, since fields are judged by what it loses. By
+    Steps and rows are those of `fit` (rates, decay, precision, sample weights, `table_l2`, `fresh_tables`). The loss
+    is that of the main label alone, by which fields are judged. By
     default there are as many steps as the given model took: thereby methods that train a fresh model and methods
-    that keep the given one judge models that trained alike. Validation does not end the training: it would end too
-    early, while gates have not closed yet.
+    that keep the given one judge models that trained equally long. Validation does not end the training: it would
+    end too early, before gates have closed.
 
     Args:
         model: Changed in place.
-        mix: (x_BW, batch) → (x̃_BW, penalty): looked-up numbers after the gates, and what the gates cost.
+        mix: (x_BW, batch) → (x̃_BW, penalty): looked-up numbers after the gates, and the cost of the gates.
         search: Its training rows are used. Its seed fixes their order and the dropout.
-        epochs: Over the training rows, at least 1; a linear decay then ends with them. None takes
-            `search.steps`.
-        gates: Adam learns them in the same step. None: the caller learns its gates itself.
-        reach: How far Adam can move a gate's parameter in the whole training. Gates that can move far close before
-            the model has learned what they hide.
+        epochs: Passes over the training rows, at least 1; a linear decay then ends with them. None takes
+            `search.steps` steps.
+        gates: Parameters that Adam trains in the same step. None: the caller trains its gates itself.
+        reach: How far Adam can move a gate's parameter in the whole training. If that is far, gates close before
+            the model has learned the fields behind them.
     """
     how = replace(search.how, max_epochs=epochs or search.how.max_epochs)
     per_epoch = len(search.train) // min(how.batch_size, len(search.train))

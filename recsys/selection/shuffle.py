@@ -1,4 +1,4 @@
-"""What a trained model loses on held-out rows if fields are shuffled. R rows, W the joined width."""
+"""The loss of a trained model on held-out rows if fields are shuffled. R rows, W the joined width."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,18 +16,18 @@ from recsys.training.device import CPU, Device
 
 __all__ = ["Shuffled", "shuffled_cost"]
 
-_MOST_NUMBERS = 1 << 26  # of x_RW: wide models get fewer rows
+_MOST_NUMBERS = 1 << 26  # most numbers of x_RW, so that wide models get fewer rows
 
 
 class Shuffled:
-    """Held-out rows, looked up once, with fields shuffled at will.
+    """Held-out rows that are looked up once, to shuffle any fields.
 
     Args:
         model: Trained; not changed.
         valid: Held-out rows; those of weight 0 are left out.
-        seed: Draws the rows, and fixes the permutations, each field's by its name.
-        rows: To use, at most.
-        device: Where the model is, and in which precision its head runs.
+        seed: Fixes the rows that are drawn and, together with a field's name, its permutations.
+        rows: Most rows to use.
+        device: Where the model is, and the precision in which its head runs.
     """
 
     @torch.no_grad()
@@ -46,11 +46,11 @@ class Shuffled:
 
     @torch.no_grad()
     def logits(self, names: Sequence[str] = (), together: bool = False) -> np.ndarray:
-        """logit_R with these fields shuffled; each call draws other `donors`.
+        """logit_R with these fields shuffled; each call draws new `donors`.
 
         Args:
-            names: Of the fields.
-            together: Whether they share the donors (those of the first), or each has its own.
+            names: Names of the fields.
+            together: Whether they share the donors (those of the first); else each has its own.
         """
         kept = {n: self._blocks[n].clone() for n in names}
         donor_R = torch.empty(0, dtype=torch.int64)  # drawn on the CPU: the same on every device
@@ -74,7 +74,7 @@ def shuffled_cost(
     together: bool = False,
     device: Device = CPU,
 ) -> dict[str, ShuffledCost]:
-    """What shuffling costs, for several sets of fields in turn.
+    """The cost of shuffling, for several sets of fields in turn.
 
     Args:
         model: Trained; not changed.
@@ -82,11 +82,11 @@ def shuffled_cost(
         groups: Name → fields to shuffle at once.
         seed: See `Shuffled`.
         rows: See `Shuffled`.
-        together: Whether the fields of a set share one permutation, or each has its own.
-        device: The model is there. It scores in float32: what a field costs is a small difference of two losses.
+        together: Whether the fields of a set share one permutation; else each has its own.
+        device: Where the model is. It scores in float32, since the cost is a small difference of two losses.
 
     Returns:
-        For each name, what shuffling its fields costs.
+        Name → cost of shuffling its fields.
     """
     rows_of = Shuffled(model, valid, seed, rows, device.in_float32())
     logit_R, label_R, weight_R = rows_of.logits(), rows_of.label_R, rows_of.weight_R
