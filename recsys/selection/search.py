@@ -132,7 +132,7 @@ def train_gated(
         search: Its training rows are used. Its seed fixes their order and the dropout.
         epochs: Passes over the training rows, at least 1; a linear decay then ends with them. None takes
             `search.steps` steps.
-        gates: Parameters that Adam trains in the same step. None: the caller trains its gates itself.
+        gates: Module that Adam trains in the same step. None: the caller trains its gates itself.
         reach: How far Adam can move a gate's parameter in the whole training. If that is far, gates close before
             the model has learned the fields behind them.
     """

@@ -12,8 +12,8 @@ from recsys.selection.search import Search, batches_forever, gate_loss, train_ga
 __all__ = ["AutoFieldGate", "autofield", "steps_between"]
 
 _LAST_TAU = 0.01
-_LEAST_CHOICES = 200  # steps of the choices, if the run has as many
-_RAREST = 10  # in ERASE, steps of the model for each step of the choices
+_LEAST_CHOICES = 200  # least steps of the choices, if the run has as many steps
+_RAREST = 10  # most steps of the model for each step of the choices, as in ERASE
 
 
 class AutoFieldGate(nn.Module):
@@ -22,7 +22,7 @@ class AutoFieldGate(nn.Module):
     Args:
         column_W: The field of each column of x_BW.
         seed: Fixes the noise.
-        tau_step: By how much τ falls a call; n is the number of calls, this one included.
+        tau_step: Decrease of τ in each call; n is the number of calls, this one included.
     """
 
     def __init__(self, column_W: Tensor, seed: int, tau_step: float):
@@ -50,10 +50,10 @@ class AutoFieldGate(nn.Module):
 
 
 def steps_between(steps: int) -> int:
-    """Steps of the model between two of the choices: a 200th of all, from 1 up to ERASE's 10.
+    """Steps of the model between two steps of the choices: a 200th of all, from 1 up to ERASE's 10.
 
     Args:
-        steps: Of the whole run.
+        steps: Steps of the whole run.
     """
     return min(_RAREST, max(1, steps // _LEAST_CHOICES))
 
@@ -66,10 +66,10 @@ def autofield(
     gate_lr: LearningRate | None = None,
     tau_step: Unit = 5e-5,
 ) -> FieldScores:
-    """Train a fresh model on training rows, and every few steps its choices on a validation batch.
+    """Train a fresh model on training rows and, every few steps, its choices on a validation batch.
 
-    A field is kept if α_keep > α_drop. Neither choice has a price, so a field that neither helps nor
-    harms stays near ½: the ranking says more than the cut.
+    A field is kept if α_keep > α_drop. Neither choice has a price, so that a field that neither helps nor
+    harms stays near ½: the ranking is more reliable than the cut.
 
     A short run needs more steps of the choices. On planted truth (35 fields, 16 useful, five
     seeds) average precision with a choice every 10, 3 and 1 steps was .663, .699, .729 in runs of 40
@@ -79,11 +79,11 @@ def autofield(
     Args:
         search: A fresh model learns from its training rows, the choices from its validation rows. Its seed fixes the
             fresh model, the noise and the order of rows.
-        epochs: Over the training rows; None takes as many steps as the given model took (`train_gated`).
+        epochs: Passes over the training rows; None takes as many steps as the given model took (`train_gated`).
         every: Steps of the model between two steps of the choices; the first of these follows the model's first step.
             None is a 200th of the run's steps, at least 1 and at most 10 (see `steps_between`).
         gate_lr: Adam's rate for log α; None takes that of the dense part.
-        tau_step: By how much the temperature falls a pass, from 1 down to .01; in [0, 1].
+        tau_step: Decrease of the temperature in each pass, from 1 down to .01; in [0, 1].
 
     Source: Wang et al., AutoField, 2022, equations 3 to 9, with the first-order update of section
     3.4; gates, rates and temperature as in ERASE's code (KDD 2024), whose passes over validation

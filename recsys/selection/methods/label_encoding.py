@@ -11,19 +11,19 @@ _PRIOR_ROWS = 20.0  # rows of the mean label that every id starts with
 
 
 def label_encoded(train: Split, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """An id becomes the mean label of the rows that have it; numbers stay as they are.
+    """Replace an id by the mean label of the rows that have it; numbers stay as they are.
 
     The mean comes from the other half of the rows (two folds), so that an id seen once does not
-    carry its own label; a list is the mean over its ids; 20 rows of the mean label smooth rare ids.
+    reveal its own label; a list is the mean over its ids; 20 rows of the mean label smooth rare ids.
     Rows count by their sample weights; those of weight 0 are left out.
 
     Args:
         train: Training rows.
-        rows: To use, drawn at random, at most.
-        seed: Draws the rows and the halves.
+        rows: Most rows to use, drawn at random.
+        seed: Fixes the rows and the halves.
 
     Returns:
-        x_RC float64, label_R, weight_R, which sums to the effective number of rows (Σw)² / Σw², and the
+        x_RC float64, label_R, weight_R (it sums to the effective number of rows, (Σw)² / Σw²), and the
         number of the field of each column [C].
 
     Source: Micci-Barreca, A preprocessing scheme for high-cardinality categorical attributes, 2001,

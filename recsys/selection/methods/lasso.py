@@ -20,17 +20,17 @@ def lasso(
     alpha: Positive | None = None,
     rows: Count = 100_000,
 ) -> FieldScores:
-    """score_i = ‖β_i‖₂ over the field's standardised columns, of ½·mean (y − xβ)² + α‖β‖₁, means by sample weights.
+    """score_i = ‖β_i‖₂ over the field's standardised columns; β minimises ½·weighted mean (y − xβ)² + α‖β‖₁.
 
-    A field is kept if any of its coefficients is not 0. The method sees each field alone and in a straight
-    line: a pair that matters only together scores 0.
+    A field is kept if any of its coefficients is not 0. The model is linear, without interactions: a pair
+    of fields that matters only together scores 0.
 
     Args:
-        search: Its training rows are used, their ids encoded by their mean label (`label_encoded`). Its seed draws
+        search: Its training rows are used, with ids encoded by their mean label (`label_encoded`). Its seed fixes
             rows and halves.
-        alpha: α > 0; None takes the universal threshold σ_y·√(2 ln C / R), which a column of noise
-            passes with a chance that vanishes; there R is the effective number of rows.
-        rows: R at most.
+        alpha: α > 0; None takes the universal threshold σ_y·√(2 ln C / R), with R the effective number of
+            rows. The chance that a column of noise passes it tends to 0.
+        rows: Most rows to use.
 
     Source: Tibshirani, 1996; the threshold is Donoho and Johnstone's, 1994, equation 1.
     """

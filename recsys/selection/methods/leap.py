@@ -23,9 +23,9 @@ from recsys.selection.shuffle import shuffled_cost
 
 __all__ = ["leap"]
 
-_LEAST_STEPS = 150  # for the gates to settle
-_MOST_PASSES = 100  # over the validation rows, in one search
-_MOST_CHECKED = 20  # fields near their price, each one pass over the validation rows
+_LEAST_STEPS = 150  # least steps after which gates have settled
+_MOST_PASSES = 100  # most passes over the validation rows in one search
+_MOST_CHECKED = 20  # most fields near their price that are shuffled; each takes a pass over the validation rows
 _NEAR = (0.1, 0.9)  # gates of fields near their price: worth about half of it to five times
 
 
@@ -41,7 +41,7 @@ def _affordable(steps: int, batch_size: int, rows: int) -> tuple[int, list[str]]
 
 
 class _GateTraining:
-    """Gates in front of a frozen model, and their optimiser."""
+    """Gates before the head of a frozen model, and their optimiser."""
 
     def __init__(self, search: Search, gates: Gates, batches: Iterator[Batch], steps: int):
         self.search, self.gates, self.batches, self.steps = search, gates, batches, steps
@@ -58,11 +58,11 @@ class _GateTraining:
         return float(bce.detach())
 
     def hold(self, price: float) -> list[float]:
-        """Learn at one price → the BCE of each step."""
+        """Train at one price → the BCE of each step."""
         return [self.step(price) for _ in watched(range(self.steps), self.search.reporter, self.steps, "gate steps")]
 
     def climb(self) -> tuple[Tensor, Tensor]:
-        """Let λ climb from 1e-5 to 1e-1 → each gate's mean, and the λ at which it closed."""
+        """Train while λ climbs from 1e-5 to 1e-1 → each gate's mean, and the λ at which it closed."""
         mean_U = torch.zeros_like(self.gates.theta_U)
         closed_U = torch.full_like(mean_U, float("inf"))
         prices = torch.logspace(-5, -1, self.steps).tolist()
@@ -86,7 +86,7 @@ def leap(
     groups: dict[str, list[str]] | None = None,
     split_width: Count | None = None,
 ) -> FieldScores:
-    """Learn how open each field's gate must be for the frozen model to keep its logloss.
+    """Learn how far each field's gate must open so that the frozen model keeps its logloss.
 
     L = BCE(y, f(x̃)) + λ·Σ_i w_i g_i, with x̃_i = g_i·x_i + (1 − g_i)·x_i[π_i] and g_i = σ(5θ_i).
     λ·w_i is a field's own price, in nats a row: near an optimum 1 − g_i = λ·w_i / (2Δ_i), with Δ_i what
@@ -96,24 +96,24 @@ def leap(
     The default price is weighted by w_i, so that a narrow or sparse field may be kept although a wider one
     that is worth more is dropped.
 
-    Saturated gates tie, so the ranking comes from a second pass in which λ climbs from 1e-5 to 1e-1,
-    weighted. A field's score is w_i·10^(4ḡ_i − 5), with ḡ_i its gate's mean over the climb. It has no unit: it
-    orders fields, but gates lag behind the climb and close together, so it is 2 to 10 times what
-    permuting the field costs.
+    Saturated gates tie, so that the ranking comes from a second pass in which λ climbs from 1e-5 to 1e-1,
+    weighted by w_i. A field's score is w_i·10^(4ḡ_i − 5), with ḡ_i its gate's mean over the climb. The score
+    has no unit and only orders fields: gates lag behind the climb and close together, so that it is 2 to 10
+    times what permuting the field costs.
 
     Args:
         search: Its model, which a selector never changes, should be early-stopped. The gates learn from its validation
-            rows: gates that learn from training rows keep every overfitted field. Its seed fixes the
-            permutations (each field's by its name) and the order of rows.
-        price: What a field must be worth, nats a row; None takes `gain_share` of the model's gain over a constant.
+            rows, since gates that learn from training rows keep every overfitted field. Its seed fixes the
+            order of rows and, together with a field's name, its permutations.
+        price: Least worth of a kept field, nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
         steps: S of each of the two passes, at least 150.
         batch_size: Rows a step.
         adaptive: Whether the price of a field is weighted by `adaptive_weights`; None weights it if `price` is None.
             False also ranks without weights.
         groups: Name → fields that share one gate and one permutation.
-        split_width: Vectors of at least so many dimensions get a gate for each dimension. Such a
-            field is kept if any of them is, and `notes.dimensions` holds their gates. None splits no vector.
+        split_width: Vectors of at least this width get a gate for each dimension. Such a
+            field is kept if any dimension is, and `notes.dimensions` holds the gates. None splits no vector.
 
     Raises:
         ConfigError: If a group names an unknown field or a field twice.
@@ -155,7 +155,7 @@ def _score(gates: Gates, mean_U: Tensor) -> Tensor:
 
 
 class _Learned(NamedTuple):
-    """Gates at the price, of whole fields or of dimensions; and of the climb, of whole fields."""
+    """Gates of fields or dimensions that were trained at the price, and gates of whole fields from the climb."""
 
     parts: Units
     gate_U: Tensor
@@ -191,7 +191,7 @@ def _scores(names: list[str], learned: _Learned, costs: dict[str, dict[str, floa
 def _costs_near_price(
     search: Search, valid: Split, gate_U: Tensor, parts: Units, split: Collection[str]
 ) -> dict[str, dict[str, float]]:
-    """What it costs to shuffle each field near its price, together with its group; split fields are left out."""
+    """Cost of shuffling each field near its price, together with its group; split fields are left out."""
     low, high = _NEAR
     gates = gate_U.tolist()
     near = [i for i, members in enumerate(parts.members) if low < gates[i] < high and members[0] not in split]
@@ -204,7 +204,7 @@ def _costs_near_price(
 
 
 def _dimensions(model: CTR, parts: Units, gate_U: Tensor) -> dict[str, list[float]]:
-    """For each field that was split, the gate of each dimension."""
+    """Field that was split → the gate of each dimension."""
     units_of = {f: parts.of_field(f) for f in model.schema.names}
     return {f: gate_U[i].tolist() for f, i in units_of.items() if parts.names[i[0]] == f"{f}[0]"}
 

@@ -1,4 +1,4 @@
-"""LeAP's joint mode: gates learn while the model does. U gated units."""
+"""LeAP's joint mode: gates train together with the model. U gated units."""
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def leap_joint(
 ) -> FieldScores:
     """Train a fresh model and its gates together: the model on training rows, the gates on held-out ones.
 
-    After each step of the model, with its gates in place, the gates take a step on
+    After each step of the model, which sees its gates, the gates take a step on
     BCE(y, f(x̃)) + λ·Σ_i w_i g_i over validation rows. A field is kept if g_i > ½.
 
     Args:
@@ -35,7 +35,7 @@ def leap_joint(
             fresh model, the permutations and the order of rows.
         price: λ in nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
-        epochs: Over the training rows; None takes as many steps as the given model took (`train_gated`).
+        epochs: Passes over the training rows; None takes as many steps as the given model took (`train_gated`).
         batch_size: Rows of a gate step.
         adaptive: Whether w_i is `adaptive_weights`, or 1 for all.
         groups: Name → fields that share one gate and one permutation.
@@ -43,8 +43,8 @@ def leap_joint(
     Raises:
         ConfigError: If a group names an unknown field or a field twice.
 
-    Source: LeAP, ECML-PKDD 2026, the public code's procedure; it has one uniform penalty and starts
-    at θ = 1 as we do. The frozen `leap` is cheaper and keeps sparse fields better.
+    Source: LeAP, ECML-PKDD 2026, the procedure of the public code. It has one uniform penalty, and starts
+    at θ = 1 as we do. `leap` with its frozen model is cheaper and keeps sparse fields better.
     """
     price = price_or_default(search, price, gain_share)
     gated_units = units(search.model, search.valid, groups)

@@ -20,20 +20,20 @@ def lightgbm_gain(
     leaves: Leaves = 31,
     rows: Count = 100_000,
 ) -> FieldScores:
-    """score_i = loss that splits on the field's columns saved in training, as a share of all.
+    """score_i = share of the training loss saved by all splits that is saved by splits on the field's columns.
 
     Args:
-        search: Its training rows are used, their ids encoded by their mean label (`label_encoded`). Its seed draws
+        search: Its training rows are used, with ids encoded by their mean label (`label_encoded`). Its seed fixes
             rows and halves.
-        trees: How many, at least 1.
-        leaves: How many a tree may have, at least 2.
-        rows: R at most.
+        trees: Count of trees, at least 1.
+        leaves: Most leaves of a tree, at least 2.
+        rows: Most rows to use.
 
     Raises:
         ConfigError: If lightgbm is not installed.
 
     Source: Ke et al., LightGBM, 2017; gain as in Friedman, 2001, equation 44. On training
-    rows noise gains a little too, so the method gives an order and no cut.
+    rows noise gains a little too, so that the method gives an order and no cut.
     """
     try:
         from lightgbm import LGBMClassifier

@@ -12,13 +12,13 @@ from recsys.selection.search import Search, gate_rate, train_gated
 
 __all__ = ["lpfs", "polarised", "soft_threshold"]
 
-_REACH = 3.0  # how far Adam can move x, which starts at 1, in the whole training
+_REACH = 3.0  # how far Adam can move x in the whole training; x starts at 1
 
 
 def polarised(x_F: Tensor, epsilon: float) -> Tensor:
     """g = sign(x)·x² / (x² + ε) + 10·√ε·atan(x): 0 at 0, near 1 above and −1 below as ε shrinks.
 
-    It climbs everywhere; the second term keeps a slope at 0, so that a closed gate can open again.
+    It increases everywhere; the second term gives it a slope at 0, so that a closed gate can open again.
     """
     square_F = x_F.square()
     return x_F.sign() * square_F / (square_F + epsilon) + 10 * epsilon**0.5 * x_F.atan()
@@ -39,20 +39,20 @@ def lpfs(
 ) -> FieldScores:
     """Train a fresh model whose field i is multiplied by g(x_i), with a proximal L1 step on the gates' x.
 
-    score_i = |x_i|, from 1 on; a field is kept if its x is not exactly 0.
+    score_i = |x_i|, which starts at 1; a field is kept if its x is not exactly 0.
 
     Args:
         search: A fresh model and its gates learn from its training rows. Its seed fixes the fresh model and the order
             of rows.
         price: λ of λ‖x‖₁, in nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
-        epochs: Over the training rows; None takes as many steps as the given model took (`train_gated`).
+        epochs: Passes over the training rows; None takes as many steps as the given model took (`train_gated`).
         last_epsilon: ε at the end; it shrinks from .1 by a constant factor a step.
 
     Source: Guo et al., LPFS, 2022, equations 4, 7 and 8 (LPFS++), in the form of ERASE's code: g is
     odd, nothing is normalised, x starts at 1, ε at .1. Ours differs in three ways. ERASE orders by
-    x, we by |x|: the large steps of a short training can carry a gate in use below 0. ERASE shrinks
-    by .01 times Adam's rate, whatever the gradient; the proximal step here is taken in Adam's
+    x, we by |x|: the large steps of a short training can move a gate in use below 0. ERASE shrinks x
+    by .01 times Adam's rate for any gradient; the proximal step here is taken in Adam's
     metric (x ← S(x − η·m/√v, η·λ/√v), m and v the gradient's running moments), so that λ is in
     nats. ERASE's ε shrinks by .9978 every 100 steps, for millions of steps; ours reaches
     `last_epsilon` at the last one.

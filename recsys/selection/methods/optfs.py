@@ -1,4 +1,4 @@
-"""OptFS: a mask for each value of each field. F fields, V values of all, W the joined width."""
+"""OptFS: a mask for each value of each field. F fields, V values of all fields, W the joined width."""
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,11 @@ __all__ = ["ValueMasks", "optfs"]
 class ValueMasks(nn.Module):
     """g_v = σ(τ·c_v) / σ(c₀), one for each id of a looked-up field and one for each other field.
 
-    A list's mask is the mean over its ids, since the model is given the list as one vector.
+    The mask of a list is the mean over its ids, since the model gets the list as one vector.
 
     Args:
         schema: The fields.
-        start: c₀ > 0, with which every mask starts at 1.
+        start: c₀ > 0, the initial c; thereby every mask starts at 1.
     """
 
     def __init__(self, schema: Schema, start: float):
@@ -63,24 +63,24 @@ def optfs(
     epochs: Few | None = None,
     last_tau: Tau = 200.0,
 ) -> FieldScores:
-    """Train a fresh model with a mask on each value under L1, sharpened until masks are 0 or 1.
+    """Train a fresh model with a mask for each value and an L1 penalty, sharpened until masks are 0 or 1.
 
     score_i = share of validation rows whose value of field i has an open mask (c > 0), plus a
     thousandth of the mean mask, which breaks ties; a field is kept if that share is over ½.
 
     Args:
-        search: A fresh model and its masks learn from its training rows; its validation rows say how often each value
-            occurs. Its seed fixes the fresh model and the order of rows.
-        price: λ of λ·Σ_fields mean over the batch's rows of the mask, in nats a row; None takes
+        search: A fresh model and its masks learn from its training rows; the frequency of each value comes from its
+            validation rows. Its seed fixes the fresh model and the order of rows.
+        price: λ of λ·Σ_fields (mean of the mask over the batch's rows), in nats a row; None takes
             `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
-        epochs: Over the training rows; None takes as many steps as the given model took (`train_gated`).
+        epochs: Passes over the training rows; None takes as many steps as the given model took (`train_gated`).
         last_tau: Temperature at the end, ≥ 1; it grows from 1 by a constant factor a step.
 
     Source: Lyu et al., OptFS, 2023, equations 6 to 9. The paper's L1 sums over all values; ours
-    weights a value by how often it occurs, so that λ is in nats a row, and numbers, which the paper
-    makes categories, have one mask a field. c₀ = ½ and the last τ = 200 are those of the authors'
-    code, which raises τ once an epoch (20 epochs; here once a step). Retraining is stage retrain's.
+    weights a value by its frequency, so that λ is in nats a row. The paper makes numbers categories; here
+    a numeric field has one mask. c₀ = ½ and the last τ = 200 are those of the authors' code, which raises
+    τ once an epoch (20 epochs; here once a step). Stage retrain does the retraining.
     """
     price = price_or_default(search, price, gain_share)
     fresh = search.fresh_model()
@@ -101,7 +101,7 @@ def optfs(
 
 
 def _row_mean(mask_BF: Tensor, weight_B: Tensor | None) -> Tensor:
-    """Mean over rows by their sample weights → [F]; 0 if no row counts."""
+    """Mean over rows by their sample weights → [F]; 0 if all weights are 0."""
     if weight_B is None:
         return mask_BF.mean(0)
     return weight_B @ mask_BF / weight_B.sum().clamp(min=1e-12)

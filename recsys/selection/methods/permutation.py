@@ -24,16 +24,16 @@ def permutation(
 ) -> FieldScores:
     """score_i = mean over repeats of logloss(field i permuted over rows) − logloss.
 
-    Costs repeats × F passes over the rows. With sample weights the logloss is weighted, and a field's value is
-    replaced by those of rows drawn as often as they weigh.
+    This takes repeats × F passes over the rows. With sample weights the logloss is weighted, and a field's value is
+    replaced by those of rows drawn in proportion to weight.
 
     Args:
-        search: Its validation rows are used. Its seed fixes the permutations, each field's by its name.
-        repeats: R ≥ 1.
-        price: A field is kept if it is worth more logloss (nats a row) than this; None takes
+        search: Its validation rows are used. Its seed fixes, together with a field's name, the permutations.
+        repeats: Permutations of each field, at least 1.
+        price: A field is kept if permuting it costs more logloss (nats a row) than this; None takes
             `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
-        rows: Held-out rows to use, drawn at random, at most.
+        rows: Most held-out rows to use, drawn at random.
 
     Source: Breiman, Random Forests, 2001, section 10; Fisher et al., 2019, for any model.
     """

@@ -1,4 +1,4 @@
-"""A random order of the fields: the floor under every other selector."""
+"""A random order of the fields: the baseline of every other selector."""
 
 import torch
 

@@ -27,13 +27,13 @@ class _Mask(nn.Module):
 
 
 def sfs(search: Search, *, batch_size: Count = 1024, batches: Count = 200) -> FieldScores:
-    """score_i = mean over validation batches of |∂L/∂m_i| at m = 1, where x̃_i = m_i·x_i, L weighted as rows are.
+    """score_i = mean over validation batches of |∂L/∂m_i| at m = 1, with x̃_i = m_i·x_i and L by sample weights.
 
     Args:
         search: Its validation rows are used; its seed fixes which of them share a batch. Near the optimum of its model
-            the gradient is small for every field, so the order among strong fields is weak.
-        batch_size: Rows of a batch: |mean over the batch| depends on it.
-        batches: At most so many, and at most one pass over the rows.
+            the gradient is small for every field, so that the order of strong fields is unreliable.
+        batch_size: Rows of a batch; |mean over the batch| depends on it.
+        batches: Most batches; there is at most one pass over the rows.
 
     Source: Wang et al., Single-shot Feature Selection for Multi-task Recommendations, 2023,
     equations 5 and 6, for one task.

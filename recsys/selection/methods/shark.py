@@ -1,4 +1,4 @@
-"""SHARK's F-Permutation: a first-order guess at permutation. B rows, F fields, W the joined width."""
+"""SHARK's F-Permutation: a first-order estimate of permutation. B rows, F fields, W the joined width."""
 
 import torch
 from torch import Tensor
@@ -32,12 +32,12 @@ def _weights(batch: Batch) -> Tensor:
 
 
 def shark(search: Search, *, batch_size: Count = 8192) -> FieldScores:
-    """score_i = mean over rows of |⟨∂ℓ/∂x_i, E[x_i] − x_i⟩|, ℓ a row's own logloss; means are weighted as rows are.
+    """score_i = mean over rows of |⟨∂ℓ/∂x_i, E[x_i] − x_i⟩|, with ℓ a row's logloss; means are by sample weights.
 
     The loss is summed over the batch, so that one backward pass gives every row's own gradient.
 
     Args:
-        search: Its validation rows are used. Its seed is not: every row counts once.
+        search: Its validation rows are used; its seed is not, since every row is read once.
         batch_size: Rows of a batch; only the speed depends on it.
 
     Source: Zhang et al., SHARK, 2023, equation 3: Taylor's first term of replacing a field by its mean.

@@ -31,7 +31,7 @@ def shufflegate(
             permutations and the order of rows.
         price: λ in nats a row, the same for every field; None takes `gain_share` of the model's gain.
         gain_share: See `price`.
-        epochs: Over the training rows; None takes as many steps as the given model took (`train_gated`).
+        epochs: Passes over the training rows; None takes as many steps as the given model took (`train_gated`).
 
     Source: Huang et al., ShuffleGate, 2025, equations 3 to 5; its λ multiplies the mean of the gates.
     """

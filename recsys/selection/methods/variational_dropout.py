@@ -14,12 +14,12 @@ __all__ = ["ConcreteDropout", "variational_dropout"]
 
 
 class ConcreteDropout(nn.Module):
-    """x̃_i = z_i·x_i, z_i = σ((logit(κ_i) + logit(u)) / τ), u uniform, one draw a row and field.
+    """x̃_i = z_i·x_i, z_i = σ((logit(κ_i) + logit(u)) / τ), with a uniform draw u for each row and field.
 
     Args:
         column_W: The field of each column of x_BW.
-        temperature: τ in (0, 1]; towards 0, z is 1 with chance κ_i, the keep rate, and else 0.
-        seed: Fixes the draws.
+        temperature: τ in (0, 1]; as it tends to 0, z is 1 with probability κ_i, the keep rate, and else 0.
+        seed: Seed of the draws.
     """
 
     def __init__(self, column_W: Tensor, temperature: float, seed: int):
@@ -29,7 +29,7 @@ class ConcreteDropout(nn.Module):
         self.generator = torch.Generator().manual_seed(seed)
 
     def keep(self) -> Tensor:
-        """κ, one minus the rate → [F]."""
+        """κ, one minus the rate of dropout → [F]."""
         return self.logit_F.sigmoid()
 
     def forward(self, x_BW: Tensor) -> Tensor:
@@ -54,11 +54,11 @@ def variational_dropout(
             and the order of rows.
         price: λ in nats a row; None takes `gain_share` of the model's gain over a constant.
         gain_share: See `price`.
-        epochs: Over the training rows; None takes as many steps as the given model took (`train_gated`).
-        temperature: Of the concrete draws, in (0, 1].
+        epochs: Passes over the training rows; None takes as many steps as the given model took (`train_gated`).
+        temperature: Temperature of the concrete distribution, in (0, 1].
 
     Source: Chang, Rampasek and Goldenberg, Dropout Feature Ranking, 2017, equations 2 to 4. The
-    paper trains the rates in front of a trained model; here both train together.
+    paper trains the rates with a trained model; here both train together.
     """
     price = price_or_default(search, price, gain_share)
     fresh = search.fresh_model()

@@ -1,1 +1,1 @@
-"""What a selection found, as files and pages that people compare."""
+"""Results of a selection as files and pages that people compare."""

@@ -1,4 +1,4 @@
-"""How far rankings, kept sets and curves agree. M runs, F fields, K points of a grid, S seeds, R test rows."""
+"""Agreement of rankings, kept sets and curves. M runs, F fields, K points of a grid, S seeds, R test rows."""
 
 import math
 from collections.abc import Sequence
@@ -41,10 +41,10 @@ class PairedCurves:
     """Changes of a retrained metric from one curve to another.
 
     Args:
-        metric: Of both.
-        seeds: That both have.
+        metric: Metric of both curves.
+        seeds: Seeds that both curves have.
         at_k: Change at each count of fields.
-        area: Of the changes, see `area`; None for a grid of one k.
+        area: Change of the area (see `area`); None for a grid of one k.
     """
 
     metric: str
@@ -57,7 +57,7 @@ def rbo(a: Sequence[str], b: Sequence[str], p: float = 0.9) -> float:
     """Rank-biased overlap of two rankings of the same names, 1 if they are equal.
 
     (1 − p)·Σ_d p^(d−1)·|A_d ∩ B_d| / d, divided by its value for equal rankings of this length, so
-    that a short list can reach 1. With p = .9 the top ten carry .86 of the weight.
+    that a short list can reach 1. With p = .9 the top ten have .86 of the weight.
 
     Source: Webber, Moffat and Zobel, 2010, equation 4; the division is ours.
     """
@@ -84,7 +84,7 @@ def jaccard_by_chance(k: int, total: int) -> float:
 
 
 def stability(kept_MF: np.ndarray) -> Stability | None:
-    """How alike M sets of kept fields are: 1 if equal, 0 on average if drawn at random.
+    """Similarity of M sets of kept fields: 1 if equal, 0 on average if drawn at random.
 
     Φ = 1 − (1/F)·Σ_f s_f² / ((k̄/F)·(1 − k̄/F)), with s_f² the unbiased variance of "f is kept" and
     k̄ the mean count; the interval is Φ ± 1.96·√v, v = 4/M²·Σ_i (φ_i − φ̄)².
@@ -115,7 +115,7 @@ def stability(kept_MF: np.ndarray) -> Stability | None:
 
 
 def mean_with_interval(values: Sequence[float] | np.ndarray) -> Mean:
-    """The mean; of two values or more also their deviation, and the mean's 95 % interval by Student's t."""
+    """The mean; for two values or more also their standard deviation, and the mean's 95 % interval by Student's t."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return Mean(mean=mean)
@@ -135,18 +135,18 @@ def area_weights(grid: Sequence[int]) -> np.ndarray:
 
 
 def influence(metric: str, logit_R: np.ndarray, label_R: np.ndarray, weight_R: np.ndarray | None = None) -> np.ndarray:
-    """How far each test row moves the metric → [R]: the sum of squares is the metric's variance over rows.
+    """Influence of each test row on the metric → [R]: the sum of squares is the metric's variance over rows.
 
-    For logloss w_r·(l_r − mean) / Σw. For AUC, of a positive row w_r·(V_r − AUC) / Σ w of positive
-    rows, V_r the weighted share of negative rows ranked below it (ties count ½), and of a negative
-    row the same with the positive rows above it. Differences of two models' influences on the same
-    rows are the influence of the difference: noise that they share cancels.
+    For logloss it is w_r·(l_r − mean) / Σw. For AUC, that of a positive row is w_r·(V_r − AUC) / Σ w of
+    positive rows, with V_r the weighted share of negative rows ranked below it (ties count ½); that of a
+    negative row is the same with the positive rows above it. The difference of two models' influences on
+    the same rows is the influence of the metrics' difference: noise that they share cancels.
 
     Args:
         metric: `auc` or `logloss`.
         logit_R: Scores.
-        label_R: 0 or 1, both present.
-        weight_R: Sample weights; None weighs all alike.
+        label_R: 0 or 1; both must occur.
+        weight_R: Sample weights; None means equal weights.
 
     Source: DeLong, DeLong and Clarke-Pearson, 1988, section 3, divided by n instead of n − 1 and
     with weights, which are ours.
@@ -167,15 +167,15 @@ def influence(metric: str, logit_R: np.ndarray, label_R: np.ndarray, weight_R: n
 
 
 def paired_difference(change_S: Sequence[float] | np.ndarray, influence_R: np.ndarray) -> Difference:
-    """Mean of S paired differences, with an interval that holds the noise of seeds and of test rows.
+    """Mean of S paired differences, with an interval that includes the noise of seeds and of test rows.
 
     variance = s² / S + Σ_r influence_r²: all seeds share the test rows, so that their noise does not
     shrink with S. Student's t with Satterthwaite's degrees of freedom; with one seed
     only the noise of rows counts. Rows are taken to be independent.
 
     Args:
-        change_S: A difference a seed.
-        influence_R: Of the mean difference, see `influence`.
+        change_S: The difference of each seed.
+        influence_R: Influence on the mean difference (see `influence`).
 
     """
     change_S, seeds = np.asarray(change_S, np.float64), len(change_S)
@@ -194,7 +194,7 @@ def paired_difference(change_S: Sequence[float] | np.ndarray, influence_R: np.nd
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p values corrected for their number: max over p_j ≤ p_i of min(1, (n − rank of p_j)·p_j), ranks from 0.
+    """p values corrected for multiple tests: max over p_j ≤ p_i of min(1, (n − rank of p_j)·p_j), ranks from 0.
 
     Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
     """
@@ -209,11 +209,11 @@ def paired_curves(a: Curve, b: Curve) -> PairedCurves | None:
     """B − A of a retrained metric at each k and of its area, over the seeds that both have.
 
     Args:
-        a: On K increasing counts of fields.
-        b: On the same grid.
+        a: Curve over K increasing counts of fields.
+        b: Curve over the same grid.
 
     Returns:
-        None if no seed is shared: nothing can be paired.
+        The changes; None if no seed is shared, so that nothing can be paired.
     """
     seeds = [s for s in a["by_seed"] if s in b["by_seed"]]
     if not seeds:

@@ -20,10 +20,10 @@ _COLOURS = (
 
 
 class Priced(TypedDict):
-    """What a method keeps at a price.
+    """The fields that a method keeps at a price.
 
-    gain_share: The price, as a share of the model's gain. kept: Fields kept, by seed. change: Of a retrain on them;
-    None if a seed keeps no field.
+    gain_share: The price, as a share of the model's gain. kept: Count of kept fields, by seed. change: Change of the
+    metric by a retrain on them; None if a seed keeps no field.
     """
 
     gain_share: float
@@ -32,10 +32,10 @@ class Priced(TypedDict):
 
 
 class Answer(CurveSummary):
-    """What one method came to.
+    """The results of one method.
 
-    frontier: At each price. kept: Fields kept, by seed. logloss_kept_change: As `kept_change`. search_seconds: Mean
-    over seeds. health: Of its models, the worst. curve: Of its retrains. report: Link from this page to its report.
+    frontier: At each price. kept: Count of kept fields, by seed. logloss_kept_change: As `kept_change`.
+    search_seconds: Mean over seeds. health: The worst. curve: Of its retrains. report: Link to its report.
     """
 
     frontier: list[Priced]
@@ -48,15 +48,15 @@ class Answer(CurveSummary):
 
 
 class NoAnswer(TypedDict):
-    """Why a method came to nothing."""
+    """Why a method has no results."""
 
     failed: str
 
 
 class Benchmarked(TypedDict):
-    """What benchmark.json holds.
+    """The content of benchmark.json.
 
-    fields: Count of all. differences: What one method reaches minus what each other one does, by that other one's
+    fields: Count of all fields. differences: Metric of one method minus that of each other one, by the other one's
     name and by k.
     """
 
@@ -78,7 +78,7 @@ def _failures(benchmark: Benchmarked) -> dict[str, str]:
 
 
 def _reference(benchmark: Benchmarked) -> str:
-    """The method that the others are compared with: the one answer without a difference; "" if none was compared."""
+    """The method that others are compared with, which is the one without a difference; "" if none was compared."""
     names = [n for n in _answers(benchmark) if n not in benchmark["differences"]]
     return names[0] if benchmark["differences"] and len(names) == 1 else ""
 
@@ -96,14 +96,14 @@ def _spread(figure: Mean | Difference | None, sign: bool = False) -> str:
 
 
 def _change(figure: Mean | Difference | None) -> str:
-    """Mean ± deviation over seeds, and the 95 % interval that holds the noise of test rows too."""
+    """Mean ± deviation over seeds, and the 95 % interval, which includes the noise of test rows."""
     if not figure or "low" not in figure or "high" not in figure:
         return _spread(figure, True)
     return f"{_spread(figure, True)} [{figure['low']:+.4f}, {figure['high']:+.4f}]"
 
 
 def columns(benchmark: Benchmarked) -> list[str]:
-    """Heads of the table of `rows`."""
+    """Column heads of the table of `rows`."""
     metric = _name(benchmark["metric"])
     grid = [f"{metric}@{k}" for k in benchmark["grid"]]
     return ["method", "AUKC", *grid, "keeps", f"Δ{metric} of it", "search, s"]
@@ -116,7 +116,7 @@ def _ranked(benchmark: Benchmarked) -> list[tuple[str, Answer]]:
 
 
 def rows(benchmark: Benchmarked) -> list[list[str]]:
-    """A row a method, best area first; then the methods without an answer, and all fields."""
+    """A row for each method, the best area first; then methods without an answer, and the model on all fields."""
     lines: list[list[str]] = []
     ranked = _ranked(benchmark)
     for name, m in ranked:
@@ -146,7 +146,7 @@ def _difference_rows(benchmark: Benchmarked) -> list[list[str]]:
 
 
 def _frontier_rows(answers: Mapping[str, Answer]) -> list[list[str]]:
-    """A row a method and price."""
+    """A row for each method and price."""
     return [
         [name, f"{p['gain_share']:g}", " / ".join(map(str, p["kept"])), _change(p["change"])]
         for name, m in answers.items()
@@ -155,7 +155,7 @@ def _frontier_rows(answers: Mapping[str, Answer]) -> list[list[str]]:
 
 
 def _near(benchmark: Benchmarked, answers: Mapping[str, Answer]) -> go.Figure:
-    """The same curves, at most .01 of the metric worse than all fields: there the good ones part."""
+    """The same curves down to .01 of the metric worse than all fields, to separate the good ones."""
     full = next(iter(answers.values()))["full"]["mean"]
     worse, better = (-0.01, 0.003) if benchmark["metric"] == "auc" else (0.01, -0.003)
     return _curves(benchmark, answers).update_layout(yaxis_range=sorted([full + worse, full + better]))

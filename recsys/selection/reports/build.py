@@ -14,7 +14,7 @@ __all__ = ["Measured", "make_report"]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a report holds in addition to scores and verdicts; see `recsys.selection.reports.report.Report`."""
+    """Content of a report besides scores and verdicts; see `recsys.selection.reports.report.Report`."""
 
     health: Health
     probes: ProbeFindings | None
@@ -29,11 +29,11 @@ def make_report(
     """The report of a search.
 
     Args:
-        model: Its fields were scored.
-        scores: Of these fields.
-        verdicts: On them, in order of importance.
+        model: The model whose fields were scored.
+        scores: Scores of the fields.
+        verdicts: Verdicts on the fields, in order of importance.
         measured: Everything else.
-        provenance: Where all this comes from.
+        provenance: Data, model and settings of the search.
     """
     return Report(
         method=scores.notes.method,
@@ -74,9 +74,9 @@ def _fields(model: CTR, scores: FieldScores, verdicts: Sequence[Verdict], cluste
 
 
 def _table_sizes(model: CTR) -> dict[str, tuple[int, int, int]]:
-    """Of the tables that only one field reads, by field: their bytes, rows, and the bytes of their optimiser.
+    """Field → bytes, rows and optimiser bytes of the tables that only this field reads.
 
-    A shared table belongs to nobody.
+    A shared table belongs to no field.
     """
     plain, remembered = model.embedding.scoring(), table_bytes(model)
     readers: dict[str, set[str]] = {}

@@ -33,7 +33,7 @@ class Flip(NamedTuple):
 
 
 class Mover(NamedTuple):
-    """A field whose rank differs, and whether the intervals of its scores overlap (None: not known)."""
+    """A field whose rank differs, and whether the intervals of its scores overlap (None: unknown)."""
 
     field: str
     before: int
@@ -42,7 +42,7 @@ class Mover(NamedTuple):
 
 
 class Correlations(NamedTuple):
-    """Of scores; all are None if one report scores all fields alike."""
+    """Correlations of scores; all are None if one report scores all fields equally."""
 
     kendall_tau: float | None
     weighted_tau: float | None
@@ -54,19 +54,19 @@ class Comparison:
     """Agreement of two reports over the fields that both have.
 
     Args:
-        warnings: Why the two must not be compared as they stand.
-        added: Fields of the second alone.
-        removed: Fields of the first alone.
+        warnings: Why the two cannot be compared directly.
+        added: Fields of the second report only.
+        removed: Fields of the first report only.
         shared: Count of the fields that both have.
         rbo: Rank-biased overlap.
         k: The smaller count of kept fields.
-        jaccard: Of the top k.
+        jaccard: Jaccard index of the top k.
         jaccard_by_chance: Its mean over random rankings.
-        jaccard_curve: (k, Jaccard, by chance) for each of up to 60 k.
+        jaccard_curve: (k, Jaccard, by chance) for up to 60 values of k.
         correlations: τ-b; weighted τ (Vigna, 2015: hyperbolic weights, so that the top counts most); Spearman's ρ.
         flips: Verdicts that differ.
         movers: The ten largest changes of rank, the largest first.
-        curves: Of retrained models; None if they cannot be paired.
+        curves: Changes of retrained models; None if they cannot be paired.
     """
 
     warnings: list[str]
@@ -89,7 +89,7 @@ def _model(report: Report) -> dict[str, object]:
 
 
 def differences(a: Report, b: Report) -> list[str]:
-    """Why two reports must not be compared as they stand, a sentence each."""
+    """Why two reports cannot be compared directly, a sentence for each reason."""
     first, second = a.provenance, b.provenance
     warnings = [
         f"{what} differs: {x} and {y}"
@@ -104,7 +104,7 @@ def differences(a: Report, b: Report) -> list[str]:
         pair = f"{a.curve['metric']} and {b.curve['metric']}"
         warnings.append(f"the metric of the curves differs: {pair}, so that they are not compared")
     x, y = a.search.price, b.search.price
-    if a.method == b.method and x and y and not np.isclose(x, y, rtol=0.25):  # a default price follows the model
+    if a.method == b.method and x and y and not np.isclose(x, y, rtol=0.25):  # models' default prices differ
         warnings.append(f"price differs: {x:.2e} and {y:.2e} nats")
     for label, report in (("first", a), ("second", b)):
         if report.health.verdict != "sound":
@@ -152,7 +152,7 @@ def _correlations(pairs: Sequence[tuple[float, float]]) -> Correlations:
 def _movers(
     a: Mapping[str, FieldReport], b: Mapping[str, FieldReport], rank_a: list[str], rank_b: list[str], same_unit: bool
 ) -> list[Mover]:
-    """Ten largest changes of rank; intervals of scores in different units are not compared."""
+    """The ten largest changes of rank; intervals of scores in different units are not compared."""
     place_b = {n: i for i, n in enumerate(rank_b, 1)}
     movers: list[Mover] = []
     for i, name in enumerate(rank_a, 1):
@@ -175,7 +175,7 @@ def _curves(a: Report, b: Report) -> PairedCurves | None:
 
 
 def together(reports: Sequence[Report]) -> Stability | None:
-    """Stability of what all reports keep, over the fields that all have; see `stability`."""
+    """Stability of the kept fields of all reports, over the fields that all have; see `stability`."""
     shared = [n for n in reports[0].fields if all(n in r.fields for r in reports)]
     if not shared:
         return None

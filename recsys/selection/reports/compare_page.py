@@ -1,4 +1,4 @@
-"""The comparison as one page: how far reports agree, how far chance would, and then what differs."""
+"""The comparison as one page: agreement of reports, agreement by chance, and then the differences."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +48,7 @@ def _agreement(comparisons: Mapping[str, Comparison]) -> go.Figure:
 
 
 def _ranks(reports: Mapping[str, Report]) -> go.Figure:
-    """A line a field over the reports: crossing lines are fields that changed places."""
+    """A line for each field over the reports: crossing lines are fields that changed places."""
     labels = list(reports)
     figure = go.Figure()
     names = list(dict.fromkeys(n for r in reports.values() for n in r.fields))
@@ -149,10 +149,10 @@ def compare_page(
     """One self-contained page.
 
     Args:
-        reports: By label.
-        paths: The file of each report, by the same labels.
-        comparisons: By pair of labels.
-        phi: Stability over all of them.
+        reports: Label → report.
+        paths: Label → file of the report.
+        comparisons: Pair of labels → comparison.
+        phi: Stability over all reports.
     """
     overlaps = {None: "not known", True: "overlap", False: "apart"}
     movers = [[m.field, m.before, m.after, overlaps[m.overlap], p] for p, c in comparisons.items() for m in c.movers]

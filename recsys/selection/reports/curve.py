@@ -1,4 +1,4 @@
-"""What a model retrained on the top k fields reaches, over a grid of k. F fields, K points, S seeds."""
+"""Metrics of models retrained on the top k fields, over a grid of k. F fields, K points, S seeds."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def checked_grid(grid: Sequence[int] | None, fields: int) -> list[int]:
     """The counts of fields to retrain on; None takes an eighth, a quarter, a half and three quarters of F.
 
     Raises:
-        ConfigError: If it does not climb, or leaves 1 to F.
+        ConfigError: If it does not increase, or leaves the range 1 to F.
     """
     if grid is None:
         return sorted({max(1, round(s * fields)) for s in _SHARES})
@@ -27,11 +27,11 @@ def checked_grid(grid: Sequence[int] | None, fields: int) -> list[int]:
 
 
 def curve_summary(curve: Curve, within: float = 0.001) -> CurveSummary:
-    """A curve of test figures in a few numbers, each a mean and, from two seeds on, its 95 % interval.
+    """A curve of test metrics in a few numbers, each a mean and, with two seeds or more, its 95 % interval.
 
     Args:
-        curve: Over K counts of fields.
-        within: How near to all fields is near enough, in units of the metric.
+        curve: A curve over K counts of fields.
+        within: Tolerated difference from all fields, in units of the metric.
 
     Returns:
         at_k, k → figure; area, AUKC: the trapezoid of the metric over the grid divided by

@@ -18,7 +18,7 @@ def add_curve(
     colour: str,
     dash: str = "solid",
 ) -> None:
-    """Add one line, K points of S seeds."""
+    """Add one line of K points, each over S seeds."""
     value_SK = np.array(list(by_seed.values()))
     points = [mean_with_interval(value_SK[:, i]) for i in range(len(grid))]
     spread = [p.get("deviation", 0.0) for p in points]
@@ -35,7 +35,7 @@ def legend_above(figure: go.Figure) -> go.Figure:
 
 
 def convergence(bce: list[float], colour: str) -> go.Figure:
-    """The loss of the gates' steps, each the mean of the last twenty."""
+    """Plot the loss of the gates' steps, each point the mean of the last twenty."""
     last = 20
     smooth = [sum(part) / len(part) for i in range(len(bce)) if (part := bce[max(0, i - last + 1) : i + 1])]
     figure = go.Figure()

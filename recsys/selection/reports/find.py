@@ -1,4 +1,4 @@
-"""Find a selection report by any name a person has for it, and read what it says to keep."""
+"""Find a selection report by any of its names, and read which fields it keeps."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ def is_mlflow_id(name: Any) -> bool:
 
 
 def find(name: str, runs: Path) -> Path:
-    """The report.json of a run id, a run folder, a file or an MLflow run id (the run's or its stage select's).
+    """The report.json for a run id, a run folder, a file or an MLflow run id (that of the run or of its stage select).
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If no report is found.
     """
     for base in (Path(name), runs / name):
         for path in (base, *(base / n for n in _NAMES)):
@@ -41,7 +41,7 @@ def read(path: Path) -> Report:
     """The report in a file.
 
     Raises:
-        DataError: If it is none, is damaged, or is one of another version.
+        DataError: If it is not a report, is damaged, or has another version.
     """
     mend = "select again, or give the report.json of another run"
     return Report.from_json(read_json(path, "a selection report", mend, VERSION, SHAPE))
@@ -54,10 +54,10 @@ def kept(source: "str | Sequence[str]", runs: Path, known: Sequence[str]) -> lis
         source: Names of fields, or the file that holds them: report.json, selection.json, kept.yaml, or anything
             that `find` takes.
         runs: Folder of runs.
-        known: Fields that there are.
+        known: Fields of the data.
 
     Raises:
-        ConfigError: If there is no such selection, or it names a field that is not there.
+        ConfigError: If there is no such selection, or it names an unknown field.
     """
     names, where = named(source, runs), source if isinstance(source, str) else "the list"
     if unknown := [n for n in names if n not in known]:
@@ -67,7 +67,7 @@ def kept(source: "str | Sequence[str]", runs: Path, known: Sequence[str]) -> lis
 
 
 def named(source: "str | Sequence[str]", runs: Path) -> list[str]:
-    """The fields that a selection keeps, whatever the data; arguments as those of `kept`.
+    """The fields that a selection keeps, not checked against the data; arguments as for `kept`.
 
     Raises:
         ConfigError, DataError: If there is no such selection.

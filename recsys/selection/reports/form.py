@@ -1,6 +1,6 @@
 """Dataclasses as JSON and back. A field that holds its default value is left out of the JSON.
 
-A dataclass with a field `figures` is open: in the JSON its figures stand among its other fields.
+A dataclass with a field `figures` is open: in the JSON its figures are at the same level as its other fields.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def _default(f: Field[Any]) -> Any:
 
 
 def shape_of(kind: Any) -> Any:
-    """What `recsys.files.read_json` checks of the JSON of a dataclass, or of any other type that stands in one."""
+    """The shape that `recsys.files.read_json` checks for a dataclass, or for any other type of its fields."""
     parts = get_args(kind)
     if is_dataclass(kind):
         optional = {f.name for f in fields(kind) if _default(f) is not MISSING}
@@ -44,7 +44,7 @@ def _or_none(shape: Any) -> tuple[Any, ...]:
 
 
 def to_json(value: Any) -> Any:
-    """The JSON of a dataclass and of all in it."""
+    """The JSON of a dataclass and of all its fields."""
     if is_dataclass(value):
         pairs = [(f.name, getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) != _default(f)]
         named = {k: to_json(v) for k, v in pairs}
@@ -55,7 +55,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: Any, value: Any) -> Any:
-    """The dataclass whose JSON fits `shape_of(kind)`; keys that it does not know are left out unless it is open."""
+    """The dataclass of JSON that fits `shape_of(kind)`; unknown keys are left out unless it is open."""
     parts = get_args(kind)
     if is_dataclass(kind) and isinstance(value, Mapping):
         kinds = {f.name: f.type for f in fields(kind)}

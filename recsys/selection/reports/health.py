@@ -1,4 +1,4 @@
-"""Whether a model can tell fields apart: a selector cannot exceed its model. B rows."""
+"""Whether a model can tell fields apart: a selector cannot be better than its model. B rows."""
 
 import math
 from dataclasses import replace
@@ -18,25 +18,25 @@ from recsys.training.fit import logits
 
 __all__ = ["health", "reason_for_doubt", "with_probes"]
 
-_LEAST_AGREEMENT = 0.5  # of halves; if it is less, most of what fields seem to be worth is luck
-_MOST_LUCK = 0.5  # false discoveries that kept probes imply
+_LEAST_AGREEMENT = 0.5  # least agreement of halves; below it, most of what fields seem to be worth is luck
+_MOST_LUCK = 0.5  # most false discoveries that kept probes may imply
 
 
 def health(model: CTR, train: Split, valid: Split, rows: int = 100_000, device: Device = CPU) -> Health:
     """Measure a model, and judge it. All figures count sample weights.
 
     The verdict is `no signal` if the validation AUC is within 3 standard errors of ½, or the gain over a
-    constant is within 3 of its own. It is `inconclusive` if the model has AUC but no gain (it is worse than a
-    constant), or if the agreement is below ½: two halves of the held-out rows find different fields useful.
-    The training AUC decides nothing: a field of many ids, above all a cross of two, always overfits in it, and
-    fields are judged on held-out rows.
+    constant is within 3 of its standard errors. It is `inconclusive` if the model has AUC but no gain (it is worse
+    than a constant), or if the agreement is below ½: two halves of the held-out rows find different fields useful.
+    The training AUC does not count: a field of many ids, above all a cross of two, always overfits training rows,
+    and fields are judged on held-out rows.
 
     Args:
         model: Trained; its weights stay as they are.
         train: Training rows; those of weight 0 are left out.
         valid: Held-out rows; those of weight 0 are left out.
-        rows: At most so many training rows are scored, drawn at random.
-        device: Where the model is, and in which precision its head runs while halves are compared.
+        rows: Most training rows that are scored, drawn at random.
+        device: Where the model is, and the precision in which its head runs while halves are compared.
     """
     valid = counted(valid)
     train_auc = _auc_of_some(model.eval(), counted(train), rows, device)
@@ -71,7 +71,7 @@ def _verdict(valid_auc: float, auc_error: float, gain: Gain, agreement: float) -
 def _auc_error(label_B: np.ndarray, weight_B: np.ndarray | None) -> float:
     """Standard error of AUC if scores and labels have no relation (Mann and Whitney).
 
-    With weights, each label has (Σ w)² / Σ w² rows.
+    With weights, the effective number of rows of each label is (Σ w)² / Σ w².
     """
     w_B = np.ones(len(label_B)) if weight_B is None else np.asarray(weight_B, np.float64)
     p, n = (w.sum() ** 2 / max(np.square(w).sum(), 1e-300) for w in (w_B[label_B > 0.5], w_B[label_B <= 0.5]))
@@ -79,7 +79,7 @@ def _auc_error(label_B: np.ndarray, weight_B: np.ndarray | None) -> float:
 
 
 def with_probes(measured: Health, probes: ProbeFindings | None) -> Health:
-    """Turn `sound` into `inconclusive` if probes say that half of what is kept is luck."""
+    """Turn `sound` into `inconclusive` if probes imply that half of the kept fields are luck."""
     if probes is None or measured.verdict != "sound" or probes.false_discovery_rate < _MOST_LUCK:
         return measured
     reason = f"kept probes imply that {probes.false_discovery_rate:.0%} of the kept fields are luck"
@@ -87,9 +87,9 @@ def with_probes(measured: Health, probes: ProbeFindings | None) -> Health:
 
 
 def reason_for_doubt(measured: Health) -> str:
-    """Why no field's score can be believed; empty if scores can be believed.
+    """Why scores are not reliable; empty if they are.
 
-    If only probes speak against the model, verdicts stand, with a caution: too much is kept, not too little.
+    If only probes speak against the model, verdicts stay, with a warning: too many fields are kept, not too few.
     """
     no_worth = min(measured.gain, measured.agreement - _LEAST_AGREEMENT) <= 0
     return f"{measured.verdict}: {measured.reason}" if measured.verdict == "no signal" or no_worth else ""

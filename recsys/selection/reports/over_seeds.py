@@ -1,4 +1,4 @@
-"""Reports of one method under several seeds → one report, which shows what a verdict owes to luck."""
+"""Reports of one method under several seeds → one report, which shows how much verdicts depend on the seed."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -45,12 +45,12 @@ def _seeds(provenance: Provenance) -> list[int]:
 def over_seeds(reports: Sequence[Report]) -> Report:
     """Mean scores with their 95 % interval over seeds, and verdicts on which the seeds agree.
 
-    A field that some seeds keep and others drop is uncertain, which keeps it. What shuffling costs is the
-    mean over the seeds that measured it. Ranks follow the mean score. Health is the worst that a seed's model
-    had. Savings are those of the first seed: measure them anew if the seeds keep different fields.
+    A field that some seeds keep and others drop is uncertain, and therefore kept. The cost of shuffling is the
+    mean over the seeds that measured it. Ranks follow the mean score. Health is the worst of all models.
+    Savings are those of the first seed: measure them anew if the seeds keep different fields.
 
     Args:
-        reports: Of one method on the same data and fields.
+        reports: Reports of one method on the same data and fields.
     """
     first = reports[0]
     fields = {n: _mean_field([r.fields[n] for r in reports]) for n in first.fields}

@@ -1,4 +1,4 @@
-"""Fields that repeat each other: a selector may keep both, or either. B rows."""
+"""Redundant fields: a selector may keep one or both of two that repeat each other. B rows."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -15,7 +15,7 @@ from recsys.selection.reports.report import RepeatedFields, Repeats
 
 __all__ = ["clusters", "codes", "redundancy"]
 
-_BINS = 20  # of a number's quantiles
+_BINS = 20  # quantile bins of a number
 
 
 def codes(block: np.ndarray) -> np.ndarray:
@@ -33,16 +33,16 @@ def _entropy(code_B: np.ndarray) -> float:
 
 
 def redundancy(a_B: np.ndarray, b_B: np.ndarray, least: float, rng: np.random.Generator) -> float:
-    """(I(a; b) − chance) / (max(H(a), H(b)) − chance): 1 if each tells the other, 0 if independent.
+    """(I(a; b) − chance) / (max(H(a), H(b)) − chance): 1 if each determines the other, 0 if independent.
 
-    Chance is I(a; b) with the rows of b in another order: two fields of many values share a lot by chance.
-    If chance alone explains nine tenths of the entropy, the answer is 0: too little is left to tell.
+    Chance is I(a; b) with the rows of b in another order: two fields of many values share much by chance.
+    If chance alone explains nine tenths of the entropy, the result is 0, since the rest is too little to judge.
 
     Args:
         a_B: Values as integers.
         b_B: The same.
-        least: A redundancy that is surely below it may be given as 0.
-        rng: Draws the other order.
+        least: The result may be 0 if the redundancy is surely below this.
+        rng: Draws the other order of rows.
 
     Source: Vinh, Epps and Bailey, 2010, adjusted mutual information with the max normalisation; its
     expectation is estimated by one permutation.
@@ -53,7 +53,7 @@ def redundancy(a_B: np.ndarray, b_B: np.ndarray, least: float, rng: np.random.Ge
 def _redundancy(
     a_B: np.ndarray, b_B: np.ndarray, entropies: tuple[float, float], least: float, rng: np.random.Generator
 ) -> float:
-    """As `redundancy`, with H(a) and H(b) known, so that a pair costs only one sort."""
+    """`redundancy` with H(a) and H(b) known, so that a pair takes only one sort."""
     of_a, of_b = entropies
     most = max(of_a, of_b)
     if min(of_a, of_b) < least * most or most == 0:
@@ -77,12 +77,12 @@ def clusters(
     """Groups of fields that repeat each other; two fields are linked if their `redundancy` is at least `least`.
 
     Args:
-        shards: Rows to look at, the first `rows` of those whose sample weight is above 0.
+        shards: The first `rows` of its rows with a sample weight above 0 are used.
         ranking: Fields in order of importance.
         least: In (0, 1].
         rows: See `shards`.
-        most: Only so many fields are looked at, the most important ones: pairs grow with their square.
-        reporter: Is told how many pairs are compared, and can stop it.
+        most: Most fields that are compared, the most important ones: the count of pairs grows with the square.
+        reporter: Receives the count of compared pairs, and can stop the work.
 
     Returns:
         The groups, each with the smallest redundancy that links its fields.

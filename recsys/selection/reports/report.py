@@ -1,4 +1,4 @@
-"""A selection report: what a search found, as one frozen value that is written to and read from report.json."""
+"""A selection report: the results of a search as a frozen dataclass, written to and read from report.json."""
 
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
@@ -9,11 +9,11 @@ from recsys.selection.reports.form import from_json, shape_of, to_json
 __all__ = ["SHAPE", "VERSION", "Curve", "CurveSummary", "Difference", "FieldReport", "Health", "Mean", "Provenance",
            "RepeatedFields", "Repeats", "Report", "Savings"]  # fmt: skip
 
-VERSION = 5  # of the form of report.json; another version is refused
+VERSION = 5  # version of report.json; other versions are refused
 
 
 class Mean(TypedDict):
-    """A mean; of two values or more also their deviation, and the mean's 95 % interval."""
+    """A mean; for two values or more also their standard deviation, and the mean's 95 % interval."""
 
     mean: float
     deviation: NotRequired[float]
@@ -22,7 +22,7 @@ class Mean(TypedDict):
 
 
 class Difference(TypedDict):
-    """A mean difference, its standard error, its 95 % interval and the two-sided p of no difference."""
+    """A mean difference, its standard error, its 95 % interval and the two-sided p value of no difference."""
 
     mean: float
     error: float
@@ -44,10 +44,10 @@ class CurveSummary(TypedDict):
 
 
 class Curve(TypedDict):
-    """What models reach on test rows that were retrained on the top k fields.
+    """Test metric of models that were retrained on the top k fields.
 
     metric: `auc` or `logloss`. grid: K counts of fields. by_seed: seed → K values. full: seed → value on all fields.
-    kept: seed → value on what the method keeps. random: `by_seed` of a random order.
+    kept: seed → value on the fields that the method keeps. random: `by_seed` of a random order.
     """
 
     metric: str
@@ -61,17 +61,17 @@ class Curve(TypedDict):
 
 @dataclass(frozen=True)
 class Health:
-    """Whether the model can tell fields apart: a selector cannot exceed its model.
+    """Whether the model can tell fields apart: a selector cannot be better than its model.
 
     Args:
-        train_auc: Over at most 100,000 training rows.
-        valid_auc: Over held-out rows.
+        train_auc: AUC over at most 100,000 training rows.
+        valid_auc: AUC over held-out rows.
         gain: Held-out logloss saved over a constant, nats a row.
-        gain_error: Its standard error.
+        gain_error: Standard error of `gain`.
         agreement: Of two halves of the held-out rows, see `recsys.selection.halves.agreement_of_halves`.
         verdict: `sound`, `no signal` or `inconclusive`.
-        reason: For the verdict; empty if it is `sound`.
-        rank_agreement: As `agreement`, of the fields' order; None if a half finds all fields worth the same.
+        reason: Reason for the verdict; empty if it is `sound`.
+        rank_agreement: Agreement on the fields' order; None if all fields are worth the same on one half.
     """
 
     train_auc: float
@@ -86,7 +86,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Savings:
-    """What dropping fields saves.
+    """Savings by dropping fields.
 
     Args:
         before: The model on all fields: fields, width (of x_BW), parameters, table_bytes, optimizer_bytes, and
@@ -94,8 +94,8 @@ class Savings:
         figures: `before` − `after`, by the same names.
         note: Why nothing could be measured; all differences are then 0. Empty if it was measured.
         after: The model on the kept fields; None if it cannot be built.
-        us_per_row_interval: Of the difference: low and high, 95 %.
-        train_us_per_row_interval: The same.
+        us_per_row_interval: 95 % interval of the difference: low and high.
+        train_us_per_row_interval: The same for a training step.
     """
 
     before: dict[str, float]
@@ -108,7 +108,7 @@ class Savings:
 
 @dataclass(frozen=True)
 class RepeatedFields:
-    """Fields that say the same, in order of importance, and the smallest redundancy that links them."""
+    """Redundant fields, in order of importance, and the smallest redundancy that links them."""
 
     fields: list[str]
     redundancy: float
@@ -119,9 +119,9 @@ class Repeats:
     """Groups of fields that repeat each other.
 
     Args:
-        looked_at: How many fields were compared.
-        rows: On how many rows.
-        threshold: The redundancy from which on two fields are linked.
+        looked_at: Count of fields that were compared.
+        rows: Count of rows on which they were compared.
+        threshold: The least redundancy that links two fields.
         found: The groups.
     """
 
@@ -133,18 +133,18 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a report comes from: what `recsys compare` lays side by side.
+    """Data, model and settings that a report comes from; `recsys compare` shows them side by side.
 
     Args:
         data: Name of the prepared data.
         model: Configuration of the model.
-        seed: Of the search, or of all searches whose mean the report is.
+        seed: Seed of the search, or seeds of all searches whose mean the report is.
         split: Shape and rows.
         policy: Settings of `select`.
-        checkpoint: Folder of the model, as seen from the folder of runs.
+        checkpoint: Folder of the model, relative to the folder of runs.
         selection: Configuration of the selector.
         train: Configuration of the training.
-        versions: Of packages.
+        versions: Versions of packages.
     """
 
     data: str
@@ -160,18 +160,18 @@ class Provenance:
 
 @dataclass(frozen=True)
 class FieldReport:
-    """What a search found about one field.
+    """Results of a search for one field.
 
     Args:
-        rank: From 1, the most important.
-        score: Of the method; higher is more important.
+        rank: Rank from 1, the most important.
+        score: Score by the method; higher is more important.
         verdict: `keep`, `drop`, `uncertain` or `protected`; the last two keep the field.
-        reason: For the verdict.
-        cluster: The most important of the fields that say the same as this one; None if there are no others.
-        interval: Low and high of the score, 95 %.
+        reason: Reason for the verdict.
+        cluster: The most important field of this one's redundant group; None if it is in no group.
+        interval: 95 % interval of the score: low and high.
         kind, cardinality, width: Of the field.
         rows, table_bytes, optimizer_bytes: Of tables that only this field reads.
-        figures: The method's own, by name: gate, price, delta_logloss, …
+        figures: Further figures of the method, by name: gate, price, delta_logloss, …
     """
 
     rank: int
@@ -196,19 +196,19 @@ class FieldReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a search found.
+    """All results of a search.
 
     Args:
         method: Name of the selector.
         provenance: Where the report comes from.
-        search: What the selector says of its search.
-        health: Of the model.
-        probes: None if there were no probe fields.
-        savings: Of dropping what is not kept.
-        shuffled: What shuffling all that is dropped costs; None if nothing is dropped, or it was not measured.
+        search: Facts of the search.
+        health: Whether the model can tell fields apart.
+        probes: Estimate from probe fields; None if there were none.
+        savings: Savings by dropping the fields that are not kept.
+        shuffled: Cost of shuffling all dropped fields; None if nothing is dropped, or it was not measured.
         clusters: Fields that repeat each other.
-        fields: By name, in order of importance.
-        curve: Of models retrained on the top k; None if none were.
+        fields: Name → field, in order of importance.
+        curve: Metric of models retrained on the top k; None if none were.
     """
 
     method: str
@@ -233,7 +233,7 @@ class Report:
 
     @classmethod
     def from_json(cls, value: Any) -> "Report":
-        """The report whose `to_json` this is; its form must have been checked against `SHAPE`."""
+        """Undo `to_json`; the value must have been checked against `SHAPE`."""
         return from_json(cls, value)
 
 

@@ -1,4 +1,4 @@
-"""The selection report as one page that a person reads, decision first; and as CSV."""
+"""The selection report as one page that begins with the decision, and as CSV."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ Section = tuple[str, str | go.Figure]
 
 
 def write_csv(report: Report, path: Path) -> None:
-    """A row a field, in order of importance; an interval is two columns."""
+    """Write a row for each field, in order of importance; an interval takes two columns."""
     rows: list[dict[str, object]] = []
     for name, f in report.fields.items():
         plain: dict[str, object] = {"field": name, **to_json(f)}
@@ -79,7 +79,7 @@ def _importance(report: Report) -> go.Figure:
         )  # fmt: skip
     names = list(shown)[::-1]
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names)
-    figure.update_yaxes(tickvals=names, ticktext=[_short(n) for n in names])  # two names may be short for the same
+    figure.update_yaxes(tickvals=names, ticktext=[_short(n) for n in names])  # two names may have the same short form
     figure.update_layout(height=130 + 20 * len(shown), barmode="overlay", xaxis_title=_score_title(report))
     return legend_above(figure)
 
@@ -90,7 +90,7 @@ def _score_title(report: Report) -> str:
 
 
 def _short(name: str) -> str:
-    """Plotly's axis would leave no room for bars on a phone; all names are in the table."""
+    """A short form of a name, so that Plotly's axis leaves room for bars on a phone; the table has whole names."""
     return name if len(name) <= 22 else f"{name[:12]}…{name[-9:]}"
 
 
@@ -106,8 +106,8 @@ def _gates(fields: Mapping[str, FieldReport]) -> go.Figure:
 
 
 def _path(report: Report) -> go.Figure:
-    """How many gates are open at each price of the ramp, and which closed there."""
-    most = 0.1  # λ at the end of the ramp: a gate that is still open has not closed
+    """Plot how many gates are open at each λ of the climb, and which close there."""
+    most = 0.1  # λ at the end of the climb, at which some gates are still open
     closes = sorted((c, n) for n, f in report.fields.items() if (c := f.figures["closes_at"]) < most)
     total, price = len(report.fields), report.search.price
     x = [1e-5, *(c for c, _ in closes), most]
@@ -170,7 +170,7 @@ def _search(report: Report) -> str:
 
 
 def _gate_sections(report: Report) -> Iterator[Section]:
-    """What a method that learns gates shows of them."""
+    """Sections for a method that learns gates."""
     figures = [f.figures for f in report.fields.values()]
     if all("gate" in f for f in figures):
         yield "Gates: near 0 or 1 is settled", _gates(report.fields)
@@ -188,7 +188,7 @@ def _repeats(report: Report) -> str:
 
 
 def write_html(report: Report, path: Path) -> None:
-    """One self-contained page: the decision, what it saves, how sure; then importance and every field."""
+    """One self-contained page: the decision, its savings and its certainty; then importance and every field."""
     count, health = len(report.fields), report.health
     notes = [_CAUTIONS[health.verdict].format(health.reason)] if health.verdict in _CAUTIONS else []
     notes += report.search.warnings

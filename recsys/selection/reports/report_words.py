@@ -1,4 +1,4 @@
-"""What the selection report's page says in sentences: the decision first, then what speaks for and against it."""
+"""The sentences of the selection report's page: the decision first, then the evidence for and against it."""
 
 from collections.abc import Iterator
 
@@ -8,8 +8,8 @@ from recsys.selection.scores import UNSETTLED
 
 __all__ = ["lead", "sure"]
 
-_LEAST_SHARE = 0.02  # of the tables' bytes: less is not worth a word in the lead
-_FEW = 30  # fields up to which permutation importance is as cheap as gates
+_LEAST_SHARE = 0.02  # least saved share of the tables' bytes that the lead mentions
+_FEW = 30  # for at most so many fields, permutation importance is as cheap as gates
 
 
 def _amount(count: float) -> str:
@@ -20,7 +20,7 @@ def _amount(count: float) -> str:
 
 
 def lead(report: Report) -> str:
-    """The decision, what it costs and what it saves."""
+    """The decision, its cost and its savings."""
     saved, dropped = report.savings, [n for n, f in report.fields.items() if not f.kept]
     if not dropped:
         return f"Keep all {len(report.fields)} fields: none is worth dropping, or none can be told from noise."
@@ -52,7 +52,7 @@ def _time(saved: Savings) -> str:
 
 
 def _cost(report: Report) -> str:
-    """What training on the kept fields alone changes, if that was tried; else what shuffling the others does."""
+    """The change by training on the kept fields alone, if that was tried; else by shuffling the others."""
     curve = report.curve
     if not curve or "summary" not in curve:
         return f"With them shuffled in the model as it stands, {_loses(report.shuffled)}. " if report.shuffled else ""
@@ -72,7 +72,7 @@ def _loses(shuffled: ShuffledCost) -> str:
 
 
 def sure(report: Report) -> list[str]:
-    """What speaks for and against the verdicts, a sentence each."""
+    """The evidence for and against the verdicts, in sentences."""
     return [
         _model(report.health),
         _probes(report.probes),

@@ -1,4 +1,4 @@
-"""What dropping fields saves: the model is built without them, not trained, and both are measured."""
+"""Savings by dropping fields: an untrained model is built without them, and both models are measured."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,15 +20,15 @@ __all__ = ["median_interval", "savings", "size"]
 
 _REPEATS = 41
 _ROWS = 512
-_STEPS, _BATCH = 13, 2048  # of training
+_STEPS, _BATCH = 13, 2048  # training steps that are timed, and rows of each
 
 
 def size(model: CTR, optimizer: Part) -> dict[str, int]:
     """Fields, inputs (width of x_BW), parameters, bytes of tables and of the optimisers' state.
 
     Args:
-        model: It stays as it is.
-        optimizer: Of its dense layers, as in `savings`.
+        model: The model; it is not changed.
+        optimizer: Optimiser of its dense layers, as in `savings`.
     """
     tables = model.embedding.scoring().tables.values()
     dense = sum(p.numel() for m in (model.interaction, model.sequences, model.head) for p in m.parameters())
@@ -42,7 +42,7 @@ def size(model: CTR, optimizer: Part) -> dict[str, int]:
 
 
 def median_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """The median and its 95 % interval by order statistics, which assumes no distribution."""
+    """The median and its 95 % interval by order statistics, which needs no assumption about the distribution."""
     ordered = np.sort(np.asarray(values, np.float64))
     low = max(0, int(binom.ppf(0.025, len(ordered), 0.5)) - 1)  # P(fewer than so many below the median) < .025
     return float(np.median(ordered)), float(ordered[low]), float(ordered[len(ordered) - 1 - low])
@@ -50,7 +50,7 @@ def median_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float,
 
 @torch.no_grad()
 def _times(models: Sequence[CTR], valid: Shards, device: Device) -> np.ndarray:
-    """µs a row of eager scoring, the models in turn so that a busy machine slows all → [repeats, models]."""
+    """µs a row of eager scoring, by turns so that a busy machine slows all models → [repeats, models]."""
     rows = slice(0, min(_ROWS, len(valid)))
     plain = [m.over(m.embedding.scoring()).eval() for m in models]
     batches = [device.batch(Shards(valid.folder, valid.split, m.schema).batch(rows)) for m in models]
@@ -65,7 +65,7 @@ def _times(models: Sequence[CTR], valid: Shards, device: Device) -> np.ndarray:
 
 
 def _train_times(models: Sequence[CTR], valid: Shards, device: Device) -> np.ndarray:
-    """µs a row of a training step at a rate of 0 (forward, backward, update of the tables) → [repeats, models]."""
+    """µs a row of a training step with a learning rate of 0 (forward, backward, table update) → [repeats, models]."""
     rows = slice(0, min(_BATCH, len(valid)))
     batches = [device.batch(Shards(valid.folder, valid.split, m.schema).batch(rows)) for m in models]
     history = [m.trainable().optimizer_state() for m in models]
@@ -94,15 +94,15 @@ def savings(
     optimizer: Part,
     device: Device = CPU,
 ) -> Savings:
-    """Before and after dropping all but the kept fields.
+    """Measure the model before and after dropping all fields except the kept ones.
 
     Args:
-        model: On all fields; its weights stay as they are.
-        build: Builds the model on what is kept.
-        kept: Names of fields.
-        valid: Rows to time.
-        optimizer: Of dense layers: an option of the group `optimizer`.
-        device: Where both models are, and in which precision they train.
+        model: The model on all fields; its weights are not changed.
+        build: Builds the model on the kept fields.
+        kept: Names of the kept fields.
+        valid: Rows to score for timing.
+        optimizer: Optimiser of dense layers: an option of the group `optimizer`.
+        device: Where both models are, and the precision in which they train.
     """
     before: dict[str, float] = {**size(model, optimizer)}
     nothing: dict[str, float] = dict.fromkeys([*before, "us_per_row", "train_us_per_row"], 0)
