@@ -1,4 +1,4 @@
-"""What a compressor is called with and returns, and the adaptor for methods that look at tables alone."""
+"""The arguments and results of a compressor, and the adaptor for methods that need tables only."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -22,14 +22,14 @@ __all__ = ["Compressor", "TrainingRows", "compressor", "report"]
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """What a compressor may look at beside the model that it makes smaller.
+    """What a compressor may use beside the model that it makes smaller.
 
     Args:
         trained: The model before any compression; errors are measured against it.
         train: Training rows.
-        valid: Rows of validation.
-        seed: Fixes what a method draws.
-        reporter: Is told how far a method that trains is, and can stop it.
+        valid: Validation rows.
+        seed: Seed of the method's random numbers.
+        reporter: Receives the progress of a method that trains, and can stop it.
     """
 
     trained: CTR
@@ -45,39 +45,39 @@ class TrainingRows:
 
     @cached_property
     def squared_gradients(self) -> dict[str, Tensor]:
-        """What the tables' optimiser remembers of squared gradients, one value a row; no table if it keeps none."""
+        """The sums of squared gradients that the tables' optimiser holds, one a row; empty if it holds none."""
         return squared_gradients(self.trained)
 
     @cached_property
     def reads(self) -> dict[str, Tensor]:
-        """For each table, how often training rows read each of its V rows, if a step of training moved that row."""
+        """For each table, how often training rows read each of its V rows; 0 for rows that no step updated."""
         counts = count_reads(self.trained.routed(), {n: t.rows for n, t in self.tables.items()}, self.train)
-        # The best look may come before the epoch's end, or just after fresh tables: these weights saw only such rows.
+        # The kept weights may come from before the epoch's end, or from just after fresh tables.
         state = self.squared_gradients
         return {n: count_V * (state[n] > 0) if n in state else count_V for n, count_V in counts.items()}
 
 
 Compressor = Callable[[CTR, TrainingRows], tuple[CTR, list[PartReport]]]
-"""(model, rows) → a smaller model, and what became of each part. The model that it is given stays as it is."""
+"""(model, rows) → a smaller model, and a report on each part. The model that it gets is not changed."""
 
 
 def report(smaller: CTR, rows: TrainingRows, notes: Mapping[str, str]) -> list[PartReport]:
-    """What became of each table, and of each dense layer that changed, against the trained model.
+    """A report on each table, and on each dense layer that changed, compared with the trained model.
 
     Args:
-        smaller: What compression left.
-        rows: Where the trained model is.
-        notes: What a method says of single parts.
+        smaller: The compressed model.
+        rows: Holds the trained model.
+        notes: Part → note of the method.
     """
     tables = compare(rows.tables, smaller.embedding.scoring().tables, rows.reads, notes)
     return tables + compare_layers(rows.trained, smaller, notes)
 
 
 def compressor(method: Callable[..., Any]) -> Compressor:
-    """A method as it is if it takes a model; behind the one adaptor if its first parameter is `tables`.
+    """The method itself if it takes a model; with an adaptor if its first parameter is `tables`.
 
-    A method of tables is called with the tables, how often training read each row, and the state of the
-    tables' optimiser, each by name of the table. It returns the tables and a note for each that was left.
+    A method for tables is called with the tables, how often training read each row, and the state of the tables'
+    optimiser, each by table name. It returns the tables and a note for each table that was not compressed.
     """
 
     def on_tables(model: CTR, rows: TrainingRows) -> tuple[CTR, list[PartReport]]:

@@ -1,4 +1,4 @@
-"""For each table the fewest bits at which its rows are still close enough."""
+"""For each table, the fewest bits at which the error of its rows is tolerable."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Fine-tune what is small after compression: dense layers, steps, bases, codebooks. Codes stay as they are.
+"""Fine-tune the small parts of a compressed model: dense layers, steps, bases, codebooks. Codes do not change.
 
 B rows of a batch, P lookups, V table rows, D embedding dim.
 """
@@ -28,7 +28,7 @@ __all__ = ["heal"]
 
 
 class _Reads(nn.Module):
-    """Lookups of learning tables, one after another: row_BP → x_BPD."""
+    """Lookups in tables that are trained, one after another: row_BP → x_BPD."""
 
     def __init__(self, tables: Sequence["_Learning"]):
         super().__init__()
@@ -41,10 +41,10 @@ class _Reads(nn.Module):
 
 
 class _Learning:
-    """A table whose small tensors are parameters: a form of table, for as long as healing takes.
+    """A form of table whose small tensors are parameters, used during healing only.
 
     Args:
-        table: It stays as it is.
+        table: The table; it is not changed.
     """
 
     def __init__(self, table: TableForm):
@@ -70,26 +70,26 @@ class _Learning:
         return self.table.describe()
 
     def state(self) -> FormState:
-        """With what was learned."""
+        """The state of the table, with the trained tensors."""
         return {**self.table.state(), **{name: p.detach().clone() for name, p in self.learned.items()}}
 
     @classmethod
     def from_state(cls, state: FormState) -> "_Learning":
-        """It lives in memory only."""
+        """Not possible: it exists in memory only."""
         raise NotImplementedError("a table that is being healed is not read from a file")
 
     @staticmethod
     def scorer(tables: "Sequence[_Learning]") -> nn.Module:
-        """Lookup by lookup."""
+        """A module that reads lookup by lookup."""
         return _Reads(tables)
 
     def settled(self) -> TableForm:
-        """The table with what was learned."""
+        """The table with the trained tensors."""
         return type(self.table).from_state(self.state())
 
 
 class _Healing(nn.Module):
-    """An embedding over learning tables, as the training loop wants it: AdamW trains all that it learns."""
+    """An embedding for the training loop over tables whose small tensors AdamW trains."""
 
     def __init__(self, plain: PlainEmbedding):
         super().__init__()
@@ -111,24 +111,24 @@ class _Healing(nn.Module):
         return self.parameters()
 
     def use_optimizer(self, optimizer: TableOptimizer) -> None:
-        """Codes have none."""
+        """Do nothing: codes have no optimiser."""
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Nothing: codes have no optimiser."""
+        """Empty: codes have no optimiser."""
         return {}
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
-        """There is nothing to put back."""
+        """Do nothing: there is no state to restore."""
 
     def reset_tables(self) -> None:
-        """Codes are never drawn anew."""
+        """Do nothing: codes are never drawn anew."""
 
     def set_learning_rate(self, lr: float) -> None:
-        """Codes do not move."""
+        """Do nothing: codes are not trained."""
 
 
 def _valid_loglosses(model: CTR, valid: Split) -> dict[str, float]:
-    """Of each label, the main one first."""
+    """Label → validation logloss, the main label first."""
     loglosses, logit_BT = dict[str, float](), label_logits(model, valid)
     for t, name in enumerate(model.schema.labels):
         label_B, weight_B, (logit_B,) = observed(valid.label_BT[:, t], valid.weight_B, logit_BT[:, t])
@@ -137,7 +137,7 @@ def _valid_loglosses(model: CTR, valid: Split) -> dict[str, float]:
 
 
 def _note(kept: str, before: dict[str, float], after: dict[str, float] | None) -> str:
-    """What healing did to each label's logloss; the main label comes first and is not named."""
+    """A note on the change of each label's logloss; the main label comes first and is not named."""
     figures = [
         f"{f'of {name} ' if i else ''}{old:.5f} before, {f'{after[name]:.5f}' if after else 'no finite number'} after"
         for i, (name, old) in enumerate(before.items())
@@ -154,22 +154,22 @@ def heal(
     patience: Many = 1,
     batch_size: Count = 1024,
 ) -> tuple[CTR, list[PartReport]]:
-    """Train dense layers, and what all rows of a table share, on training rows; keep the start if that is better.
+    """Train dense layers, and the tensors that all rows of a table share; keep the given model if it is better.
 
-    All labels are learned; the main one decides. AdamW trains, at `lr` and with no weight decay: the run's settings
-    of training (optimizer, train.weight_decay, train.table_l2 and so on) are not used.
+    The loss is that of all labels; the main one decides which model is better. AdamW trains, at `lr` and without
+    weight decay: the training settings of the run (optimizer, train.weight_decay, train.table_l2 …) are not used.
 
     Args:
-        model: A compressed model; it stays as it is.
-        rows: Training rows, and validation, which decides.
-        lr: AdamW's rate.
-        epochs: Passes over the training rows at most.
-        looks: At validation in an epoch, at equal distances.
-        patience: Looks without a better validation logloss of the main label before it stops.
+        model: A compressed model; it is not changed.
+        rows: Training rows, and validation rows, which decide.
+        lr: AdamW's learning rate.
+        epochs: Most passes over the training rows.
+        looks: Looks at validation in each epoch, equally spaced.
+        patience: Looks without a better validation logloss of the main label before training stops.
         batch_size: Rows a step.
 
     Returns:
-        The healed model, whose validation logloss of the main label is at most that of `model`, and what became of
+        The healed model, whose validation logloss of the main label is at most that of `model`, and a report on
         each part; the notes hold the logloss of every label.
     """
     before, main = _valid_loglosses(model, rows.valid), model.schema.label

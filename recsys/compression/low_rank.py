@@ -1,4 +1,4 @@
-"""What truncated SVD and its weighted forms share: which rank for which table, and whether it pays."""
+"""Code shared by truncated SVD and its weighted forms: the rank for each table, and whether it saves bytes."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,7 +12,7 @@ __all__ = ["break_even", "compress_tables", "factorise"]
 
 
 def break_even(rows: int, dim: int) -> float:
-    """A rank must be below V·D / (V + D), or the factors hold more numbers than the table."""
+    """V·D / (V + D): a rank must be below it, or the factors hold more numbers than the table."""
     return rows * dim / (rows + dim)
 
 
@@ -22,7 +22,7 @@ def factorise(w_VD: Tensor, rank: int, weight_V: Tensor | None = None) -> tuple[
     Args:
         w_VD: The table.
         rank: r.
-        weight_V: > 0; None weighs all rows alike.
+        weight_V: Weights > 0; None means equal weights.
 
     Returns:
         A of V×r and B of r×D; the rows of B are orthonormal.
@@ -42,11 +42,11 @@ def compress_tables(
     ranks: Mapping[str, int] | None,
     weight: Callable[[str, Table], Tensor | None],
 ) -> tuple[dict[str, Table], dict[str, str]]:
-    """Factorise every dense table that gains by it.
+    """Factorise every dense table that becomes smaller by it.
 
     Args:
         tables: Dense tables.
-        rank: For every table; one that is too small to gain is kept whole.
+        rank: The rank for every table; a table that would not become smaller is kept whole.
         ranks: Other ranks for some tables, by name.
         weight: Row weights of a table, or None.
 
@@ -54,8 +54,8 @@ def compress_tables(
         The tables, and a note for each that was kept whole.
 
     Raises:
-        ConfigError: If a rank is below 1, names an unknown table, is past break-even for the table
-            it names, or `rank` is past break-even for every table.
+        ConfigError: If a rank is below 1, `ranks` names an unknown table or holds a rank past
+            break-even for its table, or `rank` is past break-even for every table.
     """
     chosen = {name: (ranks or {}).get(name, rank) for name in tables}
     if unknown := set(ranks or {}) - set(tables):

@@ -1,4 +1,4 @@
-"""Product quantisation: a row is a few codes of one byte, each the number of a centroid of its part of the row.
+"""Product quantisation: each part of a row is stored as a one-byte code, the number of its centroid.
 
 B rows of a batch, V table rows, D embedding dim, P parts, K centroids of a part, d = D/P, L lookups.
 """
@@ -18,7 +18,7 @@ from recsys.tables.contract import FormState, TableForm
 
 __all__ = ["Codebook", "pq"]
 
-_SAMPLE = 1 << 16  # rows that k-means sees at most
+_SAMPLE = 1 << 16  # most rows that k-means uses
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class Codebook:
         return torch.cat(parts, -1)
 
     def dense(self) -> Tensor:
-        """The V×D float32 table it stands for."""
+        """The V×D float32 table that it represents."""
         return self.read(torch.arange(self.rows))
 
     def describe(self) -> dict[str, int | str]:
-        """Parts of a row, and centroids of a part."""
+        """The count of parts of a row, and of centroids of a part."""
         parts, centroids = self.centroids.shape[:2]
         return {"form": "codebook", "parts": parts, "centroids": centroids}
 
@@ -84,7 +84,7 @@ class Codebook:
 
     @staticmethod
     def scorer(tables: "Sequence[Codebook]") -> nn.Module:
-        """Two gathers for all lookups."""
+        """A module that reads all lookups with two gathers."""
         return _Centroids(tables)
 
 
@@ -115,7 +115,7 @@ class _Centroids(nn.Module):
 
 
 def _sample(weight_V: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that k-means sees, and their weights: the heaviest half, and a draw that stands for all others."""
+    """Rows for k-means and their weights: the rows of largest weight, and as many random ones for all others."""
     if len(weight_V) <= _SAMPLE:
         return np.arange(len(weight_V)), weight_V
     by_weight_V = np.argsort(-weight_V, kind="stable")
@@ -152,20 +152,20 @@ def pq(
     centroids: Literal[2, 4, 8, 16, 32, 64, 128, 256] = 256,
     seed: Seed = 0,
 ) -> tuple[dict[str, TableForm], dict[str, str]]:
-    """Cut each row into parts, and hold for each part the number of the nearest of K centroids: P bytes a row.
+    """Cut each row into parts, and store for each part the number of the nearest of K centroids: P bytes a row.
 
-    The centroids of a part are k-means over its V pieces, each weighted by how often training read its
-    row: they lie where lookups fall. Of a table of more than 65,536 rows, k-means sees so many: half of them are
-    the rows that are read most, the others are drawn at random and stand for all the rest. A table's K is halved
-    until the centroids take at most a quarter of the dense table.
+    The centroids of a part are found by k-means over its V pieces, each weighted by how often training read its
+    row: they are dense where lookups are frequent. For a table of more than 65,536 rows, k-means uses that many: half
+    are the rows that are read most, the others are drawn at random and represent the rest. A table's K is halved
+    until the centroids take at most a quarter of the dense table's bytes.
 
     Args:
         tables: Tables of any form, by name.
         reads: For each table, how often training rows read each of its V rows.
         fisher: Not used.
         parts: P; it divides the width of every table.
-        centroids: K at most.
-        seed: Fixes where k-means starts.
+        centroids: Largest K.
+        seed: Seed of k-means.
 
     Returns:
         The tables, and a note for each that was left as it is, since it has fewer than 8 rows.
@@ -174,7 +174,7 @@ def pq(
         ConfigError: If `parts` does not divide a width.
 
     Source: Jégou, Douze and Schmid, Product Quantization for Nearest Neighbor Search, 2011, section II.
-    They count all vectors alike; we weight them.
+    They give all vectors equal weights; we do not.
     """
     smaller, notes = dict[str, TableForm](), dict[str, str]()
     for name, table in tables.items():

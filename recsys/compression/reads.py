@@ -15,7 +15,7 @@ __all__ = ["count_reads"]
 def count_reads(
     embedding: RoutedEmbedding, rows: dict[str, int], shards: Split, size: int = 1 << 16
 ) -> dict[str, Tensor]:
-    """Count a split's lookups by the very route that trains. Rows of sample weight 0 do not count: they train nothing.
+    """Count a split's lookups with the route of training. Rows of sample weight 0 do not count: they train nothing.
 
     Args:
         embedding: A scheme over trained tables; its `route` gives a batch's table rows by key.

@@ -1,4 +1,4 @@
-"""What became of each part of a model, measured against the model that was trained, whatever steps came between."""
+"""The size and error of each part of a compressed model, compared with the trained model."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,20 +14,20 @@ __all__ = ["PartReport", "compare", "compare_layers", "relative_error"]
 
 @dataclass(frozen=True)
 class PartReport:
-    """What became of one table or dense layer.
+    """The size and error of one table or dense layer after compression.
 
     Args:
-        part: Its name.
+        part: Name of the table or layer.
         kind: `table` or `layer`.
         rows: V of a table, outputs of a layer.
         dim: D of a table, inputs of a layer.
-        bytes_before: Storage of the trained part.
-        bytes_after: Storage after all steps.
-        error: ‖W − Ŵ‖_F / ‖W‖_F, W the trained numbers, Ŵ what scoring reads.
-        weighted_error: Of a table √(Σ_v p_v·‖w_v − ŵ_v‖² / Σ_v p_v·‖w_v‖²), p_v the share of training
-            lookups that read row v; None of a layer.
-        storage: How it is stored, in the words of its form: bits, rank, rows that are held …
-        note: What the methods say of it, or empty.
+        bytes_before: Bytes of the trained part.
+        bytes_after: Bytes after all steps.
+        error: ‖W − Ŵ‖_F / ‖W‖_F, with W the trained numbers, Ŵ those that scoring reads.
+        weighted_error: For a table √(Σ_v p_v·‖w_v − ŵ_v‖² / Σ_v p_v·‖w_v‖²), p_v the share of training
+            lookups that read row v; None for a layer.
+        storage: How it is stored, by its form's `describe`: bits, rank, rows that are held …
+        note: Notes of the methods, or empty.
     """
 
     part: str
@@ -47,7 +47,7 @@ class PartReport:
 
 
 def relative_error(w_VD: Tensor, approximate_VD: Tensor, weight_V: Tensor | None = None) -> float:
-    """√(Σ_v weight_v·‖w_v − ŵ_v‖² / Σ_v weight_v·‖w_v‖²); all rows alike without weights."""
+    """√(Σ_v weight_v·‖w_v − ŵ_v‖² / Σ_v weight_v·‖w_v‖²); None means equal weights."""
     weight_V1 = torch.ones(len(w_VD), 1) if weight_V is None else weight_V[:, None]
     lost, whole = ((weight_V1 * t.double().square()).sum() for t in (w_VD - approximate_VD, w_VD))
     return float((lost / whole.clamp(min=1e-30)).sqrt())
@@ -59,13 +59,13 @@ def compare(
     reads: Mapping[str, Tensor],
     notes: Mapping[str, str],
 ) -> list[PartReport]:
-    """One report a table.
+    """A report on each table.
 
     Args:
         before: The trained tables.
-        after: What they became.
+        after: The compressed tables.
         reads: For each table, how often training rows read each of its V rows.
-        notes: What the methods say of single tables.
+        notes: Table → notes of the methods.
     """
     reports: list[PartReport] = []
     for name, trained in before.items():
@@ -77,12 +77,12 @@ def compare(
 
 
 def compare_layers(before: nn.Module, after: nn.Module, notes: Mapping[str, str]) -> list[PartReport]:
-    """One report for each matrix of the dense layers that kept its shape and changed.
+    """A report on each matrix of the dense layers that changed and kept its shape.
 
     Args:
         before: The trained model.
-        after: What it became.
-        notes: What the methods say of single layers.
+        after: The compressed model.
+        notes: Layer → notes of the methods.
     """
     trained = {n: p for n, p in before.named_parameters() if not n.startswith("embedding.") and p.ndim == 2}
     reports: list[PartReport] = []

@@ -13,11 +13,11 @@ from recsys.tables.forms import Table, held_rows, only_numbers, pack, places
 
 __all__ = ["held_reads", "rounded", "rounding"]
 
-_CLIPS = torch.linspace(1.0, 0.5, 6)  # never below half: frequent rows hold the large numbers, and shrinking them harms
+_CLIPS = torch.linspace(1.0, 0.5, 6)  # at least half: rows read often hold the large numbers, which must not shrink
 
 
 def held_reads(table: Table, reads_V: Tensor) -> Tensor:
-    """How often training rows read each row that is held → R, float64, never 0 in all."""
+    """How often training rows read each row that is held → R, float64, with a sum above 0."""
     reads_R = reads_V.double() if reads_V.any() else torch.ones(len(reads_V), dtype=torch.double)
     if table.words is None:
         return reads_R
@@ -26,17 +26,17 @@ def held_reads(table: Table, reads_V: Tensor) -> Tensor:
 
 
 def rounded(table: Table, bits: int, weight_R: Tensor) -> Table:
-    """The same table with the rows that it holds in `bits` bits a number.
+    """The same table with its held rows in `bits` bits a number.
 
-    With L = 2^bits − 1, column j holds codes c of 0 to L and stands for step_j·(c − L/2). The step
-    is 2·clip·max|w_j| / L. Of six clips from 1 to 1/2 the one of the least weighted squared error is
-    taken, so an error is at most half a step unless the number was clipped. One step serves a whole
-    column: a row pays for its codes alone, where a scale of its own would double four-bit rows of 8.
+    With L = 2^bits − 1, column j holds codes c from 0 to L, which represent step_j·(c − L/2). The step is
+    2·clip·max|w_j| / L. Of six clips from 1 to 1/2 the one with the least weighted squared error is taken,
+    so that an error is at most half a step unless the number was clipped. All rows of a column share one
+    step, since a scale for each row would double the bytes of four-bit rows of width 8.
 
     Args:
         table: Float32 rows, or a low-rank table, whose factor A is rounded.
-        bits: 32 (as it is), 16 (float16), 8 or 4. One column of 4 bits takes 8, as a byte is the least.
-        weight_R: Of each held row, ≥ 0.
+        bits: 32 (no change), 16 (float16), 8 or 4. A single column of 4 bits takes a whole byte.
+        weight_R: Weight of each held row, ≥ 0.
     """
     if bits == 32:
         return table
@@ -66,10 +66,10 @@ def _stand_for(codes_Rr: Tensor, step_r: Tensor, levels: int) -> Tensor:
 def rounding(
     tables: Mapping[str, TableForm], reads: Mapping[str, Tensor], fisher: Mapping[str, Tensor], bits: Bits
 ) -> tuple[dict[str, Table], dict[str, str]]:
-    """Every table that holds float32 rows, rounded to `bits` bits a number.
+    """Round every table that holds float32 rows to `bits` bits a number.
 
     Args:
-        tables: Rows of numbers; of a low-rank table the factor A is rounded.
+        tables: Rows of numbers; for a low-rank table, factor A is rounded.
         reads: How often training rows read each row: the weight of its error.
         fisher: Not used.
         bits: 16, 8 or 4.

@@ -1,4 +1,4 @@
-"""One row for all ids that training hardly read."""
+"""One shared row for all ids that training hardly read."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ __all__ = ["share"]
 
 
 def _shared(w_VD: Tensor, reads_V: Tensor, kept_V: Tensor) -> Tensor:
-    """The mean of the trained rows that are not kept; of all trained rows if none of those was read → 1×D."""
+    """The mean of the dropped rows that were trained, or of all trained rows if there are none → 1×D."""
     trained_V = reads_V > 0
     for shared_V in (trained_V & ~kept_V, trained_V):
         if shared_V.any():
@@ -26,10 +26,10 @@ def share(
 ) -> tuple[dict[str, Table], dict[str, str]]:
     """Drop the rows that training read fewer than `min_reads` times; their ids read one shared row.
 
-    A row that was never read still holds the random numbers it began with, and one that was read once
-    holds the noise of one label. The shared row is the mean of the trained rows among them. What is
-    held besides the rows is a map of half a byte an id (`recsys.tables.forms.id_map`). A table whose map
-    would take as much as the rows it drops, if those are later held in four bits, stays whole.
+    A row that was never read still holds its random initial numbers, and one that was read once
+    holds the noise of one label. The shared row is the mean of the trained rows among them. Beside the
+    rows, a map of half a byte an id is stored (`recsys.tables.forms.id_map`). A table stays whole if its
+    map would take as many bytes as the dropped rows in four bits.
 
     Args:
         tables: Dense tables, by name.

@@ -23,8 +23,8 @@ def svd(
     Args:
         tables: Dense tables, by name.
         reads: Not used.
-        fisher: Not used: every row counts alike.
-        rank: r, for tables that gain by it.
+        fisher: Not used: all rows have equal weights.
+        rank: r, for tables that become smaller by it.
         ranks: Other ranks for some tables.
 
     Returns:

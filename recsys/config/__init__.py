@@ -1,1 +1,1 @@
-"""Configuration: where options are, what they may name, which values are allowed."""
+"""Configuration: where options are found, what they may name, and which values are allowed."""

@@ -1,7 +1,7 @@
-"""Configuration → objects: the constructor is looked up and its arguments are compared with its signature.
+"""Configuration → objects: the constructor is looked up and the settings are checked against its signature.
 
-What does not fit is a one-line error that names the key. `check` does this from the source alone, before
-a run starts; `make` imports the constructor and checks it in full.
+A setting that does not fit raises a one-line error that names the key. `check` reads the source only, before
+a run starts; `make` imports the constructor and checks all settings.
 """
 
 import inspect
@@ -27,7 +27,7 @@ __all__ = ["Part", "allowed", "check", "check_value", "make", "make_dataclass", 
 
 T = TypeVar("T")
 Part = Mapping[str, Any]
-"""Settings of an option of a group, as JSON holds them; `_target_` names what they build."""
+"""Settings of an option of a group, as in JSON; `_target_` names what they build."""
 _LOOSE = ConfigDict(arbitrary_types_allowed=True)
 _GIVEN = {
     "model": 1,
@@ -38,20 +38,20 @@ _GIVEN = {
     "selection": 1,
     "benchmark": 1,
 }
-"""By group: how many first arguments the pipeline itself hands over, so that no configuration may set them."""
+"""Group → count of first arguments that the pipeline itself passes, so that no configuration may set them."""
 _OLD_SELECTOR = ["model", "train", "valid", "recipe", "seed"]
-"""The first parameters of every selector before it was called with one `Search`."""
+"""The first parameters of selectors in the old form, before they took one `Search`."""
 
 _COMPRESSORS = {"tables": ["tables", "reads", "fisher"], "model": ["model", "rows"]}
-"""By its first parameter: what a compressor is called with."""
+"""First parameter of a compressor → the arguments that it is called with."""
 
-logging.getLogger(get_object.__module__).addFilter(lambda _: False)  # it logs what it raises, on three lines
+logging.getLogger(get_object.__module__).addFilter(lambda _: False)  # it logs the error that it raises, on three lines
 
-_trusted: set[str] = set()  # packages of the user's own, for this process
+_trusted: set[str] = set()  # packages that the user trusts, in this process
 
 
 class _Folder:
-    """Python imports the named packages from it, if no other place has them, and nothing else that lies there."""
+    """A finder for Python's imports: it finds the named packages in a folder, and nothing else in that folder."""
 
     path = ""
     names: frozenset[str] = frozenset()
@@ -67,8 +67,8 @@ _folder = _Folder()
 def trust(packages: Sequence[str]) -> None:
     """Let `_target_` name what these packages define, from now on and in this process only.
 
-    A package that is not installed is looked for in the current folder. Nothing else of that folder can be imported:
-    a file `triton.py` there, or a folder of data of that name, is not what another package gets.
+    A package that is not installed is looked for in the current folder. Nothing else in that folder can be imported:
+    another package that imports `triton` never gets a file `triton.py`, or a data folder `triton`, from there.
 
     Args:
         packages: Dotted names of packages or modules.
@@ -91,10 +91,10 @@ def trust(packages: Sequence[str]) -> None:
 
 
 def check_value(value: Any, hint: Any, place: str) -> Any:
-    """A value as its type hint wants it: a whole number that stands for a float is one.
+    """A value in the type of its hint: a whole number becomes a float if the hint is float.
 
     Raises:
-        ConfigError: If it is of another type, or out of the hint's range.
+        ConfigError: If it has another type, or is out of the hint's range.
     """
     try:
         return TypeAdapter[Any](hint, config=_LOOSE).validate_python(value)
@@ -112,12 +112,12 @@ def _known(given: Mapping[str, Any], known: list[str], place: str) -> None:
 
 
 def _package(target: str) -> str | None:
-    """The trusted package that a name is in."""
+    """The trusted package that a name is in; None if it is in none."""
     return next((p for p in _trusted if target.startswith(f"{p}.")), None)
 
 
 def allowed(target: Any) -> bool:
-    """Whether a configuration may name it: a packaged option does, or a trusted package holds it."""
+    """Whether a configuration may name it: a packaged option names it, or a trusted package holds it."""
     return isinstance(target, str) and (present_name(target) in packaged_targets() or _package(target) is not None)
 
 
@@ -132,14 +132,14 @@ def _target(config: Mapping[str, Any], place: str) -> str:
 
 
 def _given(place: str, names: list[str]) -> int:
-    """How many first parameters the pipeline gives to an option of the group at `model`, or at `distill.model`."""
+    """How many first arguments the pipeline passes to an option of the group at `model`, or at `distill.model`."""
     if place in ("compression", "quantization", "heal"):
         return len(_COMPRESSORS.get(names[0] if names else "", ()))
     return next((_GIVEN[part] for part in place.split(".") if part in _GIVEN), 0)
 
 
 def _arguments(config: Mapping[str, Any], hints: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """The settings of a configuration, checked: unknown ones and wrong types are refused."""
+    """The checked settings of a configuration; unknown settings and wrong types are refused."""
     if list(hints)[: len(_OLD_SELECTOR)] == _OLD_SELECTOR:
         raise ConfigError(
             f"{place}: expected a selector that takes one Search, {config['_target_']} takes "
@@ -159,11 +159,11 @@ def _arguments(config: Mapping[str, Any], hints: Mapping[str, Any], place: str) 
 
 
 def check(config: Mapping[str, Any], place: str) -> list[str]:
-    """Check what `make` would, from the source if that tells; else import it → the names of all parameters.
+    """Check what `make` would, from the source if possible, else by an import → the names of all parameters.
 
     Args:
         config: A resolved configuration with a `_target_`.
-        place: Where it stands, for messages.
+        place: Its key, for messages.
 
     Raises:
         ConfigError: As `make`.
@@ -181,14 +181,14 @@ def make(config: Mapping[str, Any], place: str) -> Callable[..., Any]:
     Args:
         config: A resolved configuration with the `_target_` of a packaged option, or one that a trusted
             package defines; `_partial_` is ignored.
-        place: Where it stands, for messages.
+        place: Its key, for messages.
 
     Returns:
-        A callable that takes what the configuration does not give.
+        A callable that takes the arguments that the configuration does not set.
 
     Raises:
-        ConfigError: If the target is absent, unknown, or neither packaged nor trusted (configuration is
-            code), or an argument is unknown or of the wrong type.
+        ConfigError: If the target is absent, unknown, or neither packaged nor trusted (a configuration can
+            run code), or an argument is unknown or of the wrong type.
     """
     target = _target(config, place)
     try:
@@ -202,7 +202,7 @@ def make(config: Mapping[str, Any], place: str) -> Callable[..., Any]:
     home, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", "")
     package = None if target in packaged_targets() else _package(target)
     defined = f"{home}.{name}" == target if package is None else home == package or str(home).startswith(f"{package}.")
-    if not defined or not callable(thing):  # a module's own imports are not its code: shop.os.system is os's
+    if not defined or not callable(thing):  # what a module imports is not its own code: shop.os.system is os.system
         raise ConfigError(f"{place}._target_: {target} is {home}.{name} in truth: name what its own module defines")
     hints = get_type_hints(thing.__init__ if inspect.isclass(thing) else thing, include_extras=True)
     hints = {n: hints.get(n, Any) for n in inspect.signature(thing).parameters}
@@ -210,7 +210,7 @@ def make(config: Mapping[str, Any], place: str) -> Callable[..., Any]:
 
 
 def make_dataclass(kind: type[T], config: Mapping[str, Any], place: str) -> T:
-    """A dataclass from a configuration, types checked.
+    """A dataclass from a configuration; types are checked.
 
     Raises:
         ConfigError: If a key is unknown or missing, or a value of the wrong type or out of range.
@@ -225,7 +225,7 @@ def make_dataclass(kind: type[T], config: Mapping[str, Any], place: str) -> T:
 
 
 def targets(config: Any) -> list[str]:
-    """The modules of everything that a configuration builds: of each `_target_`, without the name in it."""
+    """The modules of everything that a configuration builds: each `_target_` without its last name."""
     if isinstance(config, Mapping):
         target = config.get("_target_")
         modules = [module_of(present_name(target))] if isinstance(target, str) else []

@@ -1,4 +1,4 @@
-"""Where the options of a run are: the packaged ones, and those of the folder that the user stands in."""
+"""Where the options of a run are: the packaged ones, and those of the user's current folder."""
 
 import re
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def packaged_targets() -> frozenset[str]:
 
 
 def present_name(target: str) -> str:
-    """Today's name of what a packaged option named before its module moved inside recsys; any other name as it is.
+    """The present name of a target of a packaged option whose module has moved inside recsys; else the name itself.
 
     A module that moves keeps its own name and that of its function: `recsys.data.scan.scan` is
     `recsys.data.sources.scan.scan` now.
@@ -40,7 +40,7 @@ def present_name(target: str) -> str:
 
 
 class _OwnOptions(FileConfigSource):
-    """The groups that recsys knows, of a folder. Any other folder there is no group: `runs/` is none of `runs=…`."""
+    """A folder's groups that recsys knows. Other folders are not groups: `runs/` has nothing to do with `runs=…`."""
 
     @staticmethod
     def scheme() -> str:
@@ -48,11 +48,11 @@ class _OwnOptions(FileConfigSource):
         return "own"
 
     def available(self) -> bool:
-        """Whether the folder is there."""
+        """Whether the folder exists."""
         return Path(self.path).is_dir()
 
     def is_group(self, config_path: str) -> bool:
-        """Whether it is a folder inside a known group, or such a group."""
+        """Whether it is a known group or a folder inside one."""
         return config_path.split("/")[0] in _GROUPS and super().is_group(config_path)
 
     def is_config(self, config_path: str) -> bool:
@@ -60,7 +60,7 @@ class _OwnOptions(FileConfigSource):
         return "/" in config_path and config_path.split("/")[0] in _GROUPS and super().is_config(config_path)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """What a group holds; nothing of a folder that is none."""
+        """The content of a group; empty for a folder that is not a group."""
         return super().list(config_path, results_filter) if self.is_group(config_path) else []
 
 
@@ -68,7 +68,7 @@ def search_path(folder: Path, scheme: str = "own") -> str:
     """The Hydra override that adds a folder's options to the packaged ones.
 
     Args:
-        folder: Of options, a folder a group.
+        folder: Folder of options, with a folder for each group.
         scheme: `own` exposes only the groups that recsys knows, `file` every folder.
     """
     plugins = Plugins.instance()
@@ -81,11 +81,11 @@ def search_path(folder: Path, scheme: str = "own") -> str:
 def own_options(folder: Path) -> list[str]:
     """The override that adds the options that a folder holds (`data/shop.yaml`, `model/mine.yaml` …).
 
-    Hydra takes the first of a name on its path, and the packaged options stand before this folder: a
-    name that both have would silently be the packaged one, so it is refused.
+    Hydra takes the first option of a name on its path, on which the packaged options come first. An option
+    in the folder with a packaged name would be ignored silently, so that it is refused.
 
     Args:
-        folder: Where the user stands.
+        folder: The user's current folder.
 
     Returns:
         One override, or none if the folder has no options.

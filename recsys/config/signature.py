@@ -1,4 +1,4 @@
-"""What a function or class takes, read from its source: that takes milliseconds, importing a model seconds (torch)."""
+"""Parameters of a function or class, read from its source in milliseconds; importing torch would take seconds."""
 
 import ast
 import builtins
@@ -16,12 +16,12 @@ _NAMES = vars(builtins) | vars(typing) | vars(collections.abc) | {n: getattr(ran
 
 
 def _type_of(annotation: ast.expr | None) -> Any:
-    """The type that an annotation names; Any if that takes an import."""
+    """The type that an annotation names; Any if only an import can tell."""
     if annotation is None:
         return Any
     try:
         kind = eval(ast.unparse(annotation), dict(_NAMES))
-    except Exception:  # a user's own annotation may be anything; the import that follows tells what is wrong with it
+    except Exception:  # a user's annotation may be anything; a later import reports what is wrong with it
         return Any
     return Any if isinstance(kind, str) else kind
 

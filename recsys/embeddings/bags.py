@@ -1,4 +1,4 @@
-"""What holds the rows: TorchRec's tables, which their optimiser updates inside the backward pass."""
+"""TorchRec's tables, which hold the rows; their optimiser updates them inside the backward pass."""
 
 import logging
 from collections.abc import Mapping
@@ -13,19 +13,19 @@ from recsys.frame.contracts import TableOptimizer
 
 __all__ = ["fused_bags", "momenta", "table_weights"]
 
-logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # warns TorchRec of its own call
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # it warns about TorchRec's own call
 
 
 def fused_bags(
     plan: Plan, starts: Mapping[str, tuple[float, float]], optimizer: TableOptimizer, device: torch.device
 ) -> FusedEmbeddingBagCollection:
-    """The tables of a plan, each pooling by a sum.
+    """The tables of a plan, which pool by a sum.
 
     Args:
         plan: Tables and lookups.
-        starts: Between which numbers the weights of each table start, uniform.
-        optimizer: What updates them.
-        device: Where they lie.
+        starts: Table → range of its uniform initial weights.
+        optimizer: Optimiser of the tables.
+        device: Where the tables are.
     """
     readers: dict[str, list[str]] = {t: [] for t in plan.tables}
     for k, keys in zip(plan.lookups, plan.keys, strict=True):
@@ -33,7 +33,7 @@ def fused_bags(
     return FusedEmbeddingBagCollection(
         tables=[
             EmbeddingBagConfig(
-                name=f"t{i}",  # a module's name may hold no dot; a field's may
+                name=f"t{i}",  # a module's name must not contain a dot; a field's may
                 num_embeddings=rows,
                 embedding_dim=dim,
                 feature_names=readers[t],
@@ -51,14 +51,14 @@ def fused_bags(
 
 
 def table_weights(bags: FusedEmbeddingBagCollection, plan: Plan) -> dict[str, Tensor]:
-    """The tables themselves, not copies, by name."""
+    """Name → table, not copied."""
     return {t: bags.embedding_bags[f"t{i}"].weight.detach() for i, t in enumerate(plan.tables)}
 
 
 def momenta(bags: FusedEmbeddingBagCollection, plan: Plan) -> dict[str, Tensor]:
-    """What the optimiser remembers itself, not a copy: Σ over steps of g² (Adagrad) or of mean_d(g²) (row-wise)."""
+    """Table → state of its optimiser, not copied: Σ over steps of g² (Adagrad) or of mean_d(g²) (row-wise)."""
     names, optimizer, remembered = list(plan.tables), bags.fused_optimizer(), dict[str, Tensor]()
-    for key, weight in optimizer.params.items():  # empty for an optimiser that remembers nothing
+    for key, weight in optimizer.params.items():  # empty for an optimiser without state
         table = names[int(key.split(".")[-2].removeprefix("t"))]
         (remembered[table],) = optimizer.state[weight].values()
     return remembered

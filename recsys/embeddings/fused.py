@@ -1,4 +1,4 @@
-"""What every scheme shares: a plan of tables and lookups → route → TorchRec's tables → join.
+"""The code that all schemes share: a plan of tables and lookups → route → TorchRec's tables → join.
 
 B rows, W the width of all fields side by side.
 """
@@ -26,7 +26,7 @@ __all__ = ["FusedLookups"]
 
 
 class FusedLookups(nn.Module):
-    """The lookups of a scheme on one `FusedEmbeddingBagCollection`.
+    """The lookups of a scheme in one `FusedEmbeddingBagCollection`.
 
     The tables never see a dense gradient. Row-wise Adagrad updates them, unless `use_optimizer` says otherwise.
 
@@ -34,8 +34,8 @@ class FusedLookups(nn.Module):
         schema: The fields.
         tables: Name → (rows, dim).
         lookups: All reads, at least one for each sparse field.
-        init: Weights start uniform in ±init.
-        centres: Tables whose weights start uniform in centre ± init instead, by name.
+        init: Initial weights are uniform in ±init.
+        centres: Table → centre; its initial weights are uniform in centre ± init instead.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class FusedLookups(nn.Module):
         return self._route(batch)
 
     def forward(self, batch: Batch) -> Tensor:
-        """→ x_BW: the fields in schema order; lists are averaged, sequences are L·D wide, position by position."""
+        """→ x_BW: the fields in schema order; lists are averaged, a sequence has its L positions side by side."""
         if not self.keys:  # numbers only
             return batch.dense_BN
         return self._join(self.bags(self.route(batch)), batch)
@@ -74,11 +74,11 @@ class FusedLookups(nn.Module):
         return PlainEmbedding(self.schema, tables, self.lookups).to(self._route.a.device)
 
     def dense_parameters(self) -> tuple[nn.Parameter, ...]:
-        """None: all that is learned here is in the tables."""
+        """Empty: only tables are trained here."""
         return ()
 
     def use_optimizer(self, optimizer: TableOptimizer) -> None:
-        """Let it update the tables from now on. Weights stay; what another optimiser remembers is gone."""
+        """Let it update the tables from now on. Weights stay; the state of the earlier optimiser is lost."""
         if optimizer == self.optimizer:
             return
         weights, self.optimizer = table_weights(self.bags, self.plan), optimizer
@@ -87,24 +87,24 @@ class FusedLookups(nn.Module):
             weight.copy_(weights[name])
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """What the tables' optimiser remembers, by table; a copy. Empty if it remembers nothing."""
+        """Table → a copy of its optimiser state; empty for an optimiser without state."""
         return {table: momentum.detach().clone() for table, momentum in momenta(self.bags, self.plan).items()}
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `optimizer_state` gave, so that training goes on exactly."""
+        """Restore the output of `optimizer_state`, so that training resumes exactly."""
         for table, momentum in momenta(self.bags, self.plan).items():
             momentum.copy_(state[table])
 
     @torch.no_grad()
     def reset_tables(self) -> None:
-        """Draw all tables anew and forget their gradient history."""
+        """Draw all tables anew and reset their optimiser state."""
         for table, weight in table_weights(self.bags, self.plan).items():
             weight.uniform_(*self._starts[table])
         for momentum in momenta(self.bags, self.plan).values():
             momentum.zero_()
 
     def set_learning_rate(self, lr: float) -> None:
-        """The rate of the next updates, > 0."""
+        """Set the learning rate of the next updates, > 0."""
         optimizer = self.bags.fused_optimizer()
         for group in optimizer.param_groups:
             group["lr"] = lr

@@ -1,4 +1,4 @@
-"""One table a field with a bounded count of rows: id → hash mod rows."""
+"""One table for each field, with a bounded count of rows: id → hash mod rows."""
 
 from recsys.config.ranges import Count, Seed, Start, Width
 from recsys.embeddings.fused import FusedLookups
@@ -17,16 +17,16 @@ def hashed(
     seed: Seed = 0,
     init: Start = 0.05,
 ) -> FusedLookups:
-    """x_f = T_f[h_f(id) mod rows]; a field with no more ids than `rows` keeps a row an id.
+    """x_f = T_f[h_f(id) mod rows]; a field with at most `rows` ids has a row for each id.
 
-    Fields that share a table share its hash, so that an id reads one row wherever it stands.
+    Fields that share a table share its hash, so that an id reads the same row in each of them.
 
     Args:
         schema: The fields.
         dim: Width of a row, a multiple of 4.
         rows: Most rows of a table, at least 1.
-        seed: Another seed moves the collisions.
-        init: Weights start uniform in ±init.
+        seed: Another seed gives other collisions.
+        init: Initial weights are uniform in ±init.
 
     Raises:
         ConfigError: If dim is not a multiple of 4, or rows < 1.

@@ -1,4 +1,4 @@
-"""What the tables give → x_BW, the fields side by side in schema order.
+"""The output of the tables → x_BW, the fields side by side in schema order.
 
 B rows, W the width of all fields side by side, D embedding dim, L positions of a sequence.
 """
@@ -15,7 +15,7 @@ __all__ = ["Join"]
 
 
 class Join:
-    """A KeyedTensor, which has the order of the tables, → x_BW, by key.
+    """A KeyedTensor in the order of the tables → x_BW in the order of the schema.
 
     Args:
         plan: The lookups.
@@ -37,7 +37,7 @@ class Join:
         self._in_order = not changed and concats and by_table == list(range(len(lookups)))
 
     def _per_lookup(self, looked_up: KeyedTensor) -> list[Tensor]:
-        """The result of each lookup, in order of lookups, whatever order the tables have."""
+        """The result of each lookup, in order of lookups instead of tables."""
         keys = looked_up.keys()
         order = [self._first[key] for key in keys if key in self._first]
         blocks = looked_up.values().split([self.plan.dims[i] * len(self.plan.keys[i]) for i in order], 1)
@@ -53,7 +53,7 @@ class Join:
         return weighted_mean(sum_BD, (batch.dense_BN[:, self._weights[field]] * present_BL).sum(1, keepdim=True))
 
     def __call__(self, looked_up: KeyedTensor, batch: Batch) -> Tensor:
-        """→ x_BW: lists are averaged, sequences are L·D wide, position by position."""
+        """→ x_BW: lists are averaged, a sequence has its L positions side by side."""
         dense_BN = batch.dense_BN[:, : self._numbers]
         if self._in_order:
             return torch.cat([looked_up.values(), dense_BN], 1)
@@ -64,6 +64,6 @@ class Join:
         for name, reads in parts.items():
             f = self.plan.schema[name]
             parts[name] = reads = joined(reads, [k.combine for k in self.plan.lookups if k.field == name])
-            if f.kind == "sequence" and len(reads) > 1:  # a position's reads stand together
+            if f.kind == "sequence" and len(reads) > 1:  # the reads of a position are adjacent
                 parts[name] = [torch.cat([r.unflatten(1, (f.max_length, -1)) for r in reads], 2).flatten(1)]
         return torch.cat([*(p for reads in parts.values() for p in reads), dense_BN], 1)

@@ -1,4 +1,4 @@
-"""One table a field, one row an id: no collisions."""
+"""One table for each field, one row for each id: no collisions."""
 
 from recsys.config.ranges import Start, Width
 from recsys.embeddings.fused import FusedLookups
@@ -13,9 +13,9 @@ def per_field(schema: Schema, dim: Width = 8, init: Start = 0.05) -> FusedLookup
     """x_f = T_f[id]; fields that share a table read the same rows.
 
     Args:
-        schema: The fields; each sparse one gets a table of its cardinality, or another's.
+        schema: The fields; each sparse one has a table of its cardinality, or reads another field's.
         dim: Width of a row, a multiple of 4.
-        init: Weights start uniform in ±init.
+        init: Initial weights are uniform in ±init.
 
     Raises:
         ConfigError: If dim is not a multiple of 4.

@@ -1,7 +1,7 @@
-"""Which tables a scheme has, who reads them, and in which order: pure data.
+"""The tables of a scheme and the lookups that read them, in order: data only.
 
-A sequence is not pooled by its table: each of its positions is a key of its own, of at most one id, so that
-it shares a table with its candidate, and one fused update covers both.
+A sequence is not pooled by its table: each of its positions is a separate key with at most one id. Thereby
+a sequence shares a table with its candidate, and one fused update covers both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ __all__ = ["Plan", "check_dim", "ids_of_tables"]
 
 
 def check_dim(name: str, dim: int) -> int:
-    """Return `dim` if FBGEMM can take it.
+    """Return `dim` if FBGEMM accepts it.
 
     Raises:
         ConfigError: If it is not a positive multiple of 4.
@@ -28,12 +28,12 @@ def check_dim(name: str, dim: int) -> int:
 
 
 def ids_of_tables(schema: Schema) -> dict[str, int]:
-    """Count of ids for each field that has a table of its own, or whose table others read.
+    """Field → count of ids, for each field that has its own table or whose table others read.
 
-    A table keeps its owner's name if selection dropped the owner: those who read it still share it.
+    A table keeps its owner's name if selection dropped the owner: the fields that read it still share it.
 
     Raises:
-        ConfigError: If fields that share a table count its ids differently.
+        ConfigError: If fields that share a table have different counts of ids.
     """
     ids: dict[str, int] = {}
     for f in schema.sparse:
@@ -62,13 +62,13 @@ class Plan:
 
     @classmethod
     def of(cls, schema: Schema, tables: Mapping[str, tuple[int, int]], lookups: Sequence[Lookup]) -> "Plan":
-        """A plan of lookups that stand in any order."""
+        """A plan of lookups in any order."""
         order = {f.name: i for i, f in enumerate(schema.sparse)}
         return cls(schema, dict(tables), sorted(lookups, key=lambda k: order[k.field]))
 
     @cached_property
     def dims(self) -> list[int]:
-        """The width of the row that each lookup reads."""
+        """The width of a row for each lookup."""
         return [self.tables[k.table][1] for k in self.lookups]
 
     @cached_property
@@ -82,13 +82,13 @@ class Plan:
 
     @cached_property
     def pooled(self) -> list[str]:
-        """The fields whose table pools their ids: all looked-up ones but sequences."""
+        """The fields whose table pools their ids: all looked-up ones except sequences."""
         return [f.name for f in self.schema.sparse if f.kind != "sequence"]
 
     @cached_property
     def widths(self) -> dict[str, int]:
-        """How many numbers of x_BW each field has."""
-        widths = {f.name: f.max_length for f in self.schema.fields}  # of numbers
+        """Field → its count of columns in x_BW."""
+        widths = {f.name: f.max_length for f in self.schema.fields}  # right for numbers; the others follow
         for f in self.schema.sparse:
             reads = [i for i, k in enumerate(self.lookups) if k.field == f.name]
             width = joined_width([self.lookups[i] for i in reads], [self.dims[i] for i in reads])

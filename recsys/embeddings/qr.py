@@ -1,4 +1,4 @@
-"""Compositional embedding by quotient and remainder: two small tables a field, and no two ids alike."""
+"""Compositional embedding by quotient and remainder: two small tables for each field, and no collisions."""
 
 from recsys.config.ranges import Count, Natural, Start, Width
 from recsys.embeddings.fused import FusedLookups
@@ -14,23 +14,23 @@ def qr(
 ) -> FusedLookups:
     """x_f = R_f[id mod m] ⊙ Q_f[id // m], with m = ⌈ids / collisions⌉ rows in R and at most `collisions` in Q.
 
-    Two ids that share a row of R differ in that of Q: unlike hashed ids they never collide. A field of
-    at most `threshold` ids keeps a row an id. Of a list, the mean of R's rows is multiplied with that
-    of Q's.
+    Two ids that share a row of R have different rows of Q: unlike hashed ids they never collide. A field
+    of at most `threshold` ids has a row for each id. For a list, the mean of R's rows is multiplied by
+    that of Q's.
 
     Args:
         schema: The fields.
         dim: Width of a row, a multiple of 4.
-        collisions: Ids that share a row of R: tables are about so many times smaller.
-        threshold: Most ids of a field that keeps a table of its own rows.
-        init: R starts uniform in ±init, Q in 1 ± init.
+        collisions: Ids that share a row of R; tables become smaller by about this factor.
+        threshold: Most ids of a field that has a row for each id.
+        init: Initial weights are uniform, in ±init for R, in 1 ± init for Q.
 
     Raises:
         ConfigError: If dim is not a multiple of 4.
 
     Source: Shi et al., Compositional Embeddings Using Complementary Partitions, KDD 2020, section 4.1, with
-    the element-wise product. Its public code starts both tables uniform in (√(1 / ids), 1); here Q
-    starts near 1, so that x starts as small as in the other schemes.
+    the element-wise product. Its public code draws initial weights of both tables in (√(1 / ids), 1); here
+    Q starts near 1, so that x is initially as small as in the other schemes.
     """
     check_dim("embedding.dim", dim)
     tables: dict[str, tuple[int, int]] = {}

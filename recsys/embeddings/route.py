@@ -17,8 +17,8 @@ __all__ = ["Route"]
 class Route(nn.Module):
     """A batch → a KeyedJaggedTensor whose keys are lookups, or positions of a sequence's lookup.
 
-    The loader has packed a batch's pooled ids already (`Batch.ids`). If every lookup reads the row of the
-    id itself, that tensor goes on as it is, under the lookups' keys.
+    The loader has packed a batch's pooled ids already (`Batch.ids`). If every lookup reads row = id,
+    that tensor is used directly, under the lookups' keys.
 
     Args:
         plan: The lookups.
@@ -52,7 +52,7 @@ class Route(nn.Module):
         self._weights = {n: slice(c.start, c.stop) for n, c in plan.schema.weight_columns.items()}
 
     def _weighted(self, batch: Batch) -> KeyedJaggedTensor:
-        """The pooled ids with their weights: 1 if the field has none."""
+        """The pooled ids with their weights, which are 1 for a field without weights."""
         ids = batch.ids
         if not self._weights:
             return ids

@@ -25,24 +25,24 @@ def unified(
 ) -> FusedLookups:
     """x_f = T_{t(f,1)}[h_{f,1}(id)] ‖ … ‖ T_{t(f,C)}[h_{f,C}(id)], C the field's count of chunks.
 
-    Chunk c of field f is read under the hash salt (f, c) from the table whose turn it is (round
-    robin), so a field's width is a count of reads and a new field costs no table. Collisions
-    between fields are absorbed, since each field meets its own weights downstream; collisions
-    within a field are not. A field that shares another's table has that one's reads, hash and all.
+    Chunk c of field f is read with the hash salt (f, c); tables take turns (round robin). Thereby the
+    count of chunks sets a field's width, and a new field needs no table. Collisions between fields do
+    little harm, since each field has its own weights in later layers; collisions within a field do.
+    A field that shares another's table has the same reads and hashes as that field.
 
     Args:
         schema: The fields.
         dim: Width of a table, a multiple of 4.
         rows: Rows of each table, at least 1.
         num_tables: Count of tables.
-        chunks: Reads a field.
+        chunks: Reads of each field.
         field_chunks: Other counts for some fields, by name; those that share a table have its owner's.
-        seed: Another seed moves the collisions.
-        init: Weights start uniform in ±init.
+        seed: Another seed gives other collisions.
+        init: Initial weights are uniform in ±init.
 
     Raises:
-        ConfigError: If dim is not a multiple of 4, a count is below 1, or a field is unknown or has
-            another's reads.
+        ConfigError: If dim is not a multiple of 4, a count is below 1, or `field_chunks` names a field
+            that is unknown or shares another's table.
 
     Source: Coleman et al., Unified Embedding: Battle-Tested Feature Representations for Web-Scale
     ML Systems, 2023, section 4.
@@ -59,5 +59,5 @@ def unified(
     reads = [(f, c) for f in counts for c in range(counts[f])]
     owned = [Lookup(f, f"t{i % num_tables}", f"{seed}/{f}/{c}") for i, (f, c) in enumerate(reads)]
     lookups = [replace(k, field=f.name) for f in schema.sparse for k in owned if k.field == (f.table or f.name)]
-    used = dict.fromkeys(k.table for k in lookups)  # fewer reads than tables leave some without a reader
+    used = dict.fromkeys(k.table for k in lookups)  # with fewer reads than tables, some tables are not read
     return FusedLookups(schema, {t: (rows, dim) for t in used}, lookups, init)

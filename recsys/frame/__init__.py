@@ -1,1 +1,1 @@
-"""What every model shares: embedding → pooling → gate → interaction → logit, and the contract of each part."""
+"""The frame of every model, embedding → pooling → gate → interaction → logit, and the contract of each part."""

@@ -1,4 +1,4 @@
-"""What the rooms owe each other. A contract is a Protocol: nothing inherits from it.
+"""The interfaces between the parts of a model. Each is a Protocol: nothing inherits from it.
 
 B rows of a batch, W the width of all fields side by side, O numbers of an interaction, T labels.
 """
@@ -22,7 +22,7 @@ __all__ = ["Embedding", "Head", "RoutedEmbedding", "TableOptimizer", "TrainableE
 class Embedding(Protocol):
     """A module: batch → x_BW, the fields side by side in schema order, sequences unpooled."""
 
-    widths: dict[str, int]  # of each field
+    widths: dict[str, int]  # field → its count of columns
 
     def __call__(self, batch: Batch, /) -> Tensor:
         """→ x_BW."""
@@ -35,11 +35,11 @@ class Embedding(Protocol):
 
 @dataclass(frozen=True)
 class TableOptimizer:
-    """What updates tables inside the backward pass.
+    """An optimiser that updates tables inside the backward pass.
 
     Args:
-        kind: An optimiser that FBGEMM fuses, by the class that TorchRec knows it by.
-        settings: Its settings, but for the rate, which the training loop sets at every step.
+        kind: TorchRec's class for an optimiser that FBGEMM fuses.
+        settings: Its settings except the learning rate, which the training loop sets at every step.
     """
 
     kind: type[Optimizer]
@@ -48,48 +48,48 @@ class TableOptimizer:
 
 @runtime_checkable
 class TrainableEmbedding(Embedding, Protocol):
-    """An embedding that learns: its tables inside the backward pass, by an optimiser of their own, or not at all."""
+    """An embedding for training. Its tables have their own optimiser inside the backward pass, or are not trained."""
 
     def dense_parameters(self) -> Iterable[nn.Parameter]:
-        """What the optimiser of the dense layers trains too; tables are not among it."""
+        """Parameters that the optimiser of the dense layers trains; tables are not among them."""
         ...
 
     def use_optimizer(self, optimizer: TableOptimizer) -> None:
-        """Let it update the tables from now on. Weights stay; what another optimiser remembers is gone."""
+        """Let it update the tables from now on. Weights stay; the state of the earlier optimiser is lost."""
         ...
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """What the tables' optimiser remembers, by table; a copy. Empty if it remembers nothing."""
+        """Table → a copy of its optimiser state; empty for an optimiser without state."""
         ...
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `optimizer_state` gave, so that training goes on exactly."""
+        """Restore the output of `optimizer_state`, so that training resumes exactly."""
         ...
 
     def reset_tables(self) -> None:
-        """Draw all tables anew, and forget what their optimiser remembers."""
+        """Draw all tables anew and reset their optimiser state."""
         ...
 
     def set_learning_rate(self, lr: float) -> None:
-        """The rate of the next updates of tables, > 0."""
+        """Set the learning rate of the next updates of tables, > 0."""
         ...
 
 
 class Head(Protocol):
-    """A module built from the labels' names: what the interaction gives a row → a logit for each label."""
+    """A module, built from the labels' names: the interaction's output → a logit for each label."""
 
-    outputs: int  # O: how many numbers a row it asks the interaction for
+    outputs: int  # O: the count of numbers a row that it needs from the interaction
 
     def __call__(self, y_BO: Tensor, /) -> Tensor:
         """→ logit_BT, the main label first."""
         ...
 
     def loss(self, logit_BT: Tensor, label_BT: Tensor, weight_B: Tensor | None) -> Tensor:
-        """What training lowers: a mean over rows, weighted as they are; a label of NaN was not observed."""
+        """The training loss: a mean over rows by sample weight; a label of NaN was not observed."""
         ...
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        """As `nn.Module`'s; so are the next two."""
+        """As in `nn.Module`; so are the next two."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]: ...
@@ -102,8 +102,8 @@ class RoutedEmbedding(TrainableEmbedding, Protocol):
     """A trainable embedding that says which rows of which tables a batch reads."""
 
     lookups: Sequence[Lookup]
-    keys: Sequence[Sequence[str]]  # of each lookup: those of its ids in what `route` returns
+    keys: Sequence[Sequence[str]]  # the keys of each lookup in the output of `route`
 
     def route(self, batch: Batch) -> KeyedJaggedTensor:
-        """The table rows that a batch reads, by key; it has no parameters."""
+        """The table rows that a batch reads, by key."""
         ...

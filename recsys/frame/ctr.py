@@ -1,4 +1,4 @@
-"""The frame every model shares: embedding → pool sequences → [gate] → interaction → head [→ mean with a linear logit].
+"""The frame of every model: embedding → pool sequences → [gate] → interaction → head [→ mean with a linear logit].
 
 B rows, F fields, L positions of a sequence, W the width of all fields side by side, D embedding dim, O numbers of an
 interaction, T labels.
@@ -23,31 +23,31 @@ from recsys.heads.click import Click
 
 __all__ = ["CTR"]
 
-_NUMBER_DIM = 4  # of a piecewise number, if no looked-up field tells how wide an embedding is
+_NUMBER_DIM = 4  # width of a piecewise number, if there is no looked-up field whose width it can take
 
 
 class CTR(nn.Module):
-    """logit_BT = head(interaction(dropout(pool(embedding(batch))))), or its mean with that of a logistic regression.
+    """logit_BT = head(interaction(dropout(pool(embedding(batch))))), or its mean with a logistic regression's logit.
 
     Args:
         schema: The fields.
-        embedding: ids, dense → the fields side by side, sequences unpooled; it tells `widths`, one
-            for each field.
-        interaction: Builds the interaction from the pooled widths. One that has a parameter `numbers` is
-            told how many of the last fields are numbers, one that has `outputs` how many numbers a row the head
-            wants of it; without `outputs` it gives one. Before it, each piecewise number becomes as narrow as the
-            widest looked-up field.
+        embedding: ids, dense → the fields side by side, sequences unpooled; its `widths` holds the width
+            of each field.
+        interaction: Builds the interaction from the pooled widths. Its parameter `numbers`, if it has one, gets
+            the count of last fields that are numbers; `outputs` gets the count of numbers a row that the head
+            needs. Without `outputs` it returns one number. Before it, each piecewise number becomes as narrow as
+            the widest looked-up field.
         embedding_dropout: Share of x_BW's entries of looked-up fields that training zeroes.
         sequence: Builds the pooling of one sequence from its width: query_BD, keys_BLD, there_BL →
             pooled_BD. The query is the field whose table the sequence reads.
         head: Builds the head from the names of the schema's labels.
-        linear: Whether the embedding has the columns of a frozen logistic regression (`WithLinear`); the logit is
-            a weighted mean with that of the regression then.
+        linear: Whether the embedding has the columns of a frozen logistic regression (`WithLinear`). The logit is
+            then a weighted mean with that of the regression.
 
     Raises:
-        ConfigError: If there are sequences and no pooling, or one that attends to a candidate that is
-            not in the schema; or if the head wants several numbers of an interaction that gives one; or if there
-            are several labels and a logistic regression, which has one.
+        ConfigError: If there are sequences and no pooling, or a pooling that attends to a candidate that is
+            not in the schema; if the head needs several numbers from an interaction that returns one; or if
+            there are several labels and a logistic regression, which has one.
     """
 
     embedding: Embedding
@@ -90,7 +90,7 @@ class CTR(nn.Module):
             )
         widths = self.widths if self.linear is None else self.linear.network
         dim = max(widths[: len(self.schema.sparse)], default=_NUMBER_DIM)
-        # One as wide as an embedding too: models that want equal widths would take it for one, and learn nothing of it.
+        # Numbers as wide as an embedding too: models that need equal widths would otherwise not project them.
         least = max(2, dim)
         numbers = [i for i, f in enumerate(self.schema.fields) if f.kind == "numeric" and widths[i] >= least]
         if not numbers:
@@ -99,7 +99,7 @@ class CTR(nn.Module):
         return nn.Sequential(narrow, interaction(narrow.widths, **wanted))
 
     def _candidate(self, f: Field) -> int | None:
-        """Where the field stands that a sequence's table belongs to, if it is one vector a row."""
+        """Position of the field that owns the sequence's table, if it is one vector a row; else None."""
         places = {g.name: i for i, g in enumerate(self.schema.fields) if g.is_sparse and g.kind != "sequence"}
         return places.get(f.table)
 
@@ -114,7 +114,7 @@ class CTR(nn.Module):
         return pooling
 
     def pool(self, x: Tensor, ids_BL: Tensor) -> Tensor:
-        """The embedding's output, sequences L·D wide → x_BW, each sequence D wide."""
+        """The embedding's output, with sequences L·D wide → x_BW, with sequences D wide."""
         if not self.sequences:
             return x
         unpooled = x.split(self._unpooled, 1)
@@ -126,7 +126,7 @@ class CTR(nn.Module):
         return torch.cat(parts, 1)
 
     def features(self, batch: Batch) -> Tensor:
-        """→ x_BW, the fields side by side, each as wide as `widths` says. Selection's gates work on it."""
+        """→ x_BW, the fields side by side, of the widths in `widths`. Selection's gates act on it."""
         return self.pool(self.embedding(batch), batch.ids_BL)
 
     def looked_up(self, x_BW: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class CTR(nn.Module):
         return x_BW[:, : self._looked_up]
 
     def logits_of(self, x_BW: Tensor) -> Tensor:
-        """x_BW → logit_BT. Selection puts its gates on x_BW, before this."""
+        """x_BW → logit_BT. Selection applies its gates to x_BW before this."""
         if self.linear is None:
             return self._network(x_BW, self._looked_up)
         x_BV, linear_B = self.linear(x_BW)
@@ -146,10 +146,10 @@ class CTR(nn.Module):
             tables, numbers = x_BV.tensor_split([looked_up], 1)
             x_BV = torch.cat([self.dropout(tables), numbers], 1)
         y = self.interaction(x_BV)
-        return self.head(y if y.ndim == 2 else y.unsqueeze(1))  # a model without `outputs` may give logit_B
+        return self.head(y if y.ndim == 2 else y.unsqueeze(1))  # a model without `outputs` may return logit_B
 
     def loss(self, logit_BT: Tensor, batch: Batch) -> Tensor:
-        """The head's loss of a batch whose logits are these."""
+        """The head's loss for a batch with these logits."""
         return self.head.loss(logit_BT, batch.label_BT, batch.weight_B)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -166,7 +166,7 @@ class CTR(nn.Module):
         return self.logits_of(self.pool(x, ids_BL))
 
     def nbytes(self) -> tuple[int, int]:
-        """Bytes of the tables, and of tables and dense parameters, as held for scoring."""
+        """Bytes of the tables, and of tables and dense parameters together, in the form for scoring."""
         held = [*self.interaction.parameters(), *self.sequences.parameters(), *self.sequences.buffers()]
         held += [*self.head.parameters(), *(self.linear.buffers() if self.linear else ())]
         tables = self.embedding.scoring().nbytes
@@ -193,11 +193,11 @@ class CTR(nn.Module):
         return self.embedding
 
     def set_linear(self, ids: Mapping[str, np.ndarray], numbers_N: np.ndarray, bias: float) -> None:
-        """The logistic regression beside the network of a model that was built with `linear`.
+        """Set the logistic regression beside the network; the model must have been built with `linear`.
 
         Args:
             ids: For each of `linear_fields`, the weight of each id.
-            numbers_N: Of the numbers.
+            numbers_N: Weights of the numbers.
             bias: The intercept.
         """
         assert self.linear is not None and isinstance(self.embedding, WithLinear)
@@ -206,5 +206,5 @@ class CTR(nn.Module):
         self.linear.bias.fill_(bias)
 
     def over(self, embedding: Embedding) -> "CTR":
-        """A copy of this model over other tables; its own are not copied."""
+        """A copy of this model over other tables; its own tables are not copied."""
         return copy.deepcopy(self, {id(self.embedding): embedding})

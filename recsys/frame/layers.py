@@ -12,7 +12,7 @@ __all__ = ["NarrowNumbers", "Stack", "mlp"]
 
 
 def mlp(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
-    """Linear → ReLU → dropout, once for each hidden width; the identity without any."""
+    """Linear → ReLU → dropout, once for each hidden width; the identity if there are none."""
     layers: list[nn.Module] = []
     for h in hidden:
         layers += [nn.Linear(width, h), nn.ReLU(), nn.Dropout(dropout)]
@@ -21,15 +21,15 @@ def mlp(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
 
 
 class NarrowNumbers(nn.Module):
-    """Embed piecewise numbers: x_BW → x_BV, each as W_i x_i + b_i, D wide.
+    """Embed piecewise numbers: x_BW → x_BV, with W_i x_i + b_i, D wide, for each of them.
 
     Args:
         widths: F widths that sum to W.
-        narrowed: Which fields; the others stay as they are.
+        narrowed: Numbers of the fields to embed; the others are not changed.
         dim: D.
 
     Source: Gorishniy et al., On Embeddings for Numerical Features in Tabular Deep Learning, 2022, section 3.1, without
-    the ReLU behind it, which was no better.
+    the ReLU after it, which was no better.
     """
 
     def __init__(self, widths: Sequence[int], narrowed: Sequence[int], dim: int):
@@ -47,10 +47,10 @@ class NarrowNumbers(nn.Module):
 
 
 class Stack(nn.Module):
-    """Join for interactions that want equal widths: flat x_BW → x_BFD.
+    """Make widths equal for interactions that need it: flat x_BW → x_BFD.
 
-    A field whose width is not `dim` gets a linear projection of its own (for one scalar, a
-    vector times its value).
+    A field whose width is not `dim` gets its own linear projection (for a scalar, its value times a
+    vector).
 
     Args:
         widths: F widths that sum to W.

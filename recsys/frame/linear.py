@@ -1,4 +1,4 @@
-"""A frozen logistic regression beside the network: what x_BW holds of it, and the mean of both logits.
+"""A frozen logistic regression beside the network: its columns of x_BW, and the mean of both logits.
 
 B rows, W the width of all fields with their linear columns, V without them, N numbers.
 """
@@ -14,21 +14,21 @@ __all__ = ["Linear", "linear_fields"]
 
 
 def linear_fields(schema: Schema) -> list[str]:
-    """The fields that have a linear column: all looked-up ones but sequences, which the network alone reads."""
+    """The fields that have a linear column: all looked-up ones except sequences, which only the network reads."""
     return [f.name for f in schema.sparse if f.kind != "sequence"]
 
 
 class Linear(nn.Module):
-    """x_BW → what the network reads, and the logit of the logistic regression; then the weighted mean of both.
+    """x_BW → the network's input and the logit of the logistic regression; then the weighted mean of both logits.
 
-    The last column of each of `linear_fields` is what the regression adds for its ids. Numbers are columns of
-    x_BW already; their weights and the intercept are here. So whatever replaces a field's columns replaces its part
-    of both logits. Nothing here is trained by gradients: `share`, the network's weight in the mean, is 1 while the
-    network learns, and is chosen on validation.
+    The last column of each of `linear_fields` is the regression's weight of its id. Numbers are columns of x_BW
+    already; their weights and the intercept are here. Thereby replacing a field's columns replaces its part of
+    both logits. Nothing here is trained by gradients: `share`, the network's weight in the mean, is 1 while the
+    network trains, and is chosen on validation.
 
     Args:
         schema: The fields; numbers come last.
-        widths: Of each field in x_BW, sequences pooled.
+        widths: Width of each field in x_BW, sequences pooled.
     """
 
     weight_N: Tensor
@@ -56,7 +56,7 @@ class Linear(nn.Module):
             blocks = list(zip(looked_up.split(self._sizes, 1), self.extra, strict=False))
             parts = [b[:, : b.shape[1] - e] for b, e in blocks]
             linear_BF = torch.cat([b[:, -1:] for b, e in blocks if e] or [looked_up[:, :0]], 1)
-        # Element by element, not as a product of matrices: autocast would round that to bf16.
+        # An element-wise product and sum, since autocast would round a matrix product to bf16.
         logit_B = linear_BF.sum(1) + (numbers_BN * self.weight_N).sum(1) + self.bias
         return torch.cat([*parts, numbers_BN], 1), logit_B
 

@@ -1,4 +1,4 @@
-"""Several trained models as one: the mean of their logits.
+"""Several trained models merged into one: the mean of their logits.
 
 B rows, L id columns, N dense columns, T labels.
 """
@@ -20,10 +20,10 @@ class Merged(nn.Module):
     The loss is convex in the logit, so the mean's logloss is at most the mean of the members' loglosses.
 
     Args:
-        members: Over the same schema.
+        members: Models over the same schema.
 
-    Source: Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles, 2017,
-    who take the mean of probabilities.
+    Source: Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles, 2017;
+    they take the mean of probabilities.
     """
 
     def __init__(self, members: Sequence[CTR]):
@@ -52,10 +52,10 @@ class Merged(nn.Module):
         return Merged([model.scoring() for model in self._models])
 
     def nbytes(self) -> tuple[int, int]:
-        """As `CTR.nbytes`, of all members together."""
+        """`CTR.nbytes` summed over the members."""
         sizes = [model.nbytes() for model in self._models]
         return sum(tables for tables, _ in sizes), sum(whole for _, whole in sizes)
 
 
 Scorer = CTR | Merged
-"""A model that gives logits, whether or not it can be trained or compressed."""
+"""A model that returns logits; it need not be trainable or compressible."""

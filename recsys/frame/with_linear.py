@@ -1,7 +1,7 @@
-"""Any scheme beside the tables of a frozen logistic regression: one number an id.
+"""An embedding scheme with the tables of a frozen logistic regression added: one number for each id.
 
-B rows, L id columns, F linear fields, R ids of them all, W the width of all fields side by side, V without the linear
-columns.
+B rows, L id columns, F linear fields, R ids of all of these, W the width of all fields side by side, V the width
+without the linear columns.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,13 +22,13 @@ __all__ = ["WithLinear"]
 
 
 class WithLinear(nn.Module):
-    """The fields as a scheme gives them; each looked-up one but sequences has one column more, of a linear table.
+    """A scheme's fields; each of `linear_fields` has one column more, from a linear table.
 
     The column of a list is the mean over its ids, weighted if the list is. Linear tables are never trained.
 
     Args:
         schema: The fields.
-        inner: The scheme that the network reads.
+        inner: The scheme, which the network reads.
     """
 
     weight_R: Tensor
@@ -56,7 +56,7 @@ class WithLinear(nn.Module):
         self.register_buffer("weight_R", torch.zeros(rows))
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """The weight of each id of each of `linear_fields`, by field."""
+        """Set the weight of each id, for each of `linear_fields`."""
         for name, rows in self._rows.items():
             self.weight_R[rows] = weights[name].to(self.weight_R)
 
@@ -99,7 +99,7 @@ class WithLinear(nn.Module):
         return PlainEmbedding(self.schema, {**tables, **linear}, self.lookups).to(self.weight_R.device)
 
     def route(self, batch: Batch) -> KeyedJaggedTensor:
-        """The rows that a batch reads, by key: those of the scheme, then those of the linear tables."""
+        """The table rows that a batch reads, by key: those of the scheme, then those of the linear tables."""
         inner, ids = self.inner.route(batch), batch.ids
         weights = inner.weights_or_none()
         if weights is not None:
@@ -109,25 +109,25 @@ class WithLinear(nn.Module):
         return KeyedJaggedTensor(keys, values, weights, lengths=torch.cat([inner.lengths(), ids.lengths()]))
 
     def dense_parameters(self) -> Iterable[nn.Parameter]:
-        """Those of the scheme."""
+        """The parameters of the scheme."""
         return self.inner.dense_parameters()
 
     def use_optimizer(self, optimizer: TableOptimizer) -> None:
-        """For the scheme's tables."""
+        """Let it update the scheme's tables."""
         self.inner.use_optimizer(optimizer)
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Of the scheme's tables."""
+        """The optimiser state of the scheme's tables."""
         return self.inner.optimizer_state()
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
-        """Of the scheme's tables."""
+        """Restore the optimiser state of the scheme's tables."""
         self.inner.load_optimizer_state(state)
 
     def reset_tables(self) -> None:
-        """Draw the scheme's tables anew; the linear ones stay."""
+        """Draw the scheme's tables anew; the linear tables stay."""
         self.inner.reset_tables()
 
     def set_learning_rate(self, lr: float) -> None:
-        """Of the scheme's tables."""
+        """Set the learning rate of the scheme's tables."""
         self.inner.set_learning_rate(lr)

@@ -1,4 +1,4 @@
-"""What a form of table owes the rest: rows of numbers for row numbers, and a module that scores with it.
+"""The interface of a form of table: row numbers → rows, and a module that scores with it.
 
 B rows of a batch, P lookups, V table rows, D embedding dim.
 """
@@ -14,7 +14,7 @@ FormState = Mapping[str, Tensor | int]
 
 
 class TableForm(Protocol):
-    """One table, V×D, however it is stored. A form is a class with these; nothing lists the forms."""
+    """One V×D table in some form of storage. A form is any class with these members; there is no registry."""
 
     @property
     def rows(self) -> int:
@@ -28,25 +28,25 @@ class TableForm(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of storage really held."""
+        """Bytes that it takes in storage."""
         ...
 
     @property
     def kind(self) -> Hashable:
-        """One module scores all tables of one class, width and kind."""
+        """A key: one module scores all tables of the same class, width and kind."""
         ...
 
     @property
     def small(self) -> tuple[str, ...]:
-        """Which float tensors of `state` all rows share, such as a basis: `heal` trains these."""
+        """The float tensors of `state` that all rows share, such as a basis; `heal` trains them."""
         ...
 
     def read(self, row: Tensor) -> Tensor:
-        """Row numbers of any shape → their float32 numbers, one dimension more. Gradients reach what is `small`."""
+        """Row numbers of any shape → float32 rows, in one more dimension. Gradients reach the `small` tensors."""
         ...
 
     def dense(self) -> Tensor:
-        """The V×D float32 table it stands for."""
+        """The V×D float32 table that it represents."""
         ...
 
     def describe(self) -> dict[str, int | str]:
@@ -64,8 +64,8 @@ class TableForm(Protocol):
 
     @staticmethod
     def scorer(tables: Sequence[Any]) -> nn.Module:
-        """A module `row_BP → x_BPD` that exports to ONNX: lookup p reads tables[p]; a table may stand there twice.
+        """A module `row_BP → x_BPD` that exports to ONNX: lookup p reads tables[p]; a table may occur twice.
 
-        All are of one class, width and kind. The module's buffers are what a bundle stores.
+        All tables have one class, width and kind. A bundle stores the module's buffers.
         """
         ...

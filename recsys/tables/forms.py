@@ -1,4 +1,4 @@
-"""Rows of numbers: 32, 16, 8 or 4 bits each, few directions or all, every row or only those worth their bytes.
+"""Tables of numbers in 32, 16, 8 or 4 bits, of full or low rank, with a row for every id or a shared one for some.
 
 B rows of a batch, V ids, R rows that are held, r rank, D embedding dim, P lookups.
 """
@@ -15,17 +15,17 @@ from recsys.tables.contract import FormState, TableForm
 
 __all__ = ["HeldRows", "Table", "held_row", "held_rows", "id_map", "only_numbers", "pack", "places", "spread", "unpack"]
 
-_ABSENT = -(2**31)  # below any row number, so that clamping at 0 leads to the shared row
+_ABSENT = -(2**31)  # so low that clamping a row number plus it at 0 gives the shared row
 
 
 def pack(codes_Rr: Tensor) -> Tensor:
-    """uint8 codes of 0 to 15, two a byte: byte j holds column 2j in its low half and column 2j + 1 in its high half."""
+    """uint8 codes from 0 to 15 → two a byte: byte j holds column 2j in its low half, column 2j + 1 in its high half."""
     low, high = codes_Rr[:, ::2], codes_Rr[:, 1::2]
     return low | torch.nn.functional.pad(high, (0, low.shape[1] - high.shape[1])) << 4
 
 
 def unpack(codes: Tensor, width: int) -> Tensor:
-    """Stored codes → float32 numbers, `width` in the last dimension; undoes `pack` if it was used."""
+    """Stored codes → float32 numbers, `width` in the last dimension; this undoes `pack` if it was used."""
     x = codes.float()
     if codes.shape[-1] == width:
         return x
@@ -34,10 +34,10 @@ def unpack(codes: Tensor, width: int) -> Tensor:
 
 
 def id_map(kept_V: Tensor) -> Tensor:
-    """For eight ids at a time, one word: which of them have a row of their own, and how many rows stand before.
+    """One word for every eight ids: which of them have their own row, and how many held rows come before.
 
     Args:
-        kept_V: bool, whether an id has a row of its own.
+        kept_V: bool, whether an id has its own row.
 
     Returns:
         ⌈V/8⌉ words, bits + 256·before: half a byte an id as int32, twice that as int64, which only a
@@ -50,14 +50,14 @@ def id_map(kept_V: Tensor) -> Tensor:
 
 
 def places() -> Tensor:
-    """256×8: for a word's bits and an id's place among them, 1 + the set bits before it, or far below 0 if not set."""
+    """256×8: for a word's bits and an id's bit, 1 + the count of set bits before it, or far below 0 if it is unset."""
     bits, place = torch.arange(256)[:, None], torch.arange(8)
     set_here = (bits >> place) & 1
     return torch.where(set_here == 1, set_here.cumsum(1), _ABSENT).int()
 
 
 def held_rows(words: Tensor, places: Tensor) -> Tensor:
-    """The held row of each id 0, 1, …, eight for each word: 0 is the row that ids without one of their own share.
+    """The held row of each id 0, 1, …, eight ids for each word; ids without their own row share row 0.
 
     Args:
         words: `id_map`.
@@ -68,7 +68,7 @@ def held_rows(words: Tensor, places: Tensor) -> Tensor:
 
 
 def held_row(words: Tensor, places: Tensor, row: Tensor) -> Tensor:
-    """The held row of the ids `row` alone, as `held_rows` has them for all."""
+    """`held_rows` for the ids `row` only."""
     word = words[row >> 3]
     return ((word >> 8) + places[word & 255, row & 7]).clamp(min=0)
 
@@ -76,14 +76,14 @@ def held_row(words: Tensor, places: Tensor, row: Tensor) -> Tensor:
 def spread(
     codes: Tensor, rank: int, words: Tensor | None, places: Tensor | None, sizes: Sequence[tuple[int, int, int]]
 ) -> Tensor:
-    """What tables of one form store, one after another → a row for each id, one number in a byte or more: Σ V × r.
+    """Storage of tables of one form, concatenated → a row for each id, one byte or more a number: Σ V × r.
 
     Args:
         codes: The codes of all tables.
         rank: r.
-        words: The id maps of those that have one, or None if none has.
+        words: The id maps of the tables that have one, or None if no table has one.
         places: `places()` if there are words.
-        sizes: For each table, how many rows of codes, words and ids it has; no words, no id map.
+        sizes: For each table, its count of rows of codes, of words (0 without an id map) and of ids.
     """
     if codes.shape[1] != rank:
         codes = unpack(codes, rank).to(torch.uint8)
@@ -101,15 +101,15 @@ def spread(
 
 @dataclass(frozen=True)
 class Table:
-    """W = (codes·scale + offset)·basis, the row of an id found through `words`.
+    """W = (codes·scale + offset)·basis; `words` maps ids to rows.
 
     Args:
-        codes: R×r float32 or float16; or uint8, each a code of 8 bits, or two of 4 bits (`pack`),
-            which the count of scales tells.
+        codes: R×r float32 or float16; or uint8, each a code of 8 bits or two of 4 bits (`pack`). The
+            length of `scale` tells which.
         scale: r float32, the step of each column. None if the codes are the numbers themselves.
-        offset: r float32, what code 0 stands for.
+        offset: r float32, the number that code 0 represents.
         basis: r×D float32 of a low-rank table. None means r = D.
-        words: `id_map` of the V ids; codes then begin with the shared row. None: every id has its own.
+        words: `id_map` of the V ids; the first row of codes is then the shared row. None: each id has its own row.
         ids: V, needed with `words` only.
     """
 
@@ -127,7 +127,7 @@ class Table:
 
     @property
     def rank(self) -> int:
-        """r, the numbers held for a row."""
+        """r, the count of numbers held for a row."""
         return self.codes.shape[1] if self.scale is None else len(self.scale)
 
     @property
@@ -142,7 +142,7 @@ class Table:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of storage really held: codes, steps, basis and id map."""
+        """Bytes that it takes in storage: codes, steps, basis and id map."""
         return sum(t.numel() * t.element_size() for t in vars(self).values() if isinstance(t, Tensor))
 
     @property
@@ -152,11 +152,11 @@ class Table:
 
     @property
     def small(self) -> tuple[str, ...]:
-        """The steps, what code 0 stands for, and the basis, if there are any."""
+        """The names of scale, offset and basis, if there are any."""
         return tuple(n for n in ("scale", "offset", "basis") if getattr(self, n) is not None)
 
     def describe(self) -> dict[str, int | str]:
-        """Rows that are held (fewer than V if ids share one), rank, and bits of one held number."""
+        """Held rows (fewer than V if ids share one), rank, and bits of one held number."""
         return {"form": "numbers", "held": len(self.codes), "rank": self.rank, "bits": self.bits}
 
     def _numbers(self, codes: Tensor) -> Tensor:
@@ -175,14 +175,14 @@ class Table:
         return x_r if self.basis is None else x_r @ self.basis
 
     def dense(self) -> Tensor:
-        """The V×D float32 table it stands for."""
+        """The V×D float32 table that it represents."""
         w = self.held() if self.basis is None else self.held() @ self.basis
         if self.words is None:
             return w
         return w[held_rows(self.words, places())[: self.rows]]
 
     def state(self) -> FormState:
-        """What is there of its parts."""
+        """The parts that it has."""
         return {k: v for k, v in vars(self).items() if v is not None}
 
     @classmethod
@@ -192,16 +192,16 @@ class Table:
 
     @staticmethod
     def scorer(tables: "Sequence[Table]") -> nn.Module:
-        """One gather for all lookups."""
+        """A module that reads all lookups with one gather."""
         return HeldRows(tables)
 
 
 class HeldRows(nn.Module):
     """Lookups in tables of one kind, with one gather: row_BP → x_BPD.
 
-    A look through an id map, or into half a byte, costs more than the bytes it saves once they are in
-    memory. So the rows are spread out when a model is made or a graph is loaded: one for each id, one
-    number in a byte or more. What is stored stays small.
+    In memory, reading through an id map or from half a byte costs more than the bytes it saves. Therefore
+    the rows are spread out when a model is made or a graph is loaded: one for each id, one byte or more
+    a number. Only storage stays small.
 
     Args:
         tables: The table of each lookup; all have one rank, dim and precision.
@@ -223,7 +223,7 @@ class HeldRows(nn.Module):
         begins = dict(zip(map(id, used), [0, *torch.tensor([t.rows for t in used]).cumsum(0).tolist()], strict=False))
         self.register_buffer("start", torch.tensor([begins[id(t)] for t in tables]))
         self.sizes = [(len(t.codes), 0 if t.words is None else len(t.words), t.rows) for t in used]
-        self.register_buffer("sizes_T3", torch.tensor(self.sizes))  # for whoever reads the weights file
+        self.register_buffer("sizes_T3", torch.tensor(self.sizes))  # for readers of the weights file
         maps = [t.words for t in used if t.words is not None]
         self.register_buffer("codes", torch.cat([t.codes for t in used]))
         self.register_buffer("words", torch.cat(maps) if maps else None)
@@ -246,7 +246,7 @@ class HeldRows(nn.Module):
         if self.basis is None:
             return x_BPr
         x_BPD = x_BPr[..., :1] * self.basis[:, 0]
-        for i in range(1, self.rank):  # r fused multiply-adds: a batched product of matrices this thin is slower
+        for i in range(1, self.rank):  # r fused multiply-adds are faster than a batched product of such thin matrices
             x_BPD = torch.addcmul(x_BPD, x_BPr[..., i : i + 1], self.basis[:, i])
         return x_BPD
 
@@ -255,11 +255,11 @@ def only_numbers(tables: Mapping[str, TableForm], group: str) -> dict[str, Table
     """The tables, for a method that works on rows of numbers.
 
     Args:
-        tables: Of any form, by name.
-        group: The group of configuration that the method is an option of.
+        tables: Name → table of any form.
+        group: The configuration group of the method.
 
     Raises:
-        ConfigError: If one has another form.
+        ConfigError: If a table has another form.
     """
     numbers = {name: table for name, table in tables.items() if isinstance(table, Table)}
     for name, table in tables.items():

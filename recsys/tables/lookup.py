@@ -1,4 +1,4 @@
-"""Which rows of which tables a field reads, and how its reads join.
+"""The table rows that a field reads, and how its reads are combined.
 
 B rows of a batch, L id columns, P lookups, V table rows, r rank, D embedding dim.
 """
@@ -22,15 +22,15 @@ class Lookup:
     """One read of a table for one field.
 
     Args:
-        field: Whose ids are read.
+        field: The field whose ids are read.
         table: Name of the table.
         salt: None reads row = id // divisor. Otherwise row = ((a·id + b) mod (2³¹ − 1)) mod V, with a
             and b drawn from the salt: Carter and Wegman's 2-universal hash (1979, section 3), chosen
             because it needs no bit operation and so exports to every runtime.
-        divisor: So many ids in a row read one row, at least 1.
+        divisor: Count of consecutive ids that read the same row, at least 1.
         wraps: Whether row = id // divisor is taken modulo V.
-        combine: How this read joins the reads of its field that stand before it: side by side, or
-            added to the last of them, or multiplied with it; those are as wide as this one then.
+        combine: How this read is combined with the earlier reads of its field: placed beside them, added to
+            the last of them, or multiplied by it; that one must then be as wide as this one.
     """
 
     field: str
@@ -46,7 +46,7 @@ class Lookup:
         return self.salt is None and self.divisor == 1 and not self.wraps
 
     def coefficients(self) -> tuple[int, int]:
-        """(a, b) of the hash; (1, 0), the identity below 2³¹ − 1, without a salt."""
+        """(a, b) of the hash; without a salt (1, 0), which is the identity below 2³¹ − 1."""
         if self.salt is None:
             return 1, 0
         return 1 + hash_text(f"a{self.salt}") % (PRIME - 1), hash_text(f"b{self.salt}") % PRIME
@@ -65,11 +65,11 @@ _JOIN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "produ
 
 
 def joined(reads: Sequence[Tensor], combine: Sequence[str]) -> list[Tensor]:
-    """The reads of a field → what stands side by side: each is new, or added to the last one, or multiplied with it.
+    """The reads of a field → its columns: each read is placed beside the last one, added to it or multiplied by it.
 
     Args:
         reads: [B, D] each.
-        combine: `concat`, `sum` or `product`, one a read; the first one's says nothing.
+        combine: `concat`, `sum` or `product` for each read; the first one's is ignored.
     """
     parts: list[Tensor] = []
     for read, how in zip(reads, combine, strict=True):
@@ -81,11 +81,11 @@ def joined(reads: Sequence[Tensor], combine: Sequence[str]) -> list[Tensor]:
 
 
 def joined_width(lookups: Sequence[Lookup], dims: Sequence[int]) -> int:
-    """Numbers that a field's reads of these widths leave side by side."""
+    """Width of a field's combined reads, from the widths of its reads."""
     return sum(dim for i, (k, dim) in enumerate(zip(lookups, dims, strict=True)) if i == 0 or k.combine == "concat")
 
 
 def weighted_mean(sum_D: Tensor, weight_1: Tensor) -> Tensor:
-    """Σ w·x over … and Σ w → Σ w·x / Σ w, and 0 where Σ w = 0; the last dimension of `weight_1` is 1."""
+    """Σ w·x and Σ w → Σ w·x / Σ w, and 0 where Σ w = 0; the last dimension of `weight_1` is 1."""
     nothing = weight_1 == 0
     return torch.where(nothing, 0.0, sum_D / torch.where(nothing, 1.0, weight_1))

@@ -1,4 +1,4 @@
-"""Embedding tables as plain tensors, looked up: what an exported graph holds.
+"""Lookups in embedding tables as plain tensors, for exported graphs.
 
 B rows of a batch, L id columns, P lookups, V table rows, r rank, D embedding dim.
 """
@@ -24,10 +24,10 @@ class _Read:
     """One result of a lookup.
 
     Args:
-        lookup: Where it reads.
-        columns: Its id columns; more than one are averaged.
+        lookup: The lookup.
+        columns: Its id columns; several are averaged.
         weights: As many columns of dense_BN, or none.
-        padded: Whether an id may be −1, which reads as zeros.
+        padded: Whether an id may be −1, which gives zeros.
     """
 
     lookup: Lookup
@@ -37,7 +37,7 @@ class _Read:
 
     @property
     def pooling(self) -> tuple[int, bool, bool]:
-        """Reads of one pooling are pooled at once."""
+        """A key: reads with the same pooling are pooled together."""
         return len(self.columns), self.padded, len(self.weights) > 0
 
 
@@ -46,7 +46,7 @@ class _Group(nn.Module):
 
     Args:
         tables: The tables, by name.
-        reads: R reads, sorted by pooling; all their tables are of one class, width and kind.
+        reads: R reads, sorted by pooling; all their tables have one class, width and kind.
     """
 
     columns: Tensor
@@ -73,8 +73,8 @@ class _Group(nn.Module):
         read = [tables[k.table] for k in lookups]
         self.scorer = read[0].scorer(read)
         poolings = [r.pooling for r in reads]
-        self.pools = [(p, p[0] * poolings.count(p)) for p in dict.fromkeys(poolings)]  # and how many lookups
-        # A buffer: a list would become a tensor without a name, which weights.safetensors does not hold.
+        self.pools = [(p, p[0] * poolings.count(p)) for p in dict.fromkeys(poolings)]  # pooling, count of lookups
+        # A buffer, since a list would become a tensor without a name, which weights.safetensors cannot hold.
         self.register_buffer("weights", torch.tensor([c for r in reads for c in r.weights], dtype=torch.long))
 
     def _look(self, ids_BL: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -120,7 +120,7 @@ class PlainEmbedding(nn.Module):
     Args:
         schema: The fields.
         tables: Tables of any form, by name.
-        lookups: All reads; a field's reads stand together in its output, in this order, or join as they say.
+        lookups: All reads; a field's reads are side by side in this order, or combined as they say.
     """
 
     order: Tensor | None
@@ -128,7 +128,7 @@ class PlainEmbedding(nn.Module):
     def __init__(self, schema: Schema, tables: Mapping[str, TableForm], lookups: Sequence[Lookup]):
         super().__init__()
         self.schema, self.tables, self.lookups = schema, dict(tables), list(lookups)
-        self.widths = {f.name: f.max_length for f in schema.fields}  # of numbers
+        self.widths = {f.name: f.max_length for f in schema.fields}  # right for numbers; the others follow
         for f in schema.sparse:
             mine = [k for k in lookups if k.field == f.name]
             width = joined_width(mine, [tables[k.table].dim for k in mine])
@@ -137,19 +137,19 @@ class PlainEmbedding(nn.Module):
         self._plan()
 
     def _reads(self) -> list[_Read]:
-        """Every result that x_BW is made of, in its order: a read of one id column, or of a list's columns."""
+        """All results in x_BW, in order: each is a read of one id column, or of a list's columns."""
         reads: list[_Read] = []
         for f in self.schema.sparse:
             ids, weights = self.schema.id_columns[f.name], self.schema.weight_columns.get(f.name, range(0))
             mine = [k for k in self.lookups if k.field == f.name]
-            if f.kind == "sequence":  # position by position: a position's reads stand together
+            if f.kind == "sequence":  # the reads of a position are adjacent
                 reads += [_Read(k, range(c, c + 1), weights, padded=True) for c in ids for k in mine]
             else:
                 reads += [_Read(k, ids, weights, padded=f.kind == "multi") for k in mine]
         return reads
 
     def _plan(self) -> None:
-        """One group for each kind of table, so that a table is held once; say where each result goes."""
+        """Make a group for each kind of table, so that a table is held once, and compute where each result goes."""
         reads, tables = self._reads(), self.tables
         kinds: dict[tuple[type, int, Hashable], list[int]] = {}
         for i, read in enumerate(reads):
@@ -159,7 +159,7 @@ class PlainEmbedding(nn.Module):
         placed: list[tuple[int, int, int]] = []  # (order of the read, its column in the joined output, width)
         column = 0
         for (_, dim, _), members in kinds.items():
-            members.sort(key=lambda i: reads[i].pooling)  # stable: what is pooled alike stands together
+            members.sort(key=lambda i: reads[i].pooling)  # stable, and reads of the same pooling are adjacent
             self.groups.append(_Group(tables, [reads[i] for i in members]))
             for i in members:
                 placed.append((i, column, dim))
@@ -167,7 +167,7 @@ class PlainEmbedding(nn.Module):
         index = [a + d for _, a, dim in sorted(placed) for d in range(dim)]
         self._joins = any(r.lookup.combine != "concat" for r in reads)
         self._dims = [tables[r.lookup.table].dim for r in reads]
-        # The first read of a field, or of a position of its sequence, joins nothing.
+        # The first read of a field, or of a position of its sequence, is not combined with earlier ones.
         positions = [(r.lookup.field, r.columns) for r in reads]
         begins = [i == 0 or positions[i] != positions[i - 1] for i in range(len(reads))]
         self._combine = ["concat" if new else r.lookup.combine for new, r in zip(begins, reads, strict=True)]
@@ -188,7 +188,7 @@ class PlainEmbedding(nn.Module):
 
     @contextmanager
     def packed(self) -> Generator[None]:
-        """Within it a forward pass spreads the rows anew: a graph that is traced holds what is stored, no more."""
+        """Inside it, a forward pass spreads the rows anew, so that a traced graph holds only the stored form."""
         held = [(m, m.spread) for m in self.groups.modules() if isinstance(m, HeldRows)]
         try:
             for module, _ in held:

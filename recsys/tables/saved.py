@@ -1,4 +1,4 @@
-"""A table in a file: which form it has, and its state."""
+"""A table in a file: its form and its state."""
 
 import importlib
 import inspect
@@ -24,8 +24,8 @@ class SavedTable(TypedDict):
 def _form(name: str) -> type[TableForm]:
     """The class of a form by its importable name.
 
-    A file may come from elsewhere, so it may name only what `recsys` itself or a trusted package defines:
-    a class in a module of recsys.tables or of a packaged option, or one of a trusted package.
+    A file may come from anybody, so that it may name only a class in a module of recsys.tables or of a
+    packaged option, or one of a trusted package.
 
     Raises:
         ConfigError: If it names anything else.
@@ -51,7 +51,7 @@ def _form(name: str) -> type[TableForm]:
 
 
 def saved(table: TableForm) -> SavedTable:
-    """What a file holds of a table.
+    """The table in the form for a file.
 
     Raises:
         ConfigError: If `restored` would refuse the name of its class.
@@ -62,11 +62,11 @@ def saved(table: TableForm) -> SavedTable:
 
 
 def restored(table: SavedTable) -> TableForm:
-    """The table that `saved` took apart.
+    """Undo `saved`.
 
     Raises:
         ConfigError: If its form is not a class that a file may name.
-        DataError: If it is not what `saved` gives, or its state is not one of that form.
+        DataError: If it is not an output of `saved`, or its state does not fit the form.
     """
     match table:
         case {"form": str(name), "state": dict(state)}:
@@ -75,7 +75,7 @@ def restored(table: SavedTable) -> TableForm:
             raise DataError("a saved table: expected the name of a form and its state: make the model again")
     try:
         whole = form.from_state(state)
-        _ = whole.rows, whole.dim, whole.nbytes  # some forms take any state, and fail when they are asked
+        _ = whole.rows, whole.dim, whole.nbytes  # some forms take any state, and fail only here
     except Exception as error:  # a user's form may raise anything
         raise DataError(f"a saved table: expected a state of {name}, got another: make the model again") from error
     return whole

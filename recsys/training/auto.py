@@ -1,4 +1,4 @@
-"""Settings from the data, so that an untuned run does not lose to logistic regression.
+"""The recipe: settings from the data, so that an untuned run is not worse than logistic regression.
 
 Each constant was chosen on four tables (ML-100k by time, telephone churn, hotel stays, caravan
 insurance) and on what docs/log.md found on re-buy; docs/recipe.md has the rule in words and the
@@ -16,7 +16,7 @@ from recsys.config.signature import parameters
 from recsys.errors import ConfigError
 from recsys.files import Json
 
-if TYPE_CHECKING:  # settings are checked before a run starts, without torch
+if TYPE_CHECKING:  # without torch, since settings are checked before a run starts
     from recsys.data.shards import Shards
 
 __all__ = ["AUTO", "Facts", "facts", "of_student", "recipe", "resolve"]
@@ -24,19 +24,19 @@ __all__ = ["AUTO", "Facts", "facts", "of_student", "recipe", "resolve"]
 AUTO = "auto"
 _GROUPS = ("train", "embedding", "model")
 _RATED = tuple(f"recsys.embeddings.optimizers.{name}.{name}" for name in ("rowwise_adagrad", "adagrad"))
-"""The optimisers of tables whose rate the recipe knows."""
+"""The table optimisers for which the recipe has a learning rate."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the recipe looks at.
+    """The facts of the data that the recipe uses.
 
     Args:
-        rows: Of training, ≥ 1.
-        positives: Training rows of label 1.
-        cardinalities: Ids of each looked-up field.
+        rows: Count of training rows, ≥ 1.
+        positives: Count of training rows with label 1.
+        cardinalities: Count of ids of each looked-up field.
         numbers: Floats a row.
-        labels: Labels that are predicted.
+        labels: Count of labels that are predicted.
     """
 
     rows: int
@@ -47,12 +47,12 @@ class Facts:
 
     @property
     def scarce(self) -> int:
-        """Rows of the rarer label, at least 1: what there is to learn from."""
+        """Count of rows of the rarer label, at least 1: they limit what can be learned."""
         return max(1, min(self.positives, self.rows - self.positives))
 
 
 def facts(train: "Shards") -> Facts:
-    """The facts of a training split, seen through its schema; rows of weight 0 do not count."""
+    """The facts of a training split for the fields of its schema; rows of weight 0 do not count."""
     schema, label_B = train.schema, train.label_B
     if train.weight_B is not None:
         label_B = label_B[train.weight_B > 0]
@@ -68,10 +68,10 @@ def _within(low: float, x: float, high: float) -> float:
 def recipe(data: Facts) -> dict[str, dict[str, int | float | bool]]:
     """Settings of the groups `train`, `embedding` and `model`.
 
-    With n rows, m rows of the rarer label, w ids in the widest field and s steps an epoch:
-    batch ≈ 2√n (a power of 2); table rate .02·(batch/128)^⅓; embedding width 4, doubled with each
-    tenfold m above 50,000; embedding dropout .2 + .15·lg(w/100); decay min(1, 1000/m); some 4,000
-    steps; patience of 150 steps and more than an epoch's looks.
+    With n rows, m rows of the rarer label and w ids in the widest field:
+    batch ≈ 2√n (a power of 2); table rate .02·(batch/128)^⅓; embedding width 4, doubled for each
+    tenfold m above 50,000; embedding dropout .2 + .15·lg(w/100); decay min(1, 1000/m); about 4,000
+    steps; patience of at least 150 steps and of more than an epoch's looks.
 
     Args:
         data: The facts of the training rows.
@@ -105,25 +105,25 @@ def recipe(data: Facts) -> dict[str, dict[str, int | float | bool]]:
 
 
 def of_student(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with the student's model and embedding in place of the teacher's, to be resolved alike."""
+    """The configuration with the student's model and embedding instead of the teacher's, for `resolve`."""
     return {**config, **{group: config["distill"][group] for group in ("model", "embedding")}}
 
 
 def resolve(config: Mapping[str, Any], data: Facts) -> dict[str, Json]:
-    """The groups `train`, `embedding` and `model` with the recipe's value for every `auto` it sets.
+    """The groups `train`, `embedding` and `model` with the recipe's value for every `auto` that it sets.
 
-    `train` holds the option of the group `optimizer` too: all that TrainConfig takes.
+    `train` includes the option of the group `optimizer`, so that it has all settings of TrainConfig.
 
     Args:
         config: A run's configuration.
         data: The facts of the training rows.
 
     Returns:
-        Group → settings. A `model.dropout` of `auto` is left out where the model has no dropout.
+        Group → settings. A `model.dropout` of `auto` is left out if the model has no dropout.
 
     Raises:
-        ConfigError: If something is `auto` that neither the recipe nor the training sets; among
-            them the rate of tables whose optimiser the recipe does not know.
+        ConfigError: If a setting is `auto` that neither the recipe nor the training sets, such as the
+            rate of tables whose optimiser the recipe does not know.
     """
     chosen, resolved = recipe(data), {g: dict(config[g]) for g in _GROUPS}
     tables = config["table_optimizer"].get("_target_")
@@ -138,13 +138,13 @@ def resolve(config: Mapping[str, Any], data: Facts) -> dict[str, Json]:
         for key, value in settings.items():
             if value == AUTO and key in chosen[group]:
                 settings[key] = chosen[group][key]
-            elif value == AUTO and (group, key) != ("train", "precision"):  # auto by itself: bf16 where it pays
+            elif value == AUTO and (group, key) != ("train", "precision"):  # precision=auto is resolved later
                 raise ConfigError(f"{group}.{key}: the recipe sets {', '.join(chosen[group])}, got auto: give a value")
     resolved["train"]["optimizer"] = config["optimizer"]
     return resolved
 
 
 def _has_dropout(target: Any) -> bool:
-    """Whether a model takes `dropout`; an unknown one does, so that making it names the mistake."""
+    """Whether a model takes `dropout`; true for an unknown model, so that building it reports the mistake."""
     taken = parameters(target) if allowed(target) else None
     return taken is None or "dropout" in taken

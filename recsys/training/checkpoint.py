@@ -1,4 +1,4 @@
-"""A model on disk: what it is (JSON) and its numbers. `load` needs nothing but the folder."""
+"""A model on disk: its description (JSON) and its weights. `load` needs only the folder."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -23,11 +23,11 @@ from recsys.training.device import CPU, Device
 
 __all__ = ["VERSION", "Spec", "build", "load", "optimizer_state", "read_weights", "save", "squared_gradients"]
 
-VERSION = 5  # of model.json and model.pt
+VERSION = 5  # version of model.json and model.pt
 
 
 class Spec(TypedDict, total=False):
-    """What a model is made of, beside its schema: options of groups, as the configuration has them."""
+    """The parts of a model beside its schema: options of groups, as in the configuration."""
 
     model: Required[Mapping[str, Any]]
     embedding: Required[Mapping[str, Any]]
@@ -35,9 +35,9 @@ class Spec(TypedDict, total=False):
     sequence: Mapping[str, Any] | None  # needed if there are sequences
     head: Mapping[str, Any] | None  # the click head by default
     table_optimizer: Mapping[str, Any]  # the embedding's own by default
-    linear: bool  # whether a frozen logistic regression is part of it; not by default
+    linear: bool  # whether a frozen logistic regression is part of it; false by default
     seed: int
-    refit: bool  # whether it was trained on validation rows too; not by default
+    refit: bool  # whether it was trained on validation rows too; false by default
 
 
 def build(schema: Schema, spec: Spec, device: Device = CPU) -> CTR:
@@ -45,11 +45,11 @@ def build(schema: Schema, spec: Spec, device: Device = CPU) -> CTR:
 
     Args:
         schema: The fields.
-        spec: What it is made of.
-        device: Tables are made there; a dense part, drawn on the CPU and moved, starts alike on every device.
+        spec: The parts of the model.
+        device: Tables are made there; the dense part is drawn on the CPU and moved, so that devices start alike.
 
     Raises:
-        ConfigError: Whatever the constructors refuse.
+        ConfigError: If a constructor refuses a setting.
     """
     with device.torch_device:
         embedding = make(spec["embedding"], "embedding")(schema)
@@ -73,7 +73,7 @@ def _sequence(spec: Spec) -> Callable[..., Any] | None:
 
 
 def save(folder: Path, model: CTR, spec: Spec) -> None:
-    """Write model.json and model.pt; the tables' optimiser state too, where there is one."""
+    """Write model.json and model.pt, with the tables' optimiser state if there is one."""
     plain = model.embedding if isinstance(model.embedding, PlainEmbedding) else None
     state: dict[str, Any] = {"optimizer_state": optimizer_state(model)}
     header: dict[str, Any] = {"schema": model.schema.to_json(), "spec": spec}
@@ -92,7 +92,7 @@ def save(folder: Path, model: CTR, spec: Spec) -> None:
 
 
 def read_weights(path: Path, mend: str, version: int) -> dict[str, Any]:
-    """What torch.save wrote.
+    """Read a file that torch.save wrote.
 
     Args:
         path: The file.
@@ -106,7 +106,7 @@ def read_weights(path: Path, mend: str, version: int) -> dict[str, Any]:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError as error:
         raise DataError(f"expected weights at {path}, found none: {mend}") from error
-    except Exception as error:  # torch raises many kinds for a torn file
+    except Exception as error:  # torch raises many kinds for a damaged file
         raise DataError(f"{path} is damaged: expected what torch.save writes, it cannot be read: {mend}") from error
     got = state.get("version", "none") if isinstance(state, dict) else "none"
     if got != version:
@@ -115,14 +115,14 @@ def read_weights(path: Path, mend: str, version: int) -> dict[str, Any]:
 
 
 def optimizer_state(model: CTR) -> dict[str, torch.Tensor]:
-    """What the optimiser of each table remembers; empty for a compressed model."""
+    """Table → state of its optimiser; empty for a compressed model."""
     return model.embedding.optimizer_state() if isinstance(model.embedding, TrainableEmbedding) else {}
 
 
 def squared_gradients(model: CTR) -> dict[str, torch.Tensor]:
-    """For each table, Σ over steps of mean_d(g²), one value a row: what Adagrad remembers, row-wise or not.
+    """Table → Σ over steps of mean_d(g²), one value for each row, from the state of Adagrad, row-wise or not.
 
-    Empty for a compressed model, and if the tables' optimiser remembers nothing.
+    It is empty for a compressed model, and if the tables' optimiser has no state.
     """
     return {n: m if m.ndim == 1 else m.mean(1) for n, m in optimizer_state(model).items()}
 

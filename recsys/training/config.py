@@ -1,4 +1,4 @@
-"""How to train: the settings and their ranges. Imports no torch, so that they are checked before a run starts."""
+"""Training settings and their ranges. No torch is imported, so that they are checked before a run starts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,29 +12,29 @@ __all__ = ["TrainConfig"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train; the `train` group of the configuration.
+    """Training settings: the `train` group of the configuration.
 
     Args:
         batch_size: Rows a step.
-        max_epochs: Passes over the training rows at most.
-        lr: Rate for dense parameters.
-        table_lr: Rate for tables.
+        max_epochs: Most passes over the training rows.
+        lr: Learning rate of dense parameters.
+        table_lr: Learning rate of tables.
         weight_decay: Decoupled decay of dense matrices.
-        table_l2: λ of ½·λ·mean over rows of Σ looked-up numbers², weighted as the rows are, so that a table
-            row decays as often as rows that count read it (FBGEMM's fused weight decay is ignored on
-            CPU; this acts everywhere).
-        embedding_dropout: Share of looked-up numbers zeroed.
-        fresh_tables: Every epoch but the first starts with new tables under the trained dense part,
-            so that the one-epoch overfitting of tables does not limit the dense part (Fan et al.,
+        table_l2: λ of ½·λ·mean over rows, by sample weight, of Σ looked-up numbers². Thereby a table row
+            decays each time a row of weight above 0 reads it. It works on every device; FBGEMM's fused
+            weight decay is ignored on CPU.
+        embedding_dropout: Share of looked-up numbers that are zeroed.
+        fresh_tables: Whether every epoch except the first starts with new tables and the trained dense
+            part, so that the one-epoch overfitting of tables does not limit the dense part (Fan et al.,
             Multi-Epoch Learning with Data Augmentation for Deep CTR Prediction, 2024).
         warmup_steps: Steps over which both rates rise linearly from 0.
         decay: `none`, or `linear`: both rates fall to 0 at the end of `max_epochs`.
-        evals_per_epoch: Looks at validation in an epoch, at equal distances.
-        patience: Looks without a better validation logloss before stopping.
+        evals_per_epoch: Looks at validation in an epoch, equally spaced.
+        patience: Looks without a better validation logloss before training stops.
         linear: Whether a logistic regression is fitted first, and the logit is its weighted mean with the network's.
-            The weight is chosen on validation at every look. Of one label only.
+            The weight is chosen on validation at every look. It needs a single label.
         precision: `auto` (bf16 if the processor multiplies it), `fp32` or `bf16`.
-        optimizer: Of dense parameters: an option of the group `optimizer`.
+        optimizer: Optimiser of dense parameters: an option of the group `optimizer`.
 
     Raises:
         ConfigError: If a value is out of range.

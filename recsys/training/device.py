@@ -1,4 +1,4 @@
-"""What a run computes on: one value that is chosen once and handed down."""
+"""The device and precision of a run: one value that is chosen once and passed on."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,12 +15,12 @@ __all__ = ["CPU", "Device"]
 
 @dataclass(frozen=True)
 class Device:
-    """Where tensors are, and in which precision dense layers multiply.
+    """Where tensors are, and the precision in which dense layers multiply.
 
     Args:
-        torch_device: What torch calls it.
-        autocast_dtype: Dense layers run in it while a model trains; None is float32.
-        reason: Why it was chosen: a sentence.
+        torch_device: Torch's name of the device.
+        autocast_dtype: Precision of dense layers while a model trains; None is float32.
+        reason: A sentence on why it was chosen.
     """
 
     torch_device: torch.device
@@ -33,7 +33,7 @@ class Device:
 
         Args:
             name: `cpu`, `cuda` or `auto`, which is the GPU if torch can use one, else the CPU.
-            precision: `fp32`, `bf16` or `auto`, which is bf16 if the device itself multiplies it.
+            precision: `fp32`, `bf16` or `auto`, which is bf16 if the hardware multiplies it.
 
         Raises:
             ConfigError: If a GPU is asked for and torch can use none.
@@ -45,7 +45,7 @@ class Device:
         place = torch.device("cuda", torch.cuda.current_device()) if gpu and name != "cpu" else torch.device("cpu")
         itself = _multiplies_bf16(place)
         half = itself if precision == "auto" else precision == "bf16"
-        reasons = {  # of the place and of the precision, if they were not set
+        reasons = {  # for the place and the precision, if they were not set
             f"device={name}": f"torch can use {'a' if gpu else 'no'} GPU",
             f"train.precision={precision}": f"it {'multiplies' if itself else 'does not multiply'} bf16 itself",
         }
@@ -55,11 +55,11 @@ class Device:
 
     @property
     def name(self) -> str:
-        """Of the place and the precision, on which the last bits of a result depend: `cpu float32`."""
+        """Name of place and precision, on which the last bits of a result depend, such as `cpu float32`."""
         return f"{self.torch_device.type} {str(self.autocast_dtype or torch.float32).removeprefix('torch.')}"
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Within it dense layers run in `autocast_dtype`."""
+        """A context in which dense layers run in `autocast_dtype`."""
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.torch_device.type, self.autocast_dtype)
@@ -69,25 +69,25 @@ class Device:
         return replace(self, autocast_dtype=None)
 
     def wait(self) -> None:
-        """Return when all that was started here has been computed, so that a clock may be read."""
+        """Wait until all computations on the device are done, to measure time."""
         if self.torch_device.type != "cpu":
             self._module().synchronize()
 
     def batch(self, batch: Batch) -> Batch:
-        """A batch of the loader, moved here."""
+        """The batch, moved to the device."""
         return batch if self.torch_device.type == "cpu" else batch.to(self.torch_device, non_blocking=True)
 
     def generator(self, seed: int) -> torch.Generator:
-        """A source of random numbers for tensors that are drawn here."""
+        """A random generator for tensors on the device."""
         return torch.Generator(self.torch_device).manual_seed(seed)
 
     def random_states(self) -> list[Tensor]:
-        """The states of torch's own sources of random numbers: the CPU's, and this device's if it is another."""
+        """The states of torch's default random generators: that of the CPU, and that of another device."""
         states = [torch.get_rng_state()]
         return states if self.torch_device.type == "cpu" else [*states, self._module().get_rng_state()]
 
     def set_random_states(self, states: list[Tensor]) -> None:
-        """Put back what `random_states` gave; a state of another kind of device is left out."""
+        """Restore the output of `random_states`; a state of another kind of device is ignored."""
         torch.set_rng_state(states[0])
         if self.torch_device.type != "cpu" and len(states) > 1:
             self._module().set_rng_state(states[1])

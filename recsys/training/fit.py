@@ -28,35 +28,35 @@ from recsys.training.loop import Loss, Training, seed_everything
 
 __all__ = ["Fit", "best_look", "best_share", "fit", "label_logits", "logits"]
 
-RESUME_VERSION = 5  # of resume.pt
+RESUME_VERSION = 5  # version of resume.pt
 
 
 def logits(model: Scorer, shards: Split, batch_size: int = 8192, device: Device = CPU) -> np.ndarray:
-    """Score every row of a split in order, in float32, on the device where the model is → logit_B of the main label."""
+    """Score every row of a split in order, in float32, on the model's device → logit_B of the main label."""
     return label_logits(model, shards, batch_size, device)[:, 0]
 
 
 @torch.no_grad()
 def label_logits(model: Scorer, shards: Split, batch_size: int = 8192, device: Device = CPU) -> np.ndarray:
-    """As `logits`, of all labels → logit_BT."""
+    """`logits` for all labels → logit_BT."""
     model.eval()
     return np.concatenate([model(device.batch(b)).numpy(force=True) for b in shards.batches(batch_size)])
 
 
 class Fit:
-    """A training and its looks at validation, so that both can be written down and taken up again."""
+    """A training and its looks at validation, which can both be saved and resumed."""
 
     def __init__(self, training: Training):
         self.training, self.model, self.config = training, training.model, training.config
         self.bad_looks, self.best = 0, math.inf
-        self.linear_B: np.ndarray | None = None  # of validation: the regression's logits do not change
+        self.linear_B: np.ndarray | None = None  # of validation; the regression's logits do not change
         if self.model.linear is not None:
-            self.model.linear.share.fill_(1)  # the network learns by itself
+            self.model.linear.share.fill_(1)  # the network trains without the regression
         self.best_state: dict[str, dict[str, Tensor]] = {}
         self.history: list[dict[str, float]] = []
 
     def look(self, valid: Split, train_loss: float) -> bool:
-        """Validate; keep the weights that are best for the main label. True when patience has run out."""
+        """Validate, and keep the weights if they are the best for the main label → whether patience has run out."""
         logit_BT = label_logits(self.model, valid, device=self.training.device)
         if not np.isfinite(logit_BT).all():
             raise DataError(f"the model diverged at step {self.training.step}: lower train.lr and train.table_lr")
@@ -79,7 +79,7 @@ class Fit:
         return self.bad_looks >= self.config.patience
 
     def _mixed(self, linear: Linear, valid: Split, network_BT: np.ndarray) -> tuple[np.ndarray, float]:
-        """The mean of the network's logits and the regression's that validation likes best, and the network's share."""
+        """The mean of network and regression logits with the best validation logloss, and the network's share."""
         if self.linear_B is None:
             linear.share.fill_(0)
             self.linear_B = logits(self.model, valid, device=self.training.device)
@@ -88,19 +88,19 @@ class Fit:
         return (share * network_BT[:, 0] + (1 - share) * self.linear_B)[:, None], share
 
     def _weights(self) -> dict[str, dict[str, Tensor]]:
-        """A copy of the weights, and of the tables' optimiser state that belongs to them."""
+        """A copy of the weights and of the tables' optimiser state."""
         return {
             "model": copy.deepcopy(self.model.state_dict()),
             "optimizer_state": self.training.embedding.optimizer_state(),
         }
 
     def restore(self, weights: dict[str, dict[str, Tensor]]) -> None:
-        """Put back what `_weights` copied."""
+        """Restore the output of `_weights`."""
         self.model.load_state_dict(weights["model"])
         self.training.embedding.load_optimizer_state(weights["optimizer_state"])
 
     def save(self, path: Path) -> None:
-        """Write everything that the next step depends on; the file appears whole or not at all."""
+        """Save everything that the next step depends on; the file appears whole or not at all."""
         state = {
             "version": RESUME_VERSION,
             "model": self.model.state_dict(),
@@ -115,7 +115,7 @@ class Fit:
             torch.save(state, file)
 
     def load(self, path: Path) -> None:
-        """Take up what `save` wrote.
+        """Resume from a file of `save`.
 
         Raises:
             DataError: If it is damaged or of another version.
@@ -130,7 +130,7 @@ class Fit:
 
 
 def best_share(a_B: np.ndarray, b_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None) -> float:
-    """The s in [0, 1] for which the logits s·a + (1 − s)·b have the lowest logloss, which is convex in s."""
+    """The s in [0, 1] with the lowest logloss of the logits s·a + (1 − s)·b; it is convex in s."""
 
     def loss(s: float) -> float:
         return logloss(sigmoid(s * a_B.astype(np.float64) + (1 - s) * b_B), label_B, weight_B)
@@ -140,7 +140,7 @@ def best_share(a_B: np.ndarray, b_B: np.ndarray, label_B: np.ndarray, weight_B: 
 
 
 def best_look(history: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The look with the lowest validation logloss, the first of equal ones: its weights are what `fit` leaves."""
+    """The look with the lowest validation logloss, the first of equal ones; `fit` keeps its weights."""
     return min(history, key=lambda h: h["valid_logloss"])
 
 
@@ -156,27 +156,27 @@ def fit(
     reporter: Reporter = SILENT,
     loss: Loss | None = None,
 ) -> list[dict[str, float]]:
-    """Train until validation logloss stops falling; leave the best weights, and their optimiser state, in the model.
+    """Train until validation logloss stops falling; the model gets the best weights and their optimiser state.
 
     Args:
         model: Changed in place.
         train: Training rows.
         valid: Rows that decide when to stop.
-        config: How.
+        config: Training settings.
         seed: Fixes the order of rows and the dropout.
-        checkpoint: Written at every look at validation and, where it is there already, taken up:
-            a killed training goes on exactly where that look was.
+        checkpoint: File that is written at every look at validation; if it exists, a killed training
+            resumes exactly from it.
         on_look: Called with each look's figures.
         device: Where the model is; None is the CPU in `config.precision`.
-        reporter: Told how many rows of all epochs are done, and each look's figures once they are in `checkpoint`.
-        loss: What a step lowers; a look is at the labels all the same.
+        reporter: Receives how many rows of all epochs are done, and each look's figures once `checkpoint` has them.
+        loss: Loss that a step lowers; looks use the labels in any case.
 
     Returns:
-        One entry a look: step, train_loss, valid_logloss, valid_auc; of other labels, valid_logloss.NAME …
-        Of a model beside a logistic regression network_share too, and figures are those of their mean.
+        One entry for each look: step, train_loss, valid_logloss, valid_auc; for other labels valid_logloss.NAME …
+        With a logistic regression also network_share; the figures are then those of the mean of both.
 
     Raises:
-        Cancelled: If the reporter says so; `checkpoint` holds the last look then.
+        Cancelled: If the reporter says so; `checkpoint` then holds the last look.
         DataError: If the model diverges.
     """
     seed_everything(seed)

@@ -1,4 +1,4 @@
-"""The one training loop, under `fit` and under gated search. It names no model, selector or data set.
+"""The only training loop, for `fit` and for gated search. It depends on no model, selector or data set.
 
 B rows of a batch, W the width of all fields side by side.
 """
@@ -22,10 +22,10 @@ from recsys.training.device import Device
 __all__ = ["Loss", "Mix", "Step", "Training", "dense_parameters", "seed_everything"]
 
 Mix = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
-"""(x_BW, batch) → (what the head is given instead, a penalty to add to the loss)."""
+"""(x_BW, batch) → (x_BW for the interaction, a penalty to add to the loss)."""
 
 Loss = Callable[[Tensor, Batch], Tensor]
-"""(logit_BT of a batch, the batch) → the mean loss of its rows, weighted as they are."""
+"""(logit_BT of a batch, the batch) → the mean loss of its rows by sample weight."""
 
 
 def seed_everything(seed: int) -> None:
@@ -36,7 +36,7 @@ def seed_everything(seed: int) -> None:
 
 
 def dense_parameters(model: CTR) -> list[nn.Parameter]:
-    """What the optimiser of the dense layers trains."""
+    """The parameters that the optimiser of the dense layers trains."""
     dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.")]
     return [*dense, *model.trainable().dense_parameters()]
 
@@ -46,9 +46,9 @@ class Step:
     """A step that has been taken.
 
     Args:
-        number: From 1.
-        total: Of all steps.
-        loss: Of this step's rows, without penalties.
+        number: Number of the step, from 1.
+        total: Count of all steps.
+        loss: Loss of this step's rows, without penalties.
     """
 
     number: int
@@ -57,16 +57,16 @@ class Step:
 
 
 class Training:
-    """A model and its optimisers, some steps into their training.
+    """The state of a training: a model, its optimisers and the count of steps taken.
 
     Args:
         model: Changed in place.
-        config: How.
-        steps_per_epoch: Of `config.batch_size` rows, or of all rows if there are fewer.
-        mix: Changes what the head is given; None leaves x_BW.
-        others: Optimisers of what `mix` learns; they step with those of the model, at a rate of their own.
-        device: Where the model is, and in which precision it learns; None is the CPU in `config.precision`.
-        loss: What a step lowers, without penalties; None is the loss of the model's head.
+        config: Training settings.
+        steps_per_epoch: Count of steps, each of `config.batch_size` rows, or of all rows if there are fewer.
+        mix: Changes x_BW before the interaction; None leaves it as it is.
+        others: Optimisers of the parameters of `mix`; they step with those of the model, at their own rates.
+        device: Where the model is, and the precision in which it trains; None is the CPU in `config.precision`.
+        loss: Loss that a step lowers, without penalties; None is the loss of the model's head.
 
     Raises:
         ConfigError: If the model's tables cannot be trained.
@@ -94,7 +94,7 @@ class Training:
         self.step = 0
 
     def set_rates(self) -> None:
-        """Warm-up, then constant or linear decay, for the dense layers and for the tables."""
+        """Set the rates of dense layers and tables: warm-up, then constant or linear decay."""
         share = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         if self.config.decay == "linear":
             share *= max(0.0, 1 - self.step / self.total)
@@ -128,14 +128,14 @@ class Training:
         return float(loss.detach())
 
     def steps(self, train: Split, seed: int, total: int | None = None) -> Iterator[Step]:
-        """Go on from where the training is; yield after each step.
+        """Continue the training; yield after each step.
 
-        The model is in train mode at each step, even if the caller evaluated it after the last one.
+        The model is in train mode at each step, even if the caller evaluated it in between.
 
         Args:
             train: Training rows.
             seed: Fixes the order of rows.
-            total: Steps in all; those of `config.max_epochs` by default.
+            total: Count of all steps; that of `config.max_epochs` by default.
         """
         total = self.total if total is None else total
         size = min(self.config.batch_size, len(train))

@@ -1,4 +1,4 @@
-"""How the C library's allocator treats memory that is freed."""
+"""Settings of the C library's allocator for freed memory."""
 
 import ctypes
 import platform
@@ -10,12 +10,12 @@ _LARGEST = 1 << 30  # bytes
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory of large tensors that it frees, for the next ones → whether it will.
+    """Let this process keep the memory of large tensors that it frees, for later ones → whether it will.
 
-    By default glibc hands memory of that size back to the kernel at once, and each step of training asks
-    for it again, page by page. With the joined input 2,000 wide, an epoch takes 2.3 times as long so. What
-    the process holds at its peak stays the same, but it holds it until its end. Without glibc nothing
-    changes.
+    By default glibc returns memory of that size to the kernel at once, and each step of training gets
+    it again, page by page. With a joined input 2,000 wide, an epoch then takes 2.3 times as long. The
+    peak memory of the process stays the same, but it is held until the process ends. Without glibc
+    nothing changes.
 
     Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
     """

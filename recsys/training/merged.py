@@ -1,4 +1,4 @@
-"""Several models on disk that score as one: merge.json, and a folder a member."""
+"""Several models on disk that score as one: merge.json, and a folder for each member."""
 
 import shutil
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from recsys.training.device import CPU, Device
 
 __all__ = ["VERSION", "Member", "load", "members", "save"]
 
-VERSION = 1  # of merge.json
+VERSION = 1  # version of merge.json
 
 
 @dataclass(frozen=True)
 class Member:
-    """A model that is merged.
+    """A member of a merged model.
 
     Args:
         run: Id of the run that trained it.
-        stage: That left it.
-        folder: Inside the merged model's.
+        stage: Stage that wrote it.
+        folder: Its folder inside that of the merged model.
     """
 
     run: str
@@ -39,11 +39,11 @@ class _Note:
 
 
 def save(folder: Path, models: Mapping[str, Path]) -> Path:
-    """Copy models, so that their runs may go → merge.json.
+    """Copy models, so that their runs may be removed → the path of merge.json.
 
     Args:
-        folder: Of the merged model.
-        models: Run → the folder of the stage that left its model.
+        folder: Folder of the merged model.
+        models: Run → folder of the stage that wrote its model.
     """
     listed = [Member(run, place.name, str(i)) for i, (run, place) in enumerate(models.items())]
     for member, place in zip(listed, models.values(), strict=True):
@@ -54,7 +54,7 @@ def save(folder: Path, models: Mapping[str, Path]) -> Path:
 
 
 def members(folder: Path) -> list[Member]:
-    """The members of the model in a folder; none if it is no merged one.
+    """The members of the model in a folder; empty if the model is not merged.
 
     Raises:
         DataError: If merge.json is damaged or of another version.
@@ -64,7 +64,7 @@ def members(folder: Path) -> list[Member]:
 
 
 def load(folder: Path, device: Device = CPU) -> tuple[CTR | Merged, Mapping[str, Any]]:
-    """The model in a folder, merged or not, in eval mode on a device; and what it is, for a bundle's card.
+    """The model in a folder, merged or not, in eval mode on a device; and its description for a bundle's card.
 
     Raises:
         DataError: If the folder holds no model, or one of another version.

@@ -1,4 +1,4 @@
-"""How many bytes the optimisers of a model remember."""
+"""Bytes of the optimiser states of a model."""
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,15 @@ __all__ = ["dense_bytes", "table_bytes"]
 
 
 def table_bytes(model: CTR) -> dict[str, int]:
-    """Of each table whose optimiser remembers something."""
+    """Table → bytes of its optimiser state, if there is one."""
     return {table: memory.nbytes for table, memory in optimizer_state(model).items()}
 
 
 def dense_bytes(model: CTR, optimizer: Part) -> int:
-    """Of the dense layers: what their optimiser holds after a step of copies, but for its counts of steps.
+    """Bytes of the dense layers' optimiser state after a step of copies, without its counts of steps.
 
     Args:
-        model: It stays as it is.
+        model: The model; it is not changed.
         optimizer: An option of the group `optimizer`.
     """
     copies = [nn.Parameter(torch.zeros_like(p)) for p in dense_parameters(model)]

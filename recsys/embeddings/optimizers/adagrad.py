@@ -1,4 +1,4 @@
-"""Adagrad: it remembers one number for each number of a table."""
+"""Adagrad: its state is one number for each number of a table."""
 
 from torch.optim import Adagrad
 
@@ -12,7 +12,7 @@ def adagrad(eps: Epsilon = 1e-8) -> TableOptimizer:
     """M_r += G_r²; W_r −= rate·G_r / (√M_r + eps), number by number, with G_r the summed gradient of row r.
 
     Args:
-        eps: Keeps the division finite.
+        eps: Avoids a division by 0.
 
     Source: Duchi et al., Adaptive Subgradient Methods, JMLR 2011.
     """

@@ -1,4 +1,4 @@
-"""Row-wise Adagrad: it remembers one number a row."""
+"""Row-wise Adagrad: its state is one number for each row."""
 
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
@@ -12,6 +12,6 @@ def rowwise_adagrad(eps: Epsilon = 1e-8) -> TableOptimizer:
     """m_r += mean_d(G_r²); W_r −= rate·G_r / (√m_r + eps), with G_r the summed gradient of row r.
 
     Args:
-        eps: Keeps the division finite.
+        eps: Avoids a division by 0.
     """
     return TableOptimizer(RowWiseAdagrad, {"eps": eps})

@@ -1,4 +1,4 @@
-"""Plain gradient descent: it remembers nothing, so that tables take half the memory of Adagrad's."""
+"""Plain gradient descent without state, so that tables take half the memory of Adagrad's."""
 
 from torch.optim import SGD
 

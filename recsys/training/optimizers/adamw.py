@@ -20,11 +20,11 @@ def adamw(
     """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², w ← (1 − rate·decay)·w − rate·m̂ / (√v̂ + eps).
 
     Args:
-        dense: What it trains.
-        rate: Of the first step; the training loop sets it anew at every step.
-        decay: Of matrices; biases and scales do not decay.
+        dense: Parameters to train.
+        rate: Learning rate of the first step; the training loop sets it anew at every step.
+        decay: Weight decay of matrices; biases and scales do not decay.
         betas: β₁ and β₂.
-        eps: Keeps the division finite.
+        eps: Avoids a division by 0.
 
     Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
     """

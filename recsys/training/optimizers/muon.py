@@ -21,17 +21,17 @@ def muon(
 ) -> list[Optimizer]:
     """M ← μ·M + (1 − μ)·G; W ← (1 − rate·decay)·W − rate·.2·√max(rows, columns)·O, with O ≈ U·Vᵀ if M = U·S·Vᵀ.
 
-    All directions of a matrix move equally far, also those of small gradients. The factor makes a step as
-    long as AdamW's usual one, so that both share rate and decay. A hidden matrix has two dimensions of at
-    least 2: the row that gives one logit is none.
+    All directions of a matrix move equally far, even those of small gradients. The factor makes a step as
+    long as a usual step of AdamW, so that both share rate and decay. A hidden matrix has two dimensions of
+    at least 2; the last layer's row for a single logit is not one.
 
     Args:
-        dense: What it trains.
-        rate: Of the first step; the training loop sets it anew at every step.
-        decay: Of matrices; biases and scales do not decay.
+        dense: Parameters to train.
+        rate: Learning rate of the first step; the training loop sets it anew at every step.
+        decay: Weight decay of matrices; biases and scales do not decay.
         momentum: μ.
-        nesterov: O is made of μ·M + (1 − μ)·G instead of M.
-        iterations: Of Newton and Schulz towards U·Vᵀ.
+        nesterov: Whether O is made of μ·M + (1 − μ)·G instead of M.
+        iterations: Newton-Schulz iterations for U·Vᵀ.
 
     Source: Jordan et al., Muon, 2024; the factor: Liu et al., Muon is Scalable for LLM Training, 2025, section 2.2.
     """
