@@ -1,7 +1,7 @@
 """recsys: train, select, compress and serve sparse click-through-rate (CTR) models.
 
-Importing this package, `recsys.features` and `recsys.serving.bundle` needs numpy and xxhash only: a scoring machine
-has no torch, pandas or mlflow. The public names are in `__all__`; each is imported when it is first asked for.
+Importing this package, `recsys.features` and `recsys.serving.bundle` needs numpy and xxhash only, since a scoring
+machine has no torch, pandas or mlflow. The public names are in `__all__`; each is imported at its first use.
 """
 
 from importlib import import_module
@@ -30,11 +30,11 @@ _HOME = {
 }
 """Public name → the module that defines it; `__init__.pyi` says the same to type checkers."""
 
-__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]  # lazy: importing them all takes seconds
+__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]  # lazy, since importing all takes seconds
 
 
 def __getattr__(name: str) -> object:
-    """A public name, imported now."""
+    """Import a public name at its first use."""
     if name not in _HOME:
         raise AttributeError(f"recsys has no public name {name!r}: expected one of {', '.join(_HOME)}")
     return getattr(import_module(_HOME[name]), name)

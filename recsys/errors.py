@@ -1,9 +1,9 @@
-"""The errors a user can mend. Each message says what was expected, what came, and how to mend it.
+"""Errors that a user can mend. Each message says what was expected, what came, and how to mend it.
 
 RecsysError
-├── ConfigError    a configuration names or sets something that cannot be
+├── ConfigError    a configuration names something unknown or sets a value that cannot work
 ├── DataError      a table, column, split or value is not what the configuration says
-├── BundleError    an exported bundle is damaged, or drifts from the model it was made from
+├── BundleError    an exported bundle is damaged, or answers differently from its model
 └── Cancelled      a run was asked to stop
 
 The command line prints the message on one line and exits with code 2; the scoring server answers
@@ -26,22 +26,22 @@ class DataError(RecsysError):
 
 
 class BundleError(RecsysError):
-    """A bundle is damaged, incomplete, or answers other than the model it was exported from."""
+    """A bundle is damaged, incomplete, or answers differently from the model that it was exported from."""
 
 
 class Cancelled(RecsysError):
-    """A run was asked to stop, and did so where it can be resumed."""
+    """A run was asked to stop, and stopped at a point from which it can be resumed."""
 
 
-_MESSAGE = 1000  # letters of a message: a hostile table has names of any length
+_MESSAGE = 1000  # most letters of a message, since names in a table may have any length
 
 
 def printable(text: str, most: int) -> str:
-    """Text that a terminal shows and does not obey: what has no shape of its own is written as Python escapes it.
+    """Text that is safe for a terminal: unprintable characters, such as control characters, are escaped as in Python.
 
     Args:
-        text: Of any origin.
-        most: Letters that are kept, at least 2; the middle of longer text is left out.
+        text: Text of any origin.
+        most: Most letters to keep, at least 2; the middle of longer text is left out.
     """
     if len(text) > most:
         text = f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
@@ -49,5 +49,5 @@ def printable(text: str, most: int) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says, on one line of at most 1,000 letters, whatever names it holds."""
+    """The message of an error, on one printable line of at most 1,000 letters."""
     return printable(" ".join(line.strip() for line in str(error).splitlines()), _MESSAGE)

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and whether it is to stop; MLflow's side of it is in tracking.py."""
+"""Progress reports of a run, and requests to stop it; the reporter for MLflow is in tracking.py."""
 
 import signal
 import sys
@@ -30,33 +30,33 @@ __all__ = [
 
 CANCEL = "cancel"  # a file of this name in a run's folder asks the run to stop
 Item = TypeVar("Item")
-_PAUSE = 0.5  # seconds between two updates of run.json, at least
-_SHARE = 0.02  # of the time that updates of run.json may take, at most
+_PAUSE = 0.5  # least seconds between two updates of run.json
+_SHARE = 0.02  # largest share of the time that updates of run.json may take
 
 
 def raise_if_cancelled(reporter: "Reporter") -> None:
     """Stop here if the run is to stop.
 
     Raises:
-        Cancelled: If it is.
+        Cancelled: If the run is to stop.
     """
     if reporter.cancelled():
         raise Cancelled("the run was asked to stop")
 
 
 class Reporter(Protocol):
-    """Is told how far a run is. Every method is cheap enough to be called at each step of a training."""
+    """Receives the progress of a run. Every method is cheap enough to be called at each step of a training."""
 
     def progress(self, done: int, total: int, unit: str = "steps") -> None:
-        """So many of so many are done; `done == total` is the end."""
+        """Report that `done` of `total` units are done; `done == total` ends the work."""
         ...
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Figures at a step of the stage that runs."""
+        """Report figures at a step of the running stage."""
         ...
 
     def note(self, text: str) -> None:
-        """One line for a person."""
+        """Report one line for a person."""
         ...
 
     def cancelled(self) -> bool:
@@ -68,8 +68,8 @@ class Reporters:
     """Tells several reporters; each of them can stop the run. Without any, it is silent.
 
     Args:
-        reporters: Those that are told.
-        metrics: False for a training inside a stage, whose figures are not those of the stage.
+        reporters: The reporters.
+        metrics: Whether to pass metrics; false for a training inside a stage, whose figures are not the stage's.
     """
 
     def __init__(self, *reporters: Reporter, metrics: bool = True):
@@ -95,12 +95,12 @@ SILENT = Reporters()
 
 
 def watched(items: Iterable[Item], reporter: Reporter, total: int, unit: str) -> Iterator[Item]:
-    """Go through items; after each, tell the reporter, and stop if it says so.
+    """Yield items; after each, report the progress, and stop if the reporter says so.
 
     Args:
-        items: At most `total`; fewer end the work too.
-        reporter: Is told how many are done.
-        total: At least 1.
+        items: At most `total` items; the work also ends if there are fewer.
+        reporter: Receives how many are done.
+        total: Count of items, at least 1.
         unit: What is counted, such as `fields permuted`.
 
     Raises:
@@ -116,13 +116,13 @@ def watched(items: Iterable[Item], reporter: Reporter, total: int, unit: str) ->
 
 
 class Terminal:
-    """Draws a bar on standard error while something goes on, and prints notes; `close` ends the bar's thread."""
+    """Draws a progress bar on standard error, and prints notes; `close` ends the bar's thread."""
 
     def __init__(self):
         self._bar, self._figures = None, ""
 
     def progress(self, done: int, total: int, unit: str = "steps") -> None:
-        """Draw the bar; it starts at the first call and ends when all is done."""
+        """Draw the bar, from the first call until all is done."""
         if self._bar is None:
             columns = (
                 TextColumn("{task.description}"),
@@ -151,7 +151,7 @@ class Terminal:
         return False
 
     def close(self) -> None:
-        """Take the bar away, if one is drawn."""
+        """Remove the bar, if there is one."""
         if self._bar:
             self._bar.stop()
             self._bar = None
@@ -164,11 +164,11 @@ class Terminal:
 
 
 class RunFile:
-    """Keeps run.json of a run that this process runs; a file `cancel` beside it stops the run.
+    """Keeps run.json up to date for a run of this process; a file `cancel` beside it stops the run.
 
     Args:
-        folder: The run's.
-        run: What run.json says at first.
+        folder: Folder of the run.
+        run: Initial content of run.json.
     """
 
     def __init__(self, folder: Path, run: Run):
@@ -177,7 +177,7 @@ class RunFile:
         self._next, self._looked, self._cancelled = 0.0, 0.0, False
         if (folder / CANCEL).is_dir():
             raise ConfigError(f"{folder / CANCEL}: expected a file or nothing, got a folder: remove it")
-        (folder / CANCEL).unlink(missing_ok=True)  # meant for an earlier attempt
+        (folder / CANCEL).unlink(missing_ok=True)  # it was for an earlier attempt
         self._warned = False
         self._save()
 
@@ -185,11 +185,11 @@ class RunFile:
         self._write(force=True, stage=name, progress=None)
 
     def progress(self, done: int, total: int, unit: str = "steps") -> None:
-        """Write it down, at most twice a second."""
+        """Write the progress, at most twice a second."""
         self._write(progress=Amount(done, total, unit))
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Write down the newest figures of the stage."""
+        """Write the newest figures of the stage."""
         newest = {"step": float(step), **{k: float(v) for k, v in values.items()}}
         self._write(metrics={**self._run.metrics, self._run.stage or "": newest})
 
@@ -197,17 +197,17 @@ class RunFile:
         self._write(note=text)
 
     def cancelled(self) -> bool:
-        """Whether there is a file `cancel`; looked for four times a second."""
+        """Whether there is a file `cancel`; this is checked at most four times a second."""
         if not self._cancelled and time.monotonic() >= self._looked + 0.25:
             self._looked, self._cancelled = time.monotonic(), (self._folder / CANCEL).exists()
         return self._cancelled
 
-    def end(self, state: str, **said: str) -> None:
-        """Write down the last state, with a `note` or an `error` on how it came.
+    def end(self, state: str, **reason: str) -> None:
+        """Write the last state, with a `note` or an `error` that explains it.
 
-        A full disk may have room now that the file which filled it is removed: it is tried twice.
+        It is tried twice, since a full disk may have room again once the file that filled it is removed.
         """
-        self._changes |= {"state": state, "stage": None, "progress": None, **said}
+        self._changes |= {"state": state, "stage": None, "progress": None, **reason}
         try:
             self._save()
         except OSError:
@@ -229,7 +229,7 @@ class RunFile:
         write_run(self._folder, self._run)
 
     def _warn(self, error: OSError) -> None:
-        """Say once that nobody can see how far the run is; its work may need no room."""
+        """Warn once that run.json is not updated; the run goes on, since its work may need no disk space."""
         if not self._warned:
             place, reason = self._folder / "run.json", error.strerror or error
             print(f"warning: {place} cannot be written, the run goes on without it: {reason}", file=sys.stderr)
@@ -237,7 +237,7 @@ class RunFile:
 
 
 def _what_stopped(error: BaseException, folder: Path) -> str:
-    """What asked a run to stop; "" if nothing did."""
+    """What stopped a run on request; "" if it was not asked to stop."""
     if isinstance(error, Cancelled):
         return "stopped by the file cancel" if (folder / CANCEL).exists() else "stopped by the program that runs it"
     if isinstance(error, KeyboardInterrupt):
@@ -250,13 +250,13 @@ def _what_stopped(error: BaseException, folder: Path) -> str:
 
 @contextmanager
 def run_file(folder: Path, run: Run) -> Generator[RunFile]:
-    """run.json from the first second to the end: it says how the run ended, unless somebody kills it."""
+    """run.json of a run from its start to its end; it says how the run ended, unless the process is killed."""
     file = RunFile(folder, run)
     try:
         yield file
     except BaseException as error:
         stopped = _what_stopped(error, folder)
-        with suppress(OSError):  # of a full disk: the first error counts
+        with suppress(OSError):  # such as a full disk: the first error is the one to report
             if stopped:
                 file.end("cancelled", note=stopped)
             else:

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, and read it with one clear word if it is damaged or of another version."""
+"""Write a file whole or not at all, and read it with a clear error if it is damaged or of another version."""
 
 import errno
 import fcntl
@@ -29,12 +29,12 @@ __all__ = [
     "write_text",
 ]
 
-Json = dict[str, Any]  # an object of JSON
+Json = dict[str, Any]  # a JSON object
 _UNFINISHED = ".unfinished"
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power cut."""
+    """Sync a folder to disk, so that the names in it survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -43,19 +43,19 @@ def sync_folder(folder: Path) -> None:
 
 
 def _mask() -> int:
-    """What new files and folders are not permitted; temporary ones are their owner's alone."""
+    """The umask of the process, for files made from temporary ones, which only their owner may read."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def disk_full(error: OSError) -> bool:
-    """Whether there was no room; NumPy tells only that it wrote less than it was asked to."""
+    """Whether the disk was full; NumPy's error says only that it wrote less than it was asked to."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT) or " requested and " in str(error)
 
 
 def check_place(path: Path) -> None:
-    """Make sure that a file can stand there, before the work that fills it.
+    """Check that a file can be written at a path, before the work that fills it.
 
     Raises:
         DataError: If there is no such folder, or the path is a folder.
@@ -67,17 +67,17 @@ def check_place(path: Path) -> None:
 
 
 def followed(path: Path) -> Path:
-    """The file that a symbolic link leads to, for a path that a user names; a run's own folder may be anybody's."""
+    """The target of a symbolic link, only for a path that a user names: others may put links into a run's folder."""
     return Path(os.path.realpath(path))
 
 
 @contextmanager
 def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[Any]:
-    """Open a file that takes its name only when all of it is written and on the disk.
+    """Open a file that gets its name only after all of it is written and on the disk.
 
     An earlier file of that name stays until then, and stays for good if the block raises. A symbolic link
-    is replaced, and what it leads to stays: see `followed`. A device or a pipe is written to as it stands. What a
-    process that was killed has left of the file is removed.
+    is replaced, and its target stays: see `followed`. A device or a pipe is written to directly. Temporary
+    files that killed processes left are removed.
 
     Args:
         path: The file; its folder exists.
@@ -106,7 +106,7 @@ def whole(path: Path, mode: str = "w", newline: str | None = None) -> Generator[
             os.replace(name, path)
     except BaseException as error:
         name.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk: say which
+        if isinstance(error, OSError) and error.filename is None:  # a full disk: add the file's name
             error.filename = str(path)
         raise
     sync_folder(path.parent)
@@ -129,10 +129,10 @@ def _held(path: Path, flags: int = os.O_RDONLY) -> int | None:
 
 
 def _sweep(target: Path) -> None:
-    """Remove what is left of a target whose makers are dead: nobody holds the locks of their files and folders."""
+    """Remove the temporary files and folders of a target that dead processes left: those whose lock nobody holds."""
     pattern = f".{glob.escape(_stem(target))}.*{_UNFINISHED}"
     for name in glob.glob(pattern, root_dir=target.parent, include_hidden=True):
-        with suppress(OSError):  # a link, or another user's: it stays
+        with suppress(OSError):  # a link, or a file of another user: it stays
             _remove(target.parent / name)
 
 
@@ -156,7 +156,7 @@ def _stem(target: Path) -> str:
 def _begin(target: Path, folder: bool = False) -> tuple[Path, int]:
     """→ an empty file or folder beside the target, and the handle that holds its lock."""
     make = tempfile.mkdtemp if folder else _new_file
-    while True:  # another process may sweep it away before it is locked
+    while True:  # another process may remove it before it is locked
         unfinished = Path(make(prefix=f".{_stem(target)}.", suffix=_UNFINISHED, dir=target.parent))
         if (handle := _held(unfinished, os.O_RDONLY if folder else os.O_RDWR)) is not None:
             return unfinished, handle
@@ -183,15 +183,15 @@ def _sync_tree(folder: Path) -> None:
 def unfinished_folder(target: Path) -> Generator[Path]:
     """A new folder beside the target, which becomes the target when the block ends.
 
-    Its name is unique and this process holds its lock, so that another process, on whatever machine or in
-    whatever container shares the disk, never takes it for left over. If the block raises, it is removed; if
+    Its name is unique and this process holds its lock, so that no other process, in any machine or
+    container that shares the disk, removes it as left over. If the block raises, it is removed; if
     the process is killed, the next one that makes the same target removes it.
 
     Args:
-        target: Must not be there at the end; if it is, that one stays and the new one is removed.
+        target: If it exists at the end, it stays and the new folder is removed.
 
     Raises:
-        FileExistsError: If the target is there at the end.
+        FileExistsError: If the target exists at the end.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
@@ -208,7 +208,7 @@ def unfinished_folder(target: Path) -> Generator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder whole: a process that is killed meanwhile leaves all of it, or nothing of that name."""
+    """Remove a folder whole: if the process is killed meanwhile, all of it is left, or nothing of that name."""
     _sweep(folder)
     folder.rename(folder.with_name(f".{_stem(folder)}.old{_UNFINISHED}"))
     _sweep(folder)
@@ -235,14 +235,14 @@ def write_json(path: Path, value: Any, version: int | None = None) -> Path:
 
     Args:
         path: The file.
-        value: What it holds; a mapping if a version is given.
-        version: Of the format, which `read_json` asks for.
+        value: The value to write; a mapping if a version is given.
+        version: Version of the format, which `read_json` checks.
     """
     return write_text(path, json.dumps(value if version is None else {"version": version, **value}, indent=1))
 
 
 def _misfit(value: Any, shape: Any, place: str) -> str | None:
-    """Where a value has another shape first, as `stages.train.folder`; None if nowhere."""
+    """The first place at which a value has another shape, such as `stages.train.folder`; None if it fits."""
     if isinstance(shape, tuple):
         return None if any(_misfit(value, s, place) is None for s in shape) else place
     if isinstance(shape, dict) and isinstance(value, dict):
@@ -260,14 +260,14 @@ def read_json(
 
     Args:
         path: The file.
-        what: It should be, for messages: "the result of a run".
-        mend: What the user can do if it is not: "run it again".
+        what: What the file should be, for messages: "the result of a run".
+        mend: What the user can do about an error: "run it again".
         version: The version of the format that the caller reads, or all of them, the newest last.
-        shape: What the caller relies on: a type; several in a tuple; `{"key": shape}`, `{str: shape}` for any keys,
-            or `[shape]` for a list of such. A key that may be missing has `NoneType` among its types.
+        shape: The shape that the caller needs: a type; several in a tuple; `{"key": shape}`, `{str: shape}` for any
+            keys, or `[shape]` for a list of such. A key that may be missing has `NoneType` among its types.
 
     Raises:
-        DataError: If there is no such file, it is no JSON, or it is of another version or shape.
+        DataError: If there is no such file, it is not JSON, or it has another version or shape.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

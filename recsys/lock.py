@@ -1,4 +1,4 @@
-"""One process at a time."""
+"""A lock on a file, for one process at a time."""
 
 import fcntl
 import os
@@ -9,22 +9,22 @@ from pathlib import Path
 
 __all__ = ["is_held", "locked"]
 
-_MOMENT = 0.5  # seconds for which a lock that is not waited for is tried: somebody may just ask `is_held`
+_MOMENT = 0.5  # seconds of attempts if `wait` is false, since `is_held` of another process holds the lock briefly
 
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Generator[None]:
-    """Hold the file's lock; a process that is killed lets go of it.
+    """Hold the file's lock; it is released if the process is killed.
 
     Args:
         path: Lock file, empty; created, with its folder, if missing.
-        wait: Until another process lets go of it.
+        wait: Whether to wait until another process releases it.
 
     Raises:
         BlockingIOError: If another process holds it and `wait` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link would lead elsewhere
+    opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a link could lead elsewhere
     with os.fdopen(opened, "r+") as file:
         if wait:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -43,10 +43,10 @@ def _take(handle: int) -> None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the file's lock; asking waits for nobody, and makes no file."""
+    """Whether a process holds the file's lock; this neither waits nor creates a file."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:  # no such file, or a link: a run makes its own
+    except OSError:  # no such file, or a link, which cannot be the lock of a run
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What a run leaves for later runs and for people: run.json, and a result.json for it and for each stage.
+"""Files of a run for later runs and for people: run.json, and a result.json for the run and for each stage.
 
 Paths in these files are relative to the file's own folder, so that a folder of runs may be moved.
 """
@@ -46,23 +46,23 @@ __all__ = [
     "write_stage",
 ]
 
-FIGURES = dict[str, dict[str, float]]  # of each model, by name, in metrics.json of stage evaluate
-VERSION = 2  # of result.json; a reader reads its own version only
-NOTE_VERSION = 1  # of data.json
-RUN_VERSION = 2  # of run.json
-LOCK = ".lock"  # in a run's folder; the process that runs it holds it
+FIGURES = dict[str, dict[str, float]]  # model → its metrics, in metrics.json of stage evaluate
+VERSION = 2  # version of result.json; a reader reads its own version only
+NOTE_VERSION = 1  # version of data.json
+RUN_VERSION = 2  # version of run.json
+LOCK = ".lock"  # a file in a run's folder; the process of the run holds its lock
 _MEND = "run it again with this recsys"
 T = TypeVar("T")
 
 
 def relative(path: Path, folder: Path) -> str:
-    """The path as seen from a folder, through `..` if it is not below."""
+    """The path relative to a folder, through `..` if it is not inside."""
     return os.path.relpath(Path(path).resolve(), Path(folder).resolve())
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where MLflow has a run: the store's address without a password, the experiment, and the id of the run."""
+    """A run in MLflow: the store's address without a password, the experiment, and the id of the run."""
 
     uri: str
     experiment: str
@@ -71,7 +71,7 @@ class Tracking:
 
 @dataclass(frozen=True)
 class StageOfRun:
-    """What a run says of one of its stages; of one that it took over from an earlier run, the folder alone."""
+    """One stage in a run's result; only the folder, if the stage was reused from an earlier run."""
 
     folder: Path
     seconds: float | None = None
@@ -83,7 +83,7 @@ class StageOfRun:
 
 @dataclass(frozen=True)
 class RunResult:
-    """result.json of a run, the last thing that it writes. Its paths are absolute here, relative in the file."""
+    """result.json of a run, which the run writes last. Paths are absolute here, relative in the file."""
 
     id: str
     name: str
@@ -99,7 +99,7 @@ def read_result(path: Path) -> RunResult:
         path: Its result.json.
 
     Raises:
-        DataError: If there is none, or it is damaged or of another version.
+        DataError: If there is no such file, or it is damaged or of another version.
     """
     result = read_as(path, RunResult, "the result of a run", _MEND, VERSION)
 
@@ -111,10 +111,10 @@ def read_result(path: Path) -> RunResult:
 
 
 def _absolute(file: Path, written: str | Path) -> Path:
-    """The place that a path in a file leads to.
+    """The absolute form of a path that is written in a file.
 
     Raises:
-        DataError: If no file can have that name.
+        DataError: If it is not a valid path.
     """
     if "\0" in str(written):
         raise DataError(f"{file} is damaged: expected a path, got {str(written)!r}: {_MEND}")
@@ -132,18 +132,18 @@ def write_result(folder: Path, result: RunResult) -> Path:
 
 @dataclass(frozen=True)
 class StageResult:
-    """result.json of a stage, the last thing that it writes; paths are relative to its folder.
+    """result.json of a stage, which the stage writes last; paths are relative to its folder.
 
     Args:
-        seconds: That it took.
-        metrics: Numbers, by name.
-        tags: Words, by name, for its run in MLflow.
-        params: Settings that it worked out, by name.
-        history: One entry a step, with a `step`, for curves.
-        artifacts: Files or folders that a person or a later run wants.
+        seconds: Duration of the stage.
+        metrics: Name → number.
+        tags: Name → text, for its run in MLflow.
+        params: Name → setting that the stage computed.
+        history: One entry for each step, with a `step`, for curves.
+        artifacts: Files or folders for people or later runs.
         bundle: A serving bundle.
-        mlflow_run_id: Of its run in MLflow, once all this is there.
-        model_uri: Of the bundle in MLflow.
+        mlflow_run_id: Id of its run in MLflow, once all this is logged.
+        model_uri: URI of the bundle in MLflow.
     """
 
     seconds: float
@@ -177,10 +177,10 @@ def write_stage(folder: Path, result: StageResult) -> Path:
 
 @dataclass(frozen=True)
 class Process:
-    """A process, for people to see: whether a run's process is there still is told by the run's lock.
+    """A process, for people to read; whether it is still running follows from the run's lock.
 
     Args:
-        pid: Its number, on the machine or in the container that it runs in.
+        pid: Id of the process, on its machine or in its container.
         started: When it started, seconds since 1970.
     """
 
@@ -189,7 +189,7 @@ class Process:
 
     @classmethod
     def this(cls) -> "Process":
-        """The one that asks."""
+        """The current process."""
         import psutil
 
         return cls(os.getpid(), psutil.Process().create_time())
@@ -197,7 +197,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Amount:
-    """So many units of so many are done."""
+    """Progress: how many units of the total are done."""
 
     done: int
     total: int
@@ -206,19 +206,19 @@ class Amount:
 
 @dataclass(frozen=True)
 class Run:
-    """run.json: how a run stands, from its first second on.
+    """run.json: the state of a run, from its start on.
 
     Args:
-        mark: 32 hexadecimal digits by which MLflow knows the run again.
-        config: All that its figures depend on.
-        digest: Of `config`.
-        overrides: That it was begun with; None if Hydra noted none.
-        process: That runs it, or ran it last.
-        started: When it was begun first, UTC.
+        mark: 32 hexadecimal digits that identify the run in MLflow.
+        config: All settings that its figures depend on.
+        digest: Digest of `config`.
+        overrides: Overrides that it was begun with; None if Hydra recorded none.
+        process: The process that runs it, or ran it last.
+        started: When it was first begun, UTC.
         updated: When this was written, UTC.
-        state: How it stands. A process that is killed cannot write that it was: `read_run` finds out.
-        stage: The one that runs.
-        progress: Of the stage.
+        state: State of the run. A killed process cannot write its state: `read_run` detects it.
+        stage: The running stage.
+        progress: Progress of the stage.
         metrics: Stage → its newest figures, and their step.
         note: The newest line for a person.
         error: Why it failed, on one line.
@@ -266,17 +266,17 @@ def write_run(folder: Path, run: Run) -> Path:
 
 
 def read_as(path: Path, kind: type[T], what: str, mend: str, version: int | None = None) -> T:
-    """Read JSON as what a type hint says; keys that a dataclass does not have are left out.
+    """Read JSON into the type of a type hint; keys that a dataclass does not have are left out.
 
     Args:
         path: The file.
-        kind: Of its value: a dataclass, or a type of values that JSON knows, such as `dict[str, float]`.
-        what: It should be, for messages: "the result of a run".
-        mend: What the user can do if it is not: "run it again".
+        kind: Type of its value: a dataclass, or a type of JSON values, such as `dict[str, float]`.
+        what: What the file should be, for messages: "the result of a run".
+        mend: What the user can do about an error: "run it again".
         version: The one version of the format that the caller reads; the file must have it.
 
     Raises:
-        DataError: If there is no such file, it is no JSON, or it is of another version or shape.
+        DataError: If there is no such file, it is not JSON, or it has another version or shape.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -290,12 +290,12 @@ def read_as(path: Path, kind: type[T], what: str, mend: str, version: int | None
 
 
 def read_made(folder: Path, name: str, what: str, kind: Any) -> Any:
-    """A file of JSON that a finished stage left.
+    """Read a JSON file of a finished stage.
 
     Args:
-        folder: The stage's.
-        name: Of the file.
-        what: It holds, for messages.
+        folder: Folder of the stage.
+        name: Name of the file.
+        what: What the file should be, for messages.
         kind: As for `read_as`.
 
     Raises:
@@ -307,7 +307,7 @@ def read_made(folder: Path, name: str, what: str, kind: Any) -> Any:
 
 
 def read_prepared(folder: Path, name: str, kind: Any) -> Any:
-    """A file of JSON of prepared data; its kind is that of `read_as`.
+    """Read a JSON file of prepared data; `kind` is that of `read_as`.
 
     Raises:
         DataError: If there is none, or it is damaged.
@@ -316,9 +316,9 @@ def read_prepared(folder: Path, name: str, kind: Any) -> Any:
 
 
 def overrides(folder: Path) -> list[str] | None:
-    """The overrides that a run was begun with; None if none was begun in the folder.
+    """The overrides that a run was begun with; None if no run was begun in the folder.
 
-    Hydra notes those of the last attempt too, which may have been refused, or killed while they were written.
+    Hydra's own record is of the last attempt, which may have been refused, or killed during the write.
 
     Raises:
         DataError: If run.json is damaged or of another version.
@@ -327,7 +327,7 @@ def overrides(folder: Path) -> list[str] | None:
 
 
 def noted_overrides(folder: Path) -> list[str] | None:
-    """The overrides of the last attempt at a run, as Hydra noted them; None if it noted none."""
+    """The overrides of the last attempt at a run, as Hydra recorded them; None if there is no record."""
     from omegaconf import OmegaConf
 
     noted = folder / ".hydra" / "overrides.yaml"
@@ -338,29 +338,29 @@ def noted_overrides(folder: Path) -> list[str] | None:
 
 
 def write_prepared(stage: Path, prepared: Path) -> Path:
-    """Note in the folder of stage prepare where the prepared data is → the note."""
+    """Write the path of the prepared data into the folder of stage prepare → the file written."""
     return write_json(stage / "data.json", {"folder": relative(prepared, stage)}, NOTE_VERSION)
 
 
 def prepared_folder(stage: Path) -> Path:
-    """Where the prepared data is that a stage prepare made or found.
+    """The folder of the prepared data that a stage prepare made or found.
 
     Args:
-        stage: Its folder.
+        stage: Folder of the stage.
 
     Raises:
-        DataError: If it noted none, or in another version.
+        DataError: If the stage wrote no path, or wrote it in another version.
     """
     note = read_json(stage / "data.json", "a note of where the prepared data is", _MEND, NOTE_VERSION, {"folder": str})
     return _absolute(stage / "data.json", note["folder"])
 
 
 def no_better_than_constant(models: Mapping[str, Mapping[str, float]]) -> str:
-    """A sentence if no model beats the constant, which says the label rate to every row; else "".
+    """A warning if no model is better than the constant, which predicts the label rate for every row; else "".
 
     Args:
-        models: Name → metrics, among them `ne` (logloss over that of the test rows' own label rate) and, if
-            there are any, `recalibrated_ne`. The entry `constant`, if there is one, is the bar; else it is 1.
+        models: Name → metrics, with `ne` (logloss divided by that of the test rows' own label rate) and possibly
+            `recalibrated_ne`. Models are compared with the `ne` of the entry `constant`, or with 1 without it.
     """
     bar = models.get("constant", {}).get("ne", 1.0)
     losses = [min(m["ne"], m.get("recalibrated_ne", m["ne"])) for n, m in models.items() if n != "constant"]

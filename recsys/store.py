@@ -1,4 +1,4 @@
-"""Where MLflow's store is, and how it is made, moved and reached. No module but tracking imports MLflow itself."""
+"""Find, create, move and reach MLflow's store. Only the module tracking imports MLflow itself."""
 
 import os
 import re
@@ -21,7 +21,7 @@ def default_uri(runs: Path) -> str:
 
 
 def masked(uri: str) -> str:
-    """The address without a name and a password, of which any setting after ? may be one."""
+    """The address without user name and password, and without all settings after `?`, which may hold one."""
     return uri if database(uri) else re.sub(r"[?#;].*", "", re.sub(r"//.*@", "//", uri))
 
 
@@ -33,15 +33,15 @@ def database(uri: str) -> Path | None:
 def make_store(database: Path, make: Callable[[str], object]) -> None:
     """Make a store under another name, then rename it.
 
-    MLflow takes seconds to make its tables, and a kill in between would leave a store that it can neither use
-    nor mend.
+    MLflow takes seconds to make its tables. If it is killed meanwhile, it leaves a store that it can neither
+    use nor repair.
 
     Args:
         database: The file; the caller holds its lock.
         make: Makes the tables of the store at an address.
     """
     unfinished = database.with_name(f".{database.name}.unfinished")
-    for end in ("", "-journal", "-wal", "-shm"):  # left by a process that was killed: the lock is ours
+    for end in ("", "-journal", "-wal", "-shm"):  # left by a killed process, since we hold the lock
         unfinished.with_name(unfinished.name + end).unlink(missing_ok=True)
     make(f"sqlite:///{unfinished}")
     with unfinished.open("rb") as file:
@@ -51,10 +51,10 @@ def make_store(database: Path, make: Callable[[str], object]) -> None:
 
 
 def reach(uri: str) -> None:
-    """Knock at a server's port, which MLflow itself would try for minutes.
+    """Connect to a server's port; MLflow itself would retry for minutes.
 
     Raises:
-        ConfigError: If nobody opens within 5 seconds.
+        ConfigError: If nothing answers within 5 seconds.
     """
     where = urlsplit(uri)
     if where.scheme not in ("http", "https") or not where.hostname:
@@ -63,7 +63,7 @@ def reach(uri: str) -> None:
         port = where.port or (443 if where.scheme == "https" else 80)
         socket.create_connection((where.hostname, port), timeout=5).close()
     except (OSError, ValueError) as error:
-        shown = f"{where.scheme}://{where.hostname}:{where.port}"  # without a name and a password
+        shown = f"{where.scheme}://{where.hostname}:{where.port}"  # without user name and password
         raise ConfigError(f"tracking.uri: cannot reach {shown}: {error}: start the server, or change it") from error
 
 
@@ -74,7 +74,7 @@ _ADDRESSES = (  # where MLflow's tables hold absolute addresses of artifacts
 
 
 def follow(database: Path) -> None:
-    """If a runs folder was moved, let its MLflow store find the artifacts where they are now.
+    """Update the paths of artifacts in an MLflow store, in case its runs folder was moved.
 
     Args:
         database: The default store of the folder; its artifacts are in `mlartifacts` beside it.

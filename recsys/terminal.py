@@ -1,4 +1,4 @@
-"""Where messages and tables are printed: text of any origin is shown as it is."""
+"""Consoles for messages and tables, which are safe for text of any origin."""
 
 import sys
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = ["console"]
 
 
 class _Console(Console):
-    """Rich's, but a control character in a name is shown and not obeyed."""
+    """Rich's console, except that it escapes control characters in names."""
 
     def render_str(self, text: str, *arguments: Any, **settings: Any) -> Text:
         """Text of a line or of a table's cell, as `rich.console.Console` makes it."""
@@ -21,14 +21,14 @@ class _Console(Console):
 
 
 def console(width: int | None = None, stderr: bool = True) -> Console:
-    """The one way to print for a person.
+    """The console for all output to a person.
 
-    `[b]` is no style and `:x:` no picture in what it prints, as names of columns, files and data sets may
-    hold both. Styles are given by `style=` or `rich.text.Text`.
+    It prints `[b]` and `:x:` as they are, not as a style and an emoji, since names of columns, files and data
+    sets may contain both. Styles are given by `style=` or `rich.text.Text`.
 
     Args:
-        width: Columns if the output is no terminal; by default rich's own choice.
-        stderr: Print there; else on standard output.
+        width: Columns if the output is not a terminal; by default rich's own choice.
+        stderr: Whether to print on standard error; else on standard output.
     """
     stream = sys.stderr if stderr else sys.stdout
     return _Console(stderr=stderr, width=None if stream.isatty() else width, markup=False, emoji=False, highlight=False)

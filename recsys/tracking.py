@@ -1,4 +1,4 @@
-"""MLflow: one parent run an experiment, one child a stage. The only file that imports mlflow."""
+"""MLflow: a parent run for each run of recsys, a child run for each stage. Only this file imports mlflow."""
 
 import os
 import re
@@ -19,7 +19,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # 7 by default, w
 with warnings.catch_warnings():  # MLflow warns about its own type hints
     warnings.simplefilter("ignore")
     import mlflow
-    import mlflow.pyfunc  # lazily imported otherwise, which undoes the filter of BundleModel below
+    import mlflow.pyfunc  # a later lazy import would undo the filter of BundleModel below
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.exceptions import MlflowException
 
@@ -32,17 +32,17 @@ from recsys.store import database, default_uri, follow, make_store, masked, reac
 __all__ = ["BundleModel", "Tracker", "artifact", "default_uri"]
 
 T = TypeVar("T")
-_MOST = 900  # metrics a log_batch call may hold is 1000
+_MOST = 900  # metrics in a log_batch call, which may have at most 1000
 _MARK, _STAGE = "recsys.run", "recsys.stage"  # tags by which a resumed run finds its MLflow runs
-_LONGEST = 240  # letters of a name; MLflow takes 250
+_LONGEST = 240  # most letters of a name; MLflow takes 250
 
 
 def artifact(run_id: str, name: str, runs: Path) -> Path:
-    """A copy of a file that a run, or one of its stages, has logged.
+    """Download a file that a run or one of its stages has logged.
 
     Args:
         run_id: 32 hexadecimal digits.
-        name: Of the file.
+        name: Name of the file.
         runs: Folder of runs, for `default_uri`.
 
     Raises:
@@ -73,7 +73,7 @@ def _commit() -> str:
 
 
 def _legal(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same under names that MLflow takes, still distinct: columns may be called anything."""
+    """The same values under distinct names that MLflow accepts, since columns may have any name."""
     legal: dict[str, Any] = {}
     for name, value in values.items():
         base = key = re.sub(r"[^\w.\- :]", "_", name)[:_LONGEST]
@@ -98,10 +98,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
 with warnings.catch_warnings(record=True):  # MLflow asks for hints on predict, which would forbid missing cells
 
     class BundleModel(mlflow.pyfunc.PythonModel):
-        """A bundle behind MLflow's pyfunc door: a data frame of raw rows → probabilities."""
+        """A bundle as an MLflow pyfunc model: a data frame of raw rows → probabilities."""
 
         def load_context(self, context: Any) -> None:
-            """Load the bundle once a process."""
+            """Load the bundle once in each process."""
             from recsys.serving.bundle import Bundle
 
             self.bundle = Bundle.load(context.artifacts["bundle"])
@@ -113,12 +113,12 @@ with warnings.catch_warnings(record=True):  # MLflow asks for hints on predict, 
 
 
 class Tracker:
-    """A `Reporter` that writes a run to MLflow; if that fails while the run goes on, says so once and then is silent.
+    """A `Reporter` that writes a run to MLflow; if that fails during the run, it warns once and then stops writing.
 
     Args:
         uri: A tracking server, `sqlite:///…`, or None for `default_uri`.
         experiment: Name of the MLflow experiment.
-        runs: The runs folder; artifacts of a local store go beside it.
+        runs: The runs folder; artifacts of a local store go into it.
 
     Raises:
         ConfigError: If the server cannot be reached, or the store is broken.
@@ -129,7 +129,7 @@ class Tracker:
         self.ids: dict[str, str] = {}
         self.lost = False
         self._running = ""  # the stage
-        self._steps: dict[tuple[str, str], set[int]] = {}  # that MLflow has, by run and metric
+        self._steps: dict[tuple[str, str], set[int]] = {}  # (run, metric) → steps that MLflow has
         file, home = database(self.uri), Path(runs).resolve()
         reach(self.uri)
         try:
@@ -156,18 +156,18 @@ class Tracker:
 
     @contextmanager
     def parent(self, name: str, config: Mapping[str, Any], folder: Path, mark: str) -> Generator[None]:
-        """The run that all stages hang under; the one that has the mark is opened again.
+        """The parent run of all stages; the run with the mark is reopened if there is one.
 
         Args:
-            name: Of a new one.
-            config: Logged; of a run that is opened again, only what it lacks.
-            folder: Where the run is.
-            mark: Names the run among all of the experiment; 32 hexadecimal digits.
+            name: Name of a new run.
+            config: Configuration to log; for a reopened run, only keys that it lacks.
+            folder: Folder of the run.
+            mark: Identifies the run in the experiment; 32 hexadecimal digits.
         """
         tags = {_MARK: mark, "git_commit": _commit(), "recsys": recsys.__version__, "folder": str(folder)}
 
         def log_config(run_id: str) -> None:
-            known = self.client.get_run(run_id).data.params  # which MLflow lets nobody change
+            known = self.client.get_run(run_id).data.params  # MLflow does not allow to change these
             params = [Param(k, v) for k, v in _legal(_flat(config)).items() if k not in known]
             for start in range(0, len(params), 90):
                 self.client.log_batch(run_id, params=params[start : start + 90])
@@ -177,7 +177,7 @@ class Tracker:
             yield
 
     def adopt(self, mark: str) -> None:
-        """Hang the run that has the mark, with its stages, under this one."""
+        """Make the run with the mark, and thereby its stages, a child of this one."""
 
         def hang() -> None:
             for run in self.client.search_runs([self._experiment], f"tags.`{_MARK}` = '{mark}'", max_results=1):
@@ -187,7 +187,7 @@ class Tracker:
 
     @contextmanager
     def stage(self, name: str) -> Generator[None]:
-        """A child run; that of a stage which was killed is opened again."""
+        """The child run of a stage; that of a killed stage is reopened."""
         parent, self._running = self.ids.get("parent", ""), name
         wanted = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`{_STAGE}` = '{name}'"
         with self._run(name, name, wanted, {_STAGE: name, "mlflow.parentRunId": parent}):
@@ -197,7 +197,7 @@ class Tracker:
     def _run(
         self, key: str, name: str, wanted: str, tags: dict[str, str], begin: Callable[[str], None] | None = None
     ) -> Generator[None]:
-        """A run, found by a filter or made; it ends FINISHED, FAILED by an error, or (it was stopped) KILLED."""
+        """A run, found by a filter or new; it ends as FINISHED, FAILED (by an error) or KILLED (if it was stopped)."""
 
         def open_run() -> None:
             earlier = self.client.search_runs([self._experiment], wanted, max_results=1)
@@ -223,21 +223,21 @@ class Tracker:
             self._tell(lambda: self.client.set_terminated(self.ids[key], status))
 
     def progress(self, done: int, total: int, unit: str = "steps") -> None:
-        """Nothing: MLflow shows figures, not how far a run is."""
+        """Do nothing: MLflow shows figures, not progress."""
 
     def note(self, text: str) -> None:
-        """Nothing: a stage's tags are logged with its result."""
+        """Do nothing: a stage's tags are logged with its result."""
 
     def cancelled(self) -> bool:
         """False."""
         return False
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log figures of the stage that runs, unless MLflow has them from before the run was resumed."""
+        """Log figures of the running stage, unless MLflow has them from before the run was resumed."""
         self._tell(lambda: self._log_curves(self.ids[self._running], [{"step": step, **values}]))
 
     def _log_curves(self, run: str, history: Sequence[Mapping[str, float]]) -> None:
-        """Log what MLflow lacks of a history."""
+        """Log the entries of a history that MLflow lacks."""
         points = [(name, value, int(h["step"])) for h in history for name, value in h.items() if name != "step"]
         for name in {p[0] for p in points} - {n for r, n in self._steps if r == run}:
             self._steps[run, name] = {m.step for m in self.client.get_metric_history(run, name)}
@@ -249,7 +249,7 @@ class Tracker:
             self._steps[run, m.key].add(m.step)
 
     def _tell(self, what: Callable[[], T]) -> T | None:
-        """Talk to MLflow → the answer; None if it fails now, which is said, or has failed before."""
+        """Call MLflow → the answer; None if the call fails, with a warning, or if an earlier one has failed."""
         if self.lost:
             return None
         try:
@@ -257,12 +257,12 @@ class Tracker:
         except Exception as error:  # MLflow, SQLAlchemy, requests and the file system each raise their own
             self.lost = True
             reason = " ".join(str(error).split())[:200]
-            said = f"warning: MLflow cannot be told, the run goes on without it: {reason}: resume=ID tells it later"
-            print(said.replace(self.uri, masked(self.uri)), file=sys.stderr)
+            text = f"warning: MLflow cannot be told, the run goes on without it: {reason}: resume=ID tells it later"
+            print(text.replace(self.uri, masked(self.uri)), file=sys.stderr)
             return None
 
     def log(self, stage: str, result: StageResult, folder: Path) -> bool:
-        """Log the result of a stage on its run: metrics and curves in few calls, then files.
+        """Log the result of a stage to its run: metrics and curves in few calls, then files.
 
         Args:
             stage: Its name.
@@ -293,8 +293,8 @@ class Tracker:
     def register(self, stage: str, bundle: Path, name: str) -> str | None:
         """Register a stage's bundle as a model that `mlflow models serve` can serve → its URI; None if MLflow fails.
 
-        The model carries this package's code. It must not ask for it by name: the package is on no public index, where
-        its name belongs to somebody else.
+        The model contains this package's code. It must not require the package by name: the package is not on a
+        public index, and there its name belongs to somebody else.
         """
         needs = [f"{name}=={version(name)}" for name in ("onnxruntime", "numpy", "xxhash", "pandas")]
 

@@ -1,8 +1,8 @@
-"""What code made a result: part of the name of everything that is kept for later runs.
+"""The version of the code that made a result, which is part of the name of everything kept for later runs.
 
-Results that are found again by a name (prepared data, retrained models) would outlive the code that made
-them. Their names therefore hold a hash of that code, and every file that a later process reads holds the
-version of its format.
+Results that later runs find by name (prepared data, retrained models) could come from older code. Therefore
+their names contain a hash of the code that made them, and every file that a later process reads contains
+the version of its format.
 """
 
 import ast
@@ -23,7 +23,7 @@ def _file(module: str) -> Path | None:
     top, *inside = module.split(".")
     try:
         spec = find_spec(top) if top else None
-    except ValueError:  # __main__ has none
+    except ValueError:  # __main__ has no spec
         return None
     if spec is None or not spec.origin:
         return None
@@ -48,7 +48,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 
 
 def _imports(tree: ast.Module, module: str, file: Path) -> Iterator[str]:
-    """Every name that a module may import, at its top or inside a function; some name no module."""
+    """All names that a module may import, at its top or inside a function; some are not modules."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -70,14 +70,14 @@ def _read(module: str) -> tuple[str, frozenset[str]] | None:
 
 
 def code_version(*modules: str, without: Collection[str] = ()) -> str:
-    """Hash the code of modules and of all that they import of recsys, pipelines and their own packages.
+    """Hash the code of modules and of all that they import from recsys, pipelines and their own packages.
 
     Comments, docstrings and layout do not count; anything else does. Another version of Python may hash the
-    same code differently: what is kept is then made again.
+    same code differently; results are then made again.
 
     Args:
         modules: Dotted names, such as `recsys.data.preparation.prepare`.
-        without: Modules and packages that are not followed, since no result depends on them.
+        without: Modules and packages that are ignored, since no result depends on them.
 
     Returns:
         16 hexadecimal digits.
@@ -105,7 +105,7 @@ def code_version(*modules: str, without: Collection[str] = ()) -> str:
 
 
 def constant(name: str) -> int:
-    """A whole number that a module sets at its top, read from its source: to import it may take seconds.
+    """A whole number that a module sets at its top, read from its source, since an import may take seconds.
 
     Args:
         name: Such as `recsys.training.checkpoint.VERSION`.
@@ -125,7 +125,7 @@ def constant(name: str) -> int:
 
 
 def module_of(target: str) -> str:
-    """The longest beginning of a dotted name that is a module; empty if none is."""
+    """The longest prefix of a dotted name that is a module; empty if none is."""
     while target and _file(target) is None:
         target = target.rpartition(".")[0]
     return target

@@ -82,7 +82,7 @@ class Device:
         return torch.Generator(self.torch_device).manual_seed(seed)
 
     def random_states(self) -> list[Tensor]:
-        """The states of torch's default random generators: that of the CPU, and that of another device."""
+        """The states of torch's default random generators: the CPU's, and this device's if it is another."""
         states = [torch.get_rng_state()]
         return states if self.torch_device.type == "cpu" else [*states, self._module().get_rng_state()]
 

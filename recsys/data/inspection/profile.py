@@ -28,7 +28,7 @@ from recsys.files import Json
 __all__ = ["Guess", "Profile", "guess_kind", "heavy_tail", "min_count", "profile", "separator_of"]
 
 FEW = 20  # whole numbers of at most this many values are categories
-HUGE = 200_000  # a column with more distinct values in the sample is hashed
+HUGE = 200_000  # a column with at least so many distinct values in the sample is hashed
 _SQUARED = 1e150  # the squares of larger numbers cannot be summed
 _ROWS = 100_000  # most rows that a rule reads, if it needs no more
 _SEPARATORS = ("|", ";", "\t", ",", "^", " ")
