@@ -14,7 +14,7 @@ from pipelines import select_features
 from pipelines.benchmark_results import Benchmark, Found
 from pipelines.benchmark_settings import Settings, benchmark_settings
 from pipelines.config import RunConfig
-from pipelines.node import NO_PART, Node, make_node, run_node, settings_read
+from pipelines.node import NOT_HASHED, Node, make_node, run_node, settings_read
 from pipelines.retrains import Retrained, device_name, retrain
 from pipelines.stage import Result, Stage
 from recsys.config.factory import Part
@@ -30,7 +30,12 @@ from recsys.terminal import console
 __all__ = ["run", "search_node"]
 
 _console = console()
-_NOT_HASHED = (*NO_PART, "pipelines.config", "pipelines.stage", "recsys.selection.reports.report_page")  # of a search
+_NOT_HASHED = (
+    *NOT_HASHED,
+    "pipelines.config",
+    "pipelines.stage",
+    "recsys.selection.reports.report_page",
+)  # of a search
 
 
 def search_node(config: RunConfig, folder: Path, done: Mapping[str, Path]) -> Node:

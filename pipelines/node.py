@@ -27,7 +27,7 @@ from recsys.selection.reports.find import is_mlflow_id, named
 from recsys.versions import code_version, constant
 
 __all__ = [
-    "NO_PART",
+    "NOT_HASHED",
     "Input",
     "Node",
     "begun",
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 NODE_VERSION = 1  # of node.json
-NO_PART = tuple(f"recsys.{room}" for room in ("pages", "terminal", "progress", "events", "errors"))
+NOT_HASHED = tuple(f"recsys.{room}" for room in ("pages", "terminal", "progress", "events", "errors"))
 """Packages that no result depends on: pages, and what is printed on the screen."""
 
 _COMPUTE = ("torch", "torchrec", "fbgemm-gpu")  # torchrec asks for fbgemm-gpu on every machine
@@ -154,7 +154,7 @@ def make_node(
     folder: Path,
     done: Mapping[str, Path],
     modules: Collection[str],
-    without: Collection[str] = NO_PART,
+    without: Collection[str] = NOT_HASHED,
     device: str = "",
 ) -> Node:
     """The node of work that writes a stage's files; its code is that of the modules and of what settings name.

@@ -13,7 +13,7 @@ import numpy as np
 from pipelines import train
 from pipelines.config import RunConfig
 from pipelines.evaluate import measure
-from pipelines.node import NO_PART, Node, make_node, run_node, settings_read
+from pipelines.node import NOT_HASHED, Node, make_node, run_node, settings_read
 from pipelines.stage import Result, Stage
 from recsys.data.shards import Shards, read_array
 from recsys.events import Reporters, raise_if_cancelled
@@ -28,7 +28,11 @@ __all__ = ["Changes", "Retrained", "device_name", "ordered", "retrain", "retrain
 
 _console = console()
 _LOGITS = "test_logits.npy"
-_NOT_HASHED = (*NO_PART, "recsys.baselines", "recsys.selection")  # what picks its fields is no part of a retrain either
+_NOT_HASHED = (
+    *NOT_HASHED,
+    "recsys.baselines",
+    "recsys.selection",
+)  # what picks its fields is no part of a retrain either
 
 
 @dataclass(frozen=True)
