@@ -35,7 +35,7 @@ _NOT_HASHED = (
     "pipelines.config",
     "pipelines.stage",
     "recsys.selection.reports.report_page",
-)  # of a search
+)  # a search
 
 
 def search_node(config: RunConfig, folder: Path, done: Mapping[str, Path]) -> Node:

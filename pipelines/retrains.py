@@ -32,7 +32,7 @@ _NOT_HASHED = (
     *NOT_HASHED,
     "recsys.baselines",
     "recsys.selection",
-)  # what picks its fields is no part of a retrain either
+)  # nor does what picks its fields
 
 
 @dataclass(frozen=True)
