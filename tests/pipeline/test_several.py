@@ -127,7 +127,7 @@ def test_the_metrics_of_preparation_have_each_labels_rate(stages: dict[str, Path
 def test_a_whole_run_says_which_label_selection_is_about(tmp_path: Path) -> None:
     """By the command; the bundle answers with both labels."""
     pyarrow.parquet.write_table(with_buy(clicks(4000)), tmp_path / "clicks.parquet")
-    done = recsys(tmp_path, "run", *TWO, CXX="absent")
+    done = recsys(tmp_path, "run", *TWO)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "fields are judged by what click loses, not buy" in " ".join(done.stderr.split())
     result = read_result(tmp_path / done.stdout.splitlines()[-1])
