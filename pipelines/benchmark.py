@@ -35,7 +35,8 @@ _NOT_HASHED = (
     "pipelines.config",
     "pipelines.stage",
     "recsys.selection.reports.report_page",
-)  # a search
+)
+"""Code that no search depends on."""
 
 
 def search_node(config: RunConfig, folder: Path, done: Mapping[str, Path]) -> Node:

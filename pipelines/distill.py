@@ -13,6 +13,7 @@ from pipelines.stage import Result, Stage, newest_model
 from pipelines.train import train_model
 from recsys.data.batch import Batch
 from recsys.data.shards import Shards
+from recsys.errors import ConfigError
 from recsys.evaluation.metrics import sigmoid
 from recsys.frame.ctr import CTR
 from recsys.frame.merged import Scorer
@@ -69,7 +70,12 @@ def run(stage: Stage) -> Result:
     """
     settings, source = stage.config.distill, newest_model(stage, before="distill")
     device = Device.choose(stage.config.device)
-    teacher, _ = merged.load(source, device)
+    teacher, spec = merged.load(source, device)
+    if any(s.get("refit") for s in (spec, *spec.get("members", ()))):
+        raise ConfigError(
+            "distill: the newest model was trained on validation rows, which would choose the student: leave refit "
+            "out, or begin from a run without it"
+        )
     loss = soft_targets(teacher, settings.weight, settings.temperature)
     config = replace(stage.config, model=settings.model, embedding=settings.embedding)
     result = train_model(replace(stage, config=config), teacher.schema, loss)

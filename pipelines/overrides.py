@@ -43,10 +43,9 @@ def compose(overrides: Sequence[str], given: argparse.Namespace = NO_OPTIONS) ->
     return _compose(folder, given.config_name or "config", overrides)
 
 
-def compose_typed(overrides: Sequence[str], given: argparse.Namespace = NO_OPTIONS) -> DictConfig:
+def compose_typed(overrides: Sequence[str]) -> DictConfig:
     """Hydra's part alone, composed without the user's files: a quarter of the work of composing a whole run."""
-    typed = [o for o in overrides if key_of(o).startswith("hydra")]
-    return compose(typed, given) if given.config_path or given.config_name else _compose(CONF, "folders", typed)
+    return _compose(CONF, "folders", [o for o in overrides if key_of(o).startswith("hydra")])
 
 
 def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:

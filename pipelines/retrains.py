@@ -32,7 +32,8 @@ _NOT_HASHED = (
     *NOT_HASHED,
     "recsys.baselines",
     "recsys.selection",
-)  # nor does what picks its fields
+)
+"""Code that no retrain depends on; what picked its fields is part of it."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ __all__ = [
 
 _ONLY_TYPED = (
     *("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging", "output_subdir", "searchpath", "verbose"),
+    "sweep.subdir",
     *("job.chdir", "job.env_set", "job.env_copy", "job.name", "job.config", "mode"),
 )
 """Keys of `hydra` that make it import, call or write what they name: no file may set them."""
@@ -64,6 +65,8 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             raise  # --version
         reason = printed.getvalue().strip().splitlines()[-1].partition("error: ")[2]
         raise ConfigError(f"{reason}: recsys run --help lists what there is") from None
+    if given.run and given.multirun:
+        raise ConfigError("expected --run or --multirun, got both: give one")
     overrides = list(given.overrides)
     flags = list(arguments)
     for o in overrides:
@@ -103,9 +106,16 @@ def _configurations(overrides: list[str], given: argparse.Namespace) -> list[Dic
         raise ConfigError(what_is_wrong(error, overrides, given)) from error
     if given.cfg:
         return configs
-    plain = compose_typed(overrides, given)
-    for config in configs:
-        refuse_what_a_file_may_not_say(config, plain, overrides)
+    typed = compose_typed(overrides)
+    for job, config in zip(jobs, configs, strict=True):
+        refuse_what_a_file_may_not_say(config, typed, overrides)
+        noted = _unresolved(config.hydra.overrides)
+        if {*noted["task"], *noted["hydra"]} - set(job):
+            raise ConfigError("hydra.overrides: a file may not set it: it is the record of what was typed")
+        if config.hydra.mode == RunMode.MULTIRUN and not given.multirun:
+            raise ConfigError("hydra.mode: a sweep is asked for by -m: leave the key out")
+        if config.hydra.job.chdir:
+            raise ConfigError("hydra.job.chdir: a run stays in the folder it was begun in: leave the key out")
         with _unused_is(_no_folder):
             resolved = resolve_config(config)
         check(resolved)
@@ -113,7 +123,7 @@ def _configurations(overrides: list[str], given: argparse.Namespace) -> list[Dic
     return configs
 
 
-def refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overrides: Sequence[str]) -> None:
+def refuse_what_a_file_may_not_say(config: DictConfig, typed: DictConfig, overrides: Sequence[str]) -> None:
     """Refuse files that would make this process run code outside our packages: somebody may have sent them.
 
     Raises:
@@ -122,14 +132,14 @@ def refuse_what_a_file_may_not_say(config: DictConfig, plain: DictConfig, overri
     by_hand = any(key_of(o) == "trusted" for o in overrides)
     if not by_hand and (OmegaConf.is_interpolation(config, "trusted") or config.get("trusted")):
         raise ConfigError("trusted: a file may not say what code to trust: give trusted=[PACKAGE] on the command line")
-    here, typed = (_plain(c.hydra) for c in (config, plain))
+    here, wanted = (_unresolved(c.hydra) for c in (config, typed))
     for key in _ONLY_TYPED:
         group, _, name = key.rpartition(".")
-        if (here[group] if group else here)[name] != (typed[group] if group else typed)[name]:
+        if (here[group] if group else here)[name] != (wanted[group] if group else wanted)[name]:
             raise ConfigError(f"hydra.{key}: a file may not set it: give it on the command line")
 
 
-def _plain(node: DictConfig) -> Any:
+def _unresolved(node: DictConfig) -> Any:
     """The values as they are written, without interpolation."""
     return OmegaConf.to_container(node, resolve=False)
 
@@ -148,7 +158,7 @@ def check_folder(config: DictConfig, runs: Path, sweeps: bool) -> Path:
             check_new_or_ours(folder, place)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{place}: the value does not resolve: {str(error).splitlines()[0]}: leave it out") from error
-    below = str(_plain(part)["subdir"]) if sweeps else ""
+    below = str(_unresolved(part)["subdir"]) if sweeps else ""
     if ".." in below or below.startswith("/"):
         raise ConfigError(f"hydra.sweep.subdir: expected a folder below the sweep's, got {below}: leave it out")
     return folder
@@ -248,7 +258,10 @@ _by_hydra = hydra.main(version_base=None, config_path=str(CONF), config_name="co
 def _run_composed(config: DictConfig) -> None:
     """Run one composed configuration as `hydra.main` does, which would compose it twice more."""
     config.hydra.mode = RunMode.RUN
-    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    try:
+        configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"hydra.verbose or hydra.hydra_logging: {error}: leave them out") from error
     with initialize_config_dir(str(CONF), job_name="submit", version_base=None):
         callbacks = Callbacks(config)
         context = HydraContext(GlobalHydra.instance().config_loader(), callbacks)
@@ -286,7 +299,7 @@ def main(arguments: Sequence[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and prints nothing
     try:
         with folders_made():
-            if by_hydra or configs[0].hydra.mode not in (None, RunMode.RUN):
+            if by_hydra:
                 _by_hydra()
             else:
                 _run_composed(configs[0])

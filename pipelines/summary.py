@@ -38,7 +38,7 @@ def _better_baseline(models: Mapping[str, Mapping[str, float]]) -> str:
     if "auc" in models[best] and "auc" in models[shipped]:
         figures["AUC"] = (models[best]["auc"], models[shipped]["auc"])
     differences = ", ".join(f"{name} {a:.4f}, not {b:.4f} ({a - b:+.4f})" for name, (a, b) in figures.items())
-    return f"{best} is better than the model that is shipped ({row_names(models)[shipped]}): {differences}"
+    return f"{best} has a lower test logloss than the newest model ({row_names(models)[shipped]}): {differences}"
 
 
 def _columns(table: Table, first: str, *numbers: str) -> None:

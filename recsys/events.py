@@ -207,7 +207,8 @@ class RunFile:
 
         It is tried twice, since a full disk may have room again once the file that filled it is removed.
         """
-        self._changes |= {"state": state, "stage": None, "progress": None, **reason}
+        over = {"stage": None, "progress": None} if state == "finished" else {}  # else where it ended
+        self._changes |= {"state": state, **over, **reason}
         try:
             self._save()
         except OSError:

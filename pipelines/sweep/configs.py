@@ -63,8 +63,8 @@ class Base:
             ConfigError: If a setting is invalid.
         """
         config = _compose([*self.searched, *self.overrides])
-        plain = compose_typed(_with_own_options(self.overrides))
-        refuse_what_a_file_may_not_say(config, plain, self.overrides)
+        typed = compose_typed(_with_own_options(self.overrides))
+        refuse_what_a_file_may_not_say(config, typed, self.overrides)
         OmegaConf.set_struct(config, False)
         settings = Settings.from_json(cast(Json, OmegaConf.to_container(config.pop("search"), resolve=True)))
         if not self.names_folder:

@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def export(given: Namespace) -> int:
     """Export the newest model of a run, by a run of stage export alone."""
-    return run([f"from_run={given.run}", "stages=[export]", f"name={Path(given.run).name}-export", *given.overrides])
+    return run([f"from_run={given.run}", "stages=[export]", *given.overrides])
 
 
 def continued(arguments: list[str], command: str = "run") -> list[str]:

@@ -23,7 +23,8 @@ def _obey_in_callbacks() -> None:
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         error = unraisable.exc_value
-        if not isinstance(error, SystemExit | KeyboardInterrupt):
+        here = threading.current_thread() is threading.main_thread() and not sys.is_finalizing()
+        if not here or not isinstance(error, SystemExit | KeyboardInterrupt):
             usual(unraisable)
             return
 

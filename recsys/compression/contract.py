@@ -50,7 +50,10 @@ class TrainingRows:
 
     @cached_property
     def reads(self) -> dict[str, Tensor]:
-        """For each table, how often training rows read each of its V rows; 0 for rows that no step updated."""
+        """For each table, how often training rows read each of its V rows; 0 if no step updated the row.
+
+        Without optimiser state (SGD) nothing tells which rows were updated: every reading counts.
+        """
         counts = count_reads(self.trained.routed(), {n: t.rows for n, t in self.tables.items()}, self.train)
         # The kept weights may come from before the epoch's end, or from just after fresh tables.
         state = self.squared_gradients

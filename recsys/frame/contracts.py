@@ -5,17 +5,19 @@ B rows of a batch, W the width of all fields side by side, O numbers of an inter
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from inspect import get_annotations
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.data.batch import Batch
+from recsys.errors import ConfigError
 from recsys.tables.lookup import Lookup
 from recsys.tables.plain import PlainEmbedding
 
-__all__ = ["Embedding", "Head", "RoutedEmbedding", "TableOptimizer", "TrainableEmbedding"]
+__all__ = ["Embedding", "Head", "RoutedEmbedding", "TableOptimizer", "TrainableEmbedding", "check_embedding"]
 
 
 @runtime_checkable
@@ -73,6 +75,25 @@ class TrainableEmbedding(Embedding, Protocol):
     def set_learning_rate(self, lr: float) -> None:
         """Set the learning rate of the next updates of tables, > 0."""
         ...
+
+
+def check_embedding(embedding: object, contract: type[Any]) -> None:
+    """Check that an embedding has what its use needs.
+
+    Args:
+        embedding: What a scheme returned.
+        contract: One of the Protocols of this file.
+
+    Raises:
+        ConfigError: If attributes are missing.
+    """
+    names = {n for c in contract.__mro__ for n in (*vars(c), *get_annotations(c))}
+    missing = sorted(n for n in names if not n.startswith("_") and not hasattr(embedding, n))
+    if missing:
+        raise ConfigError(
+            f"embedding: {type(embedding).__name__} lacks {', '.join(missing)}: add what docs/api.md says of a "
+            f"{contract.__name__}"
+        )
 
 
 class Head(Protocol):

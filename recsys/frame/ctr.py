@@ -7,6 +7,7 @@ interaction, T labels.
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError
 from recsys.features.schema import Field, Schema
-from recsys.frame.contracts import Embedding, Head, RoutedEmbedding, TrainableEmbedding
+from recsys.frame.contracts import Embedding, Head, RoutedEmbedding, TrainableEmbedding, check_embedding
 from recsys.frame.layers import NarrowNumbers
 from recsys.frame.linear import Linear
 from recsys.frame.with_linear import WithLinear
 from recsys.heads.click import Click
+from recsys.tables.plain import PlainEmbedding
 
 __all__ = ["CTR"]
 
@@ -178,9 +180,10 @@ class CTR(nn.Module):
         Raises:
             ConfigError: If they are plain tensors, as compressed tables are.
         """
-        if not isinstance(self.embedding, TrainableEmbedding):
+        if isinstance(self.embedding, PlainEmbedding):
             raise ConfigError("compressed tables cannot be trained: give the model from before its compression")
-        return self.embedding
+        check_embedding(self.embedding, TrainableEmbedding)
+        return cast(TrainableEmbedding, self.embedding)
 
     def routed(self) -> RoutedEmbedding:
         """The embedding, if it says which rows a batch reads.
@@ -188,9 +191,12 @@ class CTR(nn.Module):
         Raises:
             ConfigError: If it does not, as compressed tables do not.
         """
-        if not isinstance(self.embedding, RoutedEmbedding):
-            raise ConfigError("expected trained tables, got plain ones: give the model from before its compression")
-        return self.embedding
+        if isinstance(self.embedding, PlainEmbedding):
+            raise ConfigError(
+                "expected trained tables, got compressed ones: give the model from before its compression"
+            )
+        check_embedding(self.embedding, RoutedEmbedding)
+        return cast(RoutedEmbedding, self.embedding)
 
     def set_linear(self, ids: Mapping[str, np.ndarray], numbers_N: np.ndarray, bias: float) -> None:
         """Set the logistic regression beside the network; the model must have been built with `linear`.

@@ -48,7 +48,7 @@ class Merged(nn.Module):
         return self._models[0].loss(logit_BT, batch)
 
     def scoring(self) -> "Merged":
-        """As `CTR.plain`."""
+        """As `CTR.scoring`."""
         return Merged([model.scoring() for model in self._models])
 
     def nbytes(self) -> tuple[int, int]:

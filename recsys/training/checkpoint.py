@@ -12,7 +12,7 @@ from recsys.config.factory import make
 from recsys.errors import DataError
 from recsys.features.schema import Schema
 from recsys.files import read_json, whole, write_json
-from recsys.frame.contracts import Embedding, TrainableEmbedding
+from recsys.frame.contracts import Embedding, RoutedEmbedding, TrainableEmbedding, check_embedding
 from recsys.frame.ctr import CTR
 from recsys.frame.with_linear import WithLinear
 from recsys.heads.click import Click
@@ -53,6 +53,7 @@ def build(schema: Schema, spec: Spec, device: Device = CPU) -> CTR:
     """
     with device.torch_device:
         embedding = make(spec["embedding"], "embedding")(schema)
+        check_embedding(embedding, RoutedEmbedding if spec.get("linear") else TrainableEmbedding)
         if spec.get("linear"):
             embedding = WithLinear(schema, embedding)
     model = _frame(schema, embedding, spec)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import compress, evaluate, refit, train
+from pipelines import compress, distill, evaluate, refit, train
 from pipelines.stage import Stage
 from recsys.baselines.linear import linear_weights
 from recsys.data.batch import Batch
 from recsys.data.joined import Joined
 from recsys.data.shards import Shards
+from recsys.errors import ConfigError
 from recsys.evaluation.metrics import logloss, sigmoid
 from recsys.results import read_stage, write_stage
 from recsys.training import checkpoint, merged
@@ -85,6 +86,12 @@ def test_nothing_is_measured_or_fitted_on_validation_then(refitted: Stage, tmp_p
     assert "recalibrated" not in shown
     merged.save(tmp_path, {"a": done["train"], "b": done["compress"]})
     assert evaluate.measure(tmp_path, refitted)[1] is None, "one of its members has seen validation"
+
+
+def test_a_student_that_validation_chooses_has_no_teacher_that_learned_from_it(refitted: Stage, tmp_path: Path) -> None:
+    done = {name: folder for name, folder in refitted.done.items() if name != "compress"}
+    with pytest.raises(ConfigError, match="distill: the newest model was trained on validation rows"):
+        distill.run(replace(refitted, folder=tmp_path, done=done))
 
 
 def test_the_regression_beside_the_network_is_fitted_anew_and_keeps_its_share(prepared: Path, tmp_path: Path) -> None:

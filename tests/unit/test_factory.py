@@ -1,6 +1,7 @@
 """What a configuration may call: what a packaged option names, or what a trusted package itself defines."""
 
 import json
+import shutil
 import sys
 import typing
 from pathlib import Path
@@ -12,7 +13,7 @@ from hydra.utils import get_object
 from recsys.commands.cli import main
 from recsys.config import factory
 from recsys.config.factory import allowed, check, make, targets
-from recsys.config.options import packaged_targets, present_name
+from recsys.config.options import CONF, packaged_targets, present_name
 from recsys.config.signature import parameters
 from recsys.errors import ConfigError
 from recsys.features.schema import Field, Schema
@@ -168,12 +169,24 @@ def test_a_file_can_neither_trust_nor_set_what_makes_hydra_run_code(tmp_path: Pa
         ("hydra: {launcher: {_target_: shop.Run}}", "hydra.launcher: a file may not set it"),
         ("hydra: {job: {env_set: {PATH: x}}}", "hydra.job.env_set: a file may not set it"),
         ("hydra: {output_subdir: ../../x}", "hydra.output_subdir: a file may not set it"),
+        ("hydra: {sweep: {subdir: '${oc.env:NO,/elsewhere}'}}", "hydra.sweep.subdir: a file may not set it"),
+        ("hydra: {overrides: {task: ['seed=3']}}", "hydra.overrides: a file may not set it"),
         ("hydra: {run: {dir: /elsewhere}}", "hydra.run.dir: expected a folder inside runs"),
     ):
         bad.write_text(f"# @package _global_\n{text}\n")
         assert main(["run", "experiment=bad"]) == 2
         assert said in capfd.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["experiment"]
+
+
+def test_nor_can_a_folder_of_options_in_place_of_ours(tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(CONF, tmp_path / "own")
+    with (tmp_path / "own" / "config.yaml").open("a") as config:
+        config.write("hydra: {job: {env_set: {PATH: x}}}\n")
+    assert main(["run", "--config-path", "own"]) == 2
+    assert "hydra.job.env_set: a file may not set it" in capfd.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["own"]
 
 
 @pytest.mark.parametrize("target", sorted(packaged_targets()))

@@ -48,7 +48,8 @@ _NOT_HASHED = (
     "recsys.events",
     "recsys.progress",
     "recsys.terminal",
-)  # of what is prepared
+)
+"""Code that no prepared data depends on."""
 _MOST_WEIGHT = 1e30  # of a row: a batch of them can be summed as float32
 _STEP = 1 << 16  # rows written at once
 
