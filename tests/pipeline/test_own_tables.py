@@ -128,6 +128,7 @@ def event_log(path: Path, rows: int = 1500) -> list[list[Any]]:
     return log
 
 
+@pytest.mark.slow
 def test_an_event_log(tmp_path):
     log = event_log(tmp_path / "shop.csv")
     guess = ["--label", "click", "--time", "at", "--group", "user"]

@@ -212,6 +212,7 @@ def test_a_search_is_watched_in_run_json_and_a_file_cancels_it(place):
     assert unit == "steps with gates" and process.returncode != 0 and read_run(folder).state == "cancelled"
 
 
+@pytest.mark.slow
 def test_a_killed_run_takes_up_where_it_was(place):
     """Kill after a look at validation: run.json and MLflow know it; the weights equal those of a run left alone."""
     quick = [*SMALL, "stages=[train]", "train.max_epochs=10", "train.patience=100", "train.evals_per_epoch=2"]
