@@ -151,12 +151,12 @@ def begin(forks: Forks, whole: Path, folder: Path, run: Sequence[str], store: bo
 
 
 def test_at_any_moment_of_every_stage(forks, whole, tmp_path):
-    """40 kills, each at a moment drawn over the stage that the run is in, or just when that stage is done."""
+    """40 kills or more, at least one in each stage, at a moment drawn over it, or just when that stage is done."""
     r = np.random.default_rng(0)
     stages = read_result(whole / "runs" / "shot" / "result.json").stages
     places, struck = [begin(forks, whole, tmp_path / "0", RUN)], set()
-    for number in range(80):  # a shot that comes after the run's end counts for nothing
-        if sum(p.killed for p in places) == 40:
+    for number in range(160):  # a shot that comes after the run's end counts for nothing
+        if sum(p.killed for p in places) >= 40 and struck == set(stages):
             break
         if all(places[-1].done(s) for s in stages):
             places[-1].finish()
@@ -167,7 +167,7 @@ def test_at_any_moment_of_every_stage(forks, whole, tmp_path):
         if place.count(forks.shoot(place.folder, place.arguments, SIGNALS[number % 3], folder, wait)):
             struck.add(stage)
     places[-1].finish()
-    assert sum(p.killed for p in places) == 40, "too many runs had ended before their kill"
+    assert sum(p.killed for p in places) >= 40, "too many runs had ended before their kill"
     assert struck == set(stages)
 
 

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ import pytest
 
 from recsys.export.graphs import compiler
 from recsys.results import RunResult, read_result
-from tests.pipeline.small import recsys
+from tests.pipeline.small import recsys, whole_recsys
 
 SMALL = [
     "train.batch_size=128", "train.max_epochs=3", "train.evals_per_epoch=1", "train.lr=0.01", "train.table_lr=0.3",
@@ -29,15 +29,17 @@ SMALL = [
 ]  # fmt: skip
 
 
-def ran(place: Path, *arguments: str, **env: str) -> str:
+def ran(place: Path, *arguments: str, command: Callable[..., Any] = recsys) -> str:
     """Standard output of a command that must succeed without a warning or a traceback."""
-    done = recsys(place, *arguments, **env)
+    done = command(place, *arguments)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout
 
 
-def table_to_run(place: Path, file: str, guess: list[str], run: list[str], edit: dict[str, str], **env: str) -> dict:
+def table_to_run(
+    place: Path, file: str, guess: list[str], run: list[str], edit: dict[str, str], command: Callable[..., Any] = recsys
+) -> RunResult:
     """`data guess`, the one edit, `data report`, `run` → result.json. Each prints its result and nothing else."""
     name = file.split(".")[0]
     config = place / ran(place, "data", "guess", file, *guess).strip()
@@ -47,7 +49,7 @@ def table_to_run(place: Path, file: str, guess: list[str], run: list[str], edit:
         config.write_text(config.read_text().replace(old, new))
     page = place / ran(place, "data", "report", name).strip()
     assert "Fields, the most telling first" in page.read_text()
-    out = ran(place, "run", f"data={name}", f"name={name}", *SMALL, *run, **env)
+    out = ran(place, "run", f"data={name}", f"name={name}", *SMALL, *run, command=command)
     assert len(out.splitlines()) == 1, "a script takes standard output for the result"
     return read_result(place / out.strip())
 
@@ -170,7 +172,7 @@ def test_a_wide_table_of_numbers(tmp_path):
     names = [*(f"sensor {i} (V)" for i in range(120)), "bought"]
     write_csv(tmp_path / "wide.csv", names, [[*c, y] for c, y in zip(cells, bought, strict=True)])
     steps = ["selection.steps=150", "selection.batch_size=128"]
-    result = table_to_run(tmp_path, "wide.csv", ["--label", "bought"], steps, {}, CXX=compiler() or "none")
+    result = table_to_run(tmp_path, "wide.csv", ["--label", "bought"], steps, {}, whole_recsys)  # with the compiler
     assert metrics(result)["train"]["auc"] > 0.7
     bundle = bundle_of(result)
     checked = json.loads(ran(tmp_path, "verify", bundle))
