@@ -214,11 +214,14 @@ class Forks:
         return self.end()
 
     def shoot(self, folder: Path, arguments: Sequence[str], number: int, stage: Path, wait: float) -> Ended:
-        """Send a signal some seconds after a stage's folder is made, or once its result is there if that is sooner."""
+        """Send a signal some seconds after a stage is begun or taken up, or once its result is there if that is sooner.
+
+        `stage` may be the run's own folder: then the seconds count from when it is made.
+        """
         mark = self.said.with_name("mark")
         mark.unlink(missing_ok=True)
-        appears = "os.mkdir" if stage.parent.name == "runs" else "os.rename"  # a run's folder, or a stage's
-        child = self.begin(folder, arguments, at=(appears, str(stage), 1), how=str(mark))
+        at = ("os.mkdir", str(stage), 1) if stage.parent.name == "runs" else ("open", f"/.{stage.name}.lock", 1)
+        child = self.begin(folder, arguments, at=at, how=str(mark))
         while not mark.exists() and _alive(child):
             time.sleep(0.005)
         until = time.monotonic() + wait
