@@ -33,7 +33,7 @@ _NOT_HASHED = (
     "recsys.baselines",
     "recsys.selection",
 )
-"""Code that no retrain depends on; what picked its fields is part of it."""
+"""Code that no retrain depends on, such as what picked its fields."""
 
 
 @dataclass(frozen=True)
