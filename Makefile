@@ -66,7 +66,7 @@ demo: setup  ## real clicks to a tracked, compressed, served model (about two mi
 lint: setup  ## style, types and layers
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --threads 2
 	$(BIN)/lint-imports --no-logo
 
 test: lint  ## what CI runs: lint, then all tests but the slow ones

@@ -52,7 +52,7 @@ def run(stage: Stage) -> Result:
         stage.reporter.progress(step.number * size, steps * size, "rows")
         raise_if_cancelled(stage.reporter)
     if trained.linear is not None and model.linear is not None:
-        fit_regression(model, stage.data, seed, read_stage(source).metrics.get("linear_C"))
+        fit_regression(model, stage.data, seed, read_stage(source).metrics.get("linear_C"), refit=True)
         model.linear.share.copy_(trained.linear.share)
     checkpoint.save(stage.folder, model.eval(), {**spec, "refit": True})
     figures = {"steps": float(steps), "rows": float(len(rows)), "fields": float(len(trained.schema.fields))}

@@ -44,13 +44,15 @@ _OVERRIDE = """# @package _global_
 """
 
 
-def _search(stage: Stage, search: Search) -> tuple[FieldScores, ProbeFindings | None]:
-    """Scores of the model's fields; with probes, of a model trained with them too, and the false discovery rate."""
+def _search(stage: Stage, search: Search, spec: checkpoint.Spec) -> tuple[FieldScores, ProbeFindings | None]:
+    """Scores of the model's fields; with probes, of a network trained with them too, and the false discovery rate."""
     select, count = make(stage.config.selection or {}, "selection"), stage.config.select.probes
     if count == 0:
         return search_fields(select, search), None
     sources = probe_sources(search.model.schema, count, search.seed)
     train, valid = (Probed(split, sources, search.seed) for split in (search.train, search.valid))
+    alone: checkpoint.Spec = {**spec, "linear": False}  # the regression knows nothing of the probes
+    search = replace(search, build=lambda schema: checkpoint.build(schema, alone, search.device))
     seed_everything(search.seed)
     model = search.build(train.schema)
     history = fit(model, train, valid, search.how, search.seed, device=search.device, reporter=search.reporter)
@@ -91,7 +93,7 @@ def run(stage: Stage) -> Result:
     check_policy(names, policy.top_k, policy.protect)
     check_policy(names, policy.no_cut, policy.protect)
     of_model = health(model, search.train, valid, device=search.device)
-    scores, probes = _search(stage, search)
+    scores, probes = _search(stage, search, spec)
     scores.notes.warnings.extend(_one_label(model.schema))
     for warning in scores.notes.warnings:
         console().print(f"look at: {warning}", soft_wrap=True)

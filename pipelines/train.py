@@ -16,14 +16,16 @@ from recsys.frame.ctr import CTR
 from recsys.frame.linear import linear_fields
 from recsys.results import read_made
 from recsys.selection.reports.find import kept
+from recsys.terminal import console
 from recsys.training import checkpoint
-from recsys.training.auto import facts, resolve
+from recsys.training.auto import LEAST_TO_CHOOSE, facts, resolve
 from recsys.training.config import TrainConfig
 from recsys.training.device import Device
 from recsys.training.fit import best_look, fit
 from recsys.training.loop import Loss, seed_everything
 
 MOST_LINEAR = 500_000  # training rows that the logistic regression beside a network is fitted on
+_STRENGTH = 1.0  # its C if validation has too few rows to choose one
 
 __all__ = ["fit_regression", "run", "run_again", "train_model"]
 
@@ -55,7 +57,7 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     seed_everything(spec["seed"])
     model = checkpoint.build(schema, spec, device)
     resume = stage.folder / "resume.pt"
-    regression = fit_regression(model, stage.data, spec["seed"]) if config.linear else {}
+    regression = fit_regression(model, stage.data, spec["seed"], _strength(valid)) if config.linear else {}
     history = fit(model, train, valid, config, spec["seed"], resume, device=device, reporter=stage.reporter, loss=loss)
     checkpoint.save(stage.folder, model, spec)
     write_json(stage.folder / "history.json", history)
@@ -78,24 +80,37 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     )
 
 
-def fit_regression(model: CTR, data: Path, seed: int, strength: float | None = None) -> dict[str, float]:
+def _strength(valid: Shards) -> float | None:
+    """None if validation has enough rows to choose C by; else a C, and what that means is printed."""
+    if facts(valid).scarce >= LEAST_TO_CHOOSE:
+        return None
+    console().print(
+        f"look at: validation has fewer than {LEAST_TO_CHOOSE} rows of its rarer label, too few to choose by: the "
+        f"regression beside the network gets C = {_STRENGTH:g} and half of the logit; give validation more rows",
+        soft_wrap=True,
+    )
+    return _STRENGTH
+
+
+def fit_regression(
+    model: CTR, data: Path, seed: int, strength: float | None = None, refit: bool = False
+) -> dict[str, float]:
     """Fit the logistic regression beside the network of a fresh model → metrics of the fit.
 
     Args:
         model: Built with `linear`.
         data: The prepared data set.
         seed: Seed of the sample of rows that it is fitted on.
-        strength: C of a fit on training and validation rows. None fits training rows, and validation chooses C.
+        strength: Its C; if None, validation chooses one.
+        refit: Whether it is fitted on validation rows too; then it needs `strength`.
     """
     names = [*linear_fields(model.schema), *(f.name for f in model.schema.numeric)]
     if not names:
         return {}
     started = time.perf_counter()
     train, valid = (Shards(data, split, model.schema.subset(names)) for split in ("train", "valid"))
-    if strength is None:
-        fitted = linear_weights(train, valid, MOST_LINEAR, seed)
-    else:
-        fitted = linear_weights(Joined(train, valid), strength, MOST_LINEAR, seed)
+    rows = Joined(train, valid) if refit else train
+    fitted = linear_weights(rows, valid if strength is None else strength, MOST_LINEAR, seed)
     model.set_linear(fitted.ids, fitted.numbers_N, fitted.bias)
     return {"linear_C": fitted.settings["C"], "linear_seconds": time.perf_counter() - started}
 

@@ -17,11 +17,12 @@ from recsys.errors import ConfigError
 from recsys.files import Json
 
 if TYPE_CHECKING:  # without torch, since settings are checked before a run starts
-    from recsys.data.shards import Shards
+    from recsys.data.split import Split
 
-__all__ = ["AUTO", "Facts", "facts", "of_student", "recipe", "resolve"]
+__all__ = ["AUTO", "LEAST_TO_CHOOSE", "Facts", "facts", "of_student", "recipe", "resolve"]
 
 AUTO = "auto"
+LEAST_TO_CHOOSE = 20  # validation rows of the rarer label; with fewer, they choose the end of training alone
 _GROUPS = ("train", "embedding", "model")
 _RATED = tuple(f"recsys.embeddings.optimizers.{name}.{name}" for name in ("rowwise_adagrad", "adagrad"))
 """The table optimisers for which the recipe has a learning rate."""
@@ -51,8 +52,8 @@ class Facts:
         return max(1, min(self.positives, self.rows - self.positives))
 
 
-def facts(train: "Shards") -> Facts:
-    """The facts of a training split for the fields of its schema; rows of weight 0 do not count."""
+def facts(train: "Split") -> Facts:
+    """The facts of a split for the fields of its schema; rows of weight 0 do not count."""
     schema, label_B = train.schema, train.label_B
     if train.weight_B is not None:
         label_B = label_B[train.weight_B > 0]

@@ -30,7 +30,8 @@ class TrainConfig:
         warmup_steps: Steps over which both rates rise linearly from 0.
         decay: `none`, or `linear`: both rates fall to 0 at the end of `max_epochs`.
         evals_per_epoch: Looks at validation in an epoch, equally spaced.
-        patience: Looks without a better validation logloss before training stops.
+        patience: Looks without a better validation logloss, of the model or of its network alone, before training
+            stops.
         linear: Whether a logistic regression is fitted first, and the logit is its weighted mean with the network's.
             The weight is chosen on validation at every look. It needs a single label.
         precision: `auto` (bf16 if the processor multiplies it), `fp32` or `bf16`.

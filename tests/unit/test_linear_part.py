@@ -186,6 +186,31 @@ def test_validation_chooses_the_share_at_every_look(train, valid, tmp_path):
     np.testing.assert_array_equal(logits(again, valid), logits(model, valid))
 
 
+def test_patience_waits_while_the_network_alone_gets_better(train, valid):
+    weights = linear_weights(valid, 100.0, 10**6, 0)  # it has seen the answers: the network has nothing to add
+    model = checkpoint.build(train.schema, spec(seed=0))
+    model.set_linear(weights.ids, weights.numbers_N, weights.bias)
+    slow = TrainConfig(batch_size=64, max_epochs=8, evals_per_epoch=2, patience=1, lr=3e-4, table_lr=3e-4, linear=True)
+    history = fit(model, train, valid, slow, 0)
+
+    def records(key):
+        seen = [h[key] for h in history]
+        return [x < min(seen[:i], default=np.inf) for i, x in enumerate(seen)]
+
+    mean, network = records("valid_logloss"), records("network_logloss")
+    good = [a or b for a, b in zip(mean, network, strict=True)]
+    assert all(good[:-1]) and not all(mean[:-1]), "the test needs a look that only the network thinks good"
+    assert not good[-1] or len(history) == 16
+
+
+def test_too_few_validation_rows_choose_nothing(train, valid, monkeypatch):
+    monkeypatch.setattr("recsys.training.fit.LEAST_TO_CHOOSE", int(valid.label_B.sum()) + 1)
+    model, *_ = started(train)
+    history = fit(model, train, valid, TrainConfig(batch_size=64, max_epochs=1, linear=True), 0)
+    assert [h["network_share"] for h in history] == [0.5] * len(history)
+    assert float(model.linear.share) == 0.5
+
+
 def test_the_network_learns_as_it_does_alone(train, valid):
     config = TrainConfig(batch_size=64, max_epochs=1, precision="fp32")
     histories = []

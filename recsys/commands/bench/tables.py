@@ -149,8 +149,10 @@ def _table(name: str, find: Find, out: Path, asked: Asked) -> TableFigures | str
     try:
         figures = _measure(name, TABLES[name](find), out, asked)
     except ModuleNotFoundError as error:
-        _console.print(f"{name}: not run: the package {error} is not installed")
-        return f"the package {error} is not installed"
+        why = f"the package {error} is not installed: pip install --no-deps --target FOLDER "
+        why += "-r requirements/benchmarks.txt, then give --packages FOLDER"
+        _console.print(f"{name}: not run: {why}", soft_wrap=True)
+        return why
     except RecsysError as error:
         _console.print(f"{name}: not run: {error}", soft_wrap=True)
         return str(error)
@@ -176,10 +178,7 @@ def main(given: Namespace) -> int:
     done = [r for r in results.values() if isinstance(r, TableFigures)]
     missing = {n: r for n, r in results.items() if isinstance(r, str)}
     if not done:
-        raise ConfigError(
-            f"bench tables: no table was run, {next(iter(missing.values()))}: pip install --no-deps --target FOLDER "
-            "-r requirements/benchmarks.txt, then give --packages FOLDER"
-        )
+        raise ConfigError(f"bench tables: no table was run: {'; '.join(dict.fromkeys(missing.values()))}")
     groups = {"judged": [r for r in done if r.name in JUDGED], "chose": [r for r in done if r.name in CHOSE]}
     write_text(out / "tables.md", markdown(groups, missing))
     write_text(out / "tables.html", tables_page(groups, missing))

@@ -123,7 +123,7 @@ def _lectures(find: Find) -> PackageTable:
 
 def _soccer(find: Find) -> PackageTable:
     """Home wins in football: a pair of teams in each row, by date."""
-    d = _r(find, "vcd", "Bundesliga").drop(columns="Year")
+    d = _r(find, "vcd", "Bundesliga").drop(columns="Year").dropna(subset=["Date"])
     d["label"] = (d.pop("HomeGoals") > d.pop("AwayGoals")).astype(int)
     d["Date"] = pd.to_datetime(d["Date"], utc=True).dt.tz_localize(None)
     return PackageTable(d, "Date")
