@@ -6,6 +6,7 @@ from pipelines.stage import Result, Stage, newest_model, write_json
 from recsys.compression.contract import TrainingRows, compressor, report
 from recsys.config.factory import make
 from recsys.data.shards import Shards
+from recsys.errors import ConfigError
 from recsys.terminal import console
 from recsys.training import checkpoint
 
@@ -18,6 +19,11 @@ def run(stage: Stage) -> Result:
     A model of numeric fields alone has no tables: it is left as it is, and a note says so.
     """
     trained, spec = checkpoint.load(newest_model(stage, before="compress"))
+    if stage.config.heal and spec.get("refit"):
+        raise ConfigError(
+            "heal: the model was trained on validation rows (stage refit), and healing keeps what is best on these: "
+            "leave heal out, ~heal, or begin from a run without refit"
+        )
     plain = trained.embedding.scoring()
     smaller = trained.over(plain)
     if not plain.tables:  # a table of numbers, or selection kept only those: the run goes on

@@ -17,7 +17,7 @@ from recsys.training.device import Device
 from recsys.training.fit import best_look
 from recsys.training.loop import Training, seed_everything
 
-__all__ = ["run"]
+__all__ = ["run", "steps_of"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,15 @@ class _Recipe:
     """recipe.json of a training: the settings that it used."""
 
     train: dict[str, Any]
+
+
+def steps_of(best: int, per_epoch: int, per_longer: int) -> int:
+    """The step of a training with longer epochs that stands as far in its epoch as step `best` of a shorter one.
+
+    The end of an epoch stays the end: with `train.fresh_tables` one step more would begin with new tables.
+    """
+    epochs, step = divmod(best - 1, per_epoch)
+    return epochs * per_longer + max(1, round((step + 1) * per_longer / per_epoch))
 
 
 def run(stage: Stage) -> Result:
@@ -41,12 +50,15 @@ def run(stage: Stage) -> Result:
     train, valid = (Shards(stage.data, split, trained.schema) for split in ("train", "valid"))
     rows = Joined(train, valid)
     size = min(config.batch_size, len(train))
-    steps = round(best_look(history)["step"] * len(rows) / len(train))
+    steps = steps_of(round(best_look(history)["step"]), len(train) // size, len(rows) // size)
     device = Device.choose(stage.config.device, config.precision)
     seed_everything(seed)
     model = checkpoint.build(trained.schema, spec, device)
     training = Training(model, config, len(rows) // size, device=device)
-    console().print(f"{steps:,} steps on {len(rows):,} rows; {source.name} took {int(history[-1]['step']):,} steps")
+    console().print(
+        f"{steps:,} steps on {len(rows):,} rows; {source.name} was best at step {int(best_look(history)['step']):,} "
+        f"on {len(train):,}"
+    )
     seed_everything(seed)
     for step in training.steps(rows, seed, steps):
         stage.reporter.progress(step.number * size, steps * size, "rows")

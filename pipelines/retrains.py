@@ -24,15 +24,11 @@ from recsys.selection.reports.report import Difference
 from recsys.terminal import console
 from recsys.training.device import Device
 
-__all__ = ["Changes", "Retrained", "device_name", "ordered", "retrain", "retrain_node"]
+__all__ = ["Changes", "Retrained", "device_name", "measured", "ordered", "retrain", "retrain_node"]
 
 _console = console()
 _LOGITS = "test_logits.npy"
-_NOT_HASHED = (
-    *NOT_HASHED,
-    "recsys.baselines",
-    "recsys.selection",
-)
+_NOT_HASHED = (*NOT_HASHED, "recsys.selection")
 """Code that no retrain depends on, such as what picked its fields."""
 
 
@@ -81,12 +77,18 @@ def retrain(stage: Stage, names: Sequence[str], seed: int) -> Retrained:
 def _train_and_measure(stage: Stage, keep: bool) -> Result:
     """Train, then write the main label's logits on test; keep the weights only for searches."""
     train.run(stage)
-    figures, _, test_BT = measure(stage.folder, stage)
-    with whole(stage.folder / _LOGITS, "wb") as file:
-        np.save(file, test_BT[:, 0].astype(np.float32))
+    figures = measured(stage).figures
     if not keep:
         (stage.folder / "model.pt").unlink()
     return Result(figures)
+
+
+def measured(stage: Stage) -> Retrained:
+    """The model in a stage's folder, measured; its logits of the main label on test are left there for `Changes`."""
+    figures, _, test_BT = measure(stage.folder, stage)
+    with whole(stage.folder / _LOGITS, "wb") as file:
+        np.save(file, test_BT[:, 0].astype(np.float32))
+    return Retrained(stage.folder, figures)
 
 
 class Changes:

@@ -24,7 +24,7 @@ from pipelines.sweep.space import TRIAL_STAGES
 from pipelines.sweep.swept import Swept, summarise
 from pipelines.sweep.trials import Search, open_study
 from recsys.errors import RecsysError
-from recsys.events import Reporter, Reporters, RunFile, Terminal
+from recsys.events import Reporter, RunFile
 from recsys.files import write_text
 from recsys.results import read_run
 from recsys.terminal import console
@@ -110,7 +110,7 @@ def _judged(swept: Swept, base: Base, config: RunConfig, folder: Path, file: Run
     write_text(folder / "best.yaml", experiment(base.typed(best.changes), title))
     if not swept.settings.seeds:
         return swept
-    runs = {"best": (base.trial(best.changes), folder / str(best.number)), "default": (config, folder / "default")}
-    with Terminal() as terminal:
-        by_seed, change = judge(runs, swept.settings.seeds, folder, Reporters(terminal, file))
+    names = {"best": str(best.number), "default": "default"}
+    runs = {name: [folder / f"{run}-seed{s}" for s in swept.settings.seeds] for name, run in names.items()}
+    by_seed, change = judge(runs, config, file)
     return replace(swept, by_seed=by_seed, change=change)

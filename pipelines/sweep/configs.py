@@ -47,6 +47,11 @@ class Base:
     def split(cls, typed: Sequence[str]) -> "Base":
         """Split what was typed after `recsys sweep` into both."""
         searched = [f"+{o.lstrip('+')}" if key_of(o) == "search" else o for o in typed if _is_search(o)]
+        if typed_space := next((o for o in searched if f"{key_of(o)}.".startswith("search.space.")), None):
+            raise ConfigError(
+                f"search.space: expected a space in a file, got {typed_space!r}: write search/NAME.yaml (docs/sweep.md "
+                "shows one) and give search=NAME"
+            )
         if not any(key_of(o) == "search" for o in searched):
             searched = ["+search=default", *searched]
         return cls([o for o in typed if not _is_search(o)], searched)

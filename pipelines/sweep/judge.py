@@ -1,45 +1,38 @@
-"""Trains the winner of a sweep and the default over seeds and compares them on test, which nothing else looks at."""
+"""Compares the winner of a sweep with the default on test, which nothing else looks at."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipelines.config import RunConfig
-from pipelines.retrains import Changes, Retrained, retrain
+from pipelines.retrains import Changes, measured
 from pipelines.stage import Stage
-from recsys.events import Reporter
-from recsys.features.schema import Schema
-from recsys.selection.reports.find import kept
+from recsys.events import Reporter, raise_if_cancelled
 from recsys.selection.reports.report import Difference
 
 __all__ = ["judge"]
 
 METRICS = ("logloss", "auc")
-Ends = dict[str, tuple[RunConfig, Path]]
-"""`best` and `default` → its configuration, and the folder of its run, which has prepared its data."""
 
 
 def judge(
-    runs: Ends, seeds: Sequence[int], folder: Path, reporter: Reporter
+    runs: Mapping[str, Sequence[Path]], config: RunConfig, reporter: Reporter
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, Difference]]:
-    """Train both under each seed, or find them in the cache of retrains.
+    """Measure what the finals trained.
 
     Args:
-        runs: The winner and the default.
-        seeds: Seeds of the trainings.
-        folder: The sweep's folder.
-        reporter: Is told of progress, and can stop the sweep.
+        runs: `best` and `default` → the folders of their runs, one for each seed, in the same order.
+        config: Says on which device models score.
+        reporter: Can stop the sweep.
 
     Returns:
         Metric of test → name → a value for each seed; and metric → best − default, see `paired_difference`.
     """
-    models = {name: [_retrained(*run, seed, folder, reporter) for seed in seeds] for name, run in runs.items()}
-    by_seed = {m: {name: [r.figures[m] for r in retrained] for name, retrained in models.items()} for m in METRICS}
-    config, place = runs["default"]
-    change = Changes(Stage(config, folder, {"prepare": place / "prepare"}).data)
+
+    def stage(run: Path) -> Stage:
+        raise_if_cancelled(reporter)
+        return Stage(config, run / "train", {"prepare": run / "prepare"})
+
+    models = {name: [measured(stage(run)) for run in folders] for name, folders in runs.items()}
+    by_seed = {m: {name: [r.figures[m] for r in seen] for name, seen in models.items()} for m in METRICS}
+    change = Changes(stage(runs["default"][0]).data)
     return by_seed, {m: change(models["best"], models["default"], m) for m in METRICS}
-
-
-def _retrained(config: RunConfig, run: Path, seed: int, folder: Path, reporter: Reporter) -> Retrained:
-    stage = Stage(config, folder, {"prepare": run / "prepare"}, reporter)
-    names, apply = Schema.load(stage.data / "schema.json").names, config.select.apply
-    return retrain(stage, names if apply is None else kept(apply, Path(config.runs), names), seed)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.data.batch import Batch
+from recsys.errors import ConfigError
 from recsys.features.schema import Schema
 from recsys.frame.contracts import RoutedEmbedding, TableOptimizer
 from recsys.frame.linear import linear_fields
@@ -29,6 +30,9 @@ class WithLinear(nn.Module):
     Args:
         schema: The fields.
         inner: The scheme, which the network reads.
+
+    Raises:
+        ConfigError: If a field is called as the linear table of another one.
     """
 
     weight_R: Tensor
@@ -37,6 +41,11 @@ class WithLinear(nn.Module):
     def __init__(self, schema: Schema, inner: RoutedEmbedding):
         super().__init__()
         self.schema, self.inner, names = schema, inner, linear_fields(schema)
+        if taken := [n for n in names if f"{n} linear" in schema.names]:
+            raise ConfigError(
+                f"train.linear: the weights of field {taken[0]!r} are called {taken[0] + ' linear'!r}, as another "
+                "field is: rename that field, or set train.linear=false"
+            )
         self.fields = [schema[name] for name in names]
         self.widths = {n: w + (n in names) for n, w in inner.widths.items()}
         linear = [Lookup(name, f"{name} linear") for name in names]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recsys.data.split import Split
 from recsys.errors import DataError
-from recsys.evaluation.metrics import auc, logloss, observed, sigmoid
+from recsys.evaluation.metrics import auc, counting, logloss, losses, observed, sigmoid
 from recsys.events import SILENT, Reporter, raise_if_cancelled
 from recsys.files import whole
 from recsys.frame.ctr import CTR
@@ -66,16 +66,18 @@ class Fit:
         if not np.isfinite(logit_BT).all():
             raise DataError(f"the model diverged at step {self.training.step}: lower train.lr and train.table_lr")
         seen = {"step": self.training.step, "train_loss": train_loss}
-        better = False
+        better, network = False, dict[str, float]()
         if self.model.linear is not None:
-            alone = seen["network_logloss"] = logloss(sigmoid(logit_BT[:, 0]), valid.label_B, valid.weight_B)
+            alone = logloss(sigmoid(logit_BT[:, 0]), valid.label_B, valid.weight_B)
             better, self.best_network = alone < self.best_network, min(alone, self.best_network)
-            logit_BT, seen["network_share"] = self._mixed(self.model.linear, valid, logit_BT)
+            logit_BT, share = self._mixed(self.model.linear, valid, logit_BT)
+            network = {"network_logloss": alone, "network_share": share}
         for t, name in enumerate(self.model.schema.labels):
             label_B, weight_B, (logit_B,) = observed(valid.label_BT[:, t], valid.weight_B, logit_BT[:, t])
             which = f".{name}" if t else ""
             seen[f"valid_logloss{which}"] = logloss(sigmoid(logit_B), label_B, weight_B)
             seen[f"valid_auc{which}"] = auc(logit_B, label_B, weight_B)
+        seen |= network
         self.history.append(seen)
         if seen["valid_logloss"] < self.best:
             self.best, better = seen["valid_logloss"], True
@@ -142,10 +144,19 @@ class Fit:
 
 
 def best_share(a_B: np.ndarray, b_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None) -> float:
-    """The s in [0, 1] with the lowest logloss of the logits s·a + (1 − s)·b; it is convex in s."""
+    """The s in [0, 1] with the lowest logloss of the logits s·a + (1 − s)·b; it is convex in s.
+
+    The labels are those of Platt (Probabilistic Outputs for Support Vector Machines, 1999, section 2.2), with P rows of
+    label 1 and N of label 0: (P + 1) / (P + 2) and 1 / (N + 2). So few rows that a model separates prove little.
+    """
+    weight, (a_B, b_B, label_B) = counting(weight_B, a_B, b_B, label_B)
+    weight_B = np.ones(len(label_B)) if weight is None else weight / weight.mean()
+    ones, zeros = float(weight_B @ label_B), float(weight_B @ (1 - label_B))
+    target_B = np.where(label_B > 0.5, (ones + 1) / (ones + 2), 1 / (zeros + 2))
 
     def loss(s: float) -> float:
-        return logloss(sigmoid(s * a_B.astype(np.float64) + (1 - s) * b_B), label_B, weight_B)
+        p_B = sigmoid(s * a_B.astype(np.float64) + (1 - s) * b_B)
+        return float(np.average(losses(p_B, target_B), weights=weight_B))
 
     inside = float(minimize_scalar(loss, bounds=(0, 1), method="bounded").x)
     return min((0.0, inside, 1.0), key=loss)

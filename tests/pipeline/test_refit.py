@@ -60,7 +60,8 @@ def test_the_weights_are_those_of_a_loop_over_all_rows(refitted: Stage, prepared
     ids, dense, label = as_one(prepared)
     trained, spec = checkpoint.load(done["train"])
     best = min(history, key=lambda look: look["valid_logloss"])["step"]
-    steps = round(best * len(ids) / len(Shards(prepared, "train")))
+    short, long = len(Shards(prepared, "train")) // 128, len(ids) // 128
+    steps = (best - 1) // short * long + round(((best - 1) % short + 1) * long / short)
     seed_everything(3)
     model = checkpoint.build(trained.schema, spec)
     training = Training(model, config, len(ids) // 128)
@@ -75,6 +76,16 @@ def test_the_weights_are_those_of_a_loop_over_all_rows(refitted: Stage, prepared
     got, _ = checkpoint.load(done["refit"])
     for name, value in model.state_dict().items():
         assert torch.allclose(got.state_dict()[name], value, atol=1e-6), name
+
+
+def test_a_longer_epoch_is_left_as_far_in_it_as_the_shorter_one() -> None:
+    assert [refit.steps_of(best, 30, 33) for best in (1, 30, 31, 44, 60)] == [1, 33, 34, 48, 66]
+    for short in (1, 2, 7, 30):
+        for long in range(short, 2 * short + 2):
+            made = [refit.steps_of(best, short, long) for best in range(1, 4 * short + 1)]
+            assert made == sorted(made)
+            assert [(m - 1) // long for m in made] == [b // short for b in range(4 * short)], "the same epoch"
+            assert made[short - 1 :: short] == [long * i for i in (1, 2, 3, 4)], "an end stays an end"
 
 
 def test_nothing_is_measured_or_fitted_on_validation_then(refitted: Stage, tmp_path: Path) -> None:

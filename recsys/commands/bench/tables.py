@@ -4,6 +4,7 @@ Each table takes a newcomer's steps: `recsys data guess`, then `recsys run` with
 on test; ours before recalibration. A finished table is kept in OUT/NAME.json and not run again.
 """
 
+import hashlib
 import io
 import time
 from argparse import Namespace
@@ -13,6 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from omegaconf import OmegaConf
 from rich.text import Text
 
 from pipelines import submit
@@ -32,11 +36,13 @@ from recsys.commands.bench.tables_page import (
     tables_page,
 )
 from recsys.commands.data import guess
+from recsys.config.factory import targets
+from recsys.config.options import CONF
 from recsys.data.sets.package_tables import CHOSE, JUDGED, TABLES, Find, PackageTable, package_finder
 from recsys.data.shards import Shards
-from recsys.errors import ConfigError, RecsysError
+from recsys.errors import Cancelled, ConfigError, RecsysError
 from recsys.evaluation.metrics import auc, logloss, sigmoid
-from recsys.files import write_json, write_text
+from recsys.files import whole, write_json, write_text
 from recsys.results import prepared_folder, read_result
 from recsys.selection.reports.agreement import influence, paired_difference
 from recsys.terminal import console
@@ -52,22 +58,29 @@ _METRICS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "auc": auc,
     "logloss": lambda logit_B, label_B: logloss(sigmoid(logit_B), label_B),
 }
-_CODE = (
-    *(__name__, "pipelines.prepare", "pipelines.train", "recsys.baselines.fit", "recsys.data.inspection.decide"),
-    *("recsys.models.dcn", "recsys.embeddings.per_field"),
-)
-"""Modules that the figures of a run without overrides depend on."""
+_CODE = (__name__, "pipelines.prepare", "pipelines.train", "recsys.baselines.fit", "recsys.data.inspection.decide")
+
+
+def _version() -> str:
+    """Version of the code and of all options of groups, whichever a run takes."""
+    options = {path.relative_to(CONF).as_posix(): OmegaConf.load(path) for path in sorted(CONF.rglob("*.yaml"))}
+    values = {name: OmegaConf.to_container(option) for name, option in options.items()}
+    modules = {m for v in values.values() for m in targets(v)}
+    return hashlib.sha256(repr((code_version(*_CODE, *modules), values)).encode()).hexdigest()[:16]
 
 
 def _last_line(command: Callable[[], int]) -> Path:
     """Run a command in this process → the path that it prints last.
 
     Raises:
+        Cancelled: If it was stopped.
         ConfigError: If it ends with another exit code than 0.
     """
     printed = io.StringIO()
     with redirect_stdout(printed):
         code = command()
+    if code > 128:  # a signal, or a file `cancel`, told it to stop
+        raise Cancelled(f"a command was stopped, with exit code {code}")
     if code:
         raise ConfigError(f"a command ended with exit code {code}: the lines above say why")
     return Path(printed.getvalue().splitlines()[-1])
@@ -77,7 +90,10 @@ def _write_table(name: str, table: PackageTable, out: Path) -> Path:
     """Write the table as Parquet and guess its configuration → the folder of configurations."""
     path, config = (out / "tables" / f"{name}.parquet").resolve(), out / "conf" / "data" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    table.frame.to_parquet(path, index=False)
+    rows = pa.Table.from_pandas(table.frame, preserve_index=False)
+    if not path.exists() or not pq.read_table(path).equals(rows):  # a run that was cut off goes on with the same file
+        with whole(path, "wb") as file:
+            pq.write_table(rows, file)
     given = Namespace(files=[str(path)], label="label", time=table.time or None, group=None, split=None, name=name)
     given = Namespace(**vars(given), train=None, valid=None, test=None, rows=500_000, out=config, force=True)
     _last_line(lambda: guess.main(given))
@@ -108,16 +124,16 @@ def _measure(name: str, table: PackageTable, out: Path, asked: Asked) -> TableFi
     """Run one table: ours over the seeds, then the baselines on the same split."""
     conf = _write_table(name, table, out)
     ours: list[np.ndarray] = []
-    started, prepared = time.perf_counter(), Path()
+    seconds, prepared = 0.0, Path()
     for seed in asked.seeds:
         folder = f"hydra.run.dir={out}/runs/{name}-{asked.digest}-{seed}"
         run = ["--config-dir", str(conf), f"data={name}", f"seed={seed}", f"name={name}", f"runs={out / 'runs'}"]
         run += ["stages=[prepare,train]", folder, *asked.overrides]
         stages = read_result(_last_line(lambda run=run: submit.main(run))).stages
+        seconds += sum(s.seconds or 0.0 for s in stages.values()) / len(asked.seeds)
         prepared = prepared_folder(stages["prepare"].folder)
         model, _ = checkpoint.load(stages["train"].folder)
         ours.append(label_logits(model, Shards(prepared, "test", model.schema))[:, 0])
-    seconds = (time.perf_counter() - started) / len(ours)
     train, test = (Shards(prepared, s) for s in ("train", "test"))
     label_B = np.asarray(test.label_B)
     baselines = _baselines(prepared, asked.seeds[0])
@@ -148,6 +164,8 @@ def _table(name: str, find: Find, out: Path, asked: Asked) -> TableFigures | str
     _console.rule(Text(name, "bold"))
     try:
         figures = _measure(name, TABLES[name](find), out, asked)
+    except Cancelled:
+        raise
     except ModuleNotFoundError as error:
         why = f"the package {error} is not installed: pip install --no-deps --target FOLDER "
         why += "-r requirements/benchmarks.txt, then give --packages FOLDER"
@@ -173,7 +191,7 @@ def main(given: Namespace) -> int:
     keep_freed_memory()
     out, find = given.out.resolve(), package_finder(given.packages)
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    asked = Asked(tuple(given.seeds), tuple(given.set), code_version(*_CODE))
+    asked = Asked(tuple(given.seeds), tuple(given.set), _version())
     results = {n: _table(n, find, out, asked) for n in given.tables or TABLES}
     done = [r for r in results.values() if isinstance(r, TableFigures)]
     missing = {n: r for n, r in results.items() if isinstance(r, str)}

@@ -7,14 +7,17 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from pipelines import submit
-from recsys.baselines import fit
-from recsys.errors import ConfigError
+from recsys.errors import Cancelled, ConfigError
 from recsys.results import no_better_than_constant, prepared_folder, read_result
 from recsys.terminal import console
+
+if TYPE_CHECKING:
+    from recsys.baselines import fit
 
 __all__ = ["main"]
 
@@ -42,12 +45,16 @@ def _run_prepare(name: str, where: list[str], overrides: Sequence[str]) -> Path:
     """What `recsys run data=NAME stages=[prepare]` prepares or finds."""
     printed = io.StringIO()
     with redirect_stdout(printed):
-        submit.main([*where, f"data={name}", "stages=[prepare]", f"name={name}-prepare", *overrides])
+        code = submit.main([*where, f"data={name}", "stages=[prepare]", f"name={name}-prepare", *overrides])
+    if code > 128:
+        raise Cancelled("baseline: preparing the data was stopped")
+    if code:
+        raise ConfigError("baseline: the data were not prepared: the line above says why")
     result = read_result(Path(printed.getvalue().splitlines()[-1]))
     return prepared_folder(result.stages["prepare"].folder)
 
 
-def _lines(models: dict[str, fit.Baseline]) -> Iterator[list[str]]:
+def _lines(models: "dict[str, fit.Baseline]") -> Iterator[list[str]]:
     for name, m in models.items():
         settings = ", ".join(f"{k} {v}" for k, v in list(m["settings"].items())[:2])
         shown = [f"{m[s][k]:.4f}" for s, k in (("valid", "logloss"), ("test", "logloss"), ("test", "auc"))]
@@ -57,6 +64,8 @@ def _lines(models: dict[str, fit.Baseline]) -> Iterator[list[str]]:
 def main(given: Namespace) -> int:
     """`recsys data baseline`: fit, print a table, and the path of baselines.json as the last line."""
     folder = _prepared(given.data, given.overrides)
+    from recsys.baselines import fit  # takes seconds, so after the data's name is checked
+
     figures = fit.baseline(folder, given.seed)
     table = Table(title=f"{folder.name}: baselines")
     for column in ("model", "valid logloss", "test logloss", "test AUC", "settings", "seconds"):

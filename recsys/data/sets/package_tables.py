@@ -236,12 +236,17 @@ def _scorecard(find: Find) -> PackageTable:
 
 
 def _tuna(find: Find) -> PackageTable:
-    """Which brand of tuna on a shelf a household bought: 3,000 households, by brand and price."""
+    """Did a household buy this brand of tuna, of the five on the shelf? 3,000 households, by brand and price.
+
+    Of each purchase one brand is drawn: the others' rows would tell whether it was bought.
+    """
     d = _r(find, "Ecdat", "Tuna")
     prices = d.filter(like="price.").rename(columns=lambda c: c.removeprefix("price."))
-    d["cheapest"] = prices.min(axis=1)
-    seen = d[["Tuna.hid", "Tuna.choice", "cheapest"]].set_axis(["household_id", "choice", "cheapest"], axis=1)
-    seen = seen.join(prices).melt(["household_id", "choice", "cheapest"], var_name="brand", value_name="price")
+    d["cheapest"], d["purchase"] = prices.min(axis=1), range(len(d))
+    kept = {"Tuna.hid": "household_id", "Tuna.choice": "choice", "cheapest": "cheapest", "purchase": "purchase"}
+    shelf = d[[*kept]].rename(columns=kept).join(prices)
+    seen = shelf.melt([*kept.values()], var_name="brand", value_name="price")
+    seen = seen.sample(frac=1, random_state=0).drop_duplicates("purchase").drop(columns="purchase")
     return PackageTable(seen.assign(label=(seen.pop("choice") == seen["brand"]).astype(int)))
 
 
