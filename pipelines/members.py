@@ -39,9 +39,12 @@ def members(config: RunConfig) -> Members:
             fields.
         DataError: If a run's files are damaged or of another version.
     """
-    ids = config.merge.runs
+    ids = [_id(config, run) for run in config.merge.runs]
     if len(set(ids)) < max(2, len(ids)):
-        raise ConfigError(f"merge.runs: expected two finished runs or more, each once, got {ids}: write [RUN_A,RUN_B]")
+        given = config.merge.runs
+        raise ConfigError(
+            f"merge.runs: expected two finished runs or more, each once, got {given}: write [RUN_A,RUN_B]"
+        )
     models: dict[str, Path] = {}
     data: dict[str, str] = {}
     fields: dict[str, list[str]] = {}
@@ -59,6 +62,19 @@ def members(config: RunConfig) -> Members:
         data[id], fields[id] = prepared_folder(prepare).name, Schema.from_json(header["schema"]).names
         _check_alike(ids[0], id, data, fields)
     return Members(models, data[ids[0]])
+
+
+def _id(config: RunConfig, run: str) -> str:
+    """The one id of a run, however it is spelt.
+
+    Raises:
+        ConfigError: If it is not in the folder of runs.
+    """
+    runs = Path(config.runs).resolve()
+    folder = (runs / run).resolve()
+    if not folder.is_relative_to(runs):
+        raise ConfigError(f"merge.runs: expected ids of runs in {config.runs}, got {run!r}: write [RUN_A,RUN_B]")
+    return str(folder.relative_to(runs))
 
 
 def _check_alike(first: str, id: str, data: dict[str, str], fields: dict[str, list[str]]) -> None:

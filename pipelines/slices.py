@@ -3,7 +3,8 @@
 B rows.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = ["VERSION", "Predicted", "Slice", "cut", "metrics", "section", "write"
 
 VERSION = 1  # of slices.json
 _FEW = 25  # a field of at most so many ids, reserved ones included, is cut by value (an hour has 24)
+_MISSING = "(missing)"  # unlike a value `missing` of the field
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _FIGURES = {"auc": "AUC", "logloss": "logloss", "calibration": "calibration"}
 
@@ -40,7 +42,7 @@ class Slice:
 
     Args:
         field: The field that they are cut by.
-        name: One of `BANDS`, or a value of the field.
+        name: One of `BANDS`, a value of the field, `(missing)` or `(unseen)`.
         rows: Number of rows of weight above 0.
         weight: Sum of their weights.
         clicks: Sum of the weights of those whose main label is 1.
@@ -70,11 +72,20 @@ def cut(data: Path, names: Sequence[str], predicted: Mapping[str, Predicted]) ->
             counted = seen if train.weight_B is None else seen[np.asarray(train.weight_B) > 0]
             unseen = UNSEEN if isinstance(encoder, Vocabulary) else None
             part_B, parts = seen_before(counted, id_B, MISSING, unseen), list(BANDS)
-        for number, part in enumerate(parts):
+        for number, part in sorted(enumerate(parts), key=_order(parts)):
             rows = np.flatnonzero(part_B == number)
             if measured := _measure(name, part, rows, test, predicted):
                 slices.append(measured)
     return slices
+
+
+def _order(parts: Sequence[str]) -> Callable[[tuple[int, str]], float]:
+    """The order to show parts in: values that all are numbers ascend, others stay as they are."""
+    try:
+        numbers = {i: float(p) for i, p in enumerate(parts) if not p.startswith("(")}
+    except ValueError:
+        return lambda part: part[0]
+    return lambda part: numbers.get(part[0], -math.inf)
 
 
 def _measure(field: str, part: str, rows: np.ndarray, test: Shards, predicted: Mapping[str, Predicted]) -> Slice | None:
@@ -92,19 +103,19 @@ def _measure(field: str, part: str, rows: np.ndarray, test: Shards, predicted: M
 def _values(encoder: AnyEncoder) -> list[str]:
     """What each id of a field stands for, in order of the ids."""
     if isinstance(encoder, Vocabulary):
-        return ["missing", "unseen", *encoder.values]
+        return [_MISSING, "(unseen)", *encoder.values]
     if isinstance(encoder, Bucket):
         edges = [f"{b:.6g}" for b in encoder.boundaries]
         if not edges:
-            return ["missing", "any number"]
+            return [_MISSING, "any number"]
         between = [f"{a} to {b}" for a, b in pairwise(edges)]
-        return ["missing", f"below {edges[0]}", *between, f"from {edges[-1]}"]
+        return [_MISSING, f"below {edges[0]}", *between, f"from {edges[-1]}"]
     count = encoder.cardinality - 1
     if not isinstance(encoder, Part):
-        return ["missing", *(f"bucket {i}" for i in range(count))]  # a hash keeps no values
+        return [_MISSING, *(f"bucket {i}" for i in range(count))]  # a hash keeps no values
     if encoder.part == "weekday":
-        return ["missing", *_WEEKDAYS]
-    return ["missing", *(f"{encoder.part} {i + (encoder.part != 'hour')}" for i in range(count))]
+        return [_MISSING, *_WEEKDAYS]
+    return [_MISSING, *(f"{encoder.part} {i + (encoder.part != 'hour')}" for i in range(count))]
 
 
 def write(folder: Path, slices: Sequence[Slice]) -> Path:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pipelines.stage import recalibration, row_names
 from pipelines.stages import MODEL_STAGES
-from recsys.results import FIGURES, RunResult, no_better_than_constant, read_made
+from recsys.results import FIGURES, RunResult, no_better_than_constant, prepared_folder, read_made
 from recsys.selection.reports.benchmark_page import columns, rows
 from recsys.terminal import console
 
@@ -99,6 +99,12 @@ def show(result: RunResult, data: str, labels: Sequence[str] = ()) -> None:
             table.add_row(*row)
         screen.print(table)
         screen.print("Mean ± deviation over seeds; Δ is paired with all fields.", style="dim")
+    if "evaluate" in stages and "prepare" in stages and "logistic regression" not in models:
+        prepared = _near(prepared_folder(stages["prepare"].folder))
+        screen.print(
+            f"no baselines: recsys data baseline {prepared}; then recsys run from_run={result.id} stages=[evaluate]",
+            soft_wrap=True,
+        )
     _next(screen, result)
 
 

@@ -11,9 +11,10 @@ import optuna
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
+from pipelines import prepare
 from pipelines.config import RunConfig
 from pipelines.run import execute
-from pipelines.stage import Result
+from pipelines.stage import Result, Stage
 from pipelines.sweep.configs import Base, experiment
 from pipelines.sweep.finals import finals
 from pipelines.sweep.judge import judge
@@ -61,7 +62,9 @@ def conduct(base: Base, settings: Settings, config: RunConfig, folder: Path, fil
                 screen.done(swept, swept.trials[trial.number] if trial else None)
 
             run = _run_of(base)
-            Search(folder, settings, run, screen, tell).run(study)
+            stage = Stage(config, folder / "default" / "prepare", {})
+            Search(folder, settings, run, screen, tell, lambda: prepare.check(stage)).run(study)
+            prepare.check(stage)
             if settings.seeds:
                 screen.say(f"the best {settings.finalists} and the default under seeds {settings.seeds}")
             swept = finals(summarise(study, settings, id, data), run, folder, screen)
@@ -91,7 +94,8 @@ def _run_of(base: Base) -> Callable[[Mapping[str, Any], Path, Reporter], Path]:
         with (folder / "log.txt").open("a", encoding="utf-8") as log, redirect_stderr(log):
             try:
                 return execute(config, folder, reporter)
-            except RecsysError:
+            except RecsysError as error:
+                print(f"error: {error}", file=log)
                 raise
             except Exception:
                 traceback.print_exc()

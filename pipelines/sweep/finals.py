@@ -21,7 +21,7 @@ def finals(swept: Swept, run: Run, folder: Path, reporter: Reporter) -> Swept:
     """Train each finalist under each of `search.seeds` → the sweep, with their logloss and the winner.
 
     The winner has the lowest mean of validation logloss, weighted by its seconds as in the search; there is none if the
-    default's mean is lower still. A finalist that fails under a seed cannot win.
+    default's mean is lower still, or the default fails under a seed. A finalist that fails under one cannot win.
 
     Args:
         swept: The results of the search.
@@ -39,15 +39,22 @@ def finals(swept: Swept, run: Run, folder: Path, reporter: Reporter) -> Swept:
         paths = [run({**changes, "seed": s}, folder / f"{name}-seed{s}", reporter) for s in seeds]
         return [(read_result(p).stages["train"].metrics or {})["valid_logloss"] for p in paths]
 
-    by_seed, means = {"default": under_seeds("default", {})}, dict[int, float]()
-    for trial in better:
+    def tried(name: str, changes: Mapping[str, Any]) -> bool:
         try:
-            by_seed[str(trial.number)] = under_seeds(str(trial.number), trial.changes)
+            by_seed[name] = under_seeds(name, changes)
         except Cancelled:
             raise
         except Exception as error:  # as in the search
             if of_the_machine(error):
                 raise
+            return False
+        return True
+
+    by_seed, means = dict[str, list[float]](), dict[int, float]()
+    if not tried("default", {}):
+        return replace(swept, best=None)
+    for trial in better:
+        if not tried(str(trial.number), trial.changes):
             continue
         if trial.figures and trial.objective:
             means[trial.number] = fmean(by_seed[str(trial.number)]) * trial.objective / trial.figures.logloss

@@ -31,6 +31,8 @@ __all__ = ["Figures", "Search", "Watch", "behind", "objective", "of_the_machine"
 
 _NAME = "sweep"  # name of the study
 _FAILURES = 5  # so many failures, with no trial finished, end a sweep
+_ATTEMPTS = 5  # a trial that was begun so often and never ended kills its process
+_WAIT = 60  # seconds for another program, such as a viewer, to let go of study.db
 _PEERS, _LOOKS = 5, 2  # finished trials, and looks of its own, before a trial may be stopped
 
 
@@ -110,7 +112,7 @@ def open_study(folder: Path, settings: Settings) -> optuna.Study:
     file = folder / "study.db"
     directions = [optuna.study.StudyDirection.MINIMIZE] * (3 if settings.objective == "pareto" else 1)
     try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+        storage = optuna.storages.RDBStorage(f"sqlite:///{file}", {"connect_args": {"timeout": _WAIT}})
         return optuna.create_study(storage=storage, study_name=_NAME, directions=directions, load_if_exists=True)
     except Exception as error:  # SQLAlchemy, sqlite3 and Optuna each raise their own
         reason = in_one_line(error)[:200]
@@ -161,7 +163,13 @@ def behind(looks: Mapping[int, float], finished: Sequence[Mapping[int, float]]) 
 
 def of_the_machine(error: Exception) -> bool:
     """Whether every trial would fail likewise, as on a full disk: the sweep stops, and later resumes this trial."""
-    return (isinstance(error, OSError) and disk_full(error)) or str(error).startswith("tracking.uri: ")
+    full = isinstance(error, OSError) and disk_full(error)
+    return _of_study(error) or full or str(error).startswith("tracking.uri: ")
+
+
+def _of_study(error: Exception) -> bool:
+    """Whether study.db could not be read or written: an error of Optuna's storage, or of SQLAlchemy below it."""
+    return isinstance(error, optuna.exceptions.StorageInternalError) or type(error).__module__.startswith("sqlalchemy.")
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,7 @@ class Search:
         execute: Runs a trial: the settings that it tries, its folder and a reporter → its result.json.
         reporter: Is told of each trial's progress, and can stop the sweep.
         tell: Is called with each trial that is done; with None for the default.
+        unchanged: Is called before each trial; raises an error if the table is not that of the default any more.
     """
 
     folder: Path
@@ -181,6 +190,7 @@ class Search:
     execute: Callable[[Mapping[str, Any], Path, Reporter], Path]
     reporter: Reporter
     tell: Callable[[optuna.Study, FrozenTrial | None], None]
+    unchanged: Callable[[], None] = lambda: None
 
     def run(self, study: optuna.Study) -> None:
         """Run the default, then trials until there are as many as wanted.
@@ -188,11 +198,24 @@ class Search:
         Raises:
             Cancelled: If the sweep is stopped.
             ConfigError: If every one of the first trials fails.
+            DataError: If the table changes, or study.db cannot be written.
         """
+        try:
+            self._run(study)
+        except Exception as error:
+            if not _of_study(error):
+                raise
+            raise DataError(
+                f"{self.folder / 'study.db'}: expected to write the trials there for {_WAIT} s; another program holds "
+                f"it, or the disk is full: recsys sweep resume={self.folder.name} goes on"
+            ) from error
+
+    def _run(self, study: optuna.Study) -> None:
         default = self._default(study)
         self.tell(study, None)
         failures: list[str] = []
         while (trial := self._next(study)) is not None:
+            self.unchanged()
             self._try(study, trial, default)
             done = study.trials[trial.number]
             self.tell(study, done)
@@ -225,6 +248,12 @@ class Search:
         """Run one trial and tell Optuna; a failure is noted, and the search goes on."""
         changes = suggest(study, trial, read_space(self.settings.space), self.settings)
         trial.set_user_attr("changes", changes)
+        begun = int(trial.user_attrs.get("begun", 0)) + 1
+        trial.set_user_attr("begun", begun)
+        if begun > _ATTEMPTS:
+            trial.set_user_attr("error", f"begun {_ATTEMPTS} times, and the process was killed each time")
+            study.tell(trial, state=TrialState.FAIL)
+            return
         watch, folder = Watch(self._look(study, trial), self.reporter), self.folder / str(trial.number)
         seen = float(trial.user_attrs.get("step_seconds", math.nan))
         try:

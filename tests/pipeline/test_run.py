@@ -77,7 +77,7 @@ def test_slices_are_in_the_page_in_a_file_and_in_mlflow(finished):
     slices = json.loads((evaluated.folder / "slices.json").read_text())["slices"]
     assert [s["name"] for s in slices if s["field"] == "user"] == ["10-99"]  # 80 users over 4,800 rows
     cities = {s["name"]: s["rows"] for s in slices if s["field"] == "city"}
-    assert set(cities) == {"missing", *(f"city {i}" for i in range(5))} and sum(cities.values()) == 600
+    assert set(cities) == {"(missing)", *(f"city {i}" for i in range(5))} and sum(cities.values()) == 600
     client = mlflow.MlflowClient(finished.mlflow.uri)
     metrics = client.get_run(evaluated.mlflow_run_id).data.metrics
     models = json.loads((evaluated.folder / "metrics.json").read_text())

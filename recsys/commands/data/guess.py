@@ -48,7 +48,8 @@ def _show(guessed: Guessed, out: Path) -> None:
     for key in ("labels" if several else "label", "time", *(["weight"] if weight else []), "split"):
         screen.print(f"{key}: {entry(guessed.config[key])}  ({guessed.comments[key]})", soft_wrap=True)
     run = f"recsys run data={out.stem}{' head=several' if several else ''}"
-    screen.print(f"next: recsys data report {out}\n      {run}", soft_wrap=True)
+    steps = (f"recsys data report {out}", f"recsys data baseline {out.stem}", run)
+    screen.print("next: " + "\n      ".join(steps), soft_wrap=True)
 
 
 def _write(text: str, out: Path, force: bool) -> None:

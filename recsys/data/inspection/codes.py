@@ -52,6 +52,8 @@ def scattered(values: pl.Series) -> bool:
     closer together, or since most end in the same digit.
     """
     present = values.drop_nulls()
+    if present.dtype.is_float() and not present.is_finite().all():
+        return False
     different = present.unique().sort()
     size = len(different)
     if size < 2 or size > _REPEATED * len(present):
@@ -60,9 +62,7 @@ def scattered(values: pl.Series) -> bool:
     span = high - low
     if span < max(_HUGE, _THIN * size) or low > span:
         return False
-    whole = different if different.dtype.is_integer() else different.cast(pl.Int64)
-    same_end: Any = whole.cast(pl.String).str.tail(1).value_counts()["count"].max()
-    if same_end > size / 2:
+    if np.unique(np.abs(np.fmod(different.to_numpy(), 10)), return_counts=True)[1].max() > size / 2:
         return False
     x = (different.cast(pl.Float64).to_numpy() - low) / span
     steps = np.arange(size + 1) / size

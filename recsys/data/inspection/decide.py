@@ -258,7 +258,7 @@ def _comment(guessed: Guessed, why: Mapping[str, str], label_B: np.ndarray, tota
     head = (
         f"{name}: {total:,} rows and {len(guessed.profiles)} columns; {seen}. Written by `recsys data guess`; edit it "
     )
-    head += f"freely. Next: recsys data report {name}, then recsys run data={name}"
+    head += f"freely. Next: recsys data report {name}, recsys data baseline {name}, recsys run data={name}"
     head += " head=several" if guessed.config["labels"] else ""
     grouped = f"Rows of one {group} are ranked against each other (GAUC)" if group else "No --group: no GAUC"
     guessed.comments |= {

@@ -243,6 +243,11 @@ def guess_kind(values: pl.Series, p: Profile, label_B: np.ndarray, rows: int) ->
     if values.dtype == pl.Boolean:
         return Guess({}, "true or false") if p.distinct else Guess({}, "", ["no values"])
     if values.dtype.is_float() and not ((values == values.round()) & (values.abs() <= 2**53)).all():
+        hashes = (values == values.round()) & (values.abs() < 2**64)
+        if p.distinct > FEW and hashes.all() and scattered(values):
+            settings, why = _looked_up(p.distinct, rows)
+            caution = "whole numbers past 2^53 as floats have lost digits: write them as text, or as integers"
+            return Guess(settings, f"whole numbers spread evenly over a huge range, so codes; {why}", [caution])
         return _number(values, p, "numbers")
     return _whole(values, p, label_B, rows)
 
