@@ -79,7 +79,7 @@ def _card(given: Json, schema: Schema, pt2: dict[str, str] | None, folder: Path)
 
 def _without_past(schema: Schema) -> Schema:
     """The schema of a bundle without past.npz: requests must bring the past-only columns like any other."""
-    return replace(schema, fields=tuple(replace(f, past=None) for f in schema.fields), _index={})
+    return replace(schema, fields=tuple(replace(f, past=None) for f in schema.fields))
 
 
 def _write(

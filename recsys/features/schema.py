@@ -100,7 +100,7 @@ class Schema:
     weight: str | None = None
     time: str | None = None
     other_labels: tuple[str, ...] = ()
-    _index: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    _index: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.fields:
@@ -175,7 +175,7 @@ class Schema:
             ConfigError: If a name is unknown or no field is left.
         """
         keep = {self[n].name for n in names}
-        return replace(self, fields=tuple(f for f in self.fields if f.name in keep), _index={})
+        return replace(self, fields=tuple(f for f in self.fields if f.name in keep))
 
     def to_json(self) -> Json:
         """A JSON-ready form; `from_json` reads it back."""

@@ -57,7 +57,7 @@ class Probed:
         copies = [replace(f, name=PREFIX + f.name) for f in self._sources]
         order = [*shards.schema.sparse, *(f for f in copies if f.is_sparse)]
         order += [*shards.schema.numeric, *(f for f in copies if not f.is_sparse)]
-        self.schema: Schema = replace(shards.schema, fields=tuple(order), _index={})
+        self.schema: Schema = replace(shards.schema, fields=tuple(order))
         rng = np.random.default_rng([seed, len(shards), 29])
         self._order = rng.permutation(len(shards))
         if shards.weight_B is not None:

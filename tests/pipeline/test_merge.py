@@ -89,6 +89,8 @@ def test_the_bundle_answers_with_the_mean(merged: Path, here: Path) -> None:
 WRONG: dict[str, tuple[list[str], str]] = {
     "one run": (["merge.runs=[m_a]"], "merge.runs: expected two finished runs or more, each once, got ['m_a']"),
     "one run twice": (["merge.runs=[m_a,m_a]"], "merge.runs: expected two finished runs or more, each once"),
+    "two spellings": (["merge.runs=[m_a,../runs/m_a]"], "merge.runs: expected two finished runs or more, each once"),
+    "elsewhere": (["merge.runs=[m_a,../../other]"], "merge.runs: expected ids of runs in runs, got '../../other'"),
     "no run": (["merge.runs=[m_a,absent]"], "merge.runs: no finished run 'absent': expected one of "),
     "other fields": (["merge.runs=[m_a,m_less]"], "m_a and m_less differ in city, noise, tags, user, user_x_city: tr"),
     "a merge": (["merge.runs=[m_a,merged]"], "merge.runs: run merged is a merge itself: name its runs"),

@@ -105,6 +105,13 @@ def test_a_student_that_validation_chooses_has_no_teacher_that_learned_from_it(r
         distill.run(replace(refitted, folder=tmp_path, done=done))
 
 
+def test_what_learned_from_validation_is_not_healed_by_it(refitted: Stage, tmp_path: Path) -> None:
+    done = {name: folder for name, folder in refitted.done.items() if name != "compress"}
+    config = replace(refitted.config, heal={"_target_": "recsys.compression.heal.heal", "_partial_": True})
+    with pytest.raises(ConfigError, match="heal: the model was trained on validation rows"):
+        compress.run(replace(refitted, config=config, folder=tmp_path, done=done))
+
+
 def test_the_regression_beside_the_network_is_fitted_anew_and_keeps_its_share(prepared: Path, tmp_path: Path) -> None:
     first = small_stage(prepared, tmp_path)
     stage = replace(first, config=replace(first.config, train={**first.config.train, "linear": True}))

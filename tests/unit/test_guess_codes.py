@@ -46,8 +46,7 @@ def test_categories_renamed_to_large_whole_numbers_are_categories(seed, size, sk
     if len(np.unique(category)) > 0.9 * ROWS:
         return
     assert kind(values, label) == "categorical"
-    if bits != "64 bits":  # a float does not hold them
-        assert kind(with_gaps(rng, values), label) == "categorical"
+    assert kind(with_gaps(rng, values), label) == "categorical"
 
 
 QUANTITIES = {
@@ -95,6 +94,15 @@ def test_hashed_ids_of_a_csv_with_gaps_are_a_vocabulary(tmp_path):
     out = tmp_path / "t.yaml"
     assert main(["data", "guess", str(tmp_path / "t.csv"), "--label", "bought", "--out", str(out)]) == 0
     assert OmegaConf.to_container(OmegaConf.load(out))["fields"]["shop"] == {"min_count": 2}
+
+
+def test_floats_past_2_53_that_are_hashes_are_codes_and_sums_are_not():
+    rng = np.random.default_rng(0)
+    label = drawn_labels(rng, np.full(ROWS, 0.3))
+    hashes = rng.integers(2**60, 2**63, 300)[rng.integers(0, 300, ROWS)]
+    assert kind(with_gaps(rng, hashes), label) == "categorical"
+    assert kind(with_gaps(rng, np.round(rng.lognormal(60, 3, ROWS))), label) == "numeric"
+    assert kind(pl.Series([*map(float, hashes[:-1]), np.inf]), label) == "numeric"
 
 
 def test_no_column_is_dropped_beside_one_that_is_kept_and_tells_as_much(tmp_path, capfd):

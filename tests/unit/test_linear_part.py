@@ -20,7 +20,7 @@ from recsys.evaluation.metrics import logloss, sigmoid
 from recsys.frame.linear import linear_fields
 from recsys.training import checkpoint
 from recsys.training.config import TrainConfig
-from recsys.training.fit import best_look, fit, logits
+from recsys.training.fit import best_look, best_share, fit, logits
 
 MODELS = {
     "dcn": {"_target_": "recsys.models.dcn.DCN", "hidden": [16]},
@@ -209,6 +209,62 @@ def test_too_few_validation_rows_choose_nothing(train, valid, monkeypatch):
     history = fit(model, train, valid, TrainConfig(batch_size=64, max_epochs=1, linear=True), 0)
     assert [h["network_share"] for h in history] == [0.5] * len(history)
     assert float(model.linear.share) == 0.5
+
+
+def test_many_rows_do_not_end_the_climb_of_c_early(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    ids, effects = rng.integers(0, 2000, (2, 80_000)), rng.normal(0, 0.7, (2, 2000))
+    rate = sigmoid(effects[0, ids[0]] + effects[1, ids[1]] - 2)
+    table = pa.table({"user": ids[0], "item": ids[1], "y": (rng.random(80_000) < rate).astype(int)})
+    config = {"name": "many", "label": "y", "split": {"shares": [0.8, 0.1, 0.1], "seed": 0}}
+    folder = prepare({**config, "fields": {"user": {}, "item": {}}}, lambda: table, tmp_path)
+    train, valid = (Shards(folder, split) for split in ("train", "valid"))
+
+    def fitted():
+        weights = linear_weights(train, valid, 10**6, 0)
+        ids_BL = valid.batch(slice(None)).ids_BL.numpy()
+        logit_B = weights.bias + weights.ids["user"][ids_BL[:, 0]] + weights.ids["item"][ids_BL[:, 1]]
+        return weights.settings["C"], logloss(sigmoid(logit_B), valid.label_B)
+
+    strength, loss = fitted()
+    monkeypatch.setattr("recsys.baselines.linear._ROUGH", 1e-8)
+    assert (strength, loss) == pytest.approx(fitted(), abs=5e-5)
+
+
+def test_the_share_is_the_best_for_platts_labels_by_hand():
+    rng = np.random.default_rng(3)
+    label = (rng.random(300) < 0.3).astype(np.float32)
+    weight = rng.integers(0, 4, 300).astype(np.float32)
+    a, b = 2 * rng.normal(size=300) + 2 * label - 1, rng.normal(size=300) + label - 1
+    rows = [i for i in range(300) for _ in range(int(weight[i]))]  # a row of weight 3 is three rows
+    scale = len(rows) / np.count_nonzero(weight)
+    ones = sum(label[i] for i in rows) / scale
+    zeros = sum(1 - label[i] for i in rows) / scale
+
+    def loss(s):
+        total = 0.0
+        for i in rows:
+            p, y = 1 / (1 + np.exp(-(s * a[i] + (1 - s) * b[i]))), label[i]
+            target = (ones + 1) / (ones + 2) if y else 1 / (zeros + 2)
+            total -= target * np.log(p) + (1 - target) * np.log(1 - p)
+        return total
+
+    share = best_share(a, b, label, weight)
+    assert 0.05 < share < 0.95 and loss(share) <= min(loss(s) for s in np.linspace(0, 1, 101)) + 1e-6
+
+
+def test_few_rows_that_the_network_separates_do_not_make_it_certain():
+    label = np.r_[np.ones(25, np.float32), np.zeros(43, np.float32)]
+    network, regression = 48 * (2 * label - 1), 3 * (2 * label - 1)
+    share = best_share(network, regression, label, None)
+    assert 0 <= share < 0.1, "without Platt's labels the share is 1"
+
+
+def test_a_field_called_as_the_weights_of_another_is_refused(schema):
+    twin = replace(schema["item"], name="user linear")
+    wider = replace(schema, fields=(*schema.sparse, twin, *schema.numeric))
+    with pytest.raises(ConfigError, match=r"train.linear: the weights of field 'user' are called 'user linear'"):
+        checkpoint.build(wider, spec())
 
 
 def test_the_network_learns_as_it_does_alone(train, valid):

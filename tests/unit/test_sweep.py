@@ -2,6 +2,7 @@
 
 import math
 import re
+import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -260,6 +261,43 @@ def test_what_is_no_fault_of_the_trial_stops_the_sweep_and_keeps_it(tmp_path: Pa
     with pytest.raises(type(error)):
         Search(tmp_path, SETTINGS, stops, SILENT, lambda study, trial: None).run(study)
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 2 + [TrialState.RUNNING]
+
+
+def test_a_sweep_stops_if_its_table_changes_and_fails_no_trial(tmp_path: Path) -> None:
+    done = Runs()
+
+    def unchanged() -> None:
+        if len(done.ran) == 3:
+            raise DataError("the files have changed")
+
+    study = optuna.create_study()
+    with pytest.raises(DataError, match="the files have changed"):
+        Search(tmp_path, SETTINGS, done, SILENT, lambda study, trial: None, unchanged).run(study)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 2 + [TrialState.RUNNING]
+
+
+def test_a_trial_that_kills_its_process_is_left_at_last(tmp_path: Path) -> None:
+    def killed(changes: Mapping[str, Any], folder: Path, reporter: Reporter) -> Path:
+        if folder.name == "1":
+            raise KeyboardInterrupt  # as the end of a process, nothing below it catches it
+        return Runs()(changes, folder, reporter)
+
+    study, settings = optuna.create_study(), replace(SETTINGS, trials=3)
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            Search(tmp_path, settings, killed, SILENT, lambda study, trial: None).run(study)
+    Search(tmp_path, settings, killed, SILENT, lambda study, trial: None).run(study)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    assert study.trials[1].user_attrs["error"].startswith("begun 5 times")
+
+
+def test_a_study_that_another_program_holds_is_one_line(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("pipelines.sweep.trials._WAIT", 1)
+    study, held = open_study(tmp_path, SETTINGS), sqlite3.connect(tmp_path / "study.db")
+    held.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(DataError, match=rf"study.db: expected to write .* recsys sweep resume={tmp_path.name} goes on"):
+        Search(tmp_path, SETTINGS, Runs(), SILENT, lambda study, trial: None).run(study)
+    held.close()
 
 
 def test_a_damaged_study_is_one_line(tmp_path: Path) -> None:
