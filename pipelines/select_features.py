@@ -44,15 +44,13 @@ _OVERRIDE = """# @package _global_
 """
 
 
-def _search(stage: Stage, search: Search, spec: checkpoint.Spec) -> tuple[FieldScores, ProbeFindings | None]:
+def _search(stage: Stage, search: Search) -> tuple[FieldScores, ProbeFindings | None]:
     """Scores of the model's fields; with probes, of a network trained with them too, and the false discovery rate."""
     select, count = make(stage.config.selection or {}, "selection"), stage.config.select.probes
     if count == 0:
         return search_fields(select, search), None
     sources = probe_sources(search.model.schema, count, search.seed)
     train, valid = (Probed(split, sources, search.seed) for split in (search.train, search.valid))
-    alone: checkpoint.Spec = {**spec, "linear": False}  # the regression knows nothing of the probes
-    search = replace(search, build=lambda schema: checkpoint.build(schema, alone, search.device))
     seed_everything(search.seed)
     model = search.build(train.schema)
     history = fit(model, train, valid, search.how, search.seed, device=search.device, reporter=search.reporter)
@@ -71,11 +69,14 @@ def _given(stage: Stage) -> tuple[Search, checkpoint.Spec]:
     train, valid = (Shards(stage.data, split, model.schema) for split in ("train", "valid"))
     how = make_dataclass(TrainConfig, resolve(stage.config.to_json(), facts(train))["train"], "train")
     history = read_made(stage.earlier("train"), "history.json", "the looks of a training", list[dict[str, float]])
+    built: checkpoint.Spec = (
+        spec if stage.config.select.probes == 0 else {**spec, "linear": False}
+    )  # see docs/selection.md
     search = Search(
         model=model,
         train=train,
         valid=valid,
-        build=lambda schema: checkpoint.build(schema, spec, device),
+        build=lambda schema: checkpoint.build(schema, built, device),
         how=how,
         seed=stage.config.seed,
         steps=int(best_look(history)["step"]),
@@ -93,7 +94,7 @@ def run(stage: Stage) -> Result:
     check_policy(names, policy.top_k, policy.protect)
     check_policy(names, policy.no_cut, policy.protect)
     of_model = health(model, search.train, valid, device=search.device)
-    scores, probes = _search(stage, search, spec)
+    scores, probes = _search(stage, search)
     scores.notes.warnings.extend(_one_label(model.schema))
     for warning in scores.notes.warnings:
         console().print(f"look at: {warning}", soft_wrap=True)
@@ -108,7 +109,14 @@ def run(stage: Stage) -> Result:
     measured = Measured(
         health=of_model,
         probes=probes,
-        savings=savings(model, search.build, kept, valid_rows, search.how.optimizer, search.device),
+        savings=savings(
+            model,
+            lambda s: checkpoint.build(s, spec, search.device),
+            kept,
+            valid_rows,
+            search.how.optimizer,
+            search.device,
+        ),
         shuffled=_shuffled(search, kept),
         clusters=repeats,
     )
