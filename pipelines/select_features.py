@@ -15,6 +15,7 @@ from recsys.data.shards import Shards
 from recsys.events import Reporters
 from recsys.features.schema import Schema
 from recsys.files import write_text
+from recsys.frame.ctr import CTR
 from recsys.results import read_made, relative
 from recsys.selection.figures import ProbeFindings, ShuffledCost
 from recsys.selection.probes import Probed, discovery_rate, kept_with_probes, probe_sources, without_probes
@@ -69,9 +70,9 @@ def _given(stage: Stage) -> tuple[Search, checkpoint.Spec]:
     train, valid = (Shards(stage.data, split, model.schema) for split in ("train", "valid"))
     how = make_dataclass(TrainConfig, resolve(stage.config.to_json(), facts(train))["train"], "train")
     history = read_made(stage.earlier("train"), "history.json", "the looks of a training", list[dict[str, float]])
-    built: checkpoint.Spec = (
-        spec if stage.config.select.probes == 0 else {**spec, "linear": False}
-    )  # see docs/selection.md
+    built: checkpoint.Spec = {**spec}
+    if stage.config.select.probes:
+        built["linear"] = False  # a regression that was not fitted knows nothing of the probes
     search = Search(
         model=model,
         train=train,
@@ -106,17 +107,14 @@ def run(stage: Stage) -> Result:
     keeps = {v.field for v in verdicts if v.verdict != "drop"}
     kept = [n for n in names if n in keeps]
     valid_rows = Shards(stage.data, "valid", model.schema)
+
+    def smaller(schema: Schema) -> CTR:
+        return checkpoint.build(schema, spec, search.device)
+
     measured = Measured(
         health=of_model,
         probes=probes,
-        savings=savings(
-            model,
-            lambda s: checkpoint.build(s, spec, search.device),
-            kept,
-            valid_rows,
-            search.how.optimizer,
-            search.device,
-        ),
+        savings=savings(model, smaller, kept, valid_rows, search.how.optimizer, search.device),
         shuffled=_shuffled(search, kept),
         clusters=repeats,
     )
