@@ -70,10 +70,10 @@ lint: setup  ## style, types and layers
 	$(BIN)/lint-imports --no-logo
 
 test: lint  ## what CI runs: lint, then all tests but the slow ones
-	@$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	@$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup  ## the slow tests only
-	@$(BIN)/pytest -m slow -n 2 --dist loadfile -o faulthandler_timeout=1800
+	@$(BIN)/pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=1800
 
 wheel: setup  ## dist/: the wheel, the stand-in for fbgemm-gpu that CPU machines need, and the versions to install
 	@rm -rf dist

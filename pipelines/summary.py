@@ -30,7 +30,8 @@ def _better_baseline(models: Mapping[str, Mapping[str, float]]) -> str:
     """A sentence if a baseline has a lower test logloss than what a bundle would hold; else ""."""
     shipped = [n for n in (*MODEL_STAGES, "recalibrated") if n in models][-1]
     logloss = {n: min(m["logloss"], m.get("recalibrated_logloss", m["logloss"])) for n, m in models.items()}
-    others = [n for n in models if n not in (*MODEL_STAGES, "recalibrated", "constant")]
+    ours = (*MODEL_STAGES, "recalibrated", "constant")
+    others = [n for n in models if n not in ours and not n.startswith("run ")]  # a merge's members are no baselines
     best = min(others, key=lambda n: logloss[n], default=shipped)
     if logloss[best] >= models[shipped]["logloss"]:
         return ""
@@ -38,7 +39,8 @@ def _better_baseline(models: Mapping[str, Mapping[str, float]]) -> str:
     if "auc" in models[best] and "auc" in models[shipped]:
         figures["AUC"] = (models[best]["auc"], models[shipped]["auc"])
     differences = ", ".join(f"{name} {a:.4f}, not {b:.4f} ({a - b:+.4f})" for name, (a, b) in figures.items())
-    return f"{best} has a lower test logloss than the newest model ({row_names(models)[shipped]}): {differences}"
+    sentence = f"{best} has a lower test logloss than the newest model ({row_names(models)[shipped]}): {differences}"
+    return f"{sentence}; -m seed=0,1,2 shows how far seeds differ"
 
 
 def _columns(table: Table, first: str, *numbers: str) -> None:

@@ -139,7 +139,7 @@ def test_a_baseline_that_beats_what_is_shipped_is_named(evaluated, monkeypatch) 
     worse = {"LightGBM": {**model, "logloss": 0.481, "recalibrated_logloss": 0.481, "auc": 0.9}}
     line = (
         "logistic regression has a lower test logloss than the newest model (retrain, recalibrated): test logloss "
-        "0.4750, not 0.4800 (-0.0050), AUC 0.7100, not 0.7000 (+0.0100)"
+        "0.4750, not 0.4800 (-0.0050), AUC 0.7100, not 0.7000 (+0.0100); -m seed=0,1,2 shows how far seeds differ"
     )
     for models, expected in ((shown, 0), ({**worse, **shown}, 0), ({**worse, **baseline, **shown}, 1)):
         monkeypatch.setattr(summary, "_models", lambda _, models=models: models)
