@@ -29,7 +29,7 @@ _TEMPLATES.filters["shown"] = _shown
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
-    """An HTML table; numbers stand to the right."""
+    """An HTML table; numbers, and the heads of their columns, stand to the right."""
     return Markup(_TEMPLATES.get_template("table.html.j2").render(columns=columns, rows=rows))
 
 

@@ -115,7 +115,7 @@ def test_every_model_is_recalibrated_and_every_table_says_so(evaluated, monkeypa
     assert found["retrain"]["recalibrated_logloss"] == found["recalibrated"]["logloss"]
     assert "recalibrated_logloss" not in found["recalibrated"]
     page = (place / "evaluate" / "evaluation.html").read_text()
-    assert "<td>retrain, recalibrated</td>" in page and "<th>recalibrated logloss</th>" in page
+    assert "<td>retrain, recalibrated</td>" in page and '<th class="n">recalibrated logloss</th>' in page
     said = io.StringIO()
     monkeypatch.setattr(summary, "console", lambda **_: Console(file=said, width=200))
     result = evaluated_run(place / "evaluate")
