@@ -23,6 +23,12 @@ def _number_columns(schema: Schema) -> list[int]:
     return [c for f in schema.numeric for c in (places[f.name] if f.kind == "vector" else places[f.name][:1])]
 
 
+def _pieces(schema: Schema) -> np.ndarray:
+    """Which columns of dense_BN, without weights of lists, are pieces of a number."""
+    first_last = [(f.kind == "vector", f.max_length) for f in schema.numeric]
+    return np.array([i > 0 and not vector for vector, length in first_last for i in range(length)], dtype=bool)
+
+
 def _listed(schema: Schema, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A field's ids and their weights: 1 unless the list is weighted, 0 for padding."""
     ids = ids_BL[:, schema.id_columns[name].start : schema.id_columns[name].stop]
@@ -33,7 +39,10 @@ def _listed(schema: Schema, name: str, ids_BL: np.ndarray, dense_BN: np.ndarray)
 
 
 class OneHot:
-    """One-hot ids, then numbers standardised to mean 0 and deviation 1.
+    """One-hot ids, then numbers standardised to mean 0 and deviation 1; pieces of a number to mean 0 alone.
+
+    A piece lies between 0 and 1, as a one-hot column does. Were a rare one scaled up, rows that drift into it would
+    get logits of any size.
 
     Each field has a column for every id with at least `min_count` training rows and one for all
     others. A list of n ids puts 1/√n in each one's column, so that every field has norm 1; a
@@ -74,6 +83,7 @@ class OneHot:
         share_B = weight_B / weight_B.sum()
         self.mean = share_B @ x_BN  # unlike np.average, works without numbers too
         deviation = np.sqrt(share_B @ (x_BN - self.mean) ** 2)
+        deviation[_pieces(schema)[self._number_columns]] = 1.0
         self.deviation = np.where(deviation > 1e-12, deviation, 1.0)
         self.width += x_BN.shape[1]
 

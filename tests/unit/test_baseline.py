@@ -122,7 +122,7 @@ def test_it_repeats_exactly_and_a_share_of_the_rows_is_named(made, tmp_path, mon
 
 def test_rates_of_training_rows_never_see_their_own_fold(train, schema) -> None:
     ids, dense, label = arrays(train)
-    seen = TargetRates(replace(schema, time=None, _index={}), ids, label, seed=3)
+    seen = TargetRates(replace(schema, time=None), ids, label, seed=3)
     seen.wide, seen.narrow, seen.native = ["item"], [], []
     seen.sums = {"item": seen._sums("item", ids, np.arange(len(ids)))}
     crossed = seen.crossed(ids, dense, folds=4)[:, -2]

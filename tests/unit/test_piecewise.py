@@ -34,7 +34,7 @@ def test_narrowed_fields_are_linear_and_the_others_stay() -> None:
 def test_a_number_becomes_no_wider_than_an_embedding(schema: Schema, dim: int, narrowed: bool) -> None:
     """Gates act on all columns of a number, and the interaction reads as many as an embedding has."""
     fields = tuple(replace(f, max_length=9) if f.name == "score" else f for f in schema.fields)
-    schema = replace(schema, fields=fields, _index={})
+    schema = replace(schema, fields=fields)
     model = CTR(schema, per_field(schema, dim=dim), partial(DCN, hidden=(4,)))
     assert model.widths == [dim] * len(schema.sparse) + [1, 9]
     assert isinstance(model.interaction, torch.nn.Sequential) == narrowed

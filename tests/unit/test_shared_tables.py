@@ -157,7 +157,7 @@ def test_smaller_tables_are_shared_too(embedding: FusedLookups, form: str) -> No
 
 def test_a_list_of_one_id_at_most_may_be_empty_in_the_plain_form_too() -> None:
     fields = [replace(f, max_length=1) if f.name in ("tags", "liked", "past") else f for f in SCHEMA.fields]
-    schema = replace(SCHEMA, fields=tuple(fields), _index={})
+    schema = replace(SCHEMA, fields=tuple(fields))
     batch, embedding = event_batch(schema, 30), per_field(schema, 4, init=0.5)
     want = slow(embedding, schema, batch, tables_of(embedding))
     torch.testing.assert_close(embedding(batch), want, rtol=1e-5, atol=1e-6)
@@ -181,4 +181,4 @@ def test_unified_gives_a_sequence_no_turn_and_no_chunks_of_its_own() -> None:
 def test_fields_that_share_a_table_must_agree_on_its_ids() -> None:
     fields = tuple(replace(f, cardinality=41) if f.name == "past" else f for f in SCHEMA.fields)
     with pytest.raises(ConfigError, match="'product' must have its 41 ids, got 40 of 'product': prepare"):
-        per_field(replace(SCHEMA, fields=fields, _index={}))
+        per_field(replace(SCHEMA, fields=fields))
