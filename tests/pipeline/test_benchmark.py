@@ -155,6 +155,7 @@ def test_two_of_its_reports_are_compared_over_seeds(done, place):
     assert "Paired over seeds" in (place / "page.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_run_trains_nothing_again(done, place, monkeypatch, capfd):
     _, folder, result = done
     kept = {p: p.stat().st_mtime_ns for p in (place / "runs" / "cache" / "retrains").glob("*/result.json")}
@@ -171,6 +172,7 @@ def test_a_second_run_trains_nothing_again(done, place, monkeypatch, capfd):
     assert result.id != other.parent.name
 
 
+@pytest.mark.slow
 def test_a_benchmark_cut_off_keeps_its_settings_and_the_searches_by_its_own_code(place, monkeypatch, capfd):
     """A search by code or settings that have changed since is made again; any other is not."""
     monkeypatch.chdir(place)

@@ -71,6 +71,7 @@ def test_overrides_of_now_stand_over_those_of_before():
     assert len(_over(earlier, ["+data.fields={b: {}}"])) == len(earlier)
 
 
+@pytest.mark.slow
 def test_a_moved_folder_of_runs_works(finished, place, tmp_path, monkeypatch):
     """Copied, so that other tests keep theirs: nothing may point back to where it was."""
     there = tmp_path / "moved"

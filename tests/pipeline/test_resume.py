@@ -280,6 +280,7 @@ def test_a_tracking_failure_costs_nothing_and_resume_tells_it(here, capfd, monke
     assert run.data.tags["mlflow.parentRunId"] == result.mlflow.run_id
 
 
+@pytest.mark.slow
 def test_an_export_killed_before_its_result_goes_on(finished, place, tmp_path):
     """What a kill leaves between the bundle's appearance and result.json of the stage."""
     made = recsys(place, "export", finished.id, "hydra.run.dir=runs/cut")

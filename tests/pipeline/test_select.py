@@ -76,16 +76,22 @@ def test_a_report_is_compared_by_its_mlflow_run_and_by_its_stage(place, finished
 
 
 def test_what_a_run_kept_is_what_the_next_one_trains_on(place, finished):
-    """By the run's id, and by its kept.yaml as an experiment of one's own, which select then looks at again."""
+    """By the run's id, and by its kept.yaml."""
     folder = finished.stages["select"].folder
     kept = set(json.loads((folder / "selection.json").read_text())["keep"])
     assert 1 < len(kept) < 7
     quick = [*SMALL, "train.max_epochs=1", "stages=[train]"]
     assert trained_on(place, recsys(place, "run", *quick, f"select.apply={finished.id}")) == kept
     assert trained_on(place, recsys(place, "run", *quick, f"+selection={folder / 'kept.yaml'}")) == kept
+
+
+@pytest.mark.slow
+def test_what_a_run_kept_is_an_experiment_of_ones_own(place, finished):
+    folder = finished.stages["select"].folder
+    kept = set(json.loads((folder / "selection.json").read_text())["keep"])
     (place / "experiment").mkdir()
     (place / "experiment" / "fewer.yaml").write_text((folder / "kept.yaml").read_text())
-    done = recsys(place, "run", *quick[:-1], "stages=[train,select]", "experiment=fewer")
+    done = recsys(place, "run", *SMALL, "train.max_epochs=1", "stages=[train,select]", "experiment=fewer")
     assert trained_on(place, done) == set(report(place, done)["fields"]) == kept
 
 
