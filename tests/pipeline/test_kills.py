@@ -155,6 +155,7 @@ def test_at_any_moment_of_every_stage(forks, whole, tmp_path):
     r = np.random.default_rng(0)
     stages = read_result(whole / "runs" / "shot" / "result.json").stages
     places, struck = [begin(forks, whole, tmp_path / "0", RUN)], set()
+    longest = {name: 2 * stage.seconds for name, stage in stages.items()}
     for number in range(160):  # a shot that comes after the run's end counts for nothing
         if sum(p.killed for p in places) >= 40 and struck == set(stages):
             break
@@ -163,9 +164,11 @@ def test_at_any_moment_of_every_stage(forks, whole, tmp_path):
             places.append(begin(forks, whole, tmp_path / str(len(places)), RUN))
         place = places[-1]
         stage = next(s for s in stages if not place.done(s))
-        wait, folder = float(r.uniform(0, 2 * stages[stage].seconds)), place.folder / "runs" / "shot" / stage
+        wait, folder = float(r.uniform(0, longest[stage])), place.folder / "runs" / "shot" / stage
         if place.count(forks.shoot(place.folder, place.arguments, SIGNALS[number % 3], folder, wait)):
             struck.add(stage)
+        else:
+            longest[stage] /= 2  # the shot came too late: the stage takes less time here
     places[-1].finish()
     assert sum(p.killed for p in places) >= 40, "too many runs had ended before their kill"
     assert struck == set(stages)
