@@ -70,7 +70,7 @@ lint: setup  ## style, types and layers
 	$(BIN)/lint-imports --no-logo
 
 test: lint  ## what CI runs: lint, then all tests but the slow ones
-	@$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	@$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --durations=15
 
 test-slow: setup  ## the slow tests only
 	@$(BIN)/pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=1800
