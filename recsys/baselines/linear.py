@@ -16,7 +16,7 @@ from recsys.evaluation.metrics import logloss, sigmoid
 __all__ = ["LinearWeights", "linear", "linear_weights"]
 
 ITERATIONS = 100  # of Newton's method at most; it needs about five
-_ROUGH = 1e-4  # tolerance beside a network: on re-buy 21 s, not 73 s, the same C, validation logloss .0001 higher
+_ROUGH = 1e-4  # largest tolerance beside a network; `_STEP` lowers it on many rows, to 52 s on re-buy (docs/log.md)
 _STEP = 0.3  # a smaller one costs time: 1e-6 at 160,000 rows finds the same C and logloss in 3.0 s, this in .9
 STRENGTHS = tuple(float(c) for c in np.logspace(-3, 2, 11).round(5))
 

@@ -79,7 +79,7 @@ def _last_line(command: Callable[[], int]) -> Path:
     printed = io.StringIO()
     with redirect_stdout(printed):
         code = command()
-    if code > 128:  # a signal, or a file `cancel`, told it to stop
+    if code > 128:  # a signal told it to stop
         raise Cancelled(f"a command was stopped, with exit code {code}")
     if code:
         raise ConfigError(f"a command ended with exit code {code}: the lines above say why")
