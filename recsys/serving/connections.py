@@ -11,6 +11,7 @@ from recsys.serving.limits import Limits
 __all__ = ["connection_class"]
 
 _HEADER_BYTES = 16_384  # of the request line and all headers together
+_REST_SECONDS = 1.0  # for the rest of a body that was answered already
 
 
 class _Sized(h11.Connection):
@@ -31,78 +32,110 @@ class _Sized(h11.Connection):
         return event
 
 
-def connection_class(limits: Limits) -> type[H11Protocol]:
-    """Make uvicorn's connection class, with limits on the number of connections and the time of headers and answers.
+class _Connection(H11Protocol):
+    """Uvicorn's connection, with limits on the number of connections and the time of headers and answers.
 
     Uvicorn itself waits for ever for headers that do not end, and for a client that does not read its answer.
     """
 
-    class Connection(H11Protocol):
-        _timer: asyncio.TimerHandle | None = None
-        _unread: asyncio.TimerHandle | None = None
+    limits: Limits
+    _timer: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+    _rest: asyncio.TimerHandle | None = None
+    _ended = False
 
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            super().connection_made(transport)
-            self._sized = _Sized(h11.SERVER, _HEADER_BYTES)
-            self.conn = self._sized
-            transport.set_write_buffer_limits(0)  # pause_writing is called for any byte that the client does not read
-            if len(self.connections) > limits.connections:
-                self._end("503 Service Unavailable", "too many connections: try again later")
-            else:
-                self._timer = self.loop.call_later(limits.header_seconds, self._too_slow)
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._sized = _Sized(h11.SERVER, _HEADER_BYTES)
+        self.conn = self._sized
+        transport.set_write_buffer_limits(0)  # pause_writing is called for any byte that the client does not read
+        if len(self.connections) > self.limits.connections:
+            self._write("503 Service Unavailable", "too many connections: try again later")
+            transport.close()  # at once: it is one connection too many
+        else:
+            self._timer = self.loop.call_later(self.limits.header_seconds, self._too_slow)
 
-        def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():
-                return
-            super().data_received(data)
-            between_requests = self.conn.their_state is h11.IDLE
-            if between_requests and self._timer is None:  # a later request of the connection has begun
-                self._timer = self.loop.call_later(limits.header_seconds, self._too_slow)
-            elif not between_requests:
-                self._stop_timer()
-
-        def on_response_complete(self) -> None:
-            if self.conn.their_state is not h11.DONE:  # answered before the whole body came: the rest is not read
-                self.transport.close()
-            super().on_response_complete()
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._unread = self.loop.call_later(limits.answer_seconds, self.transport.abort)
-
-        def resume_writing(self) -> None:
-            self._stop_unread()
-            super().resume_writing()
-
-        def connection_lost(self, exc: Exception | None) -> None:
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing() or self._ended:
+            return
+        super().data_received(data)
+        if self._ended:
+            return
+        if self.conn.their_state is not h11.SEND_BODY:
+            self._stop_rest()
+        between_requests = self.conn.their_state is h11.IDLE
+        if between_requests and self._timer is None:  # a later request of the connection has begun
+            self._timer = self.loop.call_later(self.limits.header_seconds, self._too_slow)
+        elif not between_requests:
             self._stop_timer()
-            self._stop_unread()
-            super().connection_lost(exc)
 
-        def send_400_response(self, msg: str) -> None:
-            if self._sized.chunked:
-                self._end("411 Length Required", "expected the header Content-Length, not a body in chunks: add it")
-            else:
-                self._end("400 Bad Request", "expected HTTP/1.1 with at most 16 KiB of headers: mend the request")
+    def on_response_complete(self) -> None:
+        if self.conn.their_state is h11.SEND_BODY:  # answered before the whole body came; the rest is dropped
+            self._rest = self.loop.call_later(_REST_SECONDS, self.transport.close)
+        super().on_response_complete()
 
-        def _stop_timer(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.limits.answer_seconds, self.transport.abort)
 
-        def _stop_unread(self) -> None:
-            if self._unread is not None:
-                self._unread.cancel()
-                self._unread = None
+    def resume_writing(self) -> None:
+        self._stop_unread()
+        super().resume_writing()
 
-        def _too_slow(self) -> None:
-            self._end("408 Request Timeout", f"the headers did not come whole within {limits.header_seconds:g} s")
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        self._stop_unread()
+        self._stop_rest()
+        super().connection_lost(exc)
 
-        def _end(self, status: str, error: str) -> None:
-            """Write an error answer without h11, and close."""
-            body = f'{{"error": "{error}"}}'
-            head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            self.transport.write(f"{head}connection: close\r\n\r\n{body}".encode())
+    def send_400_response(self, msg: str) -> None:
+        if self._sized.chunked:
+            self._end("411 Length Required", "expected the header Content-Length, not a body in chunks: add it")
+        else:
+            self._end("400 Bad Request", "expected HTTP/1.1 with at most 16 KiB of headers: mend the request")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _stop_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _stop_rest(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+
+    def _too_slow(self) -> None:
+        self._end("408 Request Timeout", f"the headers did not come whole within {self.limits.header_seconds:g} s")
+
+    def _end(self, status: str, error: str) -> None:
+        """Write an error answer without h11, and close once the client does, or after a second.
+
+        If a socket is closed with bytes in it that nobody has read, the system resets the connection, and the
+        client may never see the answer.
+        """
+        if self.transport.is_closing() or self._ended:
+            return
+        self._ended = True
+        self._stop_timer()
+        self._write(status, error)
+        self._rest = self.loop.call_later(_REST_SECONDS, self.transport.close)
+        try:
+            self.transport.write_eof()
+        except OSError:  # the client has gone
             self.transport.close()
 
-    return Connection
+    def _write(self, status: str, error: str) -> None:
+        """Write an error answer without h11."""
+        body = f'{{"error": "{error}"}}'
+        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        self.transport.write(f"{head}connection: close\r\n\r\n{body}".encode())
+
+
+def connection_class(limits: Limits) -> type[H11Protocol]:
+    """Make the class of a server's connections, which keep to its limits."""
+    return type("Connection", (_Connection,), {"limits": limits})

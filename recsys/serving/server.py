@@ -16,8 +16,9 @@ from recsys.serving.limits import Limits
 
 __all__ = ["serve"]
 
-_BACKLOG = 64  # connections that the event loop accepts at once, before it checks their number
-_SPARE_FILES = _BACKLOG + 64  # descriptors for everything else: the graph, standard streams, the event loop
+_WAITING = 512  # connections that the system holds until the event loop accepts them
+_AT_ONCE = 16  # of which the event loop accepts so many in a turn; it knows of them, and closes them, turns later
+_SPARE_FILES = 4 * _AT_ONCE + 64  # descriptors for those and everything else: the graph, streams, the event loop
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -33,7 +34,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(_BACKLOG)
+        listener.listen(_WAITING)
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)
@@ -75,6 +76,15 @@ def _check_files(limits: Limits) -> None:
                 f"set --connections {max(1, most)}, or raise the limit (ulimit -n)"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server, which takes one number both for `_AT_ONCE` and for `_WAITING`."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_WAITING)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -125,10 +135,10 @@ def serve(
             log_level="warning",
             access_log=False,
             server_header=False,
-            backlog=_BACKLOG,
+            backlog=_AT_ONCE,
             timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
         )
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config).run(sockets=[listener])
         except KeyboardInterrupt:  # uvicorn raises it again after it has stopped properly
             return
