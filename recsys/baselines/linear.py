@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from recsys.baselines.matrices import MIN_COUNT, OneHot
@@ -16,8 +17,8 @@ from recsys.evaluation.metrics import logloss, sigmoid
 __all__ = ["LinearWeights", "linear", "linear_weights"]
 
 ITERATIONS = 100  # of Newton's method at most; it needs about five
-_ROUGH = 1e-4  # largest tolerance beside a network; `_STEP` lowers it on many rows, to 52 s on re-buy (docs/log.md)
-_STEP = 0.3  # a smaller one costs time: 1e-6 at 160,000 rows finds the same C and logloss in 3.0 s, this in .9
+_ROUGH = 1e-4  # largest tolerance beside a network
+_STEP = 0.3  # must be below .68 (see `_tolerance`); from .05 to .5 all find the same C, a smaller one takes longer
 STRENGTHS = tuple(float(c) for c in np.logspace(-3, 2, 11).round(5))
 
 
@@ -43,13 +44,29 @@ def _matrix(encoder: OneHot, rows: tuple[np.ndarray, np.ndarray]) -> sp.csr_matr
     return sp.vstack([encoder(*(p[c : c + CHUNK] for p in rows)) for c in cuts], "csr")
 
 
+def _tolerance(most: float, strength: float, rows: int, weight: float = 1.0) -> float:
+    """How small Newton's method must make the largest slope, where the largest weight is about `weight`.
+
+    At the solution for the last C the largest slope is (1 - C before / C)·weight / (C·rows), and the first factor is
+    .68. With a tolerance that did not fall with it, no weight of many rows would move, and the climb would end early.
+    """
+    return min(most, _STEP * max(weight, 0.01) / (strength * rows))
+
+
+def _newton_step(model: LogisticRegression, x: sp.csr_matrix, train: Part) -> set[type[Warning]]:
+    """Take a step from where the model stands → what was warned of: `ConvergenceWarning` if more steps are needed."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        model.set_params(max_iter=1).fit(x, train[2], train[3])
+    return {w.category for w in warned}
+
+
 def _fitted(
     encoder: OneHot, valid: Shards, train: Part, seed: int, tolerance: float = 1e-6
 ) -> tuple[LogisticRegression, Chosen]:
     """The regression with the best C: tries ever weaker regularisation until validation logloss rises.
 
-    Newton's method ends when the largest slope is below the tolerance. A fit that starts from the last C's weights w
-    has slopes of about |w| / (C·rows) only, so the tolerance falls with them: else many rows end the climb early.
+    It looks after each step of Newton's method: for the last C, whose steps cost most, the first one tells.
     """
     x, x_valid = _matrix(encoder, train[:2]), _matrix(encoder, rows_of(valid, len(valid), seed)[:2])
     weight_B = valid.weight_B
@@ -58,16 +75,17 @@ def _fitted(
     model = _regression(seed, tolerance=tolerance)
     best: tuple[float, float, np.ndarray, np.ndarray] = (np.inf, 0.0, np.empty(0), np.empty(0))
     settings: Chosen = {}
-    for strength in STRENGTHS:
-        model.C, model.tol = strength, min(tolerance, _STEP / (strength * len(train[2])))
-        with warnings.catch_warnings(record=True) as warned:  # reported as `converged` below
-            warnings.simplefilter("always")
-            model.fit(x, train[2], train[3])
-        loss = logloss(sigmoid(model.decision_function(x_valid)), label_B, weight_B)
-        if loss > best[0]:
+    for model.C in STRENGTHS:
+        if len(best[2]):
+            model.tol = _tolerance(tolerance, model.C, len(train[2]), float(np.abs(best[2]).max()))
+        losses, warned = [], {ConvergenceWarning}
+        while ConvergenceWarning in warned and len(losses) < ITERATIONS and not (losses and losses[-1] > best[0]):
+            warned = _newton_step(model, x, train)
+            losses.append(logloss(sigmoid(model.decision_function(x_valid)), label_B, weight_B))
+        if losses[-1] > best[0]:
             break
-        best = (loss, strength, model.coef_.copy(), model.intercept_.copy())
-        settings = {"iterations": int(model.n_iter_[0]), "converged": not warned}
+        best = (losses[-1], model.C, model.coef_.copy(), model.intercept_.copy())
+        settings = {"iterations": len(losses), "converged": not warned}
     model.C, model.coef_, model.intercept_ = best[1:]
     return model, {"C": best[1], "min_count": MIN_COUNT, "columns": encoder.width, **settings}
 
@@ -106,7 +124,7 @@ def linear_weights(train: Split, strength: Shards | float, most: int, seed: int)
     if isinstance(strength, Shards):
         model, settings = _fitted(encoder, strength, rows, seed, _ROUGH)
     else:
-        tolerance = min(_ROUGH, _STEP / (strength * len(rows[2])))
+        tolerance = _tolerance(_ROUGH, strength, len(rows[2]))
         model, settings = _regression(seed, strength, tolerance), {"C": float(strength)}
         model.fit(_matrix(encoder, rows[:2]), rows[2], rows[3])
     weights, numbers = model.coef_[0], encoder.width - len(encoder.mean)
