@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import platform
+import signal
 import struct
 import subprocess
 import sys
@@ -133,6 +134,8 @@ def _child(order: dict[str, Any]) -> None:
         code = main(order["arguments"])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
+    except KeyboardInterrupt:  # recsys had ended, and listened no longer
+        code = 128 + signal.SIGINT
     except BaseException:
         import traceback
 
