@@ -66,7 +66,8 @@ def _fitted(
 ) -> tuple[LogisticRegression, Chosen]:
     """The regression with the best C: tries ever weaker regularisation until validation logloss rises.
 
-    It looks after each step of Newton's method: for the last C, whose steps cost most, the first one tells.
+    It looks after each step of Newton's method, of which the first may go too far. The steps for a C end early if the
+    loss is above the best one and rises: the last C, whose steps cost most, takes two.
     """
     x, x_valid = _matrix(encoder, train[:2]), _matrix(encoder, rows_of(valid, len(valid), seed)[:2])
     weight_B = valid.weight_B
@@ -78,10 +79,11 @@ def _fitted(
     for model.C in STRENGTHS:
         if len(best[2]):
             model.tol = _tolerance(tolerance, model.C, len(train[2]), float(np.abs(best[2]).max()))
-        losses, warned = [], {ConvergenceWarning}
-        while ConvergenceWarning in warned and len(losses) < ITERATIONS and not (losses and losses[-1] > best[0]):
+        losses, warned, hopeless = [], {ConvergenceWarning}, False
+        while ConvergenceWarning in warned and len(losses) < ITERATIONS and not hopeless:
             warned = _newton_step(model, x, train)
             losses.append(logloss(sigmoid(model.decision_function(x_valid)), label_B, weight_B))
+            hopeless = len(losses) > 1 and losses[-1] >= losses[-2] and losses[-1] > best[0]
         if losses[-1] > best[0]:
             break
         best = (losses[-1], model.C, model.coef_.copy(), model.intercept_.copy())
