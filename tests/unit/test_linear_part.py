@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from recsys.baselines.linear import linear_weights
+from recsys.baselines.linear import STRENGTHS, linear_weights
 from recsys.compression.contract import TrainingRows, compressor
 from recsys.compression.rounding import rounding
 from recsys.compression.svd import svd
@@ -229,6 +229,31 @@ def test_many_rows_do_not_end_the_climb_of_c_early(tmp_path, monkeypatch):
     strength, loss = fitted()
     monkeypatch.setattr("recsys.baselines.linear._ROUGH", 1e-8)
     assert (strength, loss) == pytest.approx(fitted(), abs=5e-5)
+
+
+@pytest.mark.parametrize("seed", [24, 125])
+def test_c_is_that_of_whole_fits_even_if_newtons_first_step_goes_too_far(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    ids, scale = rng.integers(0, 30, (6000, 3)), rng.choice([0.5, 1, 2, 4])
+    effects = rng.normal(0, scale, (3, 30))
+    logit = sum(effects[k][ids[:, k]] for k in range(3)) + rng.choice([0, -2, 2])
+    drift = rng.choice([0, 1, 2])  # of validation
+    logit[3000:] += drift * rng.normal(0, 1, 30)[ids[3000:, 0]] + rng.choice([0, -1, 1])
+    click = (rng.random(6000) < sigmoid(logit)).astype(int)
+    table = pa.table({"a": ids[:, 0], "b": ids[:, 1], "c": ids[:, 2], "y": click})
+    table = pa.concat_tables([table, table.slice(0, 100)]).append_column(
+        "part", pa.array(np.repeat(["train", "valid", "test"], [3000, 3000, 100]))
+    )
+    config = {"name": "far", "label": "y", "split": {"column": "part"}, "fields": {"a": {}, "b": {}, "c": {}}}
+    folder = prepare(config, lambda: table, tmp_path)
+    train, valid = (Shards(folder, split) for split in ("train", "valid"))
+    got = linear_weights(train, valid, 10**6, 0).settings["C"]
+    seen, losses = np.eye(30)[ids].reshape(6000, -1), []
+    for strength in STRENGTHS:
+        whole = LogisticRegression(C=strength, tol=1e-8, max_iter=1000).fit(seen[:3000], click[:3000])
+        losses.append(logloss(whole.predict_proba(seen[3000:])[:, 1], click[3000:]))
+    rises = next(i for i in range(1, len(losses)) if losses[i] > losses[i - 1])
+    assert got == STRENGTHS[rises - 1]
 
 
 def test_the_share_is_the_best_for_platts_labels_by_hand():
