@@ -18,7 +18,7 @@ __all__ = ["LinearWeights", "linear", "linear_weights"]
 
 ITERATIONS = 100  # of Newton's method at most; it needs about five
 _ROUGH = 1e-4  # largest tolerance beside a network
-_STEP = 0.3  # must be below .68 (see `_tolerance`); from .05 to .5 all find the same C, a smaller one takes longer
+_STEP = 0.3  # must be below 2.16 (see `_tolerance`); from .05 to .5 all find the same C, a smaller one takes longer
 STRENGTHS = tuple(float(c) for c in np.logspace(-3, 2, 11).round(5))
 
 
@@ -44,13 +44,14 @@ def _matrix(encoder: OneHot, rows: tuple[np.ndarray, np.ndarray]) -> sp.csr_matr
     return sp.vstack([encoder(*(p[c : c + CHUNK] for p in rows)) for c in cuts], "csr")
 
 
-def _tolerance(most: float, strength: float, rows: int, weight: float = 1.0) -> float:
-    """How small Newton's method must make the largest slope, where the largest weight is about `weight`.
+def _tolerance(most: float, strength: float, train: Part, largest: float = 1.0) -> float:
+    """How small Newton's method must make the largest slope if the largest coefficient is about `largest`.
 
-    At the solution for the last C the largest slope is (1 - C before / C)·weight / (C·rows), and the first factor is
-    .68. With a tolerance that did not fall with it, no weight of many rows would move, and the climb would end early.
+    The step from one C to the next starts at a slope of 2.16·largest / (C·weight of the rows): the penalty's slope
+    has shrunk to 1 / 3.16. With a tolerance above that, no coefficient moves, and the climb goes on unchanged.
     """
-    return min(most, _STEP * max(weight, 0.01) / (strength * rows))
+    rows = len(train[2]) if train[3] is None else float(train[3].sum())
+    return min(most, _STEP * max(largest, 0.01) / (strength * rows))
 
 
 def _newton_step(model: LogisticRegression, x: sp.csr_matrix, train: Part) -> set[type[Warning]]:
@@ -66,8 +67,8 @@ def _fitted(
 ) -> tuple[LogisticRegression, Chosen]:
     """The regression with the best C: tries ever weaker regularisation until validation logloss rises.
 
-    It looks after each step of Newton's method, of which the first may go too far. The steps for a C end early if the
-    loss is above the best one and rises: the last C, whose steps cost most, takes two.
+    Logloss is computed after each step of Newton's method, of which the first may go too far. The steps for a C end
+    early if it is above the best one and rises: the last C, whose steps cost most, takes two.
     """
     x, x_valid = _matrix(encoder, train[:2]), _matrix(encoder, rows_of(valid, len(valid), seed)[:2])
     weight_B = valid.weight_B
@@ -76,18 +77,20 @@ def _fitted(
     model = _regression(seed, tolerance=tolerance)
     best: tuple[float, float, np.ndarray, np.ndarray] = (np.inf, 0.0, np.empty(0), np.empty(0))
     settings: Chosen = {}
-    for model.C in STRENGTHS:
+    for strength in STRENGTHS:
+        model.set_params(C=strength)
         if len(best[2]):
-            model.tol = _tolerance(tolerance, model.C, len(train[2]), float(np.abs(best[2]).max()))
-        losses, warned, hopeless = [], {ConvergenceWarning}, False
+            model.set_params(tol=_tolerance(tolerance, strength, train, float(np.abs(best[2]).max())))
+        losses, steps, warned, hopeless = [], 0, {ConvergenceWarning}, False
         while ConvergenceWarning in warned and len(losses) < ITERATIONS and not hopeless:
             warned = _newton_step(model, x, train)
+            steps += int(model.n_iter_[0])
             losses.append(logloss(sigmoid(model.decision_function(x_valid)), label_B, weight_B))
             hopeless = len(losses) > 1 and losses[-1] >= losses[-2] and losses[-1] > best[0]
         if losses[-1] > best[0]:
             break
-        best = (losses[-1], model.C, model.coef_.copy(), model.intercept_.copy())
-        settings = {"iterations": len(losses), "converged": not warned}
+        best = (losses[-1], strength, model.coef_.copy(), model.intercept_.copy())
+        settings = {"iterations": steps, "converged": not warned}
     model.C, model.coef_, model.intercept_ = best[1:]
     return model, {"C": best[1], "min_count": MIN_COUNT, "columns": encoder.width, **settings}
 
@@ -126,7 +129,7 @@ def linear_weights(train: Split, strength: Shards | float, most: int, seed: int)
     if isinstance(strength, Shards):
         model, settings = _fitted(encoder, strength, rows, seed, _ROUGH)
     else:
-        tolerance = _tolerance(_ROUGH, strength, len(rows[2]))
+        tolerance = _tolerance(_ROUGH, strength, rows)
         model, settings = _regression(seed, strength, tolerance), {"C": float(strength)}
         model.fit(_matrix(encoder, rows[:2]), rows[2], rows[3])
     weights, numbers = model.coef_[0], encoder.width - len(encoder.mean)

@@ -39,8 +39,7 @@ class _Refusal(Exception):
 
 
 def _json(value: Json, status: int = 200) -> Response:
-    headers = {"connection": "close"} if status in (408, 413) else {}  # the rest of the body is not read
-    headers |= {"retry-after": "1"} if status == 503 else {}
+    headers = {"retry-after": "1"} if status == 503 else {}
     headers |= {"www-authenticate": "Bearer"} if status == 401 else {}
     return Response(json.dumps(value), status, headers, "application/json")
 

@@ -1,6 +1,7 @@
 """The connection class that holds clients to a server's limits."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -11,7 +12,7 @@ from recsys.serving.limits import Limits
 __all__ = ["connection_class"]
 
 _HEADER_BYTES = 16_384  # of the request line and all headers together
-_REST_SECONDS = 1.0  # for the rest of a body that was answered already
+_REST_SECONDS = 1.0  # that a client may go on sending after its answer
 
 
 class _Sized(h11.Connection):
@@ -39,21 +40,19 @@ class _Connection(H11Protocol):
     """
 
     limits: Limits
-    _timer: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
-    _rest: asyncio.TimerHandle | None = None
-    _ended = False
+    _ended = False  # by an error answer that h11 knows nothing of
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._sized = _Sized(h11.SERVER, _HEADER_BYTES)
         self.conn = self._sized
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         transport.set_write_buffer_limits(0)  # pause_writing is called for any byte that the client does not read
         if len(self.connections) > self.limits.connections:
             self._write("503 Service Unavailable", "too many connections: try again later")
             transport.close()  # at once: it is one connection too many
         else:
-            self._timer = self.loop.call_later(self.limits.header_seconds, self._too_slow)
+            self._start("headers", self.limits.header_seconds, self._too_slow)
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing() or self._ended:
@@ -61,32 +60,39 @@ class _Connection(H11Protocol):
         super().data_received(data)
         if self._ended:
             return
-        if self.conn.their_state is not h11.SEND_BODY:
-            self._stop_rest()
-        between_requests = self.conn.their_state is h11.IDLE
-        if between_requests and self._timer is None:  # a later request of the connection has begun
-            self._timer = self.loop.call_later(self.limits.header_seconds, self._too_slow)
-        elif not between_requests:
-            self._stop_timer()
+        if self.conn.our_state is not h11.DONE:  # the rest of a body that was answered already has come
+            self._stop("rest")
+        if self.conn.their_state is not h11.IDLE:
+            self._stop("headers")
+        elif "headers" not in self._timers and self.conn.trailing_data[0]:  # a later request has begun
+            self._start("headers", self.limits.header_seconds, self._too_slow)
+        elif "headers" not in self._timers and self.timeout_keep_alive_task is None:
+            seconds = self.timeout_keep_alive
+            self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def on_response_complete(self) -> None:
         if self.conn.their_state is h11.SEND_BODY:  # answered before the whole body came; the rest is dropped
-            self._rest = self.loop.call_later(_REST_SECONDS, self.transport.close)
+            self._start("rest", _REST_SECONDS, self.transport.close)
         super().on_response_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread = self.loop.call_later(self.limits.answer_seconds, self.transport.abort)
+        self._start("answer", self.limits.answer_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        self._stop_unread()
+        self._stop("answer")
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        self._stop_unread()
-        self._stop_rest()
+        for name in list(self._timers):
+            self._stop(name)
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        if self._ended:
+            self.transport.close()
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         if self._sized.chunked:
@@ -94,20 +100,13 @@ class _Connection(H11Protocol):
         else:
             self._end("400 Bad Request", "expected HTTP/1.1 with at most 16 KiB of headers: mend the request")
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _start(self, name: str, seconds: float, then: Callable[[], None]) -> None:
+        self._stop(name)
+        self._timers[name] = self.loop.call_later(seconds, then)
 
-    def _stop_unread(self) -> None:
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
-
-    def _stop_rest(self) -> None:
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+    def _stop(self, name: str) -> None:
+        if name in self._timers:
+            self._timers.pop(name).cancel()
 
     def _too_slow(self) -> None:
         self._end("408 Request Timeout", f"the headers did not come whole within {self.limits.header_seconds:g} s")
@@ -121,9 +120,9 @@ class _Connection(H11Protocol):
         if self.transport.is_closing() or self._ended:
             return
         self._ended = True
-        self._stop_timer()
+        self._stop("headers")
         self._write(status, error)
-        self._rest = self.loop.call_later(_REST_SECONDS, self.transport.close)
+        self._start("rest", _REST_SECONDS, self.transport.close)
         try:
             self.transport.write_eof()
         except OSError:  # the client has gone

@@ -17,7 +17,7 @@ from recsys.serving.limits import Limits
 __all__ = ["serve"]
 
 _WAITING = 512  # connections that the system holds until the event loop accepts them
-_AT_ONCE = 16  # of which the event loop accepts so many in a turn; it knows of them, and closes them, turns later
+_AT_ONCE = 16  # most that the event loop accepts in a turn; it counts them, or closes them, up to three turns later
 _SPARE_FILES = 4 * _AT_ONCE + 64  # descriptors for those and everything else: the graph, streams, the event loop
 
 

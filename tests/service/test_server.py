@@ -245,8 +245,10 @@ def test_an_answer_that_came_before_the_body_ends_the_connection(tight: str, pat
     """One more byte of a body that nobody reads kept such a connection open for ever."""
     with connect(tight, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n") as door:
         assert "HTTP/1.1 " in door.recv(65536).decode()
+        began = time.monotonic()
         door.sendall(b"x")
-        everything(door)  # raises after 10 s
+        everything(door)
+        assert time.monotonic() - began < 3
 
 
 def test_too_many_rows_and_other_types_are_refused(tight: str) -> None:
@@ -329,7 +331,10 @@ def test_a_refusal_is_read_even_if_the_body_comes_after_it(bundle: Path, tight: 
         asked = HEAD + "Content-Length: 4\r\n\r\n"
         door = stack.enter_context(connect(address.replace("0.0.0.0", "127.0.0.1"), asked))
         time.sleep(0.3)  # the answer lies there
-        door.sendall(b"more" + b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        authorized = HEAD + "Authorization: Bearer word\r\nConnection: close\r\n"
+        door.sendall(f"more{authorized}Content-Length: 2\r\n\r\n".encode())
+        time.sleep(1.2)  # longer than the rest of the first body may take
+        door.sendall(b"[]")
         assert re.findall(r"HTTP/1.1 (\d+)", everything(door)) == ["401", "200"]
     with connect(tight, HEAD + "Transfer-Encoding: chunked\r\n\r\n") as door:
         time.sleep(0.3)
@@ -362,8 +367,10 @@ def test_it_ends_when_told_to_even_if_a_body_is_half_sent_and_prints_no_tracebac
         with connect(address, HEAD + "Content-Length: 400\r\n\r\n{"), connect(address, "GET"):
             with connect(address, HEAD + "Content-Length: 400\r\n\r\n{"):
                 time.sleep(0.2)  # and goes away with its body half sent
-            process.send_signal(number)
-            process.wait(10)
+            with connect(address, HEAD + "Transfer-Encoding: chunked\r\n\r\n") as refused:
+                assert "HTTP/1.1 411" in refused.recv(65536).decode()
+                process.send_signal(number)
+                assert process.wait(10) in (0, 128 + number)
         assert "Traceback" not in process.stderr.read()
 
 

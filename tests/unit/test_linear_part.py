@@ -211,12 +211,13 @@ def test_too_few_validation_rows_choose_nothing(train, valid, monkeypatch):
     assert float(model.linear.share) == 0.5
 
 
-def test_many_rows_do_not_end_the_climb_of_c_early(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("rows", "cardinality", "weight"), [(80_000, 2000, 1.0), (20_000, 500, 1000.0)])
+def test_heavy_rows_do_not_spoil_the_climb_of_c(tmp_path, monkeypatch, rows, cardinality, weight):
     rng = np.random.default_rng(0)
-    ids, effects = rng.integers(0, 2000, (2, 80_000)), rng.normal(0, 0.7, (2, 2000))
+    ids, effects = rng.integers(0, cardinality, (2, rows)), rng.normal(0, 0.7, (2, cardinality))
     rate = sigmoid(effects[0, ids[0]] + effects[1, ids[1]] - 2)
-    table = pa.table({"user": ids[0], "item": ids[1], "y": (rng.random(80_000) < rate).astype(int)})
-    config = {"name": "many", "label": "y", "split": {"shares": [0.8, 0.1, 0.1], "seed": 0}}
+    table = pa.table({"user": ids[0], "item": ids[1], "y": (rng.random(rows) < rate).astype(int), "w": [weight] * rows})
+    config = {"name": "many", "label": "y", "weight": "w", "split": {"shares": [0.8, 0.1, 0.1], "seed": 0}}
     folder = prepare({**config, "fields": {"user": {}, "item": {}}}, lambda: table, tmp_path)
     train, valid = (Shards(folder, split) for split in ("train", "valid"))
 
