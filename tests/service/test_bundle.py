@@ -66,7 +66,7 @@ def onnx_only(m: CTR, prepared: Path, out: Path) -> Path:
 # --- the same answers ---
 
 
-@pytest.mark.parametrize("scheme", list(SCHEMES))
+@pytest.mark.parametrize("scheme", [pytest.param(s, marks=() if s == "unified" else pytest.mark.slow) for s in SCHEMES])
 @pytest.mark.usefixtures("no_compiler")
 def test_raw_rows_score_as_the_shards_did(scheme: str, schema: Schema, prepared: Path, tmp_path: Path) -> None:
     m = model(schema, scheme)
@@ -116,7 +116,10 @@ def test_sigmoid_of_far_logits_neither_overflows_nor_leaves_0_to_1() -> None:
     assert probabilities(np.zeros(1, np.float32), None).dtype == np.float64
 
 
-@pytest.mark.parametrize("names", [["item", "tags"], ["price", "score"], ["user_x_city"]])
+@pytest.mark.parametrize(
+    "names",
+    [["price", "score"], *(pytest.param(n, marks=pytest.mark.slow) for n in (["item", "tags"], ["user_x_city"]))],
+)
 @pytest.mark.usefixtures("no_compiler")
 def test_a_subset_of_the_fields(names: list[str], schema: Schema, prepared: Path, tmp_path: Path) -> None:
     """Selection may leave no sparse field, or no number."""

@@ -84,7 +84,10 @@ def wrong_column(monkeypatch):
     monkeypatch.setattr(gates_module, "gated", lambda x, other, gate_U, of: gated(x, other, gate_U, of.roll(1)))
 
 
-@pytest.mark.parametrize("mutant", [frozen, one_permutation, sign, unshuffled, wrong_column], ids=lambda m: m.__name__)
+SLOW_MUTANTS = [pytest.param(m, marks=pytest.mark.slow) for m in (frozen, one_permutation, unshuffled, wrong_column)]
+
+
+@pytest.mark.parametrize("mutant", [sign, *SLOW_MUTANTS], ids=lambda m: m.__name__)
 def test_a_broken_leap_misses_the_optimum(mutant, pair, monkeypatch):
     mutant(monkeypatch)
     assert not gates_are_best(pair)
