@@ -37,6 +37,7 @@ class WithLinear(nn.Module):
 
     weight_R: Tensor
     first_L: Tensor
+    mine_L: Tensor
 
     def __init__(self, schema: Schema, inner: RoutedEmbedding):
         super().__init__()
@@ -61,7 +62,11 @@ class WithLinear(nn.Module):
             first_L[self._columns[f.name]] = rows
             self._rows[f.name] = slice(rows, rows + f.cardinality)
             rows += f.cardinality
+        mine_L = torch.zeros(len(first_L), dtype=torch.bool)
+        for f in self.fields:
+            mine_L[self._columns[f.name]] = True
         self.register_buffer("first_L", first_L, persistent=False)
+        self.register_buffer("mine_L", mine_L, persistent=False)  # not the columns of sequences
         self.register_buffer("weight_R", torch.zeros(rows))
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -72,7 +77,8 @@ class WithLinear(nn.Module):
     def _linear(self, batch: Batch) -> Tensor:
         """→ x_BF, the linear columns."""
         ids_BL = batch.ids_BL
-        read_BL = self.weight_R[ids_BL.clamp(min=0) + self.first_L] * (ids_BL >= 0)
+        there_BL = (ids_BL >= 0) & self.mine_L
+        read_BL = self.weight_R[torch.where(there_BL, ids_BL + self.first_L, 0)] * there_BL
         parts: list[Tensor] = []
         for f in self.fields:
             column = self._columns[f.name]

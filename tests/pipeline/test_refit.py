@@ -1,6 +1,7 @@
 """Stage refit: a model trained anew on training and validation rows, for as many passes as validation found best."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,3 +133,21 @@ def test_the_regression_beside_the_network_is_fitted_anew_and_keeps_its_share(pr
     strength = read_stage(tmp_path / "train").metrics["linear_C"]
     joined = linear_weights(Joined(Shards(prepared, "train"), valid), strength, 10**6, 3)
     assert float(models["refit"].linear.bias) == pytest.approx(joined.bias, rel=1e-5)
+
+
+def test_it_ends_if_a_step_has_more_rows_than_training(prepared: Path, tmp_path: Path) -> None:
+    """Validation is as large as training here, so that a batch holds all rows of one and not of both."""
+    data = tmp_path / "data"
+    shutil.copytree(prepared, data)
+    shutil.rmtree(data / "train")
+    shutil.copytree(data / "valid", data / "train")
+    rows = len(Shards(data, "valid"))
+    first = small_stage(data, tmp_path)
+    settings = {**first.config.train, "batch_size": rows + rows // 2, "max_epochs": 2}
+    stage = replace(first, config=replace(first.config, train=settings))
+    for name, work in (("train", train), ("refit", refit)):
+        stage = replace(stage, folder=tmp_path / name)
+        stage.folder.mkdir()
+        figures = work.run(stage).metrics
+        stage = replace(stage, done={**stage.done, name: stage.folder})
+    assert figures["rows"] == 2 * rows and 1 <= figures["steps"] <= 2

@@ -1,13 +1,15 @@
 """Stage select as a user runs it: every method by name, probes, and refusals before any work."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipelines import select_features, train
 from recsys.commands.cli import main
 from recsys.results import read_result
-from tests.pipeline.small import SMALL, recsys
+from tests.pipeline.small import SMALL, recsys, small_stage
 
 QUICK = [a for a in SMALL if not a.startswith("selection.")]
 
@@ -106,3 +108,17 @@ def test_what_cannot_be_applied_is_one_line(place, finished, arguments, message)
     done = recsys(place, "run", *SMALL, *arguments, f"from_run={finished.id}")
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_gated_models_train_as_long_as_the_network_alone_did(prepared, tmp_path):
+    """Beside a regression that is far ahead, the mean is best at its first look."""
+    first = small_stage(prepared, tmp_path)
+    stage = replace(first, config=replace(first.config, train={**first.config.train, "linear": True}))
+    stage = replace(stage, folder=tmp_path / "train")
+    stage.folder.mkdir()
+    train.run(stage)
+    looks = [(5, 0.4, 0.6), (10, 0.4, 0.5), (15, 0.4, 0.55)]
+    history = [{"step": s, "train_loss": 0.5, "valid_logloss": m, "network_logloss": n} for s, m, n in looks]
+    (stage.folder / "history.json").write_text(json.dumps(history))
+    search, _ = select_features._given(replace(stage, done={**stage.done, "train": stage.folder}))
+    assert search.steps == 10

@@ -79,6 +79,7 @@ def weighted_lists(tmp_path_factory) -> Shards:
             "how": [rng.random(len(t)).tolist() for t in tags],
             "item": rng.integers(0, 30, rows),
             "past": [rng.integers(0, 30, n).tolist() for n in rng.integers(0, 4, rows)],
+            "seen": [rng.integers(0, 200, n).tolist() for n in rng.integers(0, 4, rows)],
             "price": rng.random(rows),
             "y": rng.integers(0, 2, rows),
         }
@@ -87,6 +88,7 @@ def weighted_lists(tmp_path_factory) -> Shards:
         "tags": {"kind": "multi", "max_length": 4, "weights": "how"},
         "item": {},
         "past": {"kind": "sequence", "max_length": 3, "table": "item"},
+        "seen": {"kind": "sequence", "max_length": 3},
         "price": {"kind": "numeric"},
     }
     config = {"name": "lists", "label": "y", "split": {"shares": [0.8, 0.1, 0.1], "seed": 0}, "fields": fields}
@@ -122,7 +124,7 @@ def test_plain_tables_and_graphs_hold_the_regression(train, batch, scheme, expor
 
 def test_weighted_lists_count_by_weight_and_sequences_are_the_networks(weighted_lists):
     shards = weighted_lists
-    fresh = checkpoint.build(shards.schema, spec(sequence={"_target_": "recsys.sequences.din.DIN"}))
+    fresh = checkpoint.build(shards.schema, spec(sequence={"_target_": "recsys.sequences.mean.Mean"}))
     rng = np.random.default_rng(0)
     ids = {n: rng.normal(size=shards.schema[n].cardinality) for n in ("tags", "item")}
     fresh.set_linear(ids, np.array([0.4]), -0.7)

@@ -98,6 +98,10 @@ def _by_time(event: pl.Series, later: Mapping[str, pl.Series], label_B: np.ndarr
         starts = [f"{t:%Y-%m-%dT%H:%M:%S}".removesuffix("T00:00:00") for t in (first, *places)]
         reason = f"By time, {first:%Y-%m-%d %H:%M} to {event.max():%Y-%m-%d %H:%M}, in dates: the latest tenths of the "
         reason += "rows would not hold both labels, since times are few, or the newest labels are alike."
+        if wait > 0:
+            reason += (
+                f" No gap is left: labels take up to {wait:.3g} days to be known, begin valid and test so much later."
+            )
         return {name: starts[i : i + 2] for i, name in enumerate(_SPELLED)}, reason
     reason += f"gap_days: {why}. Set it to as many days as a label takes to be known (28 for `buys again in 28 days`)."
     return {"shares": [0.8, 0.1, 0.1], "gap_days": gap}, reason
