@@ -82,6 +82,7 @@ def test_which_folders_are_searched(tmp_path):
     assert own_options(tmp_path) == [f"hydra.searchpath=['own://{tmp_path}']"]
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_named_like_a_setting_is_no_group(here, capfd):
     """`runs/` stands beside `data/` after the first run: `runs=…` must still be a setting."""
     for name in ("runs", "name", "seed", "select", "stages"):

@@ -84,6 +84,7 @@ def test_no_stage_slips_in_before_a_finished_one(measured, here, capfd):
     assert {p.name for p in (here / "runs" / "measured").glob("[!.]*/")} == {"prepare", "train", "evaluate"}
 
 
+@pytest.mark.slow
 def test_a_stage_may_be_added_behind_the_finished_ones(measured, here, capfd):
     """A killed one does not count as finished; what came from one run is not taken for another's."""
     assert main(["run", *QUICK, "stages=[prepare,train]", "train.max_epochs=1", "hydra.run.dir=runs/longer"]) == 0

@@ -165,6 +165,7 @@ def test_a_price_that_is_given_is_every_fields_and_adding_a_field_does_not_move_
     assert given.details["flag"]["price"] == given.details["a"]["price"] == pytest.approx(price)
 
 
+@pytest.mark.slow
 def test_near_its_price_a_field_is_kept_by_what_shuffling_it_costs(tmp_path):
     """Whatever its gate says; the verdict and its reason tell both figures, in nats."""
     model, valid, _ = linear(tmp_path, {"a": 1.0, "b": 0.5, "c": 0.25})
