@@ -311,6 +311,13 @@ def test_kth_smallest_is_what_sorting_gives(values: list[int], data: st.DataObje
     assert kth_smallest(lambda a, b: x[a:b], len(x), k) == sorted(values)[k]
 
 
+def test_the_random_split_is_independent_of_what_a_made_table_was_drawn_from(tmp_path: Path) -> None:
+    drawn_B = np.random.default_rng(0).random(10_000)  # a made table's first column, as people write it
+    split = split_rows(tmp_path, {"split": {"shares": [0.5, 0.3, 0.2], "seed": 0}}, label=np.zeros(10_000, np.float32))
+    means = [drawn_B[split[name]].mean() for name in ("train", "valid", "test")]
+    assert means == pytest.approx([0.5, 0.5, 0.5], abs=0.03)
+
+
 def test_a_group_is_in_one_split_only(config, table, tmp_path) -> None:
     config["split"] = {"shares": [0.6, 0.2, 0.2], "by": "user"}
     folder = prepare(config, lambda: table, tmp_path)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["labels", "plain", "sample"]
 
+_SALT = 0x5A3
+
 
 def sample(source: "Source", rows: int, seed: int = 0, columns: list[str] | None = None) -> tuple[pa.Table, int]:
     """Read a table once and keep a random share of its rows, in their order.
@@ -36,7 +38,7 @@ def sample(source: "Source", rows: int, seed: int = 0, columns: list[str] | None
     Raises:
         DataError: If the table has no rows.
     """
-    rng, share, total, held = np.random.default_rng(seed), 1.0, 0, 0
+    rng, share, total, held = np.random.default_rng([seed, _SALT]), 1.0, 0, 0
     parts: list[tuple[np.ndarray, pa.RecordBatch]] = []
     with progress(*Progress.get_default_columns(), TextColumn("{task.completed:,} rows")) as bar:
         task = bar.add_task("read", total=None)

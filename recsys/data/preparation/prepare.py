@@ -41,7 +41,7 @@ from recsys.versions import code_version
 
 __all__ = ["KEYS", "SPLITS", "check_unchanged", "prepare", "source_version"]
 
-FORMAT = 3  # of the prepared folder; raise it if a reader of it must change
+FORMAT = 4  # of the prepared folder; raise it if a reader of it must change
 _NOT_HASHED = (
     "recsys.config",
     "recsys.errors",

@@ -15,6 +15,7 @@ __all__ = ["NONE", "SPLITS", "kth_smallest", "split_codes"]
 
 NONE = -1  # in a gap: in no split
 _CHUNK = 1 << 20
+_SALT = 0x5EED
 
 
 def kth_smallest(read: Callable[[int, int], np.ndarray], rows: int, k: int) -> int:
@@ -157,8 +158,12 @@ def split_codes(spool: Spool, config: Mapping[str, Any]) -> np.ndarray:
 
 
 def _random(seed: int, start: int, stop: int) -> np.ndarray:
-    """Uniform random numbers of rows start to stop, which depend on the seed and the row alone."""
-    return np.random.default_rng([seed, start // _CHUNK]).random(stop - start)
+    """Uniform random numbers of rows start to stop, which depend on the seed and the row alone.
+
+    The last word keeps them apart from the numbers of `default_rng(seed)`, which a made table may hold as a column:
+    NumPy takes the seeds 0, [0] and [0, 0] for the same.
+    """
+    return np.random.default_rng([seed, start // _CHUNK, _SALT]).random(stop - start)
 
 
 def _cut_valid(code_B: np.ndarray, spool: Spool, time: str | None, share: float, seed: int) -> None:
