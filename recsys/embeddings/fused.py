@@ -17,7 +17,7 @@ from recsys.embeddings.optimizers.rowwise_adagrad import rowwise_adagrad
 from recsys.embeddings.plan import Plan
 from recsys.embeddings.route import Route
 from recsys.features.schema import Schema
-from recsys.frame.contracts import TableOptimizer
+from recsys.frame.contracts import TableOptimizer, TableRows
 from recsys.tables.forms import Table
 from recsys.tables.lookup import Lookup
 from recsys.tables.plain import PlainEmbedding
@@ -94,6 +94,12 @@ class FusedLookups(nn.Module):
         """Restore the output of `optimizer_state`, so that training resumes exactly."""
         for table, momentum in momenta(self.bags, self.plan).items():
             momentum.copy_(state[table])
+
+    def held(self) -> list[TableRows]:
+        """Every row of every table."""
+        states = momenta(self.bags, self.plan)
+        weights = table_weights(self.bags, self.plan)
+        return [TableRows(t, 0, len(weight_RD), weight_RD, states.get(t)) for t, weight_RD in weights.items()]
 
     @torch.no_grad()
     def reset_tables(self) -> None:

@@ -17,7 +17,15 @@ from recsys.errors import ConfigError
 from recsys.tables.lookup import Lookup
 from recsys.tables.plain import PlainEmbedding
 
-__all__ = ["Embedding", "Head", "RoutedEmbedding", "TableOptimizer", "TrainableEmbedding", "check_embedding"]
+__all__ = [
+    "Embedding",
+    "Head",
+    "RoutedEmbedding",
+    "TableOptimizer",
+    "TableRows",
+    "TrainableEmbedding",
+    "check_embedding",
+]
 
 
 @runtime_checkable
@@ -48,6 +56,27 @@ class TableOptimizer:
     settings: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class TableRows:
+    """Adjacent rows of a table that this process holds: views, so that a checkpoint reads and writes them in place.
+
+    Args:
+        table: Name of the table.
+        start: Number of the first row in the whole table.
+        total: Count of rows of the whole table.
+        weight_RD: The rows.
+        state: State of the optimiser of these rows, [R] or [R, D]; None if it has none.
+        saved: Whether this process saves them; false if another process holds the same rows and saves them.
+    """
+
+    table: str
+    start: int
+    total: int
+    weight_RD: Tensor
+    state: Tensor | None
+    saved: bool = True
+
+
 @runtime_checkable
 class TrainableEmbedding(Embedding, Protocol):
     """An embedding for training. Its tables have their own optimiser inside the backward pass, or are not trained."""
@@ -66,6 +95,10 @@ class TrainableEmbedding(Embedding, Protocol):
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore the output of `optimizer_state`, so that training resumes exactly."""
+        ...
+
+    def held(self) -> list[TableRows]:
+        """The rows of each trained table that this process holds, in the order of tables, then of rows."""
         ...
 
     def reset_tables(self) -> None:

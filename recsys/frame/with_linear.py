@@ -13,7 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from recsys.data.batch import Batch
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
-from recsys.frame.contracts import RoutedEmbedding, TableOptimizer
+from recsys.frame.contracts import RoutedEmbedding, TableOptimizer, TableRows
 from recsys.frame.linear import linear_fields
 from recsys.tables.forms import Table
 from recsys.tables.lookup import Lookup, weighted_mean
@@ -138,6 +138,10 @@ class WithLinear(nn.Module):
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore the optimiser state of the scheme's tables."""
         self.inner.load_optimizer_state(state)
+
+    def held(self) -> list[TableRows]:
+        """The rows of the scheme's tables; the linear tables are in `weight_R`."""
+        return self.inner.held()
 
     def reset_tables(self) -> None:
         """Draw the scheme's tables anew; the linear tables stay."""
