@@ -212,7 +212,8 @@ def _data(add: Add) -> None:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--ints", type=int, help="integer columns (13; criteo and avazu have their own)")
     p.add_argument("--cats", type=int, help="categorical columns (26)")
-    p.add_argument("--cardinality", type=int, default=100_000, help="distinct ids of the largest column")
+    p.add_argument("--cardinality", type=int, help="distinct ids of the largest column (100000)")
+    p.add_argument("--set", choices=["S", "L"], help="of training speed: 1M or 10M ids in all, as whole numbers")
 
 
 def _bundles(add: Add) -> None:

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from recsys.commands.cli import call
-from recsys.data.sets.criteo_like import FORMATS, Planted, expected_auc
+from recsys.data.sets.criteo_like import FORMATS, SETS, Planted, expected_auc, largest_column
 from recsys.data.sources.scan import scan
 from recsys.errors import ConfigError, DataError
 
@@ -69,12 +69,32 @@ def test_the_same_seed_gives_the_same_rows() -> None:
     assert (first.cat_BC != Planted(2, 3, 50, 0).chunk(2, 100).cat_BC).any()
 
 
+@pytest.mark.parametrize("ids", SETS.values())
+def test_a_set_has_nearly_as_many_ids_as_it_says(ids: int) -> None:
+    counts = [np.geomspace(10, largest_column(ids, 26) + more, 26).round().sum() for more in (0, 1)]
+    assert counts[0] <= ids < counts[1]
+
+
+def test_ids_of_a_set_are_numbers_by_a_power_law(tmp_path: Path) -> None:
+    out = tmp_path / "s.parquet"
+    assert call(["data", "synth", str(out), "--rows", "20000", "--set", "S"]) == 0
+    table = scan(str(out)).read()
+    assert table.num_columns == 40 and {str(table.schema.field(f"c{i}").type) for i in (1, 26)} == {"int32"}
+    id_B = table["c25"].drop_null().to_numpy()
+    n = int(np.geomspace(10, largest_column(SETS["S"], 26), 26).round()[24])
+    assert id_B.min() == 0 and n // 2 < id_B.max() < n and len(id_B) > 10_000
+    for k in (1, 100, 10_000):  # p(id < k) = ln(1 + k) / ln(1 + n)
+        assert (id_B < k).mean() == pytest.approx(np.log(1 + k) / np.log(1 + n), abs=0.02)
+
+
 def test_wrong_asks_leave_nothing(tmp_path: Path) -> None:
     for arguments, match in [
         (["t.xls"], "--format"),
         (["t.csv", "--rows", "0"], "--rows"),
         (["t.criteo", "--ints", "3"], "criteo has 13 integer and 26"),
         (["t.csv", "--cardinality", "3"], "a cardinality of at least 10"),
+        (["t.csv", "--set", "L", "--cats", "3"], "--set L has 13 \\+ 26 columns"),
+        (["t.csv", "--set", "M"], "--set: invalid choice: 'M'"),
     ]:
         with pytest.raises(ConfigError, match=match):
             call(["data", "synth", str(tmp_path / arguments[0]), *arguments[1:]])

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
-from recsys.data.sets.criteo_like import AVAZU_CATS, AVAZU_INTS, FORMATS, Planted, write
+from recsys.data.sets.criteo_like import AVAZU_CATS, AVAZU_INTS, FORMATS, SETS, Planted, largest_column, write
 from recsys.errors import ConfigError
 
 __all__ = ["main"]
@@ -23,6 +23,13 @@ def main(given: Namespace) -> int:
         raise ConfigError(
             f"{format} has {ints} integer and {cats} categorical columns, got {asked}: drop --ints, --cats"
         )
-    write(out, Planted(*asked, given.cardinality, given.seed), given.rows, format)
+    cardinality = 100_000 if given.cardinality is None else given.cardinality
+    if given.set:
+        if asked != (13, 26) or given.cardinality is not None:
+            raise ConfigError(
+                f"--set {given.set} has 13 + 26 columns and ids of its own: drop --ints, --cats, --cardinality"
+            )
+        cardinality = largest_column(SETS[given.set], 26)
+    write(out, Planted(*asked, cardinality, given.seed), given.rows, format, words=not given.set)
     print(out)
     return 0

@@ -18,12 +18,13 @@ from recsys.evaluation.metrics import sigmoid
 from recsys.files import followed, whole, write_json
 from recsys.progress import progress
 
-__all__ = ["AVAZU_CATS", "AVAZU_INTS", "FORMATS", "Planted", "write"]
+__all__ = ["AVAZU_CATS", "AVAZU_INTS", "FORMATS", "SETS", "Planted", "largest_column", "write"]
 
 FORMATS = ("csv", "tsv", "parquet", "orc", "feather", "jsonl", "libsvm", "criteo", "avazu")
 CHUNK = 1 << 17  # rows made at once
 PILOT = 200_000  # rows on which the label rate is set and the Bayes AUC computed
 RATE = 0.25
+SETS = {"S": 1_000_000, "L": 10_000_000}  # sets for training speed: ids of all 26 categorical columns together
 AVAZU_INTS = ["C1", "banner_pos", "device_type", "device_conn_type", *(f"C{i}" for i in range(14, 22))]
 AVAZU_CATS = [
     "site_id", "site_domain", "site_category", "app_id", "app_domain", "app_category", "device_id", "device_ip",
@@ -63,7 +64,7 @@ class Planted:
             )
         self._seed = seed
         r = np.random.default_rng([seed, 0])
-        self.cardinality_C = np.geomspace(10, cardinality, cats).round().astype(int)
+        self.cardinality_C = _cardinalities(cardinality, cats)
         self.weight_I = np.where(np.arange(ints) % 3 == 0, np.linspace(0.6, 0.2, ints), 0.0)
         self.weight_C = np.where(np.arange(cats) % 3 == 0, np.linspace(0.7, 0.2, cats), 0.0)
         self.missing_I = r.permutation(np.linspace(0, 0.4, ints))
@@ -110,6 +111,25 @@ class Planted:
         }
 
 
+def _cardinalities(largest: int, cats: int) -> np.ndarray:
+    """Distinct ids of each categorical column: on a log scale from 10 to the largest."""
+    return np.geomspace(10, largest, cats).round().astype(int)
+
+
+def largest_column(ids: int, cats: int) -> int:
+    """Distinct ids of the largest of some categorical columns that have at most so many ids in all.
+
+    Args:
+        ids: At least 10 a column.
+        cats: At least 1.
+    """
+    low, high = 10, ids
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if _cardinalities(middle, cats).sum() <= ids else (low, middle - 1)
+    return low
+
+
 def _bias(logit_B: np.ndarray) -> float:
     """The constant with which the mean probability is `RATE`."""
     low, high = -20.0, 20.0
@@ -138,14 +158,14 @@ def _column(x_B: np.ndarray) -> pa.Array:
 
 
 class _Tables:
-    """Chunks → tables with the format's columns."""
+    """Chunks → tables with the format's columns; without `words`, ids are the numbers that they are."""
 
-    def __init__(self, planted: Planted, format: str) -> None:
+    def __init__(self, planted: Planted, format: str, words: bool) -> None:
         ints, cats = len(planted.weight_I), len(planted.weight_C)
         avazu = format == "avazu"
         self.ints = AVAZU_INTS if avazu else [f"i{i + 1}" for i in range(ints)]
         self.cats = AVAZU_CATS if avazu else [f"c{i + 1}" for i in range(cats)]
-        self._words = [_words(int(n), i) for i, n in enumerate(planted.cardinality_C)]
+        self._words = [_words(int(n), i) for i, n in enumerate(planted.cardinality_C)] if words else None
         self._format = format
 
     def table(self, chunk: Chunk, start: int, rows: int) -> pa.Table:
@@ -160,10 +180,12 @@ class _Tables:
         for i, name in enumerate(self.ints):
             columns[name] = _column(chunk.int_BI[:, i])
         for i, name in enumerate(self.cats):
-            coded = pa.DictionaryArray.from_arrays(_column(chunk.cat_BC[:, i]), self._words[i])
-            columns[name] = (
-                coded if self._format == "parquet" else coded.dictionary_decode()
-            )  # Parquet stores it faster
+            columns[name] = _column(chunk.cat_BC[:, i])
+            if self._words is not None:
+                coded = pa.DictionaryArray.from_arrays(columns[name], self._words[i])
+                columns[name] = (
+                    coded if self._format == "parquet" else coded.dictionary_decode()
+                )  # Parquet stores it faster
         return pa.table(columns)
 
 
@@ -203,7 +225,7 @@ def _writer(out: BinaryIO, format: str, schema: pa.Schema) -> Generator[Callable
             yield stack.enter_context(pyarrow.csv.CSVWriter(out, schema, write_options=options)).write_table
 
 
-def write(out: Path, planted: Planted, rows: int, format: str) -> None:
+def write(out: Path, planted: Planted, rows: int, format: str, words: bool = True) -> None:
     """Write a set, and what is planted in it to `<name>.truth.json` beside it; both appear whole or not at all.
 
     Args:
@@ -211,11 +233,12 @@ def write(out: Path, planted: Planted, rows: int, format: str) -> None:
         planted: The truth.
         rows: At least 1.
         format: One of `FORMATS`; criteo takes 13 + 26 columns, avazu 12 + 9.
+        words: Whether an id is a word of 8 letters; else it is a whole number.
 
     Raises:
         DataError: If it cannot be written, for example to a full disk.
     """
-    tables = _Tables(planted, format)
+    tables = _Tables(planted, format, words)
     beside = out.with_name(f"{out.name}.truth.json")
     schema = tables.table(planted.chunk(0, 1), 0, rows).schema
     try:
