@@ -103,7 +103,7 @@ def _measure(field: str, part: str, rows: np.ndarray, test: Shards, predicted: M
 def _values(encoder: AnyEncoder) -> list[str]:
     """What each id of a field stands for, in order of the ids."""
     if isinstance(encoder, Vocabulary):
-        return [_MISSING, "(unseen)", *encoder.values]
+        return [_MISSING, "(unseen)", *("(free)" if v is None else v for v in encoder.values)]
     if isinstance(encoder, Bucket):
         edges = [f"{b:.6g}" for b in encoder.boundaries]
         if not edges:

@@ -37,9 +37,9 @@ def _plain(dtype: str) -> _Draw:
 
 def _one(encoder: Any, dtype: str) -> _Draw:
     """Draws one value of a field, by what its encoder holds."""
-    if isinstance(encoder, Vocabulary) and encoder.values:
+    if isinstance(encoder, Vocabulary) and (known := [v for v in encoder.values if v is not None]):
         cast = {"int": int, "bool": lambda v: v == "true"}.get(dtype, str)
-        return lambda r: cast(encoder.values[r.integers(len(encoder.values))])
+        return lambda r: cast(known[r.integers(len(known))])
     if isinstance(encoder, Scale | Piecewise):
         scale = encoder.scale if isinstance(encoder, Piecewise) else encoder
 

@@ -39,12 +39,12 @@ class Vocabulary:
     """Known values in a fixed order: the i-th has id i + 2; anything else is `UNSEEN`.
 
     Args:
-        values: The known spellings, unique.
+        values: The known spellings, unique; None is an id that no value has (`recsys.features.growth`).
     """
 
-    def __init__(self, values: Sequence[str]):
+    def __init__(self, values: Sequence[str | None]):
         self.values = list(values)
-        self._id = {v: i + 2 for i, v in enumerate(self.values)}
+        self._id = {v: i + 2 for i, v in enumerate(self.values) if v is not None}
         self.cardinality = len(self.values) + 2
 
     def ids_by_value(self, kind: type[str] | type[int]) -> dict[Any, int]:

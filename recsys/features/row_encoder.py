@@ -35,7 +35,8 @@ from recsys.files import Json, read_json
 __all__ = ["ENCODERS_VERSION", "Row", "RowEncoder", "encoders_to_json", "read_encoders"]
 
 ENCODERS_VERSION = 2  # version of encoders.json
-_READ = (1, ENCODERS_VERSION)  # version 1 is the same without piecewise encoders
+_WITH_FREE_IDS = 3  # its version if a vocabulary has ids that no value has: an earlier recsys cannot read these
+_READ = (1, ENCODERS_VERSION, _WITH_FREE_IDS)  # version 1 is the same without piecewise encoders
 
 Row = dict[str, Any]
 """A raw row: column → value, as in JSON or a table."""
@@ -48,7 +49,9 @@ _USUAL: dict[str, type[str] | type[int]] = {"string": str, "int": int}  # dtype 
 
 def encoders_to_json(encoders: Mapping[str, AnyEncoder]) -> Json:
     """The content of encoders.json: its version, and the encoder of each field."""
-    return {"version": ENCODERS_VERSION, "encoders": {n: e.to_json() for n, e in encoders.items()}}
+    free = any(isinstance(e, Vocabulary) and None in e.values for e in encoders.values())
+    version = _WITH_FREE_IDS if free else ENCODERS_VERSION
+    return {"version": version, "encoders": {n: e.to_json() for n, e in encoders.items()}}
 
 
 def read_encoders(folder: Path) -> dict[str, Json]:
