@@ -10,6 +10,7 @@ from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 
 from recsys.embeddings.plan import Plan
 from recsys.frame.contracts import TableOptimizer
+from recsys.tables.rowwise_adagrad import use_fast_update
 
 __all__ = ["fused_bags", "momenta", "table_weights"]
 
@@ -27,6 +28,7 @@ def fused_bags(
         optimizer: Optimiser of the tables.
         device: Where the tables are.
     """
+    use_fast_update()
     readers: dict[str, list[str]] = {t: [] for t in plan.tables}
     for k, keys in zip(plan.lookups, plan.keys, strict=True):
         readers[k.table] += keys
