@@ -32,4 +32,5 @@ def adamw(
         {"params": [p for p in dense if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in dense if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return [AdamW(groups, lr=rate, betas=betas, eps=eps)]
+    fused = all(p.is_cpu for p in dense) or None  # one pass over each parameter; on a GPU torch chooses
+    return [AdamW(groups, lr=rate, betas=betas, eps=eps, fused=fused)]
