@@ -26,7 +26,7 @@ __all__ = ["check", "check_table"]
 
 _BUILT = (
     *("model", "embedding", "sequence", "head", "optimizer", "table_optimizer"),
-    *("selection", "compression", "quantization", "heal"),
+    *("selection", "compression", "quantization", "heal", "launcher"),
 )
 """Groups whose option names the class or function that builds a part of the run."""
 

@@ -140,6 +140,7 @@ class RunConfig:
     export: Export
     tracking: Tracking
     benchmark: Settings | None = None
+    launcher: Part | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RunConfig":
@@ -161,7 +162,11 @@ class RunConfig:
 
     def to_json(self) -> Json:
         """All of it, as JSON holds it."""
-        return {key: value for key, value in asdict(self).items() if key != "benchmark" or value is not None}
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in ("benchmark", "launcher") or value is not None
+        }
 
 
 def _refuse_nan(value: Any, place: str) -> None:

@@ -44,8 +44,8 @@ def compose(overrides: Sequence[str], given: argparse.Namespace = NO_OPTIONS) ->
 
 
 def compose_typed(overrides: Sequence[str]) -> DictConfig:
-    """Hydra's part alone, composed without the user's files: a quarter of the work of composing a whole run."""
-    return _compose(CONF, "folders", [o for o in overrides if key_of(o).startswith("hydra")])
+    """Hydra's part and the launcher, composed without the user's files: a quarter of the work of a whole run."""
+    return _compose(CONF, "folders", [o for o in overrides if key_of(o).startswith(("hydra", "launcher"))])
 
 
 def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:

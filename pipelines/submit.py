@@ -6,6 +6,7 @@ Imports no training code at the top, so that a mistake is reported at once.
 import argparse
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -28,9 +29,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.check import check, check_table
 from pipelines.config import RunConfig
+from pipelines.launchers.launch import is_rank, launch
 from pipelines.overrides import WRONG, compose, compose_typed, each_run, key_of, what_is_wrong
 from pipelines.places import check_inside, check_new_or_ours
-from recsys.config.factory import trust
+from recsys.config.factory import make, trust
 from recsys.config.options import CONF, own_options, search_path
 from recsys.errors import ConfigError, RecsysError, in_one_line
 from recsys.files import disk_full
@@ -137,6 +139,8 @@ def refuse_what_a_file_may_not_say(config: DictConfig, typed: DictConfig, overri
         group, _, name = key.rpartition(".")
         if (here[group] if group else here)[name] != (wanted[group] if group else wanted)[name]:
             raise ConfigError(f"hydra.{key}: a file may not set it: give it on the command line")
+    if config.get("launcher") not in (None, typed.launcher):
+        raise ConfigError("launcher: a file may not say where a run starts: give launcher=… on the command line")
 
 
 def _unresolved(node: DictConfig) -> Any:
@@ -222,6 +226,14 @@ def _is_inside(name: object, folder: Path) -> bool:
     return isinstance(name, str | Path) and Path(os.path.abspath(name)).is_relative_to(os.path.abspath(folder))
 
 
+def _typed_for_a_rank() -> list[str]:
+    """What to type after `recsys run`, beside the folder, for this run alone, which may be one of several."""
+    given, noted = get_args_parser().parse_args(sys.argv[1:]), HydraConfig.get().overrides
+    options = {"--config-path": given.config_path, "--config-name": given.config_name, "--config-dir": given.config_dir}
+    hydra_overrides = [o for o in noted.hydra if not re.match(r"\+*hydra\.(mode|run|sweep)[.=]", o)]
+    return [*(f"{flag}={value}" for flag, value in options.items() if value), *hydra_overrides, *noted.task]
+
+
 def _run_one(config: DictConfig) -> None:
     """One run; the path of its result.json is the last line printed."""
     quiet()
@@ -234,6 +246,11 @@ def _run_one(config: DictConfig) -> None:
         runs = Path(resolved.runs)
         check_inside(folder, runs, "hydra.run.dir")
         trust(resolved.trusted)
+        if resolved.launcher and not is_rank():
+            launcher = make(resolved.launcher, "launcher")()
+            if (result := launch(launcher, folder, _typed_for_a_rank())) is not None:
+                print(result, flush=True)
+                return
         with Terminal() as terminal:
             print(execute(resolved, folder, terminal), flush=True)
     except RecsysError as error:

@@ -67,6 +67,10 @@ class Base:
         Raises:
             ConfigError: If a setting is invalid.
         """
+        if elsewhere := [o for o in self.overrides if key_of(o).split(".")[0] == "launcher" and o != "launcher=local"]:
+            raise ConfigError(
+                f"launcher: trials run one after another in this process, got {elsewhere[0]}: leave it out"
+            )
         config = _compose([*self.searched, *self.overrides])
         typed = compose_typed(_with_own_options(self.overrides))
         refuse_what_a_file_may_not_say(config, typed, self.overrides)

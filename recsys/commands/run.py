@@ -72,7 +72,7 @@ def continued(arguments: list[str], command: str = "run") -> list[str]:
 
 def _without(saved: list[str], *keys: str) -> list[str]:
     """Saved overrides without these keys, and without what only the user may type: anybody may have written them."""
-    typed = {*keys, "hydra", "trusted"}
+    typed = {*keys, "hydra", "launcher", "trusted"}
     return [o for o in saved if not o.startswith("-") and not _groups(o) & typed and not _chooses_server(o)]
 
 
