@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import RunConfig
-from pipelines.stage import Result
+from pipelines.stage import CHECKPOINTS, Result
 from pipelines.stages import STAGES
 from recsys.config.factory import targets
 from recsys.config.options import present_name
@@ -230,5 +230,6 @@ def run_node(node: Node, folder: Path, work: Callable[[], Result]) -> StageResul
         if not (folder / "result.json").exists():
             started = time.perf_counter()
             write_stage(folder, work().to_json(folder, time.perf_counter() - started))
-        (folder / "resume.pt").unlink(missing_ok=True)
+        if (folder / CHECKPOINTS).exists():
+            remove_folder(folder / CHECKPOINTS)
         return read_stage(folder)

@@ -18,10 +18,11 @@ from pipelines.stage import Result, Stage
 from recsys.data.shards import Shards, read_array
 from recsys.events import Reporters, raise_if_cancelled
 from recsys.features.schema import Schema
-from recsys.files import whole
+from recsys.files import remove_folder, whole
 from recsys.selection.reports.agreement import influence, paired_difference
 from recsys.selection.reports.report import Difference
 from recsys.terminal import console
+from recsys.training.checkpoint import WEIGHTS
 from recsys.training.device import Device
 
 __all__ = ["Changes", "Retrained", "device_name", "measured", "ordered", "retrain", "retrain_node"]
@@ -79,7 +80,7 @@ def _train_and_measure(stage: Stage, keep: bool) -> Result:
     train.run(stage)
     figures = measured(stage).figures
     if not keep:
-        (stage.folder / "model.pt").unlink()
+        remove_folder(stage.folder / WEIGHTS)
     return Result(figures)
 
 

@@ -13,6 +13,7 @@ from recsys.files import write_json
 from recsys.results import StageResult, prepared_folder, relative
 
 __all__ = [
+    "CHECKPOINTS",
     "Result",
     "Stage",
     "newest_model",
@@ -20,6 +21,9 @@ __all__ = [
     "row_names",
     "write_json",
 ]
+
+
+CHECKPOINTS = "checkpoints"  # the folder, in a stage's, of those of its training; it is removed when the stage is done
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.stage import Result, Stage, write_json
+from pipelines.stage import CHECKPOINTS, Result, Stage, write_json
 from recsys.baselines.linear import linear_weights
 from recsys.config.factory import make_dataclass
 from recsys.data.joined import Joined
@@ -34,7 +34,7 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     """Train `config.model` over `config.embedding` on some fields, and leave it in the stage's folder.
 
     Args:
-        stage: Gives the configuration, and the folder, which holds a resume.pt if training was killed.
+        stage: Gives the configuration, and the folder, which holds checkpoints if training was killed.
         schema: The fields.
         loss: What a step of training lowers; None is the head's loss.
     """
@@ -56,7 +56,7 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     device = Device.choose(stage.config.device, config.precision)
     seed_everything(spec["seed"])
     model = checkpoint.build(schema, spec, device)
-    resume = stage.folder / "resume.pt"
+    resume = stage.folder / CHECKPOINTS
     regression = fit_regression(model, stage.data, spec["seed"], _strength(valid)) if config.linear else {}
     history = fit(model, train, valid, config, spec["seed"], resume, device=device, reporter=stage.reporter, loss=loss)
     checkpoint.save(stage.folder, model, spec)

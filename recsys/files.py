@@ -22,6 +22,7 @@ __all__ = [
     "followed",
     "read_json",
     "remove_folder",
+    "remove_unfinished",
     "sync_folder",
     "unfinished_folder",
     "whole",
@@ -134,6 +135,13 @@ def _sweep(target: Path) -> None:
     for name in glob.glob(pattern, root_dir=target.parent, include_hidden=True):
         with suppress(OSError):  # a link, or a file of another user: it stays
             _remove(target.parent / name)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files and folders that dead processes left in a folder."""
+    for name in glob.glob(f".*{_UNFINISHED}", root_dir=folder, include_hidden=True):
+        with suppress(OSError):
+            _remove(folder / name)
 
 
 def _remove(left: Path) -> None:

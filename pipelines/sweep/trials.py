@@ -20,11 +20,12 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from pipelines.stage import CHECKPOINTS
 from pipelines.sweep.settings import Settings
 from pipelines.sweep.space import Range, Space, read_space
 from recsys.errors import Cancelled, ConfigError, DataError, in_one_line
 from recsys.events import Reporter
-from recsys.files import disk_full
+from recsys.files import disk_full, remove_folder
 from recsys.results import read_result
 
 __all__ = ["Figures", "Search", "Watch", "behind", "objective", "of_the_machine", "open_study", "suggest"]
@@ -271,7 +272,8 @@ class Search:
             trial.set_user_attr("figures", asdict(figures))
             study.tell(trial, objective(figures, default, self.settings))
             return
-        (folder / "train" / "resume.pt").unlink(missing_ok=True)
+        if (folder / "train" / CHECKPOINTS).exists():
+            remove_folder(folder / "train" / CHECKPOINTS)
 
     def _look(self, study: optuna.Study, trial: Trial) -> Callable[[int, float, float], bool]:
         """A function that notes a look of the trial → whether it is behind the finished ones."""

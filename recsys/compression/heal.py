@@ -17,7 +17,7 @@ from recsys.data.batch import Batch
 from recsys.data.split import Split
 from recsys.errors import DataError
 from recsys.evaluation.metrics import logloss, observed, sigmoid
-from recsys.frame.contracts import TableOptimizer
+from recsys.frame.contracts import TableOptimizer, TableRows
 from recsys.frame.ctr import CTR
 from recsys.tables.contract import FormState, TableForm
 from recsys.tables.plain import PlainEmbedding
@@ -119,6 +119,10 @@ class _Healing(nn.Module):
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Do nothing: there is no state to restore."""
+
+    def held(self) -> list[TableRows]:
+        """Empty: codes are not trained."""
+        return []
 
     def reset_tables(self) -> None:
         """Do nothing: codes are never drawn anew."""

@@ -1,4 +1,4 @@
-"""A model on disk: its description (JSON) and its weights. `load` needs only the folder."""
+"""A model on disk: its description (model.json) and its weights (model/). `load` needs only the folder."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -9,9 +9,9 @@ from typing import Any, Required, TypedDict
 import torch
 
 from recsys.config.factory import make
-from recsys.errors import DataError
+from recsys.data.ranks import Ranks
 from recsys.features.schema import Schema
-from recsys.files import read_json, whole, write_json
+from recsys.files import read_json, remove_folder, write_json
 from recsys.frame.contracts import Embedding, RoutedEmbedding, TrainableEmbedding, check_embedding
 from recsys.frame.ctr import CTR
 from recsys.frame.with_linear import WithLinear
@@ -20,10 +20,14 @@ from recsys.tables.lookup import Lookup
 from recsys.tables.plain import PlainEmbedding
 from recsys.tables.saved import restored, saved
 from recsys.training.device import CPU, Device
+from recsys.training.saving import Snapshot, Writer
+from recsys.training.state import dense_state, held_rows, load_weights
+from recsys.training.tensors.read import TensorFolder
 
-__all__ = ["VERSION", "Spec", "build", "load", "optimizer_state", "read_weights", "save", "squared_gradients"]
+__all__ = ["VERSION", "WEIGHTS", "Spec", "build", "load", "optimizer_state", "save", "squared_gradients"]
 
-VERSION = 5  # version of model.json and model.pt
+VERSION = 6  # version of model.json and of what is in model/
+WEIGHTS = "model"  # the folder of plain tensors beside model.json
 
 
 class Spec(TypedDict, total=False):
@@ -74,45 +78,34 @@ def _sequence(spec: Spec) -> Callable[..., Any] | None:
 
 
 def save(folder: Path, model: CTR, spec: Spec) -> None:
-    """Write model.json and model.pt, with the tables' optimiser state if there is one."""
-    plain = model.embedding if isinstance(model.embedding, PlainEmbedding) else None
-    state: dict[str, Any] = {"optimizer_state": optimizer_state(model)}
-    header: dict[str, Any] = {"schema": model.schema.to_json(), "spec": spec}
-    if plain is None:
-        state["model"] = model.state_dict()
-    else:
-        state["interaction"] = model.interaction.state_dict()
-        state["sequences"] = model.sequences.state_dict()
-        state["head"] = model.head.state_dict()
-        state["linear"] = model.linear.state_dict() if model.linear else {}
-        state["tables"] = {n: saved(t) for n, t in plain.tables.items()}
-        header["lookups"] = [asdict(k) for k in plain.lookups]
-    with whole(folder / "model.pt", "wb") as file:
-        torch.save({"version": VERSION, **state}, file)
-    write_json(folder / "model.json", header, VERSION)
+    """Write model.json and the folder model/ of plain tensors, with the tables' optimiser state if there is one.
 
-
-def read_weights(path: Path, mend: str, version: int) -> dict[str, Any]:
-    """Read a file that torch.save wrote.
-
-    Args:
-        path: The file.
-        mend: What the user can do if it cannot be read.
-        version: The one version of the format that the caller reads.
+    Several processes that train together write it together, each the rows that it holds.
 
     Raises:
-        DataError: If there is no such file, or it is damaged or of another version.
+        OSError: If the disk is full, or the folder may not be written to.
     """
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except FileNotFoundError as error:
-        raise DataError(f"expected weights at {path}, found none: {mend}") from error
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise DataError(f"{path} is damaged: expected what torch.save writes, it cannot be read: {mend}") from error
-    got = state.get("version", "none") if isinstance(state, dict) else "none"
-    if got != version:
-        raise DataError(f"{path}: expected weights of version {version}, got {got}: {mend}")
-    return state
+    plain, ranks = model.embedding if isinstance(model.embedding, PlainEmbedding) else None, Ranks.current()
+    header: dict[str, Any] = {"schema": model.schema.to_json(), "spec": spec}
+    rest: dict[str, Any]
+    if plain is None:
+        rest = {"model": dense_state(model)}
+    else:
+        rest = {
+            "interaction": model.interaction.state_dict(),
+            "sequences": model.sequences.state_dict(),
+            "head": model.head.state_dict(),
+            "linear": model.linear.state_dict() if model.linear else {},
+            "tables": {n: saved(t) for n, t in plain.tables.items()},
+        }
+        header["lookups"] = [asdict(k) for k in plain.lookups]
+    if ranks.first and (folder / WEIGHTS).exists():  # of a stage that was killed before its end
+        remove_folder(folder / WEIGHTS)
+    writer = Writer(ranks)
+    writer.save(Snapshot.of(held_rows(model), rest), folder / WEIGHTS)
+    writer.wait()
+    if ranks.first:
+        write_json(folder / "model.json", header, VERSION)
 
 
 def optimizer_state(model: CTR) -> dict[str, torch.Tensor]:
@@ -136,19 +129,19 @@ def load(folder: Path, device: Device = CPU) -> tuple[CTR, Spec]:
     """
     shape = {"schema": {"fields": [dict]}, "spec": {"model": dict}, "lookups": ([dict], NoneType)}
     header = read_json(folder / "model.json", "a model", "run the stage that makes it", VERSION, shape)
-    state = read_weights(folder / "model.pt", "run the stage that makes it again", VERSION)
+    source = TensorFolder(folder / WEIGHTS, "run the stage that makes it again")
+    rest = source.rest()
     schema, spec = Schema.from_json(header["schema"]), header["spec"]
-    if "tables" in state:
-        tables = {n: restored(t) for n, t in state["tables"].items()}
+    if "tables" in rest:
+        tables = {n: restored(t) for n, t in rest["tables"].items()}
         embedding = PlainEmbedding(schema, tables, [Lookup(**k) for k in header["lookups"]])
         model = _frame(schema, embedding, spec)
-        model.interaction.load_state_dict(state["interaction"])
-        model.sequences.load_state_dict(state["sequences"])
-        model.head.load_state_dict(state["head"])
+        model.interaction.load_state_dict(rest["interaction"])
+        model.sequences.load_state_dict(rest["sequences"])
+        model.head.load_state_dict(rest["head"])
         if model.linear:
-            model.linear.load_state_dict(state["linear"])
+            model.linear.load_state_dict(rest["linear"])
     else:
         model = build(schema, spec, device)
-        model.load_state_dict(state["model"])
-        model.trainable().load_optimizer_state(state["optimizer_state"])
+        load_weights(model, source, rest)
     return model.to(device.torch_device).eval(), spec

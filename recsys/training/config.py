@@ -34,6 +34,8 @@ class TrainConfig:
             stops.
         linear: Whether a logistic regression is fitted first, and the logit is its weighted mean with the network's.
             The weight is chosen on validation at every look. It needs a single label.
+        keep_checkpoints: Checkpoints of a training that are kept beside the best one, the newest ones.
+        checkpoint_steps: Steps from one checkpoint to the next, beside those at looks at validation; 0: at looks alone.
         precision: `auto` (bf16 if the processor multiplies it), `fp32` or `bf16`.
         optimizer: Optimiser of dense parameters: an option of the group `optimizer`.
 
@@ -54,6 +56,8 @@ class TrainConfig:
     evals_per_epoch: Few = 4
     patience: Many = 3
     linear: bool = False
+    keep_checkpoints: Few = 1
+    checkpoint_steps: Steps = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     optimizer: Mapping[str, Any] = field(default_factory=lambda: {"_target_": "recsys.training.optimizers.adamw.adamw"})
 

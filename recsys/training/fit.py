@@ -3,7 +3,6 @@
 B rows of a batch.
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,25 +10,31 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
-from torch import Tensor
 
+from recsys.data.ranks import Ranks
 from recsys.data.split import Split
 from recsys.errors import DataError
 from recsys.evaluation.metrics import auc, counting, logloss, losses, observed, sigmoid
 from recsys.events import SILENT, Reporter, raise_if_cancelled
-from recsys.files import whole
 from recsys.frame.ctr import CTR
 from recsys.frame.linear import Linear
 from recsys.frame.merged import Scorer
 from recsys.training.auto import LEAST_TO_CHOOSE, facts
-from recsys.training.checkpoint import read_weights
 from recsys.training.config import TrainConfig
 from recsys.training.device import CPU, Device
 from recsys.training.loop import Loss, Training, seed_everything
+from recsys.training.saving import Checkpoints, Snapshot
+from recsys.training.state import (
+    dense_state,
+    held_rows,
+    load_optimizers,
+    load_weights,
+    named_optimizers,
+    set_random_states,
+)
+from recsys.training.tensors.read import TensorFolder
 
 __all__ = ["Fit", "best_look", "best_share", "fit", "label_logits", "logits"]
-
-RESUME_VERSION = 6  # version of resume.pt
 
 
 def logits(model: Scorer, shards: Split, batch_size: int = 8192, device: Device = CPU) -> np.ndarray:
@@ -45,16 +50,24 @@ def label_logits(model: Scorer, shards: Split, batch_size: int = 8192, device: D
 
 
 class Fit:
-    """A training and its looks at validation, which can both be saved and resumed."""
+    """A training and its looks at validation, which can both be saved and resumed.
 
-    def __init__(self, training: Training):
+    Args:
+        training: The training.
+        seed: Its seed.
+        checkpoints: Where it is saved; without it the best weights are kept in memory.
+    """
+
+    def __init__(self, training: Training, seed: int = 0, checkpoints: Checkpoints | None = None):
         self.training, self.model, self.config = training, training.model, training.config
-        self.bad_looks, self.best, self.best_network = 0, math.inf, math.inf
+        self.seed, self.checkpoints, self.ranks = seed, checkpoints, Ranks.current()
+        self.bad_looks, self.best, self.best_network, self.best_step = 0, math.inf, math.inf, 0
         self.linear_B: np.ndarray | None = None  # of validation; the regression's logits do not change
         if self.model.linear is not None:
             self.model.linear.share.fill_(1)  # the network trains without the regression
-        self.best_state: dict[str, dict[str, Tensor]] = {}
+        self.best_weights: Snapshot | None = None  # in memory
         self.history: list[dict[str, float]] = []
+        self.losses: list[float] = []  # of the steps since the last look
 
     def look(self, valid: Split, train_loss: float) -> bool:
         """Validate, and keep the weights if they are the best for the main label → whether patience has run out.
@@ -80,10 +93,9 @@ class Fit:
         seen |= network
         self.history.append(seen)
         if seen["valid_logloss"] < self.best:
-            self.best, better = seen["valid_logloss"], True
-            self.best_state = self._weights()
-            if "network_share" in seen:
-                self.best_state["model"]["linear.share"].fill_(seen["network_share"])
+            self.best, self.best_step, better = seen["valid_logloss"], self.training.step, True
+            if self.checkpoints is None:
+                self.best_weights = self._weights().copy()
         self.bad_looks = 0 if better else self.bad_looks + 1
         return self.bad_looks >= self.config.patience
 
@@ -101,46 +113,65 @@ class Fit:
             share = best_share(network_BT[:, 0], self.linear_B, valid.label_B, valid.weight_B)
         return (share * network_BT[:, 0] + (1 - share) * self.linear_B)[:, None], share
 
-    def _weights(self) -> dict[str, dict[str, Tensor]]:
-        """A copy of the weights and of the tables' optimiser state."""
-        return {
-            "model": copy.deepcopy(self.model.state_dict()),
-            "optimizer_state": self.training.embedding.optimizer_state(),
-        }
+    def _weights(self) -> Snapshot:
+        """The weights and the tables' optimiser state."""
+        return Snapshot.of(held_rows(self.model), {"model": dense_state(self.model)})
 
-    def restore(self, weights: dict[str, dict[str, Tensor]]) -> None:
-        """Restore the output of `_weights`."""
-        self.model.load_state_dict(weights["model"])
-        self.training.embedding.load_optimizer_state(weights["optimizer_state"])
+    def take_best(self) -> None:
+        """Let the model have the best weights, their optimiser state, and the network's share at that look."""
+        if self.best_step != self.training.step:
+            if self.checkpoints:
+                source = self._folder(self.best_step)
+                load_weights(self.model, source, source.rest())
+            elif self.best_weights:
+                self._weights().fill(self.best_weights)
+        if self.model.linear is not None:
+            self.model.linear.share.fill_(next(h for h in self.history if h["step"] == self.best_step)["network_share"])
 
-    def save(self, path: Path) -> None:
-        """Save everything that the next step depends on; the file appears whole or not at all."""
-        state = {
-            "version": RESUME_VERSION,
-            "model": self.model.state_dict(),
-            "optimizer_state": self.training.embedding.optimizer_state(),
-            "optimizers": [o.state_dict() for o in self.training.optimizers],
-            "rng": self.training.device.random_states(),
-            "counters": (self.training.step, self.bad_looks, self.best, self.best_network),
-            "best_state": self.best_state,
+    def _folder(self, step: int) -> TensorFolder:
+        assert self.checkpoints
+        place = self.checkpoints.place(step)
+        return TensorFolder(place, f"remove {place} to go on from an earlier step, or from the start if there is none")
+
+    def save(self) -> None:
+        """Begin to save everything that the next step depends on; `Checkpoints.save` says what it raises."""
+        if self.checkpoints is None:
+            return
+        counters = {"bad_looks": self.bad_looks, "best": self.best, "best_network": self.best_network}
+        rest = {
+            "step": self.training.step,
+            "seed": self.seed,
+            "best_step": self.best_step,
+            **counters,
             "history": self.history,
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+            "random": self.ranks.gather(self.training.device.random_states()),
+            "optimizers": named_optimizers(self.model, self.training.optimizers),
+            "model": dense_state(self.model),
         }
-        with whole(path, "wb") as file:
-            torch.save(state, file)
+        self.checkpoints.save(Snapshot.of(held_rows(self.model), rest), self.training.step, self.best_step)
 
-    def load(self, path: Path) -> None:
-        """Resume from a file of `save`.
+    def resume(self) -> None:
+        """Take up the newest checkpoint, if there is one.
 
         Raises:
-            DataError: If it is damaged or of another version.
+            DataError: If it is damaged, or of another version or training.
         """
-        state = read_weights(path, "remove it to train from the start", RESUME_VERSION)
-        self.restore(state)
-        for optimizer, held in zip(self.training.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(held)
-        self.training.device.set_random_states(state["rng"])
-        self.training.step, self.bad_looks, self.best, self.best_network = state["counters"]
-        self.best_state, self.history = state["best_state"], state["history"]
+        if self.checkpoints is None or not (steps := self.checkpoints.steps()):
+            return
+        source = self._folder(steps[-1])
+        rest = source.rest()
+        try:
+            load_weights(self.model, source, rest)
+            load_optimizers(self.model, self.training.optimizers, rest["optimizers"])
+            set_random_states(self.training.device, rest["random"], self.seed, rest["step"], self.ranks)
+            self.training.step, self.best_step, self.history = rest["step"], rest["best_step"], rest["history"]
+            self.bad_looks, self.best, self.best_network = (rest[k] for k in ("bad_looks", "best", "best_network"))
+            self.losses = rest["losses"].tolist()
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise DataError(
+                f"{source.folder}: expected the state of this training, got another: {source.mend}"
+            ) from error
 
 
 def best_share(a_B: np.ndarray, b_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None) -> float:
@@ -187,11 +218,12 @@ def fit(
         valid: Rows that decide when to stop.
         config: Training settings.
         seed: Fixes the order of rows and the dropout.
-        checkpoint: File that is written at every look at validation; if it exists, a killed training
-            resumes exactly from it.
+        checkpoint: Folder of checkpoints, which are written at every look at validation, and every
+            `config.checkpoint_steps`; if one is there, a killed training resumes exactly from it.
         on_look: Called with each look's figures.
         device: Where the model is; None is the CPU in `config.precision`.
-        reporter: Receives how many rows of all epochs are done, and each look's figures once `checkpoint` has them.
+        reporter: Receives how many rows of all epochs are done, and each look's figures. A training that is killed
+            before their checkpoint is on the disk tells them again.
         loss: Loss that a step lowers; looks use the labels in any case.
 
     Returns:
@@ -201,34 +233,45 @@ def fit(
 
     Raises:
         Cancelled: If the reporter says so; `checkpoint` then holds the last look.
-        DataError: If the model diverges.
+        DataError: If the model diverges, or a checkpoint is damaged.
+        OSError: If a checkpoint cannot be written.
     """
     seed_everything(seed)
     size = min(config.batch_size, len(train))
-    per_epoch = len(train) // size
-    training = Training(model, config, per_epoch, device=device, loss=loss)
-    state = Fit(training)
-    if checkpoint and checkpoint.exists():
-        state.load(checkpoint)
+    training = Training(model, config, len(train) // size, device=device, loss=loss)
+    if checkpoint is None:
+        return _fit(Fit(training, seed), train, valid, on_look, reporter)
+    with Checkpoints(checkpoint, config.keep_checkpoints, Ranks.current()) as checkpoints:
+        return _fit(Fit(training, seed, checkpoints), train, valid, on_look, reporter)
+
+
+def _fit(
+    state: Fit, train: Split, valid: Split, on_look: Callable[[dict[str, float]], None] | None, reporter: Reporter
+) -> list[dict[str, float]]:
+    training, config = state.training, state.config
+    size, per_epoch = min(config.batch_size, len(train)), training.steps_per_epoch
+    state.resume()
     looks = {round(per_epoch * (i + 1) / config.evals_per_epoch) for i in range(config.evals_per_epoch)} - {0}
-    losses: list[float] = []
-    for step in training.steps(train, seed, 0 if state.bad_looks >= config.patience else None):
-        losses.append(step.loss)
+    for step in training.steps(train, state.seed, 0 if state.bad_looks >= config.patience else None):
+        state.losses.append(step.loss)
         at_look = (step.number - 1) % per_epoch + 1 in looks
-        stop = at_look and state.look(valid, float(np.mean(losses)))
+        stop = at_look and state.look(valid, float(np.mean(state.losses)))
         reporter.progress(step.number * size, training.total * size, "rows")
         if at_look:
-            losses.clear()
+            state.losses.clear()
             seen = state.history[-1]
             if on_look:
                 on_look(seen)
-            if checkpoint:
-                state.save(checkpoint)
-            reporter.metrics({k: v for k, v in seen.items() if k != "step"}, step.number)
+        if at_look or (config.checkpoint_steps and step.number % config.checkpoint_steps == 0):
+            state.save()
+        if at_look:
+            reporter.metrics({k: v for k, v in state.history[-1].items() if k != "step"}, step.number)
         if stop:
             reporter.progress(step.number * size, step.number * size, "rows")
             break
         raise_if_cancelled(reporter)
-    state.restore(state.best_state)
-    model.eval()
+    if state.checkpoints:
+        state.checkpoints.wait()
+    state.take_best()
+    state.model.eval()
     return state.history

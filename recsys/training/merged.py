@@ -48,8 +48,8 @@ def save(folder: Path, models: Mapping[str, Path]) -> Path:
     listed = [Member(run, place.name, str(i)) for i, (run, place) in enumerate(models.items())]
     for member, place in zip(listed, models.values(), strict=True):
         (folder / member.folder).mkdir(exist_ok=True)
-        for name in ("model.json", "model.pt"):
-            shutil.copyfile(place / name, folder / member.folder / name)
+        shutil.copyfile(place / "model.json", folder / member.folder / "model.json")
+        shutil.copytree(place / checkpoint.WEIGHTS, folder / member.folder / checkpoint.WEIGHTS, dirs_exist_ok=True)
     return write_json(folder / "merge.json", {"members": [asdict(m) for m in listed]}, VERSION)
 
 

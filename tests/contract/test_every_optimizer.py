@@ -62,7 +62,7 @@ def test_a_training_that_was_killed_goes_on_exactly(option, train: Shards, valid
     model, how = build(train, option)
     history = fit(model, train, valid, how, seed=1)
 
-    resumed = tmp_path / "resume.pt"
+    resumed = tmp_path / "checkpoints"
     seen: list[dict[str, float]] = []
 
     def stop_at_the_second(look: dict[str, float]) -> None:

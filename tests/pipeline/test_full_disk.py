@@ -17,7 +17,7 @@ POINTS = {
     "prepare": ("open", "/train/ids.npy"),
     "the store of MLflow": ("open", "/mlflow.lock"),
     "a checkpoint of training": ("os.rename", "/train/recipe.json"),
-    "compress": ("os.rename", "/compress/model.pt"),
+    "compress": ("os.rename", "/compress/model"),
     "export": ("open", "/graph.onnx"),
 }
 

@@ -121,7 +121,7 @@ print(sys.modules["recsys"].__file__)
 
 
 def test_the_compression_report_is_true_of_the_two_models_on_disk(finished, place):
-    """Recomputed from both model.pt and the training ids: error against the trained table, after all steps."""
+    """Recomputed from both models and the training ids: error against the trained table, after all steps."""
     folders = {n: place / finished.stages[n].folder for n in ("prepare", "retrain", "compress")}
     trained, _ = checkpoint.load(folders["retrain"])
     small, _ = checkpoint.load(folders["compress"])
@@ -221,7 +221,7 @@ def test_a_killed_run_takes_up_where_it_was(place):
     command = [sys.executable, "-m", "recsys", "run", *quick, "hydra.run.dir=runs/killed"]
     process = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     folder = place / "runs" / "killed"
-    resume, seen = folder / "train" / "resume.pt", []
+    resume, seen = folder / "train" / "checkpoints", []
     while process.poll() is None and not (seen and seen[-1].metrics):
         if (folder / "run.json").exists():
             seen.append(read_run(folder))

@@ -18,7 +18,9 @@ TORN = [
     ("evaluate/metrics.json", RESUME, STAGE),  # read for the table at the end
     ("train/history.json", SELECT, STAGE),
     ("train/model.json", SELECT, "run the stage that makes it"),
-    ("train/model.pt", SELECT, "run the stage that makes it"),
+    ("train/model/manifest.json", SELECT, "run the stage that makes it"),
+    ("train/model/dense.0.safetensors", SELECT, "run the stage that makes it"),
+    ("train/model/tables/0.0.safetensors", SELECT, "run the stage that makes it"),
     ("select/selection.json", RETRAIN, STAGE),
     ("prepare/data.json", SELECT, "run it again"),
     ("data/schema.json", SELECT, "prepare the data"),

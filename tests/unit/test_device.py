@@ -135,7 +135,7 @@ def test_every_selector_says_on_a_device_what_it_says_on_the_cpu(option: Path, p
 
 
 def test_stages_compute_on_the_device_of_the_run(prepared: Path, tmp_path: Path, monkeypatch) -> None:
-    """They train, look at validation, write resume.pt, take it up, score, evaluate, select and distill."""
+    """They train, look at validation, write checkpoints, take them up, score, evaluate, select and distill."""
     random = {"_target_": "recsys.selection.methods.random_order.random_order"}
     policy = Select(3, None, [], "drop", None, probes=1)
     parts: Any = {"select": policy, "selection": random, "data": {"split": {}}, "runs": str(tmp_path)}
@@ -148,7 +148,7 @@ def test_stages_compute_on_the_device_of_the_run(prepared: Path, tmp_path: Path,
     monkeypatch.setattr(Device, "choose", lambda *_: FAKE)
     with fake_device():
         history = train.run(first).history
-        assert train.run(first).history == history, "taken up from resume.pt"
+        assert train.run(first).history == history, "taken up from its checkpoint"
         distill.run(replace(second, done={**second.done, "train": first.folder}))
         assert select_features.run(replace(third, done={**third.done, "train": first.folder})).metrics
         figures, valid_B, _ = measure(second.folder, stage)

@@ -17,7 +17,10 @@ from recsys.config.options import CONF, packaged_targets, present_name
 from recsys.config.signature import parameters
 from recsys.errors import ConfigError
 from recsys.features.schema import Field, Schema
+from recsys.files import unfinished_folder
 from recsys.training import checkpoint
+from recsys.training.tensors.manifest import Manifest
+from recsys.training.tensors.write import write_manifest
 
 OPEN = ["recsys.tracking.os.system", "os.system", "recsys.data.sources.scan.Path", "recsys.models.dcn.torch.load"]
 
@@ -85,13 +88,12 @@ def test_a_yaml_runs_no_shell_command(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_model_of_a_run_folder_runs_no_shell_command(tmp_path: Path) -> None:
-    import torch
-
     bad = {"_target_": "recsys.tracking.os.system", "command": "touch ran"}
     schema = Schema((Field("price", "numeric", ("price",), ("float",)),), "click").to_json()
     spec = {"model": bad, "embedding": bad, "embedding_dropout": 0.0}
     (tmp_path / "model.json").write_text(json.dumps({"version": checkpoint.VERSION, "schema": schema, "spec": spec}))
-    torch.save({"version": checkpoint.VERSION, "model": {}}, tmp_path / "model.pt")
+    with unfinished_folder(tmp_path / checkpoint.WEIGHTS) as folder:
+        write_manifest(folder, Manifest(rest={"model": {}}))
     with pytest.raises(ConfigError, match="expected what a packaged option names"):
         checkpoint.load(tmp_path)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-import torch
 
 from pipelines.benchmark import search_node
 from pipelines.config import RunConfig
@@ -26,7 +25,8 @@ from recsys.files import read_json, write_json
 from recsys.results import write_prepared
 from recsys.training import checkpoint
 from recsys.training.config import TrainConfig
-from recsys.training.fit import RESUME_VERSION, fit
+from recsys.training.fit import fit
+from recsys.training.tensors import manifest
 from recsys.versions import code_version
 from tests.configs import run_config
 from tests.pipeline.small import small_stage
@@ -278,14 +278,14 @@ def test_work_that_was_cut_off_goes_on_in_its_folder(tmp_path):
     node, folder = stage_node("train", run_config(), tmp_path / "train", {}), tmp_path / "train"
 
     def cut() -> Result:
-        (folder / "resume.pt").touch()
+        (folder / "checkpoints").mkdir()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_node(node, folder, cut)
     seen = []
-    run_node(node, folder, lambda: seen.append((folder / "resume.pt").exists()) or Result())
-    assert seen == [True] and not (folder / "resume.pt").exists()
+    run_node(node, folder, lambda: seen.append((folder / "checkpoints").exists()) or Result())
+    assert seen == [True] and not (folder / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("kind", ["a folder of files", "a link", "a dangling link", "a file"])
@@ -334,21 +334,31 @@ def test_files_of_another_version_are_refused_in_one_line(prepared, tmp_path):
         read_json(tmp_path / "result.json", "a result", "run again")
 
 
-def test_a_torn_or_older_resume_file_is_one_line(schema, train, valid, tmp_path):
+def test_a_torn_or_older_checkpoint_is_one_line(schema, train, valid, tmp_path):
     """Left by another version, or by a disk that lost its end: said, not a traceback, not a silent fresh start."""
     spec = {
         "model": {"_target_": "recsys.models.fm.FM"},
         "embedding": {"_target_": "recsys.embeddings.per_field.per_field", "dim": 4},
         "embedding_dropout": 0.0,
     }
-    path = tmp_path / "resume.pt"
+    path = tmp_path / "checkpoints"
     model = checkpoint.build(schema, spec)
     config = TrainConfig(max_epochs=1, evals_per_epoch=1)
     fit(model, train, valid, config, 0, checkpoint=path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"resume\.pt is damaged: .*: remove it to train from the start"):
+    (newest,) = path.iterdir()
+    for file in (p for p in newest.rglob("*") if p.is_file()):
+        whole = file.read_bytes()
+        for torn in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), b"", None):
+            file.unlink()
+            if torn is not None:
+                file.write_bytes(torn)
+            with pytest.raises(DataError, match=f"{file.name}.*: remove .*{newest.name} to go on from an earlier step"):
+                fit(model, train, valid, config, 0, checkpoint=path)
+        file.write_bytes(whole)
+    listed = json.loads((newest / "manifest.json").read_text())
+    (newest / "manifest.json").write_text(json.dumps(listed | {"version": manifest.VERSION + 1}))
+    wrong = f"expected the manifest of a folder of tensors of version {manifest.VERSION}, got {manifest.VERSION + 1}"
+    with pytest.raises(DataError, match=wrong):
         fit(model, train, valid, config, 0, checkpoint=path)
-    torch.save({"model": {}}, path)
-    with pytest.raises(DataError, match=f"expected weights of version {RESUME_VERSION}, got none: remove it"):
-        fit(model, train, valid, config, 0, checkpoint=path)
+    (newest / "manifest.json").write_text(json.dumps(listed))
+    assert fit(model, train, valid, config, 0, checkpoint=path)
