@@ -19,6 +19,7 @@ from recsys.features.values import END_US, FIRST_US, out_of_range
 
 __all__ = [
     "collide",
+    "distinct_values",
     "dtype_of",
     "flat_lists",
     "floats",
@@ -92,6 +93,13 @@ def spelled(values: pl.Series, dtype: str, name: str) -> pl.Series:
     elif dtype != "int":
         raise DataError(f"column {name!r}: expected strings, whole numbers or booleans, got {dtype}: set another kind")
     return values.cast(pl.String)
+
+
+def distinct_values(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """→ the distinct values of a column, and index_B of each row's among them; past the last where null."""
+    coded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    index_B = coded.indices.fill_null(len(coded.dictionary)) if coded.indices.null_count else coded.indices
+    return coded.dictionary, index_B.to_numpy()
 
 
 def collide(values: pl.Series) -> bool:

@@ -3,7 +3,7 @@
 Each batch is read while the one before is encoded, by two threads. B rows, L ids a list.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,13 +14,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.progress import TextColumn
 
-from recsys.data.preparation.columns import dtype_of, flat_lists, floats, hashed, instants, is_list, spelled, vectors
+from recsys.data.preparation.columns import (
+    distinct_values,
+    dtype_of,
+    flat_lists,
+    floats,
+    hashed,
+    instants,
+    is_list,
+    spelled,
+    vectors,
+)
 from recsys.data.preparation.fields import FieldConfig, label_names
 from recsys.data.preparation.labels import label_values
-from recsys.data.preparation.spool import CHUNK, NO_TIME, PAD, Spool
+from recsys.data.preparation.spool import CHUNK, NO_TIME, PAD, Dictionary, Spool
 from recsys.errors import DataError
 from recsys.events import SILENT, Reporter, raise_if_cancelled
-from recsys.features.encoders import PARTS, Words
+from recsys.features.encoders import MISSING, PARTS, Words
 from recsys.progress import progress
 
 __all__ = ["Source", "read_source"]
@@ -32,7 +42,9 @@ class Source(Protocol):
     @property
     def schema(self) -> pa.Schema: ...
 
-    def batches(self, columns: Sequence[str] | None = None, rows: int = CHUNK) -> Iterator[pa.RecordBatch]: ...
+    def batches(
+        self, columns: Sequence[str] | None = None, rows: int = CHUNK, coded: Collection[str] = ()
+    ) -> Iterator[pa.RecordBatch]: ...
 
 
 def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -51,13 +63,21 @@ class _Plan:
         self.spool, self.schema = spool, schema
         self.jobs: dict[str, Callable[[pa.RecordBatch], np.ndarray | None]] = {}
         self.columns: list[str] = []
+        self._plain: set[str] = set()
 
-    def need(self, column: str, who: str) -> str:
-        """Check that the table has the column → its dtype."""
+    @property
+    def coded(self) -> list[str]:
+        """Columns of text that may come as dictionaries."""
+        return [c for c in self.columns if c not in self._plain and self.spool.dtypes[c] == "string"]
+
+    def need(self, column: str, who: str, coded: bool = False) -> str:
+        """Check that the table has the column → its dtype; `coded`: it may come as a dictionary."""
         names = self.schema.names
         if column not in names:
             shown = ", ".join(names[:40]) + (", …" if len(names) > 40 else "")
             raise DataError(f"{who}: expected a column {column!r}, the table has {shown}: rename it")
+        if not coded:
+            self._plain.add(column)
         if column not in self.columns:
             self.columns.append(column)
             self.spool.dtypes[column] = dtype_of(self.schema.field(column).type, column)
@@ -68,15 +88,27 @@ class _Plan:
         dtype = self.spool.dtypes[column]
         return "int" if dtype == "float" else dtype
 
-    def text_of(self, batch: pa.RecordBatch, column: str) -> pl.Series:
-        return spelled(_series(batch[column]), self.whole(column), column)
+    def speller(self, column: str) -> Callable[[pl.Series], pl.Series]:
+        """Spells values of the column."""
+        return lambda values: spelled(values, self.whole(column), column)
 
-    def coded(self, column: str, who: str) -> None:
-        """Add a scalar column as codes."""
+    def _hashes(self, batch: pa.RecordBatch, c: FieldConfig, owner: FieldConfig) -> np.ndarray:
+        columns = [batch[each] for each in c.inputs]
+        if len(columns) == 1 and pa.types.is_dictionary(columns[0].type):
+            distinct, index_B = distinct_values(columns[0])
+            ids_K = hashed([self.speller(c.inputs[0])(pl.Series(distinct))], owner.buckets, owner.seed)
+            return np.append(ids_K, np.int32(MISSING))[index_B]
+        parts = [self.speller(name)(_series(x)) for name, x in zip(c.inputs, columns, strict=True)]
+        return hashed(parts, owner.buckets, owner.seed)
+
+    def key(self, column: str, who: str) -> None:
+        """Add a scalar column as codes in order of first appearance."""
         self.need(column, who)
         self.scalar(column, "categorical")
-        dictionary = self.spool.dictionary(column)
-        self.jobs[f"codes/{column}"] = lambda batch: dictionary.codes(self.text_of(batch, column))
+        self._codes(column, self.spool.dictionary(column))
+
+    def _codes(self, column: str, dictionary: Dictionary) -> None:
+        self.jobs[f"codes/{column}"] = lambda batch: dictionary.codes(batch[column], self.speller(column))
 
     def scalar(self, column: str, kind: str) -> None:
         column_type = self.schema.field(column).type
@@ -100,10 +132,10 @@ class _Plan:
         who = f"data.fields.{c.name}"
         if c.past is not None:
             for column in (*c.past.by, *filter(None, [c.past.of])):
-                self.coded(column, who)
+                self.key(column, who)
             return
         for column in c.inputs:
-            self.need(column, who)
+            self.need(column, who, coded=c.kind == "categorical" and c.encoding in ("vocabulary", "hash"))
         column = c.inputs[0]
         if c.is_list and not c.separator:
             kind = self.schema.field(column).type
@@ -122,12 +154,9 @@ class _Plan:
         elif c.encoding in PARTS:
             self.time(column, who)
         elif owner.encoding == "hash":
-            self.jobs[f"hash/{c.name}"] = lambda batch: hashed(
-                [self.text_of(batch, each) for each in c.inputs], owner.buckets, owner.seed
-            )
+            self.jobs[f"hash/{c.name}"] = lambda batch: self._hashes(batch, c, owner)
         else:
-            dictionary = self.spool.dictionary(owner.inputs[0])
-            self.jobs[f"codes/{column}"] = lambda batch: dictionary.codes(self.text_of(batch, column))
+            self._codes(column, self.spool.dictionary(owner.inputs[0]))
 
     def _vector(self, c: FieldConfig, _: FieldConfig) -> None:
         column, name = c.inputs[0], f"vector/{c.name}"
@@ -150,8 +179,10 @@ class _Plan:
 
         def values(batch: pa.RecordBatch) -> np.ndarray:
             flat, length_B = flat_lists(batch[column], column, c.separator)
-            names = spelled(_series(flat), self.whole(column), column)
-            ids = hashed([names], owner.buckets, owner.seed) if dictionary is None else dictionary.codes(names)
+            if dictionary is None:
+                ids = hashed([self.speller(column)(_series(flat))], owner.buckets, owner.seed)
+            else:
+                ids = dictionary.codes(flat, self.speller(column))
             return self._padded(c, ids, length_B)
 
         self.jobs[f"list/{c.name}"] = values
@@ -246,7 +277,7 @@ def _read(
     show = (TextColumn("read"), TextColumn("{task.completed:,.0f} rows, {task.fields[speed]} a second"))
     with progress(*show) as bar, ThreadPoolExecutor(2) as pool:
         task = bar.add_task("read", total=None, speed="…")
-        for batch in _ahead(iter(source.batches(plan.columns, CHUNK))):
+        for batch in _ahead(iter(source.batches(plan.columns, CHUNK, plan.coded))):
             for _ in pool.map(lambda name, batch=batch: spool.append_from(name, plan.jobs[name](batch)), plan.jobs):
                 pass
             spool.keep_sample(batch)
@@ -277,4 +308,4 @@ def _not_inputs(plan: _Plan, config: Mapping[str, Any]) -> None:
     split = config.get("split") or {}
     for who, column in (("group", config.get("group")), ("split", split.get("column") or split.get("by"))):
         if column:
-            plan.coded(column, who)
+            plan.key(column, who)

@@ -5,6 +5,7 @@ distinct values of vocabularies and a bounded count of raw rows. B rows.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -13,7 +14,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-__all__ = ["ABSENT_CODE", "CHUNK", "NO_TIME", "PAD", "Columns", "Spool", "write_all"]
+from recsys.data.preparation.columns import distinct_values
+
+__all__ = ["ABSENT_CODE", "CHUNK", "NO_TIME", "PAD", "Columns", "Dictionary", "Spool", "write_all"]
 
 PAD, ABSENT_CODE = -1, -2  # codes of padding after a list, and of a missing value
 NO_TIME = np.iinfo(np.int64).min
@@ -22,20 +25,38 @@ _KEPT = 8192  # raw rows kept of each batch; the golden rows are chosen from the
 _MOST_KEPT = 100_000
 
 
-class _Dictionary:
+class Dictionary:
     """Spelled values → codes that stay the same for the life of this object."""
 
     def __init__(self) -> None:
         self._type = pl.Categorical(pl.Categories.random())
         self._alive = pl.Series([], dtype=self._type)  # polars drops categories that no series uses
+        self._lock = Lock()
+        self._latest: tuple[pa.Array, np.ndarray] = pa.nulls(0), np.empty(0, np.int32)
         self.size = 0
 
-    def codes(self, values: pl.Series) -> np.ndarray:
-        """→ int32; `ABSENT_CODE` where null."""
-        physical = values.cast(self._type).to_physical()
+    def codes(self, values: pa.Array, spell: Callable[[pl.Series], pl.Series]) -> np.ndarray:
+        """→ int32; `ABSENT_CODE` where null. Only the distinct values of a column are spelled and looked up.
+
+        Args:
+            values: A column, dictionary-encoded or not.
+            spell: Spells some of its values.
+        """
+        distinct, index_B = distinct_values(values)
+        known, code_K = self._latest  # batches of one part of a Parquet file have one dictionary, which may grow
+        if len(distinct) < len(known) or not distinct.slice(0, len(known)).equals(known):
+            known, code_K = distinct.slice(0, 0), np.empty(0, np.int32)
+        if len(distinct) > len(known):
+            code_K = np.append(code_K, self._codes(spell(pl.Series(distinct.slice(len(known))))))
+        self._latest = distinct, code_K
+        return np.append(code_K, np.int32(ABSENT_CODE))[index_B]
+
+    def _codes(self, spelled: pl.Series) -> np.ndarray:
+        physical = spelled.cast(self._type).to_physical()
         top: Any = physical.max()
         if top is not None:
-            self.size = max(self.size, int(top) + 1)
+            with self._lock:  # two fields may share this object
+                self.size = max(self.size, int(top) + 1)
         return physical.cast(pl.Int32).fill_null(ABSENT_CODE).to_numpy()
 
     def values(self) -> pl.Series:
@@ -117,13 +138,13 @@ class Spool(Columns):
         super().__init__(folder)
         self.rows = 0
         self.dtypes: dict[str, str] = {}
-        self.dictionaries: dict[str, _Dictionary] = {}
+        self.dictionaries: dict[str, Dictionary] = {}
         self.clipped: dict[str, int] = {}
         self.samples: list[tuple[np.ndarray, pa.RecordBatch]] = []  # row numbers, raw rows
 
-    def dictionary(self, column: str) -> _Dictionary:
+    def dictionary(self, column: str) -> Dictionary:
         """The codes of a raw column."""
-        return self.dictionaries.setdefault(column, _Dictionary())
+        return self.dictionaries.setdefault(column, Dictionary())
 
     def append_from(self, name: str, values: np.ndarray | None) -> None:
         """Append to a column whose width may be unknown at first (None until then): earlier rows get NaN."""
@@ -136,6 +157,8 @@ class Spool(Columns):
     def keep_sample(self, batch: pa.RecordBatch) -> None:
         """Keep some raw rows, evenly spaced and bounded in number."""
         pick = np.unique(np.linspace(0, len(batch) - 1, min(len(batch), _KEPT)).astype(int))
-        self.samples.append((self.rows + pick, batch.take(pa.array(pick))))
+        taken = batch.take(pa.array(pick))
+        plain = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in taken.columns]
+        self.samples.append((self.rows + pick, pa.RecordBatch.from_arrays(plain, batch.schema.names)))
         if sum(len(r) for r, _ in self.samples) > _MOST_KEPT:
             self.samples = [(r[::2], b.take(pa.array(np.arange(0, len(r), 2)))) for r, b in self.samples]

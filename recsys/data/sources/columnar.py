@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.orc
 import pyarrow.parquet
 
 from recsys.data.sources.files import File, one_line
-from recsys.data.sources.types import TYPES, plain
+from recsys.data.sources.types import CODED, TYPES, plain
 from recsys.errors import DataError
 
 __all__ = ["conform", "schema", "tables"]
@@ -38,11 +39,13 @@ def _schema(file: File) -> pa.Schema:
     return _arrow(file).schema
 
 
-def _parts(file: File, columns: Sequence[str]) -> Iterator[pa.Table]:
+def _parts(file: File, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa.Table]:
     columns = list(columns)
+    coded = [n for n in columns if schema.field(n).type == CODED]
     if file.format == "parquet":
         # pre_buffer would keep every part that was read until the file ends
-        with file.seekable() as source, pyarrow.parquet.ParquetFile(source, pre_buffer=False) as parquet:
+        read = partial(pyarrow.parquet.ParquetFile, pre_buffer=False, read_dictionary=coded)
+        with file.seekable() as source, read(source) as parquet:
             for batch in parquet.iter_batches(_ROWS, columns=columns):
                 yield pa.Table.from_batches([batch])
     elif file.format == "orc":
@@ -79,6 +82,8 @@ def schema(file: File, types: Mapping[str, str]) -> pa.Schema:
 
 def _column(column: pa.ChunkedArray, wanted: pa.DataType, place: str) -> pa.ChunkedArray:
     try:
+        if wanted == CODED:
+            return column if column.type == wanted else _column(column, pa.string(), place).dictionary_encode()
         while pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         column = column if column.type == wanted else column.cast(wanted)
@@ -103,7 +108,7 @@ def tables(file: File, schema: pa.Schema, columns: Sequence[str]) -> Iterator[pa
     Raises:
         DataError: If the file does not parse, or a column does not cast; the message names file and column.
     """
-    parts = _parts(file, columns)
+    parts = _parts(file, schema, columns)
     row = 0
     while True:
         try:

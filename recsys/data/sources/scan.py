@@ -4,7 +4,7 @@
 >>> for batch in clicks.batches(["user", "click"]): ...  # doctest: +SKIP
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from recsys.data.sources import columnar, text
 from recsys.data.sources.columnar import conform
 from recsys.data.sources.files import File, find
 from recsys.data.sources.text import BadRows
-from recsys.data.sources.types import TYPES, plain
+from recsys.data.sources.types import CODED, TYPES, plain
 from recsys.errors import ConfigError, DataError
 
 __all__ = ["BadRows", "Scan", "scan"]
@@ -104,14 +104,14 @@ class Scan:
         files = [[f.path, f.size, f.mtime_ns, f.format, f.split] for f in self._sources]
         return [files, sorted(self._types.items()), self.bad.policy]
 
-    def _tables(self, columns: list[str]) -> Iterator[pa.Table]:
+    def _tables(self, schema: pa.Schema, columns: list[str]) -> Iterator[pa.Table]:
         if self._table is not None:
-            yield conform(self._table, self.schema, columns, "the table")
+            yield conform(self._table, schema, columns, "the table")
         for number, file in enumerate(self._sources):
             inside = [n for n in columns if not (n == SPLIT and file.split is not None)]
             # only a read tells how many rows a file has, whichever columns are wanted
-            asked = inside or [n for n in self.schema.names if n != SPLIT][:1]
-            bare = pa.schema([f for f in self.schema if not (f.name == SPLIT and file.split is not None)])
+            asked = inside or [n for n in schema.names if n != SPLIT][:1]
+            bare = pa.schema([f for f in schema if not (f.name == SPLIT and file.split is not None)])
             kind = text.dialect(file.format, self._types)
             if kind is None:
                 tables = columnar.tables(file, bare, asked)
@@ -122,12 +122,22 @@ class Scan:
                     table = table.append_column(SPLIT, pa.repeat(pa.scalar(file.split, pa.string()), table.num_rows))
                 yield table.select(columns)
 
-    def batches(self, columns: Sequence[str] | None = None, rows: int = 65536) -> Iterator[pa.RecordBatch]:
+    def _schema(self, coded: Collection[str]) -> pa.Schema:
+        """The columns as they will come; only Parquet has text as dictionaries."""
+        if not self._sources or any(f.format != "parquet" for f in self._sources):
+            return self.schema
+        names = {n for n in coded if self.schema.field(n).type == pa.string()}
+        return pa.schema([(f.name, CODED if f.name in names else f.type) for f in self.schema])
+
+    def batches(
+        self, columns: Sequence[str] | None = None, rows: int = 65536, coded: Collection[str] = ()
+    ) -> Iterator[pa.RecordBatch]:
         """The rows in order, in batches of exactly `rows` except the last.
 
         Args:
             columns: Columns to read, in this order; all by default.
             rows: Rows of a batch, at least 1.
+            coded: Columns of text that may come as dictionaries, if that is faster.
 
         Raises:
             DataError: If a column does not exist, a file does not parse, or a row is bad and bad rows stop.
@@ -137,9 +147,10 @@ class Scan:
         if unknown := [n for n in wanted if n not in known]:
             have = ", ".join(self.schema.names)
             raise DataError(f"expected a column {unknown[0]!r}, the table has {have[:300]}: check the spelling")
-        schema = pa.schema([self.schema.field(n) for n in wanted])
+        whole_schema = self._schema(coded)
+        schema = pa.schema([whole_schema.field(n) for n in wanted])
         waiting, count = [], 0
-        for table in self._tables(wanted):
+        for table in self._tables(whole_schema, wanted):
             waiting.append(table.cast(schema))
             count += table.num_rows
             while count >= rows:

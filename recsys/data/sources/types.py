@@ -4,7 +4,7 @@ import re
 
 import pyarrow as pa
 
-__all__ = ["BIG", "EXACT", "TYPES", "plain", "why"]
+__all__ = ["BIG", "CODED", "EXACT", "TYPES", "plain", "why"]
 
 EXACT = 2**53  # whole numbers up to here are exact as doubles
 BIG = r"^\s*-?\d{16,}\s*$"  # whole numbers that a double may not represent exactly
@@ -16,6 +16,9 @@ TYPES = {
     "bool": pa.bool_(),
     "timestamp": pa.timestamp("us"),
 }
+
+
+CODED = pa.dictionary(pa.int32(), pa.string())  # text of which each distinct value is stored once
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
