@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from recsys.config.ranges import Layer, Share
 from recsys.frame.layers import mlp
+from recsys.frame.wide import stacked
 from recsys.models.fm import FM
 
 __all__ = ["DeepFM"]
@@ -40,4 +41,4 @@ class DeepFM(nn.Module):
 
     def forward(self, x_BW: Tensor) -> Tensor:
         """→ y_BO."""
-        return self.fm(x_BW) + self.logit(self.deep(x_BW))
+        return self.fm(x_BW) + self.logit(stacked(x_BW, self.deep))

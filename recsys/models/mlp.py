@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from recsys.config.ranges import Layer, Share
 from recsys.frame.layers import mlp
+from recsys.frame.wide import stacked
 
 __all__ = ["MLP"]
 
@@ -31,4 +32,4 @@ class MLP(nn.Module):
 
     def forward(self, x_BW: Tensor) -> Tensor:
         """→ y_BO."""
-        return self.logit(self.deep(x_BW))
+        return self.logit(stacked(x_BW, self.deep))

@@ -4,7 +4,8 @@ from torch import nn
 from torchrec.modules.crossnet import CrossNet, LowRankCrossNet
 
 from recsys.errors import ConfigError
-from recsys.models.dcn import DCN, Cross
+from recsys.models.cross import Cross
+from recsys.models.dcn import DCN
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
 
