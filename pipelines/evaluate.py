@@ -25,6 +25,7 @@ from recsys.pages.html import Markup, page, table
 from recsys.training import merged
 from recsys.training.device import Device
 from recsys.training.fit import label_logits
+from recsys.training.ids import check_ids
 
 __all__ = ["measure", "microseconds", "run"]
 
@@ -104,6 +105,7 @@ def measure(folder: Path, stage: Stage) -> tuple[dict[str, float], np.ndarray | 
     device = Device.choose(stage.config.device)
     model, spec = merged.load(folder, device)
     valid, test = (Shards(stage.data, split, model.schema) for split in ("valid", "test"))
+    check_ids(test, "test")
     test_BT = label_logits(model, test, device=device)
     figures, valid_BT = _figures(test_BT, test), None
     if not any(s.get("refit") for s in (spec, *spec.get("members", ()))):

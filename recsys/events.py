@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -178,7 +179,7 @@ class RunFile:
         if (folder / CANCEL).is_dir():
             raise ConfigError(f"{folder / CANCEL}: expected a file or nothing, got a folder: remove it")
         (folder / CANCEL).unlink(missing_ok=True)  # it was for an earlier attempt
-        self._warned = False
+        self._warned, self._lock = False, threading.RLock()  # a note may come from another thread
         self._save()
 
     def stage(self, name: str) -> None:
@@ -215,19 +216,21 @@ class RunFile:
             self._save()
 
     def _write(self, force: bool = False, **changes: Any) -> None:
-        self._changes |= changes
-        started = time.monotonic()
-        if force or started >= self._next:
-            try:
-                self._save()
-            except OSError as error:
-                self._warn(error)
-            self._next = time.monotonic() + max(_PAUSE, (time.monotonic() - started) / _SHARE)
+        with self._lock:
+            self._changes |= changes
+            started = time.monotonic()
+            if force or started >= self._next:
+                try:
+                    self._save()
+                except OSError as error:
+                    self._warn(error)
+                self._next = time.monotonic() + max(_PAUSE, (time.monotonic() - started) / _SHARE)
 
     def _save(self) -> None:
-        self._run = replace(self._run, **self._changes, updated=utc_now())
-        self._changes.clear()
-        write_run(self._folder, self._run)
+        with self._lock:
+            self._run = replace(self._run, **self._changes, updated=utc_now())
+            self._changes.clear()
+            write_run(self._folder, self._run)
 
     def _warn(self, error: OSError) -> None:
         """Warn once that run.json is not updated; the run goes on, since its work may need no disk space."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
 from recsys.config.factory import check_value
-from recsys.config.ranges import Count, Few, LearningRate, Many, Share, Steps, Weight
+from recsys.config.ranges import Count, Few, LearningRate, Many, Positive, Share, Steps, Weight
 
 __all__ = ["TrainConfig"]
 
@@ -36,6 +36,7 @@ class TrainConfig:
             The weight is chosen on validation at every look. It needs a single label.
         keep_checkpoints: Checkpoints of a training that are kept beside the best one, the newest ones.
         checkpoint_steps: Steps from one checkpoint to the next, beside those at looks at validation; 0: at looks alone.
+        stall_seconds: Seconds in one part of one step after which a note tells what the training waits for.
         precision: `auto` (bf16 if the processor multiplies it), `fp32` or `bf16`.
         optimizer: Optimiser of dense parameters: an option of the group `optimizer`.
 
@@ -58,6 +59,7 @@ class TrainConfig:
     linear: bool = False
     keep_checkpoints: Few = 1
     checkpoint_steps: Steps = 0
+    stall_seconds: Positive = 600.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     optimizer: Mapping[str, Any] = field(default_factory=lambda: {"_target_": "recsys.training.optimizers.adamw.adamw"})
 

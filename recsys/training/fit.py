@@ -22,8 +22,11 @@ from recsys.frame.merged import Scorer
 from recsys.training.auto import LEAST_TO_CHOOSE, facts
 from recsys.training.config import TrainConfig
 from recsys.training.device import CPU, Device
+from recsys.training.guards import explained_look
+from recsys.training.ids import check_ids
 from recsys.training.loop import Loss, Training, seed_everything
 from recsys.training.saving import Checkpoints, Snapshot
+from recsys.training.stalls import told_if_stalled
 from recsys.training.state import (
     dense_state,
     held_rows,
@@ -75,10 +78,11 @@ class Fit:
         With a logistic regression, a look is good if the mean of both or the network alone has a better logloss than
         ever: while the regression is far ahead, the mean says little of what the network still learns.
         """
+        self.training.part = "a look at validation"
         logit_BT = label_logits(self.model, valid, device=self.training.device)
         if not np.isfinite(logit_BT).all():
-            raise DataError(f"the model diverged at step {self.training.step}: lower train.lr and train.table_lr")
-        seen = {"step": self.training.step, "train_loss": train_loss}
+            raise explained_look(self.model, self.training.step, valid, logit_BT, self.training.device)
+        seen = {"step": self.training.step, "train_loss": train_loss, **self.training.figures}
         better, network = False, dict[str, float]()
         if self.model.linear is not None:
             alone = logloss(sigmoid(logit_BT[:, 0]), valid.label_B, valid.weight_B)
@@ -137,6 +141,7 @@ class Fit:
         """Begin to save everything that the next step depends on; `Checkpoints.save` says what it raises."""
         if self.checkpoints is None:
             return
+        self.training.part = "saving a checkpoint"
         counters = {"bad_looks": self.bad_looks, "best": self.best, "best_network": self.best_network}
         rest = {
             "step": self.training.step,
@@ -227,18 +232,22 @@ def fit(
         loss: Loss that a step lowers; looks use the labels in any case.
 
     Returns:
-        One entry for each look: step, train_loss, valid_logloss, valid_auc; for other labels valid_logloss.NAME …
-        With a logistic regression also network_share, and network_logloss of the network alone on validation; the
-        other figures are then those of the mean of both.
+        One entry for each look: step, train_loss, figures of `Move` for the step before it, valid_logloss, valid_auc;
+        for other labels valid_logloss.NAME … With a logistic regression also network_share, and network_logloss of the
+        network alone on validation; the other figures are then those of the mean of both.
 
     Raises:
         Cancelled: If the reporter says so; `checkpoint` then holds the last look.
-        DataError: If the model diverges, or a checkpoint is damaged.
+        DataError: If the model diverges, with the batch saved beside `checkpoint`; if ids are out of range; if a
+            checkpoint is damaged.
         OSError: If a checkpoint cannot be written.
     """
+    check_ids(train, "train")
+    check_ids(valid, "valid")
     seed_everything(seed)
     size = min(config.batch_size, len(train))
     training = Training(model, config, len(train) // size, device=device, loss=loss)
+    training.folder = checkpoint and checkpoint.parent
     if checkpoint is None:
         return _fit(Fit(training, seed), train, valid, on_look, reporter)
     with Checkpoints(checkpoint, config.keep_checkpoints, Ranks.current()) as checkpoints:
@@ -252,7 +261,9 @@ def _fit(
     size, per_epoch = min(config.batch_size, len(train)), training.steps_per_epoch
     state.resume()
     looks = {round(per_epoch * (i + 1) / config.evals_per_epoch) for i in range(config.evals_per_epoch)} - {0}
-    for step in training.steps(train, state.seed, 0 if state.bad_looks >= config.patience else None):
+    training.looks = frozenset(looks)
+    steps = training.steps(train, state.seed, 0 if state.bad_looks >= config.patience else None)
+    for step in told_if_stalled(steps, training, config.stall_seconds, reporter.note):
         state.losses.append(step.loss)
         at_look = (step.number - 1) % per_epoch + 1 in looks
         stop = at_look and state.look(valid, float(np.mean(state.losses)))

@@ -3,9 +3,11 @@
 B rows of a batch, W the width of all fields side by side.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from recsys.frame.ctr import CTR
 from recsys.heads.loss import row_mean
 from recsys.training.config import TrainConfig
 from recsys.training.device import Device
+from recsys.training.guards import NotFinite, explained
+from recsys.training.norms import Move
 
 __all__ = ["Loss", "Mix", "Step", "Training", "dense_parameters", "seed_everything"]
 
@@ -92,6 +96,10 @@ class Training:
         )
         self.device = device or Device.choose("cpu", config.precision)
         self.step = 0
+        self.part = "the start"  # what it does now: see `told_if_stalled`
+        self.folder: Path | None = None  # gets the batch at which the training diverges
+        self.looks: frozenset[int] = frozenset()  # steps of each epoch, from 1, that `figures` measures
+        self.figures: dict[str, float] = {}  # gradient norm and update ratio of the last such step
 
     def set_rates(self) -> None:
         """Set the rates of dense layers and tables: warm-up, then constant or linear decay."""
@@ -109,6 +117,7 @@ class Training:
             The loss of these rows, without penalties.
         """
         self.set_rates()
+        self.part = "forward"
         x_BW = self.model.features(batch)
         mixed_BW, penalty = self.mix(x_BW, batch) if self.mix else (x_BW, 0.0)
         with self.device.autocast():
@@ -118,13 +127,24 @@ class Training:
         if self.config.table_l2:
             square_B = self.model.looked_up(x_BW).square().sum(1)
             total = total + 0.5 * self.config.table_l2 * row_mean(square_B, batch.weight_B)
+        if not math.isfinite(value := float(total.detach())):
+            raise NotFinite(self.step + 1, value, batch, x_BW, mixed_BW)
         optimizers = (*self.optimizers, *self.others)
         for optimizer in optimizers:
             optimizer.zero_grad()
+        looks = self.step % self.steps_per_epoch + 1 in self.looks
+        move = Move(self.model, dense_parameters(self.model), batch) if looks else None
+        self.part = "backward, which updates the tables"
         total.backward()
+        if move:
+            move.after_backward()
+        self.part = "the optimiser of the dense layers"
         for optimizer in optimizers:
             optimizer.step()
+        if move:
+            self.figures = move.figures()
         self.step += 1
+        self.part = "reports of the step"
         return float(loss.detach())
 
     def steps(self, train: Split, seed: int, total: int | None = None) -> Iterator[Step]:
@@ -138,6 +158,7 @@ class Training:
             total: Count of all steps; that of `config.max_epochs` by default.
         """
         total = self.total if total is None else total
+        self.part = "reading a batch"
         size = min(self.config.batch_size, len(train))
         while self.step < total:
             epoch, done = divmod(self.step, self.steps_per_epoch)
@@ -146,7 +167,11 @@ class Training:
             for batch in train.shuffled(size, [seed, epoch], skip=done):
                 if not self.model.training:
                     self.model.train()
-                loss = self.learn(self.device.batch(batch))
+                try:
+                    loss = self.learn(self.device.batch(batch))
+                except NotFinite as wrong:
+                    raise explained(self.model, wrong, self.device, train, self.folder) from None
                 yield Step(self.step, total, loss)
+                self.part = "reading a batch"
                 if self.step == total:
                     return
