@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .ONESHELL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow lint wheel lock clean
+.PHONY: help setup bench-peers demo test test-slow lint wheel lock clean
 
 # What `make setup` installs, each package with its hash. Empty: cpu.txt, or cpu-default-torch.txt if pip finds no CPU
 # build of torch. CUDA machines: make setup REQUIREMENTS=requirements/cuda.txt (untested)
@@ -14,7 +14,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: .venv/.stamp  ## make .venv with everything in it; does nothing when it is up to date
 
@@ -60,6 +60,17 @@ setup: .venv/.stamp  ## make .venv with everything in it; does nothing when it i
 	touch $@
 	echo "setup: done; try 'make demo', or '$(BIN)/recsys doctor' if something is odd"
 
+bench-peers: .venv-peers/.stamp  ## .venv-peers: the libraries beside which `recsys bench train` measures, on the torch of .venv
+
+.venv-peers/.stamp: requirements/peers.txt .venv/.stamp
+	@$(BIN)/python -m venv .venv-peers
+	peers=.venv-peers/bin/python
+	site='import sysconfig; print(sysconfig.get_path("purelib"))'
+	$(BIN)/python -c "$$site" > "$$($$peers -c "$$site")/of-setup.pth"
+	echo "bench-peers: installing requirements/peers.txt into .venv-peers"
+	$$peers -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --no-deps -r requirements/peers.txt
+	touch $@
+
 demo: setup  ## real clicks to a tracked, compressed, served model (about two minutes after set-up)
 	@$(BIN)/recsys run experiment=demo
 
@@ -101,9 +112,10 @@ lock: setup  ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer ver
 	lock build.txt build.in $$same
 	lock uv.txt uv.in
 	lock benchmarks.txt benchmarks.in --no-deps
+	lock peers.txt peers.in --no-deps
 	lock ../docker/serve-requirements.txt ../docker/serve-requirements.in $$same
 	lock ../docker/mlflow-requirements.txt ../docker/mlflow-requirements.in $$same
 
-clean:  ## remove .venv, dist and caches; runs and results stay
-	@rm -rf .venv dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean:  ## remove .venv, .venv-peers, dist and caches; runs and results stay
+	@rm -rf .venv .venv-peers dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

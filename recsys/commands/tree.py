@@ -63,6 +63,16 @@ the packages of requirements/benchmarks.txt; nothing of these is imported, so th
 A table that is finished is not run again; a table whose package is missing is left out, and named. The last line
 printed is the path of the page; tables.md stands beside it."""
 
+_TRAIN = """Rows a second of training: ours, other libraries on the same model, data, batch and threads, and a loop of
+the model's matrix products alone. Every side is a process; they take turns. The libraries stand in an environment of
+their own, which `make bench-peers` makes; one that is missing is named and left out. Tables go to standard error, one
+line of JSON to standard output. docs/speed.md says what is measured.
+  recsys bench train
+  recsys bench train --cases dcn-S-4096 --peers FuxiCTR
+  recsys bench train --keep && recsys bench history"""
+_TRAIN_CASES = ("dcn-S-4096", "dcn-S-1024", "dcn-L-4096", "deepfm-S-4096", "wukong-S-4096", "din-S-4096")
+_PEERS = ("FuxiCTR", "DeepCTR-Torch", "torch-rechub")
+
 _KINDS = "Look at a table and write data/NAME.yaml: kinds, encodings, split, and what to drop."
 _BASELINES = "Fit logistic regression and LightGBM on a data set; every run's evaluation shows them from then."
 
@@ -169,6 +179,31 @@ def _bench(add: Add) -> None:
     p.add_argument("--out", type=Path, default="runs/tables", help="folder of tables, runs and the page (runs/tables)")
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of ours (0 1 2)")
     p.add_argument("--set", nargs="*", default=[], metavar="OVERRIDE", help="for every run, such as model=fm")
+    _bench_train(add)
+
+
+def _bench_train(add: Add) -> None:
+    results = Path("benchmarks/results/train")
+    p = add("bench train", "bench.train.command:main", "training speed beside other libraries and bare matrix products",
+            description=_TRAIN)  # fmt: skip
+    p.add_argument("--cases", nargs="+", default=[*_TRAIN_CASES], metavar="CASE", help=f"of {', '.join(_TRAIN_CASES)}")
+    p.add_argument("--peers", nargs="*", default=[*_PEERS], metavar="PEER", help=f"of {', '.join(_PEERS)}")
+    p.add_argument("--peers-python", type=Path, help="Python that has them; .venv-peers/bin/python by default")
+    p.add_argument("--precisions", nargs="+", default=["bf16", "fp32"], choices=["bf16", "fp32"], help="of ours")
+    p.add_argument("--threads", type=int, default=2, help="of each process (2)")
+    p.add_argument("--turns", type=int, default=5, help="of each side (5)")
+    p.add_argument("--seconds", type=float, default=1.5, help="that a turn takes, about (1.5); 2 steps at least")
+    p.add_argument("--steps", type=int, help="of each turn, instead of --seconds")
+    p.add_argument("--rows", type=int, default=1_000_000, help="of the synthetic sets (1000000)")
+    p.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of ours (cpu)")
+    p.add_argument("--runs", type=int, default=2, help="whole runs beside dcn-S-4096 (2)")
+    p.add_argument("--folder", type=Path, default="runs/bench-train", help="where sets and runs are kept")
+    p.add_argument("--keep", action="store_true", help="write the figures to --results; for a checkout without changes")
+    p.add_argument("--results", type=Path, default=results, help=f"({results})")
+    p.add_argument("--quick", action="store_true", help="tiny sets and one short turn, to see that it works")
+    p = add("bench history", "bench.train.history:main", "a page that draws kept figures of bench train over commits")
+    p.add_argument("--results", type=Path, default=results, help=f"({results})")
+    p.add_argument("--out", type=Path, help="the page; train.html beside the folder of results by default")
 
 
 def _data(add: Add) -> None:

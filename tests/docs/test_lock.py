@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 STANDIN = tomllib.loads((ROOT / "requirements/fbgemm-gpu-cpu-shim/pyproject.toml").read_text())["project"]
 SETUP = [ROOT / "requirements" / f"{name}.txt" for name in ("cpu", "cpu-default-torch", "cuda")]
-TOOLS = [ROOT / "requirements" / f"{name}.txt" for name in ("build", "uv", "benchmarks")]
+TOOLS = [ROOT / "requirements" / f"{name}.txt" for name in ("build", "uv", "benchmarks", "peers")]
 IMAGES = sorted((ROOT / "docker").glob("*-requirements.txt"))
 
 

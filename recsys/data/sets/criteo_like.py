@@ -18,7 +18,7 @@ from recsys.evaluation.metrics import sigmoid
 from recsys.files import followed, whole, write_json
 from recsys.progress import progress
 
-__all__ = ["AVAZU_CATS", "AVAZU_INTS", "FORMATS", "SETS", "Planted", "largest_column", "write"]
+__all__ = ["AVAZU_CATS", "AVAZU_INTS", "FORMATS", "SETS", "Planted", "cardinalities", "largest_column", "write"]
 
 FORMATS = ("csv", "tsv", "parquet", "orc", "feather", "jsonl", "libsvm", "criteo", "avazu")
 CHUNK = 1 << 17  # rows made at once
@@ -64,7 +64,7 @@ class Planted:
             )
         self._seed = seed
         r = np.random.default_rng([seed, 0])
-        self.cardinality_C = _cardinalities(cardinality, cats)
+        self.cardinality_C = cardinalities(cardinality, cats)
         self.weight_I = np.where(np.arange(ints) % 3 == 0, np.linspace(0.6, 0.2, ints), 0.0)
         self.weight_C = np.where(np.arange(cats) % 3 == 0, np.linspace(0.7, 0.2, cats), 0.0)
         self.missing_I = r.permutation(np.linspace(0, 0.4, ints))
@@ -111,7 +111,7 @@ class Planted:
         }
 
 
-def _cardinalities(largest: int, cats: int) -> np.ndarray:
+def cardinalities(largest: int, cats: int) -> np.ndarray:
     """Distinct ids of each categorical column: on a log scale from 10 to the largest."""
     return np.geomspace(10, largest, cats).round().astype(int)
 
@@ -126,7 +126,7 @@ def largest_column(ids: int, cats: int) -> int:
     low, high = 10, ids
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if _cardinalities(middle, cats).sum() <= ids else (low, middle - 1)
+        low, high = (middle, high) if cardinalities(middle, cats).sum() <= ids else (low, middle - 1)
     return low
 
 
