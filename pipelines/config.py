@@ -19,7 +19,7 @@ from recsys.data.preparation.fields import check_name
 from recsys.errors import ConfigError
 from recsys.files import Json
 
-__all__ = ["Distill", "Evaluate", "Export", "Merge", "RunConfig", "Select", "Tracking"]
+__all__ = ["Distill", "Distributed", "Evaluate", "Export", "Merge", "RunConfig", "Select", "Tracking"]
 
 
 def _by(check: Callable[[Any, str], None], place: str) -> BeforeValidator:
@@ -97,6 +97,23 @@ class Export:
     past: bool
 
 
+def _check_sharding(value: Any, place: str) -> None:
+    if value in ("column_wise", "table_column_wise"):
+        raise ConfigError(
+            f"{place}: expected auto, table_wise, row_wise or data_parallel, got {value}: each part of a row would "
+            "have its own state of row-wise Adagrad, which is another optimiser: set row_wise"
+        )
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """How tables are spread over the processes that torchrun started."""
+
+    sharding: Annotated[
+        Literal["auto", "table_wise", "row_wise", "data_parallel"], _by(_check_sharding, "distributed.sharding")
+    ]
+
+
 @dataclass(frozen=True)
 class Tracking:
     """The MLflow server of a run, and the names under which it is logged."""
@@ -139,6 +156,7 @@ class RunConfig:
     evaluate: Evaluate
     export: Export
     tracking: Tracking
+    distributed: Distributed
     benchmark: Settings | None = None
     launcher: Part | None = None
 

@@ -16,12 +16,13 @@ from recsys.data.shards import Shards
 from recsys.errors import ConfigError
 from recsys.evaluation.metrics import sigmoid
 from recsys.frame.ctr import CTR
-from recsys.frame.merged import Scorer
+from recsys.frame.merged import Merged, Scorer
 from recsys.terminal import console
 from recsys.training import checkpoint, merged
 from recsys.training.device import Device
 from recsys.training.fit import logits
 from recsys.training.loop import Loss
+from recsys.training.state import count_numbers
 
 __all__ = ["run", "soft_targets"]
 
@@ -53,7 +54,8 @@ def soft_targets(teacher: Scorer, weight: float, temperature: float) -> Loss:
 
 def _compare_sizes(student: CTR, teacher: Scorer) -> None:
     """Print a warning if the student is not smaller than its teacher."""
-    ours, theirs = (sum(t.numel() for t in model.state_dict().values()) for model in (student, teacher))
+    members = [m for m in teacher.members if isinstance(m, CTR)] if isinstance(teacher, Merged) else [teacher]
+    ours, theirs = count_numbers(student), sum(map(count_numbers, members))
     if ours >= theirs:
         console().print(
             f"look at: the student is not smaller than its teacher ({ours:,} numbers, {theirs:,}): "

@@ -16,7 +16,7 @@ from recsys.results import RunResult, read_result
 
 __all__ = ["check_same", "finished", "settings", "stages_to_run", "taken_over"]
 
-_NO_RESULT = ("stages", "tracking", "runs", "launcher")  # settings that no figure of a run depends on
+_NO_RESULT = ("stages", "tracking", "runs", "launcher", "distributed")  # settings that no figure of a run depends on
 
 
 def settings(config: RunConfig) -> Json:

@@ -4,6 +4,7 @@ Imports at the top only what is quick, so that run.json exists within the first 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -41,16 +42,38 @@ from recsys.store import masked
 from recsys.terminal import console
 
 if TYPE_CHECKING:
+    from pipelines.together import Together
     from recsys.tracking import Tracker
 
-__all__ = ["execute"]
+__all__ = ["execute", "find", "run_together"]
 
 _console = console()
+_together: "Together | None" = None  # the processes of this run, if there are several
+
+
+def find(name: str) -> Callable[[Stage], Result]:
+    """The function of a stage."""
+    module, _, function = STAGES[name].call.partition(".")
+    return getattr(import_module(f"pipelines.{module}"), function)
 
 
 def _call(name: str, stage: Stage) -> Result:
-    module, _, function = STAGES[name].call.partition(".")
-    return getattr(import_module(f"pipelines.{module}"), function)(stage)
+    return find(name)(stage) if _together is None else _together.call(name, find(name), stage)
+
+
+def run_together(work: Callable[[], int]) -> int:
+    """Run the pipeline on the processes that torchrun started → exit code of this one.
+
+    Args:
+        work: Runs the pipeline on rank 0 → exit code.
+    """
+    global _together
+    from pipelines.together import Together
+    from recsys.data.ranks import Ranks
+
+    ranks = Ranks.join()
+    _together = Together(ranks)
+    return _together.lead(work) if ranks.first else _together.follow(find)
 
 
 def _run_stage(name: str, stage: Stage, tracker: "Tracker", register: str) -> StageResult:

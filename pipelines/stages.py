@@ -20,28 +20,30 @@ class StageInfo:
         reads: Keys of the configuration that it reads.
         needs: Stages of which at least one must have run before it, beside prepare; none if empty.
         formats: The constants that hold the versions of the files that it writes.
+        together: Whether it trains or scores, so that several processes compute it together.
     """
 
     call: str
     reads: tuple[str, ...]
     needs: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
+    together: bool = False
 
 
 STAGES = {  # in their order
     "prepare": StageInfo("prepare.run", ("data",), formats=_DATA),
-    "train": StageInfo("train.run", (*_TRAINING, "select.apply"), formats=_MODEL),
+    "train": StageInfo("train.run", (*_TRAINING, "select.apply"), formats=_MODEL, together=True),
     "select": StageInfo(
-        "select_features.run", ("selection", "select", "train", "optimizer", "seed"), ("train",), _REPORT
+        "select_features.run", ("selection", "select", "train", "optimizer", "seed"), ("train",), _REPORT, True
     ),
-    "retrain": StageInfo("train.run_again", _TRAINING, ("select",), _MODEL),
-    "refit": StageInfo("refit.run", (), ("train", "retrain"), _MODEL),
+    "retrain": StageInfo("train.run_again", _TRAINING, ("select",), _MODEL, True),
+    "refit": StageInfo("refit.run", (), ("train", "retrain"), _MODEL, True),
     "merge": StageInfo("merge.run", ("merge",), formats=(*_MODEL, "recsys.training.merged.VERSION")),
-    "distill": StageInfo("distill.run", ("distill", *_TRAINING[2:]), ("train", "merge"), _MODEL),
+    "distill": StageInfo("distill.run", ("distill", *_TRAINING[2:]), ("train", "merge"), _MODEL, True),
     "compress": StageInfo(
-        "compress.run", ("compression", "quantization", "heal", "seed"), ("train", "retrain"), _MODEL
+        "compress.run", ("compression", "quantization", "heal", "seed"), ("train", "retrain"), _MODEL, True
     ),
-    "evaluate": StageInfo("evaluate.run", ("calibrate", "evaluate"), MODEL_STAGES),
+    "evaluate": StageInfo("evaluate.run", ("calibrate", "evaluate"), MODEL_STAGES, together=True),
     "export": StageInfo("export.run", ("name", "export"), MODEL_STAGES, ("recsys.serving.manifest.FORMAT",)),
     "benchmark": StageInfo("benchmark.run", ("benchmark", "select", *_TRAINING), formats=_REPORT),
 }

@@ -23,6 +23,7 @@ from recsys.training.config import TrainConfig
 from recsys.training.device import Device
 from recsys.training.fit import best_look, fit
 from recsys.training.loop import Loss, seed_everything
+from recsys.training.state import count_numbers
 
 MOST_LINEAR = 500_000  # training rows that the logistic regression beside a network is fitted on
 _STRENGTH = 1.0  # its C if validation has too few rows to choose one
@@ -68,7 +69,7 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
         "valid_auc": best["valid_auc"],
         "best_step": best["step"],
         "fields": len(schema.fields),
-        "table_bytes": sum(t.numel() * 4 for n, t in model.state_dict().items() if n.startswith("embedding.")),
+        "table_bytes": 4 * count_numbers(model, "embedding."),
         "dense_parameters": sum(p.numel() for p in dense),
         "threads": torch.get_num_threads(),
         **regression,

@@ -1,5 +1,6 @@
 """`recsys run` and `recsys export`: the overrides of a run, merged with those of the run that it goes on from."""
 
+import os
 import re
 import sys
 from argparse import Namespace
@@ -19,12 +20,16 @@ def run(arguments: Sequence[str]) -> int:
     """
     short = "+selection="
     arguments = [f"select.apply={a.removeprefix(short)}" if a.startswith(short) else a for a in arguments]
-    arguments = continued(arguments)
     from pipelines import submit
     from recsys.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    return submit.main(arguments)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun
+        from pipelines.run import run_together
+
+        submit.quiet()
+        return run_together(lambda: submit.main(continued(arguments)))
+    return submit.main(continued(arguments))
 
 
 def export(given: Namespace) -> int:

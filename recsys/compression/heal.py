@@ -124,7 +124,7 @@ class _Healing(nn.Module):
         """Empty: codes are not trained."""
         return []
 
-    def reset_tables(self) -> None:
+    def reset_tables(self, seed: int) -> None:
         """Do nothing: codes are never drawn anew."""
 
     def set_learning_rate(self, lr: float) -> None:

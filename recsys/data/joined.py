@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recsys.data.batch import Batch
+from recsys.data.ranks import ALONE, Ranks
 from recsys.data.shards import Shards
 from recsys.data.split import in_order, in_random_order
 from recsys.features.schema import Schema
@@ -67,10 +68,10 @@ class Joined:
         weight_B = None if parts[0].weight_B is None else both("weight_B")
         return Batch.of(self.schema, both("ids_BL"), both("dense_BN"), both("label_BT"), weight_B)
 
-    def batches(self, size: int) -> Iterator[Batch]:
+    def batches(self, size: int, ranks: Ranks = ALONE) -> Iterator[Batch]:
         """All rows in order; the last batch may be short."""
-        return in_order(self, size)
+        return in_order(self, size, ranks)
 
-    def shuffled(self, size: int, seed: int | list[int], skip: int = 0) -> Iterator[Batch]:
+    def shuffled(self, size: int, seed: int | list[int], skip: int = 0, ranks: Ranks = ALONE) -> Iterator[Batch]:
         """All rows once in a random order that `seed` fixes; a last short batch is left out."""
-        return in_random_order(self, size, seed, skip)
+        return in_random_order(self, size, seed, skip, ranks)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from recsys.data.batch import Batch
+from recsys.data.ranks import ALONE, Ranks
+from recsys.data.split import in_order
 from recsys.errors import DataError
 from recsys.features.schema import Schema
 
@@ -99,14 +101,11 @@ class Shards:
             weight_B,
         )
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        """All rows in order; the last batch may be short."""
-        for start in range(0, len(self), size):
-            yield self.batch(slice(start, start + size))
+    def batches(self, size: int, ranks: Ranks = ALONE) -> Iterator[Batch]:
+        """All rows in order; the last batch may be short. Of each batch, only the share of this rank is read."""
+        return in_order(self, size, ranks)
 
-    def shuffled(
-        self, size: int, seed: int | list[int], skip: int = 0, rank: int = 0, world: int = 1
-    ) -> Iterator[Batch]:
+    def shuffled(self, size: int, seed: int | list[int], skip: int = 0, ranks: Ranks = ALONE) -> Iterator[Batch]:
         """All rows once in a random order that `seed` fixes; a last short batch is left out.
 
         Up to `WINDOW` rows are shuffled as a whole. A larger split is cut into blocks in random order;
@@ -117,20 +116,18 @@ class Shards:
             size: Rows a batch, at most the rows of the split.
             seed: Fixes the order.
             skip: Batches to leave out at the start, to resume after a stop.
-            rank: Rank of this process, which takes every `world`-th batch.
-            world: Count of processes that share the rows.
+            ranks: Of each batch, only the share of this rank is read; the order is the same for any count of ranks.
         """
         size = min(size, len(self))
-        each = len(self) // size // world  # every rank gets the same count of batches
-        chosen = range(rank + skip * world, each * world, world)
-        yield from (self.batch(rows) for rows in self._orders(size, seed, chosen))
+        share = ranks.share(size)
+        yield from (self.batch(rows[share]) for rows in self._orders(size, seed, skip))
 
-    def _orders(self, size: int, seed: int | list[int], chosen: range) -> Iterator[np.ndarray]:
-        """The row numbers of the chosen batches."""
+    def _orders(self, size: int, seed: int | list[int], skip: int) -> Iterator[np.ndarray]:
+        """The row numbers of each batch after the first `skip`."""
         rng = np.random.default_rng(seed)
         if len(self) <= WINDOW:
             order = rng.permutation(len(self))
-            yield from (order[b * size : (b + 1) * size] for b in chosen)
+            yield from (order[b * size : (b + 1) * size] for b in range(skip, len(self) // size))
             return
         blocks = rng.permutation(-(-len(self) // _BLOCK))
         left, number = np.empty(0, np.int64), 0
@@ -141,7 +138,7 @@ class Shards:
             rows = np.concatenate([left, rows])
             count = len(rows) // size
             for b in range(count):
-                if number + b in chosen:
+                if number + b >= skip:
                     yield rows[b * size : (b + 1) * size]
             left, number = rows[count * size :], number + count
 

@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from recsys.data.batch import Batch
+from recsys.data.ranks import ALONE, Ranks
 from recsys.features.schema import Schema
 
 __all__ = ["Split", "in_order", "in_random_order"]
@@ -47,30 +48,39 @@ class Split(Protocol):
         """The given rows as a batch."""
         ...
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        """All rows in order; the last batch may be short."""
+    def batches(self, size: int, ranks: Ranks = ALONE) -> Iterator[Batch]:
+        """All rows in order; the last batch may be short.
+
+        Args:
+            size: Rows a batch.
+            ranks: Of each batch, only the share of this rank is read.
+        """
         ...
 
-    def shuffled(self, size: int, seed: int | list[int], skip: int = 0) -> Iterator[Batch]:
+    def shuffled(self, size: int, seed: int | list[int], skip: int = 0, ranks: Ranks = ALONE) -> Iterator[Batch]:
         """All rows once in a random order that `seed` fixes; a last short batch is left out.
 
         Args:
             size: Rows a batch, at most the rows of the split.
             seed: Fixes the order.
             skip: Batches to leave out at the start, to resume after a stop.
+            ranks: Of each batch, only the share of this rank is read; the order is the same for any count of ranks.
         """
         ...
 
 
-def in_order(split: Split, size: int) -> Iterator[Batch]:
-    """All rows of a split in order, `size` at a time."""
+def in_order(split: Split, size: int, ranks: Ranks = ALONE) -> Iterator[Batch]:
+    """`Split.batches`."""
     for start in range(0, len(split), size):
-        yield split.batch(slice(start, start + size))
+        share = ranks.share(min(size, len(split) - start))
+        yield split.batch(slice(start + share.start, start + share.stop))
 
 
-def in_random_order(split: Split, size: int, seed: int | list[int], skip: int = 0) -> Iterator[Batch]:
+def in_random_order(
+    split: Split, size: int, seed: int | list[int], skip: int = 0, ranks: Ranks = ALONE
+) -> Iterator[Batch]:
     """`Split.shuffled` with all row numbers in memory."""
     size = min(size, len(split))
     order = np.random.default_rng(seed).permutation(len(split))
     for b in range(skip, len(split) // size):
-        yield split.batch(order[b * size : (b + 1) * size])
+        yield split.batch(order[b * size : (b + 1) * size][ranks.share(size)])

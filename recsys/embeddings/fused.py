@@ -11,11 +11,13 @@ from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.data.batch import Batch
-from recsys.embeddings.bags import fused_bags, momenta, table_weights
+from recsys.data.ranks import Ranks
+from recsys.embeddings.bags import draw_rows, fused_bags, fused_rows, gathered
 from recsys.embeddings.join import Join
 from recsys.embeddings.optimizers.rowwise_adagrad import rowwise_adagrad
 from recsys.embeddings.plan import Plan
 from recsys.embeddings.route import Route
+from recsys.embeddings.sharded import ShardedBags
 from recsys.features.schema import Schema
 from recsys.frame.contracts import TableOptimizer, TableRows
 from recsys.tables.forms import Table
@@ -26,7 +28,7 @@ __all__ = ["FusedLookups"]
 
 
 class FusedLookups(nn.Module):
-    """The lookups of a scheme in one `FusedEmbeddingBagCollection`.
+    """The lookups of a scheme in one `FusedEmbeddingBagCollection`, or in `ShardedBags` if there are several processes.
 
     The tables never see a dense gradient. Row-wise Adagrad updates them, unless `use_optimizer` says otherwise.
 
@@ -51,11 +53,13 @@ class FusedLookups(nn.Module):
         self.schema, self.lookups, self.keys, self.widths = schema, self.plan.lookups, self.plan.keys, self.plan.widths
         centre = dict.fromkeys(tables, 0.0) | dict(centres or {})
         self._starts = {t: (c - init, c + init) for t, c in centre.items()}
-        self.optimizer = rowwise_adagrad()
+        self.optimizer, self.ranks = rowwise_adagrad(), Ranks.current()
         self.bags = self._bags(torch.get_default_device())
         self._route, self._join = Route(self.plan), Join(self.plan)
 
-    def _bags(self, device: torch.device) -> FusedEmbeddingBagCollection:
+    def _bags(self, device: torch.device) -> FusedEmbeddingBagCollection | ShardedBags:
+        if self.ranks.world > 1 and self.plan.tables:
+            return ShardedBags(self.plan, self._starts, self.optimizer, device, self.ranks)
         return fused_bags(self.plan, self._starts, self.optimizer, device)
 
     def route(self, batch: Batch) -> KeyedJaggedTensor:
@@ -70,8 +74,9 @@ class FusedLookups(nn.Module):
 
     def scoring(self) -> PlainEmbedding:
         """The same lookups over copies of the tables as plain tensors."""
-        tables = {name: Table(weight.clone()) for name, weight in table_weights(self.bags, self.plan).items()}
-        return PlainEmbedding(self.schema, tables, self.lookups).to(self._route.a.device)
+        device, parts = self._route.a.device, [(h.table, h.start, h.weight_RD) for h in self.held() if h.saved]
+        tables = {t: Table(x_VD) for t, x_VD in gathered(parts, self.plan.tables, self.ranks, device).items()}
+        return PlainEmbedding(self.schema, tables, self.lookups).to(device)
 
     def dense_parameters(self) -> tuple[nn.Parameter, ...]:
         """Empty: only tables are trained here."""
@@ -81,36 +86,45 @@ class FusedLookups(nn.Module):
         """Let it update the tables from now on. Weights stay; the state of the earlier optimiser is lost."""
         if optimizer == self.optimizer:
             return
-        weights, self.optimizer = table_weights(self.bags, self.plan), optimizer
+        before, self.optimizer = self.held(), optimizer
         self.bags = self._bags(self._route.a.device)
-        for name, weight in table_weights(self.bags, self.plan).items():
-            weight.copy_(weights[name])
+        for old, new in zip(before, self.held(), strict=True):
+            new.weight_RD.copy_(old.weight_RD)
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Table → a copy of its optimiser state; empty for an optimiser without state."""
-        return {table: momentum.detach().clone() for table, momentum in momenta(self.bags, self.plan).items()}
+        """Table → a copy of its optimiser state, gathered from all processes; empty for an optimiser without state."""
+        held = [(h.table, h.start, h.state, h.saved) for h in self.held() if h.state is not None]
+        mine = {t: tuple(state.shape[1:]) for t, _, state, _ in held}
+        widths = {t: width for of_rank in self.ranks.gather(mine) for t, width in of_rank.items()}
+        shapes = {t: (rows, *widths[t]) for t, (rows, _) in self.plan.tables.items() if t in widths}
+        parts = [(t, start, state) for t, start, state, saved in held if saved]
+        return gathered(parts, shapes, self.ranks, self._route.a.device)
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore the output of `optimizer_state`, so that training resumes exactly."""
-        for table, momentum in momenta(self.bags, self.plan).items():
-            momentum.copy_(state[table])
+        for h in self.held():
+            if h.state is not None:
+                h.state.copy_(state[h.table][h.start : h.start + len(h.state)])
 
     def held(self) -> list[TableRows]:
-        """Every row of every table."""
-        states = momenta(self.bags, self.plan)
-        weights = table_weights(self.bags, self.plan)
-        return [TableRows(t, 0, len(weight_RD), weight_RD, states.get(t)) for t, weight_RD in weights.items()]
+        """The rows of each table that this process holds; in one process, every row."""
+        if isinstance(self.bags, ShardedBags):
+            return self.bags.held()
+        return fused_rows(self.bags, self.plan)
 
-    @torch.no_grad()
-    def reset_tables(self) -> None:
-        """Draw all tables anew and reset their optimiser state."""
-        for table, weight in table_weights(self.bags, self.plan).items():
-            weight.uniform_(*self._starts[table])
-        for momentum in momenta(self.bags, self.plan).values():
-            momentum.zero_()
+    def reset_tables(self, seed: int) -> None:
+        """Draw all tables anew, the same for a seed on any number of processes, and reset their optimiser state."""
+        held = self.held()
+        draw_rows(held, self.plan, self._starts, torch.Generator().manual_seed(seed))
+        for h in held:
+            if h.state is not None:
+                h.state.zero_()
 
     def set_learning_rate(self, lr: float) -> None:
         """Set the learning rate of the next updates, > 0."""
+        if isinstance(self.bags, ShardedBags):
+            self.bags.set_learning_rate(lr)
+            return
         optimizer = self.bags.fused_optimizer()
         for group in optimizer.param_groups:
             group["lr"] = lr

@@ -101,8 +101,8 @@ class TrainableEmbedding(Embedding, Protocol):
         """The rows of each trained table that this process holds, in the order of tables, then of rows."""
         ...
 
-    def reset_tables(self) -> None:
-        """Draw all tables anew and reset their optimiser state."""
+    def reset_tables(self, seed: int) -> None:
+        """Draw all tables anew, the same for a seed on any number of processes, and reset their optimiser state."""
         ...
 
     def set_learning_rate(self, lr: float) -> None:

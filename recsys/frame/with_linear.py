@@ -143,9 +143,9 @@ class WithLinear(nn.Module):
         """The rows of the scheme's tables; the linear tables are in `weight_R`."""
         return self.inner.held()
 
-    def reset_tables(self) -> None:
+    def reset_tables(self, seed: int) -> None:
         """Draw the scheme's tables anew; the linear tables stay."""
-        self.inner.reset_tables()
+        self.inner.reset_tables(seed)
 
     def set_learning_rate(self, lr: float) -> None:
         """Set the learning rate of the scheme's tables."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from recsys.config.ranges import Layer, Positive
 from recsys.errors import ConfigError
+from recsys.heads.loss import mean_part
 
 __all__ = ["Several"]
 
@@ -63,7 +64,7 @@ class Several(nn.Module):
         loss_BT = nn.functional.binary_cross_entropy_with_logits(
             logit_BT.float(), label_BT.nan_to_num(0.0), reduction="none"
         )
-        loss_T = (counts_BT * loss_BT).sum(0) / counts_BT.sum(0).clamp(min=1e-12)
+        loss_T = mean_part((counts_BT * loss_BT).sum(0), counts_BT.sum(0))
         return (self.weight_T * loss_T).sum() / self.weight_T.sum()
 
 

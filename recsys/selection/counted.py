@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from recsys.data.batch import Batch
+from recsys.data.ranks import ALONE, Ranks
 from recsys.data.split import Split, in_order, in_random_order
 from recsys.errors import DataError
 
@@ -38,13 +39,13 @@ class Rows:
             batch.weight_B = None
         return batch
 
-    def batches(self, size: int) -> Iterator[Batch]:
+    def batches(self, size: int, ranks: Ranks = ALONE) -> Iterator[Batch]:
         """See `Split`."""
-        return in_order(self, size)
+        return in_order(self, size, ranks)
 
-    def shuffled(self, size: int, seed: int | list[int], skip: int = 0) -> Iterator[Batch]:
+    def shuffled(self, size: int, seed: int | list[int], skip: int = 0, ranks: Ranks = ALONE) -> Iterator[Batch]:
         """See `Split`."""
-        return in_random_order(self, size, seed, skip)
+        return in_random_order(self, size, seed, skip, ranks)
 
 
 def counted(shards: Split) -> Split:

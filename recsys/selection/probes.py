@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from recsys.data.batch import Batch
+from recsys.data.ranks import ALONE, Ranks
 from recsys.data.split import Split, in_order, in_random_order
 from recsys.errors import ConfigError
 from recsys.features.schema import Schema
@@ -78,13 +79,13 @@ class Probed:
         dense = [real.dense_BN[:, :numbers], other.dense_BN[:, floats], real.dense_BN[:, numbers:]]
         return Batch.of(self.schema, ids_BL, torch.cat(dense, 1), real.label_BT, real.weight_B)
 
-    def batches(self, size: int) -> Iterator[Batch]:
+    def batches(self, size: int, ranks: Ranks = ALONE) -> Iterator[Batch]:
         """See `Split`."""
-        return in_order(self, size)
+        return in_order(self, size, ranks)
 
-    def shuffled(self, size: int, seed: int | list[int], skip: int = 0) -> Iterator[Batch]:
+    def shuffled(self, size: int, seed: int | list[int], skip: int = 0, ranks: Ranks = ALONE) -> Iterator[Batch]:
         """See `Split`."""
-        return in_random_order(self, size, seed, skip)
+        return in_random_order(self, size, seed, skip, ranks)
 
 
 def without_probes(scores: FieldScores) -> FieldScores:

@@ -106,6 +106,7 @@ def save(folder: Path, model: CTR, spec: Spec) -> None:
     writer.wait()
     if ranks.first:
         write_json(folder / "model.json", header, VERSION)
+    ranks.wait()
 
 
 def optimizer_state(model: CTR) -> dict[str, torch.Tensor]:
@@ -127,6 +128,7 @@ def load(folder: Path, device: Device = CPU) -> tuple[CTR, Spec]:
     Raises:
         DataError: If the folder holds no model, or one of another version.
     """
+    folder = Ranks.current().broadcast(folder)  # of rank 0, whose files are those of the run
     shape = {"schema": {"fields": [dict]}, "spec": {"model": dict}, "lookups": ([dict], NoneType)}
     header = read_json(folder / "model.json", "a model", "run the stage that makes it", VERSION, shape)
     source = TensorFolder(folder / WEIGHTS, "run the stage that makes it again")

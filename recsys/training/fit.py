@@ -49,7 +49,10 @@ def logits(model: Scorer, shards: Split, batch_size: int = 8192, device: Device 
 def label_logits(model: Scorer, shards: Split, batch_size: int = 8192, device: Device = CPU) -> np.ndarray:
     """`logits` for all labels → logit_BT."""
     model.eval()
-    return np.concatenate([model(device.batch(b)).numpy(force=True) for b in shards.batches(batch_size)])
+    ranks = Ranks.current()
+    mine = [model(device.batch(b)).numpy(force=True) for b in shards.batches(batch_size, ranks)]
+    parts = [iter(of_rank) for of_rank in ranks.gather(mine)]  # each batch is the shares of all ranks, in order
+    return np.concatenate([next(of_rank) for _ in mine for of_rank in parts])
 
 
 class Fit:
@@ -247,6 +250,7 @@ def fit(
     seed_everything(seed)
     size = min(config.batch_size, len(train))
     training = Training(model, config, len(train) // size, device=device, loss=loss)
+    checkpoint = Ranks.current().broadcast(checkpoint)  # the place of rank 0 is that of all
     training.folder = checkpoint and checkpoint.parent
     if checkpoint is None:
         return _fit(Fit(training, seed), train, valid, on_look, reporter)

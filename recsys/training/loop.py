@@ -5,7 +5,8 @@ B rows of a batch, W the width of all fields side by side.
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from recsys.config.factory import make
 from recsys.data.batch import Batch
+from recsys.data.ranks import Ranks
 from recsys.data.split import Split
 from recsys.frame.ctr import CTR
 from recsys.heads.loss import row_mean
@@ -23,7 +25,7 @@ from recsys.training.device import Device
 from recsys.training.guards import NotFinite, explained
 from recsys.training.norms import Move
 
-__all__ = ["Loss", "Mix", "Step", "Training", "dense_parameters", "seed_everything"]
+__all__ = ["Loss", "Mix", "Step", "Training", "dense_parameters", "one_seed", "seed_everything"]
 
 Mix = Callable[[Tensor, Batch], tuple[Tensor, Tensor]]
 """(x_BW, batch) → (x_BW for the interaction, a penalty to add to the loss)."""
@@ -37,6 +39,11 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def one_seed(*numbers: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.default_rng(numbers).integers(2**63))
 
 
 def dense_parameters(model: CTR) -> list[nn.Parameter]:
@@ -95,11 +102,33 @@ class Training:
             dense_parameters(model), config.lr, config.weight_decay
         )
         self.device = device or Device.choose("cpu", config.precision)
-        self.step = 0
+        self.step, self.ranks = 0, Ranks.current()
         self.part = "the start"  # what it does now: see `told_if_stalled`
         self.folder: Path | None = None  # gets the batch at which the training diverges
         self.looks: frozenset[int] = frozenset()  # steps of each epoch, from 1, that `figures` measures
         self.figures: dict[str, float] = {}  # gradient norm and update ratio of the last such step
+        self._start_alike()
+
+    def _trained(self) -> list[Tensor]:
+        """Every parameter that an optimiser of this training changes; tables are not among them."""
+        groups = (g for o in (*self.optimizers, *self.others) for g in o.param_groups)
+        return list({id(p): p for g in groups for p in g["params"]}.values())
+
+    @torch.no_grad()
+    def _start_alike(self) -> None:
+        """Give every rank the parameters of rank 0."""
+        for p in self._trained() if self.ranks.world > 1 else ():
+            self.ranks.add(p if self.ranks.first else p.zero_())
+
+    def _average(self, loss: Tensor) -> Tensor:
+        """Average the gradients over the ranks, in one exchange with the loss → the mean loss."""
+        if self.ranks.world == 1:
+            return loss
+        grads = [p.grad for p in self._trained() if p.grad is not None]
+        flat = self.ranks.add(torch.cat([loss.reshape(1), *(g.flatten() for g in grads)])) / self.ranks.world
+        for g, part in zip(grads, flat[1:].split([g.numel() for g in grads]), strict=True):
+            g.copy_(part.view_as(g))
+        return flat[0]
 
     def set_rates(self) -> None:
         """Set the rates of dense layers and tables: warm-up, then constant or linear decay."""
@@ -113,8 +142,11 @@ class Training:
     def learn(self, batch: Batch) -> float:
         """Take one step; the tables are updated inside backward.
 
+        Args:
+            batch: The rows; of several ranks, each gives its share of them.
+
         Returns:
-            The loss of these rows, without penalties.
+            The loss of these rows, those of all ranks, without penalties.
         """
         self.set_rates()
         self.part = "forward"
@@ -136,6 +168,7 @@ class Training:
         move = Move(self.model, dense_parameters(self.model), batch) if looks else None
         self.part = "backward, which updates the tables"
         total.backward()
+        mean = self._average(loss.detach())
         if move:
             move.after_backward()
         self.part = "the optimiser of the dense layers"
@@ -145,7 +178,18 @@ class Training:
             self.figures = move.figures()
         self.step += 1
         self.part = "reports of the step"
-        return float(loss.detach())
+        return float(mean)
+
+    @contextmanager
+    def _dropout(self, seed: int) -> Generator[None]:
+        """Within it, dropout differs by rank; outside, what is random stays the same on every rank."""
+        if self.ranks.world == 1:
+            yield
+            return
+        place = self.device.torch_device
+        with torch.random.fork_rng([place] if place.type == "cuda" else []):
+            torch.manual_seed(one_seed(seed, self.step, self.ranks.rank))
+            yield
 
     def steps(self, train: Split, seed: int, total: int | None = None) -> Iterator[Step]:
         """Continue the training; yield after each step.
@@ -163,12 +207,13 @@ class Training:
         while self.step < total:
             epoch, done = divmod(self.step, self.steps_per_epoch)
             if epoch and not done and self.config.fresh_tables:
-                self.embedding.reset_tables()
-            for batch in train.shuffled(size, [seed, epoch], skip=done):
+                self.embedding.reset_tables(one_seed(seed, epoch))
+            for batch in train.shuffled(size, [seed, epoch], done, self.ranks):
                 if not self.model.training:
                     self.model.train()
                 try:
-                    loss = self.learn(self.device.batch(batch))
+                    with self._dropout(seed):
+                        loss = self.learn(self.device.batch(batch))
                 except NotFinite as wrong:
                     raise explained(self.model, wrong, self.device, train, self.folder) from None
                 yield Step(self.step, total, loss)

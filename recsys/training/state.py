@@ -16,6 +16,7 @@ from recsys.training.device import Device
 from recsys.training.tensors.read import TensorFolder
 
 __all__ = [
+    "count_numbers",
     "dense_state",
     "held_rows",
     "load_dense",
@@ -36,6 +37,18 @@ def dense_state(model: CTR) -> dict[str, Tensor]:
     tables = {r.weight_RD.untyped_storage().data_ptr() for r in held_rows(model) if r.weight_RD.numel()}
     plain = {n: x for n, x in model.state_dict().items() if type(x) in (Tensor, nn.Parameter)}  # not a sharded one
     return {n: x for n, x in plain.items() if x.untyped_storage().data_ptr() not in tables}
+
+
+def count_numbers(model: CTR, of: str = "") -> int:
+    """Count of the numbers in a model's tables, on whatever processes, and in its dense state.
+
+    Args:
+        model: The model.
+        of: Of the dense state, only names that begin with this count.
+    """
+    mine = {r.table: r.total * r.weight_RD.shape[1] for r in held_rows(model)}
+    tables = {t: n for of_rank in Ranks.current().gather(mine) for t, n in of_rank.items()}
+    return sum(tables.values()) + sum(x.numel() for n, x in dense_state(model).items() if n.startswith(of))
 
 
 def load_dense(model: CTR, saved: Mapping[str, Tensor], source: TensorFolder) -> None:

@@ -21,7 +21,7 @@ from recsys.results import read_stage, write_stage
 from recsys.training import checkpoint, merged
 from recsys.training.config import TrainConfig
 from recsys.training.fit import logits
-from recsys.training.loop import Training, seed_everything
+from recsys.training.loop import Training, one_seed, seed_everything
 from tests.pipeline.small import small_stage
 
 
@@ -71,7 +71,7 @@ def test_the_weights_are_those_of_a_loop_over_all_rows(refitted: Stage, prepared
         epoch, number = divmod(step, len(ids) // 128)
         chosen = np.random.default_rng([3, epoch]).permutation(len(ids))[128 * number : 128 * number + 128]
         if epoch and not number and config.fresh_tables:
-            training.embedding.reset_tables()
+            training.embedding.reset_tables(one_seed(3, epoch))
         model.train()
         training.learn(Batch.of(trained.schema, ids[chosen], dense[chosen], label[chosen]))
     got, _ = checkpoint.load(done["refit"])

@@ -95,7 +95,7 @@ def train_and_score(device: Device, spec: dict[str, Any], folder: Path) -> torch
     training = Training(model, how, 10, device=device)
     for _ in range(2):
         training.learn(device.batch(batch_of(16)))
-    training.embedding.reset_tables()
+    training.embedding.reset_tables(0)
     checkpoint.save(folder, model, spec)
     held, _ = checkpoint.load(folder, device)
     plain = held.over(held.embedding.scoring())

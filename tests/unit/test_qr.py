@@ -56,7 +56,7 @@ def test_the_quotients_start_near_one_and_start_there_again() -> None:
         with torch.no_grad():
             for w in tables.values():
                 w.add_(3)
-        embedding.reset_tables()
+        embedding.reset_tables(0)
 
 
 @pytest.mark.parametrize("combine", ["concat", "sum", "product"])

@@ -1,0 +1,108 @@
+"""Several processes train as one does on the joined batch. B rows."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.data.batch import Batch
+from recsys.data.ranks import Ranks
+from recsys.frame.ctr import CTR
+from recsys.training import checkpoint
+from recsys.training.config import TrainConfig
+from recsys.training.loop import Training
+from recsys.training.state import dense_state
+from tests.ranks import in_ranks
+from tests.sequences import event_batch, event_schema, rows_of
+
+SCHEMA = event_schema()
+ADAMW = {"_target_": "recsys.training.optimizers.adamw.adamw", "eps": 1e-4}  # near 0 it divides noise by noise
+HOW = TrainConfig(
+    warmup_steps=0, lr=0.01, table_lr=0.05, table_l2=0.1, weight_decay=0.1, precision="fp32", optimizer=ADAMW
+)
+SCHEMES = {
+    "per_field": {"_target_": "recsys.embeddings.per_field.per_field", "dim": 8},
+    "qr": {"_target_": "recsys.embeddings.qr.qr", "dim": 4, "threshold": 10},
+    "unified": {"_target_": "recsys.embeddings.unified.unified", "rows": 50, "dim": 8, "num_tables": 3},
+}
+
+
+def spec(scheme: str = "per_field", tables: str = "rowwise_adagrad") -> checkpoint.Spec:
+    return {
+        "model": {"_target_": "recsys.models.dcn.DCN", "hidden": [16], "dropout": 0.0},
+        "embedding": SCHEMES[scheme],
+        "embedding_dropout": 0.0,
+        "sequence": {"_target_": "recsys.sequences.din.DIN"},
+        "table_optimizer": {"_target_": f"recsys.embeddings.optimizers.{tables}.{tables}"},
+        "seed": 0,
+    }
+
+
+def rows(number: int, size: int = 61) -> Batch:
+    """A batch with sample weights, zeros among them; 61 rows are not shared evenly by two or three."""
+    rng = np.random.default_rng([5, number])
+    weight_B = torch.from_numpy(rng.choice([0.0, 0.5, 1.0, 3.0], size).astype(np.float32))
+    return replace(event_batch(SCHEMA, size, number), weight_B=weight_B)
+
+
+def numbers_of(model: CTR) -> dict[str, torch.Tensor]:
+    """Copies of the dense part and of all tables, by name."""
+    tables = model.embedding.scoring().tables
+    return {n: x.clone() for n, x in dense_state(model).items()} | {n: t.dense() for n, t in tables.items()}
+
+
+def learned(ranks: Ranks, of_model: checkpoint.Spec, steps: int = 4) -> dict[str, Any]:
+    """Losses, and everything that the model holds, after some steps; new tables before the last."""
+    torch.manual_seed(7)
+    model = checkpoint.build(SCHEMA, of_model)
+    begun = numbers_of(model)
+    training, losses = Training(model, HOW, 10), []
+    for number in range(steps):
+        whole, share = rows(number), ranks.share(61)
+        mine = replace(rows_of(whole, SCHEMA, share), weight_B=whole.weight_B[share])
+        if number == steps - 1:
+            training.embedding.reset_tables(3)
+        losses.append(training.learn(mine))
+    with torch.no_grad():
+        logit_BT = model.eval()(rows(9))
+        plain_BT = model.scoring()(rows(9))
+    return {
+        "begun": begun,
+        "losses": losses,
+        "model": numbers_of(model),
+        "state": training.embedding.optimizer_state(),
+        "logits": {"lookups": logit_BT, "plain tensors": plain_BT},
+        "held": [(h.table, h.start, len(h.weight_RD), h.saved) for h in training.embedding.held()],
+    }
+
+
+def close(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], most: float) -> None:
+    assert got.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(got[name], wanted[name], rtol=0, atol=most, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize(
+    ("world", "sharding", "scheme", "tables"),
+    [
+        (2, "table_wise", "per_field", "rowwise_adagrad"),
+        (3, "row_wise", "qr", "adagrad"),
+        (2, "data_parallel", "per_field", "sgd"),
+        (3, "auto", "unified", "rowwise_adagrad"),
+    ],
+)
+def test_ranks_learn_from_their_shares_what_one_process_learns_from_the_batch(world, sharding, scheme, tables) -> None:
+    wanted = learned(Ranks(), spec(scheme, tables))
+    results = in_ranks(world, learned, spec(scheme, tables), sharding=sharding)
+    for got in results:
+        close(got["begun"], wanted["begun"], 0)
+        np.testing.assert_allclose(got["losses"], wanted["losses"], rtol=0, atol=1e-6)
+        close(got["model"], wanted["model"], 1e-6)
+        close(got["state"], wanted["state"], 1e-6)
+        close(got["logits"], wanted["logits"], 1e-6)
+    saved = sorted((t, start, start + n) for r in results for t, start, n, saves in r["held"] if saves)
+    for table, _, count, _ in wanted["held"]:
+        mine = [(start, stop) for t, start, stop in saved if t == table]
+        assert [0, *(stop for _, stop in mine)] == [*(start for start, _ in mine), count], "each row is saved once"
