@@ -73,6 +73,15 @@ line of JSON to standard output. docs/speed.md says what is measured.
 _TRAIN_CASES = ("dcn-S-4096", "dcn-S-1024", "dcn-L-4096", "deepfm-S-4096", "wukong-S-4096", "din-S-4096")
 _PEERS = ("FuxiCTR", "DeepCTR-Torch", "torch-rechub")
 
+_CHECKPOINT = """PATH is the folder of a stage that trained a model (runs/ID/train), its checkpoints while it trains
+(runs/ID/train/checkpoints: the newest), or one of them (…/step-000000001000).
+  recsys checkpoint inspect runs/ID/train
+  recsys checkpoint diff runs/A/train runs/B/train
+  recsys checkpoint reshard runs/ID/train OUT --rows 1000000
+  recsys checkpoint unshard runs/ID/train OUT
+
+recsys checkpoint COMMAND --help tells more."""
+
 _KINDS = "Look at a table and write data/NAME.yaml: kinds, encodings, split, and what to drop."
 _BASELINES = "Fit logistic regression and LightGBM on a data set; every run's evaluation shows them from then."
 
@@ -147,8 +156,27 @@ def command_tree() -> dict[str, Parser]:
     p = add("export", "run:export", "export the newest model of a run as a bundle")
     p.add_argument("run", help="id of the run")
     p.add_argument("overrides", nargs="*", default=[], help="Hydra overrides, such as runs=FOLDER")
+    _checkpoint(add)
     _bundles(add)
     return tree
+
+
+def _checkpoint(add: Add) -> None:
+    add("checkpoint", "", "look at, compare or cut anew trained models and checkpoints", epilog=_CHECKPOINT)
+    p = add("checkpoint inspect", "checkpoint:inspect", "tables, optimiser state, step; verifies all checksums")
+    p.add_argument("path", type=Path)
+    p = add("checkpoint diff", "checkpoint:diff", "what differs between two, bit by bit; exit code 1 if anything does")
+    p.add_argument("a", type=Path)
+    p.add_argument("b", type=Path)
+    p = add("checkpoint reshard", "checkpoint:reshard", "write it again in other files")
+    p.add_argument("source", type=Path)
+    p.add_argument("target", type=Path, help="a new folder")
+    either = p.add_mutually_exclusive_group(required=True)
+    either.add_argument("--files", type=int, help="count of files, each with an equal share of every table")
+    either.add_argument("--rows", type=int, help="most rows of a table in a file")
+    p = add("checkpoint unshard", "checkpoint:unshard", "write it again with each table in one piece")
+    p.add_argument("source", type=Path)
+    p.add_argument("target", type=Path, help="a new folder")
 
 
 def _bench(add: Add) -> None:

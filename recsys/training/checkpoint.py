@@ -23,11 +23,12 @@ from recsys.training.device import CPU, Device
 from recsys.training.saving import Snapshot, Writer
 from recsys.training.state import dense_state, held_rows, load_weights
 from recsys.training.tensors.read import TensorFolder
+from recsys.training.tensors.rewrite import MODEL
 
 __all__ = ["VERSION", "WEIGHTS", "Spec", "build", "load", "optimizer_state", "save", "squared_gradients"]
 
 VERSION = 6  # version of model.json and of what is in model/
-WEIGHTS = "model"  # the folder of plain tensors beside model.json
+WEIGHTS = MODEL  # the folder of plain tensors beside model.json
 
 
 class Spec(TypedDict, total=False):

@@ -34,15 +34,25 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CXX": "no-such-compiler"}
 ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)
 _WRITES = {"x86_64": (1, 18, 20, 296), "aarch64": (64, 68, 66, 70)}  # write, pwrite64, writev, pwritev
+_MKDIRS = {"x86_64": (83, 258), "aarch64": (34,)}  # mkdir, mkdirat
 _CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0}  # audit event → which argument is the path
 
 
 def fill_disk() -> None:
-    """From now on every write of this process fails as on a full disk, but those to standard output and error.
+    """From now on every write of this process fails as on a full disk, but those to standard output and error."""
+    _refuse(_WRITES[platform.machine()], errno.ENOSPC)
 
-    A seccomp filter, which needs no rights: the kernel answers ENOSPC, to SQLite and torch as well.
+
+def forbid_folders() -> None:
+    """From now on this process can make no folder, as on a disk that may only be read."""
+    _refuse(_MKDIRS[platform.machine()], errno.EROFS)
+
+
+def _refuse(calls: Sequence[int], error: int) -> None:
+    """From now on these system calls fail, unless the first argument is 0, 1 or 2.
+
+    A seccomp filter, which needs no rights: the kernel answers with the error, to SQLite and torch as well.
     """
-    calls = _WRITES[platform.machine()]
 
     def op(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
         return struct.pack("HBBI", code, yes, no, value)
@@ -50,7 +60,7 @@ def fill_disk() -> None:
     lines = [op(0x20, 0)]  # load the number of the call
     lines += [op(0x15, call, len(calls) - i, 0) for i, call in enumerate(calls)]  # one of these → load its file
     lines += [op(0x06, 0x7FFF0000), op(0x20, 16), op(0x25, 2, 0, 1)]  # else allow; file above 2?
-    lines += [op(0x06, 0x00050000 | errno.ENOSPC), op(0x06, 0x7FFF0000)]
+    lines += [op(0x06, 0x00050000 | error), op(0x06, 0x7FFF0000)]
     program = ctypes.create_string_buffer(b"".join(lines))
     about = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(lines), ctypes.addressof(program)))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -88,7 +98,7 @@ def _prepare_fault(order: dict[str, Any]) -> None:
     """Arrange that something happens at a change.
 
     `at` is the change: event, end of its path, number of such changes. `how` is what happens before it: a signal to
-    this process, "full" for the disk, or the path of a file to make.
+    this process, "full" or "read-only" for the disk, or the path of a file to make.
     """
     runs, at, seen = f"{order['folder']}/runs", order.get("at"), 0
     if order.get("trace"):
@@ -107,6 +117,8 @@ def _prepare_fault(order: dict[str, Any]) -> None:
         how = order["how"]
         if how == "full":
             fill_disk()
+        elif how == "read-only":
+            forbid_folders()
         elif isinstance(how, int):
             os.kill(os.getpid(), how)
         else:

@@ -13,9 +13,15 @@ COMMANDS = [n for n, p in command_tree().items() if p.get_default("call")]
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unknown_option_is_one_line_and_exit_code_2(command: str, capsys) -> None:
-    needed = {"doctor": [], "bench data": [], "bench select": [], "data guess": ["x", "--label", "y"]}.get(
-        command, ["x"]
-    )
+    needed = {
+        "doctor": [],
+        "bench data": [],
+        "checkpoint diff": ["x", "y"],
+        "checkpoint reshard": ["x", "y", "--files", "1"],
+        "checkpoint unshard": ["x", "y"],
+        "bench select": [],
+        "data guess": ["x", "--label", "y"],
+    }.get(command, ["x"])
     assert cli.main([*command.split(), *needed, "--no-such-option"]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: recsys {command}: ") and "--no-such-option" in said

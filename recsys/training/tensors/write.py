@@ -24,8 +24,17 @@ from recsys.training.tensors.manifest import (
     saved_table,
 )
 
-__all__ = ["FILE_BYTES", "Content", "raw_bytes", "without_tensors", "write_contents", "write_dense", "write_manifest",
-           "write_rows"]  # fmt: skip
+__all__ = [
+    "FILE_BYTES",
+    "Content",
+    "raw_bytes",
+    "without_tensors",
+    "write_contents",
+    "write_dense",
+    "write_file",
+    "write_manifest",
+    "write_rows",
+]
 
 FILE_BYTES = 256 << 20  # most bytes of a file, unless one tensor is larger
 _PART_BYTES = 16 << 20  # most bytes of a row range, which is read and checked as a whole
@@ -58,7 +67,7 @@ def raw_bytes(x: Tensor) -> memoryview:
     return x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _write_file(folder: Path, file: str, contents: Sequence[Content]) -> Manifest:
+def write_file(folder: Path, file: str, contents: Sequence[Content]) -> Manifest:
     """Write one safetensors file; it is not synced to the disk."""
     contents = sorted(contents, key=lambda c: -c.dtype.itemsize)  # each tensor begins at a multiple of its item size
     header, end = dict[str, Any](), 0
@@ -102,12 +111,12 @@ def write_contents(folder: Path, stem: str, contents: Iterable[Content], most: i
     waiting, size, files = list[Content](), 0, list[Manifest]()
     for content in contents:
         if waiting and size + content.nbytes > most:
-            files.append(_write_file(folder, f"{stem}{len(files)}.safetensors", waiting))
+            files.append(write_file(folder, f"{stem}{len(files)}.safetensors", waiting))
             waiting, size = [], 0
         waiting.append(content)
         size += content.nbytes
     if waiting:
-        files.append(_write_file(folder, f"{stem}{len(files)}.safetensors", waiting))
+        files.append(write_file(folder, f"{stem}{len(files)}.safetensors", waiting))
     parts = [p for f in files for p in f.parts]
     return Manifest(files={k: v for f in files for k, v in f.files.items()}, parts=parts, world=0)
 
