@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 from sklearn.tree import DecisionTreeClassifier
 
 from recsys.data.preparation.fields import FieldConfig
-from recsys.data.preparation.spool import Spool
+from recsys.data.preparation.spool import ABSENT_CODE, Spool
 from recsys.errors import DataError
 from recsys.features.encoders import PARTS, AnyEncoder, Bucket, Hash, Part, Piecewise, Scale, Vocabulary, Words
 from recsys.features.past import Past
@@ -41,19 +42,23 @@ def _train(spool: Spool, column: str, code_B: np.ndarray) -> Iterator[np.ndarray
     step = max(1, _STEP // spool.width(column))
     for start in range(0, spool.rows, step):
         stop = min(spool.rows, start + step)
-        yield spool.read(column, start, stop)[code_B[start:stop] == 0]
+        yield spool.read(column, start, stop).take(np.flatnonzero(code_B[start:stop] == 0), 0)
 
 
 def _vocabulary(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig, known: Sequence[str]) -> Vocabulary:
     """Values seen often enough, the most frequent first; `known` ones keep their places before them."""
     dictionary = spool.dictionary(c.past.of if c.past else c.inputs[0])
-    counts = np.zeros(dictionary.size, np.int64)
-    for codes in _train(spool, column, code_B):
-        counts += np.bincount(codes[codes >= 0].ravel(), minlength=dictionary.size)
-    values = dictionary.values()
+    counts = np.zeros(dictionary.size - ABSENT_CODE, np.int64)
+    step = max(1, _STEP // spool.width(column))
+    for start in range(0, spool.rows, step):
+        codes = spool.read(column, start, start + min(step, spool.rows - start)) - np.int32(ABSENT_CODE)
+        train_B = (code_B[start : start + step] == 0).astype(np.int32)
+        codes *= train_B if codes.ndim == 1 else train_B[:, None]  # other rows count as missing: faster than a filter
+        counts += np.bincount(codes.ravel(), minlength=len(counts))
+    counts = counts[-ABSENT_CODE:]
     often = np.flatnonzero(counts >= c.min_count)
-    spelled = values.gather(often).to_list()
-    ranked = [s for _, s in sorted(zip((-counts[often]).tolist(), spelled, strict=True))]
+    known_often = pl.DataFrame({"count": counts[often], "value": dictionary.values().gather(often)})
+    ranked = known_often.sort("count", "value", descending=[True, False])["value"].to_list()
     if known:
         before = set(known)
         ranked = [*known, *(s for s in ranked if s not in before)]
@@ -61,7 +66,7 @@ def _vocabulary(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig, k
 
 
 def _scaled(x: np.ndarray, log: bool) -> np.ndarray:
-    x = x[~np.isnan(x)]
+    x = x.take(np.flatnonzero(~np.isnan(x)))
     return np.sign(x) * np.log1p(np.abs(x)) if log else x
 
 

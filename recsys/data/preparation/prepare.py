@@ -9,7 +9,6 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -19,19 +18,18 @@ import numpy as np
 import pyarrow as pa
 
 from recsys.config.factory import targets
-from recsys.data.preparation.encode import TableEncoder
 from recsys.data.preparation.fields import KEYS, FieldConfig, data_fields, label_names
 from recsys.data.preparation.first_pass import Source, read_source
 from recsys.data.preparation.fit import field_of, fit
 from recsys.data.preparation.golden import golden_rows
 from recsys.data.preparation.history import add_past, snapshot
 from recsys.data.preparation.labels import zeros_and_ones
-from recsys.data.preparation.shard_writer import ShardWriter, SplitFacts
+from recsys.data.preparation.shard_writer import write_shards
 from recsys.data.preparation.split import SPLITS, split_codes
 from recsys.data.preparation.spool import Spool
 from recsys.data.sources.scan import Scan
 from recsys.errors import ConfigError, DataError
-from recsys.events import SILENT, Reporter, raise_if_cancelled
+from recsys.events import SILENT, Reporter
 from recsys.features.encoders import AnyEncoder, encoder_from_json
 from recsys.features.row_encoder import encoders_to_json, read_encoders
 from recsys.features.schema import Schema
@@ -51,7 +49,7 @@ _NOT_HASHED = (
 )
 """Code that no prepared data depends on."""
 _MOST_WEIGHT = 1e30  # of a row: a batch of them can be summed as float32
-_STEP = 1 << 16  # rows written at once
+_STEP = 1 << 16  # rows looked at at once
 
 
 def _digest(config: Mapping[str, Any], source: Any) -> str:
@@ -162,7 +160,7 @@ def _build(
         (folder / "encoders.json").write_text(json.dumps(stored, ensure_ascii=False))
         # encode the shards with the encoders as serving will read them
         encoders = {n: encoder_from_json(v) for n, v in json.loads(json.dumps(stored["encoders"])).items()}
-        splits = _write_shards(spool, code_B, configs, schema, encoders, folder, reporter)
+        splits = write_shards(spool, code_B, configs, schema, encoders, folder, reporter)
         golden = golden_rows(spool, code_B, schema)
         (folder / "golden_rows.json").write_text(json.dumps(golden, ensure_ascii=False))
         if past := snapshot(spool, configs, schema):
@@ -279,41 +277,3 @@ def _earlier(folder: str | None) -> dict[str, Sequence[str]]:
     if not (Path(folder) / "encoders.json").is_file():
         raise ConfigError(f"data.grow_from: expected a prepared data set in {folder}, found none: check the path")
     return {n: e["values"] for n, e in read_encoders(Path(folder)).items() if e["encoder"] == "vocabulary"}
-
-
-def _write_shards(
-    spool: Spool,
-    code_B: np.ndarray,
-    configs: list[FieldConfig],
-    schema: Schema,
-    encoders: dict[str, AnyEncoder],
-    folder: Path,
-    reporter: Reporter,
-) -> dict[str, SplitFacts]:
-    """Second pass: encode every range of rows and append it to the files of the splits."""
-    encode = TableEncoder(spool, configs, schema, encoders)
-    counts = [int((code_B == code).sum()) for code in range(len(SPLITS))]
-    extras = {"weight": "weight", "group": f"codes/{schema.group}", "time": f"us/{schema.time}"}
-    extras = {k: v for k, v in extras.items() if v in spool}
-    labels = ["label", *(f"label/{name}" for name in schema.other_labels)]
-    with progress() as bar, ExitStack() as stack:
-        writers = [
-            stack.enter_context(closing(ShardWriter(folder / n, schema, encoders, rows)))
-            for n, rows in zip(SPLITS, counts, strict=True)
-        ]
-        task = bar.add_task("write shards ", total=spool.rows)
-        for a in range(0, spool.rows, _STEP):
-            b = min(spool.rows, a + _STEP)
-            ids_BL, dense_BN = encode(a, b)
-            label_BT = np.stack([spool.read(c, a, b) for c in labels], 1)
-            label = label_BT if len(labels) > 1 else label_BT[:, 0]
-            rest = {"label": label, **{k: spool.read(v, a, b) for k, v in extras.items()}}
-            for code, writer in enumerate(writers):
-                chosen = code_B[a:b] == code
-                if chosen.all():
-                    writer.append(ids_BL, dense_BN, rest)
-                elif chosen.any():
-                    writer.append(ids_BL[chosen], dense_BN[chosen], {k: v[chosen] for k, v in rest.items()})
-            bar.update(task, completed=b)
-            raise_if_cancelled(reporter)
-        return {name: writer.facts() for name, writer in zip(SPLITS, writers, strict=True)}

@@ -3,18 +3,29 @@
 B rows, L id columns, N numbers.
 """
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recsys.data.preparation.spool import write_all
+from recsys.data.preparation.encode import TableEncoder
+from recsys.data.preparation.fields import FieldConfig
+from recsys.data.preparation.split_settings import SPLITS
+from recsys.data.preparation.spool import Spool, write_all
+from recsys.events import Reporter, raise_if_cancelled
 from recsys.features.encoders import MISSING, UNSEEN, AnyEncoder, Hash, Vocabulary
 from recsys.features.schema import Schema
+from recsys.progress import progress
 
-__all__ = ["ShardWriter", "SplitFacts"]
+__all__ = ["ShardWriter", "SplitFacts", "write_shards"]
+
+_STEP = 1 << 14  # rows encoded at once: their columns stay in the processor's cache
+_Rows = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]  # ids_BL, dense_BN and what else is kept of rows
 
 
 @dataclass(frozen=True)
@@ -115,3 +126,72 @@ def _collisions(hit: np.ndarray) -> float:
     m, empty = len(hit), int((~hit).sum())
     n = m * np.log(m / empty) if empty else np.inf
     return float(1 - (1 - 1 / m) ** max(0.0, n - 1))
+
+
+def write_shards(
+    spool: Spool,
+    code_B: np.ndarray,
+    configs: Sequence[FieldConfig],
+    schema: Schema,
+    encoders: Mapping[str, AnyEncoder],
+    folder: Path,
+    reporter: Reporter,
+) -> dict[str, SplitFacts]:
+    """Second pass: encode every range of rows and append it to the files of the splits.
+
+    Args:
+        spool: The first pass, past-only columns included.
+        code_B: The split of every row.
+        configs: The fields' entries.
+        schema: The fields.
+        encoders: One for each field.
+        folder: Gets a folder for each split.
+        reporter: Can stop it after each range.
+    """
+    encode = TableEncoder(spool, configs, schema, encoders)
+    counts = [int((code_B == code).sum()) for code in range(len(SPLITS))]
+    extras = {"weight": "weight", "group": f"codes/{schema.group}", "time": f"us/{schema.time}"}
+    extras = {k: v for k, v in extras.items() if v in spool}
+    labels = ["label", *(f"label/{name}" for name in schema.other_labels)]
+
+    def rows_of(start: int) -> list[_Rows]:
+        """The encoded rows of each split."""
+        stop = min(spool.rows, start + _STEP)
+        ids_BL, dense_BN = encode(start, stop)
+        label_BT = np.stack([spool.read(c, start, stop) for c in labels], 1)
+        rest = {k: spool.read(v, start, stop) for k, v in extras.items()}
+        rest["label"] = label_BT if len(labels) > 1 else label_BT[:, 0]
+        chosen = [np.flatnonzero(code_B[start:stop] == code) for code in range(len(SPLITS))]
+        return [(_taken(ids_BL, c), _taken(dense_BN, c), {k: v[c] for k, v in rest.items()}) for c in chosen]
+
+    with progress() as bar, ExitStack() as stack:
+        writers = [
+            stack.enter_context(closing(ShardWriter(folder / n, schema, encoders, rows)))
+            for n, rows in zip(SPLITS, counts, strict=True)
+        ]
+        task = bar.add_task("write shards ", total=spool.rows)
+        encoded = stack.enter_context(closing(_ahead(rows_of, range(0, spool.rows, _STEP))))
+        for number, parts in enumerate(encoded, 1):
+            for writer, (ids_BL, dense_BN, rest) in zip(writers, parts, strict=True):
+                if len(ids_BL):
+                    writer.append(ids_BL, dense_BN, rest)
+            bar.update(task, completed=min(spool.rows, number * _STEP))
+            raise_if_cancelled(reporter)
+        return {name: writer.facts() for name, writer in zip(SPLITS, writers, strict=True)}
+
+
+def _taken(x_BL: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Some rows of an array that is stored column by column, stored so too."""
+    return (x_BL.T if len(rows) == len(x_BL) else x_BL.T.take(rows, 1)).T
+
+
+def _ahead(work: Callable[[int], list[_Rows]], starts: Iterable[int]) -> Generator[list[_Rows]]:
+    """The results in order; two threads work on the next ones meanwhile."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting: deque[Future[list[_Rows]]] = deque()
+        for start in starts:
+            waiting.append(pool.submit(work, start))
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
