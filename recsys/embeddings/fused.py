@@ -13,7 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from recsys.data.batch import Batch
 from recsys.data.ranks import Ranks
 from recsys.embeddings.bags import draw_rows, fused_bags, fused_rows, gathered
-from recsys.embeddings.join import Join
+from recsys.embeddings.join import Join, looked_up
 from recsys.embeddings.optimizers.rowwise_adagrad import rowwise_adagrad
 from recsys.embeddings.plan import Plan
 from recsys.embeddings.route import Route
@@ -70,7 +70,7 @@ class FusedLookups(nn.Module):
         """→ x_BW: the fields in schema order; lists are averaged, a sequence has its L positions side by side."""
         if not self.keys:  # numbers only
             return batch.dense_BN
-        return self._join(self.bags(self.route(batch)), batch)
+        return self._join(looked_up(self.bags, self.route(batch)), batch)
 
     def scoring(self) -> PlainEmbedding:
         """The same lookups over copies of the tables as plain tensors."""

@@ -3,15 +3,31 @@
 B rows, W the width of all fields side by side, D embedding dim, L positions of a sequence.
 """
 
+from typing import Any, cast
+
 import torch
-from torch import Tensor
-from torchrec.sparse.jagged_tensor import KeyedTensor
+from torch import Tensor, nn
+from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from recsys.data.batch import Batch
 from recsys.embeddings.plan import Plan
 from recsys.tables.lookup import joined, weighted_mean
 
-__all__ = ["Join"]
+__all__ = ["Join", "looked_up"]
+
+
+def looked_up(bags: nn.Module, ids: KeyedJaggedTensor) -> KeyedTensor:
+    """`bags(ids)`; if the keys have the order of the tables, without TorchRec's copies of ids and of rows."""
+    if not isinstance(bags, FusedEmbeddingBagCollection):
+        return bags(ids)
+    fused = cast(Any, bags)  # its parts have no public names
+    keys = [key for table in fused.embedding_bag_configs() for key in table.feature_names]
+    if len(fused._emb_modules) > 1 or ids.keys() != keys:
+        return bags(ids)
+    weights = ids.weights() if fused.is_weighted() else None
+    values = fused._emb_modules[0](ids.values().int(), ids.offsets().int(), weights)
+    return KeyedTensor(fused._embedding_names, fused._length_per_key, values)
 
 
 class Join:

@@ -17,6 +17,7 @@ from recsys.data.batch import Batch
 from recsys.errors import ConfigError
 from recsys.features.schema import Field, Schema
 from recsys.frame.contracts import Embedding, Head, RoutedEmbedding, TrainableEmbedding, check_embedding
+from recsys.frame.dropout import Dropout
 from recsys.frame.layers import NarrowNumbers
 from recsys.frame.linear import Linear
 from recsys.frame.with_linear import WithLinear
@@ -78,7 +79,7 @@ class CTR(nn.Module):
         if linear and len(schema.labels) > 1:
             raise ConfigError(f"train.linear: expected one label, got {len(schema.labels)}: set train.linear=false")
         self.linear = Linear(schema, self.widths) if linear else None
-        self.dropout = nn.Dropout(embedding_dropout)
+        self.dropout = Dropout(embedding_dropout)
         self.head = head(schema.labels)
         self.interaction = self._interaction(interaction)
 

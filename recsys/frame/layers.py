@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from recsys.frame.dropout import Dropout
+
 __all__ = ["NarrowNumbers", "Stack", "mlp"]
 
 
@@ -15,7 +17,7 @@ def mlp(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
     """Linear → ReLU → dropout, once for each hidden width; the identity if there are none."""
     layers: list[nn.Module] = []
     for h in hidden:
-        layers += [nn.Linear(width, h), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(width, h), nn.ReLU(), Dropout(dropout)]
         width = h
     return nn.Sequential(*layers)
 

@@ -18,8 +18,18 @@ __all__ = ["update_rows", "use_fast_update"]
 
 _OPERATOR = "split_embedding_backward_codegen_rowwise_adagrad_cpu"
 _SUM = 0  # FBGEMM's number of the pooling
-_INT32 = 2**31
 _LIBRARY = torch.library.Library("fbgemm", "IMPL")  # the override ends with this object
+
+
+def _sorted(ids_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The ids in order, and the place of each before; of equal ids the first comes first, with any count of threads."""
+    bits = len(ids_N).bit_length()
+    if int(ids_N.max()) >= 1 << 63 - bits:
+        return torch.sort(ids_N, stable=True)
+    # numpy sorts whole numbers by vector instructions, in half the time of torch's radix sort
+    both_N = (ids_N.to(torch.int64) << bits).bitwise_or_(torch.arange(len(ids_N)))
+    both_N.numpy().sort()
+    return both_N >> bits, both_N.bitwise_and_((1 << bits) - 1)
 
 
 def update_rows(
@@ -48,9 +58,8 @@ def update_rows(
     """
     if not len(ids_N):
         return
-    sorted_N, order_N = torch.sort(ids_N, stable=True)  # stable: sums do not depend on the count of threads
+    sorted_N, order_N = _sorted(ids_N)
     row_R, count_R = torch.unique_consecutive(sorted_N, return_counts=True)
-    row_R = row_R.long()  # index_copy_ takes no other type
     scale_N = None if scale_N is None else scale_N[order_N]
     grad_RD = nn.functional.embedding_bag(
         read_N.index_select(0, order_N),
@@ -81,8 +90,6 @@ def _arguments(given: dict[str, Any]) -> tuple[Any, ...] | None:
     if not alike or given["pooling_mode"] != _SUM or {weights.dtype, grad_BW.dtype} != {torch.float32}:
         return None
     ids, offsets, weight_RD = given["indices"], given["offsets"], weights.view(-1, dim)
-    if len(weight_RD) < _INT32:  # numbers of 32 bits are sorted in half the time
-        ids, first_F = ids.int(), first_F.int()
     ids_N = ids + first_F.repeat_interleave(offsets[:: (len(offsets) - 1) // features].diff())
     read_N, rate = _read_rows(offsets, features, len(ids)), float(given["learning_rate_tensor"])
     state_R, scale_N = given["momentum1_host"], given["indice_weights"]

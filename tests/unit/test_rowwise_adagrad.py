@@ -7,6 +7,7 @@ from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from recsys.embeddings.join import looked_up
 from recsys.tables import rowwise_adagrad
 from recsys.tables.rowwise_adagrad import update_rows, use_fast_update
 
@@ -89,3 +90,22 @@ def test_tables_that_share_fields_learn_as_under_fbgemms_own_kernel(monkeypatch,
     monkeypatch.setattr(rowwise_adagrad, "_arguments", lambda given: None)
     for a, b in zip(got, two_steps(bags(dims, weighted), ids), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_is_looked_up_without_copies_is_what_torchrec_looks_up(weighted):
+    one_order = ["a", "c", "b"]  # that of the tables
+    ids = lists(torch.tensor([2, 0, 1, 3] * 6, dtype=torch.int32), weighted)
+    for given in (ids, ids.permute([0, 2, 1])):
+        tables = bags({"first": 8, "second": 4}, weighted)
+        got, want = looked_up(tables, given), tables(given)
+        assert got.keys() == want.keys() == one_order
+        torch.testing.assert_close(got.values(), want.values(), rtol=0, atol=0)
+    assert ids.permute([0, 2, 1]).keys() == one_order
+
+
+@pytest.mark.parametrize("rows", [1000, 2**62])
+def test_equal_ids_keep_their_order(rows):
+    ids_N = torch.randint(0, 7, (500,), generator=torch.Generator().manual_seed(0)) + rows - 7
+    got, want = rowwise_adagrad._sorted(ids_N), torch.sort(ids_N, stable=True)
+    assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
