@@ -145,10 +145,7 @@ class CTR(nn.Module):
 
     def _network(self, x_BV: Tensor, looked_up: int) -> Tensor:
         """The network's logit_BT; the first `looked_up` columns are from tables."""
-        if self.training and self.dropout.p > 0:
-            tables, numbers = x_BV.tensor_split([looked_up], 1)
-            x_BV = torch.cat([self.dropout(tables), numbers], 1)
-        y = self.interaction(x_BV)
+        y = self.interaction(self.dropout(x_BV, looked_up) if looked_up else x_BV)
         return self.head(y if y.ndim == 2 else y.unsqueeze(1))  # a model without `outputs` may return logit_B
 
     def loss(self, logit_BT: Tensor, batch: Batch) -> Tensor:

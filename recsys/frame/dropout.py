@@ -1,4 +1,4 @@
-"""Dropout whose random mask costs little on CPUs."""
+"""Dropout whose random mask costs little on CPUs. B rows, W columns."""
 
 import numpy as np
 import torch
@@ -34,11 +34,14 @@ class Dropout(nn.Module):
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """→ y, of the shape of x."""
+    def forward(self, x_BW: Tensor, columns: int | None = None) -> Tensor:
+        """→ y_BW; only the first `columns` columns are changed, all by default."""
         if not self.training or self.p == 0:
-            return x
-        kept = round((1 - self.p) * _LEVELS) / _LEVELS
-        if not x.is_cpu or kept in (0, 1):
-            return nn.functional.dropout(x, self.p)
-        return x * _kept(x.shape, kept).to(x.dtype).div_(kept)
+            return x_BW
+        columns, share = columns or x_BW.shape[1], round((1 - self.p) * _LEVELS) / _LEVELS
+        if not x_BW.is_cpu or share in (0, 1):
+            changed, others = x_BW.tensor_split([columns], 1)
+            return torch.cat([nn.functional.dropout(changed, self.p), others], 1)
+        scale_BW = _kept(x_BW.shape, share).to(x_BW.dtype).div_(share)
+        scale_BW[:, columns:] = 1
+        return x_BW * scale_BW
