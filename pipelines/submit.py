@@ -255,7 +255,7 @@ def _run_one(config: DictConfig) -> None:
             print(execute(resolved, folder, terminal), flush=True)
     except RecsysError as error:
         print(f"error: {in_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.code)
     except OSError as error:
         if not disk_full(error) and not _is_inside(error.filename, runs):
             traceback.print_exc()

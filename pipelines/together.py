@@ -19,7 +19,7 @@ from pipelines.stage import Result, Stage
 from pipelines.stages import STAGES
 from recsys.config.factory import trust
 from recsys.data.ranks import Ranks
-from recsys.errors import RecsysError, in_one_line
+from recsys.errors import ProcessLost, RecsysError, in_one_line
 from recsys.events import SILENT, Reporter
 
 __all__ = ["Together"]
@@ -105,11 +105,9 @@ class Together:
                         stage.folder.mkdir()
                         trust(stage.config.trusted)
                         self._compute(find(task.name), stage)
-        except RuntimeError as error:
-            if not _has_left(error):
+        except Exception as error:
+            if not self._failed and not (isinstance(error, RuntimeError) and _has_left(error)):
                 raise
-        except (RecsysError, OSError):
-            pass  # rank 0 says it
         return 0
 
     def _next(self) -> _Task | None:
@@ -120,7 +118,8 @@ class Together:
         """Compute a stage on all ranks, as rank 0, if it trains or scores; else here alone.
 
         Raises:
-            RecsysError: If the function does on any rank, or a process has ended.
+            RecsysError: If the function does on any rank.
+            ProcessLost: If a process has ended.
         """
         if self.ranks.world == 1 or not STAGES[name].together:
             return function(stage)
@@ -141,8 +140,15 @@ class Together:
                     traceback.print_exc(file=sys.__stderr__)
                 reason = ranks.fail("" if left else in_one_line(error), _SECONDS if left else 0)
                 if left and ranks.first:
-                    raise RecsysError(f"{reason or 'a process of this run has ended'}: resume the run") from error
+                    raise _explained(reason) from error
                 raise
+
+
+def _explained(reason: str) -> RecsysError:
+    """Why this process lost the others."""
+    if reason:
+        return RecsysError(reason)
+    return ProcessLost("a process of this run was killed, or its machine was lost: resume the run")
 
 
 def _has_left(error: RuntimeError) -> bool:

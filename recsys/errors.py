@@ -4,17 +4,33 @@ RecsysError
 ├── ConfigError    a configuration names something unknown or sets a value that cannot work
 ├── DataError      a table, column, split or value is not what the configuration says
 ├── BundleError    an exported bundle is damaged, or answers differently from its model
-└── Cancelled      a run was asked to stop
+├── Cancelled      a run was asked to stop
+└── ProcessLost    one of the processes of a run has ended
 
-The command line prints the message on one line and exits with code 2; the scoring server answers
-HTTP 422. Any other exception is a bug and keeps its traceback.
+The command line prints the message on one line and exits with the error's `code`: 75 for a lost process, whose run need
+only be started again, and 2 for all others. The scoring server answers HTTP 422. Any other exception is a bug and keeps
+its traceback.
 """
 
-__all__ = ["BundleError", "Cancelled", "ConfigError", "DataError", "RecsysError", "in_one_line", "printable"]
+from typing import ClassVar
+
+__all__ = [
+    "BundleError",
+    "Cancelled",
+    "ConfigError",
+    "DataError",
+    "ProcessLost",
+    "RecsysError",
+    "in_one_line",
+    "printable",
+]
 
 
 class RecsysError(Exception):
     """Base of all errors that the user can mend."""
+
+    code: ClassVar[int] = 2
+    """Exit code of a command that it ends."""
 
 
 class ConfigError(RecsysError):
@@ -31,6 +47,12 @@ class BundleError(RecsysError):
 
 class Cancelled(RecsysError):
     """A run was asked to stop, and stopped at a point from which it can be resumed."""
+
+
+class ProcessLost(RecsysError):
+    """One of the processes of a run has ended without a word, as if it was killed; the run can be resumed."""
+
+    code: ClassVar[int] = 75  # EX_TEMPFAIL of sysexits.h: the same command may work next time
 
 
 _MESSAGE = 1000  # most letters of a message, since names in a table may have any length

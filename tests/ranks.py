@@ -5,7 +5,7 @@ import os
 import pickle
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -25,15 +25,16 @@ def _child(
     try:
         with Ranks.join(sharding).used() as ranks:
             answer.send_bytes(pickle.dumps((work(ranks, *given), None)))
-            ranks.wait()
     except BaseException:
         answer.send_bytes(pickle.dumps((None, traceback.format_exc())))
     finally:
         os._exit(0)
 
 
-def in_ranks(world: int, work: Callable[..., Any], *given: Any, sharding: Sharding = "auto") -> list[Any]:
-    """What `work(ranks, *given)` returns on each rank; it must be picklable."""
+def in_ranks(
+    world: int, work: Callable[..., Any], *given: Any, sharding: Sharding = "auto", killed: Sequence[int] = ()
+) -> list[Any]:
+    """What `work(ranks, *given)` returns on each rank, which must be picklable; None for those that are killed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -44,9 +45,13 @@ def in_ranks(world: int, work: Callable[..., Any], *given: Any, sharding: Shardi
     ]
     for child in children:
         child.start()
-    answers = [pickle.loads(mine.recv_bytes()) if mine.poll(_PATIENCE) else (None, "no answer") for mine, _ in pipes]
+    answers: list[tuple[Any, str | None]] = [(None, None)] * world
+    for r, (mine, _) in enumerate(pipes):
+        if r not in killed:
+            answers[r] = pickle.loads(mine.recv_bytes()) if mine.poll(_PATIENCE) else (None, "no answer")
     for child in children:
-        child.kill() if any(error for _, error in answers) else None
+        if any(error for _, error in answers):
+            child.kill()
         child.join(_PATIENCE)
     errors = [f"rank {r}: {error}" for r, (_, error) in enumerate(answers) if error]
     assert not errors, "\n".join(errors)

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except RecsysError as error:
         print(f"error: {in_one_line(error)}", file=sys.stderr)
-        return 2
+        return error.code
     except SystemExit as stop:
         if stop.code:
             raise

@@ -32,7 +32,6 @@ from recsys.training.state import (
     load_optimizers,
     load_weights,
     named_optimizers,
-    set_random_states,
 )
 from recsys.training.tensors.read import TensorFolder
 
@@ -152,7 +151,7 @@ class Fit:
             **counters,
             "history": self.history,
             "losses": torch.tensor(self.losses, dtype=torch.float64),
-            "random": self.ranks.gather(self.training.device.random_states()),
+            "random": self.training.device.random_states(),  # equal on all ranks
             "optimizers": named_optimizers(self.model, self.training.optimizers),
             "model": dense_state(self.model),
         }
@@ -171,7 +170,7 @@ class Fit:
         try:
             load_weights(self.model, source, rest)
             load_optimizers(self.model, self.training.optimizers, rest["optimizers"])
-            set_random_states(self.training.device, rest["random"], self.seed, rest["step"], self.ranks)
+            self.training.device.set_random_states(rest["random"])
             self.training.step, self.best_step, self.history = rest["step"], rest["best_step"], rest["history"]
             self.bad_looks, self.best, self.best_network = (rest[k] for k in ("bad_looks", "best", "best_network"))
             self.losses = rest["losses"].tolist()

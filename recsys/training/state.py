@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,7 +11,6 @@ from recsys.data.ranks import Ranks
 from recsys.errors import DataError
 from recsys.frame.contracts import TableRows, TrainableEmbedding
 from recsys.frame.ctr import CTR
-from recsys.training.device import Device
 from recsys.training.tensors.read import TensorFolder
 
 __all__ = [
@@ -23,7 +21,6 @@ __all__ = [
     "load_optimizers",
     "load_weights",
     "named_optimizers",
-    "set_random_states",
 ]
 
 
@@ -111,19 +108,3 @@ def load_optimizers(model: CTR, optimizers: Sequence[Optimizer], saved: Sequence
         number = {name: i for i, name in enumerate(_names(model, optimizer))}
         groups = [{**g, "params": [number[n] for n in g["params"]]} for g in state["param_groups"]]
         optimizer.load_state_dict({"state": {number[n]: s for n, s in state["state"].items()}, "param_groups": groups})
-
-
-def set_random_states(device: Device, states: Sequence[list[Tensor]], seed: int, step: int, ranks: Ranks) -> None:
-    """Restore the random states of this rank; other ones, which depend on seed, step and rank, if their count changed.
-
-    Args:
-        device: Has the random generators.
-        states: `Device.random_states` of each rank.
-        seed: The training's.
-        step: Steps taken.
-        ranks: This process among those that train together.
-    """
-    if len(states) == ranks.world:
-        device.set_random_states(states[ranks.rank])
-    else:
-        torch.manual_seed(int(np.random.SeedSequence([seed, step, ranks.rank]).generate_state(1, np.uint64)[0]))
