@@ -33,6 +33,7 @@ from recsys.training.state import (
     load_weights,
     named_optimizers,
 )
+from recsys.training.tensors.manifest import check_split
 from recsys.training.tensors.read import TensorFolder
 
 __all__ = ["Fit", "best_look", "best_share", "fit", "label_logits", "logits"]
@@ -243,6 +244,7 @@ def fit(
         Cancelled: If the reporter says so; `checkpoint` then holds the last look.
         DataError: If the model diverges, with the batch saved beside `checkpoint`; if ids are out of range; if a
             checkpoint is damaged.
+        ConfigError: If a table is split by columns, or a row is saved by no process or by two.
         OSError: If a checkpoint cannot be written.
     """
     check_ids(train, "train")
@@ -254,6 +256,7 @@ def fit(
     training.folder = checkpoint and checkpoint.parent
     if checkpoint is None:
         return _fit(Fit(training, seed), train, valid, on_look, reporter)
+    check_split(held_rows(model), Ranks.current())
     with Checkpoints(checkpoint, config.keep_checkpoints, Ranks.current()) as checkpoints:
         return _fit(Fit(training, seed, checkpoints), train, valid, on_look, reporter)
 

@@ -1,5 +1,6 @@
 """Write folders of plain tensors beside the training: copied or streamed, synced by a thread, then renamed."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,6 +27,7 @@ __all__ = ["Checkpoints", "Snapshot", "Writer"]
 _COPY_BYTES = 256 << 20  # most bytes that are copied, so that training goes on while they are written
 _COPY_SHARE = 0.1  # most of them as a share of available memory
 _WAIT = 3600.0  # seconds that rank 0 waits for what other ranks write
+_LAST_WAIT = 20.0  # the same once it is to end
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Writer:
     def __init__(self, ranks: Ranks):
         self.ranks = ranks
         self._thread: Thread | None = None
+        self._until = math.inf  # when this rank no longer waits for what others write
         self._error: BaseException | None = None
 
     def save(self, snapshot: Snapshot, target: Path, then: Callable[[], None] = lambda: None) -> None:
@@ -125,6 +128,7 @@ class Writer:
             else:
                 written = snapshot.write(folder, self.ranks)
             kept = stack.pop_all()
+        self._until = time.monotonic() + _WAIT
         self._thread = Thread(target=self._finish, args=(kept, snapshot, folder, written, then), name="checkpoint")
         self._thread.start()
 
@@ -151,7 +155,7 @@ class Writer:
         if not self.ranks.first:
             write_json(folder / f"rank{self.ranks.rank}.json", asdict(written))
             return
-        shares = [written, *(_of_rank(folder, r) for r in range(1, self.ranks.world))]
+        shares = [written, *(self._share(folder, r) for r in range(1, self.ranks.world))]
         write_manifest(folder, Manifest.joined(shares))
         for r in range(1, self.ranks.world):
             (folder / f"rank{r}.json").unlink()
@@ -163,7 +167,16 @@ class Writer:
                 (folder / f"rank{self.ranks.rank}.failed").touch()
         for r in range(1, self.ranks.world) if self.ranks.first else ():
             with suppress(DataError):
-                _of_rank(folder, r)
+                self._share(folder, r)
+
+    def _share(self, folder: Path, rank: int) -> Manifest:
+        """The list that another rank leaves."""
+        path = folder / f"rank{rank}.json"
+        while not path.exists():
+            if (folder / f"rank{rank}.failed").exists() or time.monotonic() > self._until:
+                raise DataError(f"{folder}: rank {rank} did not write its share: see what it says")
+            time.sleep(0.01)
+        return read_as(path, Manifest, "a list of files", "write the checkpoint again")
 
     def wait(self) -> None:
         """Wait until the last folder is finished on every rank.
@@ -180,8 +193,13 @@ class Writer:
         if failed:
             raise DataError(f"rank {failed[0]} could not write its share of a checkpoint: see what it says")
 
-    def stop(self) -> None:
-        """Wait for this process's thread, without a word on how it ended."""
+    def stop(self, patience: float = math.inf) -> None:
+        """Wait for this process's thread, without a word on how it ended.
+
+        Args:
+            patience: Seconds that rank 0 still waits for other ranks, which may be dead.
+        """
+        self._until = min(self._until, time.monotonic() + patience)
         if self._thread:
             self._thread.join()
         self._thread = None
@@ -193,16 +211,6 @@ def _sync(file: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _of_rank(folder: Path, rank: int) -> Manifest:
-    """The list that another rank leaves."""
-    path, late = folder / f"rank{rank}.json", time.monotonic() + _WAIT
-    while not path.exists():
-        if (folder / f"rank{rank}.failed").exists() or time.monotonic() > late:
-            raise DataError(f"{folder}: rank {rank} did not write its share: see what it says")
-        time.sleep(0.01)
-    return read_as(path, Manifest, "a list of files", "write the checkpoint again")
 
 
 class Checkpoints:
@@ -254,4 +262,4 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._writer.stop() if kind else self._writer.wait()
+        self._writer.stop(_LAST_WAIT) if kind else self._writer.wait()

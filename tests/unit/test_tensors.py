@@ -18,8 +18,13 @@ from torch import Tensor
 from torch.distributed import destroy_process_group, init_process_group
 
 from recsys.data.ranks import Ranks
+from recsys.embeddings.per_field import per_field
 from recsys.errors import ConfigError, DataError
 from recsys.frame.contracts import TableRows
+from recsys.frame.ctr import CTR
+from recsys.models.mlp import MLP
+from recsys.training.config import TrainConfig
+from recsys.training.fit import fit
 from recsys.training.saving import Checkpoints, Snapshot
 from recsys.training.tensors import write
 from recsys.training.tensors.read import TensorFolder
@@ -132,6 +137,20 @@ def test_columns_apart_are_refused_with_the_reason(tmp_path: Path) -> None:
         saved(tmp_path, halves)
 
 
+def test_a_split_that_cannot_be_saved_is_refused_before_the_first_step(
+    train, valid, tmp_path: Path, monkeypatch
+) -> None:
+    model = CTR(train.schema, per_field(train.schema, 8), MLP)
+    held, steps = model.trainable().held(), []
+    monkeypatch.setattr("recsys.training.loop.Training.learn", lambda *_: steps.append(1))
+    twice, nowhere = [*held, held[1]], [replace(held[0], saved=False), *held[1:]]
+    for wrong, said in ((twice, "columns or twice"), (nowhere, "row 0 is not")):
+        monkeypatch.setattr(model.embedding, "held", lambda wrong=wrong: wrong)
+        with pytest.raises(ConfigError, match=said):
+            fit(model, train, valid, TrainConfig(), 0, tmp_path / "checkpoints")
+    assert not steps and not list(tmp_path.iterdir())
+
+
 def test_the_best_and_the_last_are_kept_and_dead_ones_removed(tmp_path: Path) -> None:
     (tmp_path / ".step-000000000001.abc.unfinished" / "tables").mkdir(parents=True)
     with Checkpoints(tmp_path, 2, ALONE) as checkpoints:
@@ -191,7 +210,7 @@ def _rank(rank: int, folder: Path, store: Path, failing: int) -> None:
     init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     a, b = (0, 55) if rank == 0 else (55, 100)
     held = [rows(start=a, stop=b), replace(rows("both", 9, stop=9), saved=rank == 1)]
-    with Checkpoints(folder, 1, Ranks.current()) as checkpoints:
+    with Checkpoints(folder, 1, Ranks(rank, 2)) as checkpoints:
         checkpoints.save(Snapshot.of(held, {"rank": rank}), 1, 1)
         checkpoints.wait()
         want = rows(start=20, stop=60) if rank == 1 else rows(start=50, stop=100)

@@ -9,13 +9,14 @@ and reads whichever ranges it holds next time. NumPy can read the files. torch.d
 files are pickled, named by process, and only torch reads them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from recsys.data.ranks import Ranks
 from recsys.errors import ConfigError
 from recsys.frame.contracts import TableRows
 
@@ -26,6 +27,7 @@ __all__ = [
     "Manifest",
     "Part",
     "SavedTable",
+    "check_split",
     "dtype_name",
     "saved_table",
 ]
@@ -164,6 +166,18 @@ def dtype_name(x: Tensor, what: str) -> str:
     if x.dtype not in DTYPES:
         raise ConfigError(f"cannot save {what}: expected one of {', '.join(DTYPES.values())}, got {x.dtype}")
     return DTYPES[x.dtype]
+
+
+def check_split(held: Sequence[TableRows], ranks: Ranks) -> None:
+    """Check, before a training begins, that its processes could save it: each row whole, and by one of them.
+
+    Raises:
+        ConfigError: If they could not.
+    """
+    saved = [r for r in held if r.saved]
+    kinds = ("weight", "state")
+    parts = [Part("", "", "", r.table, k, r.start, r.start + len(r.weight_RD)) for r in saved for k in kinds]
+    Manifest.joined(ranks.gather(Manifest({r.table: saved_table(r) for r in held}, parts=parts)))
 
 
 def saved_table(rows: TableRows) -> SavedTable:
