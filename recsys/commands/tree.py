@@ -71,7 +71,7 @@ line of JSON to standard output. docs/speed.md says what is measured.
   recsys bench train --cases dcn-S-4096 --peers FuxiCTR
   recsys bench train --keep && recsys bench history"""
 _TRAIN_CASES = ("dcn-S-4096", "dcn-S-1024", "dcn-L-4096", "deepfm-S-4096", "wukong-S-4096", "din-S-4096")
-_PEERS = ("FuxiCTR", "DeepCTR-Torch", "torch-rechub")
+_PEERS = ("FuxiCTR", "DeepCTR-Torch", "torch-rechub", "TorchEasyRec")
 
 _CHECKPOINT = """PATH is the folder of a stage that trained a model (runs/ID/train), its checkpoints while it trains
 (runs/ID/train/checkpoints: the newest), or one of them (…/step-000000001000).

@@ -19,6 +19,7 @@ PEERS = {  # name in tables → file of benchmarks/peers
     "FuxiCTR": "fuxictr_peer.py",
     "DeepCTR-Torch": "deepctr_peer.py",
     "torch-rechub": "rechub_peer.py",
+    "TorchEasyRec": "tzrec_peer.py",
 }
 _DIM = 16
 _HIDDEN = (256, 128)

@@ -98,7 +98,7 @@ def _measure(case: Case, asked: _Asked, run: bool) -> tuple[CaseFigures, WholeRu
         _console.print(f"{case.name}: {', '.join(s.name for s in ready)}", soft_wrap=True)
         modes = ("memory", "padded", "loader") if case.loader else ("memory", "padded")
         pairs = [(s, mode) for s in ready for mode in modes if mode in s.modes]
-        steps = {(s.name, mode): asked.steps or s.steps_in(mode, asked.seconds) for s, mode in pairs}
+        steps = {(s.name, mode): s.steps_in(mode, asked.seconds, asked.steps) for s, mode in pairs}
         turns = interleaved(ready, steps, asked.turns)
         whole = _whole(case, asked, ready, steps) if run else None
         about = {s.name: s.about for s in ready}

@@ -2,13 +2,14 @@
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import plotly.graph_objects as go
 
 from recsys.commands.bench.train.cases import FLOOR, OURS, PRECISIONS
 from recsys.commands.bench.train.results import Kept, Middle, ratios, read_kept
-from recsys.commands.bench.train.targets import memory_shares, targets
+from recsys.commands.bench.train.targets import MEMORY_CASE, memory_shares, targets
 from recsys.errors import DataError
 from recsys.files import followed, write_text
 from recsys.pages.html import Markup, page, table
@@ -55,13 +56,13 @@ def _drawn(history: Sequence[Kept], figures: Callable[[Kept], dict[str, Middle]]
     return figure
 
 
-def _times_peers(k: Kept) -> dict[str, Middle]:
+def _times_peers(k: Kept, loaders: bool) -> dict[str, Middle]:
     first = f"{OURS} {k.record['precisions'][0]} / "
     return {
-        f"{case}: {name.removeprefix(first)}": value
+        f"{case}: {name.removeprefix(first).removesuffix(', loaders')}": value
         for case, figures in k.cases.items()
         for name, value in ratios(figures).items()
-        if name.startswith(first) and FLOOR not in name
+        if name.startswith(first) and FLOOR not in name and name.endswith(", loaders") == loaders
     }
 
 
@@ -89,7 +90,7 @@ def _memory(k: Kept) -> dict[str, Middle]:
     shares: dict[str, Middle] = {}
     for case, figures in k.cases.items():
         side = f"{OURS} {k.record['precisions'][0]}"
-        if side in figures.sides:
+        if case == MEMORY_CASE and side in figures.sides:
             for name, value in zip(("peak", "added by training"), memory_shares(figures, side), strict=True):
                 shares[f"{case}: {name}"] = Middle(value, value, value)
     return shares
@@ -115,9 +116,12 @@ def history_page(history: Sequence[Kept]) -> str:
     load = max(record["load"]["before"][0], record["load"]["after"][0])
     if load > record["threads"] + 1:
         notes.append(f"the newest was measured beside other work: load {load:.1f}")
-    notes += [f"{c}: {s}: {why}" for c, f in newest.cases.items() for s, why in f.missing.items()]
+    reasons = {(side, why) for figures in newest.cases.values() for side, why in figures.missing.items()}
+    notes += [f"{side}: {why}" for side, why in sorted(reasons)]
+    times = "times as fast"
     drawn = {
-        "Times other libraries, in memory and through loaders": _drawn(history, _times_peers, "times as fast", True),
+        "Times other libraries, in memory": _drawn(history, partial(_times_peers, loaders=False), times, True),
+        "Times other libraries, through loaders": _drawn(history, partial(_times_peers, loaders=True), times, True),
         "Share of the matrix products alone": _drawn(history, _of_floor, "share", False),
         "Share of steps in memory": _drawn(history, _of_memory_steps, "share", False),
         "Memory over rows of tables and optimiser": _drawn(history, _memory, "ratio", False),

@@ -90,9 +90,11 @@ class Side:
             raise DataError(f"{self.name} ended before its turn: {self._last_words()}") from error
         return Turn(steps, **self._answer())
 
-    def steps_in(self, mode: str, seconds: float) -> int:
-        """The steps that take about so long, after a few that warm the process up; at least 2."""
+    def steps_in(self, mode: str, seconds: float, steps: int | None = None) -> int:
+        """The steps of a turn: those given, or as many as take so long, 2 at least; after a few that warm it up."""
         self.turn(mode, _WARM_STEPS)
+        if steps is not None:
+            return steps
         probe = self.turn(mode, _PROBE_STEPS)
         return max(_FEWEST_STEPS, round(seconds * probe.steps / probe.seconds))
 
