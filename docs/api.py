@@ -77,7 +77,8 @@ def api_page() -> str:
     for name in recsys.__all__:
         parts += _described(name)
     parts.append("## Options of the configuration\n")
-    parts.append("`recsys run GROUP=OPTION` (`search` is for `recsys sweep`); conf/config.yaml has the other keys.\n")
+    others = "`search` is for `recsys sweep`, `hardware` for `recsys plan --hardware`"
+    parts.append(f"`recsys run GROUP=OPTION` ({others}); conf/config.yaml has the other keys.\n")
     for group in sorted(p for p in CONF.iterdir() if p.is_dir()):
         rows = [f"- `{group.name}={f.stem}`: {_option(f)}" for f in sorted(group.glob("*.yaml"))]
         parts += [f"### {group.name}\n", "\n".join(rows) + "\n"]

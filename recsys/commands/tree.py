@@ -37,6 +37,15 @@ best is trained again beside the default and compared on test.
 A space of your own stands in search/NAME.yaml of the folder that you are in. Everything else is an override of the run,
 as for recsys run. The last line printed is the path of the sweep's sweep.json."""
 
+_PLAN = """Predict memory, traffic and time of a training before it runs: does it fit, on what, how fast, at what cost.
+docs/scale.md has the formulas, and what they were held against.
+  recsys plan data=shop --prepared runs/cache/shop-0123456789ab
+  recsys plan model=dcn embedding.dim=16 --fields 26 --numbers 13 --table-rows 1e11 --samples-per-day 1e12
+      --hardware h200x8 --dollars-per-hour 30
+  recsys plan data=shop --table-rows 1e7 --measure mine.yaml         measure this machine, and plan for it
+  recsys plan data=shop --table-rows 1e9 --hardware mine.yaml
+Without prepared data each field has half of the ids of the next larger one."""
+
 _DATA = """examples:
   recsys data guess clicks.csv --label click --time at --group user --name shop
   recsys data report shop
@@ -147,6 +156,7 @@ def command_tree() -> dict[str, Parser]:
             usage="recsys sweep [OVERRIDE …]", description=_SWEEP)  # fmt: skip
     p.add_argument("overrides", nargs="*", default=[], help="search=NAME, search.KEY=VALUE, overrides of the run")
     _bench(add)
+    _plan(add)
     _data(add)
     add("doctor", "doctor:main", "check versions, device and memory")
     p = add("compare", "compare:main", "compare feature-selection reports")
@@ -232,6 +242,30 @@ def _bench_train(add: Add) -> None:
     p = add("bench history", "bench.train.history:main", "a page that draws kept figures of bench train over commits")
     p.add_argument("--results", type=Path, default=results, help=f"({results})")
     p.add_argument("--out", type=Path, help="the page; train.html beside the folder of results by default")
+
+
+def _count(text: str) -> int:
+    """A count as people write it: 1e9, 1_000_000."""
+    number = float(text)
+    if not 1 <= number < 2**63:
+        raise ValueError
+    return int(number)
+
+
+def _plan(add: Add) -> None:
+    p = add("plan", "plan:main", "predict whether a training fits, on what, how fast and at what cost",
+            usage="recsys plan [OVERRIDE …] [OPTION …]", description=_PLAN)  # fmt: skip
+    p.add_argument("overrides", nargs="*", default=[], help="of the run, as for recsys run")
+    p.add_argument("--prepared", type=Path, metavar="FOLDER", help="prepared data, whose fields and ids count")
+    p.add_argument("--table-rows", type=_count, metavar="N", help="ids of all fields; prepared data is scaled to them")
+    p.add_argument("--fields", type=int, metavar="N", help="looked-up fields, instead of those of the configuration")
+    p.add_argument("--numbers", type=int, default=0, metavar="N", help="numbers a row beside --fields (0)")
+    p.add_argument("--samples-per-day", type=_count, metavar="N", help="rows that a day's training must get through")
+    p.add_argument("--hardware", default="laptop", help="option of the group, hardware/NAME.yaml, or a file (laptop)")
+    p.add_argument("--measure", type=Path, metavar="FILE", help="measure this machine instead, and write FILE")
+    p.add_argument("--processes", type=_count, metavar="N", help="look at this count alone, not at one machine, two …")
+    p.add_argument("--batch", type=_count, metavar="N", help="rows a step of all processes (8192 a process)")
+    p.add_argument("--dollars-per-hour", type=float, help="what a machine costs")
 
 
 def _data(add: Add) -> None:
