@@ -152,7 +152,6 @@ def execute(config: RunConfig, folder: Path, reporter: Reporter = SILENT) -> Pat
 def _run_stages(
     config: RunConfig, folder: Path, names: list[str], done: dict[str, Path], file: RunFile, reporter: Reporter
 ) -> Path:
-    from pipelines import summary
     from recsys.tracking import Tracker
 
     tracking, runs = config.tracking, Path(config.runs)
@@ -169,6 +168,8 @@ def _run_stages(
     id = str(folder.resolve().relative_to(runs.resolve()))
     store = Tracking(masked(tracker.uri), tracking.experiment, tracker.ids.get("parent"))
     path = write_result(folder, RunResult(id, config.name, config.seed, store, stages))
+    from pipelines import summary  # its tables and plots take a second to import
+
     summary.show(read_result(path), config.data["name"], label_names(config.data))
     return path
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from pipelines.stage import CHECKPOINTS, Result, Stage, write_json
-from recsys.baselines.linear import linear_weights
 from recsys.config.factory import make_dataclass
 from recsys.data.joined import Joined
 from recsys.data.shards import Shards
@@ -105,6 +104,8 @@ def fit_regression(
         strength: Its C; if None, validation chooses one.
         refit: Whether it is fitted on validation rows too; then it needs `strength`.
     """
+    from recsys.baselines.linear import linear_weights  # scikit-learn and SciPy take a second to import
+
     names = [*linear_fields(model.schema), *(f.name for f in model.schema.numeric)]
     if not names:
         return {}

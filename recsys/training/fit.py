@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 
 from recsys.data.ranks import Ranks
 from recsys.data.split import Split
@@ -188,6 +187,8 @@ def best_share(a_B: np.ndarray, b_B: np.ndarray, label_B: np.ndarray, weight_B: 
     The labels are those of Platt (Probabilistic Outputs for Support Vector Machines, 1999, section 2.2), with P rows of
     label 1 and N of label 0: (P + 1) / (P + 2) and 1 / (N + 2). So few rows that a model separates prove little.
     """
+    from scipy.optimize import minimize_scalar  # half a second to import
+
     weight, (a_B, b_B, label_B) = counting(weight_B, a_B, b_B, label_B)
     weight_B = np.ones(len(label_B)) if weight is None else weight / weight.mean()
     ones, zeros = float(weight_B @ label_B), float(weight_B @ (1 - label_B))

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,8 +131,8 @@ class Wrapped:
     def __len__(self) -> int:
         return len(self._shards)
 
-    def shuffled(self, size: int, seed: int | list[int], skip: int = 0) -> Iterator[Batch]:
-        for i, batch in enumerate(self._shards.shuffled(size, seed, skip)):
+    def shuffled(self, size: int, seed: int | list[int], *which: Any) -> Iterator[Batch]:
+        for i, batch in enumerate(self._shards.shuffled(size, seed, *which)):
             if i == 2:
                 time.sleep(self._sleep)
             yield batch
@@ -154,8 +155,9 @@ def test_a_loader_that_stalls_is_named_and_training_goes_on(train, valid) -> Non
     how = changed(stall_seconds=0.2, max_epochs=1, evals_per_epoch=1)
     slow = build(train)
     history = fit(slow, Wrapped(train, sleep=0.5), valid, how, seed=0, reporter=Notes())
-    assert notes[0].startswith("no step since 0 seconds: step 3 waits in reading a batch (test_guards.py:")
-    assert "shuffled)" in notes[0] and notes[-1].startswith("training goes on after")
+    (told, *_) = [n for n in notes if "step 3 waits" in n]  # on a busy machine other steps are slow as well
+    assert told.startswith("no step since ") and "waits in reading a batch (test_guards.py:" in told
+    assert told.endswith(" shuffled)") and any(n.startswith("training goes on after") for n in notes)
     model = build(train)
     assert fit(model, train, valid, how, seed=0) == history and same(model.state_dict(), slow.state_dict())
 

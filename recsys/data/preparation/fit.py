@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from sklearn.tree import DecisionTreeClassifier
 
 from recsys.data.preparation.fields import FieldConfig
 from recsys.data.preparation.spool import ABSENT_CODE, Spool
@@ -130,6 +129,8 @@ def _bucket(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig) -> Bu
     if c.encoding == "bucket":
         return Bucket(np.unique(np.quantile(x_B[there_B], np.linspace(0, 1, c.buckets + 1)[1:-1])).tolist())
     label_B = _sample(spool, "label", code_B)
+    from sklearn.tree import DecisionTreeClassifier  # a second to import, and data that is prepared needs none
+
     tree = DecisionTreeClassifier(max_leaf_nodes=c.buckets, min_samples_leaf=max(1, len(x_B) // (50 * c.buckets)))
     tree.fit(x_B[there_B, None], label_B[there_B])
     cuts = np.unique(tree.tree_.threshold[tree.tree_.feature >= 0])
