@@ -18,13 +18,14 @@ __all__ = ["Join", "looked_up"]
 
 
 def looked_up(bags: nn.Module, ids: KeyedJaggedTensor) -> KeyedTensor:
-    """`bags(ids)`; if the keys have the order of the tables, without TorchRec's copies of ids and of rows."""
-    if not isinstance(bags, FusedEmbeddingBagCollection):
-        return bags(ids)
+    """`bags(ids)`, without TorchRec's copies of the ids of each key and of all rows."""
     fused = cast(Any, bags)  # its parts have no public names
-    keys = [key for table in fused.embedding_bag_configs() for key in table.feature_names]
-    if len(fused._emb_modules) > 1 or ids.keys() != keys:
+    if not isinstance(bags, FusedEmbeddingBagCollection) or len(fused._emb_modules) > 1:
         return bags(ids)
+    keys = [key for table in fused.embedding_bag_configs() for key in table.feature_names]
+    if ids.keys() != keys:
+        place = {key: i for i, key in enumerate(ids.keys())}
+        ids = ids.permute([place[key] for key in keys])
     weights = ids.weights() if fused.is_weighted() else None
     values = fused._emb_modules[0](ids.values().int(), ids.offsets().int(), weights)
     return KeyedTensor(fused._embedding_names, fused._length_per_key, values)
