@@ -9,6 +9,7 @@ import psutil
 
 from pipelines.benchmark_settings import benchmark_settings
 from pipelines.config import RunConfig
+from pipelines.daily_settings import check_daily
 from pipelines.earlier import stages_to_run, taken_over
 from pipelines.members import members
 from pipelines.places import check_places
@@ -56,6 +57,8 @@ def _parts(config: RunConfig) -> Part:
     """Check that the settings of training, model, selector … fit what they are for → those of the embedding."""
     if "benchmark" in config.stages:
         benchmark_settings(config.benchmark)
+    if "daily" in config.stages:
+        check_daily(config.daily, config.data)
     if "select" in config.stages and not config.selection:
         raise ConfigError("selection: stage select needs an option of the group, got none: name one")
     values = config.to_json()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 from pydantic import BeforeValidator, Field
 
 from pipelines.benchmark_settings import Settings
+from pipelines.daily_settings import Daily
 from pipelines.places import check_runs, check_uri
 from pipelines.stages import STAGES
 from recsys.config.factory import Part, check_value, make_dataclass
@@ -50,6 +51,7 @@ def _check_trusted(value: Any, place: str) -> None:
         raise ConfigError(f"{place}: expected a list of packages, got {value!r}: write [{value}]")
 
 
+_NOT_SET = ("benchmark", "daily", "launcher")  # keys that only some experiments or command lines set
 _Id = Annotated[str, Field(coerce_numbers_to_str=True)]  # a folder may be called 3
 
 
@@ -159,6 +161,7 @@ class RunConfig:
     distributed: Distributed
     benchmark: Settings | None = None
     launcher: Part | None = None
+    daily: Daily | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RunConfig":
@@ -170,7 +173,7 @@ class RunConfig:
         hints = get_type_hints(cls, include_extras=True)
         if unknown := sorted(map(str, set(values) - set(hints))):
             raise ConfigError(f"unknown {', '.join(unknown)}: expected some of {', '.join(sorted(hints))}")
-        may_lack = {"benchmark", *(name for name, hint in hints.items() if hint in (Part, Part | None))}
+        may_lack = {*_NOT_SET, *(name for name, hint in hints.items() if hint in (Part, Part | None))}
         if lacking := sorted(set(hints) - may_lack - set(values)):
             raise ConfigError(f"no value for {', '.join(lacking)}: leave it as it is, or set it")
         _refuse_nan(values, "")
@@ -180,11 +183,7 @@ class RunConfig:
 
     def to_json(self) -> Json:
         """All of it, as JSON holds it."""
-        return {
-            key: value
-            for key, value in asdict(self).items()
-            if key not in ("benchmark", "launcher") or value is not None
-        }
+        return {key: value for key, value in asdict(self).items() if key not in _NOT_SET or value is not None}
 
 
 def _refuse_nan(value: Any, place: str) -> None:

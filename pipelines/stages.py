@@ -7,6 +7,7 @@ __all__ = ["MODEL_STAGES", "STAGES", "StageInfo"]
 _TRAINING = ("model", "embedding", "sequence", "head", "train", "optimizer", "table_optimizer", "seed")
 _MODEL = ("recsys.training.checkpoint.VERSION",)
 _DATA = ("recsys.data.preparation.prepare.FORMAT", "recsys.features.row_encoder.ENCODERS_VERSION")
+_DAILY = (*_MODEL, "recsys.serving.delta.FORMAT", "pipelines.one_day.VERSION")
 _REPORT = ("recsys.selection.reports.report.VERSION",)
 MODEL_STAGES = ("train", "retrain", "refit", "merge", "distill", "compress")  # those that leave a model, in order
 
@@ -45,5 +46,6 @@ STAGES = {  # in their order
     ),
     "evaluate": StageInfo("evaluate.run", ("calibrate", "evaluate"), MODEL_STAGES, together=True),
     "export": StageInfo("export.run", ("name", "export"), MODEL_STAGES, ("recsys.serving.manifest.FORMAT",)),
+    "daily": StageInfo("daily.run", ("daily",), ("train", "retrain"), _DAILY),
     "benchmark": StageInfo("benchmark.run", ("benchmark", "select", *_TRAINING), formats=_REPORT),
 }

@@ -131,6 +131,8 @@ def _next(screen: Console, result: RunResult) -> None:
         if len(reports := sorted((folder / "reports").iterdir())) > 1:
             lines["compare two"] = f"{_near(programs / 'recsys')} compare {_near(reports[0])} {_near(reports[1])}"
             lines["compare two"] += " --out compare.html"
+    if "daily" in stages:
+        lines["daily"] = _near(stages["daily"].folder / "daily.html")
     if "export" in stages and (bundle := stages["export"].bundle):
         lines["serve"] = f"{_near(programs / 'recsys')} serve {_near(bundle)}"
     for what, line in lines.items():

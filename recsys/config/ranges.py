@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import Strict
 
-__all__ = ["Bits", "Count", "Depth", "Epsilon", "Few", "GainShare", "GateSteps", "Layer", "LearningRate", "Leaves",
-           "Many", "Natural", "Positive", "Seed", "Share", "SignBits", "Start", "Steps", "Tau", "Temperature", "Unit",
-           "Weight", "Width"]  # fmt: skip
+__all__ = ["Bits", "Count", "Depth", "Epsilon", "Few", "Fraction", "GainShare", "GateSteps", "Layer", "LearningRate",
+           "Leaves", "Many", "Natural", "Positive", "Seed", "Share", "SignBits", "Start", "Steps", "Tau", "Temperature",
+           "Unit", "Weight", "Width"]  # fmt: skip
 
 _Number = Annotated[float, Strict()]  # refuses true and "3"
 _Whole = Annotated[int, Strict()]
@@ -17,6 +17,7 @@ Count = Annotated[_Whole, Ge(1), Lt(2**63)]
 Depth = Annotated[_Whole, Ge(0), Le(100)]  # layers of a network
 Epsilon = Annotated[_Number, Gt(0), Le(0.1)]
 Few = Annotated[_Whole, Ge(1), Le(1000)]
+Fraction = Annotated[_Number, Gt(0), Le(1)]  # share of something, all of it at most
 GainShare = Annotated[_Number, Gt(0), Lt(1)]  # share of a model's gain over a constant
 GateSteps = Annotated[_Whole, Ge(150), Le(1_000_000)]  # with fewer steps gates do not settle
 Layer = Annotated[_Whole, Ge(1), Le(65_536)]  # width of a layer

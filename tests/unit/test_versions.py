@@ -219,6 +219,7 @@ def test_each_stage_depends_on_the_settings_that_it_reads():
         "compress": {"compression", "quantization", "heal", "seed"},
         "evaluate": {"calibrate", "evaluate"},
         "export": {"name", "export"},
+        "daily": {"daily"},
         "benchmark": training | {"benchmark", "select"},
     }
 
@@ -318,9 +319,9 @@ def test_a_folder_is_begun_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_files_of_another_version_are_refused_in_one_line(prepared, tmp_path):
-    for name, body in (("none", {"encoders": {}}), ("3", {"version": 3, "encoders": {}})):
+    for name, body in (("none", {"encoders": {}}), ("9", {"version": 9, "encoders": {}})):
         (tmp_path / "encoders.json").write_text(json.dumps(body))
-        with pytest.raises(DataError, match=f"expected encoders of version 2, got {name}: prepare the data"):
+        with pytest.raises(DataError, match=f"expected encoders of version 3, got {name}: prepare the data"):
             read_encoders(tmp_path)
     (tmp_path / "encoders.json").write_text(json.dumps({"version": 1, "encoders": {}}))
     assert read_encoders(tmp_path) == {}  # bundles of before piecewise numbers are read
