@@ -86,6 +86,10 @@ test: lint  ## what CI runs: lint, then all tests but the slow ones
 test-slow: setup  ## the slow tests only
 	@$(BIN)/pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=1800
 
+gpu-check:  ## on a machine with a GPU: set-up with requirements/cuda.txt, tests marked gpu, speed and bandwidth
+	@$(MAKE) setup REQUIREMENTS=requirements/cuda.txt
+	benchmarks/gpu.sh
+
 wheel: setup  ## dist/: the wheel, the stand-in for fbgemm-gpu that CPU machines need, and the versions to install
 	@rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null

@@ -1,8 +1,9 @@
 """A device that is none: its tensors lie in the CPU's memory, and no operation takes them together with the CPU's.
 
 It finds what would fail on a GPU, without one: a tensor that a forward pass makes on the CPU, a generator of the CPU
-for numbers of the device, `numpy()` without a copy. FBGEMM's own kernels run, those for the CPU: only the class that
-asks for a place of the tables, which knows the CPU and CUDA alone, is told the CPU.
+for numbers of the device, `numpy()` without a copy, a batch that is read before its copy is done. FBGEMM's own kernels
+run, those for the CPU: only the class that asks for a place of the tables, which knows the CPU and CUDA alone, is told
+the CPU.
 """
 
 from collections.abc import Generator
@@ -36,7 +37,50 @@ class _Fake(Device):
         """Its operations end before they return."""
 
     def _module(self) -> Any:
-        return torch.random
+        return _Module
+
+
+class _Stream:
+    """Copies that are begun in it may be read only after another stream has waited for them, and said that it reads."""
+
+    current: "_Stream | None" = None
+
+    def __init__(self) -> None:
+        self.begun: set[int] = set()
+
+    def record_event(self) -> set[int]:
+        """What is begun until now."""
+        return set(self.begun)
+
+    def wait_event(self, event: set[int]) -> None:
+        """What the event has recorded is there."""
+        _missing["wait"] -= event
+
+
+class _Module:
+    """What torch.cuda is to a GPU."""
+
+    Stream = _Stream
+    get_rng_state, set_rng_state = staticmethod(torch.get_rng_state), staticmethod(torch.set_rng_state)
+
+    @staticmethod
+    def current_stream() -> _Stream:
+        """The stream of computations."""
+        return _Stream.current or _Stream()
+
+    @staticmethod
+    @contextmanager
+    def stream(stream: _Stream) -> Generator[None]:
+        """Within it copies are in the stream."""
+        before, _Stream.current = _Stream.current, stream
+        try:
+            yield
+        finally:
+            _Stream.current = before
+
+
+_pinned: dict[int, torch.UntypedStorage] = {}
+_missing: dict[str, set[int]] = {"wait": set(), "record": set()}  # storages that are copied, but not safe to read yet
 
 
 FAKE = _Fake(PLACE, reason="fake")
@@ -53,6 +97,20 @@ def _to_device(x: Any) -> Any:
     return x
 
 
+def _begun(there: Tensor, source: Tensor) -> Tensor:
+    """The copy of a tensor to the device: in a stream of its own it is not there at once."""
+    if _Stream.current:
+        if source.untyped_storage()._cdata not in _pinned:
+            raise RuntimeError("a copy beside the computation: the memory is not page-locked")
+        for lack in (_Stream.current.begun, *_missing.values()):
+            lack.add(there.untyped_storage()._cdata)
+    return there
+
+
+def _recorded(x: Tensor, stream: _Stream) -> None:
+    _missing["record"].discard(x.untyped_storage()._cdata)
+
+
 def _copy(x: Tensor) -> Tensor:
     """A copy on the CPU."""
     return torch.empty(x.shape, dtype=x.dtype).copy_(x.detach())
@@ -66,6 +124,8 @@ class _Operations(TorchDispatchMode):
         strays = [tuple(x.shape) for x in given if not is_fake(x) and x.dim() > 0]
         if func.namespace == "fbgemm":  # an empty tensor there stands for a setting that is not used
             strays = [shape for shape in strays if shape != (0,)]
+        if early := [tuple(x.shape) for x in given for lack in _missing.values() if x.untyped_storage()._cdata in lack]:
+            raise RuntimeError(f"{func}: tensors of shapes {early} are read before their copy is done, or not recorded")
         mixes = any(map(is_fake, given)) and func._schema.name != "aten::copy_"
         if mixes and strays:
             raise RuntimeError(f"{func}: tensors of the CPU, of shapes {strays}, among those of the device")
@@ -83,10 +143,16 @@ class _Places(TorchFunctionMode):
             return PLACE if is_fake(first) else func(*args)
         if name in ("numpy", "__array__") and is_fake(first) and not kwargs.get("force"):
             raise TypeError("numpy() of a tensor of the device: copy it first, by numpy(force=True)")
+        if name == "pin_memory":
+            pinned = _copy(first)
+            _pinned[pinned.untyped_storage()._cdata] = pinned.untyped_storage()
+            return pinned
         devices = {str(a) for a in (*args, kwargs.get("device")) if isinstance(a, torch.device | str)}
         there, here = str(PLACE) in devices, "cpu" in devices
         if name in ("to", "cpu") and (there or here or name == "cpu"):
-            return first if is_fake(first) is there else _to_device(_copy(first)) if there else _copy(first)
+            return (
+                first if is_fake(first) is there else _begun(_to_device(_copy(first)), first) if there else _copy(first)
+            )
         if generator := kwargs.get("generator"):
             known = any(generator is g for g in _generators)
             if known is not (there or any(map(is_fake, tree_leaves(args)))):
@@ -111,5 +177,8 @@ class _Bags(bags.FusedEmbeddingBagCollection):
 @contextmanager
 def fake_device() -> Generator[Device]:
     """Within it the device is there."""
-    with patch.object(bags, "FusedEmbeddingBagCollection", _Bags), _Operations(), _Places():
+    recorded = patch.object(Tensor, "record_stream", _recorded)
+    with patch.object(bags, "FusedEmbeddingBagCollection", _Bags), recorded, _Operations(), _Places():
+        for lack in _missing.values():
+            lack.clear()
         yield FAKE

@@ -1,5 +1,6 @@
 """The device and precision of a run: one value that is chosen once and passed on."""
 
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -76,6 +77,34 @@ class Device:
     def batch(self, batch: Batch) -> Batch:
         """The batch, moved to the device."""
         return batch if self.torch_device.type == "cpu" else batch.to(self.torch_device, non_blocking=True)
+
+    def ahead(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, moved to the device: the next one is copied while the device computes with the one before.
+
+        On a GPU the copy is from page-locked memory and in a stream of its own. On the CPU nothing is moved or read
+        ahead.
+        """
+        if self.torch_device.type == "cpu":
+            yield from batches
+            return
+        module, waiting = self._module(), None
+        copies = module.Stream()
+        for batch in batches:
+            batch.ids.sync()  # counts the ids of each key here: a step would otherwise wait for the device to say so
+            with module.stream(copies):
+                coming = batch.pin_memory().to(self.torch_device, non_blocking=True), copies.record_event()
+            if waiting is not None:
+                yield self._arrived(*waiting)
+            waiting = coming
+        if waiting is not None:
+            yield self._arrived(*waiting)
+
+    def _arrived(self, batch: Batch, copied: torch.Event) -> Batch:
+        """A batch that the device's current computations may read: they wait for its copy, and its memory for them."""
+        now = self._module().current_stream()
+        now.wait_event(copied)
+        batch.record_stream(now)
+        return batch
 
     def generator(self, seed: int) -> torch.Generator:
         """A random generator for tensors on the device."""

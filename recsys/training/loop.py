@@ -208,12 +208,12 @@ class Training:
             epoch, done = divmod(self.step, self.steps_per_epoch)
             if epoch and not done and self.config.fresh_tables:
                 self.embedding.reset_tables(one_seed(seed, epoch))
-            for batch in train.shuffled(size, [seed, epoch], done, self.ranks):
+            for batch in self.device.ahead(train.shuffled(size, [seed, epoch], done, self.ranks)):
                 if not self.model.training:
                     self.model.train()
                 try:
                     with self._dropout(seed):
-                        loss = self.learn(self.device.batch(batch))
+                        loss = self.learn(batch)
                 except NotFinite as wrong:
                     raise explained(self.model, wrong, self.device, train, self.folder) from None
                 yield Step(self.step, total, loss)

@@ -161,3 +161,34 @@ def test_a_tensor_of_the_cpu_in_a_forward_pass_is_found(monkeypatch, tmp_path: P
     train_and_score(CPU, spec(), tmp_path)
     with fake_device() as device, pytest.raises(RuntimeError, match="tensors of the CPU"):
         train_and_score(device, spec(), tmp_path)
+
+
+def test_the_next_batch_is_copied_before_the_last_one_is_given_out_and_none_is_lost() -> None:
+    batches, read = [batch_of(rows) for rows in (5, 6, 7)], []
+
+    def reading():
+        for batch in batches:
+            read.append(len(batch))
+            yield batch
+
+    with fake_device() as device:
+        for i, batch in enumerate(device.ahead(reading())):
+            assert read == [5, 6, 7][: i + 2], "one is read ahead"
+            assert is_fake(batch.ids.values() + 0) and is_fake(batch.dense_BN * 1) and is_fake(batch.weight_B * 1)
+            assert batch.ids._length_per_key is not None, "no step asks the device for it"
+            same = [
+                torch.equal(a.cpu(), b)
+                for a, b in ((batch.ids_BL, batches[i].ids_BL), (batch.label_BT, batches[i].label_BT))
+            ]
+            assert same == [True, True]
+    assert i == 2
+    assert list(CPU.ahead(batches)) == batches
+
+
+@pytest.mark.parametrize(("forget", "says"), [("wait_event", "before their copy"), ("record_stream", "not recorded")])
+def test_a_batch_that_is_read_too_early_is_found(forget: str, says: str, monkeypatch) -> None:
+    monkeypatch.setattr(
+        *((FAKE._module().Stream, forget) if forget == "wait_event" else (Batch, forget)), lambda *_: None
+    )
+    with fake_device() as device, pytest.raises(RuntimeError, match=says):
+        [batch.dense_BN * 1 for batch in device.ahead([batch_of(5)])]
