@@ -3,6 +3,7 @@
 B rows of a batch, L id columns, N numeric columns, T labels, W the width of all fields side by side.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,11 @@ _HUGE = 1e6  # a standardised number is seldom above 10, and a looked-up one abo
 
 
 class NotFinite(DataError):
-    """The loss of a batch is NaN or infinite; no weight has been changed by the batch.
+    """The loss of a batch is NaN or infinite, on one of the ranks; no weight has been changed by the batch.
 
     Args:
         step: Number of the step, from 1.
-        loss: The loss, penalties included.
+        loss: The loss of this rank, penalties included.
         batch: Its rows.
         x_BW: The fields side by side.
         mixed_BW: What went into the interaction: x_BW after the gates, if there are gates.
@@ -72,15 +73,22 @@ def explained(model: CTR, wrong: NotFinite, device: Device, train: Split, folder
         wrong: The step.
         device: Where the model is, and its precision.
         train: The rows that the batch is from, to tell the number of the row that shows the cause.
-        folder: Gets `diverged.npz`, the batch; None saves none.
+        folder: Gets `diverged.npz`, the batch, or `diverged-RANK.npz` of a later rank; None saves none.
     """
+    ranks = Ranks.current()
+    text = "" if math.isfinite(wrong.loss) else _explanation(model, wrong, device, train, folder, ranks)
+    return DataError(next(filter(None, ranks.gather(text))))  # the same one on every rank
+
+
+def _explanation(model: CTR, wrong: NotFinite, device: Device, train: Split, folder: Path | None, ranks: Ranks) -> str:
     cause = find_cause(model, wrong.batch, wrong.x_BW, wrong.mixed_BW, device)
     number = None if cause.row is None else _number(train, wrong.batch, cause.row)
     place = "" if cause.row is None else f" in row {cause.row} of the batch"
     place += "" if number is None else f", row {number:,} of the training rows"
-    saved = _save(folder, wrong, cause.row, number, train.schema) if folder else ""
-    rank = f"rank {Ranks.current().rank}: " if Ranks.current().world > 1 else ""
-    return DataError(
+    file = folder and folder / (DIVERGED if ranks.first else f"diverged-{ranks.rank}.npz")
+    saved = _save(file, wrong, cause.row, number, train.schema) if file else ""
+    rank = f"rank {ranks.rank}: " if ranks.world > 1 else ""
+    return (
         f"{rank}training diverged at step {wrong.step}: the loss is {wrong.loss}: {cause.text}{place}: "
         f"{cause.mend}{saved}"
     )
@@ -267,9 +275,9 @@ def _number(split: Split, batch: Batch, row: int) -> int | None:
     return None
 
 
-def _save(folder: Path, wrong: NotFinite, row: int | None, number: int | None, schema: Schema) -> str:
+def _save(path: Path, wrong: NotFinite, row: int | None, number: int | None, schema: Schema) -> str:
     """Write the batch → a sentence on where it is. A full disk must not hide the cause."""
-    batch, path = wrong.batch, folder / DIVERGED
+    batch = wrong.batch
     weight_B = torch.ones(len(batch)) if batch.weight_B is None else batch.weight_B
     arrays: dict[str, Any] = {
         "ids": batch.ids_BL.numpy(force=True),

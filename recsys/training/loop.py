@@ -159,7 +159,8 @@ class Training:
         if self.config.table_l2:
             square_B = self.model.looked_up(x_BW).square().sum(1)
             total = total + 0.5 * self.config.table_l2 * row_mean(square_B, batch.weight_B)
-        if not math.isfinite(value := float(total.detach())):
+        value = float(total.detach())
+        if self.ranks.most(int(not math.isfinite(value))):
             raise NotFinite(self.step + 1, value, batch, x_BW, mixed_BW)
         optimizers = (*self.optimizers, *self.others)
         for optimizer in optimizers:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from recsys.data.batch import Batch
+from recsys.data.ranks import Ranks
 from recsys.data.shards import Shards
 from recsys.embeddings.hashed import hashed
 from recsys.embeddings.per_field import per_field
@@ -22,6 +23,7 @@ from recsys.training.fit import Fit, fit
 from recsys.training.guards import DIVERGED, NotFinite
 from recsys.training.ids import check_ids
 from recsys.training.loop import Training
+from tests.ranks import in_ranks
 from tests.unit.test_train import QUICK, build, changed, same
 
 
@@ -96,6 +98,25 @@ def test_the_step_that_is_refused_changes_no_weight(prepared, train) -> None:
     with pytest.raises(NotFinite):
         Training(model.train(), QUICK, 10).learn(bad)
     assert same(before, model.state_dict())
+
+
+def _told(ranks: Ranks, train: Shards, folder: Path) -> str:
+    """What a rank raises."""
+    training = Training(build(train), QUICK, 10)
+    training.folder = folder
+    try:
+        return f"no error after {len(list(training.steps(train, 0)))} steps"
+    except DataError as error:
+        return str(error)
+
+
+def test_all_ranks_stop_with_the_reason_of_the_rank_that_diverged(prepared, tmp_path) -> None:
+    train = with_cell(prepared, "_dense", 1234, 0, math.inf)
+    one, other = in_ranks(2, _told, train, tmp_path)
+    assert one == other and one.startswith("rank ") and "row 1,234 of the training rows" in one
+    rank = int(one[5])
+    (file,) = tmp_path.glob("*.npz")
+    assert file.name == ("diverged-1.npz" if rank else DIVERGED) and str(file) in one
 
 
 def test_a_validation_row_that_is_not_finite_is_named(train, prepared) -> None:
