@@ -141,6 +141,8 @@ class _Places(TorchFunctionMode):
         name, first = getattr(func, "__name__", ""), args[0] if args else None
         if name == "__get__" and getattr(func, "__self__", None) is Tensor.device:
             return PLACE if is_fake(first) else func(*args)
+        if name == "__get__" and getattr(func, "__self__", None) is Tensor.is_cpu:
+            return not is_fake(first)
         if name in ("numpy", "__array__") and is_fake(first) and not kwargs.get("force"):
             raise TypeError("numpy() of a tensor of the device: copy it first, by numpy(force=True)")
         if name == "pin_memory":
