@@ -118,8 +118,11 @@ def scores_of(option: Path, folder: Path, device: Device) -> FieldScores:
     few = {"price": 1e-3, "batch_size": 300, "rows": 300, "trees": 2}
     config: Any = OmegaConf.to_container(OmegaConf.load(option))
 
+    parts = {**spec(), "embedding_dropout": 0.0}  # a CPU draws its dropout otherwise: see recsys/frame/dropout.py
+    parts["model"] = {**parts["model"], "dropout": 0.0}
+
     def build(schema: Schema) -> CTR:
-        return checkpoint.build(schema, spec(), device)
+        return checkpoint.build(schema, parts, device)
 
     search = Search(build(train.schema), train, valid, build, how, 0, 3, device)
     return make({**config, **{k: v for k, v in few.items() if k in config}}, "selection")(search)
