@@ -134,7 +134,10 @@ def test_every_selector_says_on_a_device_what_it_says_on_the_cpu(option: Path, p
     monkeypatch.setattr(leap, "_MOST_PASSES", 4)
     with fake_device() as device:
         scores = scores_of(option, prepared, device)
-    assert scores == scores_of(option, prepared, CPU)
+    on_cpu = scores_of(option, prepared, CPU)  # by other operations, whose last bits differ
+    assert scores.score == pytest.approx(on_cpu.score, rel=1e-4, abs=1e-6) and scores.keep == on_cpu.keep
+    for name, details in scores.details.items():
+        assert details == pytest.approx(on_cpu.details[name], rel=1e-4, abs=1e-6, nan_ok=True)
 
 
 def test_stages_compute_on_the_device_of_the_run(prepared: Path, tmp_path: Path, monkeypatch) -> None:
