@@ -20,7 +20,7 @@ from pipelines.stages import STAGES
 from recsys.config.factory import targets
 from recsys.config.options import present_name
 from recsys.errors import ConfigError, DataError
-from recsys.files import Json, remove_folder, unfinished_folder, write_json
+from recsys.files import Json, remove_folder, remove_unfinished, unfinished_folder, write_json
 from recsys.lock import locked
 from recsys.results import StageResult, prepared_folder, read_as, read_stage, relative, write_stage
 from recsys.selection.reports.find import is_mlflow_id, named
@@ -232,4 +232,5 @@ def run_node(node: Node, folder: Path, work: Callable[[], Result]) -> StageResul
             write_stage(folder, work().to_json(folder, time.perf_counter() - started))
         if (folder / CHECKPOINTS).exists():
             remove_folder(folder / CHECKPOINTS)
+        remove_unfinished(folder)  # of a process that was killed just then
         return read_stage(folder)
