@@ -80,7 +80,7 @@ def test_memory_is_what_a_training_takes(tmp_path: Path) -> None:
     columns |= {f"n{i}": rng.normal(size=rows).astype(np.float32) for i in range(13)}
     columns["y"] = rng.integers(0, 2, rows)
     pyarrow.parquet.write_table(pa.table(columns), tmp_path / "sized.parquet")
-    peaks, plans = {}, {}
+    peaks, plans, tables = {}, {}, {}
     for size in (26, 1_000_000, 10_000_000):
         arguments = [*TRAIN, _fields(size)]
         _peak(tmp_path, *[a for a in arguments if not a.startswith("stages")], "stages=[prepare]")
@@ -89,8 +89,9 @@ def test_memory_is_what_a_training_takes(tmp_path: Path) -> None:
         schema = Schema((*ids, *(Field(f"n{i}", "numeric", (f"n{i}",), ("float",)) for i in range(13))), "y")
         config = run_config(**{k: composed(*TRAIN, _fields(size))[k] for k in ("model", "embedding", "train", "data")})
         work = capacity.workload(capacity.settings(config, schema, rows), schema)
+        tables[size] = work.table_bytes
         plans[size] = predict(work, Hardware.load("laptop", tmp_path), 1, 4096, "fp32").bytes
     for size in (1_000_000, 10_000_000):
         real, planned = peaks[size] - peaks[26], plans[size] - plans[26]
         print(f"{size:,} rows: peak {peaks[size] / 1e6:.0f} MB, tables {real / 1e6:.0f}, planned {planned / 1e6:.0f}")
-        assert real == pytest.approx(planned, rel=0.25, abs=50e6)
+        assert 0.9 * (tables[size] - tables[26]) < real < 1.1 * planned + 30e6  # a small copy hides in the first peak
