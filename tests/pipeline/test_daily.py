@@ -159,7 +159,7 @@ def test_a_delta_is_refused_on_another_base_and_if_it_is_damaged(lineage: Path, 
     content = bytearray((tmp_path / "delta.safetensors").read_bytes())
     content[-3] ^= 1
     (tmp_path / "delta.safetensors").write_bytes(content)
-    with pytest.raises(BundleError, match="is damaged: its result is not"):
+    with pytest.raises(BundleError, match="is damaged: "):
         apply_delta(tmp_path, weights, encoders)
     (tmp_path / "delta.json").write_bytes(b"{}")
     with pytest.raises(BundleError, match="delta format None, this recsys reads 1"):
