@@ -172,8 +172,8 @@ def _bad_field(model: CTR, batch: Batch, x_BW: Tensor) -> Cause | None:
             continue
         row, _ = _first(~x_BW[:, columns].isfinite())
         text = f"field {name!r} is not finite in the input of the network"
-        if found := _bad_table_row(model, model.schema[name], batch.ids_BL[row]):
-            table, number, id = found
+        if bad := _bad_table_row(model, model.schema[name], batch.ids_BL[row]):
+            table, number, id = bad
             text = f"field {name!r}: row {number:,} of table {table!r}, which id {id:,} reads, is not finite"
         return Cause(text, "the steps before made it so: lower train.table_lr and train.lr", row)
     return None

@@ -30,15 +30,15 @@ def _glances(training: Working, seconds: float, tell: Callable[[str], None]) -> 
     over, worker = threading.Event(), threading.get_ident()
 
     def watch() -> None:
-        seen, since, told = (training.step, training.part), time.monotonic(), 0.0
+        seen, since, last = (training.step, training.part), time.monotonic(), 0.0
         while not over.wait(max(_FASTEST, min(seconds / 8, 10))):
             now, waited = (training.step, training.part), time.monotonic() - since
             if now != seen:
-                if told:
+                if last:
                     tell(f"{_who()}training goes on after {waited:,.0f} seconds in {seen[1]}")
-                seen, since, told = now, time.monotonic(), 0.0
-            elif waited >= max(seconds, 2 * told):
-                told = waited
+                seen, since, last = now, time.monotonic(), 0.0
+            elif waited >= max(seconds, 2 * last):
+                last = waited
                 where = _where(sys._current_frames().get(worker))  # pyright: ignore[reportPrivateUsage]
                 tell(f"{_who()}no step since {waited:,.0f} seconds: step {now[0] + 1} waits in {now[1]}{where}")
 
