@@ -74,6 +74,8 @@ class Ranks:
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
             store, rank, world = next(dist.rendezvous("env://", timeout=_START))
+            # torchrun may keep its store when it starts dead processes again: their addresses must not be read then
+            store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
             cls._board.append(dist.PrefixStore("recsys", store))
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             group = dist.PrefixStore("group", store)
