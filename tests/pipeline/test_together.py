@@ -161,6 +161,7 @@ def test_a_run_that_is_told_to_stop_stops_on_all_ranks_and_is_taken_up(alone, pr
 @pytest.mark.slow
 def test_the_command_under_torchrun_gives_what_it_gives_alone(place: Path) -> None:
     run = ["run", *SMALL, "model.dropout=0", "train.embedding_dropout=0", "train.precision=fp32", "device=cpu"]
+    run += ["stages=[train,select,retrain,compress,evaluate]"]
     here = recsys(place, *run)
     there = whole_recsys(place, *run, "launcher=torchrun", "launcher.processes=2")
     assert there.returncode == 0, there.stderr + there.stdout
