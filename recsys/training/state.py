@@ -36,16 +36,16 @@ def dense_state(model: CTR) -> dict[str, Tensor]:
     return {n: x for n, x in plain.items() if x.untyped_storage().data_ptr() not in tables}
 
 
-def count_numbers(model: CTR, of: str = "") -> int:
+def count_numbers(model: CTR, prefix: str = "") -> int:
     """Count of the numbers in a model's tables, on whatever processes, and in its dense state.
 
     Args:
         model: The model.
-        of: Of the dense state, only names that begin with this count.
+        prefix: Of the dense state, only names that begin with this count.
     """
     mine = {r.table: r.total * r.weight_RD.shape[1] for r in held_rows(model)}
     tables = {t: n for of_rank in Ranks.current().gather(mine) for t, n in of_rank.items()}
-    return sum(tables.values()) + sum(x.numel() for n, x in dense_state(model).items() if n.startswith(of))
+    return sum(tables.values()) + sum(x.numel() for n, x in dense_state(model).items() if n.startswith(prefix))
 
 
 def load_dense(model: CTR, saved: Mapping[str, Tensor], source: TensorFolder) -> None:

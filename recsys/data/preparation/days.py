@@ -138,8 +138,8 @@ class DayRows:
             code = code.ravel()
             count += np.bincount(code[code >= 0], minlength=dictionary.size)
             np.maximum.at(last, code[code >= 0], day[code >= 0])
-        there = np.flatnonzero(count)
-        return Seen(dictionary.values().gather(there).to_list(), count[there], last[there])
+        seen = np.flatnonzero(count)
+        return Seen(dictionary.values().gather(seen).to_list(), count[seen], last[seen])
 
     def write(
         self, folder: Path, split: str, span: Span, schema: Schema, encoders: Mapping[str, AnyEncoder]

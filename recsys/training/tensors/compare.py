@@ -50,9 +50,9 @@ def differences(a: TensorFolder, b: TensorFolder) -> Iterator[Difference]:
             yield Difference(name, text=f"{_kind(one)} | {_kind(other)}")
             continue
         for kind in ("weight", "state")[: 1 + bool(one.state)]:
-            found = _of_table(a, b, name, kind)
-            if found.count:
-                yield found
+            difference = _of_table(a, b, name, kind)
+            if difference.count:
+                yield difference
     parts = [{p.tensor: p for p in folder.manifest.parts if not p.table} for folder in (a, b)]
     for name in sorted(parts[0].keys() | parts[1].keys()):
         x, y = (folder.tensor(p[name]) if name in p else None for folder, p in zip((a, b), parts, strict=True))

@@ -101,16 +101,16 @@ def _measure(case: Case, asked: _Asked, run: bool) -> tuple[CaseFigures, WholeRu
         steps = {(s.name, mode): s.steps_in(mode, asked.seconds, asked.steps) for s, mode in pairs}
         turns = interleaved(ready, steps, asked.turns)
         whole = _whole(case, asked, ready, steps) if run else None
-        about = {s.name: s.about for s in ready}
+        described = {s.name: s.about for s in ready}
     figures: dict[str, dict[str, Measured]] = {}
     for (side, mode), taken in turns.items():
         figures.setdefault(side, {})[mode] = Measured.of(taken)
-    return CaseFigures(_batch(about, case), figures, about, {**absent, **missing}), whole
+    return CaseFigures(_batch(described, case), figures, described, {**absent, **missing}), whole
 
 
-def _batch(about: Mapping[str, Mapping[str, Any]], case: Case) -> int:
+def _batch(described: Mapping[str, Mapping[str, Any]], case: Case) -> int:
     """Rows a step: those of the case, or all rows if there are fewer."""
-    return min([case.batch, *(a["rows"] for a in about.values() if "rows" in a)])
+    return min([case.batch, *(a["rows"] for a in described.values() if "rows" in a)])
 
 
 def _whole(case: Case, asked: _Asked, ready: Sequence[Side], steps: Mapping[tuple[str, str], int]) -> WholeRun:

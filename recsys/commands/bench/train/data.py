@@ -81,8 +81,8 @@ def prepared(name: str, folder: Path, rows: int, ids: int | None = None) -> Path
     Raises:
         DataError: If the run fails.
     """
-    base, made = name.split("-")[0], f"{rows}-{ids}" if ids else str(rows)
-    path, plain = folder / f"{name}-{made}.parquet", folder / f"{base}-{made}.parquet"
+    base, size = name.split("-")[0], f"{rows}-{ids}" if ids else str(rows)
+    path, plain = folder / f"{name}-{size}.parquet", folder / f"{base}-{size}.parquet"
     if not plain.exists():
         write(plain, Planted(_INTS, _CATS, _largest(name, ids), 0), rows, "parquet", words=False)
     if not path.exists():

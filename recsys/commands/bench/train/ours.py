@@ -1,15 +1,13 @@
 """This project's side of `recsys bench train`, and the floor under it. Run as a process: see `turns`."""
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import fbgemm_gpu
 import torch
-import torchrec
 
-import recsys
 from recsys.commands.bench.train.floor import Product, check_complete, floor_step, of_step, padded
 from recsys.commands.bench.train.turns import Trainer, memory, serve
 from recsys.data.batch import Batch
@@ -40,8 +38,8 @@ def trainer(job: dict[str, Any]) -> Trainer:
     training = Training(model, config, len(shards) // size, device=device)
     batches = list(islice(shards.shuffled(size, job["seed"]), job["kept_batches"]))
     held = training.embedding.held()
-    about: dict[str, Any] = {
-        "versions": {m.__name__: str(m.__version__) for m in (recsys, torch, torchrec, fbgemm_gpu)},
+    description: dict[str, Any] = {
+        "versions": {n: version(n) for n in ("recsys", "torch", "torchrec", "fbgemm-gpu")},
         "device": device.reason,
         "rows": size,
         "dense_parameters": sum(p.numel() for p in dense_parameters(model)),
@@ -50,7 +48,7 @@ def trainer(job: dict[str, Any]) -> Trainer:
         "bytes_before": before,
     }
     if job["part"] == "floor":
-        return _floor(model, device.batch(batches[0]), device, about)
+        return _floor(model, device.batch(batches[0]), device, description)
     kept, loaded = cycle(batches), _forever(training, shards, job["seed"])
 
     def in_memory(steps: int) -> float:
@@ -59,7 +57,7 @@ def trainer(job: dict[str, Any]) -> Trainer:
     def through_loader(steps: int) -> float:
         return _last(step.loss for step in islice(loaded, steps))
 
-    return Trainer({"memory": _finished(in_memory, device), "loader": _finished(through_loader, device)}, about)
+    return Trainer({"memory": _finished(in_memory, device), "loader": _finished(through_loader, device)}, description)
 
 
 def _nbytes(x: torch.Tensor) -> int:
@@ -86,7 +84,7 @@ def _finished(take: Callable[[int], float], device: Device) -> Callable[[int], f
     return whole
 
 
-def _floor(model: CTR, batch: Batch, device: Device, about: dict[str, Any]) -> Trainer:
+def _floor(model: CTR, batch: Batch, device: Device, description: dict[str, Any]) -> Trainer:
     model.eval()
 
     def answer() -> None:
@@ -98,7 +96,7 @@ def _floor(model: CTR, batch: Batch, device: Device, about: dict[str, Any]) -> T
     check_complete(products, model, len(batch))
     flops = sum(p.flops for p in products)
     modes = {"memory": _loop(products, device), "padded": _loop(padded(products), device)}
-    return Trainer(modes, {**about, "flops_per_row": flops / len(batch), "products": len(products)})
+    return Trainer(modes, {**description, "flops_per_row": flops / len(batch), "products": len(products)})
 
 
 def _loop(products: Sequence[Product], device: Device) -> Callable[[int], float]:

@@ -96,12 +96,12 @@ def memory_shares(figures: CaseFigures, side: str) -> tuple[float, float]:
     Both are divided by the bytes of all rows of tables and their optimiser. The peak counts imported libraries and
     pages of data files.
     """
-    about = figures.about[side]
-    rows = about["table_bytes"] + about["optimizer_bytes"]
+    description = figures.about[side]
+    rows = description["table_bytes"] + description["optimizer_bytes"]
     measured = list(figures.sides[side].values())
     peak = max(m.peak_bytes for m in measured)
     after = max(m.anonymous_bytes for m in measured)
-    return peak / rows, (after - about["bytes_before"]) / rows
+    return peak / rows, (after - description["bytes_before"]) / rows
 
 
 def line(
