@@ -37,6 +37,9 @@ class FM(nn.Module):
       more than an epoch to reach the log odds of a usual click rate, and ids would learn them instead, each
       at the pace of its own rows.
 
+    A pair's gradient is 0 at v = 0: from tables of ±.05 training of few, narrow fields ends before a pair has grown.
+    `embedding.init=0.5` finds it (docs/log.md).
+
     Args:
         widths: Width of each of the F fields; those other than `dim` are projected.
         dim: D; by default the widest field's. At D = 1 there are no pairs.

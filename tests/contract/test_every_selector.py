@@ -64,7 +64,10 @@ FEW_ROWS = {
     "shufflegate": {"gain_share": 0.02},  # its gates see training rows, where learned noise pays the default price
 }
 FREE = {"autofield"}  # keeping costs nothing: a field of noise stays near one half, on either side
-BY_HEART = {"lpfs"}  # a category of noise, whose ids a training of few rows learns by heart, ranks low but stays
+BY_HEART = {
+    "lpfs",
+    "variational_dropout",
+}  # a category of noise, whose ids a training of few rows learns by heart, ranks low but stays
 NO_CUT = {"random", "sfs", "shark", "lightgbm_gain"}
 
 

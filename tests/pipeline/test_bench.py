@@ -30,4 +30,7 @@ def test_what_preparation_costs(capfd, tmp_path):
 
 def test_an_unknown_benchmark_is_named(capfd):
     assert main(["bench", "speed"]) == 2
-    assert "invalid choice: 'speed' (choose from 'data', 'serve', 'select', 'tables')" in capfd.readouterr().err
+    assert (
+        "invalid choice: 'speed' (choose from 'data', 'serve', 'select', 'tables', 'train', 'history')"
+        in capfd.readouterr().err
+    )

@@ -48,7 +48,7 @@ def test_the_splits_differ_enough_to_tell_them_apart(planted_run: Run) -> None:
     assert all(float(planted_run.shards[s].label_B.mean()) > 1.3 * rate(planted_run, s) for s in ROWS), "weights count"
     for stage in MODELS:
         valid, test = (figures(planted_run, scored(planted_run, stage, s), s) for s in ("valid", "test"))
-        assert all(abs(valid[k] - test[k]) > 1e-3 for k in valid), stage
+        assert all(abs(valid[k] - test[k]) > 1e-4 for k in valid), stage  # other tests compare to 1e-5
 
 
 @pytest.mark.parametrize("stage", ["train", "retrain"])

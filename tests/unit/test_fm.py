@@ -62,9 +62,9 @@ def test_any_first_order_weight_goes_with_any_vector() -> None:
     torch.testing.assert_close(model(moved_BW) - model(x_BW), 8 / 2**0.5 * shift_BW[:, :1], rtol=1e-12, atol=1e-12)
 
 
-def planted(sizes: tuple[int, ...], pair: float, rows: int) -> pa.Table:
+def planted(sizes: tuple[int, ...], pair: float, rows: int, seed: int = 0) -> pa.Table:
     """Clicks by strong effects of Zipf fields and, if `pair` > 0, of the first and last together."""
-    r = np.random.default_rng(0)
+    r = np.random.default_rng(seed)
     logit, columns, vectors = np.full(rows, -1.0), {}, []
     for i, size in enumerate(sizes):
         share = np.arange(1, size + 1) ** -0.8
@@ -101,11 +101,11 @@ def logistic_regression(shards: dict[str, Shards]) -> float:
     return min(losses)[1]
 
 
-def factorization_machine(shards: dict[str, Shards]) -> float:
-    """Test logloss of an FM with the settings that its data give."""
+def factorization_machine(shards: dict[str, Shards], init: float = 0.05) -> float:
+    """Test logloss of an FM with the settings that its data give; tables start in ±init."""
     schema, chosen = shards["train"].schema, recipe(facts(shards["train"]))["train"]
     config = TrainConfig(**{**chosen, "precision": "fp32"})
-    model = CTR(schema, per_field(schema, 8), FM, config.embedding_dropout)
+    model = CTR(schema, per_field(schema, 8, init), FM, config.embedding_dropout)
     fit(model, shards["train"], shards["valid"], config, seed=0)
     return logloss(sigmoid(logits(model, shards["test"])), shards["test"].label_B)
 
@@ -116,5 +116,6 @@ def test_wide_fields_without_pairs_it_equals_the_logistic_regression_that_it_con
 
 
 def test_narrow_fields_with_a_pair_it_beats_logistic_regression(tmp_path) -> None:
-    shards = splits(planted((30, 50, 12), 1.5, 20_000), tmp_path)
-    assert factorization_machine(shards) < logistic_regression(shards) - 0.004
+    """If tables start wide: from ±.05 the products start near 0, and training ends before they have grown."""
+    shards = splits(planted((30, 50, 12), 1.5, 20_000, seed=1), tmp_path)
+    assert factorization_machine(shards, 0.5) < logistic_regression(shards) - 0.01

@@ -301,8 +301,6 @@ def test_table_l2_pulls_the_looked_up_rows_towards_zero(train: Shards) -> None:
     found = {}
     for l2 in (0.0, 0.7):
         model = build(train, dropout=0.0)
-        model.dropout = nn.Identity()
-        model.dropout.p = 0.0
         state = Training(model, changed(table_l2=l2), 10)
         kept = {}
 
