@@ -84,7 +84,7 @@ class Fit:
         logit_BT = label_logits(self.model, valid, device=self.training.device)
         if not np.isfinite(logit_BT).all():
             raise explained_look(self.model, self.training.step, valid, logit_BT, self.training.device)
-        seen = {"step": self.training.step, "train_loss": train_loss, **self.training.figures}
+        seen = {"step": self.training.step, "train_loss": train_loss}
         better, network = False, dict[str, float]()
         if self.model.linear is not None:
             alone = logloss(sigmoid(logit_BT[:, 0]), valid.label_B, valid.weight_B)
@@ -96,7 +96,7 @@ class Fit:
             which = f".{name}" if t else ""
             seen[f"valid_logloss{which}"] = logloss(sigmoid(logit_B), label_B, weight_B)
             seen[f"valid_auc{which}"] = auc(logit_B, label_B, weight_B)
-        seen |= network
+        seen |= network | self.training.figures  # last: a narrow terminal cuts them off first
         self.history.append(seen)
         if seen["valid_logloss"] < self.best:
             self.best, self.best_step, better = seen["valid_logloss"], self.training.step, True
@@ -236,7 +236,7 @@ def fit(
         loss: Loss that a step lowers; looks use the labels in any case.
 
     Returns:
-        One entry for each look: step, train_loss, figures of `Move` for the step before it, valid_logloss, valid_auc;
+        One entry for each look: step, train_loss, valid_logloss, valid_auc; figures of `Move` for the step before it;
         for other labels valid_logloss.NAME … With a logistic regression also network_share, and network_logloss of the
         network alone on validation; the other figures are then those of the mean of both.
 
