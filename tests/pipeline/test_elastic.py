@@ -62,12 +62,10 @@ def test_a_killed_rank_changes_nothing(undisturbed: Path, rank: int) -> None:
     while not (folder / "train" / "checkpoints").is_dir() or len(_steps(folder)) < 2:
         assert run.poll() is None and time.monotonic() < until, (undisturbed / f"{name}.out").read_text()
         time.sleep(0.01)
-    before = len(json.loads((folder / "run.json").read_text())["metrics"])
     _rank(run, rank).send_signal(signal.SIGKILL)
     assert run.wait(500) == 0, (undisturbed / f"{name}.out").read_text()
     said = (folder / "rank-0.log").read_text()
     assert said.count("─ train ─") == 2, "rank 0 began stage train twice"
-    assert before >= 1
     told = json.loads((folder / "run.json").read_text())
     assert told["state"] == "finished" and told["error"] is None
     one, two = _weights(undisturbed / "runs" / "whole"), _weights(folder)
