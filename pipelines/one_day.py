@@ -245,7 +245,7 @@ def one_day(lineage: Lineage, day: Day, parent: Path, folder: Path) -> Result:
     before, spec = checkpoint.load(parent, lineage.device)
     seed = (lineage.seed + day.number) % 2**32
     model = grown(before, spec, schema, {n: c.fresh for n, c in changes.items()}, seed, lineage.device)
-    steps = max(1, round(len(train) / lineage.config.batch_size))  # equal batches, so that no row is left out
+    steps = max(1, round(len(train) / lineage.config.batch_size))  # equal batches: fewer than `steps` rows are left out
     size, lr = len(train) // steps, lineage.config.lr * lineage.settings.rate
     config = replace(lineage.config, batch_size=size, lr=lr, max_epochs=1, warmup_steps=0, decay="none")
     seconds = lineage.learn(model, train, config, seed)

@@ -21,14 +21,20 @@ _TABLE = 1 << 28  # bytes of the table whose rows are read, far more than the ca
 _LARGE = 1 << 26  # bytes of a large message
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    """The least seconds of one call. They are counted by the processor's time: other work does not add to that."""
+def _seconds(call: Callable[[], object], threads: int | None = None) -> float:
+    """The least seconds of one call. They are counted by the processor's time: other work does not add to that.
+
+    Args:
+        call: What is timed.
+        threads: Count of threads that it keeps busy; torch's by default.
+    """
     call()
+    threads = threads or torch.get_num_threads()
     best, until = float("inf"), time.perf_counter() + _AT_LEAST
     while time.perf_counter() < until or best == float("inf"):
         started = time.process_time()
         call()
-        best = min(best, (time.process_time() - started) / torch.get_num_threads())
+        best = min(best, (time.process_time() - started) / threads)
     return best
 
 
@@ -59,7 +65,7 @@ def _operation() -> float:
             y = y * 1.01
         y.sum().backward()
 
-    return _seconds(chain) / (3 * count)
+    return _seconds(chain, threads=1) / (3 * count)
 
 
 def _disk(folder: Path) -> float:

@@ -21,7 +21,7 @@ class Dropout(nn.Module):
 
     On a CPU q is 1 − p to the nearest multiple of 1/256: torch draws 32 bits for each entry one by one, which takes as
     long as a matrix product. Here a faster generator draws a byte. Its seed comes from torch's generator, thereby a
-    resumed training draws the same.
+    resumed training draws the same. In bf16 1/q is a bf16 number, too: the mean of y is off by up to .4 %.
 
     Args:
         p: Share of entries that become 0, in [0, 1].

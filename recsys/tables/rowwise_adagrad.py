@@ -87,6 +87,8 @@ def _arguments(given: dict[str, Any]) -> tuple[Any, ...] | None:
     grad_BW, weights, dim = given["grad_output"], given["host_weights"], given["max_D"]
     first_F, features = given["momentum1_offsets"], len(given["D_offsets"]) - 1  # first row of each feature's table
     alike = grad_BW.shape[1] == features * dim and torch.equal(first_F * dim, given["weights_offsets"])
+    if len(given["offsets"]) < 2:  # no rows at all
+        return None
     if not alike or given["pooling_mode"] != _SUM or {weights.dtype, grad_BW.dtype} != {torch.float32}:
         return None
     ids, offsets, weight_RD = given["indices"], given["offsets"], weights.view(-1, dim)

@@ -11,7 +11,7 @@ from recsys.embeddings.join import looked_up
 from recsys.tables import rowwise_adagrad
 from recsys.tables.rowwise_adagrad import update_rows, use_fast_update
 
-RATE, EPS = 0.1, 1e-8
+RATE, EPS = 0.1, 0.2
 
 
 def slow(weight_RD, state_R, ids_N, grad_GD, read_N, scale_N):
