@@ -115,6 +115,33 @@ def test_numpy_reads_it_and_everything_else_comes_back_as_it_was(tmp_path: Path)
         Snapshot.of([], {"x": {"y": object()}})
 
 
+@pytest.mark.parametrize(
+    "change", [{"dim": 2}, {"dim": 10**18}, {"dtype": "F16"}, {"dtype": "Q99"}, {"state": "row F64"}]
+)
+def test_a_manifest_that_contradicts_its_tensors_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    folder = saved(tmp_path, [rows()])
+    path = folder / "manifest.json"
+    text = json.loads(path.read_text())
+    name = sorted(text["tables"])[0]
+    text["tables"][name] |= change
+    path.write_text(json.dumps(text))
+    with pytest.raises(DataError, match="expected .* of dtype and shape"):
+        TensorFolder(folder, "mend").verify()
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    folder = saved(tmp_path, [rows()])
+    file = next((folder / "tables").iterdir())
+    path = folder / "manifest.json"
+    text = json.loads(path.read_text())
+    text["files"][f"tables/{file.name}"] = 0
+    path.write_text(json.dumps(text))
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DataError, match="expected a regular file"):
+        TensorFolder(folder, "mend").verify()
+
+
 def test_a_table_of_another_size_or_state_is_refused(tmp_path: Path) -> None:
     place = saved(tmp_path, [rows()])
     for other in (rows(dim=8), rows(total=99, stop=99), rows(state="element"), rows(state=""), rows("absent")):

@@ -57,6 +57,13 @@ class SavedTable:
     dtype: str
     state: str = ""
 
+    def described(self, kind: str, rows: int) -> tuple[str, tuple[int, ...]]:
+        """The dtype and the shape of so many rows of `weight` or `state`."""
+        if kind == "weight":
+            return self.dtype, (rows, self.dim)
+        each, _, dtype = self.state.partition(" ")
+        return dtype, (rows,) if each == "row" else (rows, self.dim)
+
 
 @dataclass(frozen=True)
 class Part:

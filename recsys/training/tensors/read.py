@@ -3,6 +3,7 @@
 R rows of a range, D embedding dim.
 """
 
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from recsys.errors import ConfigError, DataError
 from recsys.frame.contracts import TableRows
 from recsys.results import read_as
-from recsys.training.tensors.manifest import MANIFEST, VERSION, Manifest, Part, saved_table
+from recsys.training.tensors.manifest import DTYPES, MANIFEST, VERSION, Manifest, Part, saved_table
 from recsys.training.tensors.write import raw_bytes
 
 __all__ = ["TensorFolder"]
@@ -54,13 +55,20 @@ class TensorFolder:
         if ".." in Path(file).parts or Path(file).is_absolute():
             raise self._damaged(f"paths inside the folder, got {file!r}")
         try:
-            if (size := (self.folder / file).stat().st_size) != self.manifest.files.get(file):
-                raise self._damaged(f"{self.manifest.files.get(file)} bytes, got {size}", file)
+            status = (self.folder / file).stat()
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+                raise self._damaged("a regular file", file)
+            if status.st_size != self.manifest.files.get(file):
+                raise self._damaged(f"{self.manifest.files.get(file)} bytes, got {status.st_size}", file)
             with safe_open(self.folder / file, "pt") as stream:
                 x: Tensor = stream.get_tensor(part.tensor)
         except (OSError, SafetensorError) as error:
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise DataError(f"{self.folder / file}: expected tensors, cannot read them: {why}: {self.mend}") from error
+        if table := self.manifest.tables.get(part.table):
+            wanted = table.described(part.kind, part.stop - part.start)
+            if (got := (DTYPES.get(x.dtype, str(x.dtype)), tuple(x.shape))) != wanted:
+                raise self._damaged(f"{part.tensor!r} of dtype and shape {wanted}, got {got}", file)
         if part not in self._checked:
             if xxhash.xxh3_128(raw_bytes(x)).hexdigest() != part.checksum:
                 raise self._damaged(f"the bytes of {part.tensor!r} that its checksum was made from", file)
@@ -88,10 +96,7 @@ class TensorFolder:
         for part in self._ranges[table, kind]:
             first, last = max(start, part.start), min(stop, part.stop)
             if first < last:
-                x = self.tensor(part)
-                if len(x) != part.stop - part.start:
-                    raise self._damaged(f"{part.stop - part.start} rows in {part.tensor!r}, got {len(x)}", part.file)
-                yield x[first - part.start : last - part.start]
+                yield self.tensor(part)[first - part.start : last - part.start]
 
     def read_rows(self, held: Sequence[TableRows]) -> None:
         """Fill the rows that this process holds.
