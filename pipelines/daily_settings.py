@@ -65,9 +65,12 @@ class Daily:
             ConfigError: If it is not a date.
         """
         try:
-            return None if self.end is None else datetime.fromisoformat(self.end)
+            end = None if self.end is None else datetime.fromisoformat(self.end)
         except ValueError as error:
             raise ConfigError(f"daily.end: expected an ISO date, got {self.end!r}: write 2017-12-03") from error
+        if end is not None and end.tzinfo is not None:
+            raise ConfigError(f"daily.end: expected a date without a time zone, got {self.end!r}: write 2017-12-03")
+        return end
 
     def periods(self, number: int, start: datetime, last: datetime) -> Iterator[Day]:
         """All whole periods that can be scored.

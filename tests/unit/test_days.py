@@ -142,4 +142,6 @@ def test_days_that_cannot_be(daily: Daily | None, split: Any, message: str) -> N
 def test_an_end_that_is_no_date() -> None:
     with pytest.raises(ConfigError, match="daily.end: expected an ISO date, got 'soon'"):
         Daily(end="soon")
+    with pytest.raises(ConfigError, match="daily.end: expected a date without a time zone"):
+        Daily(end="2017-12-03T00:00:00+00:00")
     assert DAY == 24 * 3600 * 10**6
