@@ -9,7 +9,7 @@ SHELL := bash
 # What `make setup` installs, each package with its hash. Empty: cpu.txt, or cpu-default-torch.txt if pip finds no CPU
 # build of torch. CUDA machines: make setup REQUIREMENTS=requirements/cuda.txt (untested)
 REQUIREMENTS ?=
-EXTRAS := demo baselines dev
+EXTRAS := demo baselines ray slurm postgres dev
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
@@ -97,8 +97,9 @@ wheel: setup  ## dist/: the wheel, the stand-in for fbgemm-gpu that CPU machines
 	sed -n 's/^\([a-z].*\) \\$$/\1/p' requirements/cpu-default-torch.txt > dist/constraints.txt
 	ls -1 dist/*
 
-lock: setup  ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer versions
-	@tool=$$(mktemp -d); trap 'rm -r "$$tool"' EXIT
+lock:  ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer versions
+	@[ -x $(BIN)/python ] || $(MAKE) setup  # not a prerequisite: with a new dependency set-up fails until it is locked
+	tool=$$(mktemp -d); trap 'rm -r "$$tool"' EXIT
 	$(PIP) install --quiet --require-hashes --target "$$tool" -r requirements/uv.txt
 	lock() {
 	  echo "lock: $$1"

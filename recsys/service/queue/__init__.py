@@ -1,0 +1,1 @@
+"""The queue: one table of runs, on SQLite or Postgres, that several workers and clients share."""
