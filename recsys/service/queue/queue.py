@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from recsys.service.queue.records import Claim, Event, Live, Needs, NewRun, QueuedRun, State
+from recsys.service.queue.records import Claim, Event, Live, Load, Needs, NewRun, QueuedRun, State
 
 __all__ = ["Queue"]
 
@@ -127,6 +127,10 @@ class Queue(Protocol):
 
     def counts(self) -> dict[State, int]:
         """State → count of runs; sweeps are not counted."""
+        ...
+
+    def load(self) -> Load:
+        """How busy the queue is; quick with 10,000 runs and a million events."""
         ...
 
     def close(self) -> None:

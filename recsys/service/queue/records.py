@@ -15,10 +15,12 @@ __all__ = [
     "Event",
     "Kind",
     "Live",
+    "Load",
     "Needs",
     "NewRun",
     "QueuedRun",
     "State",
+    "Worker",
 ]
 
 State = Literal["queued", "running", "unknown", "finished", "failed", "cancelled", "killed"]
@@ -204,3 +206,43 @@ class Event:
     at: float
     kind: str
     payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process that runs what is queued.
+
+    Args:
+        name: Unique.
+        host: Name of its machine.
+        room: All that the machine gives to runs.
+        started_at: When it started.
+        heartbeat_at: When it was heard last.
+    """
+
+    name: str
+    host: str
+    room: Needs
+    started_at: float
+    heartbeat_at: float
+
+
+@dataclass(frozen=True)
+class Load:
+    """How busy the queue is, for /metrics, `recsys doctor --service` and the pages.
+
+    Args:
+        now: The time by the database's clock.
+        newest_event: Id of the newest event; 0 if there is none.
+        waiting_since: When the oldest run in state `queued` was submitted; None if none is.
+        lost: How many leases have been lost: events of kind `lost`.
+        workers: All that were heard in the last day.
+        used: Host → sum of what its runs in state `running` or `unknown` take.
+    """
+
+    now: float
+    newest_event: int
+    waiting_since: float | None
+    lost: int
+    workers: list[Worker]
+    used: dict[str, Needs]
