@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pipelines.config import RunConfig
 from pipelines.earlier import check_same, settings, stages_to_run, taken_over
+from pipelines.mlflow_thread import MLflowThread
 from pipelines.node import begun, run_node, stage_node
 from pipelines.stage import Result, Stage
 from pipelines.stages import STAGES
@@ -29,16 +30,15 @@ from recsys.results import (
     RunResult,
     StageOfRun,
     StageResult,
-    Tracking,
     config_digest,
     noted_overrides,
     read_result,
     read_run,
+    read_stage,
     utc_now,
     write_result,
     write_stage,
 )
-from recsys.store import masked
 from recsys.terminal import console
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def run_together(work: Callable[[], int]) -> int:
     return _together.lead(work) if ranks.first else _together.follow(find)
 
 
-def _run_stage(name: str, stage: Stage, tracker: "Tracker", register: str) -> StageResult:
+def _run_stage(name: str, stage: Stage, mlflow: MLflowThread, register: str) -> None:
     """Run one stage, unless this run finished it before it was killed."""
     from pipelines import prepare
 
@@ -91,24 +91,23 @@ def _run_stage(name: str, stage: Stage, tracker: "Tracker", register: str) -> St
             prepare.check(stage)
         _console.print(Text(name, "bold"), "is done already")
         if result.mlflow_run_id:
-            return result
+            return
     else:
         _console.rule(Text(name, "bold"))
-    with tracker.stage(name):  # the result counts even if MLflow fails
-        return _tell(stage.folder, run_node(node, stage.folder, lambda: _call(name, stage)), tracker, register)
+    with mlflow.during(lambda tracker: tracker.stage(name)):  # the result counts even if MLflow fails
+        result = run_node(node, stage.folder, lambda: _call(name, stage))
+        mlflow.later(lambda tracker: _tell(stage.folder, result, tracker, register))
 
 
-def _tell(folder: Path, result: StageResult, tracker: "Tracker", register: str) -> StageResult:
+def _tell(folder: Path, result: StageResult, tracker: "Tracker", register: str) -> None:
     """Log a stage's result in MLflow, and note in it that this is done."""
     if not tracker.log(folder.name, result, folder):
-        return result
+        return
     if result.bundle:
         result = replace(result, model_uri=tracker.register(folder.name, folder / result.bundle, register))
         if result.model_uri is None:
-            return result
-    result = replace(result, mlflow_run_id=tracker.ids[folder.name])
-    write_stage(folder, result)
-    return result
+            return
+    write_stage(folder, replace(result, mlflow_run_id=tracker.ids[folder.name]))
 
 
 def _begin(folder: Path, config: RunConfig) -> Run:
@@ -152,22 +151,25 @@ def execute(config: RunConfig, folder: Path, reporter: Reporter = SILENT) -> Pat
 def _run_stages(
     config: RunConfig, folder: Path, names: list[str], done: dict[str, Path], file: RunFile, reporter: Reporter
 ) -> Path:
-    from recsys.tracking import Tracker
-
     tracking, runs = config.tracking, Path(config.runs)
-    tracker = Tracker(tracking.uri, tracking.experiment, runs)
-    every = Reporters(reporter, file, tracker)
+    mlflow = MLflowThread(tracking.uri, tracking.experiment, runs)
+    every = Reporters(reporter, file, mlflow)
+    title, noted = f"{config.name}-{config.seed}", config.to_json()
     stages = {name: StageOfRun(place) for name, place in done.items()}
-    with tracker.parent(f"{config.name}-{config.seed}", config.to_json(), folder, file.mark):
-        for name in names:
-            raise_if_cancelled(every)
-            file.stage(name)
-            done[name] = folder / name
-            stage = Stage(config, done[name], {n: p for n, p in done.items() if n != name}, every)
-            stages[name] = _of_run(done[name], _run_stage(name, stage, tracker, tracking.register))
+    try:
+        with mlflow.during(lambda tracker: tracker.parent(title, noted, folder, file.mark)):
+            for name in names:
+                raise_if_cancelled(every)
+                file.stage(name)
+                done[name] = folder / name
+                stage = Stage(config, done[name], {n: p for n, p in done.items() if n != name}, every)
+                _run_stage(name, stage, mlflow, tracking.register)
+            mlflow.wait()
+    finally:
+        mlflow.close()
+    stages |= {name: _of_run(folder / name, read_stage(folder / name)) for name in names}
     id = str(folder.resolve().relative_to(runs.resolve()))
-    store = Tracking(masked(tracker.uri), tracking.experiment, tracker.ids.get("parent"))
-    path = write_result(folder, RunResult(id, config.name, config.seed, store, stages))
+    path = write_result(folder, RunResult(id, config.name, config.seed, mlflow.tracking, stages))
     from pipelines import summary  # its tables and plots take a second to import
 
     summary.show(read_result(path), config.data["name"], label_names(config.data))

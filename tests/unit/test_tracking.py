@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ import urllib3
 from packaging.requirements import Requirement
 
 from pipelines import submit
+from pipelines.mlflow_thread import MLflowThread
 from recsys.errors import ConfigError
 from recsys.results import StageResult
 from recsys.store import follow, masked, reach
@@ -222,3 +224,47 @@ def test_a_server_that_is_gone_is_not_told_by_retry_lines(monkeypatch, caplog):
     with pytest.raises(urllib3.exceptions.MaxRetryError):
         urllib3.PoolManager(retries=urllib3.Retry(1)).request("GET", address)
     assert not caplog.records
+
+
+def test_mlflow_is_opened_after_the_first_progress_and_told_in_order(runs):
+    """Its import takes seconds, which the first step of a training must not wait for."""
+    mlflow, told = MLflowThread(None, "names", runs), []
+    with mlflow.during(lambda t: t.parent("run", {"a": 1}, runs, MARK)):
+        with mlflow.during(lambda t: t.stage("train")):
+            mlflow.later(lambda t: told.append(1))
+            time.sleep(0.1)
+            assert told == [] and mlflow.tracking.run_id is None
+            mlflow.progress(1, 10)
+            mlflow.metrics({"loss": 2.0}, 1)
+            mlflow.later(lambda t: told.append(2))
+        mlflow.wait()
+        assert told == [1, 2]
+    mlflow.close()
+    tracker = Tracker(None, "names", runs)
+    run = tracker.client.get_run(mlflow.tracking.run_id)
+    (stage,) = tracker.client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    assert (run.info.status, stage.info.status, stage.data.metrics["loss"]) == ("FINISHED", "FINISHED", 2.0)
+
+
+def test_a_stage_that_fails_is_noted_as_such_before_the_process_ends(runs):
+    mlflow = MLflowThread(None, "names", runs)
+    with (
+        pytest.raises(ZeroDivisionError),
+        closing(mlflow),
+        mlflow.during(lambda t: t.parent("run", {}, runs, MARK)),
+        mlflow.during(lambda t: t.stage("train")),
+    ):
+        print(1 / 0)
+    client = Tracker(None, "names", runs).client
+    found = client.search_runs([client.get_experiment_by_name("names").experiment_id])
+    assert [r.info.status for r in found] == ["FAILED", "FAILED"]
+
+
+def test_a_store_that_cannot_be_used_ends_the_run_at_the_next_call(tmp_path):
+    (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\0 and no more")
+    mlflow = MLflowThread(None, "names", tmp_path)
+    mlflow.progress(1, 10)
+    with closing(mlflow), pytest.raises(ConfigError, match="cannot use sqlite"):
+        mlflow.wait()
+    with pytest.raises(ConfigError, match="cannot use sqlite"):
+        mlflow.metrics({"loss": 1.0}, 2)
