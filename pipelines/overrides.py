@@ -8,6 +8,7 @@ from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -18,9 +19,20 @@ from pipelines.config import Part, RunConfig
 from recsys.config.options import CONF
 from recsys.data.preparation.fields import FIELD_KEYS, KEYS
 
-__all__ = ["NO_OPTIONS", "WRONG", "compose", "compose_typed", "each_run", "key_of", "what_is_wrong"]
+__all__ = [
+    "NO_OPTIONS",
+    "WRONG",
+    "Options",
+    "all_runs",
+    "compose",
+    "compose_typed",
+    "each_run",
+    "key_of",
+    "what_is_wrong",
+]
 
-NO_OPTIONS = argparse.Namespace(config_path=None, config_name=None)  # of Hydra's own
+Options = argparse.Namespace  # Hydra's own
+NO_OPTIONS = Options(config_path=None, config_name=None)
 
 WRONG = (
     HydraException,
@@ -37,7 +49,7 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-def compose(overrides: Sequence[str], given: argparse.Namespace = NO_OPTIONS) -> DictConfig:
+def compose(overrides: Sequence[str], given: Options = NO_OPTIONS) -> DictConfig:
     """The configuration that overrides and Hydra's own options lead to, with Hydra's part."""
     folder = Path(given.config_path).absolute() if given.config_path else CONF
     return _compose(folder, given.config_name or "config", overrides)
@@ -53,7 +65,7 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
         return hydra.compose(name, list(overrides), return_hydra_config=True)
 
 
-def _instead(unknown: str, overrides: Sequence[str], given: argparse.Namespace) -> str:
+def _instead(unknown: str, overrides: Sequence[str], given: Options) -> str:
     """What to write instead of an unknown key, from the configuration without it."""
     try:
         config = compose([o for o in overrides if key_of(o) != unknown], given)
@@ -84,7 +96,7 @@ def _no_option(overrides: Sequence[str]) -> str:
     return f"{wrong.input_line if wrong else ''!r}: expected GROUP=OPTION, with the name of an option: {mend}"
 
 
-def what_is_wrong(error: Exception, overrides: Sequence[str], given: argparse.Namespace = NO_OPTIONS) -> str:
+def what_is_wrong(error: Exception, overrides: Sequence[str], given: Options = NO_OPTIONS) -> str:
     """What is wrong with the overrides, in one line; Hydra's own text has up to twelve."""
     text = " ".join(str(error).split("\nSee https://")[0].split())
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
@@ -118,3 +130,11 @@ def each_run(overrides: list[str], sweeps: bool) -> list[list[str]]:
         for value in values[1:]:
             jobs.append([*first[:i], f"{parsed[i].get_key_element()}={value}", *first[i + 1 :]])
     return jobs
+
+
+def all_runs(overrides: list[str], sweeps: bool) -> list[list[str]]:
+    """Overrides of all runs of a sweep: each combination of the values of swept keys, as Hydra's sweeper makes them."""
+    if not sweeps:
+        return [overrides]
+    (runs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
+    return runs

@@ -76,9 +76,16 @@ def run_together(work: Callable[[], int]) -> int:
     return _together.lead(work) if ranks.first else _together.follow(find)
 
 
-def _run_stage(name: str, stage: Stage, mlflow: MLflowThread, register: str) -> None:
+def _run_stage(
+    name: str, stage: Stage, mlflow: MLflowThread, register: str, before_publishing: Callable[[], None]
+) -> None:
     """Run one stage, unless this run finished it before it was killed."""
     from pipelines import prepare
+
+    def work() -> Result:
+        result = _call(name, stage)
+        before_publishing()
+        return result
 
     node, before = stage_node(name, stage.config, stage.folder, stage.done), begun(stage.folder)
     if before and before.same_inputs(node.inputs) and not before.changes(stage.config):
@@ -86,7 +93,7 @@ def _run_stage(name: str, stage: Stage, mlflow: MLflowThread, register: str) -> 
     if name == "prepare" and prepare.gone(stage):
         (stage.folder / "result.json").unlink(missing_ok=True)
     if before == node and (stage.folder / "result.json").exists():
-        result = run_node(node, stage.folder, lambda: _call(name, stage))
+        result = run_node(node, stage.folder, work)
         if name == "prepare":
             prepare.check(stage)
         _console.print(Text(name, "bold"), "is done already")
@@ -95,7 +102,7 @@ def _run_stage(name: str, stage: Stage, mlflow: MLflowThread, register: str) -> 
     else:
         _console.rule(Text(name, "bold"))
     with mlflow.during(lambda tracker: tracker.stage(name)):  # the result counts even if MLflow fails
-        result = run_node(node, stage.folder, lambda: _call(name, stage))
+        result = run_node(node, stage.folder, work)
         mlflow.later(lambda tracker: _tell(stage.folder, result, tracker, register))
 
 
@@ -122,13 +129,24 @@ def _begin(folder: Path, config: RunConfig) -> Run:
     return replace(again, state="running", error=None, note=None)
 
 
-def execute(config: RunConfig, folder: Path, reporter: Reporter = SILENT) -> Path:
+def _anybody() -> None:
+    """Let the run publish: nobody else may have it."""
+
+
+def execute(
+    config: RunConfig,
+    folder: Path,
+    reporter: Reporter = SILENT,
+    before_publishing: Callable[[], None] = _anybody,
+) -> Path:
     """Run the stages of a configuration in a folder → its result.json.
 
     Args:
         config: A checked configuration.
         folder: The run's, inside the folder of runs. Its run.json tells the state of the run.
         reporter: Is told of progress too, and can stop the run.
+        before_publishing: Called before the result of a stage, or of the run, is written; it raises if the run belongs
+            to another process meanwhile.
 
     Raises:
         Cancelled: If the reporter, or a file `cancel` in the folder, stops the run.
@@ -141,7 +159,7 @@ def execute(config: RunConfig, folder: Path, reporter: Reporter = SILENT) -> Pat
             done = taken_over(config, names)
             check_same(folder, config, names, done, id)
             with run_file(folder, _begin(folder, config)) as file:
-                return _run_stages(config, folder, names, done, file, reporter)
+                return _run_stages(config, folder, names, done, file, reporter, before_publishing)
     except Cancelled as error:
         raise Cancelled(f"{error}: recsys run resume={id} goes on from its last checkpoint") from error
     except BlockingIOError as error:
@@ -149,7 +167,13 @@ def execute(config: RunConfig, folder: Path, reporter: Reporter = SILENT) -> Pat
 
 
 def _run_stages(
-    config: RunConfig, folder: Path, names: list[str], done: dict[str, Path], file: RunFile, reporter: Reporter
+    config: RunConfig,
+    folder: Path,
+    names: list[str],
+    done: dict[str, Path],
+    file: RunFile,
+    reporter: Reporter,
+    before_publishing: Callable[[], None],
 ) -> Path:
     tracking, runs = config.tracking, Path(config.runs)
     mlflow = MLflowThread(tracking.uri, tracking.experiment, runs)
@@ -163,12 +187,13 @@ def _run_stages(
                 file.stage(name)
                 done[name] = folder / name
                 stage = Stage(config, done[name], {n: p for n, p in done.items() if n != name}, every)
-                _run_stage(name, stage, mlflow, tracking.register)
+                _run_stage(name, stage, mlflow, tracking.register, before_publishing)
             mlflow.wait()
     finally:
         mlflow.close()
     stages |= {name: _of_run(folder / name, read_stage(folder / name)) for name in names}
     id = str(folder.resolve().relative_to(runs.resolve()))
+    before_publishing()
     path = write_result(folder, RunResult(id, config.name, config.seed, mlflow.tracking, stages))
     from pipelines import summary  # its tables and plots take a second to import
 

@@ -49,22 +49,20 @@ def _last_line(path: Path) -> str:
     return next((line for line in reversed(lines) if line.strip()), "")
 
 
-def launch(launcher: Launcher, folder: Path, overrides: Sequence[str]) -> Path | None:
-    """Run `recsys run OVERRIDES` in the processes of a launcher → result.json; None if this process is to run it.
-
-    Every process gets the run's folder, so that one that starts again resumes the run from its last checkpoint.
+def launch(launcher: Launcher, folder: Path, arguments: Sequence[str]) -> Path | None:
+    """Run the run in the processes of a launcher → result.json; None if this process is to run it.
 
     Args:
         launcher: Starts the processes.
         folder: The run's folder.
-        overrides: Hydra's options and overrides without the run's folder.
+        arguments: What follows `recsys` to run it in that folder, so that one that starts again resumes the run from
+            its last checkpoint; or `frozen`, for what its frozen.json says.
 
     Raises:
         RecsysError: As `supervise`.
     """
     place = str(folder.absolute())
-    quoted = place.replace("\\", "\\\\").replace("'", r"\'")
-    command = [sys.executable, "-m", "recsys.commands.rank", place, "run", *overrides, f"hydra.run.dir='{quoted}'"]
+    command = [sys.executable, "-m", "recsys.commands.rank", place, *arguments]
     return folder / "result.json" if supervise(launcher, command, Path(place)) else None
 
 

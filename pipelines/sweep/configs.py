@@ -10,9 +10,9 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines.check import check, check_table
+from pipelines.composed import check_folder, refuse_what_a_file_may_not_say, resolve_config
 from pipelines.config import RunConfig
 from pipelines.overrides import WRONG, compose, compose_typed, key_of, what_is_wrong
-from pipelines.submit import check_folder, refuse_what_a_file_may_not_say, resolve_config
 from pipelines.sweep.settings import Settings
 from pipelines.sweep.space import NUMBERS, TRIAL_STAGES, corners, overrides_of, read_space
 from recsys.config.options import own_options

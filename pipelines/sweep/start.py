@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+from pipelines.composed import unused
 from pipelines.config import RunConfig
 from pipelines.earlier import settings as settings_of_run
-from pipelines.submit import quiet, unused
+from pipelines.one_run import quiet
 from pipelines.sweep.configs import Base
 from pipelines.sweep.settings import Settings
 from recsys.errors import Cancelled, ConfigError

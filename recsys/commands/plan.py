@@ -140,8 +140,9 @@ def _show(given: Namespace, work: "Workload", predictions: "Sequence[Prediction]
 
 def main(given: Namespace) -> int:
     """Print what fits, and what it takes."""
+    from pipelines.composed import refuse_what_a_file_may_not_say, resolve_config
+    from pipelines.one_run import quiet
     from pipelines.overrides import WRONG, compose, compose_typed, key_of, what_is_wrong
-    from pipelines.submit import quiet, refuse_what_a_file_may_not_say, resolve_config
     from recsys.config.factory import trust
     from recsys.config.options import own_options
 

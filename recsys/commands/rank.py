@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipelines.launchers.launch import GIVEN_UP, log_of
 from recsys.commands.cli import main
+from recsys.commands.frozen import frozen
 from recsys.files import write_text
 
 __all__ = ["rank"]
@@ -24,7 +25,7 @@ def rank(folder: Path, arguments: Sequence[str]) -> int:
 
     Args:
         folder: The run's folder.
-        arguments: What follows `recsys`.
+        arguments: What follows `recsys`; or `frozen`, for what the folder's frozen.json says.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # if what started it is killed, it ends too
@@ -34,7 +35,7 @@ def rank(folder: Path, arguments: Sequence[str]) -> int:
     log = os.open(log_of(folder, int(os.environ["RANK"])), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
-    code = main(arguments)
+    code = frozen(folder) if arguments == ["frozen"] else main(arguments)
     if code == 2:
         write_text(given_up, os.environ["RANK"])
     return code

@@ -2,13 +2,13 @@
 
 from argparse import Namespace
 
-from recsys.commands.run import continued
-
 __all__ = ["main"]
 
 
 def main(given: Namespace) -> int:
     """Search, and print the path of sweep.json."""
+    from pipelines.continued import continued
+
     overrides = continued(given.overrides, "sweep")
     from pipelines.sweep.start import sweep
     from recsys.training.memory import keep_freed_memory

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-from pipelines.submit import folders_made
+from pipelines.composed import folders_made
 from recsys.commands.cli import main
 from recsys.data.shards import Shards
 from recsys.export.graphs import compiler

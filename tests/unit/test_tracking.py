@@ -17,8 +17,8 @@ import pytest
 import urllib3
 from packaging.requirements import Requirement
 
-from pipelines import submit
 from pipelines.mlflow_thread import MLflowThread
+from pipelines.one_run import quiet
 from recsys.errors import ConfigError
 from recsys.results import StageResult
 from recsys.store import follow, masked, reach
@@ -220,7 +220,7 @@ def test_a_server_that_is_gone_is_not_told_by_retry_lines(monkeypatch, caplog):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    submit.quiet()
+    quiet()
     with pytest.raises(urllib3.exceptions.MaxRetryError):
         urllib3.PoolManager(retries=urllib3.Retry(1)).request("GET", address)
     assert not caplog.records

@@ -1,0 +1,187 @@
+"""Runs that are composed and checked now, and executed later, exactly so: a queue holds them in between.
+
+Imports no training code, so that a mistake is reported at once.
+"""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Lock
+
+from omegaconf import OmegaConf
+
+from pipelines.check import check
+from pipelines.composed import Checked, checked, composed
+from pipelines.config import RunConfig
+from pipelines.continued import continued, in_full
+from pipelines.earlier import settings
+from pipelines.one_run import run_one
+from pipelines.overrides import all_runs, key_of
+from recsys.config.options import own_options
+from recsys.errors import Cancelled, ConfigError
+from recsys.files import Json, read_json, write_json, write_text
+from recsys.results import config_digest, read_as
+
+__all__ = ["OWNER", "TOKEN", "Frozen", "freeze", "read_frozen", "run_frozen", "write_frozen", "write_owner"]
+
+FILE, OWNER = "frozen.json", "owner.json"  # in the run's folder
+VERSION = 1  # of both
+TOKEN = "RECSYS_RUN_TOKEN"  # environment variable of all processes of a run that a worker started
+_OURS = re.compile(r"hydra\.(run\.dir|sweep\.dir|searchpath)")  # all of Hydra's part that a queued run obeys
+_composing = Lock()  # Hydra composes by way of global state
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A run that is composed and checked.
+
+    Args:
+        id: Path of its folder below the folder of runs, such as `20261129-084217-demo-0`; free when it was composed. A
+            run of a sweep is called `SWEEP/NUMBER`.
+        overrides: What leads to it after `recsys run`.
+        config: The composed configuration: JSON of `RunConfig`.
+        digest: 16 hexadecimal digits that name what its figures depend on; the digest of its run.json.
+        runs: The folder of runs, absolute.
+        cwd: The folder in which it was composed, absolute: relative paths of the configuration start there.
+        name: `name` of the configuration.
+        seed: `seed` of the configuration.
+        experiment: Option of the group `experiment`; None without one.
+        sweep: Id of its sweep; None unless it is a run of one.
+        cores: CPU cores that its own processes take on the machine that starts it, at least.
+        gpus: GPUs that they take there, at least.
+    """
+
+    id: str
+    overrides: list[str]
+    config: Json
+    digest: str
+    runs: str
+    cwd: str
+    name: str
+    seed: int
+    experiment: str | None = None
+    sweep: str | None = None
+    cores: int = 1
+    gpus: int = 0
+
+
+def freeze(overrides: Sequence[str], multirun: bool = False) -> list[Frozen]:
+    """Compose and check a run, or all runs of a sweep, as `recsys run` does in the current folder; nothing is written.
+
+    Args:
+        overrides: What may follow `recsys run`, without Hydra's options; `from_run=ID` too.
+        multirun: Whether to run each combination of swept values, as `-m` does.
+
+    Raises:
+        ConfigError: At the first mistake, in one line.
+    """
+    typed = in_full(overrides)
+    if wrong := next((o for o in typed if o.startswith(("-", "resume="))), None):
+        mend = "recsys resume ID goes on with a run" if wrong[0] == "r" else "leave it out"
+        raise ConfigError(f"expected overrides KEY=VALUE, got {wrong!r}: {mend}")
+    if wrong := next((o for o in typed if key_of(o).startswith("hydra") and not _OURS.fullmatch(key_of(o))), None):
+        raise ConfigError(f"{wrong}: a run of the queue obeys hydra.run.dir and hydra.searchpath alone: leave it out")
+    with _composing:
+        every = continued(typed)
+        if not any(key_of(o) == "hydra.searchpath" for o in every):
+            every = [*every, *own_options(Path.cwd())]
+        runs = checked(composed(every, multirun, all_runs), every, multirun)
+    home = _unused(runs[0].folder)
+    return [_frozen(run, home, number if multirun else None) for number, run in enumerate(runs)]
+
+
+def _unused(folder: Path) -> Path:
+    """The folder or, if it is there, the first of FOLDER-2, FOLDER-3 … that is not."""
+    path, number = folder, 1
+    while path.exists():
+        number += 1
+        path = folder.with_name(f"{folder.name}-{number}")
+    return path
+
+
+def _frozen(run: Checked, home: Path, number: int | None) -> Frozen:
+    config, runs = run.config, Path(run.config.runs).resolve()
+    id = str(home.resolve().relative_to(runs))
+    part = config.launcher or {}
+    here = int(part.get("processes", 1)) if str(part.get("_target_", "")).endswith(".Torchrun") else 1
+    far = str(part.get("_target_", "")).endswith((".Ray", ".Slurm"))
+    return Frozen(
+        id=id if number is None else f"{id}/{number}",
+        overrides=[o for o in run.overrides if key_of(o).split(".")[0] != "hydra"],
+        config=json.loads(json.dumps(config.to_json())),
+        digest=config_digest(json.loads(json.dumps(settings(config)))),
+        runs=str(runs),
+        cwd=str(Path.cwd()),
+        name=config.name,
+        seed=config.seed,
+        experiment=run.whole.hydra.runtime.choices.get("experiment"),
+        sweep=None if number is None else id,
+        cores=here,
+        gpus=here if config.device == "cuda" and not far else 0,
+    )
+
+
+def write_frozen(frozen: Frozen) -> Path:
+    """Make the folder of a run that is to be executed → the folder; `recsys run resume=ID` reads it like any other's.
+
+    If the folder has a frozen.json, as that of a run that goes on has, it stays.
+
+    Raises:
+        ConfigError: If the folder is that of a run which is not frozen.
+    """
+    folder = Path(frozen.runs) / frozen.id
+    if (folder / FILE).exists():
+        return folder
+    if (folder / "run.json").exists():
+        raise ConfigError(f"{folder}: expected a new folder, got that of another run: submit it again")
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    overrides = OmegaConf.to_yaml(OmegaConf.create(frozen.overrides))
+    write_text(folder / ".hydra" / "overrides.yaml", overrides)  # as Hydra notes them
+    write_json(folder / FILE, asdict(frozen), VERSION)
+    return folder
+
+
+def read_frozen(folder: Path) -> Frozen:
+    """What a run's folder says that the run executes.
+
+    Raises:
+        DataError: If there is no such file, or it is damaged or of another version.
+    """
+    return read_as(folder / FILE, Frozen, "a frozen run", "submit it again", VERSION)
+
+
+def write_owner(folder: Path, token: str, attempt: int) -> None:
+    """Say whose the run is: processes with another token in their environment can publish nothing from now on."""
+    write_json(folder / OWNER, {"token": token, "attempt": attempt}, VERSION)
+
+
+def _check_owner(folder: Path) -> None:
+    """Check that the run has not been handed to another worker, if a worker started this process.
+
+    Raises:
+        Cancelled: If it has.
+    """
+    mine = os.environ.get(TOKEN)
+    if mine is None:
+        return
+    owner: Json = read_json(folder / OWNER, "the owner of a run", "submit it again", VERSION, {"token": str})
+    if owner["token"] != mine:
+        raise Cancelled(f"run {folder.name} belongs to another worker now, which goes on from the last checkpoint")
+
+
+def run_frozen(folder: Path) -> int:
+    """Execute a frozen run, from its last checkpoint if it has begun → exit code, as of `recsys run`.
+
+    The current folder must be that of its frozen.json.
+    """
+
+    def read() -> RunConfig:
+        _check_owner(folder)
+        config = RunConfig.from_json(read_frozen(folder).config)
+        check(config)
+        return config
+
+    return run_one(read, folder, lambda: ["frozen"], lambda: _check_owner(folder))
