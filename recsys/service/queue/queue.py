@@ -1,7 +1,7 @@
 """The queue's door: submit, claim, heartbeat, end, cancel, resume; each is one transaction."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from recsys.service.queue.records import Claim, Event, Live, Load, Needs, NewRun, QueuedRun, State
 
@@ -39,7 +39,7 @@ class Queue(Protocol):
         before: int | None = None,
         limit: int = 50,
     ) -> list[QueuedRun]:
-        """Rows, the newest first.
+        """Rows, the newest first, with an empty `config` each: `get` and `configs` read that.
 
         Args:
             states: Only in these; all if empty.
@@ -48,6 +48,10 @@ class Queue(Protocol):
             before: Only with a smaller `number`: the next page.
             limit: Most rows.
         """
+        ...
+
+    def configs(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Id → configuration, for the ids that exist."""
         ...
 
     def claim(self, worker: str, host: str, room: Needs) -> Claim | None:
@@ -71,7 +75,7 @@ class Queue(Protocol):
         ...
 
     def beat(self, claim: Claim) -> bool:
-        """Renew the lease → whether somebody asked to stop the run."""
+        """Renew the lease → whether somebody asked to stop the run; an `unknown` run is `running` again."""
         ...
 
     def note(self, claim: Claim, live: Live) -> None:
@@ -79,11 +83,14 @@ class Queue(Protocol):
         ...
 
     def end(self, claim: Claim, state: State, exit: int | None, reason: str | None) -> QueuedRun:
-        """End the run, once; or give it back as `queued` (an attempt that goes on later)."""
+        """End the run, once; or give it back as `queued` (an attempt that goes on later).
+
+        The same call again, after its answer was lost, changes nothing; nor does it raise.
+        """
         ...
 
     def overdue(self) -> list[QueuedRun]:
-        """Runs whose lease has ended: their worker may be dead."""
+        """Runs, running or unknown, whose lease has ended: their worker may be dead."""
         ...
 
     def take_back(self, run: QueuedRun, dead: bool, most_attempts: int) -> QueuedRun:
@@ -105,16 +112,22 @@ class Queue(Protocol):
         """
         ...
 
-    def resume(self, id: str) -> QueuedRun:
-        """Queue a run again that was cancelled, failed or was killed; it keeps its id and goes on from its checkpoint.
+    def resume(self, id: str, dead: bool = False) -> QueuedRun:
+        """Queue a run again that failed or was cancelled; it keeps its id and goes on from its checkpoint.
+
+        Of a sweep, queue all runs again that failed or were cancelled.
+
+        Args:
+            id: Of the run or sweep.
+            dead: Somebody has seen that the processes of an `unknown` run are gone: queue it too.
 
         Raises:
-            ConfigError: If it is queued, running or finished, or never started.
+            ConfigError: If it is queued, running, finished or unknown, never started, or was begun by `recsys run`.
         """
         ...
 
     def retry(self, id: str) -> QueuedRun:
-        """Submit the same configuration as a new run → its row.
+        """Submit the same configuration as a new run, of no sweep → its row.
 
         Raises:
             ConfigError: If there is no such run, or it is a sweep.
@@ -122,7 +135,7 @@ class Queue(Protocol):
         ...
 
     def events(self, after: int = 0, run: str | None = None, limit: int = 1000) -> list[Event]:
-        """Events with a larger id, the oldest first."""
+        """Events with a larger id, the oldest first; of a run's `progress`, only the newest is kept."""
         ...
 
     def counts(self) -> dict[State, int]:
@@ -131,6 +144,14 @@ class Queue(Protocol):
 
     def load(self) -> Load:
         """How busy the queue is; quick with 10,000 runs and a million events."""
+        ...
+
+    def attend(self, worker: str, host: str, room: Needs) -> None:
+        """Say that a worker is there, every few seconds: a run that fits on no known worker is refused at submit."""
+        ...
+
+    def leave(self, worker: str) -> None:
+        """Say that a worker has ended for good."""
         ...
 
     def close(self) -> None:

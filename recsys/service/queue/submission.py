@@ -1,0 +1,203 @@
+"""How runs enter the queue: names, client keys, dependencies, and whether they can fit. All inside one transaction."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
+from itertools import count
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.engine import Connection, RowMapping
+
+from recsys.errors import ConfigError
+from recsys.service.queue.records import Needs, NewRun
+from recsys.service.queue.rows import fields_of, one, refresh_sweep, tell
+from recsys.service.queue.tables import clock, run_after, run_configs, runs, workers
+
+__all__ = ["KNOWN", "add"]
+
+KNOWN = 24 * 3600.0  # seconds for which a worker that is silent still counts as one that may come back
+_MOST = 2**31  # of counts and priorities
+
+
+@dataclass
+class _Entry:
+    """A run of a submission: what was asked for, and the number of its row once it is there."""
+
+    new: NewRun
+    number: int | None = None
+
+
+def add(connection: Connection, new: Sequence[NewRun]) -> list[int]:
+    """Add runs → numbers of their rows; see `Queue.submit`."""
+    for run in new:
+        _check(run)
+    now, entries = clock(connection), list[_Entry]()
+    by_id = dict[str, _Entry]()
+    for run in new:
+        run = _placed(run, by_id)
+        entry = _known(connection, run, entries) or _Entry(replace(run, id=_free(connection, run, entries)))
+        entries.append(entry)
+        by_id.setdefault(new[len(entries) - 1].id, entry)
+    fresh = [e for i, e in enumerate(entries) if e.number is None and e not in entries[:i]]
+    names = {id: entry.new.id for id, entry in by_id.items()}
+    for entry, asked in zip(entries, new, strict=True):  # its own id names the run that has it already
+        after = [names[a] if a in names and a != asked.id else a for a in dict.fromkeys(asked.after)]
+        entry.new = replace(entry.new, after=after)
+    _check_order(connection, [e.new for e in fresh])
+    _check_fit(connection, [e.new for e in fresh], now)
+    for entry in fresh:
+        entry.number = _insert(connection, entry.new, now)
+    for entry in fresh:
+        _wait(connection, entry, {e.new.id: e for e in fresh})
+    for parent in dict.fromkeys(e.new.parent for e in fresh if e.new.parent):
+        refresh_sweep(connection, parent, now)
+    return [entry.number or 0 for entry in entries]
+
+
+def _check(run: NewRun) -> None:
+    parts = PurePosixPath(run.id).parts
+    if (
+        not parts
+        or run.id != "/".join(parts)
+        or any(p.startswith((".", "/")) for p in parts)
+        or not run.id.isprintable()
+    ):
+        raise ConfigError(
+            f"id: expected a path below the folder of runs, such as 20260131-120000-demo-0, got {run.id!r}"
+        )
+    texts = {"name": run.name, "key": run.client_key or "", "user": run.user, "experiment": run.experiment or ""}
+    if wrong := [name for name, value in texts.items() if not value.isprintable()]:
+        raise ConfigError(f"{wrong[0]}: expected printable letters, got {texts[wrong[0]]!r}: leave the others out")
+    ranges = {
+        "priority": (run.priority, -_MOST, _MOST),
+        "cores": (run.needs.cores, 1, _MOST),
+        "memory": (run.needs.memory, 0, 2**62),
+        "gpus": (run.needs.gpus, 0, _MOST),
+    }
+    for name, (value, least, most) in ranges.items():
+        if not least <= value <= most:
+            raise ConfigError(f"{name}: expected a whole number from {least} to {most}, got {value}")
+
+
+def _placed(run: NewRun, by_id: Mapping[str, _Entry]) -> NewRun:
+    """A child of a sweep of the same submission takes over the name and the client key that the sweep has there."""
+    if run.parent is None or run.parent not in by_id:
+        return run
+    parent, key = by_id[run.parent].new, run.client_key
+    rest = run.id.removeprefix(run.parent)
+    if key is None and parent.client_key is not None:
+        key = f"{parent.client_key}{rest if rest != run.id else '/' + run.id}"
+    return replace(run, parent=parent.id, client_key=key, id=parent.id + rest if rest != run.id else run.id)
+
+
+def _known(connection: Connection, run: NewRun, entries: Sequence[_Entry]) -> _Entry | None:
+    """The run that was submitted with the same client key already."""
+    if run.client_key is None:
+        return None
+    row = connection.execute(select(runs).where(runs.c.client_key == run.client_key)).mappings().first()
+    same = next((e for e in entries if e.new.client_key == run.client_key), None)
+    if row is None and same is None:
+        return None
+    id, digest = (row["id"], row["digest"]) if row is not None else (same.new.id, same.new.digest) if same else ("", "")
+    if digest != run.digest:
+        raise ConfigError(
+            f"key {run.client_key!r}: run {id} has it, with another configuration (digest {digest}, not {run.digest}): "
+            "give another key, or the same overrides"
+        )
+    return same if row is None else _Entry(replace(run, id=row["id"]), row["number"])
+
+
+def _free(connection: Connection, run: NewRun, entries: Sequence[_Entry]) -> str:
+    """The id, with letters added if a run or a folder has it already."""
+    taken = {e.new.id for e in entries}
+
+    def free(id: str) -> bool:
+        if id in taken or connection.scalar(select(runs.c.number).where(runs.c.id == id)) is not None:
+            return False
+        return not (Path(run.runs) / id).exists()
+
+    if free(run.id):
+        return run.id
+    first, last = f"{run.id}-", f"{run.id}."  # "." follows "-" in ASCII
+    others = connection.scalar(select(func.count()).where(runs.c.id > first, runs.c.id < last)) or 0
+    return next(id for n in count(others + 1) if free(id := first + _letters(n)))
+
+
+def _letters(n: int) -> str:
+    """1 → b, 2 → c, …, 25 → z, 26 → aa, as columns of a sheet are named."""
+    text, n = "", n + 1
+    while n:
+        n, rest = divmod(n - 1, 26)
+        text = chr(ord("a") + rest) + text
+    return text
+
+
+def _check_order(connection: Connection, new: Sequence[NewRun]) -> None:
+    """Check that all names after `after` and `parent` exist, and that no run waits for itself by way of others."""
+    ids = {run.id for run in new}
+    graph: dict[str, set[str]] = {run.id: set(run.after) for run in new}
+    for run in new:
+        if run.parent is not None and run.parent not in ids and one(connection, run.parent)["kind"] == "direct":
+            raise ConfigError(f"parent: expected a run of the queue, got {run.parent}, which `recsys run` began")
+        if run.parent is not None:
+            graph.setdefault(run.parent, set()).add(run.id)  # a sweep ends after its children
+    seen = set(graph)
+    todo = [id for after in graph.values() for id in after if id not in seen]
+    todo += [run.parent for run in new if run.parent is not None and run.parent not in ids]
+    while todo:
+        id = todo.pop()
+        row = one(connection, id)
+        before = _stored(connection, row)
+        graph[id] = graph.get(id, set()) | before
+        todo += [b for b in before if b not in graph]
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = " → ".join(reversed(error.args[1]))
+        raise ConfigError(
+            f"after: these runs wait for each other in a circle: {circle}: leave one of them out"
+        ) from error
+
+
+def _stored(connection: Connection, row: RowMapping) -> set[str]:
+    """What a run in the table waits for; nothing if it has finished."""
+    return set(json.loads(row["after"])) if row["state"] != "finished" else set()
+
+
+def _check_fit(connection: Connection, new: Sequence[NewRun], now: float) -> None:
+    """Check that each run fits on a worker that was heard of within a day; if there is none, one may come."""
+    rows = connection.execute(select(workers).where(workers.c.heartbeat_at > now - KNOWN)).mappings().all()
+    rooms = {row["name"]: Needs(row["cores"], row["memory"], row["gpus"]) for row in rows}
+    for run in new if rooms else ():
+        if run.kind == "run" and not any(run.needs.fits(room) for room in rooms.values()):
+            has = "; ".join(f"{name} has {_amount(room)}" for name, room in sorted(rooms.items())[:5])
+            raise ConfigError(
+                f"run {run.id} needs {_amount(run.needs)}, which no worker can ever give: {has}: "
+                "ask for less (--cores, --memory, --gpus), or start a larger worker first"
+            )
+
+
+def _amount(needs: Needs) -> str:
+    return f"{needs.cores} cores, {needs.memory / 2**30:.3g} GiB, {needs.gpus} GPUs"
+
+
+def _insert(connection: Connection, new: NewRun, now: float) -> int:
+    row = {**fields_of(new, now), "state": "queued"}
+    number = connection.execute(insert(runs).values(row).returning(runs.c.number)).scalar_one()
+    connection.execute(insert(run_configs).values(run=number, config=json.dumps(new.config)))
+    tell(connection, new.id, now, "state", state="queued", reason=None)
+    return number
+
+
+def _wait(connection: Connection, entry: _Entry, fresh: Mapping[str, _Entry]) -> None:
+    waits = 0
+    for id in entry.new.after:
+        row = None if id in fresh else one(connection, id)
+        before: Any = fresh[id].number if row is None else row["number"]
+        connection.execute(insert(run_after).values(run=entry.number, before=before))
+        waits += row is None or row["state"] != "finished"
+    if waits:
+        connection.execute(update(runs).where(runs.c.number == entry.number).values(waits=waits))
