@@ -1,5 +1,8 @@
 """Progress reports of a run, and requests to stop it; the reporter for MLflow is in tracking.py."""
 
+import json
+import math
+import os
 import signal
 import sys
 import threading
@@ -19,6 +22,7 @@ from recsys.terminal import console
 
 __all__ = [
     "CANCEL",
+    "CURVES",
     "SILENT",
     "Reporter",
     "Reporters",
@@ -30,6 +34,7 @@ __all__ = [
 ]
 
 CANCEL = "cancel"  # a file of this name in a run's folder asks the run to stop
+CURVES = "curves.jsonl"  # in a run's folder: its figures while it trains, one JSON object for each look
 Item = TypeVar("Item")
 _PAUSE = 0.5  # least seconds between two updates of run.json
 _SHARE = 0.02  # largest share of the time that updates of run.json may take
@@ -190,9 +195,22 @@ class RunFile:
         self._write(progress=Amount(done, total, unit))
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Write the newest figures of the stage."""
+        """Write the newest figures of the stage, and add them to its curves."""
         newest = {"step": float(step), **{k: float(v) for k, v in values.items()}}
-        self._write(metrics={**self._run.metrics, self._run.stage or "": newest})
+        stage = self._changes.get("stage", self._run.stage) or ""
+        self._write(metrics={**self._run.metrics, stage: newest})
+        try:
+            self._draw(stage, newest)
+        except OSError as error:
+            self._warn(error)
+
+    def _draw(self, stage: str, newest: Mapping[str, float]) -> None:
+        """Add a line to the curves; first it ends the line before, which a killed process may have left unfinished."""
+        finite = {k: v for k, v in newest.items() if math.isfinite(v)}
+        line = "\n" + json.dumps({"stage": stage, **finite})
+        handle = os.open(self._folder / CURVES, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(line)
 
     def note(self, text: str) -> None:
         self._write(note=text)
