@@ -50,7 +50,7 @@ def claim(connection: Connection, worker: str, host: str, room: Needs, lease_sec
     tell(connection, row["id"], now, "state", state="running", reason=None)
     if row["parent"]:
         refresh_sweep(connection, row["parent"], now)
-    return Claim(read(connection, runs.c.number == number), token, lease_seconds)
+    return Claim(read(connection, [number])[0], token, lease_seconds)
 
 
 def hold(connection: Connection, claim: Claim, lease_seconds: float) -> bool | None:
@@ -113,7 +113,7 @@ def end(connection: Connection, claim: Claim, state: State, exit: int | None, re
     this = runs.c.number == claim.run.number
     row = connection.execute(select(runs).where(this)).mappings().first()
     if row is not None and row["token"] == claim.token and row["state"] == state and state in ENDED:
-        return read(connection, this)
+        return read(connection, [claim.run.number])[0]
     now = clock(connection)
     row = held(connection, claim, now)
     if state == "queued" and row["cancel_asked_at"] is not None:
@@ -122,7 +122,7 @@ def end(connection: Connection, claim: Claim, state: State, exit: int | None, re
     if state == "queued":
         free["token"] = None
     change(connection, row, now, state, reason, **free)
-    return read(connection, this)
+    return read(connection, [claim.run.number])[0]
 
 
 def overdue(connection: Connection) -> list[RowMapping]:
@@ -138,13 +138,13 @@ def take_back(connection: Connection, run: QueuedRun, dead: bool, most_attempts:
     row = connection.execute(select(runs).where(this)).mappings().one()
     seen = ("state", "attempt", "heartbeat_at", "lease_until")
     if any(row[key] != getattr(run, key) for key in seen) or row["state"] not in ("running", "unknown"):
-        return read(connection, this)
+        return read(connection, [run.number])[0]
     now, worker = clock(connection), f"worker {row['owner']} on {row['host']}"
     if not dead:
         if row["state"] == "running":
             mend = f"if you know that its processes are gone: recsys resume {row['id']} --dead"
             change(connection, row, now, "unknown", f"{worker} was not heard from, its processes were not seen; {mend}")
-        return read(connection, this)
+        return read(connection, [run.number])[0]
     tell(connection, row["id"], now, "lost", worker=row["owner"], attempt=row["attempt"])
     deaths = row["deaths"] + 1
     free: dict[str, Any] = {"token": None, "lease_until": None, "deaths": deaths}
@@ -154,4 +154,4 @@ def take_back(connection: Connection, run: QueuedRun, dead: bool, most_attempts:
         change(connection, row, now, "failed", f"its worker or its process died {deaths} times, last {worker}", **free)
     else:
         change(connection, row, now, "queued", f"{worker} died: goes on from its checkpoint", **free)
-    return read(connection, this)
+    return read(connection, [run.number])[0]

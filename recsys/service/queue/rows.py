@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.engine import Connection, RowMapping
 
 from recsys.errors import ConfigError, printable
 from recsys.service.queue.records import ENDED, Kind, Live, Needs, NewRun, QueuedRun, State
 from recsys.service.queue.tables import run_after, run_configs, run_events, runs
 
-__all__ = ["change", "config_of", "fields_of", "live_of", "one", "read", "refresh_sweep", "tell", "to_runs"]
+__all__ = ["change", "fields_of", "live_of", "one", "read", "refresh_sweep", "tell", "to_runs"]
 
 _REASON = 1000  # most letters of a reason
 _WAITED = 5  # most names in a reason
@@ -50,6 +50,8 @@ def _run(row: Mapping[Any, Any], waits: str | None = None, config: dict[str, Any
 
 def _waits(connection: Connection, numbers: Sequence[int]) -> dict[int, str]:
     """Number of a run → what it waits for, on one line."""
+    if not numbers:
+        return {}
     before = select(run_after.c.run, runs.c.id, runs.c.state).join(runs, runs.c.number == run_after.c.before)
     rows = connection.execute(before.where(run_after.c.run.in_(numbers), runs.c.state != "finished")).all()
     texts = dict[int, list[str]]()
@@ -67,21 +69,17 @@ def to_runs(connection: Connection, rows: Iterable[RowMapping]) -> list[QueuedRu
     """The records of rows, without their configurations; a reason says what a queued run waits for."""
     rows = list(rows)
     numbers = [row["number"] for row in rows if row["state"] == "queued" and row["waits"]]
-    waits = _waits(connection, numbers) if numbers else {}
+    waits = _waits(connection, numbers)
     return [_run(row, waits.get(row["number"])) for row in rows]
 
 
-def config_of(connection: Connection, number: int) -> dict[str, Any]:
-    """The configuration of a run."""
-    stored = connection.scalar(select(run_configs.c.config).where(run_configs.c.run == number))
-    return json.loads(stored) if stored else {}
-
-
-def read(connection: Connection, where: ColumnElement[bool]) -> QueuedRun:
-    """The one run that fits, with its configuration."""
-    row = connection.execute(select(runs).where(where)).mappings().one()
-    waits = _waits(connection, [row["number"]]) if row["state"] == "queued" and row["waits"] else {}
-    return _run(row, waits.get(row["number"]), config_of(connection, row["number"]))
+def read(connection: Connection, numbers: Sequence[int]) -> list[QueuedRun]:
+    """The runs of these numbers, in this order, with their configurations."""
+    rows = {row["number"]: row for row in connection.execute(select(runs).where(runs.c.number.in_(numbers))).mappings()}
+    stored = select(run_configs.c.run, run_configs.c.config).where(run_configs.c.run.in_(numbers))
+    configs = {run: json.loads(config) for run, config in connection.execute(stored)}
+    waits = _waits(connection, [number for number, row in rows.items() if row["state"] == "queued" and row["waits"]])
+    return [_run(rows[n], waits.get(n), configs.get(n)) for n in numbers]
 
 
 def one(connection: Connection, id: str) -> RowMapping:
@@ -109,7 +107,7 @@ def tell(connection: Connection, run: str, time: float, kind: str, **payload: An
     if kind == "progress":
         connection.execute(run_events.delete().where(run_events.c.run == run, run_events.c.kind == "progress"))
     row = {"run": run, "at": time, "kind": kind, "payload": json.dumps(payload)}
-    connection.execute(insert(run_events).values(row))
+    connection.execute(insert(run_events), row)
 
 
 def change(

@@ -71,11 +71,11 @@ class SqlQueue:
 
     def submit(self, runs_to_add: Sequence[NewRun]) -> list[QueuedRun]:
         with self.changing(durable=True) as connection:
-            return [read(connection, runs.c.number == number) for number in add(connection, runs_to_add)]
+            return read(connection, add(connection, runs_to_add))
 
     def get(self, id: str) -> QueuedRun:
         with self.reading() as connection:
-            return read(connection, runs.c.number == one(connection, id)["number"])
+            return read(connection, [one(connection, id)["number"]])[0]
 
     def find(
         self,
@@ -161,7 +161,7 @@ class SqlQueue:
                     _stop(connection, child, now)
             if not children:
                 change(connection, row, now, "cancelled", "stopped on request")
-            return read(connection, runs.c.number == row["number"])
+            return read(connection, [row["number"]])[0]
 
     def resume(self, id: str, dead: bool = False) -> QueuedRun:
         with self.changing(durable=True) as connection:
@@ -175,7 +175,7 @@ class SqlQueue:
             for child in children:
                 free: dict[str, Any] = {"token": None, "lease_until": None, "cancel_asked_at": None}
                 change(connection, child, now, "queued", "resumed", **free, deaths=0, exit=None)
-            return read(connection, runs.c.number == row["number"])
+            return read(connection, [row["number"]])[0]
 
     def retry(self, id: str) -> QueuedRun:
         with self.changing(durable=True) as connection:
@@ -183,10 +183,10 @@ class SqlQueue:
             if row["kind"] != "run":
                 mend = "submit it again" if row["kind"] == "sweep" else "recsys submit with its overrides"
                 raise ConfigError(f"run {id}: expected a run of the queue, got one of kind {row['kind']}: {mend}")
-            run = read(connection, runs.c.number == row["number"])
+            run = read(connection, [row["number"]])[0]
             name = sub(r"^\d{8}-\d{6}", time.strftime("%Y%m%d-%H%M%S"), id.replace("/", "-"))
             (number,) = add(connection, [replace(run.new, id=name, parent=None, client_key=None)])
-            return read(connection, runs.c.number == number)
+            return read(connection, [number])[0]
 
     def events(self, after: int = 0, run: str | None = None, limit: int = 1000) -> list[Event]:
         rows = select(run_events).where(run_events.c.id > after).order_by(run_events.c.id).limit(limit)

@@ -1,7 +1,7 @@
 """How runs enter the queue: names, client keys, dependencies, and whether they can fit. All inside one transaction."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import count
@@ -12,9 +12,9 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.engine import Connection, RowMapping
 
 from recsys.errors import ConfigError
-from recsys.service.queue.records import Needs, NewRun
-from recsys.service.queue.rows import fields_of, one, refresh_sweep, tell
-from recsys.service.queue.tables import clock, run_after, run_configs, runs, workers
+from recsys.service.queue.records import ENDED, Needs, NewRun
+from recsys.service.queue.rows import fields_of, one, refresh_sweep
+from recsys.service.queue.tables import clock, run_after, run_configs, run_events, runs, workers
 
 __all__ = ["KNOWN", "add"]
 
@@ -34,27 +34,27 @@ def add(connection: Connection, new: Sequence[NewRun]) -> list[int]:
     """Add runs → numbers of their rows; see `Queue.submit`."""
     for run in new:
         _check(run)
-    now, entries = clock(connection), list[_Entry]()
-    by_id = dict[str, _Entry]()
-    for run in new:
+    now, by_id, by_key = clock(connection), dict[str, _Entry](), dict[str, _Entry]()
+    entries, taken = dict[int, _Entry](), set[str]()
+    for i, run in sorted(enumerate(new), key=lambda pair: pair[1].kind != "sweep"):  # sweeps first: children need them
         run = _placed(run, by_id)
-        entry = _known(connection, run, entries) or _Entry(replace(run, id=_free(connection, run, entries)))
-        entries.append(entry)
-        by_id.setdefault(new[len(entries) - 1].id, entry)
-    fresh = [e for i, e in enumerate(entries) if e.number is None and e not in entries[:i]]
+        entry = _known(connection, run, by_key) or _Entry(replace(run, id=_free(connection, run, taken)))
+        entries[i] = entry
+        by_id.setdefault(new[i].id, entry)
+        taken.add(entry.new.id)
+        if run.client_key is not None:
+            by_key[run.client_key] = entry
     names = {id: entry.new.id for id, entry in by_id.items()}
-    for entry, asked in zip(entries, new, strict=True):  # its own id names the run that has it already
-        after = [names[a] if a in names and a != asked.id else a for a in dict.fromkeys(asked.after)]
-        entry.new = replace(entry.new, after=after)
+    for i, asked in enumerate(new):  # its own id names the run that has it already
+        after = [names[a] if a in names and a != asked.id else a for a in dict.fromkeys(entries[i].new.after)]
+        entries[i].new = replace(entries[i].new, after=after)
+    fresh = list({id(e): e for i in range(len(new)) if (e := entries[i]).number is None}.values())
     _check_order(connection, [e.new for e in fresh])
     _check_fit(connection, [e.new for e in fresh], now)
-    for entry in fresh:
-        entry.number = _insert(connection, entry.new, now)
-    for entry in fresh:
-        _wait(connection, entry, {e.new.id: e for e in fresh})
+    _insert(connection, fresh, now)
     for parent in dict.fromkeys(e.new.parent for e in fresh if e.new.parent):
         refresh_sweep(connection, parent, now)
-    return [entry.number or 0 for entry in entries]
+    return [entries[i].number or 0 for i in range(len(new))]
 
 
 def _check(run: NewRun) -> None:
@@ -83,22 +83,24 @@ def _check(run: NewRun) -> None:
 
 
 def _placed(run: NewRun, by_id: Mapping[str, _Entry]) -> NewRun:
-    """A child of a sweep of the same submission takes over the name and the client key that the sweep has there."""
+    """A child takes over what its sweep has in the same submission: its name, client key, and what it waits for."""
     if run.parent is None or run.parent not in by_id:
         return run
     parent, key = by_id[run.parent].new, run.client_key
     rest = run.id.removeprefix(run.parent)
     if key is None and parent.client_key is not None:
         key = f"{parent.client_key}{rest if rest != run.id else '/' + run.id}"
-    return replace(run, parent=parent.id, client_key=key, id=parent.id + rest if rest != run.id else run.id)
+    after = [*by_id[run.parent].new.after, *run.after]
+    id = parent.id + rest if rest != run.id else run.id
+    return replace(run, parent=parent.id, client_key=key, id=id, after=after)
 
 
-def _known(connection: Connection, run: NewRun, entries: Sequence[_Entry]) -> _Entry | None:
+def _known(connection: Connection, run: NewRun, by_key: Mapping[str, _Entry]) -> _Entry | None:
     """The run that was submitted with the same client key already."""
     if run.client_key is None:
         return None
     row = connection.execute(select(runs).where(runs.c.client_key == run.client_key)).mappings().first()
-    same = next((e for e in entries if e.new.client_key == run.client_key), None)
+    same = by_key.get(run.client_key)
     if row is None and same is None:
         return None
     id, digest = (row["id"], row["digest"]) if row is not None else (same.new.id, same.new.digest) if same else ("", "")
@@ -110,9 +112,8 @@ def _known(connection: Connection, run: NewRun, entries: Sequence[_Entry]) -> _E
     return same if row is None else _Entry(replace(run, id=row["id"]), row["number"])
 
 
-def _free(connection: Connection, run: NewRun, entries: Sequence[_Entry]) -> str:
+def _free(connection: Connection, run: NewRun, taken: Set[str]) -> str:
     """The id, with letters added if a run or a folder has it already."""
-    taken = {e.new.id for e in entries}
 
     def free(id: str) -> bool:
         if id in taken or connection.scalar(select(runs.c.number).where(runs.c.id == id)) is not None:
@@ -150,7 +151,7 @@ def _check_order(connection: Connection, new: Sequence[NewRun]) -> None:
     while todo:
         id = todo.pop()
         row = one(connection, id)
-        before = _stored(connection, row)
+        before = _waits_for(connection, row)
         graph[id] = graph.get(id, set()) | before
         todo += [b for b in before if b not in graph]
     try:
@@ -162,9 +163,12 @@ def _check_order(connection: Connection, new: Sequence[NewRun]) -> None:
         ) from error
 
 
-def _stored(connection: Connection, row: RowMapping) -> set[str]:
-    """What a run in the table waits for; nothing if it has finished."""
-    return set(json.loads(row["after"])) if row["state"] != "finished" else set()
+def _waits_for(connection: Connection, row: RowMapping) -> set[str]:
+    """What a run in the table waits for, unless it has finished; a sweep waits for its children."""
+    if row["state"] == "finished":
+        return set()
+    children = select(runs.c.id).where(runs.c.parent == row["id"], runs.c.state.not_in(ENDED))
+    return {*json.loads(row["after"]), *(connection.scalars(children) if row["kind"] == "sweep" else ())}
 
 
 def _check_fit(connection: Connection, new: Sequence[NewRun], now: float) -> None:
@@ -184,20 +188,31 @@ def _amount(needs: Needs) -> str:
     return f"{needs.cores} cores, {needs.memory / 2**30:.3g} GiB, {needs.gpus} GPUs"
 
 
-def _insert(connection: Connection, new: NewRun, now: float) -> int:
-    row = {**fields_of(new, now), "state": "queued"}
-    number = connection.execute(insert(runs).values(row).returning(runs.c.number)).scalar_one()
-    connection.execute(insert(run_configs).values(run=number, config=json.dumps(new.config)))
-    tell(connection, new.id, now, "state", state="queued", reason=None)
-    return number
+def _insert(connection: Connection, fresh: Sequence[_Entry], now: float) -> None:
+    """Insert the runs in order, and give each entry its number."""
+    if not fresh:
+        return
+    rows = [{**fields_of(e.new, now), "state": "queued"} for e in fresh]
+    numbers = connection.scalars(insert(runs).returning(runs.c.number, sort_by_parameter_order=True), rows)
+    for entry, number in zip(fresh, numbers, strict=True):
+        entry.number = number
+    configs = [{"run": e.number, "config": json.dumps(e.new.config)} for e in fresh]
+    connection.execute(insert(run_configs), configs)
+    said = json.dumps({"state": "queued", "reason": None})
+    connection.execute(
+        insert(run_events), [{"run": e.new.id, "at": now, "kind": "state", "payload": said} for e in fresh]
+    )
+    by_id = {e.new.id: e for e in fresh}
+    for entry in fresh:
+        if entry.new.after:
+            _wait(connection, entry, by_id)
 
 
 def _wait(connection: Connection, entry: _Entry, fresh: Mapping[str, _Entry]) -> None:
-    waits = 0
+    waits, pairs = 0, list[dict[str, Any]]()
     for id in entry.new.after:
         row = None if id in fresh else one(connection, id)
-        before: Any = fresh[id].number if row is None else row["number"]
-        connection.execute(insert(run_after).values(run=entry.number, before=before))
+        pairs.append({"run": entry.number, "before": fresh[id].number if row is None else row["number"]})
         waits += row is None or row["state"] != "finished"
-    if waits:
-        connection.execute(update(runs).where(runs.c.number == entry.number).values(waits=waits))
+    connection.execute(insert(run_after), pairs)
+    connection.execute(update(runs).where(runs.c.number == entry.number).values(waits=waits))
