@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pipelines.config import Part, RunConfig
-from recsys.config.options import CONF
+from recsys.config.options import CONF, know_own_options
 from recsys.data.preparation.fields import FIELD_KEYS, KEYS
 
 __all__ = [
@@ -61,6 +61,7 @@ def compose_typed(overrides: Sequence[str]) -> DictConfig:
 
 
 def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
+    know_own_options()
     with initialize_config_dir(str(folder), job_name="submit", version_base=None):
         return hydra.compose(name, list(overrides), return_hydra_config=True)
 

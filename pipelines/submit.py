@@ -56,7 +56,8 @@ def _typed_for_a_rank() -> list[str]:
     """The command line, after `recsys`, that runs this run alone, which may be one of several."""
     given, noted = get_args_parser().parse_args(sys.argv[1:]), HydraConfig.get().overrides
     options = {"--config-path": given.config_path, "--config-name": given.config_name, "--config-dir": given.config_dir}
-    hydra_overrides = [o for o in noted.hydra if not re.match(r"\+*hydra\.(mode|run|sweep)[.=]", o)]
+    again = "mode|run|sweep|searchpath" if given.config_dir else "mode|run|sweep"  # --config-dir names it already
+    hydra_overrides = [o for o in noted.hydra if not re.match(rf"\+*hydra\.({again})[.=]", o)]
     flags = [f"{flag}={value}" for flag, value in options.items() if value]
     quoted = HydraConfig.get().runtime.output_dir.replace("\\", "\\\\").replace("'", r"\'")
     return ["run", *flags, *hydra_overrides, *noted.task, f"hydra.run.dir='{quoted}'"]

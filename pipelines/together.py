@@ -5,6 +5,7 @@ the files and messages of rank 0 count. Thereby no stage asks which rank it runs
 """
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -19,12 +20,13 @@ from pipelines.stage import Result, Stage
 from pipelines.stages import STAGES
 from recsys.config.factory import trust
 from recsys.data.ranks import Ranks
-from recsys.errors import ProcessLost, RecsysError, in_one_line
+from recsys.errors import Cancelled, ProcessLost, RecsysError, in_one_line
 from recsys.events import SILENT, Reporter
 
 __all__ = ["Together"]
 
 Function = Callable[[Stage], Result]
+_STOPPED = "stopped by "
 _SECONDS = 5.0  # that a process waits for the reason why another one has left
 _LEFT = (
     "onnection closed",
@@ -142,14 +144,26 @@ class Together:
                 if not left and not isinstance(error, RecsysError | SystemExit | KeyboardInterrupt):
                     print(f"rank {ranks.rank}:", file=sys.__stderr__)
                     traceback.print_exc(file=sys.__stderr__)
-                reason = ranks.fail("" if left else in_one_line(error), _SECONDS if left else 0)
+                reason = ranks.fail("" if left else _reason(error), _SECONDS if left else 0)
                 if left and ranks.first:
                     raise _explained(reason) from error
                 raise
 
 
+def _reason(error: BaseException) -> str:
+    """Why a process leaves, for the others."""
+    if isinstance(error, KeyboardInterrupt):
+        return f"{_STOPPED}SIGINT"
+    code = error.code if isinstance(error, SystemExit) else None
+    if isinstance(code, int) and code - 128 in set(signal.Signals):
+        return f"{_STOPPED}{signal.Signals(code - 128).name}"
+    return in_one_line(error)
+
+
 def _explained(reason: str) -> RecsysError:
     """Why this process lost the others."""
+    if _STOPPED in reason:  # torchrun tells every process, and another one obeyed first
+        return Cancelled(reason)
     if reason:
         return RecsysError(reason)
     return ProcessLost("a process of this run was killed, or its machine was lost: resume the run")

@@ -1,9 +1,11 @@
 """Stages train and retrain: a model on all fields, then one on the fields that selection kept."""
 
+import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pipelines.stage import CHECKPOINTS, Result, Stage, write_json
@@ -62,6 +64,7 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     checkpoint.save(stage.folder, model, spec)
     write_json(stage.folder / "history.json", history)
     best = best_look(history)
+    _warn_if_no_better_than_constant(valid, best["valid_logloss"], stage)
     dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.")]
     metrics = {
         "valid_logloss": best["valid_logloss"],
@@ -78,6 +81,21 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     return Result(
         metrics, history, [recorded, *(stage.folder / f"{n}.json" for n in ("model", "history"))], params=settings
     )
+
+
+def _warn_if_no_better_than_constant(valid: Shards, logloss: float, stage: Stage) -> None:
+    """Note a training that never beat the entropy −p·ln p − (1−p)·ln(1−p) of validation's own label rate p."""
+    if len(valid.schema.labels) > 1:
+        return
+    p = float(np.average(valid.label_B, weights=valid.weight_B))
+    constant = -sum(q * math.log(q) for q in (p, 1 - p) if q)
+    if logloss > constant:
+        text = (
+            f"look at: the best look has a validation logloss of {logloss:.4g}, and always saying the label rate "
+            f"{constant:.4f}: this training has learned nothing, or diverged; lower train.lr and train.table_lr"
+        )
+        stage.reporter.note(text)
+        console().print(text, soft_wrap=True)
 
 
 def _strength(valid: Shards) -> float | None:

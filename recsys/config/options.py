@@ -12,7 +12,7 @@ from hydra.plugins.config_source import ConfigSource
 
 from recsys.errors import ConfigError
 
-__all__ = ["CONF", "own_options", "packaged_targets", "present_name", "search_path"]
+__all__ = ["CONF", "know_own_options", "own_options", "packaged_targets", "present_name", "search_path"]
 
 _ROOT = Path(__file__).parents[2]
 CONF = next(p for p in (_ROOT / "pipelines" / "conf", _ROOT / "conf") if p.is_dir())  # in a wheel, in a checkout
@@ -64,6 +64,13 @@ class _OwnOptions(FileConfigSource):
         return super().list(config_path, results_filter) if self.is_group(config_path) else []
 
 
+def know_own_options() -> None:
+    """Let Hydra read addresses `own://FOLDER`, in this process: also those that another process has written."""
+    plugins = Plugins.instance()
+    if _OwnOptions not in plugins.discover(ConfigSource):
+        plugins.register(_OwnOptions)
+
+
 def search_path(folder: Path, scheme: str = "own") -> str:
     """The Hydra override that adds a folder's options to the packaged ones.
 
@@ -71,9 +78,6 @@ def search_path(folder: Path, scheme: str = "own") -> str:
         folder: Folder of options, with a folder for each group.
         scheme: `own` exposes only the groups that recsys knows, `file` every folder.
     """
-    plugins = Plugins.instance()
-    if _OwnOptions not in plugins.discover(ConfigSource):
-        plugins.register(_OwnOptions)
     quoted = str(folder.absolute()).replace("\\", "\\\\").replace("'", r"\'")
     return f"hydra.searchpath=['{scheme}://{quoted}']"
 

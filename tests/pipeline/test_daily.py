@@ -28,7 +28,7 @@ from tests.pipeline.small import recsys
 
 DAYS, EACH, FIRST = 30, 80, datetime(2017, 7, 1)
 DATA = [
-    "experiment=daily", "data=table", "data.name=small", "data.source.path=clicks.parquet", "data.label=click",
+    "experiment=daily_own", "data=table", "data.name=small", "data.source.path=clicks.parquet", "data.label=click",
     "data.time=at", "name=small", "~data.split.shares",
     '+data.split={train: ["2017-07-01","2017-07-11"], valid: ["2017-07-11","2017-07-14"],'
     ' test: ["2017-07-14","2017-07-17"]}',

@@ -47,3 +47,9 @@ def test_a_run_on_ids_out_of_range_names_them(folder: Path) -> None:
     error, _ = _trained(folder, "ids", 1234, 10**6)
     assert error.startswith("error: train: ids out of range: field ") and "first in row 1,234)" in error
     assert "1,000,000" in error and "prepare again" in error
+
+
+def test_a_training_that_learns_nothing_says_so(folder: Path) -> None:
+    rates = ["train=fixed", "train.lr=100", "train.table_lr=100", "train.max_epochs=1", "train.linear=false"]
+    done = recsys(folder, "run", *SMALL, "stages=[prepare,train]", *rates)
+    assert done.returncode == 0 and "always saying the label rate" in " ".join(done.stderr.split()), done.stderr

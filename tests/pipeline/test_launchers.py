@@ -246,10 +246,15 @@ def test_ray(tmp_path: Path, ray_cluster: str, capfd: pytest.CaptureFixture[str]
 
 @pytest.mark.slow
 def test_a_run_under_torchrun_is_the_run_itself(place: Path) -> None:
-    train = ["run", *SMALL, "stages=[train]", "seed=3"]
+    (place / "model").mkdir()  # an option of the user's folder, which the rank must find as well
+    (place / "model" / "little.yaml").write_text("_target_: recsys.models.mlp.MLP\nhidden: [16]\n")
+    train = ["run", *SMALL, "stages=[prepare,train]", "seed=3", "model=little"]
     here = recsys(place, *train)
-    there = whole_recsys(place, *train, "launcher=torchrun", "launcher.processes=1")
+    there = whole_recsys(place, *train, "launcher=torchrun", "launcher.processes=1", "--config-dir=.")
     assert there.returncode == 0, there.stderr
+    again = [f"resume={read_result(place / there.stdout.splitlines()[-1]).id}", "launcher=torchrun"]
+    resumed = whole_recsys(place, "run", *again, "launcher.processes=1")
+    assert resumed.returncode == 0, resumed.stderr
     results = [read_result(place / done.stdout.splitlines()[-1]) for done in (here, there)]
     one, two = (r.stages["train"].metrics for r in results)
     assert one and two and one["valid_logloss"] == two["valid_logloss"] and one["best_step"] == two["best_step"]

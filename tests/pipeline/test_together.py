@@ -142,6 +142,16 @@ def test_a_rank_that_fails_ends_all_with_its_message(prepared: Path, tmp_path: P
     assert in_ranks(2, together, [new_stage(prepared, tmp_path / "run")], 10**9, failing) == [wanted, 0]
 
 
+def told_to_end() -> None:
+    raise SystemExit(128 + signal.SIGTERM)  # as the command's handler of SIGTERM does
+
+
+def test_a_rank_that_is_told_to_end_cancels_the_run(prepared: Path, tmp_path: Path) -> None:
+    stage = new_stage(prepared, tmp_path / "run")
+    first, _ = in_ranks(2, together, [stage], 10**9, told_to_end, killed=[1])
+    assert first == ("Cancelled", "rank 1: stopped by SIGTERM", 2)
+
+
 def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -153,8 +153,20 @@ def split_codes(spool: Spool, config: Mapping[str, Any]) -> np.ndarray:
         _cut_valid(code_B, spool, time, float(split.get("valid_share", 0.1)), seed)
     for code, name in enumerate(SPLITS):
         if not (code_B == code).any():
-            raise DataError(f"the {name} split is empty ({spool.rows} rows in all): give it a share in data.split")
+            raise DataError(f"the {name} split is empty ({spool.rows} rows in all): {_mend(split, spool, time, name)}")
     return code_B
+
+
+def _mend(split: Mapping[str, Any], spool: Spool, time: str | None, name: str) -> str:
+    """How an empty split gets rows."""
+    if "shares" in split or "column" in split or not time:
+        return "give it a share in data.split"
+    us_B = spool.read(f"us/{time}", 0, spool.rows)
+    first, last = (np.datetime64(int(us), "us").item().date() for us in (us_B.min(), us_B.max()))
+    return (
+        f"data.split.{name} is {list(split[name])}, and {time} goes from {first} to {last}: choose other dates, in the "
+        "file of the data or by data.split on the command line, unless the experiment sets them: then choose another"
+    )
 
 
 def _random(seed: int, start: int, stop: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 from recsys.commands.bench.train.cases import FLOOR, OURS
@@ -81,7 +82,9 @@ def targets(cases: Mapping[str, CaseFigures], run: WholeRun | None, precision: s
             listed.append(Target(f"{name}: share of its matrix products alone, {half}", value, wanted))
     if run:
         listed.append(Target("run: share of steps in memory", run.share.median, _SHARE_WANTED))
-        listed.append(Target("run: seconds to the first step", min(run.first_step_seconds), _FIRST_STEP_WANTED, False))
+        listed.append(
+            Target("run: seconds to the first step", median(run.first_step_seconds), _FIRST_STEP_WANTED, False)
+        )
     if MEMORY_CASE in cases and f"{OURS} {precision}" in cases[MEMORY_CASE].sides:
         peak, added = memory_shares(cases[MEMORY_CASE], f"{OURS} {precision}")
         listed.append(Target(f"{MEMORY_CASE}: peak memory / tables and optimiser", peak, _MEMORY_WANTED, False))
