@@ -4,15 +4,15 @@ B rows of a batch.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from recsys.data.ranks import Ranks
 from recsys.data.split import Split
-from recsys.errors import DataError
 from recsys.evaluation.metrics import auc, counting, logloss, losses, observed, sigmoid
 from recsys.events import SILENT, Reporter, raise_if_cancelled
 from recsys.frame.ctr import CTR
@@ -24,17 +24,11 @@ from recsys.training.device import CPU, Device
 from recsys.training.guards import explained_look
 from recsys.training.ids import check_ids
 from recsys.training.loop import Loss, Training, seed_everything
+from recsys.training.resumable import Resumable
 from recsys.training.saving import Checkpoints, Snapshot
 from recsys.training.stalls import told_if_stalled
-from recsys.training.state import (
-    dense_state,
-    held_rows,
-    load_optimizers,
-    load_weights,
-    named_optimizers,
-)
+from recsys.training.state import dense_state, held_rows, load_weights
 from recsys.training.tensors.manifest import check_split
-from recsys.training.tensors.read import TensorFolder
 
 __all__ = ["Fit", "best_look", "best_share", "fit", "label_logits", "logits"]
 
@@ -59,13 +53,11 @@ class Fit:
 
     Args:
         training: The training.
-        seed: Its seed.
-        checkpoints: Where it is saved; without it the best weights are kept in memory.
+        saved: The same with its checkpoints; without it the best weights are kept in memory.
     """
 
-    def __init__(self, training: Training, seed: int = 0, checkpoints: Checkpoints | None = None):
-        self.training, self.model, self.config = training, training.model, training.config
-        self.seed, self.checkpoints, self.ranks = seed, checkpoints, Ranks.current()
+    def __init__(self, training: Training, saved: Resumable | None = None):
+        self.training, self.model, self.config, self.saved = training, training.model, training.config, saved
         self.bad_looks, self.best, self.best_network, self.best_step = 0, math.inf, math.inf, 0
         self.linear_B: np.ndarray | None = None  # of validation; the regression's logits do not change
         if self.model.linear is not None:
@@ -100,7 +92,7 @@ class Fit:
         self.history.append(seen)
         if seen["valid_logloss"] < self.best:
             self.best, self.best_step, better = seen["valid_logloss"], self.training.step, True
-            if self.checkpoints is None:
+            if self.saved is None:
                 self.best_weights = self._weights().copy()
         self.bad_looks = 0 if better else self.bad_looks + 1
         return self.bad_looks >= self.config.patience
@@ -126,59 +118,30 @@ class Fit:
     def take_best(self) -> None:
         """Let the model have the best weights, their optimiser state, and the network's share at that look."""
         if self.best_step != self.training.step:
-            if self.checkpoints:
-                source = self._folder(self.best_step)
+            if self.saved:
+                source = self.saved.folder(self.best_step)
                 load_weights(self.model, source, source.rest())
             elif self.best_weights:
                 self._weights().fill(self.best_weights)
         if self.model.linear is not None:
             self.model.linear.share.fill_(next(h for h in self.history if h["step"] == self.best_step)["network_share"])
 
-    def _folder(self, step: int) -> TensorFolder:
-        assert self.checkpoints
-        place = self.checkpoints.place(step)
-        return TensorFolder(place, f"remove {place} to go on from an earlier step, or from the start if there is none")
-
     def save(self) -> None:
-        """Begin to save everything that the next step depends on; `Checkpoints.save` says what it raises."""
-        if self.checkpoints is None:
+        """Begin to save the training and its looks; `Checkpoints.save` says what it raises."""
+        if self.saved is None:
             return
-        self.training.part = "saving a checkpoint"
-        counters = {"bad_looks": self.bad_looks, "best": self.best, "best_network": self.best_network}
-        rest = {
-            "step": self.training.step,
-            "seed": self.seed,
-            "best_step": self.best_step,
-            **counters,
-            "history": self.history,
-            "losses": torch.tensor(self.losses, dtype=torch.float64),
-            "random": self.training.device.random_states(),  # equal on all ranks
-            "optimizers": named_optimizers(self.model, self.training.optimizers),
-            "model": dense_state(self.model),
-        }
-        self.checkpoints.save(Snapshot.of(held_rows(self.model), rest), self.training.step, self.best_step)
+        looks = {"bad_looks": self.bad_looks, "best": self.best, "best_network": self.best_network}
+        looks |= {"best_step": self.best_step, "history": self.history}
+        self.saved.save({**looks, "losses": torch.tensor(self.losses, dtype=torch.float64)}, self.best_step)
 
     def resume(self) -> None:
-        """Take up the newest checkpoint, if there is one.
+        """Take up the newest checkpoint, if there is one; `Resumable.resume` says what it raises."""
+        if self.saved:
+            self.saved.resume(self._take)
 
-        Raises:
-            DataError: If it is damaged, or of another version or training.
-        """
-        if self.checkpoints is None or not (steps := self.checkpoints.steps()):
-            return
-        source = self._folder(steps[-1])
-        rest = source.rest()
-        try:
-            load_weights(self.model, source, rest)
-            load_optimizers(self.model, self.training.optimizers, rest["optimizers"])
-            self.training.device.set_random_states(rest["random"])
-            self.training.step, self.best_step, self.history = rest["step"], rest["best_step"], rest["history"]
-            self.bad_looks, self.best, self.best_network = (rest[k] for k in ("bad_looks", "best", "best_network"))
-            self.losses = rest["losses"].tolist()
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise DataError(
-                f"{source.folder}: expected the state of this training, got another: {source.mend}"
-            ) from error
+    def _take(self, rest: Mapping[str, Any]) -> None:
+        self.best_step, self.history, self.losses = rest["best_step"], rest["history"], rest["losses"].tolist()
+        self.bad_looks, self.best, self.best_network = (rest[k] for k in ("bad_looks", "best", "best_network"))
 
 
 def best_share(a_B: np.ndarray, b_B: np.ndarray, label_B: np.ndarray, weight_B: np.ndarray | None) -> float:
@@ -255,21 +218,27 @@ def fit(
     checkpoint = Ranks.current().broadcast(checkpoint)  # the place of rank 0 is that of all
     training.folder = checkpoint and checkpoint.parent
     if checkpoint is None:
-        return _fit(Fit(training, seed), train, valid, on_look, reporter)
+        return _fit(Fit(training), train, valid, seed, on_look, reporter)
     check_split(held_rows(model), Ranks.current())
     with Checkpoints(checkpoint, config.keep_checkpoints, Ranks.current()) as checkpoints:
-        return _fit(Fit(training, seed, checkpoints), train, valid, on_look, reporter)
+        saved = Resumable(training, checkpoints, seed, len(train))
+        return _fit(Fit(training, saved), train, valid, seed, on_look, reporter)
 
 
 def _fit(
-    state: Fit, train: Split, valid: Split, on_look: Callable[[dict[str, float]], None] | None, reporter: Reporter
+    state: Fit,
+    train: Split,
+    valid: Split,
+    seed: int,
+    on_look: Callable[[dict[str, float]], None] | None,
+    reporter: Reporter,
 ) -> list[dict[str, float]]:
     training, config = state.training, state.config
     size, per_epoch = min(config.batch_size, len(train)), training.steps_per_epoch
     state.resume()
     looks = {round(per_epoch * (i + 1) / config.evals_per_epoch) for i in range(config.evals_per_epoch)} - {0}
     training.looks = frozenset(looks)
-    steps = training.steps(train, state.seed, 0 if state.bad_looks >= config.patience else None)
+    steps = training.steps(train, seed, 0 if state.bad_looks >= config.patience else None)
     for step in told_if_stalled(steps, training, config.stall_seconds, reporter.note):
         state.losses.append(step.loss)
         at_look = (step.number - 1) % per_epoch + 1 in looks
@@ -288,8 +257,8 @@ def _fit(
             reporter.progress(step.number * size, step.number * size, "rows")
             break
         raise_if_cancelled(reporter)
-    if state.checkpoints:
-        state.checkpoints.wait()
+    if state.saved:
+        state.saved.checkpoints.wait()
     state.take_best()
     state.model.eval()
     return state.history

@@ -1,4 +1,6 @@
 import math
+import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from recsys.data.joined import Joined
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.embeddings.unified import unified
@@ -24,6 +27,8 @@ QUICK = TrainConfig(
     batch_size=128, max_epochs=2, lr=3e-3, table_lr=0.05, warmup_steps=5, evals_per_epoch=2, precision="fp32",
     embedding_dropout=0.1,
 )  # fmt: skip
+
+ADAMW = "recsys.training.optimizers.adamw.adamw"
 
 
 def changed(**values) -> TrainConfig:
@@ -120,6 +125,29 @@ def test_a_cancelled_training_stops_at_its_last_look_and_goes_on(train, valid, t
     resumed = build(train, seed=9)
     assert fit(resumed, train, valid, config, seed=1, checkpoint=file) == history
     assert same(resumed.state_dict(), whole.state_dict())
+
+
+def test_a_checkpoint_of_another_training_is_refused_by_name(train: Shards, valid: Shards, tmp_path) -> None:
+    """Another seed, other rows or another setting would give other steps: the model stays as it is."""
+    config, file = changed(max_epochs=1, evals_per_epoch=1), tmp_path / "checkpoints"
+    history = fit(build(train), train, valid, config, seed=1, checkpoint=file)
+    both = Joined(train, valid)
+    for key, before, now, rows, how, seed in (
+        ("seed", 1, 2, train, config, 2),
+        ("training rows", len(train), len(both), both, config, 1),
+        ("train.lr", 3e-3, 0.1, train, replace(config, lr=0.1), 1),
+        ("train.batch_size", 128, 64, train, replace(config, batch_size=64), 1),
+        ("train.optimizer", {"_target_": ADAMW}, {"_target_": ADAMW, "eps": 0.1}, train,
+         replace(config, optimizer={"_target_": ADAMW, "eps": 0.1}), 1),
+    ):  # fmt: skip
+        model = build(train, seed=5)
+        weights = {n: x.clone() for n, x in model.state_dict().items()}
+        said = f"{key} was {before!r} there and is {now!r} now: give it the value that it had, or remove {file}"
+        with pytest.raises(DataError, match=re.escape(said)):
+            fit(model, rows, valid, how, seed, checkpoint=file)
+        assert same(model.state_dict(), weights), key
+    kept = replace(config, keep_checkpoints=3, checkpoint_steps=7, stall_seconds=9.0)  # of these no step depends
+    assert fit(build(train, seed=5), train, valid, kept, seed=1, checkpoint=file) == history
 
 
 def test_best_weights_are_restored(train: Shards, valid: Shards) -> None:
