@@ -25,6 +25,11 @@ def call(arguments: Sequence[str]) -> int:
 
         return run(arguments[1:])
     given, unknown = command_tree()[""].parse_known_args(arguments)
+    if unknown and hasattr(given, "overrides") and not any(word.startswith("-") for word in unknown):
+        given.overrides, unknown = (
+            [*given.overrides, *unknown],
+            [],
+        )  # argparse takes those before the first option alone
     if unknown:
         given.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if not given.call:

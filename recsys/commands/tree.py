@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import recsys
+from recsys.commands.service.tree import add_service
 from recsys.errors import ConfigError
 from recsys.serving.limits import Limits
 
@@ -155,6 +156,7 @@ def command_tree() -> dict[str, Parser]:
     p = add("sweep", "sweep:main", "search settings of a run, and hold the best beside the default",
             usage="recsys sweep [OVERRIDE …]", description=_SWEEP)  # fmt: skip
     p.add_argument("overrides", nargs="*", default=[], help="search=NAME, search.KEY=VALUE, overrides of the run")
+    add_service(add)
     _bench(add)
     _plan(add)
     _data(add)

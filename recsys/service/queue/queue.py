@@ -14,7 +14,7 @@ class Queue(Protocol):
     Every method may be called from any thread, and by many processes at once.
     """
 
-    def submit(self, runs: Sequence[NewRun]) -> list[QueuedRun]:
+    def submit(self, runs: Sequence[NewRun], /) -> list[QueuedRun]:
         """Add runs in one transaction, all or none → their rows; of a known client key, the row that is there.
 
         Raises:

@@ -1,0 +1,1 @@
+"""Commands of the training service: each asks one door, `recsys.service.door`."""

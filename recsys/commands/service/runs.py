@@ -1,0 +1,137 @@
+"""`recsys runs`: a table of runs, one run in full, or lines of JSON."""
+
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from recsys.commands.service.table import runs_table, state_of
+from recsys.errors import ConfigError
+from recsys.service.door import Door
+from recsys.service.doors import open_door
+from recsys.service.queue.records import ENDED, QueuedRun
+from recsys.service.wire import row_json
+from recsys.terminal import console
+
+__all__ = ["main"]
+
+_WIDE = 200  # cells if the output is no terminal: a file or a pipe has room
+_PAUSE = 1.0  # seconds between two drawings
+_FAMILY = 1000  # most runs of a sweep that are shown with it
+
+
+def main(given: Namespace) -> int:
+    """List runs, or show one."""
+    if given.id and (given.state or given.parent or given.text):
+        raise ConfigError("runs: expected an ID or a filter, got both: leave one out")
+    door = open_door(given.runs)
+    try:
+        look = (lambda: _one(door, given.id)) if given.id else (lambda: _listed(door, given))
+        if given.json:
+            return _print_json(look, given)
+        screen = console(width=_WIDE, stderr=False)
+        if not given.watch:
+            screen.print(_drawn(look(), given, screen.width))
+            return 0
+        return _watch(look, given)
+    finally:
+        door.close()
+
+
+def _listed(door: Door, given: Namespace) -> list[QueuedRun]:
+    return door.runs(given.state, given.parent, given.text, limit=given.limit)
+
+
+def _one(door: Door, id: str) -> list[QueuedRun]:
+    """A run, and behind it those of the sweep that it is."""
+    row = door.get(id)
+    return [row, *(door.runs(parent=id, limit=_FAMILY) if row.new.kind == "sweep" else [])]
+
+
+def _print_json(look: Callable[[], list[QueuedRun]], given: Namespace) -> int:
+    shown: dict[str, str] = {}
+    while True:
+        rows = look()
+        for row in rows:
+            line = json.dumps(row_json(row))
+            if shown.get(row.id) != line:
+                print(line, flush=given.watch)
+            shown[row.id] = line
+        if not given.watch or _is_over(rows, given):
+            return 0
+        time.sleep(_PAUSE)
+
+
+def _is_over(rows: list[QueuedRun], given: Namespace) -> bool:
+    """Whether a watched run has ended; a list is watched for ever."""
+    return bool(given.id) and rows[0].state in ENDED
+
+
+def _watch(look: Callable[[], list[QueuedRun]], given: Namespace) -> int:
+    screen = console(width=_WIDE, stderr=False)
+    rows = look()
+    if not sys.stdout.isatty():
+        while not _is_over(rows, given):
+            time.sleep(_PAUSE)
+            rows = look()
+        screen.print(_drawn(rows, given, screen.width))
+        return 0
+    with Live(_drawn(rows, given, screen.width), console=screen, auto_refresh=False) as live:
+        while not _is_over(rows, given):
+            time.sleep(_PAUSE)
+            rows = look()
+            live.update(_drawn(rows, given, screen.width), refresh=True)
+    return 0
+
+
+def _drawn(rows: list[QueuedRun], given: Namespace, width: int) -> Any:
+    if given.id:
+        family = [runs_table(rows[1:], width)] if rows[1:] else []
+        return Group(_in_full(rows[0]), *family)
+    if not rows:
+        filtered = given.state or given.parent or given.text
+        return Text("no runs match" if filtered else "no runs yet: recsys submit experiment=demo")
+    more = [Text(f"the newest {given.limit}; --limit shows more", "dim")] if len(rows) == given.limit else []
+    return Group(runs_table(rows, width), *more)
+
+
+def _in_full(row: QueuedRun) -> Table:
+    """All that is known of a run, a line each."""
+    new, live = row.new, row.live
+    progress = live.progress and f"{live.progress['done']:,} of {live.progress['total']:,} {live.progress['unit']}"
+    needs = f"{new.needs.cores} cores, {new.needs.memory / 2**30:.3g} GiB, {new.needs.gpus} GPUs"
+    worker = row.owner and f"{row.owner} on {row.host}, process {row.pid}"
+    typed = "recsys run " if new.kind == "direct" else "recsys submit "
+    lines = {
+        "id": row.id, "name": new.name, "state": state_of(row), "reason": row.reason, "stage": live.stage,
+        "progress": progress, "note": live.note, "sweep": new.parent, "after": ", ".join(new.after),
+        "priority": new.priority or None, "needs": needs if new.kind == "run" else None,
+        "attempt": row.attempt or None, "worker": worker, "submitted": _time(row.submitted_at),
+        "started": _time(row.started_at), "ended": _time(row.ended_at), "exit code": row.exit,
+        "user": new.user, "commit": _commit(new.git), "folder": f"{new.runs}/{row.id}",
+        "command": typed + " ".join(new.overrides),
+    }  # fmt: skip
+    table = Table.grid(padding=(0, 2))
+    for name, value in lines.items():
+        if value not in (None, ""):
+            table.add_row(Text(name, "bold"), str(value))
+    for stage, figures in live.metrics.items():
+        told = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
+        table.add_row(Text(stage or "figures", "bold"), told)
+    return table
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if not seconds else datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
+
+
+def _commit(git: dict[str, Any]) -> str:
+    return f"{git.get('commit', '')}{' with changes' if git.get('dirty') else ''}" if git.get("commit") else ""

@@ -1,0 +1,30 @@
+"""`recsys submit`: queues a run, or each run of a sweep, and prints the ids."""
+
+import gc
+from argparse import Namespace
+from dataclasses import fields
+from pathlib import Path
+
+from recsys.service.door import Submission
+from recsys.service.doors import open_door
+from recsys.service.queue.records import Needs
+
+__all__ = ["main"]
+
+
+def main(given: Namespace) -> int:
+    """Check, compose and queue → once it is in the table."""
+    gc.disable()  # a process of half a second has little to collect, and imports much
+    told = {f.name: value for f in fields(Needs) if (value := getattr(given, f.name)) is not None}
+    asked = Submission(
+        list(given.overrides), given.multirun, given.name, given.priority, given.after, given.key, Needs(**told),
+        given.every,
+    )  # fmt: skip
+    runs = next((o.partition("=")[2] for o in reversed(given.overrides) if o.startswith("runs=")), "runs")
+    door = open_door(Path(runs))
+    try:
+        for row in door.submit(asked):
+            print(row.id)
+    finally:
+        door.close()
+    return 0

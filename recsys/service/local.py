@@ -1,0 +1,101 @@
+"""The door of a database that this process opens itself."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import ConfigError
+from recsys.service.door import LogPart, Submission
+from recsys.service.queue.open import address, open_queue
+from recsys.service.queue.queue import Queue
+from recsys.service.queue.records import ENDED, Event, QueuedRun, State
+
+__all__ = ["LOG", "LocalDoor"]
+
+LOG = "log.txt"  # in a run's folder: all that its processes print
+_OTHERS = ("rank-0.log", "submit.log")  # of a run that `recsys run` began on several processes; that Hydra wrote
+_PIECE = 1 << 20  # bytes of a log at once
+
+
+class LocalDoor:
+    """Works on the database itself; implements `recsys.service.door.Door`.
+
+    Args:
+        queue: The queue.
+        runs: Folder of runs, in which `recsys run` begins others.
+    """
+
+    def __init__(self, queue: Queue, runs: Path):
+        self._queue, self._runs = queue, runs
+
+    @classmethod
+    def open(cls, runs: Path) -> "LocalDoor":
+        """Open the database of a folder of runs, or that of RECSYS_DATABASE."""
+        return cls(open_queue(address(runs)), runs)
+
+    def submit(self, asked: Submission) -> list[QueuedRun]:
+        from recsys.service.submit import new_runs
+
+        return self._queue.submit(new_runs(asked))
+
+    def check(self, asked: Submission) -> list[dict[str, Any]]:
+        from recsys.service.submit import new_runs
+
+        return [run.config for run in new_runs(asked) if run.kind == "run"]
+
+    def runs(
+        self,
+        states: Sequence[State] = (),
+        parent: str | None = None,
+        text: str = "",
+        before: int | None = None,
+        limit: int = 50,
+    ) -> list[QueuedRun]:
+        return self._queue.find(states, parent, text, before, limit)
+
+    def get(self, id: str) -> QueuedRun:
+        return self._queue.get(id)
+
+    def log(self, id: str, start: int = 0) -> LogPart:
+        row = self._queue.get(id)
+        folder = Path(row.new.runs) / row.id
+        if row.started_at is not None and not folder.is_dir():
+            raise ConfigError(
+                f"{id} ran on {row.host}, and its folder {folder} is not to be seen from here: ask there, or a service "
+                "(RECSYS_URL)"
+            )
+        path = next((p for name in (LOG, *_OTHERS) if (p := folder / name).is_file()), folder / LOG)
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a link could lead elsewhere
+        except OSError:
+            return LogPart(b"", start)
+        with os.fdopen(handle, "rb") as file:
+            start = start if 0 <= start <= os.fstat(handle).st_size else 0
+            file.seek(start)
+            return LogPart(file.read(_PIECE), start)
+
+    def cancel(self, id: str) -> QueuedRun:
+        row = self._queue.get(id)
+        if row.new.kind != "direct":
+            return self._queue.cancel(id)
+        if row.state in ENDED:
+            raise ConfigError(f"{id} has ended already: it is {row.state}")
+        (Path(row.new.runs) / row.id / "cancel").touch()
+        return row
+
+    def resume(self, id: str, dead: bool = False) -> QueuedRun:
+        return self._queue.resume(id, dead)
+
+    def retry(self, id: str) -> QueuedRun:
+        row = self._queue.get(id)
+        if row.new.kind == "direct":
+            typed = " ".join(row.new.overrides)
+            raise ConfigError(f"{id} was begun by recsys run: recsys submit {typed} queues its like")
+        return self._queue.retry(id)
+
+    def events(self, after: int = 0, run: str | None = None, limit: int = 1000) -> list[Event]:
+        return self._queue.events(after, run, limit)
+
+    def close(self) -> None:
+        self._queue.close()

@@ -1,0 +1,103 @@
+"""From overrides to runs for the queue: composed and checked as `recsys run` does, without importing torch."""
+
+import getpass
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.frozen import Frozen, freeze
+from recsys.results import config_digest
+from recsys.service.door import Submission
+from recsys.service.queue.records import Needs, NewRun
+
+__all__ = ["new_runs"]
+
+_GIT_SECONDS = 5.0  # a repository on a slow disk must not hold up a submission
+
+
+def new_runs(asked: Submission, user: str | None = None) -> list[NewRun]:
+    """Compose and check what is asked, in the current folder → the run; of a sweep, the parent and then its children.
+
+    Args:
+        asked: What was typed.
+        user: Who asks; by default the user of this process.
+
+    Raises:
+        ConfigError: If a setting is invalid.
+    """
+    git = _git(Path.cwd())
+    frozen = freeze(asked.overrides, asked.multirun)
+    user = _user() if user is None else user
+    runs = [_of_queue(f, asked, user) for f in frozen]
+    if asked.multirun:
+        runs.insert(0, _parent(runs, asked, frozen[0]))
+    state = _state(git)
+    return [replace(run, git=state) for run in runs]
+
+
+def _of_queue(frozen: Frozen, asked: Submission, user: str) -> NewRun:
+    needs = Needs(
+        max(asked.needs.cores, frozen.cores), asked.needs.memory, max(asked.needs.gpus, frozen.gpus)
+    )  # fmt: skip
+    return NewRun(
+        id=frozen.id,
+        overrides=frozen.overrides,
+        config=frozen.config,
+        digest=frozen.digest,
+        runs=frozen.runs,
+        cwd=frozen.cwd,
+        name=asked.name or frozen.name,
+        experiment=frozen.experiment,
+        parent=frozen.sweep,
+        client_key=None if frozen.sweep else asked.client_key,  # the queue makes those of children from the parent's
+        priority=asked.priority,
+        after=list(asked.after),
+        needs=needs,
+        user=user,
+    )
+
+
+def _parent(children: Sequence[NewRun], asked: Submission, first: Frozen) -> NewRun:
+    digest = config_digest({"runs": [child.digest for child in children]})
+    return replace(
+        children[0], id=first.sweep or "", overrides=list(asked.overrides), config={}, digest=digest, kind="sweep",
+        parent=None, client_key=asked.client_key, after=[], needs=Needs(),
+    )  # fmt: skip
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container may run under a number without a name
+        return str(os.getuid())
+
+
+def _git(folder: Path) -> subprocess.Popen[str] | None:
+    """Begin to ask git for the commit and the changes of a folder, while the configuration is composed."""
+    command = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    try:
+        return subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+    except OSError:  # no git here
+        return None
+
+
+def _state(git: subprocess.Popen[str] | None) -> dict[str, Any]:
+    """Commit and changes; empty outside of a repository."""
+    if git is None:
+        return {}
+    try:
+        printed, _ = git.communicate(timeout=_GIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        git.kill()
+        git.communicate()
+        return {}
+    lines = printed.splitlines() if git.returncode == 0 else []
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), None)
+    if commit is None:
+        return {}
+    return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}
