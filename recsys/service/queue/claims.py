@@ -1,7 +1,6 @@
 """What a worker does to a run: claim, renew, note, end, take back. Each function runs inside one transaction."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
@@ -11,7 +10,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from recsys.service.queue.errors import LeaseLost
 from recsys.service.queue.records import ENDED, Claim, Live, Needs, QueuedRun, State
-from recsys.service.queue.rows import change, live_of, read, refresh_sweep, tell
+from recsys.service.queue.rows import change, live_of, read, refresh_sweep, tell, tell_live
 from recsys.service.queue.tables import ACTIVE, READY, clock, runs
 
 __all__ = ["claim", "end", "held", "hold", "note", "overdue", "room_left", "take_back"]
@@ -89,21 +88,8 @@ def note(connection: Connection, claim: Claim, live: Live) -> None:
     """Store how far a run has got, and tell what is new."""
     now = clock(connection)
     row = held(connection, claim, now)
-    before, id = live_of(row), row["id"]
     connection.execute(update(runs).where(runs.c.number == row["number"]).values(live=json.dumps(asdict(live))))
-    if live.stage != before.stage:
-        tell(connection, id, now, "stage", stage=live.stage)
-    for stage, figures in live.metrics.items():
-        if figures != before.metrics.get(stage):
-            tell(connection, id, now, "metrics", stage=stage, **_apart(figures))
-    if live.progress is not None and live.progress != before.progress:
-        tell(connection, id, now, "progress", stage=live.stage, **live.progress)
-    if live.note is not None and live.note != before.note:
-        tell(connection, id, now, "note", note=live.note)
-
-
-def _apart(figures: Mapping[str, float]) -> dict[str, Any]:
-    return {"step": figures.get("step"), "figures": {k: v for k, v in figures.items() if k != "step"}}
+    tell_live(connection, row["id"], now, live_of(row), live)
 
 
 def end(connection: Connection, claim: Claim, state: State, exit: int | None, reason: str | None) -> QueuedRun:

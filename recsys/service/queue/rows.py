@@ -13,7 +13,7 @@ from recsys.errors import ConfigError, printable
 from recsys.service.queue.records import ENDED, Kind, Live, Needs, NewRun, QueuedRun, State
 from recsys.service.queue.tables import run_after, run_configs, run_events, runs
 
-__all__ = ["change", "fields_of", "live_of", "one", "read", "refresh_sweep", "tell", "to_runs"]
+__all__ = ["change", "fields_of", "live_of", "one", "read", "refresh_sweep", "tell", "tell_live", "to_runs"]
 
 _REASON = 1000  # most letters of a reason
 _WAITED = 5  # most names in a reason
@@ -52,11 +52,14 @@ def _waits(connection: Connection, numbers: Sequence[int]) -> dict[int, str]:
     """Number of a run → what it waits for, on one line."""
     if not numbers:
         return {}
-    before = select(run_after.c.run, runs.c.id, runs.c.state).join(runs, runs.c.number == run_after.c.before)
+    before = select(run_after.c.run, runs.c.id, runs.c.state, runs.c.kind).join(
+        runs, runs.c.number == run_after.c.before
+    )
     rows = connection.execute(before.where(run_after.c.run.in_(numbers), runs.c.state != "finished")).all()
     texts = dict[int, list[str]]()
-    for run, id, state in rows:
-        ended = f", which is {state}: recsys resume {id}" if state in ENDED else ""
+    for run, id, state, kind in rows:
+        mend = f"recsys run resume={id}" if kind == "direct" else f"recsys resume {id}"
+        ended = f", which is {state}: {mend}" if state in ENDED else ""
         texts.setdefault(run, []).append(f"{id}{ended}")
     more = {
         run: [*each[:_WAITED], f"{len(each) - _WAITED} more"] if len(each) > _WAITED else each
@@ -110,6 +113,20 @@ def tell(connection: Connection, run: str, time: float, kind: str, **payload: An
     connection.execute(insert(run_events), row)
 
 
+def tell_live(connection: Connection, id: str, now: float, before: Live, live: Live) -> None:
+    """Add events of what is new since `before`."""
+    if live.stage != before.stage:
+        tell(connection, id, now, "stage", stage=live.stage)
+    for stage, figures in live.metrics.items():
+        if figures != before.metrics.get(stage):
+            values = {key: value for key, value in figures.items() if key != "step"}
+            tell(connection, id, now, "metrics", stage=stage, step=figures.get("step"), figures=values)
+    if live.progress is not None and live.progress != before.progress:
+        tell(connection, id, now, "progress", stage=live.stage, **live.progress)
+    if live.note is not None and live.note != before.note:
+        tell(connection, id, now, "note", note=live.note)
+
+
 def change(
     connection: Connection, row: Mapping[Any, Any], now: float, state: State, reason: str | None, **values: Any
 ) -> None:
@@ -124,8 +141,7 @@ def change(
         values: Other columns to set.
     """
     reason = printable(" ".join(reason.split()), _REASON) if reason else None
-    ended = {"ended_at": now if state in ENDED else None}
-    columns = {"state": state, "reason": reason, **ended, **values}
+    columns = {"state": state, "reason": reason, "ended_at": now if state in ENDED else None, **values}
     connection.execute(update(runs).where(runs.c.number == row["number"]).values(columns))
     tell(connection, row["id"], now, "state", state=state, reason=reason)
     if state == "finished" and row["state"] != "finished":

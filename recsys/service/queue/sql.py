@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from re import sub
 from typing import Any, cast
 
@@ -150,9 +151,7 @@ class SqlQueue:
             if row["state"] in ENDED:
                 raise ConfigError(f"run {id} has ended already ({row['state']}): there is nothing to cancel")
             if row["kind"] == "direct":
-                raise ConfigError(
-                    f"run {id} was begun by `recsys run`, not by the queue: touch {row['runs']}/{id}/cancel"
-                )
+                _stop_direct(row)
             children = _children(connection, id) if row["kind"] == "sweep" else [row]
             if row["kind"] == "sweep":
                 connection.execute(update(runs).where(runs.c.number == row["number"]).values(cancel_asked_at=now))
@@ -254,6 +253,17 @@ def _stop(connection: Connection, row: RowMapping, now: float) -> None:
     elif row["cancel_asked_at"] is None:
         connection.execute(update(runs).where(runs.c.number == row["number"]).values(cancel_asked_at=now))
         tell(connection, row["id"], now, "cancel")
+
+
+def _stop_direct(row: RowMapping) -> None:
+    """Ask a run to stop that `recsys run` began: it looks for a file."""
+    try:
+        (Path(row["runs"]) / row["id"] / "cancel").touch()
+    except OSError as error:
+        raise ConfigError(
+            f"run {row['id']} was begun by `recsys run`, and nothing can be written to {row['runs']}/{row['id']} here "
+            f"({error.strerror}): make a file `cancel` in it on its machine"
+        ) from error
 
 
 def _check_resume(row: RowMapping, dead: bool) -> None:

@@ -1,0 +1,225 @@
+"""Runs that the table does not know: those of `recsys run`, and all of them in a new database. Their folders tell.
+
+A folder is read if its run.json was written since it was read last, so that 10,000 old ones cost a look each.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.engine import Connection, RowMapping
+
+from recsys.errors import DataError, in_one_line, printable
+from recsys.files import Json, read_json
+from recsys.lock import is_held
+from recsys.service.queue.records import ENDED, Live, Needs, NewRun
+from recsys.service.queue.rows import change, fields_of, live_of, refresh_sweep, tell, tell_live
+from recsys.service.queue.sql import SqlQueue
+from recsys.service.queue.tables import clock, run_configs, runs
+
+__all__ = ["read_folders"]
+
+RUN, FROZEN, LOCK = "run.json", "frozen.json", ".lock"
+VERSION = 2  # of run.json
+_SLACK = 5.0  # seconds after its end in which a run's own process may still have written run.json
+_RUN: Json = {
+    "config": dict,
+    "digest": str,
+    "overrides": ([str], NoneType),
+    "process": {"pid": int},
+    "started": str,
+    "updated": str,
+    "state": str,
+    "stage": (str, NoneType),
+    "progress": (dict, NoneType),
+    "metrics": {str: dict},
+    "note": (str, NoneType),
+    "error": (str, NoneType),
+}
+_FROZEN: Json = {
+    **{"id": str, "overrides": [str], "config": dict, "digest": str, "cwd": str, "name": str},
+    **{"experiment": (str, NoneType), "sweep": (str, NoneType), "cores": int, "gpus": int},
+}
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the table knows of a run, and when the run.json that it shows was written."""
+
+    number: int
+    kind: str
+    state: str
+    file_time: int | None
+    ended_at: float | None
+
+
+def read_folders(queue: SqlQueue, folder: Path) -> int:
+    """Bring the table up to date with the folders of runs → how many rows changed.
+
+    In a new database this lists all runs that were begun; of those that the queue had, the ended ones can be resumed
+    and retried as before.
+
+    Args:
+        queue: The queue.
+        folder: The folder of runs.
+    """
+    home, columns = str(folder.resolve()), (runs.c.kind, runs.c.state, runs.c.file_time, runs.c.ended_at)
+    if not folder.is_dir():
+        return 0
+    with queue.reading() as connection:
+        rows = connection.execute(select(runs.c.id, runs.c.number, *columns)).all()
+        others = set(connection.scalars(select(runs.c.id).where(runs.c.runs != home)))
+    known = {id: _Known(*row) for id, *row in rows}
+    times = {id: time for id, time in _files(folder, known) if id not in others}
+    changed = [id for id, time in times.items() if _to_read(Path(home) / id, known.get(id), time)]
+    gone = [k.number for id, k in known.items() if k.kind == "direct" and id not in times and id not in others]
+    if not changed and not gone:
+        return 0
+    read = {id: {**_read(Path(home) / id), "file_time": times[id]} for id in changed}
+    with queue.changing() as connection:
+        now = clock(connection)
+        for number in gone:
+            connection.execute(delete(runs).where(runs.c.number == number, runs.c.kind == "direct"))
+        rows = {row["id"]: row for id in read for row in _rows(connection, id)}
+        for id, row in rows.items():
+            _update(connection, row, read[id], now)
+        fresh = sorted((run["started"], id) for id, run in read.items() if id not in rows)
+        _insert(connection, home, {id: read[id] for _, id in fresh}, now)
+    return len(changed) + len(gone)
+
+
+def _rows(connection: Connection, id: str) -> Sequence[RowMapping]:
+    return connection.execute(select(runs).where(runs.c.id == id)).mappings().all()
+
+
+def _files(folder: Path, known: Mapping[str, _Known]) -> Iterator[tuple[str, int]]:
+    """Id of each run with a folder → when its run.json was written; of those that the queue runs, only ended ones."""
+    for id, time in _inside(folder, "", known):
+        if time is not None:
+            yield id, time
+        if time is None or id.endswith("-sweep"):
+            yield from ((child, when) for child, when in _inside(folder, f"{id}/", known) if when is not None)
+
+
+def _inside(folder: Path, start: str, known: Mapping[str, _Known]) -> Iterator[tuple[str, int | None]]:
+    try:
+        names = [entry.name for entry in os.scandir(folder / start) if entry.name[0] != "." and entry.is_dir()]
+    except OSError:  # removed meanwhile, or of another user
+        return
+    top = f"{folder}/{start}"
+    for name in names:
+        id = start + name
+        if (row := known.get(id)) is not None and row.kind == "run" and row.state not in ("failed", "cancelled"):
+            continue
+        try:
+            yield id, os.stat(f"{top}{name}/{RUN}").st_mtime_ns
+        except OSError:
+            yield id, None
+
+
+def _to_read(folder: Path, row: _Known | None, time: int) -> bool:
+    if row is None:
+        return True
+    if row.kind == "run":  # ended; somebody may have gone on with it by `recsys run resume=ID`
+        return time / 1e9 > (row.ended_at or 0.0) + _SLACK and time != row.file_time
+    return row.kind == "direct" and (time != row.file_time or (row.state == "running") != _alive(folder, row.state))
+
+
+def _alive(folder: Path, state: str) -> bool:
+    return state == "running" and is_held(folder / LOCK)
+
+
+def _read(folder: Path) -> Json:
+    """run.json of a run with its true state, and its frozen.json if the queue began it."""
+    mend = "begin a new run"
+    try:
+        run = read_json(folder / RUN, "the settings of a run", mend, VERSION, _RUN)
+        for key in ("started", "updated"):
+            run[key] = datetime.fromisoformat(run[key]).timestamp()
+    except (DataError, ValueError) as error:
+        empty: Json = {"config": {}, "digest": "", "overrides": None, "stage": None, "progress": None, "metrics": {}}
+        return {**empty, "state": "unknown", "note": None, "reason": in_one_line(error), "started": 0.0, "updated": 0.0}
+    run["reason"] = run["error"] or (run["note"] if run["state"] == "cancelled" else None)
+    if run["state"] == "running" and not is_held(folder / LOCK):
+        run["state"], run["reason"] = "killed", f"its process was killed: recsys run resume={folder.name}"
+    if run["state"] != "running" and (folder / FROZEN).exists():
+        with suppress(DataError):  # if it is damaged, the run is listed as one of `recsys run`
+            run["frozen"] = read_json(folder / FROZEN, "a run of the queue", mend, shape=_FROZEN)
+            if run["state"] == "killed":
+                run["state"], run["reason"] = "failed", "its process was killed: recsys resume goes on with it"
+    return run
+
+
+def _new(home: str, id: str, run: Json) -> NewRun:
+    if frozen := run.get("frozen"):
+        return NewRun(
+            id, frozen["overrides"], frozen["config"], frozen["digest"], home, frozen["cwd"],
+            printable(frozen["name"], 200), frozen["experiment"], "run", frozen["sweep"],
+            needs=Needs(max(frozen["cores"], 1), gpus=max(frozen["gpus"], 0)),
+        )  # fmt: skip
+    name = printable(str(run["config"].get("name") or Path(id).name), 200)
+    overrides = run["overrides"] or []
+    experiment = next((o.partition("=")[2] for o in overrides if re.match(r"\+?experiment=", o)), None)
+    parent = id.rpartition("/")[0] or None
+    return NewRun(
+        id, overrides, run["config"], run["digest"], home, "", name, experiment, "direct", parent, needs=Needs(1, 0)
+    )
+
+
+def _columns(run: Json) -> dict[str, Any]:
+    """What run.json says of how a run stands."""
+    live = Live(run["stage"], run["progress"], run["metrics"], run["note"])
+    ended = run["updated"] if run["state"] in ENDED else None
+    process = run.get("process", {}).get("pid")
+    values = {"live": json.dumps(asdict(live)), "file_time": run["file_time"], "pid": process, "ended_at": ended}
+    return {**values, "attempt": 1 if "frozen" in run else 0}
+
+
+def _insert(connection: Connection, home: str, read: Mapping[str, Json], now: float) -> None:
+    """Add rows, the oldest first; only of what runs now the events tell."""
+    if not read:
+        return
+    new = [_new(home, id, run) for id, run in read.items()]
+    for sweep in {run.parent: run for run in new if run.kind == "run" and run.parent}.values():
+        if not _rows(connection, sweep.parent or ""):
+            row = replace(sweep, id=sweep.parent or "", kind="sweep", parent=None, overrides=[], config={}, after=[])
+            connection.execute(insert(runs), {**fields_of(row, read[sweep.id]["started"]), "state": "queued"})
+    rows: list[dict[str, Any]] = []
+    for run, said in zip(new, read.values(), strict=True):
+        started = said["started"] or now
+        state = {"state": said["state"], "reason": said["reason"] and printable(said["reason"], 1000)}
+        rows.append({**fields_of(run, started), **state, **_columns(said), "started_at": started})
+    numbers = connection.scalars(insert(runs).returning(runs.c.number, sort_by_parameter_order=True), rows)
+    configs = [{"run": n, "config": json.dumps(run.config)} for n, run in zip(numbers, new, strict=True)]
+    connection.execute(insert(run_configs), configs)
+    for id, run in read.items():
+        if run["state"] == "running":
+            tell(connection, id, now, "state", state="running", reason=None)
+    for parent in {run.parent for run in new if run.parent}:
+        refresh_sweep(connection, parent, now)
+
+
+def _update(connection: Connection, row: RowMapping, run: Json, now: float) -> None:
+    if row["kind"] == "run":
+        connection.execute(update(runs).where(runs.c.number == row["number"]).values(file_time=run["file_time"]))
+        if run["state"] == "finished" and row["state"] in ("failed", "cancelled"):
+            change(connection, row, now, "finished", "by `recsys run resume`", live=_columns(run)["live"])
+        return
+    values = _columns(run)
+    if frozen := run.get("frozen"):  # the queue began it, in another database: now it is the queue's again
+        values |= {"kind": "run", "overrides": json.dumps(frozen["overrides"]), "digest": frozen["digest"]}
+        config = update(run_configs).where(run_configs.c.run == row["number"])
+        connection.execute(config.values(config=json.dumps(frozen["config"])))
+    tell_live(connection, row["id"], now, live_of(row), live_of(values))
+    if run["state"] == row["state"]:
+        connection.execute(update(runs).where(runs.c.number == row["number"]).values(values))
+    else:
+        change(connection, row, now, run["state"], run["reason"], **values, cancel_asked_at=None)
