@@ -21,7 +21,6 @@ from recsys.data.preparation.fields import data_fields
 from recsys.data.shards import Shards
 from recsys.errors import DataError
 from recsys.evaluation.metrics import auc, logloss, sigmoid
-from recsys.events import raise_if_cancelled
 from recsys.export.delta import scoring_weights, write_delta
 from recsys.features.encoders import AnyEncoder, Vocabulary, encoder_from_json
 from recsys.features.growth import Change, Growing, Rule
@@ -35,7 +34,8 @@ from recsys.training.config import TrainConfig
 from recsys.training.device import Device
 from recsys.training.fit import best_look, logits
 from recsys.training.grown import check_growable, grown
-from recsys.training.loop import Training, seed_everything
+from recsys.training.loop import seed_everything
+from recsys.training.passes import train_for
 
 __all__ = ["VERSION", "FieldDay", "Lineage", "OneDay", "one_day", "retrain_day", "span_of"]
 
@@ -194,13 +194,12 @@ class Lineage:
         logit_B, label_B, weight_B = logits(model, shards, device=self.device), shards.label_B, shards.weight_B
         return auc(logit_B, label_B, weight_B), logloss(sigmoid(logit_B), label_B, weight_B)
 
-    def learn(self, model: CTR, shards: Shards, config: TrainConfig, seed: int, steps: int | None = None) -> float:
-        """Train on rows → seconds."""
-        training = Training(model, config, max(1, len(shards) // config.batch_size), device=self.device)
+    def learn(
+        self, model: CTR, shards: Shards, config: TrainConfig, seed: int, folder: Path, steps: int | None = None
+    ) -> float:
+        """Train on rows → seconds; the folder gets the batch at which the training diverges."""
         started = time.perf_counter()
-        for _ in training.steps(shards, seed, steps):
-            raise_if_cancelled(self.stage.reporter)
-        model.eval()
+        train_for(model, shards, config, seed, folder, steps, device=self.device, reporter=self.stage.reporter)
         return time.perf_counter() - started
 
 
@@ -248,7 +247,7 @@ def one_day(lineage: Lineage, day: Day, parent: Path, folder: Path) -> Result:
     steps = max(1, round(len(train) / lineage.config.batch_size))  # equal batches: fewer than `steps` rows are left out
     size, lr = len(train) // steps, lineage.config.lr * lineage.settings.rate
     config = replace(lineage.config, batch_size=size, lr=lr, max_epochs=1, warmup_steps=0, decay="none")
-    seconds = lineage.learn(model, train, config, seed)
+    seconds = lineage.learn(model, train, config, seed, folder)
     ours = lineage.figures(model, test)
     frozen = lineage.figures(lineage.base[0], _scored(lineage, day, data / "first", lineage.schema, lineage.encoders))
     checkpoint.save(folder, model, spec)
@@ -302,7 +301,7 @@ def retrain_day(lineage: Lineage, day: Day, folder: Path) -> Result:
     steps = steps_of(best, per_epoch, len(train) // config.batch_size)
     seed_everything(lineage.seed)
     model = checkpoint.build(schema, lineage.base[1], lineage.device)
-    seconds = lineage.learn(model, train, config, lineage.seed, steps)
+    seconds = lineage.learn(model, train, config, lineage.seed, folder, steps)
     score = lineage.figures(model, _scored(lineage, day, data, schema, encoders))
     shutil.rmtree(data)
     return Result({"auc": score[0], "logloss": score[1], "seconds": seconds, "rows": float(len(train)), "steps": steps})

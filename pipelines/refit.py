@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.stage import Result, Stage, newest_model
+from pipelines.stage import CHECKPOINTS, Result, Stage, newest_model
 from pipelines.train import fit_regression
 from recsys.config.factory import make_dataclass
 from recsys.data.joined import Joined
 from recsys.data.shards import Shards
-from recsys.events import raise_if_cancelled
 from recsys.results import read_made, read_stage
 from recsys.terminal import console
 from recsys.training import checkpoint
 from recsys.training.config import TrainConfig
 from recsys.training.device import Device
 from recsys.training.fit import best_look
-from recsys.training.loop import Training, seed_everything
+from recsys.training.loop import seed_everything
+from recsys.training.passes import train_for
 
 __all__ = ["run", "steps_of"]
 
@@ -55,15 +55,12 @@ def run(stage: Stage) -> Result:
     device = Device.choose(stage.config.device, config.precision)
     seed_everything(seed)
     model = checkpoint.build(trained.schema, spec, device)
-    training = Training(model, config, len(rows) // size, device=device)
     console().print(
         f"{steps:,} steps on {len(rows):,} rows; {source.name} was best at step {int(best_look(history)['step']):,} "
         f"on {len(train):,}"
     )
-    seed_everything(seed)
-    for step in training.steps(rows, seed, steps):
-        stage.reporter.progress(step.number * size, steps * size, "rows")
-        raise_if_cancelled(stage.reporter)
+    checkpoints = stage.folder / CHECKPOINTS
+    train_for(model, rows, config, seed, stage.folder, steps, checkpoints, device, stage.reporter)
     if trained.linear is not None and model.linear is not None:
         fit_regression(model, stage.data, seed, read_stage(source).metrics.get("linear_C"), refit=True)
         model.linear.share.copy_(trained.linear.share)

@@ -21,7 +21,9 @@ from recsys.selection.columns import field_of_column
 from recsys.selection.scores import FieldScores
 from recsys.training.config import TrainConfig
 from recsys.training.device import CPU, Device
+from recsys.training.ids import check_ids
 from recsys.training.loop import Mix, Step, Training, seed_everything
+from recsys.training.stalls import told_if_stalled
 
 __all__ = ["Search", "Selector", "batches_forever", "gate_loss", "gate_rate", "search_fields", "train_gated"]
 
@@ -135,14 +137,20 @@ def train_gated(
         gates: Module that Adam trains in the same step. None: the caller trains its gates itself.
         reach: How far Adam can move a gate's parameter in the whole training. If that is far, gates close before
             the model has learned the fields behind them.
+
+    Raises:
+        DataError: If ids are out of range, or the model diverges.
     """
     how = replace(search.how, max_epochs=epochs or search.how.max_epochs)
     per_epoch = len(search.train) // min(how.batch_size, len(search.train))
     total = search.steps if epochs is None and search.steps else per_epoch * how.max_epochs
+    check_ids(search.train, "train")
     seed_everything(search.seed)
     adam = [torch.optim.Adam(gates.parameters(), lr=gate_rate(total, reach))] if gates else []
     training = Training(model, how, per_epoch, mix, adam, search.device, _main_loss)
-    yield from watched(training.steps(search.train, search.seed, total), search.reporter, total, "steps with gates")
+    steps = training.steps(search.train, search.seed, total)
+    steps = told_if_stalled(steps, training, how.stall_seconds, search.reporter.note)
+    yield from watched(steps, search.reporter, total, "steps with gates")
     model.eval()
 
 

@@ -66,3 +66,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(TrainConfig, include_extras=True).items():
             check_value(getattr(self, name), hint, f"train.{name}")
+
+    def looks(self, steps_per_epoch: int) -> frozenset[int]:
+        """The steps of an epoch, from 1, after which there is a look at validation."""
+        spaced = (round(steps_per_epoch * (i + 1) / self.evals_per_epoch) for i in range(self.evals_per_epoch))
+        return frozenset(spaced) - {0}
+
+    def saves(self, step: int, steps_per_epoch: int) -> bool:
+        """Whether there is a checkpoint after a step, counted from 1 over all epochs."""
+        regular = self.checkpoint_steps and step % self.checkpoint_steps == 0
+        return bool(regular) or (step - 1) % steps_per_epoch + 1 in self.looks(steps_per_epoch)

@@ -25,10 +25,9 @@ from recsys.training.guards import explained_look
 from recsys.training.ids import check_ids
 from recsys.training.loop import Loss, Training, seed_everything
 from recsys.training.resumable import Resumable
-from recsys.training.saving import Checkpoints, Snapshot
+from recsys.training.saving import Snapshot
 from recsys.training.stalls import told_if_stalled
 from recsys.training.state import dense_state, held_rows, load_weights
-from recsys.training.tensors.manifest import check_split
 
 __all__ = ["Fit", "best_look", "best_share", "fit", "label_logits", "logits"]
 
@@ -217,11 +216,7 @@ def fit(
     training = Training(model, config, len(train) // size, device=device, loss=loss)
     checkpoint = Ranks.current().broadcast(checkpoint)  # the place of rank 0 is that of all
     training.folder = checkpoint and checkpoint.parent
-    if checkpoint is None:
-        return _fit(Fit(training), train, valid, seed, on_look, reporter)
-    check_split(held_rows(model), Ranks.current())
-    with Checkpoints(checkpoint, config.keep_checkpoints, Ranks.current()) as checkpoints:
-        saved = Resumable(training, checkpoints, seed, len(train))
+    with Resumable.opened(training, checkpoint, seed, len(train)) as saved:
         return _fit(Fit(training, saved), train, valid, seed, on_look, reporter)
 
 
@@ -236,12 +231,11 @@ def _fit(
     training, config = state.training, state.config
     size, per_epoch = min(config.batch_size, len(train)), training.steps_per_epoch
     state.resume()
-    looks = {round(per_epoch * (i + 1) / config.evals_per_epoch) for i in range(config.evals_per_epoch)} - {0}
-    training.looks = frozenset(looks)
+    training.looks = config.looks(per_epoch)
     steps = training.steps(train, seed, 0 if state.bad_looks >= config.patience else None)
     for step in told_if_stalled(steps, training, config.stall_seconds, reporter.note):
         state.losses.append(step.loss)
-        at_look = (step.number - 1) % per_epoch + 1 in looks
+        at_look = (step.number - 1) % per_epoch + 1 in training.looks
         stop = at_look and state.look(valid, float(np.mean(state.losses)))
         reporter.progress(step.number * size, training.total * size, "rows")
         if at_look:
@@ -249,7 +243,7 @@ def _fit(
             seen = state.history[-1]
             if on_look:
                 on_look(seen)
-        if at_look or (config.checkpoint_steps and step.number % config.checkpoint_steps == 0):
+        if config.saves(step.number, per_epoch):
             state.save()
         if at_look:
             reporter.metrics({k: v for k, v in state.history[-1].items() if k != "step"}, step.number)

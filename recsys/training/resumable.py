@@ -1,13 +1,17 @@
 """A training and its checkpoints: what the next step depends on, and which training it is of."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from recsys.data.ranks import Ranks
 from recsys.errors import DataError
 from recsys.training.loop import Training
 from recsys.training.saving import Checkpoints, Snapshot
 from recsys.training.state import dense_state, held_rows, load_optimizers, load_weights, named_optimizers
+from recsys.training.tensors.manifest import check_split
 from recsys.training.tensors.read import TensorFolder
 
 __all__ = ["Resumable"]
@@ -30,6 +34,22 @@ class Resumable:
         self.training, self.checkpoints = training, checkpoints
         settings = {f"train.{name}": value for name, value in asdict(training.config).items()}
         self._which = {"seed": seed, "training rows": rows, **settings, "steps an epoch": training.steps_per_epoch}
+
+    @classmethod
+    @contextmanager
+    def opened(cls, training: Training, folder: Path | None, seed: int, rows: int) -> Generator["Resumable | None"]:
+        """Within it a training can be saved to a folder of checkpoints, the same for all ranks; None if there is none.
+
+        Raises:
+            ConfigError: If a table is split by columns, or a row is saved by no process or by two.
+        """
+        if folder is None:
+            yield None
+            return
+        ranks = Ranks.current()
+        check_split(held_rows(training.model), ranks)
+        with Checkpoints(folder, training.config.keep_checkpoints, ranks) as checkpoints:
+            yield cls(training, checkpoints, seed, rows)
 
     def folder(self, step: int) -> TensorFolder:
         """The checkpoint of a step."""

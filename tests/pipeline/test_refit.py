@@ -1,6 +1,7 @@
 """Stage refit: a model trained anew on training and validation rows, for as many passes as validation found best."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from recsys.baselines.linear import linear_weights
 from recsys.data.batch import Batch
 from recsys.data.joined import Joined
 from recsys.data.shards import Shards
-from recsys.errors import ConfigError
+from recsys.errors import Cancelled, ConfigError
 from recsys.evaluation.metrics import logloss, sigmoid
+from recsys.events import Reporters
 from recsys.results import read_stage, write_stage
 from recsys.training import checkpoint, merged
 from recsys.training.config import TrainConfig
@@ -77,6 +79,31 @@ def test_the_weights_are_those_of_a_loop_over_all_rows(refitted: Stage, prepared
     got, _ = checkpoint.load(done["refit"])
     for name, value in model.state_dict().items():
         assert torch.allclose(got.state_dict()[name], value, atol=1e-6), name
+
+
+class Stops(Reporters):
+    """Stops a training after some steps."""
+
+    def __init__(self, steps: float):
+        super().__init__()
+        self.rows, self._steps = list[int](), steps
+
+    def progress(self, done: int, total: int, unit: str = "steps") -> None:
+        self.rows.append(done)
+
+    def cancelled(self) -> bool:
+        return len(self.rows) >= self._steps
+
+
+def test_a_stopped_one_goes_on_from_its_last_checkpoint(refitted: Stage, tmp_path: Path) -> None:
+    done = {name: folder for name, folder in refitted.done.items() if name in ("prepare", "train")}
+    stage = replace(refitted, folder=tmp_path, done=done)
+    with pytest.raises(Cancelled):
+        refit.run(replace(stage, reporter=Stops(9)))
+    refit.run(replace(stage, reporter=(later := Stops(math.inf))))
+    assert 128 < later.rows[0] <= 10 * 128, "it goes on where it was saved, not from the start"
+    (one, _), (other, _) = (checkpoint.load(folder) for folder in (tmp_path, refitted.done["refit"]))
+    assert all(torch.equal(x, other.state_dict()[n]) for n, x in one.state_dict().items())
 
 
 def test_a_longer_epoch_is_left_as_far_in_it_as_the_shorter_one() -> None:
