@@ -19,6 +19,7 @@ __all__ = [
     "Needs",
     "NewRun",
     "QueuedRun",
+    "Schedule",
     "State",
     "Worker",
 ]
@@ -246,3 +247,28 @@ class Load:
     lost: int
     workers: list[Worker]
     used: dict[str, Needs]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A run that is submitted at set times.
+
+    Args:
+        id: Its name, unique.
+        every: When, such as `day@03:00`.
+        zone: Time zone in which days begin, such as `Europe/Berlin`.
+        template: The run.
+        created_at: When it was added.
+        next_at: When it is due next; in the past while an earlier run of it has not ended.
+        last_run: Id of its newest run.
+        problem: Why the run that is due cannot be submitted; it is tried again.
+    """
+
+    id: str
+    every: str
+    zone: str
+    template: NewRun
+    created_at: float
+    next_at: float
+    last_run: str | None = None
+    problem: str | None = None

@@ -23,7 +23,7 @@ from recsys.service.queue import claims
 from recsys.service.queue.errors import clear_errors
 from recsys.service.queue.records import ENDED, Claim, Event, Live, Load, Needs, NewRun, QueuedRun, State, Worker
 from recsys.service.queue.rows import change, live_of, one, read, tell, to_runs
-from recsys.service.queue.submission import KNOWN, add
+from recsys.service.queue.submission import KNOWN, add, check_resume
 from recsys.service.queue.tables import ACTIVE, LOST, READY, clock, run_configs, run_events, runs, workers
 
 __all__ = ["LEASE", "LOCK", "WRITES", "SqlQueue"]
@@ -165,7 +165,7 @@ class SqlQueue:
     def resume(self, id: str, dead: bool = False) -> QueuedRun:
         with self.changing(durable=True) as connection:
             row, now = one(connection, id), clock(connection)
-            _check_resume(row, dead)
+            check_resume(connection, row, dead)
             children = [row]
             if row["kind"] == "sweep":
                 children = [c for c in _children(connection, id) if c["state"] in ("failed", "cancelled")]
@@ -264,24 +264,3 @@ def _stop_direct(row: RowMapping) -> None:
             f"run {row['id']} was begun by `recsys run`, and nothing can be written to {row['runs']}/{row['id']} here "
             f"({error.strerror}): make a file `cancel` in it on its machine"
         ) from error
-
-
-def _check_resume(row: RowMapping, dead: bool) -> None:
-    """Refuse to resume what has nothing to go on from, or may still run."""
-    id, state = row["id"], row["state"]
-    if row["kind"] == "direct":
-        raise ConfigError(f"run {id} was begun by `recsys run`: recsys run resume={id} goes on with it")
-    if row["kind"] == "sweep" or (state == "unknown" and dead):
-        return
-    if state == "unknown":
-        raise ConfigError(
-            f"run {id} is unknown: its worker {row['owner']} on {row['host']} was not heard of; its processes may "
-            f"still run: look there, end them, then: recsys resume {id} --dead"
-        )
-    if state not in ("failed", "cancelled"):
-        mend = {"finished": f"recsys retry {id} runs it anew"}.get(state, f"recsys cancel {id} stops it")
-        raise ConfigError(f"run {id}: expected one that failed or was cancelled, it is {state}: {mend}")
-    if row["attempt"] == 0:
-        raise ConfigError(
-            f"run {id} never started, so there is nothing to go on from: recsys retry {id} submits it anew"
-        )

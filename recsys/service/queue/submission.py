@@ -1,4 +1,4 @@
-"""How runs enter the queue: names, client keys, dependencies, and whether they can fit. All inside one transaction."""
+"""How runs enter the queue, at first or again: names, client keys, dependencies, whether they fit."""
 
 import json
 from collections.abc import Mapping, Sequence, Set
@@ -16,7 +16,7 @@ from recsys.service.queue.records import ENDED, Needs, NewRun
 from recsys.service.queue.rows import fields_of, one, refresh_sweep
 from recsys.service.queue.tables import clock, run_after, run_configs, run_events, runs, workers
 
-__all__ = ["KNOWN", "add"]
+__all__ = ["KNOWN", "add", "check_resume"]
 
 KNOWN = 24 * 3600.0  # seconds for which a worker that is silent still counts as one that may come back
 _MOST = 2**31  # of counts and priorities
@@ -216,3 +216,31 @@ def _wait(connection: Connection, entry: _Entry, fresh: Mapping[str, _Entry]) ->
         waits += row is None or row["state"] != "finished"
     connection.execute(insert(run_after), pairs)
     connection.execute(update(runs).where(runs.c.number == entry.number).values(waits=waits))
+
+
+def check_resume(connection: Connection, row: RowMapping, dead: bool) -> None:
+    """Refuse to resume what has nothing to go on from, or may still run; or two runs of one schedule at once."""
+    id, state = row["id"], row["state"]
+    if row["kind"] == "direct":
+        raise ConfigError(f"run {id} was begun by `recsys run`: recsys run resume={id} goes on with it")
+    if row["kind"] == "sweep" or (state == "unknown" and dead):
+        return
+    if state == "unknown":
+        raise ConfigError(
+            f"run {id} is unknown: its worker {row['owner']} on {row['host']} was not heard of; its processes may "
+            f"still run: look there, end them, then: recsys resume {id} --dead"
+        )
+    if state not in ("failed", "cancelled"):
+        mend = {"finished": f"recsys retry {id} runs it anew"}.get(state, f"recsys cancel {id} stops it")
+        raise ConfigError(f"run {id}: expected one that failed or was cancelled, it is {state}: {mend}")
+    if row["attempt"] == 0:
+        raise ConfigError(
+            f"run {id} never started, so there is nothing to go on from: recsys retry {id} submits it anew"
+        )
+    schedule, key = (row["client_key"] or "").rpartition(":")[0], runs.c.client_key
+    if schedule.startswith("schedule:"):
+        others = select(runs.c.id).where(key.startswith(f"{schedule}:", autoescape=True), runs.c.state.not_in(ENDED))
+        if (other := connection.scalar(others)) is not None:
+            raise ConfigError(
+                f"run {id}: {other} of the same schedule is not done yet: wait for it, or cancel it first"
+            )
