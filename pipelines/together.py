@@ -28,14 +28,8 @@ __all__ = ["Together"]
 Function = Callable[[Stage], Result]
 _STOPPED = "stopped by "
 _SECONDS = 5.0  # that a process waits for the reason why another one has left
-_LEFT = (
-    "onnection closed",
-    "onnection reset",
-    "roken pipe",
-    "socket",
-    "gloo",
-    "NCCL",
-)  # in errors of torch.distributed
+_LEFT = ("onnection closed", "onnection reset", "roken pipe")
+"""In errors of torch.distributed if a process has ended; names of its parts stand in errors of any kind."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +135,11 @@ class Together:
             except BaseException as error:
                 self._failed = True
                 left = isinstance(error, RuntimeError) and _has_left(error)
-                if not left and not isinstance(error, RecsysError | SystemExit | KeyboardInterrupt):
+                reason = ranks.fail("" if left else _reason(error), _SECONDS if left else 0)
+                known = isinstance(error, RecsysError | SystemExit | KeyboardInterrupt) or (left and reason)
+                if not known:  # perhaps it only sounds as if another process had ended
                     print(f"rank {ranks.rank}:", file=sys.__stderr__)
                     traceback.print_exc(file=sys.__stderr__)
-                reason = ranks.fail("" if left else _reason(error), _SECONDS if left else 0)
                 if left and ranks.first:
                     raise _explained(reason) from error
                 raise

@@ -128,18 +128,21 @@ def broken() -> None:
 
 
 def buggy() -> None:
-    raise ZeroDivisionError("a bug")
+    """An error that names the transport, and says nothing of a lost process."""
+    raise RuntimeError("gloo: unsupported dtype Half in the NCCL socket")
 
 
 @pytest.mark.parametrize(
     ("failing", "wanted"),
     [
         (broken, ("RecsysError", "rank 1: this rank cannot go on", 2)),
-        (buggy, ("RecsysError", "rank 1: a bug", 2)),
+        (buggy, ("RecsysError", "rank 1: gloo: unsupported dtype Half in the NCCL socket", 2)),
     ],
 )
-def test_a_rank_that_fails_ends_all_with_its_message(prepared: Path, tmp_path: Path, failing, wanted) -> None:
+def test_a_rank_that_fails_ends_all_with_its_message(prepared: Path, tmp_path: Path, capfd, failing, wanted) -> None:
     assert in_ranks(2, together, [new_stage(prepared, tmp_path / "run")], 10**9, failing) == [wanted, 0]
+    said = capfd.readouterr().err
+    assert said.count("Traceback") == said.count("RuntimeError: gloo: unsupported") == int(failing is buggy)
 
 
 def told_to_end() -> None:
