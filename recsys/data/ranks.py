@@ -6,7 +6,7 @@ is made equal on all ranks before it is used.
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, TypeVar
@@ -156,6 +156,19 @@ class Ranks:
                 return board.get(_FAILURE).decode()
             except RuntimeError:  # nobody wrote, or the process that holds the board has ended
                 return ""
+        return ""
+
+    def tell(self, key: str, text: str) -> None:
+        """Leave a text for other ranks, which need not wait for it; any thread may call this."""
+        for board in self._board[-1:]:
+            with suppress(RuntimeError):  # the process that holds the board has ended
+                board.set(key, text)
+
+    def told(self, key: str) -> str:
+        """The text that another rank left; "" if there is none yet."""
+        for board in self._board[-1:]:
+            with suppress(RuntimeError):
+                return board.get(key).decode() if board.check([key]) else ""
         return ""
 
     def wait(self) -> None:

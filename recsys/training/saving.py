@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recsys.data.ranks import Ranks
-from recsys.errors import DataError
+from recsys.errors import DataError, in_one_line
 from recsys.files import remove_folder, remove_unfinished, sync_folder, unfinished_folder, write_json
 from recsys.frame.contracts import TableRows
 from recsys.results import read_as
@@ -142,8 +142,8 @@ class Writer:
                     for file in written.files:
                         _sync(folder / file)
                     self._join(folder, written)
-                except BaseException:
-                    self._tell_failure(folder)
+                except BaseException as error:
+                    self._tell_failure(folder, error)
                     raise
             if self.ranks.first:
                 then()
@@ -160,11 +160,10 @@ class Writer:
         for r in range(1, self.ranks.world):
             (folder / f"rank{r}.json").unlink()
 
-    def _tell_failure(self, folder: Path) -> None:
-        """Leave a mark for rank 0, which waits for the others' last file or mark before it removes the folder."""
+    def _tell_failure(self, folder: Path, error: BaseException) -> None:
+        """Tell rank 0 why, which waits for the others' last file or word before it removes the folder."""
         if not self.ranks.first:
-            with suppress(OSError):
-                (folder / f"rank{self.ranks.rank}.failed").touch()
+            self.ranks.tell(f"{folder.name} {self.ranks.rank}", _reason(error))
         for r in range(1, self.ranks.world) if self.ranks.first else ():
             with suppress(DataError):
                 self._share(folder, r)
@@ -173,7 +172,9 @@ class Writer:
         """The list that another rank leaves."""
         path = folder / f"rank{rank}.json"
         while not path.exists():
-            if (folder / f"rank{rank}.failed").exists() or time.monotonic() > self._until:
+            if reason := self.ranks.told(f"{folder.name} {rank}"):
+                raise DataError(f"rank {rank}: {reason}")
+            if time.monotonic() > self._until:
                 raise DataError(f"{folder}: rank {rank} did not write its share: see what it says")
             time.sleep(0.01)
         return read_as(path, Manifest, "a list of files", "write the checkpoint again")
@@ -203,6 +204,13 @@ class Writer:
         if self._thread:
             self._thread.join()
         self._thread = None
+
+
+def _reason(error: BaseException) -> str:
+    """Why this rank could not write, for rank 0."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a checkpoint'}: {error.strerror}: name another place, or mend it"
+    return in_one_line(error) or type(error).__name__
 
 
 def _sync(file: Path) -> None:

@@ -36,12 +36,22 @@ ENVIRONMENT.pop("MLFLOW_TRACKING_URI", None)
 _WRITES = {"x86_64": (1, 18, 20, 296), "aarch64": (64, 68, 66, 70)}  # write, pwrite64, writev, pwritev
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _MKDIRS = {"x86_64": (83, 258), "aarch64": (34,)}  # mkdir, mkdirat
+_OPENAT = {"x86_64": 257, "aarch64": 56}
 _CHANGES = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0}  # audit event → which argument is the path
 
 
-def fill_disk() -> None:
-    """From now on every write of this process fails as on a full disk, but those to standard output and error."""
-    _refuse(_WRITES[platform.machine()], errno.ENOSPC)
+def fill_disk(above: int = 2) -> None:
+    """From now on every write of this process to a file of a number above this one fails as on a full disk."""
+    _refuse(_WRITES[platform.machine()], errno.ENOSPC, above)
+
+
+def fill_disk_for_new_files() -> None:
+    """From now on writes to files that are opened later fail as on a full disk; open sockets and pipes still work."""
+    handle = os.open(os.devnull, os.O_WRONLY)
+    above = max(handle, *map(int, os.listdir("/proc/self/fd")))
+    while os.dup(handle) <= above:  # no number below is free now
+        pass
+    fill_disk(above)
 
 
 def forbid_folders() -> None:
@@ -49,8 +59,14 @@ def forbid_folders() -> None:
     _refuse(_MKDIRS[platform.machine()], errno.EROFS)
 
 
-def _refuse(calls: Sequence[int], error: int) -> None:
-    """From now on these system calls fail in every thread, unless the first argument is 0, 1 or 2.
+def forbid_files() -> None:
+    """From now on this process can open no file to write to, and make no folder, as on a disk that may only be read."""
+    forbid_folders()
+    _refuse([_OPENAT[platform.machine()]], errno.EROFS, os.O_WRONLY | os.O_RDWR, argument=2, code=0x45)
+
+
+def _refuse(calls: Sequence[int], error: int, value: int = 2, argument: int = 0, code: int = 0x25) -> None:
+    """From now on these system calls fail in every thread if an argument is above a value, or (code 0x45) has its bits.
 
     A seccomp filter, which needs no rights: the kernel answers with the error, to SQLite and torch as well.
     """
@@ -59,8 +75,8 @@ def _refuse(calls: Sequence[int], error: int) -> None:
         return struct.pack("HBBI", code, yes, no, value)
 
     lines = [op(0x20, 0)]  # load the number of the call
-    lines += [op(0x15, call, len(calls) - i, 0) for i, call in enumerate(calls)]  # one of these → load its file
-    lines += [op(0x06, 0x7FFF0000), op(0x20, 16), op(0x25, 2, 0, 1)]  # else allow; file above 2?
+    lines += [op(0x15, call, len(calls) - i, 0) for i, call in enumerate(calls)]  # one of these → load its argument
+    lines += [op(0x06, 0x7FFF0000), op(0x20, 16 + 8 * argument), op(code, value, 0, 1)]  # else allow; refuse it?
     lines += [op(0x06, 0x00050000 | error), op(0x06, 0x7FFF0000)]
     program = ctypes.create_string_buffer(b"".join(lines))
     about = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(lines), ctypes.addressof(program)))

@@ -27,6 +27,7 @@ from recsys.training.state import dense_state
 from recsys.training.tensors.compare import differences
 from recsys.training.tensors.read import TensorFolder
 from tests.configs import composed
+from tests.pipeline.forks import fill_disk_for_new_files, forbid_files
 from tests.pipeline.small import PARTS, SMALL, recsys, small_stage, whole_recsys
 from tests.ranks import in_ranks
 
@@ -61,9 +62,15 @@ class Stopping:
         return self.left < 0
 
 
-def together(ranks: Ranks, stages: list[Stage], stop_after: int = 10**9, failing: Callable[[], None] | None = None):
-    """Metrics of stages on these ranks, or the error; `failing` is called at step 20 of rank 1."""
-    if failing and ranks.rank == 1:
+def together(
+    ranks: Ranks,
+    stages: list[Stage],
+    stop_after: int = 10**9,
+    failing: Callable[[], None] | None = None,
+    fails: int = 1,
+):
+    """Metrics of stages on these ranks, or the error; `failing` is called at step 20 of the rank `fails`."""
+    if failing and ranks.rank == fails:
         learn = Training.learn
 
         def learn_or_fail(self: Training, *given: Any) -> float:
@@ -85,8 +92,8 @@ def together(ranks: Ranks, stages: list[Stage], stop_after: int = 10**9, failing
 
     try:
         group.lead(work)
-    except RecsysError as error:
-        return type(error).__name__, str(error), error.code
+    except (RecsysError, OSError) as error:
+        return type(error).__name__, str(error), getattr(error, "code", 2)
     return [r.metrics for r in results]
 
 
@@ -99,6 +106,16 @@ def check_same(folder: Path, wanted: Path) -> None:
     got = weights(folder)
     for name, value in weights(wanted).items():
         torch.testing.assert_close(got[name], value, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def check_equal(one: Path, other: Path) -> None:
+    """Tables, dense weights and the states of all optimisers of two checkpoints are equal to 1e-6."""
+    folders = [TensorFolder(folder, "look at it") for folder in (one, other)]
+    for difference in differences(*folders):
+        if difference.count is not None:
+            assert difference.largest <= 1e-6, difference
+        else:  # a number that is no tensor, such as the best loss: all names and sizes are equal
+            assert difference.name.startswith(("best", "history/")), difference
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +185,28 @@ def test_the_run_of_a_killed_rank_is_taken_up_by_any_number_of_processes(alone, 
     check_same(stage.folder, alone[0].folder)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("failing", "why"),
+    [(fill_disk_for_new_files, "No space left on device"), (forbid_files, "Read-only file system")],
+)
+def test_a_disk_that_one_rank_cannot_write_to(alone, prepared, tmp_path: Path, rank: int, failing, why: str) -> None:
+    """The run says which rank and file, the last checkpoint is whole, and a resumed run ends as one undisturbed."""
+    stage = new_stage(prepared, tmp_path / "run")
+    stage = replace(stage, config=replace(stage.config, train={**stage.config.train, "checkpoint_steps": 6}))
+    (_, said, code), _ = in_ranks(2, together, [stage], 10**9, failing, rank)
+    assert code == 2 and why in said and "checkpoints" in said, said
+    assert said.startswith("rank 1: ") or rank == 0
+    left = sorted((stage.folder / "checkpoints").glob("step-*"))
+    assert 12 <= int(left[-1].name.removeprefix("step-")) <= 20
+    for folder in left:
+        TensorFolder(folder, "look at it").verify()
+    (_, follower) = in_ranks(2, together, [stage])
+    assert follower == 0
+    check_equal(alone[0].folder / "model", stage.folder / "model")
+
+
 def test_a_run_that_is_told_to_stop_stops_on_all_ranks_and_is_taken_up(alone, prepared, tmp_path: Path) -> None:
     stage = new_stage(prepared, tmp_path / "run")
     (kind, _, code), follower = in_ranks(2, together, [stage], 17)
@@ -200,16 +239,6 @@ def go_on(ranks: Ranks, stage: Stage, steps: int) -> None:
     (place := stage.folder).mkdir(exist_ok=True)
     with pytest.raises(Cancelled):
         train.run(replace(stage, folder=place, reporter=Reporters(Stopping(steps - 1))))
-
-
-def check_equal(one: Path, other: Path) -> None:
-    """Tables, dense weights and the states of all optimisers of two checkpoints are equal to 1e-6."""
-    folders = [TensorFolder(folder, "look at it") for folder in (one, other)]
-    for difference in differences(*folders):
-        if difference.count is not None:
-            assert difference.largest <= 1e-6, difference
-        else:  # a number that is no tensor, such as the best loss: all names and sizes are equal
-            assert difference.name.startswith(("best", "history/")), difference
 
 
 LEGS: list[tuple[int, Sharding]] = [(2, "table_wise"), (1, "auto"), (2, "row_wise"), (3, "data_parallel")]
