@@ -27,6 +27,7 @@ __all__ = ["of_count", "of_fields", "scaled", "settings", "workload"]
 
 _ROWS = 64  # of the batch that is counted
 _FEW = 1000  # most ids of a field in the tables that are made; the widths do not depend on them
+_WIDEST = 20_000  # most numbers of all fields side by side; a cross layer has the square of that
 _LEAST = 4  # ids of a field: the reserved ones and one more
 _SKEW = 2  # each field has half of the ids of the next larger one
 
@@ -102,12 +103,18 @@ def workload(chosen: Mapping[str, Any], schema: Schema) -> Workload:
         schema: The fields, with their cardinalities.
 
     Raises:
-        ConfigError: If a constructor refuses a setting, or the embedding does not say what it reads.
+        ConfigError: If a constructor refuses a setting, the embedding does not say what it reads, or the model is too
+            wide.
     """
     with torch.device("meta"):
         embedding = make(chosen["embedding"], "embedding")(schema)
     if not isinstance(embedding, RoutedEmbedding):
         raise ConfigError("embedding: expected one that says which rows it reads: choose a packaged option")
+    if (width := sum(embedding.widths.values())) > _WIDEST:
+        raise ConfigError(
+            f"the fields are {width:,} numbers side by side: expected at most {_WIDEST:,}, since the model is built to "
+            "be counted: give fewer fields or numbers, or a smaller embedding.dim"
+        )
     small = (replace(f, cardinality=min(f.cardinality, _FEW)) for f in schema.sparse)
     spec: checkpoint.Spec = {
         "model": chosen["model"],

@@ -10,7 +10,7 @@ import psutil
 from pipelines.benchmark_settings import benchmark_settings
 from pipelines.config import RunConfig
 from pipelines.daily_settings import check_daily
-from pipelines.earlier import stages_to_run, taken_over
+from pipelines.earlier import finished, stages_to_run, taken_over
 from pipelines.members import members
 from pipelines.places import check_places
 from pipelines.stages import STAGES
@@ -58,7 +58,9 @@ def _parts(config: RunConfig) -> Part:
     if "benchmark" in config.stages:
         benchmark_settings(config.benchmark)
     if "daily" in config.stages:
-        check_daily(config.daily, config.data)
+        daily, _ = check_daily(config.daily, config.data)
+        if daily.after is not None:
+            finished(config, daily.after, "daily.after")
     if "select" in config.stages and not config.selection:
         raise ConfigError("selection: stage select needs an option of the group, got none: name one")
     values = config.to_json()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipelines.config import RunConfig
 from pipelines.node import begun, check_ours, inputs_read
+from pipelines.places import check_inside
 from pipelines.stages import STAGES
 from recsys.errors import ConfigError, DataError
 from recsys.files import Json
@@ -56,10 +57,11 @@ def finished(config: RunConfig, run: str, place: str) -> RunResult:
         place: The key that names it, for messages.
 
     Raises:
-        ConfigError: If there is no such run, or it is not finished.
+        ConfigError: If there is no such run in the folder of runs, or it is not finished.
         DataError: If its result is damaged or of another version.
     """
     runs = Path(config.runs)
+    check_inside(runs / run, runs, place)
     result = runs / run / "result.json"
     if not result.exists():
         known = sorted(str(p.parent.relative_to(runs)) for p in runs.glob("*/result.json"))

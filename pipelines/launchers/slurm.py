@@ -1,6 +1,7 @@
 """Processes of a Slurm job, submitted by submitit."""
 
 import logging
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -86,11 +87,11 @@ class Slurm:
         cpus: Processors of each process.
         gpus: GPUs of each process.
         memory_gb: Memory of each machine; None is Slurm's default.
-        partition: None is Slurm's default.
+        partition: Its name, or several with commas between; None is Slurm's default.
         cluster: `slurm`, or `local` for processes on this machine that submitit starts itself.
 
     Raises:
-        ConfigError: If the processes cannot be shared out to the machines.
+        ConfigError: If the processes cannot be shared out to the machines, or no partition can have that name.
     """
 
     processes: Many = 2
@@ -104,6 +105,10 @@ class Slurm:
     cluster: Literal["slurm", "local"] = "slurm"
 
     def __post_init__(self) -> None:
+        if self.partition is not None and not re.fullmatch(r"[A-Za-z0-9_,.-]+", self.partition):  # part of a script
+            raise ConfigError(
+                f"launcher.partition: expected letters, digits, _ , . and - alone, got {self.partition!r}: see sinfo"
+            )
         if self.processes % self.nodes:
             raise ConfigError(
                 f"launcher.processes: expected a multiple of launcher.nodes ({self.nodes}), got {self.processes}: "

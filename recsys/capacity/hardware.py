@@ -1,7 +1,7 @@
 """What a machine can do: memory, and the rate of each kind of work."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,10 @@ class Hardware:
             values: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DataError(f"{file}: expected YAML, it cannot be read: copy a packaged description") from error
-        if not isinstance(values, Mapping):
-            raise DataError(f"{file}: expected keys and values, got {values!r}: copy a packaged description")
+        if not isinstance(values, Mapping) or not {f.name for f in fields(cls)} & values.keys():  # show no other file
+            raise DataError(
+                f"{file}: expected keys such as processes and memory, got none: copy a packaged description"
+            )
         hardware = make_dataclass(cls, {**values, "name": name}, str(file))
         wrong = next((k for k, v in vars(hardware).items() if k not in ("name", "base") and not v > 0), None)
         if wrong:

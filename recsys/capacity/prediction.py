@@ -3,6 +3,7 @@
 B rows a step, b = B / R of them for each of R processes, C processes a machine, D width of a table's row.
 """
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,16 +84,22 @@ def placed(work: Workload, processes: int, room: float) -> tuple[dict[str, Shard
     sizes = sorted(work.tables, key=work.bytes_of, reverse=True)
     if processes == 1:
         return _all(sizes, "whole"), work.table_bytes
-    fullest = 0.0
-    for by_row in range(len(sizes) + 1):
-        part = sum(map(work.bytes_of, sizes[:by_row])) / processes
-        bins = [0.0] * processes
-        for table in sizes[by_row:]:
-            bins[bins.index(min(bins))] += work.bytes_of(table)
-        fullest = part + max(bins)
-        if fullest <= room or by_row == len(sizes):
-            return _all(sizes[:by_row], "row-wise") | _all(sizes[by_row:], "table-wise"), fullest
-    return {}, fullest
+    total, moved = work.table_bytes, 0
+    for by_row, table in enumerate(sizes):
+        part, whole = moved / processes, sizes[by_row:]
+        least = part + max(work.bytes_of(table), (total - moved) / processes)
+        if least <= room and (fullest := part + _fullest(list(map(work.bytes_of, whole)), processes)) <= room:
+            return _all(sizes[:by_row], "row-wise") | _all(whole, "table-wise"), fullest
+        moved += work.bytes_of(table)
+    return _all(sizes, "row-wise"), total / processes
+
+
+def _fullest(sizes: Sequence[int], processes: int) -> int:
+    """Bytes of the fullest process if each table, the largest first, goes to the emptiest."""
+    bins = [0] * min(processes, len(sizes))
+    for size in sizes:
+        heapq.heapreplace(bins, bins[0] + size)
+    return max(bins)
 
 
 def _sent(work: Workload, sharding: Mapping[str, Sharding], rows: float, processes: int) -> dict[str, float]:

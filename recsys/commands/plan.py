@@ -38,6 +38,8 @@ def _schema(given: Namespace, data: Mapping[str, Any]) -> "Schema":
     if not given.table_rows:
         raise ConfigError("--table-rows: expected a count of ids, since no data is prepared: give it, or --prepared")
     if given.fields is not None:
+        if not given.fields + given.numbers:
+            raise ConfigError("--fields: expected at least one field or number, got none of both: give one")
         return capacity.of_count(given.fields, given.numbers, given.table_rows)
     return capacity.of_fields(data, given.table_rows)
 

@@ -1,6 +1,7 @@
 """Every command and its arguments, in one tree. Imports no command: `--help` and a wrong argument take milliseconds."""
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -246,12 +247,20 @@ def _bench_train(add: Add) -> None:
     p.add_argument("--out", type=Path, help="the page; train.html beside the folder of results by default")
 
 
-def _count(text: str) -> int:
-    """A count as people write it: 1e9, 1_000_000."""
-    number = float(text)
-    if not 1 <= number < 2**63:
-        raise ValueError
-    return int(number)
+def _number(least: float, most: float = 1e18, whole: bool = True) -> Callable[[str], float]:
+    """Reads a number from `least` to `most` as people write it: 1e9, 1_000_000."""
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most or (whole and number % 1):
+            kind = "a count" if whole else "a number"
+            raise argparse.ArgumentTypeError(f"expected {kind} from {least:g} to {most:g}, such as 1e3, got {text!r}")
+        return int(number) if whole else number
+
+    return read
 
 
 def _plan(add: Add) -> None:
@@ -259,15 +268,23 @@ def _plan(add: Add) -> None:
             usage="recsys plan [OVERRIDE …] [OPTION …]", description=_PLAN)  # fmt: skip
     p.add_argument("overrides", nargs="*", default=[], help="of the run, as for recsys run")
     p.add_argument("--prepared", type=Path, metavar="FOLDER", help="prepared data, whose fields and ids count")
-    p.add_argument("--table-rows", type=_count, metavar="N", help="ids of all fields; prepared data is scaled to them")
-    p.add_argument("--fields", type=int, metavar="N", help="looked-up fields, instead of those of the configuration")
-    p.add_argument("--numbers", type=int, default=0, metavar="N", help="numbers a row beside --fields (0)")
-    p.add_argument("--samples-per-day", type=_count, metavar="N", help="rows that a day's training must get through")
+    p.add_argument(
+        "--table-rows", type=_number(1), metavar="N", help="ids of all fields; prepared data is scaled to them"
+    )
+    p.add_argument(
+        "--fields", type=_number(0, 1e4), metavar="N", help="looked-up fields, instead of those of the configuration"
+    )
+    p.add_argument("--numbers", type=_number(0, 1e5), default=0, metavar="N", help="numbers a row beside --fields (0)")
+    p.add_argument(
+        "--samples-per-day", type=_number(1), metavar="N", help="rows that a day's training must get through"
+    )
     p.add_argument("--hardware", default="laptop", help="option of the group, hardware/NAME.yaml, or a file (laptop)")
     p.add_argument("--measure", type=Path, metavar="FILE", help="measure this machine instead, and write FILE")
-    p.add_argument("--processes", type=_count, metavar="N", help="look at this count alone, not at one machine, two …")
-    p.add_argument("--batch", type=_count, metavar="N", help="rows a step of all processes (8192 a process)")
-    p.add_argument("--dollars-per-hour", type=float, help="what a machine costs")
+    p.add_argument(
+        "--processes", type=_number(1), metavar="N", help="look at this count alone, not at one machine, two …"
+    )
+    p.add_argument("--batch", type=_number(1), metavar="N", help="rows a step of all processes (8192 a process)")
+    p.add_argument("--dollars-per-hour", type=_number(0, 1e9, whole=False), help="what a machine costs")
 
 
 def _data(add: Add) -> None:

@@ -168,6 +168,20 @@ def test_a_delta_is_refused_on_another_base_and_if_it_is_damaged(lineage: Path, 
         apply_delta(tmp_path / "none", weights, encoders)
 
 
+@pytest.mark.parametrize(
+    ("after", "why"),
+    [
+        ("../../x", "daily.after: expected a folder inside"),
+        ("/etc", "daily.after: expected a folder inside"),
+        ("absent", "daily.after: no finished run 'absent'"),
+    ],
+)
+def test_a_lineage_that_is_not_there_is_told_before_anything_runs(tmp_path: Path, after: str, why: str) -> None:
+    refused = recsys(tmp_path, "run", *DATA, f"daily.after={after}")
+    assert refused.returncode == 2 and why in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_lineage_that_goes_on_in_another_run_equals_one_run(place: Path, lineage: Path) -> None:
     again = [f"from_run={lineage.name}", "stages=[daily]", "daily.retrain_every=0"]

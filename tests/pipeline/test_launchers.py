@@ -143,6 +143,13 @@ def test_processes_are_shared_out_evenly() -> None:
         Slurm(processes=6, nodes=4)
 
 
+@pytest.mark.parametrize("name", ["", "gpu\n#SBATCH --wrap=x", "a b", "$(x)", "gpu;x"])
+def test_a_partition_adds_nothing_to_the_script(name: str) -> None:
+    assert Slurm(partition="gpu_a100,cpu-2.big").partition
+    with pytest.raises(ConfigError, match=r"launcher.partition: expected letters, digits, _ , . and - alone"):
+        Slurm(partition=name)
+
+
 @pytest.mark.parametrize(
     ("typed", "why"),
     [

@@ -30,6 +30,8 @@ def test_it_says_what_fits_how_fast_and_at_what_cost(place: Path) -> None:
     assert [row[5] for row in cells] == ["no"] * (len(cells) - 2) + ["yes"] * 2 and len(cells) > 3
     machines, hours, dollars = float(cells[-1][0]), float(cells[-1][8]), float(cells[-1][9].replace(",", ""))
     assert dollars == pytest.approx(30 * machines * hours, rel=0.01) and 0 < hours <= 24
+    most = recsys(place, *SIZED, "--table-rows", "1e6", "--processes", "1e9")
+    assert most.returncode == 0 and "1000000000" in most.stdout, most.stderr
     one = recsys(place, *SIZED, "--table-rows", "1e6", "--processes", "2", "--batch", "4096")
     assert one.returncode == 0 and "4,096" in one.stdout and "26 tw, 0 rw" in one.stdout, one.stdout
 
@@ -38,8 +40,24 @@ def test_it_says_what_fits_how_fast_and_at_what_cost(place: Path) -> None:
     ("typed", "why"),
     [
         (["data=planted"], "--table-rows: expected a count of ids"),
-        (["--table-rows", "many"], "invalid _count value: 'many'"),
+        (["--table-rows", "many"], "--table-rows: expected a count from 1 to 1e+18, such as 1e3, got 'many'"),
+        (["--table-rows", "1e6", "--processes", "1.5"], "--processes: expected a count from 1 to 1e+18"),
+        (
+            ["--table-rows", "1e6", "--fields", "1e5"],
+            "--fields: expected a count from 0 to 10000, such as 1e3, got '1e5'",
+        ),
+        (["--table-rows", "1e6", "--fields", "9", "--numbers", "-1"], "--numbers: expected a count from 0 to 100000"),
+        (["--table-rows", "1e6", "--fields", "0", "--numbers", "0"], "--fields: expected at least one field or number"),
+        (["--table-rows", "1e9", "--dollars-per-hour", "nan"], "--dollars-per-hour: expected a number from 0 to 1e+09"),
+        (
+            ["model=dcn", "embedding.dim=1024", "--fields", "26", "--table-rows", "1e9"],
+            "numbers side by side: expected at most 20,000",
+        ),
         (["--table-rows", "1e6", "--hardware", "moon"], "--hardware: no description 'moon': expected one of"),
+        (
+            ["--table-rows", "1e6", "--hardware", "/etc/passwd"],
+            "/etc/passwd: expected keys such as processes and memory",
+        ),
         (["model=moon", "--table-rows", "1e6"], "model: no option 'moon'"),
         (["--prepared", "nowhere"], "expected a schema at nowhere/schema.json"),
     ],
@@ -47,6 +65,7 @@ def test_it_says_what_fits_how_fast_and_at_what_cost(place: Path) -> None:
 def test_a_mistake_is_one_line(place: Path, typed: list[str], why: str) -> None:
     done = recsys(place, "plan", *typed)
     assert done.returncode == 2 and why in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert "root:" not in done.stderr, "a file of somebody else is not shown"
 
 
 TRAIN = ["data=table", "data.name=sized", "data.source.path=sized.parquet", "data.label=y", "model=dcn", "train=fixed"]

@@ -69,6 +69,15 @@ def test_inspect_tells_tables_state_and_step(stage: Path, capfd) -> None:
         assert "written by 1 process, " in text
 
 
+def test_the_newest_checkpoint_is_a_step_whatever_else_is_there(stage: Path, tmp_path: Path, capfd) -> None:
+    (place,) = (stage / "checkpoints").iterdir()
+    shutil.copytree(place, tmp_path / place.name)
+    for stray in ("step-zzz", "step-999", "step-00000000000x", "step-000000000999.old"):
+        (tmp_path / stray).mkdir()
+        (tmp_path / stray / "manifest.json").write_text("{}")
+    assert f"{place.name}\n" in said(capfd, "inspect", tmp_path)
+
+
 def test_reshard_and_unshard_change_the_files_and_nothing_else(stage: Path, tmp_path: Path, capfd) -> None:
     model, spec = checkpoint.load(stage)
     for name, how in {"a": ["--files", 3], "b": ["--rows", 7], "c": None}.items():

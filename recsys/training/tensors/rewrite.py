@@ -25,7 +25,8 @@ def find_tensors(path: Path) -> Path:
     Raises:
         DataError: If there is none.
     """
-    steps = [s for place in (path, path / "checkpoints") for s in sorted(place.glob("step-*"), reverse=True)]
+    name = f"step-{'[0-9]' * 12}"
+    steps = [s for place in (path, path / "checkpoints") for s in sorted(place.glob(name), reverse=True)]
     for folder in (path, path / MODEL, *steps):
         if (folder / MANIFEST).exists():
             return folder
