@@ -1,4 +1,4 @@
-"""Stops a training whose loss is not finite, and finds out why: a cell, a row of a table, a weight or a layer.
+"""Stops a training whose loss or gradient is not finite, and says why: a cell, a row of a table, a weight or a layer.
 
 B rows of a batch, L id columns, N numeric columns, T labels, W the width of all fields side by side.
 """
@@ -34,18 +34,18 @@ _HUGE = 1e6  # a standardised number is seldom above 10, and a looked-up one abo
 
 
 class NotFinite(DataError):
-    """The loss of a batch is NaN or infinite, on one of the ranks; no weight has been changed by the batch.
+    """The loss of a batch, or its gradient, is not finite on a rank; only backward, of a finite loss, changed tables.
 
     Args:
         step: Number of the step, from 1.
-        loss: The loss of this rank, penalties included.
+        loss: The loss of this rank, penalties included; finite on all ranks if only the gradient is not.
         batch: Its rows.
         x_BW: The fields side by side.
         mixed_BW: What went into the interaction: x_BW after the gates, if there are gates.
     """
 
     def __init__(self, step: int, loss: float, batch: Batch, x_BW: Tensor, mixed_BW: Tensor):
-        super().__init__(f"training diverged at step {step}: the loss is {loss}: {_RATES}")
+        super().__init__(f"training diverged at step {step}: the loss is {loss}, or its gradient not finite: {_RATES}")
         self.step, self.loss, self.batch = step, loss, batch
         self.x_BW, self.mixed_BW = x_BW.detach(), mixed_BW.detach()
 
@@ -76,20 +76,23 @@ def explained(model: CTR, wrong: NotFinite, device: Device, train: Split, folder
         folder: Gets `diverged.npz`, the batch, or `diverged-RANK.npz` of a later rank; None saves none.
     """
     ranks = Ranks.current()
-    text = "" if math.isfinite(wrong.loss) else _explanation(model, wrong, device, train, folder, ranks)
+    finite = ranks.gather(math.isfinite(wrong.loss))
+    mine = all(finite) or not finite[ranks.rank]
+    text = _explanation(model, wrong, device, train, folder, ranks) if mine else ""
     return DataError(next(filter(None, ranks.gather(text))))  # the same one on every rank
 
 
 def _explanation(model: CTR, wrong: NotFinite, device: Device, train: Split, folder: Path | None, ranks: Ranks) -> str:
     cause = find_cause(model, wrong.batch, wrong.x_BW, wrong.mixed_BW, device)
-    number = None if cause.row is None else _number(train, wrong.batch, cause.row)
-    place = "" if cause.row is None else f" in row {cause.row} of the batch"
+    row, number = cause.row, None if cause.row is None else _number(train, wrong.batch, cause.row)
+    place = "" if row is None else f" in row {row} of the batch"
     place += "" if number is None else f", row {number:,} of the training rows"
     file = folder and folder / (DIVERGED if ranks.first else f"diverged-{ranks.rank}.npz")
-    saved = _save(file, wrong, cause.row, number, train.schema) if file else ""
+    saved = _save(file, wrong, row, number, train.schema) if file else ""
     rank = f"rank {ranks.rank}: " if ranks.world > 1 else ""
+    gradient = ", its gradient is not finite" if math.isfinite(wrong.loss) else ""
     return (
-        f"{rank}training diverged at step {wrong.step}: the loss is {wrong.loss}: {cause.text}{place}: "
+        f"{rank}training diverged at step {wrong.step}: the loss is {wrong.loss}{gradient}: {cause.text}{place}: "
         f"{cause.mend}{saved}"
     )
 

@@ -130,6 +130,15 @@ class Training:
             g.copy_(part.view_as(g))
         return flat[0]
 
+    def _gradient_is_finite(self) -> bool:
+        """Whether the gradients of biases are, which show each number of the backward pass that is not finite.
+
+        Those of matrices would take a hundredth of a step. All ranks have the same.
+        """
+        grads = [p.grad for p in self._trained() if p.grad is not None]
+        small = [g.sum() for g in grads if g.ndim < 2] or [g.sum() for g in grads]
+        return not small or bool(torch.stack(small).isfinite().all())
+
     def set_rates(self) -> None:
         """Set the rates of dense layers and tables: warm-up, then constant or linear decay."""
         share = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
@@ -147,6 +156,9 @@ class Training:
 
         Returns:
             The loss of these rows, those of all ranks, without penalties.
+
+        Raises:
+            NotFinite: If the loss is not finite, or its gradient; in the latter case the tables have changed.
         """
         self.set_rates()
         self.part = "forward"
@@ -170,6 +182,8 @@ class Training:
         self.part = "backward, which updates the tables"
         total.backward()
         mean = self._average(loss.detach())
+        if not self._gradient_is_finite():
+            raise NotFinite(self.step + 1, value, batch, x_BW, mixed_BW)
         if move:
             move.after_backward()
         self.part = "the optimiser of the dense layers"

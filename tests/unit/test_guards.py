@@ -19,10 +19,13 @@ from recsys.embeddings.unified import unified
 from recsys.errors import DataError
 from recsys.events import Reporters
 from recsys.frame.ctr import CTR
+from recsys.models.fm import FM
+from recsys.models.mlp import MLP
 from recsys.training.fit import Fit, fit
 from recsys.training.guards import DIVERGED, NotFinite
 from recsys.training.ids import check_ids
-from recsys.training.loop import Training
+from recsys.training.loop import Loss, Training
+from recsys.training.state import dense_state
 from tests.ranks import in_ranks
 from tests.unit.test_train import QUICK, build, changed, same
 
@@ -100,9 +103,25 @@ def test_the_step_that_is_refused_changes_no_weight(prepared, train) -> None:
     assert same(before, model.state_dict())
 
 
-def _told(ranks: Ranks, train: Shards, folder: Path) -> str:
+def flat(logit_BT: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """A finite loss: its root of 0 has the slope ∞, and ∞·0 is NaN."""
+    return batch.label_B.mean() + (logit_BT - logit_BT.detach()).square().sum().sqrt()
+
+
+@pytest.mark.parametrize("kind", [MLP, FM], ids=["biases", "none"])
+def test_a_gradient_that_is_not_finite_stops_the_same_step(train, valid, tmp_path, kind) -> None:
+    torch.manual_seed(0)
+    model = CTR(train.schema, per_field(train.schema, 8), kind)
+    before = {n: t.clone() for n, t in dense_state(model).items()}
+    with pytest.raises(DataError, match="diverged at step 1: the loss is 0.*, its gradient is not finite: all layers"):
+        fit(model, train, valid, QUICK, 0, tmp_path / "checkpoints", loss=flat)
+    assert same(before, dense_state(model)) and len(before) > 0
+    assert np.load(tmp_path / DIVERGED)["step"] == 1 and not list((tmp_path / "checkpoints").glob("step*"))
+
+
+def _told(ranks: Ranks, train: Shards, folder: Path, loss: Loss | None = None) -> str:
     """What a rank raises."""
-    training = Training(build(train), QUICK, 10)
+    training = Training(build(train), QUICK, 10, loss=loss)
     training.folder = folder
     try:
         return f"no error after {len(list(training.steps(train, 0)))} steps"
@@ -117,6 +136,11 @@ def test_all_ranks_stop_with_the_reason_of_the_rank_that_diverged(prepared, tmp_
     rank = int(one[5])
     (file,) = tmp_path.glob("*.npz")
     assert file.name == ("diverged-1.npz" if rank else DIVERGED) and str(file) in one
+
+
+def test_all_ranks_stop_at_a_gradient_that_is_not_finite(train, tmp_path) -> None:
+    one, other = in_ranks(2, _told, train, tmp_path, flat)
+    assert one == other and one.startswith("rank 0: training diverged at step 1: ") and "its gradient is not" in one
 
 
 def test_a_validation_row_that_is_not_finite_is_named(train, prepared) -> None:

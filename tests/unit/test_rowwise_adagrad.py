@@ -38,7 +38,7 @@ def test_it_is_the_loop_over_rows(weighted, dtype):
     torch.testing.assert_close(state_R, want[1], rtol=1e-5, atol=1e-6)
 
 
-def bags(dims: dict[str, int], weighted: bool) -> FusedEmbeddingBagCollection:
+def bags(dims: dict[str, int], weighted: bool, pooling=PoolingType.SUM) -> FusedEmbeddingBagCollection:
     torch.manual_seed(0)
     tables = [
         EmbeddingBagConfig(
@@ -46,7 +46,7 @@ def bags(dims: dict[str, int], weighted: bool) -> FusedEmbeddingBagCollection:
             num_embeddings=40,
             embedding_dim=dim,
             feature_names=["a", "c"] if name == "first" else ["b"],
-            pooling=PoolingType.SUM,
+            pooling=pooling,
         )
         for name, dim in dims.items()
     ]
@@ -90,6 +90,17 @@ def test_tables_that_share_fields_learn_as_under_fbgemms_own_kernel(monkeypatch,
     monkeypatch.setattr(rowwise_adagrad, "_arguments", lambda given: None)
     for a, b in zip(got, two_steps(bags(dims, weighted), ids), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_means_are_left_to_fbgemms_own_kernel(monkeypatch):
+    """Its gradient of a mean is divided by the length of the list, which `update_rows` does not do."""
+    use_fast_update()
+    lengths_N = torch.randint(0, 4, (60,), generator=torch.Generator().manual_seed(3), dtype=torch.int32)
+    ids, alike = lists(lengths_N, False), {"first": 8, "second": 8}
+    got = two_steps(bags(alike, False, PoolingType.MEAN), ids)
+    monkeypatch.setattr(rowwise_adagrad, "_arguments", lambda given: None)
+    for a, b in zip(got, two_steps(bags(alike, False, PoolingType.MEAN), ids), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

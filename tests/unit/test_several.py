@@ -18,6 +18,7 @@ from recsys.compression.contract import TrainingRows, compressor
 from recsys.compression.heal import heal
 from recsys.compression.svd import svd
 from recsys.data.preparation.prepare import prepare
+from recsys.data.ranks import Ranks
 from recsys.data.shards import Shards
 from recsys.embeddings.per_field import per_field
 from recsys.errors import ConfigError, DataError
@@ -34,6 +35,7 @@ from recsys.training.config import TrainConfig
 from recsys.training.device import CPU
 from recsys.training.fit import fit, label_logits
 from tests.configs import run_config
+from tests.ranks import in_ranks
 
 QUICK = TrainConfig(batch_size=128, max_epochs=2, table_lr=0.05, warmup_steps=0, evals_per_epoch=1, precision="fp32")
 
@@ -86,6 +88,25 @@ def test_loss_is_the_weighted_mean_over_labels_of_their_means_over_observed_rows
         assert float(head.loss(logit_BT, label_BT, w_B)) == pytest.approx(total, rel=1e-6)
     nobody = head.loss(logit_BT.requires_grad_(), torch.full((5, 3), nan), None)
     assert float(nobody.detach()) == 0 and not torch.autograd.grad(nobody, [logit_BT])[0].any()
+
+
+def share_of_loss(ranks: Ranks, rows: list[slice]) -> tuple[float, torch.Tensor]:
+    """This rank's part of the loss, and the gradient of it."""
+    nan, mine = float("nan"), rows[ranks.rank]
+    logit_BT = torch.linspace(-2, 2, 10).view(5, 2).requires_grad_()
+    label_BT = torch.tensor([[1, nan], [0, nan], [1, 0], [0, 1], [1, 1]])
+    head, weight_B = Several(["a", "b"], weights=[1.0, 0.5]), torch.tensor([0.5, 2, 1, 1, 3])
+    loss = head.loss(logit_BT[mine], label_BT[mine], weight_B[mine])
+    loss.backward()
+    return float(loss.detach()), logit_BT.grad
+
+
+def test_parts_of_the_loss_are_of_the_rows_of_all_processes() -> None:
+    """The first process observes no second label: the mean over its own rows would not be that of all."""
+    whole, grad_BT = share_of_loss(Ranks(), [slice(0, 5)])
+    parts = in_ranks(2, share_of_loss, [slice(0, 2), slice(2, 5)])
+    assert sum(loss for loss, _ in parts) / 2 == pytest.approx(whole, rel=1e-6)
+    torch.testing.assert_close(sum(grad for _, grad in parts) / 2, grad_BT)
 
 
 def test_a_tower_is_a_small_network_over_what_all_labels_share() -> None:
