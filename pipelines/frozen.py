@@ -18,6 +18,7 @@ from pipelines.composed import Checked, checked, composed
 from pipelines.config import RunConfig
 from pipelines.continued import continued, in_full
 from pipelines.earlier import settings
+from pipelines.launchers.contract import TOKEN
 from pipelines.one_run import run_one
 from pipelines.overrides import all_runs, key_of
 from recsys.config.options import own_options
@@ -25,11 +26,10 @@ from recsys.errors import Cancelled, ConfigError
 from recsys.files import Json, read_json, write_json, write_text
 from recsys.results import config_digest, read_as
 
-__all__ = ["OWNER", "TOKEN", "Frozen", "freeze", "read_frozen", "run_frozen", "write_frozen", "write_owner"]
+__all__ = ["OWNER", "Frozen", "freeze", "read_frozen", "run_frozen", "write_frozen", "write_owner"]
 
 FILE, OWNER = "frozen.json", "owner.json"  # in the run's folder
 VERSION = 1  # of both
-TOKEN = "RECSYS_RUN_TOKEN"  # environment variable of all processes of a run that a worker started
 _OURS = re.compile(r"hydra\.(run\.dir|sweep\.dir|searchpath)")  # all of Hydra's part that a queued run obeys
 _composing = Lock()  # Hydra composes by way of global state
 
@@ -130,12 +130,13 @@ def write_frozen(frozen: Frozen) -> Path:
     If the folder has a frozen.json, as that of a run that goes on has, it stays.
 
     Raises:
-        ConfigError: If the folder is that of a run which is not frozen.
+        ConfigError: If the folder is that of another run.
     """
     folder = Path(frozen.runs) / frozen.id
-    if (folder / FILE).exists():
+    frozen_before = (folder / FILE).exists()
+    if frozen_before and read_frozen(folder).config == frozen.config:
         return folder
-    if (folder / "run.json").exists():
+    if frozen_before or (folder / "run.json").exists():
         raise ConfigError(f"{folder}: expected a new folder, got that of another run: submit it again")
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     overrides = OmegaConf.to_yaml(OmegaConf.create(frozen.overrides))

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 from recsys.errors import ConfigError
 
-__all__ = ["Launched", "Launcher", "extra"]
+__all__ = ["TOKEN", "Launched", "Launcher", "extra"]
+
+TOKEN = "RECSYS_RUN_TOKEN"  # environment variable of all processes of a run that a worker of the service started
 
 
 class Launched(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.launchers.contract import extra
+from pipelines.launchers.contract import TOKEN, extra
 from recsys.config.ranges import Count, Many, Natural, Positive
 from recsys.errors import ConfigError
 
@@ -154,7 +154,7 @@ class Ray:
         except BaseException:
             launched.cancel()
             raise
-        kept = {name: os.environ[name] for name in self.environment if name in os.environ}
+        kept = {name: os.environ[name] for name in (*self.environment, TOKEN) if name in os.environ}
         launched.codes = [
             place.run.remote(list(command), {**kept, **rank}, os.getcwd())
             for place, rank in zip(places, ranks, strict=True)

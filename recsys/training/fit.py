@@ -13,8 +13,9 @@ import torch
 
 from recsys.data.ranks import Ranks
 from recsys.data.split import Split
+from recsys.errors import Cancelled
 from recsys.evaluation.metrics import auc, counting, logloss, losses, observed, sigmoid
-from recsys.events import SILENT, Reporter, raise_if_cancelled
+from recsys.events import SILENT, Reporter
 from recsys.frame.ctr import CTR
 from recsys.frame.linear import Linear
 from recsys.frame.merged import Scorer
@@ -203,7 +204,7 @@ def fit(
         network alone on validation; the other figures are then those of the mean of both.
 
     Raises:
-        Cancelled: If the reporter says so; `checkpoint` then holds the last look.
+        Cancelled: If the reporter says so; `checkpoint` then holds the last step.
         DataError: If the model diverges, with the batch saved beside `checkpoint`; if ids are out of range; if a
             checkpoint is damaged.
         ConfigError: If a table is split by columns, or a row is saved by no process or by two.
@@ -231,7 +232,7 @@ def _fit(
     training, config = state.training, state.config
     size, per_epoch = min(config.batch_size, len(train)), training.steps_per_epoch
     state.resume()
-    training.looks = config.looks(per_epoch)
+    training.looks, cancelled = config.looks(per_epoch), False
     steps = training.steps(train, seed, 0 if state.bad_looks >= config.patience else None)
     for step in told_if_stalled(steps, training, config.stall_seconds, reporter.note):
         state.losses.append(step.loss)
@@ -250,9 +251,14 @@ def _fit(
         if stop:
             reporter.progress(step.number * size, step.number * size, "rows")
             break
-        raise_if_cancelled(reporter)
+        if cancelled := reporter.cancelled():
+            if not config.saves(step.number, per_epoch):
+                state.save()
+            break
     if state.saved:
         state.saved.checkpoints.wait()
+    if cancelled:
+        raise Cancelled("the run was asked to stop")
     state.take_best()
     state.model.eval()
     return state.history

@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import pipelines.run
-from pipelines.frozen import OWNER, TOKEN, Frozen, freeze, read_frozen, run_frozen, write_frozen, write_owner
+from pipelines.frozen import OWNER, Frozen, freeze, read_frozen, run_frozen, write_frozen, write_owner
+from pipelines.launchers.contract import TOKEN
 from recsys.commands.cli import main
 from recsys.errors import ConfigError
 from recsys.results import read_result, read_run

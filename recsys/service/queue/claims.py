@@ -118,7 +118,9 @@ def overdue(connection: Connection) -> list[RowMapping]:
     return list(connection.execute(select(runs).where(text(ACTIVE), late).order_by(runs.c.number)).mappings())
 
 
-def take_back(connection: Connection, run: QueuedRun, dead: bool, most_attempts: int) -> QueuedRun:
+def take_back(
+    connection: Connection, run: QueuedRun, dead: bool, most_attempts: int, exit: int | None, reason: str | None
+) -> QueuedRun:
     """Put an overdue run back; see `Queue.take_back`."""
     this = runs.c.number == run.number
     row = connection.execute(select(runs).where(this)).mappings().one()
@@ -133,11 +135,13 @@ def take_back(connection: Connection, run: QueuedRun, dead: bool, most_attempts:
         return read(connection, [run.number])[0]
     tell(connection, row["id"], now, "lost", worker=row["owner"], attempt=row["attempt"])
     deaths = row["deaths"] + 1
-    free: dict[str, Any] = {"token": None, "lease_until": None, "deaths": deaths}
+    free: dict[str, Any] = {"token": None, "lease_until": None, "deaths": deaths, "exit": exit}
     if row["cancel_asked_at"] is not None:
         change(connection, row, now, "cancelled", f"stopped on request; {worker} died meanwhile", **free)
     elif deaths >= most_attempts:
-        change(connection, row, now, "failed", f"its worker or its process died {deaths} times, last {worker}", **free)
+        last = f"{reason} at {worker}" if reason else f"{worker} died"
+        change(connection, row, now, "failed", f"its worker or its process died {deaths} times: last {last}", **free)
     else:
-        change(connection, row, now, "queued", f"{worker} died: goes on from its checkpoint", **free)
+        why = reason or f"{worker} died"
+        change(connection, row, now, "queued", f"{why}: goes on from its checkpoint", **free)
     return read(connection, [run.number])[0]

@@ -93,14 +93,23 @@ class Queue(Protocol):
         """Runs, running or unknown, whose lease has ended: their worker may be dead."""
         ...
 
-    def take_back(self, run: QueuedRun, dead: bool, most_attempts: int) -> QueuedRun:
-        """Put an overdue run back.
+    def take_back(
+        self,
+        run: QueuedRun,
+        dead: bool,
+        most_attempts: int,
+        exit: int | None = None,
+        reason: str | None = None,
+    ) -> QueuedRun:
+        """Put a run back that is overdue, or whose process its own worker saw die.
 
         Args:
-            run: As `overdue` gave it; nothing changes if it has been renewed or claimed since.
+            run: As `overdue` or `get` gave it; nothing changes if it has been renewed or claimed since.
             dead: Whether its process group was seen dead: it is `queued` again, `cancelled` if somebody asked to
                 stop it, or `failed` after so many attempts. Else it is `unknown`.
-            most_attempts: Attempts after which a run whose worker died each time fails.
+            most_attempts: Attempts after which a run whose worker or process died each time fails.
+            exit: What its process ended with, if that is known.
+            reason: Why it died, if that is known.
         """
         ...
 

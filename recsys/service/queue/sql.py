@@ -141,9 +141,16 @@ class SqlQueue:
         with self.reading() as connection:
             return to_runs(connection, claims.overdue(connection))
 
-    def take_back(self, run: QueuedRun, dead: bool, most_attempts: int) -> QueuedRun:
+    def take_back(
+        self,
+        run: QueuedRun,
+        dead: bool,
+        most_attempts: int,
+        exit: int | None = None,
+        reason: str | None = None,
+    ) -> QueuedRun:
         with self.changing() as connection:
-            return claims.take_back(connection, run, dead, most_attempts)
+            return claims.take_back(connection, run, dead, most_attempts, exit, reason)
 
     def cancel(self, id: str) -> QueuedRun:
         with self.changing(durable=True) as connection:

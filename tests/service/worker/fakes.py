@@ -1,0 +1,139 @@
+"""Runs of the tests of the worker: a script of a few lines instead of a training, and workers to kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recsys.service.queue.open import open_queue
+from recsys.service.queue.records import Needs, NewRun, QueuedRun
+from recsys.service.queue.sql import SqlQueue
+
+ROOT = Path(__file__).parents[3]
+LEASE = 1.5  # seconds
+SCRIPT = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+does = json.loads((folder / "frozen.json").read_text())["config"]["does"]
+(folder / "pids").open("a").write(f"{os.getpid()}\\n")
+kept = {}
+def state(name, **more):
+    kept.update(more)
+    told = {"version": 2, "mark": "0" * 32, "config": {}, "digest": "0" * 16, "overrides": None,
+            "process": {"pid": os.getpid(), "started": 0.0}, "started": "", "updated": "", "state": name, **kept}
+    (folder / ".new").write_text(json.dumps(told)), (folder / ".new").replace(folder / "run.json")
+def work(steps):
+    for i in range(steps):
+        progress = {"done": i, "total": steps, "unit": "steps"}
+        state("running", stage="train", progress=progress, metrics={"train": {"step": float(i), "auc": 0.5}})
+        if (folder / "cancel").exists():
+            (folder / "checkpoint").write_text(str(i))
+            state("cancelled", note="stopped by the file cancel")
+            sys.exit(2)
+        time.sleep(0.05)
+(folder / "cancel").unlink(missing_ok=True)
+exec(does)
+"""
+DEAF = "signal.signal(15, signal.SIG_IGN); state('running'); time.sleep(600)"
+LOG = "(folder.parent / 'ran').open('a').write(folder.name + chr(10))"
+
+
+def command(folder: Path) -> list[str]:
+    """What a worker starts instead of a training."""
+    script = folder / "run.py"
+    script.write_text(SCRIPT)
+    return [sys.executable, "-S", "-E", str(script)]
+
+
+def new(folder: Path, id: str, does: str = "state('finished')", needs: Needs = Needs(1, 0, 0)) -> NewRun:  # noqa: B008
+    """A run that does what these lines of Python say."""
+    return NewRun(id, [], {"seed": 0, "does": does}, "0" * 16, str(folder / "runs"), str(folder), id, needs=needs)
+
+
+WORKER = """
+import json, logging, sys
+from recsys.service.queue.open import open_queue
+from recsys.service.queue.records import Needs
+from recsys.service.worker.worker import Settings, Worker
+url, lease, room, settings, host = json.loads(sys.argv[1])
+logging.basicConfig(level="INFO", stream=sys.stderr)
+worker = Worker(open_queue(url, lease), Needs(**room), Settings(**settings), host)
+worker.obey_signals()
+print("ready", flush=True)
+worker.run()
+"""
+
+
+@contextmanager
+def worker(
+    url: str, folder: Path, cores: int = 1, host: str = "here", lease: float = LEASE, **settings: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker in a process of its own, which is stopped in the end if it lives."""
+    told = {"command": command(folder), "grace": 2.0, "overdue": 0.3, "look": 0.1, "claim": 0.1, **settings}
+    words = json.dumps([url, lease, {"cores": cores, "memory": 1 << 40, "gpus": 0}, told, host])
+    with (folder / "worker.err").open("ab") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, words],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    try:
+        assert process.stdout and process.stdout.readline() == b"ready\n", (folder / "worker.err").read_text()
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        finally:
+            process.stdout.close()
+
+
+def wait(right: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """Wait until something is true → what it gave."""
+    until = time.monotonic() + seconds
+    while not (value := right()):
+        assert time.monotonic() < until, "it has not become true"
+        time.sleep(0.02)
+    return value
+
+
+def state_of(queue: SqlQueue, id: str) -> str:
+    return queue.get(id).state
+
+
+def ended(queue: SqlQueue, id: str, seconds: float = 60.0) -> QueuedRun:
+    """Wait until a run has ended → its row."""
+    wait(lambda: queue.get(id).state in ("finished", "failed", "cancelled"), seconds)
+    return queue.get(id)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def pids(folder: Path, id: str) -> list[int]:
+    """The first process of each attempt at a run."""
+    file = folder / "runs" / id / "pids"
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def opened(folder: Path, lease: float = LEASE) -> tuple[str, SqlQueue]:
+    """A queue on SQLite → its address and itself."""
+    url = f"sqlite:///{folder / 'service.db'}"
+    return url, open_queue(url, lease)
