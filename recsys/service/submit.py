@@ -29,7 +29,11 @@ def new_runs(asked: Submission, user: str | None = None) -> list[NewRun]:
         ConfigError: If a setting is invalid.
     """
     git = _git(Path.cwd())
-    frozen = freeze(asked.overrides, asked.multirun)
+    try:
+        frozen = freeze(asked.overrides, asked.multirun)
+    except BaseException:
+        _state(git)  # a service would keep its process and its pipe
+        raise
     user = _user() if user is None else user
     runs = [_of_queue(f, asked, user) for f in frozen]
     if asked.multirun:

@@ -1,0 +1,285 @@
+"""The endpoints of /api: all that the commands do, as JSON."""
+
+import shutil
+from collections.abc import AsyncIterable, Callable, Sequence
+from dataclasses import asdict, replace
+from threading import Lock
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.convertors import Convertor, register_url_convertor
+
+from recsys.errors import ConfigError, DataError
+from recsys.files import Json
+from recsys.service.compare import MOST, Figures, compare
+from recsys.service.curves import Curves
+from recsys.service.http.auth import Caller, Refusal, needs
+from recsys.service.http.bodies import Asked, Resumed
+from recsys.service.http.files import blocks, headers, listing, read_log
+from recsys.service.http.gate import check_composed, gate
+from recsys.service.http.live import Streams
+from recsys.service.http.settings import Settings
+from recsys.service.inside import open_inside
+from recsys.service.local import LocalDoor
+from recsys.service.logs import note
+from recsys.service.options import options
+from recsys.service.queue.queue import Queue
+from recsys.service.queue.records import NewRun, QueuedRun, State
+from recsys.service.submit import new_runs
+from recsys.service.wire import row_json
+
+__all__ = ["api_router", "compose", "submit"]
+
+_composing = Lock()  # others wait here, and not in the composer
+_Before = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
+_INFO = 20
+VIEW = Depends(needs("view"))
+Submitter = Annotated[Caller, Depends(needs("submit"))]
+
+
+class _RunId(Convertor[str]):
+    """The id of a run in an address, as short as possible, since what follows it may hold slashes too."""
+
+    regex = r"[^/]+?(?:/[^/]+?)*?"
+
+    def convert(self, value: str) -> str:
+        """The id."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """The id."""
+        return value
+
+
+register_url_convertor("run", _RunId())
+
+
+def compose(asked: Asked, settings: Settings, user: str) -> list[NewRun]:
+    """Gate, compose and check what is asked → the runs, of which nothing is queued.
+
+    Raises:
+        ConfigError: If a setting is invalid, or may not be submitted over HTTP.
+    """
+    gate(asked.overrides, settings, asked.multirun)
+    submission = asked.submission()
+    if settings.runs != settings.cwd / "runs":
+        submission = replace(submission, overrides=[*submission.overrides, f"runs='{settings.runs}'"])
+    with _composing:
+        runs = new_runs(submission, user)
+    for run in runs:
+        if run.kind == "run":
+            check_composed(run.config, settings)
+    return runs
+
+
+def submit(asked: Asked, sender: Caller, queue: Queue, settings: Settings) -> list[QueuedRun]:
+    """Queue what is asked → the run; of a sweep, the parent and then its runs.
+
+    Raises:
+        ConfigError: As `compose`, and as `Queue.submit`.
+        Refusal: If there is no room for it.
+    """
+    _check_room(queue, settings)
+    rows = queue.submit(compose(asked, settings, f"http:{sender.role}"))
+    for row in rows:
+        note(_INFO, "submitted", run=row.id, role=sender.role)
+    return rows
+
+
+def _check_room(queue: Queue, settings: Settings) -> None:
+    """Refuse a submission if there is no room for it.
+
+    Raises:
+        Refusal: 503 if too many runs wait, 507 if the disk is nearly full.
+    """
+    limits = settings.limits
+    if (waiting := queue.counts().get("queued", 0)) >= limits.queued:
+        raise Refusal(503, f"{waiting:,} runs wait, as many as may: cancel some, or submit again later")
+    settings.runs.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(settings.runs).free) < limits.free_bytes:
+        wanted = f"expected {limits.free_bytes >> 20:,}"
+        raise Refusal(507, f"{free >> 20:,} MiB are free on the disk of the folder of runs, {wanted}: free some")
+
+
+def get(queue: Queue, id: str) -> QueuedRun:
+    """A row.
+
+    Raises:
+        Refusal: 404 if there is none.
+    """
+    try:
+        return queue.get(id)
+    except ConfigError as error:
+        raise Refusal(404, str(error)) from error
+
+
+def _short(run: QueuedRun) -> Json:
+    """A row as JSON without its configuration, which has a hundred times its letters."""
+    return row_json(replace(run, new=replace(run.new, config={})))
+
+
+def api_router(queue: Queue, settings: Settings, streams: Streams) -> APIRouter:
+    """The routes of /api."""
+    router = APIRouter(prefix="/api")
+    _lists(router, queue, settings)
+    _changes(router, queue, settings)
+    _streams(router, queue, settings, streams)
+    _one(router, queue, settings)
+    return router
+
+
+def chosen(queue: Queue, ids: Sequence[str]) -> list[QueuedRun]:
+    """The runs with these ids, each once; of a sweep its runs.
+
+    Raises:
+        Refusal: 404 if there is none of an id, 422 if they are too many.
+    """
+    rows = dict[str, QueuedRun]()
+    for id in dict.fromkeys(i for i in ids if i):
+        row = get(queue, id)
+        children = queue.find(parent=id, limit=MOST + 1) if row.new.kind == "sweep" else []
+        rows |= {child.id: queue.get(child.id) for child in reversed(children)} or {id: row}
+        if len(rows) > MOST:
+            raise Refusal(422, f"expected at most {MOST} runs, got more: choose fewer")
+    return list(rows.values())
+
+
+def _lists(router: APIRouter, queue: Queue, settings: Settings) -> None:
+    figures = Figures(settings.runs)
+
+    @router.get("/runs", dependencies=[VIEW], summary="Runs, the newest first; `before` asks for the next page")
+    def runs(
+        state: Annotated[list[State] | None, Query()] = None,
+        parent: Annotated[str | None, Query(max_length=500)] = None,
+        text: Annotated[str, Query(max_length=200)] = "",
+        before: _Before = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    ) -> Json:
+        rows = queue.find(state or (), parent, text, before, limit)
+        return {"runs": [_short(row) for row in rows], "counts": queue.counts()}
+
+    @router.get("/options", dependencies=[VIEW], summary="Groups, their options and settings, with docs and ranges")
+    def every_option() -> Json:
+        return options(settings.cwd, settings.launchers)
+
+    @router.get("/compare", dependencies=[VIEW], summary="Runs side by side: what differs, figures, seeds grouped")
+    def compared(
+        ids: Annotated[str, Query(max_length=60_000, description="ids of 1 to 500 runs, or of sweeps, with commas")],
+        baseline: Annotated[str | None, Query(max_length=500)] = None,
+    ) -> Json:
+        return compare(chosen(queue, ids.split(",")), figures, baseline)
+
+    @router.post("/check", dependencies=[VIEW], summary="What a submission would queue; nothing is queued")
+    def check(asked: Asked) -> Json:
+        try:
+            composed = compose(asked, settings, "")
+        except ConfigError as error:
+            return {"error": str(error), "configs": []}
+        return {"error": None, "configs": [run.config for run in composed if run.kind == "run"]}
+
+
+def _changes(router: APIRouter, queue: Queue, settings: Settings) -> None:
+    door = LocalDoor(queue, settings.runs)
+
+    def changed(what: str, change: Callable[[], QueuedRun], id: str, sender: Caller) -> Json:
+        get(queue, id)
+        try:
+            row = change()
+        except ConfigError as error:
+            raise Refusal(409, str(error)) from error
+        note(_INFO, what, run=row.id, role=sender.role)
+        return _short(row)
+
+    @router.post("/runs", status_code=201, summary="Queue a run; of a sweep, the parent and then its runs")
+    def submit_runs(asked: Asked, sender: Submitter) -> Json:
+        return {"runs": [_short(row) for row in submit(asked, sender, queue, settings)]}
+
+    @router.post("/runs/{id:run}/cancel", summary="Ask a run to stop, or all runs of a sweep")
+    def cancel(id: str, sender: Submitter) -> Json:
+        return changed("cancel", lambda: door.cancel(id), id, sender)
+
+    @router.post("/runs/{id:run}/resume", summary="Queue a run again that was stopped; it goes on from its checkpoint")
+    def resume(id: str, sender: Submitter, how: Resumed | None = None) -> Json:
+        return changed("resume", lambda: door.resume(id, how is not None and how.dead), id, sender)
+
+    @router.post("/runs/{id:run}/retry", status_code=201, summary="Queue the same configuration as a new run")
+    def retry(id: str, sender: Submitter) -> Json:
+        return changed("retry", lambda: door.retry(id), id, sender)
+
+
+def _streams(router: APIRouter, queue: Queue, settings: Settings, streams: Streams) -> None:
+    slot = Depends(streams.slot)
+
+    def exists(id: str) -> None:
+        get(queue, id)
+
+    @router.get("/events/stream", dependencies=[VIEW, slot], response_class=EventSourceResponse,
+                summary="Events as they come; a client that reconnects with Last-Event-ID misses nothing")  # fmt: skip
+    async def follow_events(
+        request: Request,
+        after: _Before = None,
+        run: Annotated[str | None, Query(max_length=500)] = None,
+        last_event_id: Annotated[str, Header(max_length=30)] = "",
+    ) -> AsyncIterable[ServerSentEvent]:
+        seen = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else after
+        async for event in streams.events(seen, run):
+            yield event
+
+    @router.get("/events", dependencies=[VIEW], summary="Events after an id, the oldest first")
+    def events(
+        after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
+        run: Annotated[str | None, Query(max_length=500)] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    ) -> Json:
+        return {"events": [asdict(event) for event in queue.events(after, run, limit)]}
+
+    @router.get("/runs/{id:run}/log/stream", dependencies=[VIEW, Depends(exists), slot],
+                response_class=EventSourceResponse,
+                summary="The log of a run as it grows, until the run has ended")  # fmt: skip
+    async def follow_log(
+        id: str,
+        start: Annotated[int, Query(alias="from", ge=-(2**62), le=2**62)] = 0,
+        last_event_id: Annotated[str, Header(max_length=30)] = "",
+    ) -> AsyncIterable[ServerSentEvent]:
+        seen = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else start
+        async for event in streams.log(id, seen):
+            yield event
+
+    @router.get("/runs/{id:run}/log", dependencies=[VIEW], response_class=Response,
+                summary="A piece of a run's log, of 1 MiB at most, from a byte on; X-Log-Start says which")  # fmt: skip
+    def log(id: str, start: Annotated[int, Query(alias="from", ge=-(2**62), le=2**62)] = 0) -> Response:
+        get(queue, id)
+        piece = read_log(settings.runs, id, start)
+        headers = {"x-log-start": str(piece.start), "x-log-size": str(piece.size)}
+        return Response(piece.body, 200, headers, "text/plain; charset=utf-8")
+
+
+def _one(router: APIRouter, queue: Queue, settings: Settings) -> None:
+    @router.get("/runs/{id:run}/files/{path:path}", dependencies=[VIEW], response_class=Response,
+                summary="A file of a run, or a list of a folder's files")  # fmt: skip
+    def file(id: str, path: str) -> Response:
+        get(queue, id)
+        try:
+            opened = open_inside(settings.runs, id, path)
+        except DataError as error:
+            raise Refusal(404, str(error)) from error
+        if opened.is_folder:
+            return JSONResponse(listing(opened))
+        return StreamingResponse(blocks(opened), headers=headers(opened))
+
+    curves = Curves(settings.runs)
+
+    @router.get("/runs/{id:run}/curves", dependencies=[VIEW], summary="Figures by step, thinned to so many points each")
+    def drawn(
+        id: str,
+        points: Annotated[int, Query(ge=16, le=100_000)] = 1000,
+        names: Annotated[list[str] | None, Query(max_length=50)] = None,
+    ) -> Json:
+        get(queue, id)
+        return {"curves": curves.of(id, points, frozenset(names or ()))}
+
+    @router.get("/runs/{id:run}", dependencies=[VIEW], summary="One run, with its configuration")
+    def run(id: str) -> dict[str, Any]:
+        return row_json(get(queue, id))

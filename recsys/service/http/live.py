@@ -1,0 +1,129 @@
+"""Streams: events of runs by id, so that a client that reconnects misses nothing, and logs as they grow."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import asdict
+
+from fastapi.sse import ServerSentEvent
+
+from recsys.service.http.auth import Refusal
+from recsys.service.http.files import LogPiece, read_log
+from recsys.service.http.settings import Settings
+from recsys.service.logs import note
+from recsys.service.queue.queue import Queue
+from recsys.service.queue.records import ENDED
+
+__all__ = ["Streams"]
+
+_AT_ONCE = 1000  # events of one query
+
+
+class Streams:
+    """All streams of the service; one task looks for new events, for all of them.
+
+    Args:
+        queue: Holds the events.
+        settings: With the limits on streams, and the folder of runs.
+    """
+
+    def __init__(self, queue: Queue, settings: Settings):
+        self._queue, self._settings, self._limits = queue, settings, settings.limits
+        self.count = 0
+        self._newest, self._watch = 0, None
+        self._waiting = set[asyncio.Event]()  # one of each stream of events
+
+    async def slot(self) -> AsyncIterator[None]:
+        """A FastAPI dependency that counts a stream until it ends.
+
+        Raises:
+            Refusal: 503 if there are too many.
+        """
+        if self.count >= self._limits.streams:
+            raise Refusal(503, f"{self._limits.streams} streams are open: close one, or try again later")
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+
+    async def events(self, after: int | None, run: str | None) -> AsyncIterator[ServerSentEvent]:
+        """Events after an id, or from now on, then each new one.
+
+        Args:
+            after: The last id that the client has seen.
+            run: Only this run's.
+        """
+        if after is None:
+            after = (await asyncio.to_thread(self._queue.load)).newest_event
+            yield ServerSentEvent(id=str(after), comment="from now on", retry=2000)
+        changed = asyncio.Event()
+        self._waiting.add(changed)
+        try:
+            self._begin(after)
+            while True:
+                changed.clear()
+                events = await asyncio.to_thread(self._queue.events, after, run, _AT_ONCE)
+                for event in events:
+                    after = event.id
+                    yield ServerSentEvent(id=str(event.id), event=event.kind, data=asdict(event))
+                if len(events) < _AT_ONCE and not await self._heard(changed):
+                    yield ServerSentEvent(comment="still here")
+        finally:
+            self._waiting.discard(changed)
+
+    async def _heard(self, changed: asyncio.Event) -> bool:
+        """Wait for a new event → whether one came before it is time for a heartbeat."""
+        try:
+            async with asyncio.timeout(self._limits.heartbeat_seconds):
+                return await changed.wait()
+        except TimeoutError:
+            return False
+
+    def _begin(self, seen: int) -> None:
+        """Watch the queue, unless that is done already."""
+        if self._watch is None or self._watch.done():
+            self._newest = seen
+            self._watch = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        """Wake the streams when there is a new event; end with the last stream."""
+        while self._waiting:
+            await asyncio.sleep(self._limits.poll_seconds)
+            try:
+                events = await asyncio.to_thread(self._queue.events, self._newest, None, _AT_ONCE)
+            except Exception as error:  # the database may come back
+                note(logging.WARNING, "events", error)
+                continue
+            if events:
+                self._newest = events[-1].id
+                for changed in self._waiting:
+                    changed.set()
+
+    async def log(self, run: str, start: int) -> AsyncIterator[ServerSentEvent]:
+        """The log of a run from a byte on, until the run has ended; the id of an event is the next byte."""
+        silent = 0.0
+        while True:
+            ended = (await asyncio.to_thread(self._queue.get, run)).state in ENDED
+            piece: LogPiece = await asyncio.to_thread(read_log, self._settings.runs, run, start)
+            start = piece.next
+            if piece.body:
+                silent = 0.0
+                yield ServerSentEvent(id=str(start), event="log", data=piece.body.decode("utf-8", "replace"))
+            elif ended:
+                yield ServerSentEvent(id=str(start), event="end", data="")
+                return
+            else:
+                silent += self._limits.poll_seconds
+                if silent >= self._limits.heartbeat_seconds:
+                    silent = 0.0
+                    yield ServerSentEvent(comment="still here")
+                await asyncio.sleep(self._limits.poll_seconds)
+
+    async def close(self) -> None:
+        """Stop watching."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch

@@ -1,0 +1,110 @@
+"""What differs between runs, and how sure the seeds are, against SciPy's own tests."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from recsys.errors import ConfigError
+from recsys.service.compare import Figures, compare, differences, over_seeds
+from recsys.service.queue.queue import Queue
+from recsys.service.queue.records import Live, NewRun, QueuedRun
+from tests.service.http.conftest import Caller, new_run
+
+CONFIG: dict[str, Any] = {"seed": 0, "model": {"_target_": "m", "hidden": [8], "deep": {}}, "train": {"lr": 0.1}}
+
+
+def row(id: str, seed: int, lr: float = 0.1, **changes: Any) -> QueuedRun:
+    config = {**CONFIG, "seed": seed, "train": {"lr": lr}, **changes}
+    return QueuedRun(NewRun(id, [], config, "d", "/", "/", id), 1, "finished")
+
+
+def finished(runs: Path, id: str, **metrics: float) -> None:
+    (runs / id).mkdir()
+    parts = {"prepare": {"seconds": 1.0, "metrics": {"rows": 3.0}}, "evaluate": {"seconds": 2.5, "metrics": metrics},
+             "train": {"seconds": None, "metrics": None}}  # fmt: skip
+    (runs / id / "result.json").write_text(json.dumps({"version": 2, "stages": parts}))
+
+
+def test_seeds_are_one_row_with_interval_and_paired_significance(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    auc = {
+        (lr, seed): 0.7 + 0.01 * seed + lr / 100 + rng.normal(0, 1e-3) for lr in (0.1, 0.2, 0.3) for seed in range(4)
+    }
+    runs = [row(f"{lr}-{seed}", seed, lr) for lr, seed in auc]
+    for (lr, seed), value in auc.items():
+        finished(tmp_path, f"{lr}-{seed}", auc=value, bytes=8.0)
+    seen = compare(runs, Figures(tmp_path))
+    assert seen["keys"] == ["seed", "train.lr"] and seen["same"] == 3
+    assert seen["figures"] == ["evaluate/auc"] and seen["same_figures"] == {"evaluate/bytes": 8.0, "seconds": 3.5}
+    assert [g["config"] for g in seen["groups"]] == [{"train.lr": 0.1}, {"train.lr": 0.2}, {"train.lr": 0.3}]
+    base = [auc[0.1, s] for s in range(4)]
+    p = []
+    for group, lr in zip(seen["groups"], (0.1, 0.2, 0.3), strict=True):
+        values = [auc[lr, s] for s in range(4)]
+        low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+        figure = group["figures"]["evaluate/auc"]
+        assert (figure["low"], figure["high"]) == pytest.approx((low, high)) and figure["count"] == 4
+        if lr > 0.1:
+            p.append(stats.ttest_rel(values, base).pvalue)
+    first, second = sorted(p)
+    corrected = sorted(g["against"]["evaluate/auc"]["p"] for g in seen["groups"][1:])
+    assert corrected == pytest.approx(sorted([min(1, 2 * first), max(min(1, 2 * first), second)]))
+    assert seen["groups"][0]["against"] == {}
+    other = compare(runs, Figures(tmp_path), baseline="0.3-2")
+    assert other["baseline"] == 2 and other["groups"][0]["against"]["evaluate/auc"]["mean"] < 0
+
+
+def test_only_shared_seeds_are_paired(tmp_path: Path) -> None:
+    runs = [row("a0", 0), row("a1", 1), row("b1", 1, 0.2), row("b2", 2, 0.2)]
+    for run, auc in zip(runs, (0.1, 0.5, 0.6, 0.9), strict=True):
+        finished(tmp_path, run.id, auc=auc)
+    change = compare(runs, Figures(tmp_path))["groups"][1]["against"]["evaluate/auc"]
+    assert change["count"] == 1 and change["mean"] == pytest.approx(0.1) and "p" not in change
+
+
+def test_a_run_without_a_result_shows_what_it_has_told(tmp_path: Path) -> None:
+    live = Live("train", None, {"train": {"step": 3.0, "valid_auc": 0.6, "bad": math.nan}})
+    running = QueuedRun(row("r", 0).new, 1, "running", live=live)
+    assert compare([running], Figures(tmp_path))["runs"][0]["figures"]["train/valid_auc"] == 0.6
+    json.dumps(compare([running], Figures(tmp_path)), allow_nan=False)
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "result.json").write_text("{")
+    assert "train/valid_auc" in compare([running], Figures(tmp_path))["figures"]
+
+
+def test_one_figure_alone_has_no_interval() -> None:
+    assert over_seeds([0.5]) == {"mean": 0.5, "count": 1} and over_seeds([]) == {"count": 0}
+    assert over_seeds([0.5, 0.5]) == {"mean": 0.5, "low": 0.5, "high": 0.5, "count": 2}
+
+
+def test_what_a_configuration_sets_otherwise() -> None:
+    new = {"seed": 0, "model": {"_target_": "m", "hidden": [9]}, "extra": 1}
+    assert differences(new, CONFIG) == [
+        {"key": "model.hidden", "value": [9], "base": [8]}, {"key": "extra", "value": 1},
+        {"key": "model.deep", "base": {}}, {"key": "train.lr", "base": 0.1},
+    ]  # fmt: skip
+
+
+def test_too_many_and_none(tmp_path: Path) -> None:
+    for wrong in ([], [row(str(i), i) for i in range(501)]):
+        with pytest.raises(ConfigError, match="1 to 500"):
+            compare(wrong, Figures(tmp_path))
+    with pytest.raises(ConfigError, match="baseline"):
+        compare([row("a", 0)], Figures(tmp_path), baseline="b")
+
+
+def test_the_endpoint_takes_runs_and_sweeps(here: Caller, queue: Queue, place: Path) -> None:
+    parent = new_run(place, "s", kind="sweep", config={})
+    children = [new_run(place, f"s/{i}", parent="s", config={**CONFIG, "seed": i}) for i in range(3)]
+    queue.submit([parent, *children, new_run(place, "lone", config={**CONFIG, "train": {"lr": 0.5}})])
+    seen = here.get("/api/compare", params={"ids": "s,lone,s/1", "baseline": "lone"}).json()
+    assert [r["id"] for r in seen["runs"]] == ["s/0", "s/1", "s/2", "lone"]
+    assert seen["keys"] == ["seed", "train.lr"] and len(seen["groups"]) == 2 and seen["baseline"] == 1
+    assert here.get("/api/compare", params={"ids": "absent"}).status_code == 404
+    assert here.get("/api/compare", params={"ids": ","}).status_code == 422
+    assert here.get("/api/compare").status_code == 422
