@@ -5,7 +5,7 @@ B rows, W the width of all fields side by side, L id columns.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,12 +128,8 @@ def workload(chosen: Mapping[str, Any], schema: Schema) -> Workload:
     flops, written, count = _forward(model, chosen["train"]["precision"] != "fp32")
     numbers = sum(f.max_length for f in schema.numeric) + len(schema.labels)
     parameters = sum(p.numel() for p in dense)
-    return Workload(_tables(embedding, schema), _state(chosen), parameters, flops, written, count, numbers)
-
-
-def _state(chosen: Mapping[str, Any]) -> Literal["none", "row", "number"]:
-    kind = make(chosen["table_optimizer"], "table_optimizer")().kind.__name__
-    return "none" if kind == "SGD" else "row" if "RowWise" in kind else "number"
+    states = list(make(chosen["table_optimizer"], "table_optimizer")().states.values())
+    return Workload(_tables(embedding, schema), states, parameters, flops, written, count, numbers)
 
 
 def _tables(embedding: RoutedEmbedding, schema: Schema) -> Sequence[TableSize]:

@@ -10,7 +10,6 @@ from typing import Literal
 __all__ = ["FLOAT", "ID", "TableSize", "Workload"]
 
 FLOAT, ID = 4, 8  # bytes of a number, and of an id on its way to a table
-_STATE = {"none": lambda dim: 0, "row": lambda dim: FLOAT, "number": lambda dim: FLOAT * dim}
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Workload:
 
     Args:
         tables: All tables.
-        state: What the tables' optimiser keeps: nothing (SGD), a number a row (row-wise Adagrad: 4 bytes) or one a
-            number (Adagrad: 4·D bytes).
+        states: What the tables' optimiser keeps: nothing (SGD), a number a `row` (row-wise Adagrad: 4 bytes) or one an
+            `element` of it (Adagrad: 4·D bytes).
         dense_parameters: P.
         flops: Floating-point operations of the forward pass of a row: its matrix products.
         activations: Bytes that the forward pass of a row writes.
@@ -48,16 +47,20 @@ class Workload:
     """
 
     tables: Sequence[TableSize]
-    state: Literal["none", "row", "number"]
+    states: Sequence[Literal["row", "element"]]
     dense_parameters: int
     flops: float
     activations: float
     operations: int
     numbers: int
 
+    def state_bytes(self, dim: int) -> int:
+        """Bytes that the tables' optimiser keeps of a row of D numbers."""
+        return sum(FLOAT if of == "row" else FLOAT * dim for of in self.states)
+
     def bytes_of(self, table: TableSize) -> int:
         """rows · (4·D + state)."""
-        return table.rows * (FLOAT * table.dim + _STATE[self.state](table.dim))
+        return table.rows * (FLOAT * table.dim + self.state_bytes(table.dim))
 
     @property
     def table_rows(self) -> int:
@@ -92,4 +95,4 @@ class Workload:
     @property
     def gather_bytes(self) -> float:
         """Σ over reads of 4·D + 2·(4·D + state): read forward; read and written by the update."""
-        return sum(t.reads * (3 * FLOAT * t.dim + 2 * _STATE[self.state](t.dim)) for t in self.tables)
+        return sum(t.reads * (3 * FLOAT * t.dim + 2 * self.state_bytes(t.dim)) for t in self.tables)

@@ -5,23 +5,39 @@ V rows of a table, D embedding dim.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.optim import SGD, Adagrad
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from recsys.data.ranks import Ranks
 from recsys.embeddings.plan import Plan
+from recsys.errors import ConfigError
 from recsys.frame.contracts import TableOptimizer, TableRows
 from recsys.tables.rowwise_adagrad import use_fast_update
 
-__all__ = ["Starts", "draw_rows", "fused_bags", "fused_rows", "gathered", "table_configs", "table_name"]
+__all__ = [
+    "Starts",
+    "check_optimizer",
+    "draw_rows",
+    "fused_bags",
+    "fused_rows",
+    "gathered",
+    "only_state",
+    "table_configs",
+    "table_name",
+]
 
+State = TypeVar("State")
 Starts = Mapping[str, tuple[float, float]]
 """Table → range of its uniform initial weights."""
 
 _BLOCK = 1 << 22  # numbers that are drawn at once
+_ON_CPU = (SGD, Adagrad, RowWiseAdagrad)  # all that FBGEMM has there
 
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # it warns about TorchRec's own call
 
@@ -52,6 +68,46 @@ def table_configs(plan: Plan, starts: Starts, chosen: Iterable[str]) -> list[Emb
     ]
 
 
+def check_optimizer(optimizer: TableOptimizer, device: torch.device) -> None:
+    """Check that FBGEMM updates tables on a device by an optimiser, with all of its settings.
+
+    Raises:
+        ConfigError: If it has none of that kind, would ignore a setting, or if the optimiser keeps several states.
+    """
+    if len(optimizer.states) > 1:
+        raise ConfigError(_several_states(list(optimizer.states)))
+    if device.type != "cpu":
+        return
+    if optimizer.kind not in _ON_CPU:
+        raise ConfigError(
+            f"table_optimizer: expected {', '.join(k.__name__ for k in _ON_CPU)}, which FBGEMM has on CPUs, got "
+            f"{optimizer.kind.__name__}: choose one of them, or train with device=cuda"
+        )
+    if ignored := [n for n in optimizer.settings if n != "eps"]:
+        raise ConfigError(
+            f"table_optimizer: expected no setting but eps, got {', '.join(ignored)}, which FBGEMM ignores on CPUs: "
+            "leave it out; train.table_l2 makes table rows decay on every device"
+        )
+
+
+def only_state(states: Mapping[str, State]) -> State | None:
+    """The state of a table's optimiser, by FBGEMM's names; None if it has none.
+
+    Raises:
+        ConfigError: If there are several: a checkpoint has room for one.
+    """
+    if len(states) > 1:
+        raise ConfigError(_several_states(list(states)))
+    return next(iter(states.values()), None)
+
+
+def _several_states(names: Sequence[str]) -> str:
+    return (
+        f"table_optimizer: expected at most one state of each table, which checkpoints hold, got {', '.join(names)}: "
+        "set table_optimizer=rowwise_adagrad, adagrad or sgd"
+    )
+
+
 def fused_bags(
     plan: Plan, starts: Starts, optimizer: TableOptimizer, device: torch.device, chosen: Iterable[str] | None = None
 ) -> FusedEmbeddingBagCollection:
@@ -63,7 +119,11 @@ def fused_bags(
         optimizer: Optimiser of the tables.
         device: Where the tables are.
         chosen: Names of the tables; all by default.
+
+    Raises:
+        ConfigError: As `check_optimizer`.
     """
+    check_optimizer(optimizer, device)
     use_fast_update()
     return FusedEmbeddingBagCollection(
         tables=table_configs(plan, starts, plan.tables if chosen is None else chosen),
@@ -76,9 +136,8 @@ def fused_bags(
 
 def fused_rows(bags: FusedEmbeddingBagCollection, plan: Plan, saved: bool = True) -> list[TableRows]:
     """The tables of `fused_bags`, with the state of their optimiser: Σ of g² (Adagrad) or of mean_d(g²) (row-wise)."""
-    optimizer, states = bags.fused_optimizer(), dict[str, Tensor]()
-    for key, weight in optimizer.params.items():  # empty for an optimiser without state
-        (states[key.split(".")[-2]],) = optimizer.state[weight].values()
+    optimizer = bags.fused_optimizer()  # without parameters if its kind has no state
+    states = {key.split(".")[-2]: only_state(optimizer.state[w]) for key, w in optimizer.params.items()}
     names = {table_name(i): t for i, t in enumerate(plan.tables)}
     held: list[TableRows] = []
     for name, bag in bags.embedding_bags.items():

@@ -54,13 +54,13 @@ class FusedLookups(nn.Module):
         centre = dict.fromkeys(tables, 0.0) | dict(centres or {})
         self._starts = {t: (c - init, c + init) for t, c in centre.items()}
         self.optimizer, self.ranks = rowwise_adagrad(), Ranks.current()
-        self.bags = self._bags(torch.get_default_device())
+        self.bags = self._bags(torch.get_default_device(), self.optimizer)
         self._route, self._join = Route(self.plan), Join(self.plan)
 
-    def _bags(self, device: torch.device) -> FusedEmbeddingBagCollection | ShardedBags:
+    def _bags(self, device: torch.device, optimizer: TableOptimizer) -> FusedEmbeddingBagCollection | ShardedBags:
         if self.ranks.world > 1 and self.plan.tables:
-            return ShardedBags(self.plan, self._starts, self.optimizer, device, self.ranks)
-        return fused_bags(self.plan, self._starts, self.optimizer, device)
+            return ShardedBags(self.plan, self._starts, optimizer, device, self.ranks)
+        return fused_bags(self.plan, self._starts, optimizer, device)
 
     def route(self, batch: Batch) -> KeyedJaggedTensor:
         """Field ids → the table rows of every lookup, keyed by lookup (and position)."""
@@ -86,8 +86,8 @@ class FusedLookups(nn.Module):
         """Let it update the tables from now on. Weights stay; the state of the earlier optimiser is lost."""
         if optimizer == self.optimizer:
             return
-        before, self.optimizer = self.held(), optimizer
-        self.bags = self._bags(self._route.a.device)
+        before, bags = self.held(), self._bags(self._route.a.device, optimizer)
+        self.bags, self.optimizer = bags, optimizer
         for old, new in zip(before, self.held(), strict=True):
             new.weight_RD.copy_(old.weight_RD)
 

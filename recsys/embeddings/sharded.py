@@ -22,7 +22,16 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from recsys.data.ranks import Ranks
-from recsys.embeddings.bags import Starts, draw_rows, fused_bags, fused_rows, table_configs, table_name
+from recsys.embeddings.bags import (
+    Starts,
+    check_optimizer,
+    draw_rows,
+    fused_bags,
+    fused_rows,
+    only_state,
+    table_configs,
+    table_name,
+)
 from recsys.embeddings.plan import Plan
 from recsys.errors import ConfigError
 from recsys.frame.contracts import TableOptimizer, TableRows
@@ -182,6 +191,7 @@ def _spread_bags(
     plan: Plan, starts: Starts, optimizer: TableOptimizer, device: torch.device, ranks: Ranks, tables: list[str]
 ) -> ShardedEmbeddingBagCollection:
     """Tables that are nowhere whole before they are sharded: they are described on `meta`."""
+    check_optimizer(optimizer, device)
     whole = EmbeddingBagCollection(
         tables=table_configs(plan, starts, tables),
         is_weighted=bool(plan.schema.weight_columns),
@@ -251,8 +261,8 @@ def _spread_rows(bags: ShardedEmbeddingBagCollection, plan: Plan) -> list[TableR
     states = {
         (key, shard.metadata.shard_offsets[0]): shard.tensor
         for key, of_table in bags.fused_optimizer.state_dict()["state"].items()
-        for state in of_table.values()
-        for shard in state.local_shards()
+        for state in [only_state(of_table)]
+        for shard in (state.local_shards() if state is not None else ())
     }
     weights = bags.state_dict()
     held: list[TableRows] = []

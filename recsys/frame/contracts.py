@@ -6,7 +6,7 @@ B rows of a batch, W the width of all fields side by side, O numbers of an inter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import get_annotations
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,11 +21,15 @@ __all__ = [
     "Embedding",
     "Head",
     "RoutedEmbedding",
+    "StateOf",
     "TableOptimizer",
     "TableRows",
     "TrainableEmbedding",
     "check_embedding",
 ]
+
+StateOf = Literal["row", "element"]
+"""What a number of an optimiser's state belongs to."""
 
 
 @runtime_checkable
@@ -50,10 +54,13 @@ class TableOptimizer:
     Args:
         kind: TorchRec's class for an optimiser that FBGEMM fuses.
         settings: Its settings except the learning rate, which the training loop sets at every step.
+        states: What it remembers of each table, by name: `row`, a number for each row, or `element`, one for each
+            number of the table.
     """
 
     kind: type[Optimizer]
     settings: Mapping[str, float]
+    states: Mapping[str, StateOf]
 
 
 @dataclass(frozen=True)

@@ -83,11 +83,13 @@ def _read_rows(offsets: Tensor, features: int, count: int) -> Tensor:
 
 
 def _arguments(given: dict[str, Any]) -> tuple[Any, ...] | None:
-    """The arguments of `update_rows` from those of FBGEMM's operator; None if tables differ in width or in type."""
+    """The arguments of `update_rows` from those of FBGEMM's operator; None if it does not do all that they say."""
     grad_BW, weights, dim = given["grad_output"], given["host_weights"], given["max_D"]
     first_F, features = given["momentum1_offsets"], len(given["D_offsets"]) - 1  # first row of each feature's table
     alike = grad_BW.shape[1] == features * dim and torch.equal(first_F * dim, given["weights_offsets"])
     if len(given["offsets"]) < 2:  # no rows at all
+        return None
+    if any(given.get(name) for name in ("weight_decay", "weight_decay_mode", "max_norm")):
         return None
     if not alike or given["pooling_mode"] != _SUM or {weights.dtype, grad_BW.dtype} != {torch.float32}:
         return None
@@ -102,7 +104,8 @@ def _arguments(given: dict[str, Any]) -> tuple[Any, ...] | None:
 def use_fast_update() -> None:
     """Let FBGEMM's operator call `update_rows` from now on, in every TorchRec module of this process.
 
-    The operator keeps its own kernel for tables of several widths, and for tables or gradients that are not float32.
+    The operator keeps its own kernel for tables of several widths, for tables or gradients that are not float32, and
+    for settings other than rate and eps.
     """
     operator = getattr(torch.ops.fbgemm, _OPERATOR).default
     names = [argument.name for argument in operator._schema.arguments]

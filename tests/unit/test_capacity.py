@@ -19,7 +19,7 @@ from tests.configs import run_config
 
 WORK = Workload(
     [TableSize("a", 1000, 16, 1, 16), TableSize("b", 10, 8, 5, 40)],
-    state="row",
+    states=["row"],
     dense_parameters=100,
     flops=50.0,
     activations=80.0,
@@ -34,8 +34,9 @@ RATES = Hardware(
 
 def test_bytes_of_tables_by_hand() -> None:
     assert WORK.table_bytes == 1000 * (64 + 4) + 10 * (32 + 4)
-    assert replace(WORK, state="number").table_bytes == 2 * (1000 * 64 + 10 * 32)
-    assert replace(WORK, state="none").table_bytes == 1000 * 64 + 10 * 32
+    assert replace(WORK, states=["element"]).table_bytes == 2 * (1000 * 64 + 10 * 32)
+    assert replace(WORK, states=[]).table_bytes == 1000 * 64 + 10 * 32
+    assert replace(WORK, states=["element", "row"]).table_bytes == 2 * (1000 * 64 + 10 * 32) + 1010 * 4
     assert WORK.checkpoint_bytes == WORK.table_bytes + 1200
     assert WORK.reads == 6 and WORK.row_bytes == 4 * 9 and WORK.table_rows == 1010
     assert WORK.gather_bytes == (64 + 2 * (64 + 4)) + 5 * (32 + 2 * (32 + 4)) and WORK.train_flops == 150
@@ -117,7 +118,7 @@ def test_a_model_is_counted_as_its_formulas_say() -> None:
     ]
     width = 3 * 8 + 1
     layers = 2 * width**2 + width * 32 + 32 * 16 + (width + 16)
-    assert work.flops == 2 * layers and work.state == "row" and work.numbers == 2
+    assert work.flops == 2 * layers and work.states == ["row"] and work.numbers == 2
     model = checkpoint.build(LISTS, {**PARTS, "sequence": chosen["sequence"], "embedding_dropout": 0.0})
     assert work.dense_parameters == sum(p.numel() for n, p in model.named_parameters() if "embedding" not in n)
     assert work.table_bytes == sum(
@@ -127,12 +128,12 @@ def test_a_model_is_counted_as_its_formulas_say() -> None:
     assert hidden < work.activations < 12 * hidden and work.operations > 10
 
 
-@pytest.mark.parametrize(("name", "state"), [("sgd", "none"), ("adagrad", "number"), ("rowwise_adagrad", "row")])
-def test_each_table_optimizer_has_its_state(name: str, state: str) -> None:
+@pytest.mark.parametrize(("name", "states"), [("sgd", []), ("adagrad", ["element"]), ("rowwise_adagrad", ["row"])])
+def test_each_table_optimizer_has_its_state(name: str, states: list[str]) -> None:
     option = {"_target_": f"recsys.embeddings.optimizers.{name}.{name}"}
     train = {**run_config().train, "table_lr": 0.1}
     config = run_config(**PARTS, table_optimizer=option, train=train)
-    assert capacity.workload(capacity.settings(config, LISTS, 1000), LISTS).state == state
+    assert capacity.workload(capacity.settings(config, LISTS, 1000), LISTS).states == states
 
 
 def test_tables_of_any_size_take_no_memory_to_count() -> None:

@@ -38,7 +38,9 @@ def test_it_is_the_loop_over_rows(weighted, dtype):
     torch.testing.assert_close(state_R, want[1], rtol=1e-5, atol=1e-6)
 
 
-def bags(dims: dict[str, int], weighted: bool, pooling=PoolingType.SUM) -> FusedEmbeddingBagCollection:
+def bags(
+    dims: dict[str, int], weighted: bool, pooling=PoolingType.SUM, **settings: float
+) -> FusedEmbeddingBagCollection:
     torch.manual_seed(0)
     tables = [
         EmbeddingBagConfig(
@@ -51,7 +53,7 @@ def bags(dims: dict[str, int], weighted: bool, pooling=PoolingType.SUM) -> Fused
         for name, dim in dims.items()
     ]
     return FusedEmbeddingBagCollection(
-        tables, RowWiseAdagrad, {"lr": RATE, "eps": EPS}, is_weighted=weighted, device=torch.device("cpu")
+        tables, RowWiseAdagrad, {"lr": RATE, "eps": EPS, **settings}, is_weighted=weighted, device=torch.device("cpu")
     )
 
 
@@ -101,6 +103,15 @@ def test_means_are_left_to_fbgemms_own_kernel(monkeypatch):
     monkeypatch.setattr(rowwise_adagrad, "_arguments", lambda given: None)
     for a, b in zip(got, two_steps(bags(alike, False, PoolingType.MEAN), ids), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("setting", ["weight_decay", "max_norm"])
+def test_settings_that_it_does_not_know_are_left_to_fbgemm(monkeypatch, setting):
+    use_fast_update()
+    calls = []
+    monkeypatch.setattr(rowwise_adagrad, "update_rows", lambda *a: calls.append(1))
+    two_steps(bags({"first": 8, "second": 8}, False, **{setting: 0.1}), lists(torch.ones(60, dtype=torch.int32), False))
+    assert not calls
 
 
 @pytest.mark.parametrize("weighted", [False, True])

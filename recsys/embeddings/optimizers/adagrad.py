@@ -16,4 +16,4 @@ def adagrad(eps: Epsilon = 1e-8) -> TableOptimizer:
 
     Source: Duchi et al., Adaptive Subgradient Methods, JMLR 2011.
     """
-    return TableOptimizer(Adagrad, {"eps": eps})
+    return TableOptimizer(Adagrad, {"eps": eps}, {"sum": "element"})

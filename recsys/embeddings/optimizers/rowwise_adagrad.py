@@ -14,4 +14,4 @@ def rowwise_adagrad(eps: Epsilon = 1e-8) -> TableOptimizer:
     Args:
         eps: Avoids a division by 0.
     """
-    return TableOptimizer(RowWiseAdagrad, {"eps": eps})
+    return TableOptimizer(RowWiseAdagrad, {"eps": eps}, {"sum": "row"})

@@ -9,4 +9,4 @@ __all__ = ["sgd"]
 
 def sgd() -> TableOptimizer:
     """W_r −= rate·G_r, with G_r the summed gradient of row r."""
-    return TableOptimizer(SGD, {})
+    return TableOptimizer(SGD, {}, {})
