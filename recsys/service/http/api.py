@@ -1,59 +1,42 @@
 """The endpoints of /api: all that the commands do, as JSON."""
 
 import shutil
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from threading import Lock
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi.sse import EventSourceResponse, ServerSentEvent
-from starlette.convertors import Convertor, register_url_convertor
 
 from recsys.errors import ConfigError, DataError
 from recsys.files import Json
 from recsys.service.compare import MOST, Figures, compare
 from recsys.service.curves import Curves
 from recsys.service.http.auth import Caller, Refusal, needs
-from recsys.service.http.bodies import Asked, Resumed
-from recsys.service.http.files import blocks, headers, listing, read_log
+from recsys.service.http.bodies import Asked, Resumed, get
+from recsys.service.http.files import blocks, headers, listing
 from recsys.service.http.gate import check_composed, gate
-from recsys.service.http.live import Streams
+from recsys.service.http.live import Streams, add_streams
 from recsys.service.http.settings import Settings
 from recsys.service.inside import open_inside
 from recsys.service.local import LocalDoor
 from recsys.service.logs import note
 from recsys.service.options import options
 from recsys.service.queue.queue import Queue
-from recsys.service.queue.records import NewRun, QueuedRun, State
+from recsys.service.queue.records import NewRun, QueuedRun, Schedule, State
+from recsys.service.queue.schedules import add_schedule, list_schedules, remove_schedule
+from recsys.service.queue.sql import SqlQueue
 from recsys.service.submit import new_runs
 from recsys.service.wire import row_json
 
-__all__ = ["api_router", "compose", "submit"]
+__all__ = ["api_router", "chosen", "compose", "get", "schedule", "submit"]
 
 _composing = Lock()  # others wait here, and not in the composer
 _Before = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
 _INFO = 20
 VIEW = Depends(needs("view"))
 Submitter = Annotated[Caller, Depends(needs("submit"))]
-
-
-class _RunId(Convertor[str]):
-    """The id of a run in an address, as short as possible, since what follows it may hold slashes too."""
-
-    regex = r"[^/]+?(?:/[^/]+?)*?"
-
-    def convert(self, value: str) -> str:
-        """The id."""
-        return value
-
-    def to_string(self, value: str) -> str:
-        """The id."""
-        return value
-
-
-register_url_convertor("run", _RunId())
 
 
 def compose(asked: Asked, settings: Settings, user: str) -> list[NewRun]:
@@ -88,6 +71,29 @@ def submit(asked: Asked, sender: Caller, queue: Queue, settings: Settings) -> li
     return rows
 
 
+def schedule(asked: Asked, sender: Caller, queue: Queue, settings: Settings) -> Schedule:
+    """Submit a run at set times from now on.
+
+    Raises:
+        ConfigError: As `compose`; or if it is a sweep, or `every` is invalid.
+        Refusal: 403 unless the sender is an admin: it lasts, and nobody looks at what it submits.
+    """
+    if not sender.may("admin"):
+        raise Refusal(403, f"expected a token of role admin for a schedule, got one of role {sender.role}: ask for one")
+    if asked.multirun or not isinstance(queue, SqlQueue):
+        raise ConfigError("every: expected one run, got a sweep: submit each of its runs at its own times")
+    (run,) = compose(asked, settings, f"http:{sender.role}")
+    made = add_schedule(queue, asked.name or run.name, str(asked.every), run)
+    note(_INFO, "scheduled", schedule=made.id, role=sender.role)
+    return made
+
+
+def _schedule(schedule: Schedule) -> Json:
+    values = asdict(schedule)
+    values["template"]["config"] = {}
+    return values
+
+
 def _check_room(queue: Queue, settings: Settings) -> None:
     """Refuse a submission if there is no room for it.
 
@@ -103,18 +109,6 @@ def _check_room(queue: Queue, settings: Settings) -> None:
         raise Refusal(507, f"{free >> 20:,} MiB are free on the disk of the folder of runs, {wanted}: free some")
 
 
-def get(queue: Queue, id: str) -> QueuedRun:
-    """A row.
-
-    Raises:
-        Refusal: 404 if there is none.
-    """
-    try:
-        return queue.get(id)
-    except ConfigError as error:
-        raise Refusal(404, str(error)) from error
-
-
 def _short(run: QueuedRun) -> Json:
     """A row as JSON without its configuration, which has a hundred times its letters."""
     return row_json(replace(run, new=replace(run.new, config={})))
@@ -125,7 +119,8 @@ def api_router(queue: Queue, settings: Settings, streams: Streams) -> APIRouter:
     router = APIRouter(prefix="/api")
     _lists(router, queue, settings)
     _changes(router, queue, settings)
-    _streams(router, queue, settings, streams)
+    add_streams(router, queue, settings, streams)
+    _schedules(router, queue)
     _one(router, queue, settings)
     return router
 
@@ -194,7 +189,9 @@ def _changes(router: APIRouter, queue: Queue, settings: Settings) -> None:
 
     @router.post("/runs", status_code=201, summary="Queue a run; of a sweep, the parent and then its runs")
     def submit_runs(asked: Asked, sender: Submitter) -> Json:
-        return {"runs": [_short(row) for row in submit(asked, sender, queue, settings)]}
+        if asked.every is None:
+            return {"runs": [_short(row) for row in submit(asked, sender, queue, settings)]}
+        return {"runs": [], "schedule": _schedule(schedule(asked, sender, queue, settings))}
 
     @router.post("/runs/{id:run}/cancel", summary="Ask a run to stop, or all runs of a sweep")
     def cancel(id: str, sender: Submitter) -> Json:
@@ -209,51 +206,20 @@ def _changes(router: APIRouter, queue: Queue, settings: Settings) -> None:
         return changed("retry", lambda: door.retry(id), id, sender)
 
 
-def _streams(router: APIRouter, queue: Queue, settings: Settings, streams: Streams) -> None:
-    slot = Depends(streams.slot)
+def _schedules(router: APIRouter, queue: Queue) -> None:
+    if not isinstance(queue, SqlQueue):
+        return
 
-    def exists(id: str) -> None:
-        get(queue, id)
+    @router.get("/schedules", dependencies=[VIEW], summary="Runs that are submitted at set times")
+    def schedules() -> Json:
+        return {"schedules": [_schedule(each) for each in list_schedules(queue)]}
 
-    @router.get("/events/stream", dependencies=[VIEW, slot], response_class=EventSourceResponse,
-                summary="Events as they come; a client that reconnects with Last-Event-ID misses nothing")  # fmt: skip
-    async def follow_events(
-        request: Request,
-        after: _Before = None,
-        run: Annotated[str | None, Query(max_length=500)] = None,
-        last_event_id: Annotated[str, Header(max_length=30)] = "",
-    ) -> AsyncIterable[ServerSentEvent]:
-        seen = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else after
-        async for event in streams.events(seen, run):
-            yield event
-
-    @router.get("/events", dependencies=[VIEW], summary="Events after an id, the oldest first")
-    def events(
-        after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
-        run: Annotated[str | None, Query(max_length=500)] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
-    ) -> Json:
-        return {"events": [asdict(event) for event in queue.events(after, run, limit)]}
-
-    @router.get("/runs/{id:run}/log/stream", dependencies=[VIEW, Depends(exists), slot],
-                response_class=EventSourceResponse,
-                summary="The log of a run as it grows, until the run has ended")  # fmt: skip
-    async def follow_log(
-        id: str,
-        start: Annotated[int, Query(alias="from", ge=-(2**62), le=2**62)] = 0,
-        last_event_id: Annotated[str, Header(max_length=30)] = "",
-    ) -> AsyncIterable[ServerSentEvent]:
-        seen = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else start
-        async for event in streams.log(id, seen):
-            yield event
-
-    @router.get("/runs/{id:run}/log", dependencies=[VIEW], response_class=Response,
-                summary="A piece of a run's log, of 1 MiB at most, from a byte on; X-Log-Start says which")  # fmt: skip
-    def log(id: str, start: Annotated[int, Query(alias="from", ge=-(2**62), le=2**62)] = 0) -> Response:
-        get(queue, id)
-        piece = read_log(settings.runs, id, start)
-        headers = {"x-log-start": str(piece.start), "x-log-size": str(piece.size)}
-        return Response(piece.body, 200, headers, "text/plain; charset=utf-8")
+    @router.delete("/schedules/{id}", dependencies=[Depends(needs("admin"))], summary="End a schedule; its runs stay")
+    def remove(id: str) -> Json:
+        try:
+            return _schedule(remove_schedule(queue, id))
+        except ConfigError as error:
+            raise Refusal(404, str(error)) from error
 
 
 def _one(router: APIRouter, queue: Queue, settings: Settings) -> None:

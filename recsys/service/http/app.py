@@ -1,6 +1,8 @@
 """The service's web application: /api, /metrics, /health, /login and the pages."""
 
+import asyncio
 import html
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,10 +20,15 @@ from recsys.service.http.live import Streams
 from recsys.service.http.metrics import CONTENT, Metrics
 from recsys.service.http.outer import Outer, answer_error
 from recsys.service.http.settings import Settings
+from recsys.service.logs import note
 from recsys.service.queue.errors import QueueDown
+from recsys.service.queue.folders import read_folders
 from recsys.service.queue.queue import Queue
+from recsys.service.queue.sql import SqlQueue
 
 __all__ = ["make_app"]
+
+_LOOK_SECONDS = 2.0
 
 _LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Sign in · recsys</title>
 <meta name="viewport" content="width=device-width"><main><h1>Sign in</h1><p>{said}</p>
@@ -40,7 +47,9 @@ def make_app(queue: Queue, settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        looking = asyncio.create_task(_look(queue, settings))
         yield
+        looking.cancel()
         await streams.close()
 
     app = FastAPI(title="recsys", description="Submit, watch, cancel, resume and compare runs", lifespan=lifespan,
@@ -51,6 +60,16 @@ def make_app(queue: Queue, settings: Settings) -> FastAPI:
     _login(app, access)
     app.add_middleware(Outer, settings=settings, access=access)
     return app
+
+
+async def _look(queue: Queue, settings: Settings) -> None:
+    """Keep rows of runs that `recsys run` began up to date with their folders."""
+    while isinstance(queue, SqlQueue):
+        try:
+            await asyncio.to_thread(read_folders, queue, settings.runs)
+        except (RecsysError, OSError) as error:  # the database or the disk may come back
+            note(logging.WARNING, "folders", error)
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _errors(app: FastAPI) -> None:

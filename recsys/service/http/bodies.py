@@ -1,14 +1,18 @@
-"""Bodies of requests, checked; what is not named here is refused."""
+"""What comes in: bodies of requests, in which nothing else may stand, and ids in addresses."""
 
 from typing import Annotated
 
 from annotated_types import Ge, Le, Len
 from pydantic import AfterValidator, BaseModel, ConfigDict, Strict
+from starlette.convertors import Convertor, register_url_convertor
 
+from recsys.errors import ConfigError
 from recsys.service.door import Submission
-from recsys.service.queue.records import Needs
+from recsys.service.http.auth import Refusal
+from recsys.service.queue.queue import Queue
+from recsys.service.queue.records import Needs, QueuedRun
 
-__all__ = ["Asked", "Resumed"]
+__all__ = ["Asked", "Resumed", "get"]
 
 
 def _printable(text: str) -> str:
@@ -58,3 +62,32 @@ class Resumed(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     dead: bool = False
+
+
+class _RunId(Convertor[str]):
+    """The id of a run in an address, as short as possible, since what follows it may hold slashes too."""
+
+    regex = r"[^/]+?(?:/[^/]+?)*?"
+
+    def convert(self, value: str) -> str:
+        """The id."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """The id."""
+        return value
+
+
+register_url_convertor("run", _RunId())
+
+
+def get(queue: Queue, id: str) -> QueuedRun:
+    """A row.
+
+    Raises:
+        Refusal: 404 if there is none.
+    """
+    try:
+        return queue.get(id)
+    except ConfigError as error:
+        raise Refusal(404, str(error)) from error

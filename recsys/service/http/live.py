@@ -2,21 +2,27 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
 from dataclasses import asdict
+from typing import Annotated
 
-from fastapi.sse import ServerSentEvent
+from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from recsys.service.http.auth import Refusal
+from recsys.files import Json
+from recsys.service.http.auth import Refusal, needs
+from recsys.service.http.bodies import get
 from recsys.service.http.files import LogPiece, read_log
 from recsys.service.http.settings import Settings
 from recsys.service.logs import note
 from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import ENDED
 
-__all__ = ["Streams"]
+__all__ = ["Streams", "add_streams"]
 
+VIEW = Depends(needs("view"))
+_Before = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
 _AT_ONCE = 1000  # events of one query
 
 
@@ -127,3 +133,50 @@ class Streams:
             self._watch.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watch
+
+
+def add_streams(router: APIRouter, queue: Queue, settings: Settings, streams: Streams) -> None:
+    """The routes of events and logs."""
+    slot = Depends(streams.slot)
+
+    def exists(id: str) -> None:
+        get(queue, id)
+
+    @router.get("/events/stream", dependencies=[VIEW, slot], response_class=EventSourceResponse,
+                summary="Events as they come; a client that reconnects with Last-Event-ID misses nothing")  # fmt: skip
+    async def follow_events(
+        after: _Before = None,
+        run: Annotated[str | None, Query(max_length=500)] = None,
+        last_event_id: Annotated[str, Header(max_length=30)] = "",
+    ) -> AsyncIterable[ServerSentEvent]:
+        seen = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else after
+        async for event in streams.events(seen, run):
+            yield event
+
+    @router.get("/events", dependencies=[VIEW], summary="Events after an id, the oldest first")
+    def events(
+        after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
+        run: Annotated[str | None, Query(max_length=500)] = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    ) -> Json:
+        return {"events": [asdict(event) for event in queue.events(after, run, limit)]}
+
+    @router.get("/runs/{id:run}/log/stream", dependencies=[VIEW, Depends(exists), slot],
+                response_class=EventSourceResponse,
+                summary="The log of a run as it grows, until the run has ended")  # fmt: skip
+    async def follow_log(
+        id: str,
+        start: Annotated[int, Query(alias="from", ge=-(2**62), le=2**62)] = 0,
+        last_event_id: Annotated[str, Header(max_length=30)] = "",
+    ) -> AsyncIterable[ServerSentEvent]:
+        seen = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else start
+        async for event in streams.log(id, seen):
+            yield event
+
+    @router.get("/runs/{id:run}/log", dependencies=[VIEW], response_class=Response,
+                summary="A piece of a run's log, of 1 MiB at most, from a byte on; X-Log-Start says which")  # fmt: skip
+    def log(id: str, start: Annotated[int, Query(alias="from", ge=-(2**62), le=2**62)] = 0) -> Response:
+        get(queue, id)
+        piece = read_log(settings.runs, id, start)
+        headers = {"x-log-start": str(piece.start), "x-log-size": str(piece.size)}
+        return Response(piece.body, 200, headers, "text/plain; charset=utf-8")

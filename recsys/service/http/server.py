@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from recsys.errors import ConfigError
 from recsys.service.http.app import make_app
@@ -62,7 +63,14 @@ def settings_for(
     )
 
 
-def serve(queue: Queue, settings: Settings, host: str, port: int, began: Callable[[str], None] | None = None) -> None:
+def serve(
+    queue: Queue,
+    settings: Settings,
+    host: str,
+    port: int,
+    began: Callable[[str], None] | None = None,
+    make: Callable[[Queue, Settings], FastAPI] = make_app,
+) -> None:
     """Serve the application until SIGINT or SIGTERM.
 
     Args:
@@ -71,6 +79,7 @@ def serve(queue: Queue, settings: Settings, host: str, port: int, began: Callabl
         host: Address to listen on.
         port: 0 (any free one) to 65535.
         began: Is called with the service's address once it listens.
+        make: Builds the application; `make_site` adds the pages.
 
     Raises:
         ConfigError: If it cannot listen there.
@@ -80,7 +89,7 @@ def serve(queue: Queue, settings: Settings, host: str, port: int, began: Callabl
         to_stream()
         logging.getLogger("uvicorn.error").addFilter(is_ours)
         config = uvicorn.Config(
-            make_app(queue, settings),
+            make(queue, settings),
             http=connection_class(_CONNECTIONS),
             ws="none",
             lifespan="on",
