@@ -65,14 +65,13 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     write_json(stage.folder / "history.json", history)
     best = best_look(history)
     _warn_if_no_better_than_constant(valid, best["valid_logloss"], stage)
-    dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.")]
     metrics = {
         "valid_logloss": best["valid_logloss"],
         "valid_auc": best["valid_auc"],
         "best_step": best["step"],
         "fields": len(schema.fields),
         "table_bytes": 4 * count_numbers(model, "embedding."),
-        "dense_parameters": sum(p.numel() for p in dense),
+        "dense_parameters": sum(p.numel() for p in model.dense_named().values()),
         "threads": torch.get_num_threads(),
         **regression,
     }

@@ -23,6 +23,7 @@ __all__ = [
     "read_json",
     "remove_folder",
     "remove_unfinished",
+    "sync_file",
     "sync_folder",
     "unfinished_folder",
     "whole",
@@ -36,7 +37,16 @@ _UNFINISHED = ".unfinished"
 
 def sync_folder(folder: Path) -> None:
     """Sync a folder to disk, so that the names in it survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def sync_file(file: Path) -> None:
+    """Sync a file that has been written and closed, so that its content survives a power cut."""
+    _sync(file, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:

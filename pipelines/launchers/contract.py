@@ -1,13 +1,13 @@
 """What a launcher is: it starts the processes (ranks) of a run somewhere, each with torchrun's variables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from recsys.errors import ConfigError
 
-__all__ = ["TOKEN", "Launched", "Launcher", "extra"]
+__all__ = ["TOKEN", "Launched", "Launcher", "extra", "first_failure"]
 
 TOKEN = "RECSYS_RUN_TOKEN"  # environment variable of all processes of a run that a worker of the service started
 
@@ -45,6 +45,11 @@ class Launcher(Protocol):
             ConfigError: If they cannot start.
         """
         ...
+
+
+def first_failure(codes: Iterable[int]) -> int:
+    """What the first process that failed ended with; 0 if none did."""
+    return next((code for code in codes if code), 0)
 
 
 def extra(module: str, name: str) -> Any:

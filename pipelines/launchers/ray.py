@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.launchers.contract import TOKEN, extra
+from pipelines.launchers.contract import TOKEN, extra, first_failure
 from recsys.config.ranges import Count, Many, Natural, Positive
 from recsys.errors import ConfigError
 
@@ -78,7 +78,7 @@ class _Launched:
         """None while all that have ended did well and some still run."""
         ended, running = self.ray.wait(self.codes, num_returns=len(self.codes), timeout=0)
         codes = [self._code(future) for future in ended]
-        failed = next((code for code in codes if code), 0)
+        failed = first_failure(codes)
         if not failed and running:
             return None
         self.cancel()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.launchers.contract import extra
+from pipelines.launchers.contract import extra, first_failure
 from recsys.config.ranges import Count, Many, Natural
 from recsys.errors import ConfigError
 
@@ -51,7 +51,7 @@ class _Launched:
         gone = self._gone()  # before the results are read, which a job writes last
         ended = [task for task in self.tasks if task.done()]
         codes = [1 if task.exception() else int(task.result()) for task in ended]
-        failed = next((code for code in codes if code), 0)
+        failed = first_failure(codes)
         if not failed and len(ended) < len(self.tasks):
             return 1 if gone else None
         if failed:

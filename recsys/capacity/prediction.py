@@ -14,7 +14,6 @@ from recsys.capacity.workload import FLOAT, ID, TableSize, Workload
 
 __all__ = ["Prediction", "placed", "predict"]
 
-_COPIED = 256 << 20  # most bytes of a checkpoint that are copied before a thread writes them (training/saving.py)
 _ROOM = 0.9  # share of a process's memory that may be used
 _DENSE = 4  # numbers a dense parameter: itself, its gradient, two moments
 _PASSES = 6  # times that a byte of activations moves: forward written and read, backward twice as often
@@ -135,7 +134,7 @@ def _transfer(sent: Mapping[str, float], hardware: Hardware, processes: int) -> 
 
 
 def predict(
-    work: Workload, hardware: Hardware, processes: int, batch: int, precision: Literal["bf16", "fp32"]
+    work: Workload, hardware: Hardware, processes: int, batch: int, precision: Literal["bf16", "fp32"], copied: int
 ) -> Prediction:
     """Memory, traffic and time of a training.
 
@@ -145,6 +144,7 @@ def predict(
         processes: R; they fill one machine after the other.
         batch: B, over all processes.
         precision: Of matrix products.
+        copied: Most bytes of a checkpoint that a process copies before a thread writes them.
     """
     rows, machines = batch / processes, math.ceil(processes / hardware.processes)
     memory = {
@@ -154,7 +154,7 @@ def predict(
         "batches": _AHEAD * rows * (ID * work.reads + FLOAT * work.numbers),
     }
     most = _ROOM * hardware.memory
-    memory["checkpoint"] = float(min(_COPIED, work.checkpoint_bytes / processes))
+    memory["checkpoint"] = float(min(copied, work.checkpoint_bytes / processes))
     sharding, memory["tables"] = placed(work, processes, most - sum(memory.values()))
     sent = _sent(work, sharding, rows, processes)
     flops = hardware.flops_bf16 if precision == "bf16" else hardware.flops_fp32

@@ -76,12 +76,13 @@ def _predictions(
 ) -> "Iterator[Prediction]":
     """One for each count of processes, until one fits, keeps up with the samples of a day, and one more."""
     from recsys.capacity.prediction import predict
+    from recsys.training.saving import COPY_BYTES
 
     precision = "fp32" if train["precision"] == "fp32" else "bf16"
     enough = 0
     for processes in _counts(given, hardware):
         batch = given.batch or (train["batch_size"] if given.fixed else _A_PROCESS * processes)
-        prediction = predict(work, hardware, processes, max(batch, processes), precision)
+        prediction = predict(work, hardware, processes, max(batch, processes), precision, COPY_BYTES)
         yield prediction
         enough += prediction.fits and prediction.rows_per_second * _DAY >= (given.samples_per_day or 0)
         if enough == 2:

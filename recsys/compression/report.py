@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from recsys.frame.ctr import CTR
 from recsys.tables.contract import TableForm
 
 __all__ = ["PartReport", "compare", "compare_layers", "relative_error"]
@@ -76,7 +77,7 @@ def compare(
     return reports
 
 
-def compare_layers(before: nn.Module, after: nn.Module, notes: Mapping[str, str]) -> list[PartReport]:
+def compare_layers(before: CTR, after: nn.Module, notes: Mapping[str, str]) -> list[PartReport]:
     """A report on each matrix of the dense layers that changed and kept its shape.
 
     Args:
@@ -84,7 +85,7 @@ def compare_layers(before: nn.Module, after: nn.Module, notes: Mapping[str, str]
         after: The compressed model.
         notes: Layer → notes of the methods.
     """
-    trained = {n: p for n, p in before.named_parameters() if not n.startswith("embedding.") and p.ndim == 2}
+    trained = {n: p for n, p in before.dense_named().items() if p.ndim == 2}
     reports: list[PartReport] = []
     for name, weight in after.named_parameters():
         old = trained.get(name)

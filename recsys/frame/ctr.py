@@ -165,6 +165,10 @@ class CTR(nn.Module):
         x = self.embedding.scoring().lookup(ids_BL, dense_BN)
         return self.logits_of(self.pool(x, ids_BL))
 
+    def dense_named(self) -> dict[str, nn.Parameter]:
+        """Name → each parameter that is not the embedding's."""
+        return {n: p for n, p in self.named_parameters() if not n.startswith("embedding.")}
+
     def nbytes(self) -> tuple[int, int]:
         """Bytes of the tables, and of tables and dense parameters together, in the form for scoring."""
         held = [*self.interaction.parameters(), *self.sequences.parameters(), *self.sequences.buffers()]

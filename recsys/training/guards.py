@@ -204,7 +204,7 @@ def _table_row(lookup: Lookup, id: int, rows: int) -> int:
 
 def _bad_weights(model: CTR) -> Cause | None:
     """The dense parameters that are not finite."""
-    named = {n: p for n, p in model.named_parameters() if not n.startswith("embedding.")}
+    named = model.dense_named()
     if isinstance(model.embedding, TrainableEmbedding):
         named |= {f"embedding.{i}": p for i, p in enumerate(model.embedding.dense_parameters())}
     bad = [name for name, p in named.items() if not _finite(p)]

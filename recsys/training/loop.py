@@ -48,8 +48,7 @@ def one_seed(*numbers: int) -> int:
 
 def dense_parameters(model: CTR) -> list[nn.Parameter]:
     """The parameters that the optimiser of the dense layers trains."""
-    dense = [p for n, p in model.named_parameters() if not n.startswith("embedding.")]
-    return [*dense, *model.trainable().dense_parameters()]
+    return [*model.dense_named().values(), *model.trainable().dense_parameters()]
 
 
 @dataclass(frozen=True)

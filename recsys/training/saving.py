@@ -1,7 +1,6 @@
 """Write folders of plain tensors beside the training: copied or streamed, synced by a thread, then renamed."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -16,15 +15,15 @@ from torch import Tensor
 
 from recsys.data.ranks import Ranks
 from recsys.errors import DataError, in_one_line
-from recsys.files import remove_folder, remove_unfinished, sync_folder, unfinished_folder, write_json
+from recsys.files import remove_folder, remove_unfinished, sync_file, sync_folder, unfinished_folder, write_json
 from recsys.frame.contracts import TableRows
 from recsys.results import read_as
 from recsys.training.tensors.manifest import Manifest
 from recsys.training.tensors.write import without_tensors, write_dense, write_manifest, write_rows
 
-__all__ = ["Checkpoints", "Snapshot", "Writer"]
+__all__ = ["COPY_BYTES", "Checkpoints", "Snapshot", "Writer"]
 
-_COPY_BYTES = 256 << 20  # most bytes that are copied, so that training goes on while they are written
+COPY_BYTES = 256 << 20  # most bytes that are copied, so that training goes on while they are written
 _COPY_SHARE = 0.1  # most of them as a share of available memory
 _WAIT = 3600.0  # seconds that rank 0 waits for what other ranks write
 _LAST_WAIT = 20.0  # the same once it is to end
@@ -75,10 +74,7 @@ class Snapshot:
         written = write_rows(folder, ranks.rank, self.rows)
         if not ranks.first:
             return written
-        dense = write_dense(folder, self.tensors)
-        return replace(
-            written, files=written.files | dense.files, parts=written.parts + dense.parts, rest=dict(self.rest)
-        )
+        return written + replace(write_dense(folder, self.tensors), rest=dict(self.rest))
 
 
 def _copied(rows: TableRows) -> TableRows:
@@ -123,7 +119,7 @@ class Writer:
             folder = stack.enter_context(unfinished_folder(target)) if self.ranks.first else target
             folder = self.ranks.broadcast(folder)
             size = snapshot.nbytes
-            if size <= min(_COPY_BYTES, _COPY_SHARE * psutil.virtual_memory().available):
+            if size <= min(COPY_BYTES, _COPY_SHARE * psutil.virtual_memory().available):
                 snapshot, written = snapshot.copy(only_saved=True), None
             else:
                 written = snapshot.write(folder, self.ranks)
@@ -140,7 +136,7 @@ class Writer:
                 try:
                     written = written or snapshot.write(folder, self.ranks)
                     for file in written.files:
-                        _sync(folder / file)
+                        sync_file(folder / file)
                     self._join(folder, written)
                 except BaseException as error:
                     self._tell_failure(folder, error)
@@ -211,14 +207,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a checkpoint'}: {error.strerror}: name another place, or mend it"
     return in_one_line(error) or type(error).__name__
-
-
-def _sync(file: Path) -> None:
-    handle = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class Checkpoints:

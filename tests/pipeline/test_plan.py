@@ -14,6 +14,7 @@ from pipelines import capacity
 from recsys.capacity.hardware import Hardware
 from recsys.capacity.prediction import predict
 from recsys.features.schema import Field, Schema
+from recsys.training.saving import COPY_BYTES
 from tests.configs import composed, run_config
 from tests.pipeline.small import recsys
 
@@ -109,7 +110,7 @@ def test_memory_is_what_a_training_takes(tmp_path: Path) -> None:
         config = run_config(**{k: composed(*TRAIN, _fields(size))[k] for k in ("model", "embedding", "train", "data")})
         work = capacity.workload(capacity.settings(config, schema, rows), schema)
         tables[size] = work.table_bytes
-        plans[size] = predict(work, Hardware.load("laptop", tmp_path), 1, 4096, "fp32").bytes
+        plans[size] = predict(work, Hardware.load("laptop", tmp_path), 1, 4096, "fp32", COPY_BYTES).bytes
     for size in (1_000_000, 10_000_000):
         real, planned = peaks[size] - peaks[26], plans[size] - plans[26]
         print(f"{size:,} rows: peak {peaks[size] / 1e6:.0f} MB, tables {real / 1e6:.0f}, planned {planned / 1e6:.0f}")

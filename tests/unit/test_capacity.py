@@ -43,11 +43,12 @@ def test_bytes_of_tables_by_hand() -> None:
 
 
 def test_one_process_by_hand() -> None:
-    p = predict(WORK, RATES, 1, 100, "fp32")
+    p = predict(WORK, RATES, 1, 100, "fp32", 10**9)
     assert p.memory == {
         "process": 1e6, "dense": 1600, "activations": 2 * 100 * 80, "batches": 2 * 100 * (8 * 6 + 4 * 3),
         "tables": WORK.table_bytes, "checkpoint": WORK.checkpoint_bytes,
     }  # fmt: skip
+    assert predict(WORK, RATES, 1, 100, "fp32", 100).memory["checkpoint"] == 100, "a larger one is not copied"
     assert p.seconds == pytest.approx(
         {
             "matrix products": 100 * 150 / 1e9,
@@ -58,11 +59,11 @@ def test_one_process_by_hand() -> None:
     )
     assert p.fits and p.sent == 0 and p.limit == "lookups and updates" and set(p.sharding.values()) == {"whole"}
     assert p.rows_per_second == pytest.approx(100 / sum(p.seconds.values())) and p.machines == 1
-    assert predict(WORK, RATES, 1, 100, "bf16").seconds["matrix products"] == pytest.approx(100 * 150 / 2e9)
+    assert predict(WORK, RATES, 1, 100, "bf16", 10**9).seconds["matrix products"] == pytest.approx(100 * 150 / 2e9)
 
 
 def test_two_processes_of_one_machine_by_hand() -> None:
-    p = predict(WORK, RATES, 2, 200, "fp32")
+    p = predict(WORK, RATES, 2, 200, "fp32", 10**9)
     assert set(p.sharding.values()) == {"table-wise"} and p.memory["tables"] == 1000 * 68
     ids, pooled, dense = 8 * 100 * 6 / 2, 2 * 4 * 100 * 56 / 2, 2 * 4 * 100 / 2
     assert p.sent == ids + pooled + dense
@@ -74,13 +75,13 @@ def test_two_processes_of_one_machine_by_hand() -> None:
 def test_rows_shared_out_cost_more_traffic_and_other_machines_more_time() -> None:
     small = replace(RATES, memory=1.6e6 / 0.9)  # room for half of the large table
     work = replace(WORK, tables=[replace(WORK.tables[0], rows=10_000), WORK.tables[1]])
-    p = predict(work, small, 4, 400, "fp32")
+    p = predict(work, small, 4, 400, "fp32", 10**9)
     assert p.sharding == {"a": "row-wise", "b": "table-wise"} and p.machines == 2 and p.fits
     assert p.memory["tables"] == 10_000 * 68 / 4 + 360
     pooled = 2 * 4 * 100 * (16 * 3 + 40 * 3 / 4)
     near, far = pooled / 3, pooled * 2 / 3  # of three others, one is on the same machine
     assert p.seconds["pooled rows"] == pytest.approx(2 * 0.1 + near / 1e5 + far / 1e4)
-    assert not predict(work, small, 1, 100, "fp32").fits
+    assert not predict(work, small, 1, 100, "fp32", 10**9).fits
 
 
 @pytest.mark.parametrize("processes", [3, 4, 7])

@@ -191,7 +191,7 @@ def test_the_best_and_the_last_are_kept_and_dead_ones_removed(tmp_path: Path) ->
 def test_what_training_changes_after_a_save_is_not_in_it(tmp_path: Path, monkeypatch, copied: bool) -> None:
     """Either it was copied, or written before `save` returned."""
     if not copied:
-        monkeypatch.setattr("recsys.training.saving._COPY_BYTES", 0)
+        monkeypatch.setattr("recsys.training.saving.COPY_BYTES", 0)
     held, dense = rows(), torch.ones(1000)
     with Checkpoints(tmp_path, 1, ALONE) as checkpoints:
         checkpoints.save(Snapshot.of([held], {"dense": dense}), 1, 1)
@@ -208,7 +208,7 @@ def test_what_training_changes_after_a_save_is_not_in_it(tmp_path: Path, monkeyp
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch, number: int, copied: bool) -> None:
     """The write that fails is that of a table, of the dense part or of the manifest; the next save says so."""
     if not copied:
-        monkeypatch.setattr("recsys.training.saving._COPY_BYTES", 0)
+        monkeypatch.setattr("recsys.training.saving.COPY_BYTES", 0)
     saved(tmp_path, [rows()], {"x": torch.ones(5)})
     left, real = number, write._write_tensor
 

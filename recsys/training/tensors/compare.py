@@ -49,7 +49,7 @@ def differences(a: TensorFolder, b: TensorFolder) -> Iterator[Difference]:
         if one is None or other is None or one != other:
             yield Difference(name, text=f"{_kind(one)} | {_kind(other)}")
             continue
-        for kind in ("weight", "state")[: 1 + bool(one.state)]:
+        for kind in one.kinds:
             difference = _of_table(a, b, name, kind)
             if difference.count:
                 yield difference

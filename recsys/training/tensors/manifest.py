@@ -57,6 +57,11 @@ class SavedTable:
     dtype: str
     state: str = ""
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """`weight`, and `state` if there is one."""
+        return ("weight", "state") if self.state else ("weight",)
+
     def described(self, kind: str, rows: int) -> tuple[str, tuple[int, ...]]:
         """The dtype and the shape of so many rows of `weight` or `state`."""
         if kind == "weight":
@@ -106,6 +111,23 @@ class Manifest:
     world: int = 1
     rest: dict[str, Any] = field(default_factory=dict)
 
+    def __add__(self, other: "Manifest") -> "Manifest":
+        """What both list; a table that both list must be the same.
+
+        Raises:
+            ConfigError: If it is not.
+        """
+        for name in self.tables.keys() & other.tables.keys():
+            if self.tables[name] != other.tables[name]:
+                raise ConfigError(_by_columns(name))
+        return Manifest(
+            self.tables | other.tables,
+            self.files | other.files,
+            self.parts + other.parts,
+            self.world + other.world,
+            self.rest | other.rest,
+        )
+
     def ranges(self) -> dict[tuple[str, str], list[Part]]:
         """The parts of each table's `weight` and `state`, in the order of rows.
 
@@ -113,7 +135,7 @@ class Manifest:
             ConfigError: If not every row is in one part.
         """
         ranges: dict[tuple[str, str], list[Part]] = {
-            (name, kind): [] for name, t in self.tables.items() for kind in ("weight", "state")[: 1 + bool(t.state)]
+            (name, kind): [] for name, t in self.tables.items() for kind in t.kinds
         }
         for part in sorted(self.parts, key=lambda p: p.start):
             if (part.table, part.kind) in ranges:
@@ -129,13 +151,7 @@ class Manifest:
         Raises:
             ConfigError: If they do not hold one table's rows at one width, or not each row once.
         """
-        tables, files, parts, rest, world = dict[str, SavedTable](), dict[str, int](), list[Part](), dict[str, Any](), 0
-        for share in shares:
-            for name, table in share.tables.items():
-                if tables.setdefault(name, table) != table:
-                    raise ConfigError(_by_columns(name))
-            files, parts, rest, world = files | share.files, parts + share.parts, rest | share.rest, world + share.world
-        whole = cls(tables, files, parts, world, rest)
+        whole = sum(shares, cls(world=0))
         whole.ranges()
         return whole
 

@@ -66,11 +66,7 @@ def _copied(source: TensorFolder, folder: Path, files: int | None, rows: int | N
     written = [write_file(folder, f"tables/0.{i}.safetensors", list(_range(source, steps, i))) for i in range(count)]
     dense = (_dense(source, p) for p in source.manifest.parts if not p.table)
     written.append(write_contents(folder, "dense.", dense))
-    return replace(
-        source.manifest,
-        files={k: v for w in written for k, v in w.files.items()},
-        parts=[p for w in written for p in w.parts],
-    )
+    return sum(written, replace(source.manifest, files={}, parts=[]))
 
 
 def _range(source: TensorFolder, steps: dict[str, int], number: int) -> Iterator[Content]:
@@ -79,11 +75,8 @@ def _range(source: TensorFolder, steps: dict[str, int], number: int) -> Iterator
         start, stop = number * steps[name], min((number + 1) * steps[name], table.rows)
         if start >= stop:
             continue
-        kinds: dict[str, tuple[str, tuple[int, ...]]] = {"weight": (table.dtype, (stop - start, table.dim))}
-        if table.state:
-            shape, dtype = table.state.split(" ")
-            kinds["state"] = (dtype, (stop - start,) if shape == "row" else (stop - start, table.dim))
-        for kind, (dtype, shape) in kinds.items():
+        for kind in table.kinds:
+            dtype, shape = table.described(kind, stop - start)
             part = Part("", f"{name}:{start}:{kind}", "", name, kind, start, stop)
             yield Content(part, _NAMES[dtype], shape, source.pieces(name, kind, start, stop))
 

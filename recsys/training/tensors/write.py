@@ -117,8 +117,7 @@ def write_contents(folder: Path, stem: str, contents: Iterable[Content], most: i
         size += content.nbytes
     if waiting:
         files.append(write_file(folder, f"{stem}{len(files)}.safetensors", waiting))
-    parts = [p for f in files for p in f.parts]
-    return Manifest(files={k: v for f in files for k, v in f.files.items()}, parts=parts, world=0)
+    return sum(files, Manifest(world=0))
 
 
 def _ranges(rows: TableRows) -> Iterator[Content]:
