@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +160,8 @@ def make_node(
 
     A run's own stages name no device: a run may go on, or be taken over, on another one.
     """
+    from importlib.metadata import version  # with a parser of mail, which is slow
+
     inputs = inputs_read(folder, done)
     code = code_version(*modules, *targets(settings), without=without)
     computes = ", ".join([code, *(f"{name} {version(name)}" for name in _COMPUTE), *filter(None, [device])])

@@ -13,10 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-
 from recsys.errors import Cancelled, ConfigError, in_one_line
-from recsys.progress import progress
 from recsys.results import Amount, Run, utc_now, write_run
 from recsys.terminal import console
 
@@ -130,6 +127,10 @@ class Terminal:
     def progress(self, done: int, total: int, unit: str = "steps") -> None:
         """Draw the bar, from the first call until all is done."""
         if self._bar is None:
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # a tenth of a second
+
+            from recsys.progress import progress
+
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),

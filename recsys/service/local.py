@@ -1,15 +1,18 @@
 """The door of a database that this process opens itself."""
 
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from recsys.errors import ConfigError
 from recsys.service.door import LogPart, Submission
+from recsys.service.queue.folders import read_folders
 from recsys.service.queue.open import address, open_queue
 from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import ENDED, Event, QueuedRun, State
+from recsys.service.queue.sql import SqlQueue
 
 __all__ = ["LOG", "LocalDoor"]
 
@@ -52,15 +55,28 @@ class LocalDoor:
         before: int | None = None,
         limit: int = 50,
     ) -> list[QueuedRun]:
+        self._look()
         return self._queue.find(states, parent, text, before, limit)
 
     def get(self, id: str) -> QueuedRun:
-        return self._queue.get(id)
+        try:
+            row = self._queue.get(id)
+        except ConfigError:  # perhaps recsys run has begun it just now
+            row = None
+        if row is None or row.new.kind == "direct":
+            self._look()
+            row = self._queue.get(id)
+        return row
+
+    def _look(self) -> None:
+        """Bring rows of runs that the queue did not begin up to date with their folders."""
+        if isinstance(self._queue, SqlQueue):
+            read_folders(self._queue, self._runs)
 
     def log(self, id: str, start: int = 0) -> LogPart:
-        row = self._queue.get(id)
+        row = self.get(id)
         folder = Path(row.new.runs) / row.id
-        if row.started_at is not None and not folder.is_dir():
+        if row.host not in (None, socket.gethostname()) and not folder.is_dir():
             raise ConfigError(
                 f"{id} ran on {row.host}, and its folder {folder} is not to be seen from here: ask there, or a service "
                 "(RECSYS_URL)"
@@ -76,7 +92,7 @@ class LocalDoor:
             return LogPart(file.read(_PIECE), start)
 
     def cancel(self, id: str) -> QueuedRun:
-        row = self._queue.get(id)
+        row = self.get(id)
         if row.new.kind != "direct":
             return self._queue.cancel(id)
         if row.state in ENDED:
@@ -88,7 +104,7 @@ class LocalDoor:
         return self._queue.resume(id, dead)
 
     def retry(self, id: str) -> QueuedRun:
-        row = self._queue.get(id)
+        row = self.get(id)
         if row.new.kind == "direct":
             typed = " ".join(row.new.overrides)
             raise ConfigError(f"{id} was begun by recsys run: recsys submit {typed} queues its like")

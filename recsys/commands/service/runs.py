@@ -10,11 +10,10 @@ from typing import Any
 
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from recsys.commands.service.table import runs_table, state_of
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, printable
 from recsys.service.door import Door
 from recsys.service.doors import open_door
 from recsys.service.queue.records import ENDED, QueuedRun
@@ -25,6 +24,7 @@ __all__ = ["main"]
 
 _WIDE = 200  # cells if the output is no terminal: a file or a pipe has room
 _PAUSE = 1.0  # seconds between two drawings
+_MOST = 2000  # letters of a value
 _FAMILY = 1000  # most runs of a sweep that are shown with it
 
 
@@ -103,7 +103,7 @@ def _drawn(rows: list[QueuedRun], given: Namespace, width: int) -> Any:
     return Group(runs_table(rows, width), *more)
 
 
-def _in_full(row: QueuedRun) -> Table:
+def _in_full(row: QueuedRun) -> Text:
     """All that is known of a run, a line each."""
     new, live = row.new, row.live
     progress = live.progress and f"{live.progress['done']:,} of {live.progress['total']:,} {live.progress['unit']}"
@@ -119,14 +119,17 @@ def _in_full(row: QueuedRun) -> Table:
         "user": new.user, "commit": _commit(new.git), "folder": f"{new.runs}/{row.id}",
         "command": typed + " ".join(new.overrides),
     }  # fmt: skip
-    table = Table.grid(padding=(0, 2))
-    for name, value in lines.items():
-        if value not in (None, ""):
-            table.add_row(Text(name, "bold"), str(value))
-    for stage, figures in live.metrics.items():
-        told = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
-        table.add_row(Text(stage or "figures", "bold"), told)
-    return table
+    figures = {stage or "figures": _figures(values) for stage, values in live.metrics.items()}
+    shown = {name: str(value) for name, value in {**lines, **figures}.items() if value not in (None, "")}
+    wide = max(map(len, shown)) + 2
+    names = (Text(f"{printable(name, _MOST):{wide}}", "bold") for name in shown)
+    return Text("\n").join(
+        name.append(printable(v, _MOST), "not bold") for name, v in zip(names, shown.values(), strict=True)
+    )
+
+
+def _figures(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.6g}" for name, value in values.items())
 
 
 def _time(seconds: float | None) -> str | None:

@@ -1,6 +1,5 @@
 """`recsys submit`: queues a run, or each run of a sweep, and prints the ids."""
 
-import gc
 from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
@@ -14,11 +13,9 @@ __all__ = ["main"]
 
 def main(given: Namespace) -> int:
     """Check, compose and queue → once it is in the table."""
-    gc.disable()  # a process of half a second has little to collect, and imports much
     told = {f.name: value for f in fields(Needs) if (value := getattr(given, f.name)) is not None}
     asked = Submission(
-        list(given.overrides), given.multirun, given.name, given.priority, given.after, given.key, Needs(**told),
-        given.every,
+        list(given.overrides), given.multirun, given.name, given.priority, given.after, given.key, Needs(**told)
     )  # fmt: skip
     runs = next((o.partition("=")[2] for o in reversed(given.overrides) if o.startswith("runs=")), "runs")
     door = open_door(Path(runs))

@@ -13,7 +13,6 @@ _SUBMIT = """Queue a run: a worker runs it as soon as there is room for it. Over
   recsys submit experiment=demo seed=1,2,3 model=fm,dcn -m          one run for each, under one parent
   recsys submit data=shop --after ID --priority 5 --cores 2 --memory 8G
   recsys submit data=shop --key monday                              given twice, it is one run
-  recsys submit experiment=daily --every day@03:00                  each night; recsys schedules lists them
   recsys submit from_run=ID stages=[compress,export]
 
 The ids are printed, one a line; of a sweep, the parent's first. recsys runs, logs, cancel and resume take them.
@@ -27,6 +26,16 @@ that recsys run began in the folder of runs.
   recsys runs ID                       one run in full; of a sweep, its runs too
   recsys runs ID --watch               until it has ended
   recsys runs --json                   one line of JSON a run"""
+
+_WORKER = """Take queued runs and run them, each as a process group of its own, as many at once as the machine has
+room for. If the worker is killed, its runs end with it, and go on from their checkpoints in the next worker.
+  recsys worker
+  recsys worker --cores 6 --memory 24G     leave the rest of this machine to others"""
+
+_SERVICE = """The HTTP interface, its page, and a worker, in one process tree, until Ctrl-C or SIGTERM.
+  recsys service
+  recsys service --host 0.0.0.0 --port 8081      RECSYS_TOKEN must be set
+Commands on other machines ask it if RECSYS_URL is set: RECSYS_URL=http://HOST:PORT recsys runs"""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -73,6 +82,7 @@ def add_service(add: Add) -> None:
     _submit(add)
     _look(add)
     _change(add)
+    _serve(add)
 
 
 def _submit(add: Add) -> None:
@@ -84,7 +94,6 @@ def _submit(add: Add) -> None:
     p.add_argument("--priority", type=int, default=0, metavar="N", help="larger runs earlier (0)")
     p.add_argument("--after", action="append", default=[], metavar="ID", help="wait until it has finished; repeatable")
     p.add_argument("--key", metavar="WORD", help="a second submission with the same key is the same run")
-    p.add_argument("--every", metavar="WHEN", help="again and again: day@03:00, hour, week@mon@03:00")
     _room(p, "CPU cores of each run (1)", "memory of each run (2G)", "GPUs of each run (0)")
 
 
@@ -114,4 +123,24 @@ def _change(add: Add) -> None:
     _runs(p)
     p = add("retry", "service.change:retry", "queue the configuration of a run as a new run")
     p.add_argument("id", metavar="ID")
+    _runs(p)
+
+
+def _serve(add: Add) -> None:
+    p = add("worker", "service.worker:main", "run what is queued, on this machine", description=_WORKER)
+    _room(p, "cores for runs (all)", "memory for runs (all but a tenth)", "GPUs for runs (all)")
+    _runs(p)
+    p = add("service", "service.serve:main", "HTTP interface, page and a worker, in one process tree",
+            description=_SERVICE)  # fmt: skip
+    p.add_argument("--host", default="127.0.0.1", help="other than this machine's own needs RECSYS_TOKEN")
+    p.add_argument("--port", type=_whole(0), default=8081)
+    p.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="name of a proxy in front; repeatable"
+    )
+    p.add_argument("--root", type=Path, action="append", default=[], metavar="FOLDER",
+                   help="where data of submitted runs may be, beside this folder; repeatable")  # fmt: skip
+    p.add_argument("--allow-launcher", action="append", default=[], metavar="NAME",
+                   help="launcher that may be submitted beside local and torchrun; repeatable")  # fmt: skip
+    p.add_argument("--workers", type=_whole(0), default=1, metavar="N", help="worker processes (1); 0: others run them")
+    _room(p, "cores for runs (all)", "memory for runs (all but a tenth)", "GPUs for runs (all)")
     _runs(p)

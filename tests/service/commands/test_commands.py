@@ -1,0 +1,282 @@
+"""The service's commands through the command line, on a queue without a worker: the test plays the worker."""
+
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from recsys.commands.cli import main
+from recsys.service.queue.open import address, open_queue
+from recsys.service.queue.records import Live, Needs
+from tests.docs.test_imports import run_without
+from tests.pipeline.test_submit import HEAVY
+
+ROOM = Needs(64, 1 << 40, 0)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """An empty folder to submit in, and no service named by the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RECSYS_URL", "RECSYS_TOKEN", "RECSYS_DATABASE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def queue(place):
+    queue = open_queue(address("runs"))
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def recsys(capfd):
+    """Run a command → exit code, lines of standard output, standard error."""
+
+    def call(*arguments):
+        capfd.readouterr()
+        code = main([str(a) for a in arguments])
+        printed, said = capfd.readouterr()
+        return code, printed.splitlines(), said
+
+    return call
+
+
+def refused(answer, *words):
+    """An error of one line with exit code 2, which holds these words."""
+    code, printed, said = answer
+    assert code == 2 and printed == [], (code, printed, said)
+    assert said.startswith("error: ") and len(said.splitlines()) == 1, said
+    assert all(word in said for word in words), said
+    return said
+
+
+def claimed(queue, host=None):
+    return queue.claim("box-1", host or socket.gethostname(), ROOM)
+
+
+def test_a_run_is_submitted_listed_shown_cancelled_and_retried(recsys, queue, place):
+    code, (id,), _ = recsys("submit", "experiment=demo", "seed=3", "--name", "first", "--priority", 2, "--cores", 2)
+    assert code == 0 and id.endswith("-demo-3")
+    run = queue.get(id)
+    assert run.state == "queued" and run.new.priority == 2 and run.new.needs == Needs(2, 2 << 30, 0)
+    assert run.new.config["seed"] == 3 and run.new.overrides == ["experiment=demo", "seed=3"]
+    assert run.new.runs == str(place / "runs") and run.new.cwd == str(place) and run.new.name == "first"
+    code, (head, line), _ = recsys("runs")
+    assert code == 0 and head.split() == ["id", "state"] and line.split()[:2] == [id, "queued"]
+    _, shown, _ = recsys("runs", id)
+    facts = dict(line.split(maxsplit=1) for line in shown)
+    assert facts["name"] == "first" and facts["command"] == "recsys submit experiment=demo seed=3"
+    assert facts["needs"] == "2 cores, 2 GiB, 0 GPUs"
+    assert recsys("cancel", id) == (0, [f"{id} cancelled"], "")
+    refused(recsys("cancel", id), id, "has ended already")
+    code, (again,), _ = recsys("retry", id)
+    assert code == 0 and again != id and queue.get(again).new.config == run.new.config
+
+
+def test_a_sweep_is_children_under_one_parent_whatever_the_order_of_words(recsys, queue):
+    code, ids, _ = recsys("submit", "experiment=demo", "-m", "seed=1,2", "--memory", "512M", "model=fm,dcn")
+    parent, *children = ids
+    assert code == 0 and children == [f"{parent}/{i}" for i in range(4)]
+    assert queue.get(parent).new.kind == "sweep"
+    chosen = [(run.new.config["seed"], run.new.config["model"]["_target_"].rpartition(".")[2])
+              for run in map(queue.get, children)]  # fmt: skip
+    assert sorted(chosen) == [(1, "DCN"), (1, "FM"), (2, "DCN"), (2, "FM")]
+    assert {run.new.needs.memory for run in map(queue.get, children)} == {512 << 20}
+    _, lines, _ = recsys("runs", "--parent", parent, "--json")
+    assert [json.loads(line)["id"] for line in lines] == children[::-1]
+    _, lines, _ = recsys("runs", "--text", "seed=2", "--json")
+    assert len(lines) == 2
+    _, lines, _ = recsys("runs", parent)
+    assert sum(line.startswith(f"{parent}/") for line in lines) == 4
+    assert recsys("cancel", parent)[0] == 0
+    assert {queue.get(id).state for id in ids} == {"cancelled"}
+
+
+def test_the_same_key_is_the_same_run(recsys):
+    first = recsys("submit", "experiment=demo", "--key", "monday")
+    assert recsys("submit", "experiment=demo", "--key", "monday") == first
+    refused(recsys("submit", "experiment=demo", "seed=9", "--key", "monday"), "monday", first[1][0])
+
+
+def test_the_table_shows_what_the_worker_tells(recsys, queue, monkeypatch):
+    _, (id,), _ = recsys("submit", "experiment=demo")
+    claim = claimed(queue)
+    queue.began(claim, os.getpid(), os.getpid(), "boot", 1)
+    progress = {"done": 250, "total": 1000, "unit": "rows", "per_second": 125.0}
+    queue.note(claim, Live("train", progress, {"train": {"step": 4.0, "valid_auc": 0.71234}}, "epoch 1"))
+    _, (_, line), _ = recsys("runs", "--state", "running")
+    words = line.split()
+    assert words == [id, "running", "train", "━━╌╌╌╌╌╌", "25%", "125", "6s", "0.7123", "epoch", "1"]
+    assert recsys("cancel", id)[1] == [f"{id} stopping"]
+    refused(recsys("resume", id), id, "running")
+    queue.end(claim, "cancelled", 0, "stopped by the file cancel")
+    assert recsys("resume", id)[1] == [f"{id} queued"]
+    assert queue.get(id).state == "queued" and recsys("runs", "--state", "running")[1] == ["no runs match"]
+
+
+def test_logs_follow_a_run_that_begins_later_through_truncation_to_its_end(recsys, queue, place, capfd):
+    _, (id,), _ = recsys("submit", "experiment=demo")
+    code, printed, said = recsys("logs", id)
+    assert (code, printed) == (0, []) and "has said nothing yet: it is queued" in said
+    codes, shown = list[int](), {"out": "", "err": ""}
+    reader = threading.Thread(target=lambda: codes.append(main(["logs", id, "-f"])))
+    reader.start()
+
+    def seen(stream, text):
+        until = time.monotonic() + 60
+        while text not in shown[stream]:
+            assert time.monotonic() < until, shown
+            time.sleep(0.02)
+            out, err = capfd.readouterr()
+            shown["out"], shown["err"] = shown["out"] + out, shown["err"] + err
+
+    seen("err", f"{id} is queued\n")
+    claim = claimed(queue)
+    log = place / "runs" / id / "log.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("one, which is long\n")
+    seen("out", "one, which is long\n")
+    log.write_text("two\n")  # shorter than before: somebody has cut it
+    seen("out", "two\n")
+    log.write_text("two\nthree\n")
+    queue.end(claim, "failed", 3, "it broke")
+    seen("err", f"{id} failed: it broke\n")
+    reader.join(60)
+    assert codes == [3] and shown["out"] == "one, which is long\ntwo\nthree\n"
+
+
+def test_the_log_of_a_run_on_another_machine_is_not_silently_empty(recsys, queue):
+    _, (id,), _ = recsys("submit", "experiment=demo")
+    claimed(queue, host="elsewhere")
+    refused(recsys("logs", id), "ran on elsewhere", "RECSYS_URL")
+
+
+def test_a_log_that_is_a_link_is_not_followed(recsys, queue, place):
+    _, (id,), _ = recsys("submit", "experiment=demo")
+    (place / "secret").write_text("secret")
+    folder = place / "runs" / id
+    folder.mkdir(parents=True)
+    (folder / "log.txt").symlink_to(place / "secret")
+    assert recsys("logs", id)[1] == []
+
+
+def test_watching_one_run_ends_with_it(recsys, queue, monkeypatch):
+    from recsys.commands.service import runs
+
+    _, (id,), _ = recsys("submit", "experiment=demo")
+    monkeypatch.setattr(runs, "_PAUSE", 0.01)
+    claim = claimed(queue)
+    threading.Timer(0.2, lambda: queue.end(claim, "finished", 0, None)).start()
+    code, lines, _ = recsys("runs", id, "--watch", "--json")
+    assert code == 0 and json.loads(lines[0])["state"] == "running" and json.loads(lines[-1])["state"] == "finished"
+    assert "state" in "".join(recsys("runs", id, "--watch")[1])
+
+
+def test_runs_begun_by_recsys_run_are_listed_stopped_by_a_file_and_resumed_elsewhere(recsys, place):
+    from recsys.lock import locked
+    from recsys.results import LOCK, Process, Run, utc_now, write_run
+
+    folder = place / "runs" / "20260101-000000-mine-0"
+    folder.mkdir(parents=True)
+    with locked(folder / LOCK):
+        write_run(
+            folder,
+            Run(
+                "0" * 32, {"name": "mine"}, "0" * 16, ["data=mine"], Process.this(), utc_now(), utc_now(), stage="train"
+            ),
+        )
+        (folder / "submit.log").write_text("hello\n")
+        _, (_, line), _ = recsys("runs")
+        assert line.split() == [folder.name, "running", "train"]
+        assert recsys("logs", folder.name)[1] == ["hello"]
+        assert recsys("cancel", folder.name)[0] == 0 and (folder / "cancel").exists()
+    _, lines, _ = recsys("runs", folder.name)
+    assert any(line.split()[:2] == ["state", "killed"] for line in lines)
+    refused(recsys("resume", folder.name), f"recsys run resume={folder.name}")
+    refused(recsys("retry", folder.name), "recsys submit")
+    refused(recsys("cancel", folder.name), "has ended already")
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("submit experiment=dmo", ["experiment: no option 'dmo'", "demo"]),
+        ("submit experiment=demo train.lrr=1", ["train.lrr: no such key", "lr"]),
+        ("submit experiment=demo train.lr=fast", ["train.lr", "fast"]),
+        ("submit experiment=demo seed=1,2", ["add -m"]),
+        ("submit experiment=demo resume=ID", ["recsys resume ID"]),
+        ("submit experiment=demo from_run=absent", ["no finished run 'absent'"]),
+        ("submit experiment=demo --after absent", ["absent"]),
+        ("submit experiment=demo --memory lots", ["--memory", "invalid size, such as 8G or 500M value: 'lots'"]),
+        ("submit experiment=demo --cores 0", ["--cores", "whole number of at least 1"]),
+        ("submit experiment=demo --name a\x1bb", ["name: expected printable letters"]),
+        ("runs absent", ["got 'absent'"]),
+        ("runs ID --state queued", ["leave one out"]),
+        ("logs absent", ["absent"]),
+        ("resume absent", ["absent"]),
+        ("retry absent", ["absent"]),
+        ("runs --state begun", ["invalid choice: 'begun'"]),
+        ("submit experiment=demo --prio 3", ["unrecognized arguments: --prio"]),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_queued(recsys, place, typed, words):
+    refused(recsys(*typed.split(" ")), *words)
+    assert recsys("runs")[1] == ["no runs yet: recsys submit experiment=demo"]
+
+
+def test_what_never_started_or_finished_is_not_resumed(recsys, queue):
+    _, (id,), _ = recsys("submit", "experiment=demo")
+    recsys("cancel", id)
+    refused(recsys("resume", id), "never started", f"recsys retry {id}")
+    _, (id,), _ = recsys("submit", "experiment=demo")
+    queue.end(claimed(queue), "finished", 0, None)
+    refused(recsys("resume", id), id, "finished")
+
+
+def test_a_run_that_fits_on_no_worker_is_refused(recsys, queue):
+    queue.attend("box-1", "box", Needs(2, 4 << 30, 0))
+    refused(recsys("submit", "experiment=demo", "--memory", "5G"), "needs 1 cores, 5 GiB", "box-1 has 2 cores, 4 GiB")
+
+
+def test_one_that_cannot_be_cancelled_keeps_none_from_being_cancelled(recsys):
+    _, (id,), _ = recsys("submit", "experiment=demo")
+    code, printed, said = recsys("cancel", "absent", id)
+    assert code == 2 and printed == [f"{id} cancelled"] and said.startswith("error: ") and "absent" in said
+
+
+def test_a_database_of_another_version_or_on_a_full_disk_is_named(recsys, queue, place, monkeypatch):
+    from sqlalchemy import text
+
+    with queue.engine.begin() as connection:
+        connection.execute(text("UPDATE meta SET value = '999' WHERE key = 'version'"))
+    refused(recsys("runs"), "version 999")
+    monkeypatch.setenv("RECSYS_DATABASE", "mysql://user:secret@host/db")
+    said = refused(recsys("runs"), "RECSYS_DATABASE")
+    assert "secret" not in said
+    monkeypatch.setenv("RECSYS_DATABASE", "sqlite:////dev/full/service.db")
+    refused(recsys("runs"), "/dev/full")
+
+
+def test_a_service_that_does_not_answer_is_named(recsys, monkeypatch):
+    monkeypatch.setenv("RECSYS_URL", "http://127.0.0.1:9")
+    refused(recsys("runs"), "no service answers at http://127.0.0.1:9")
+    refused(recsys("submit", "experiment=demo"), "RECSYS_URL")
+    monkeypatch.setenv("RECSYS_URL", "box:8081")
+    refused(recsys("runs"), "expected an address such as http://HOST:8081, got 'box:8081'")
+
+
+def test_submit_and_runs_import_nothing_that_takes_long(place):
+    """Neither torch and its like, nor FastAPI; `recsys runs` needs no Hydra and no pydantic either."""
+    code = "from recsys.commands.cli import main; import sys; sys.exit(main({!r}))"
+    ran = run_without([*HEAVY, "fastapi", "uvicorn", "rich.progress"], code.format(["submit", "experiment=demo"]))
+    assert ran.returncode == 0, ran.stderr
+    light = [*HEAVY, "fastapi", "uvicorn", "hydra", "omegaconf", "pydantic", "numpy"]
+    ran = run_without(light, code.format(["runs"]))
+    assert ran.returncode == 0 and "-demo-0" in ran.stdout, ran.stderr
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["service.db"]
