@@ -7,6 +7,7 @@ import logging
 import os
 from typing import Any, Literal, cast
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -251,9 +252,7 @@ def _free_bytes(device: torch.device, near: int) -> int:
     """The free memory of a process: of its GPU, or its part of that of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    with open("/proc/meminfo") as file:
-        kib = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    return kib * 1024 // near
+    return psutil.virtual_memory().available // near
 
 
 def _spread_rows(bags: ShardedEmbeddingBagCollection, plan: Plan) -> list[TableRows]:

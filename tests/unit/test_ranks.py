@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from recsys.frame.ctr import CTR
 from recsys.training import checkpoint
 from recsys.training.config import TrainConfig
 from recsys.training.loop import Training
+from recsys.training.remembered import table_bytes
 from recsys.training.state import dense_state
 from tests.ranks import in_ranks
 from tests.sequences import event_batch, event_schema, rows_of
@@ -53,6 +55,12 @@ def numbers_of(model: CTR) -> dict[str, torch.Tensor]:
     return {n: x.clone() for n, x in dense_state(model).items()} | {n: t.dense() for n, t in tables.items()}
 
 
+def _counted(model: CTR) -> dict[str, int]:
+    """Bytes of the tables' optimiser states, without a copy of a state on every rank."""
+    with patch.object(type(model.embedding), "optimizer_state", side_effect=AssertionError):
+        return table_bytes(model)
+
+
 def learned(ranks: Ranks, of_model: checkpoint.Spec, steps: int = 4) -> dict[str, Any]:
     """Losses, and everything that the model holds, after some steps; new tables before the last."""
     torch.manual_seed(7)
@@ -73,6 +81,7 @@ def learned(ranks: Ranks, of_model: checkpoint.Spec, steps: int = 4) -> dict[str
         "losses": losses,
         "model": numbers_of(model),
         "state": training.embedding.optimizer_state(),
+        "state bytes": _counted(model),
         "logits": {"lookups": logit_BT, "plain tensors": plain_BT},
         "held": [(h.table, h.start, len(h.weight_RD), h.saved) for h in training.embedding.held()],
     }
@@ -98,6 +107,7 @@ def test_ranks_learn_from_their_shares_what_one_process_learns_from_the_batch(wo
     results = in_ranks(world, learned, spec(scheme, tables), sharding=sharding)
     for got in results:
         close(got["begun"], wanted["begun"], 0)
+        assert got["state bytes"] == {n: x.nbytes for n, x in wanted["state"].items()}
         np.testing.assert_allclose(got["losses"], wanted["losses"], rtol=0, atol=1e-6)
         close(got["model"], wanted["model"], 1e-6)
         close(got["state"], wanted["state"], 1e-6)
