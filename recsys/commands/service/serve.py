@@ -6,6 +6,7 @@ from argparse import Namespace
 from recsys.commands.service.worker import refuse_url
 from recsys.commands.service.workers import Workers
 from recsys.service.http.server import serve, settings_for
+from recsys.service.pages.site import make_site
 from recsys.service.queue.open import address, open_queue
 from recsys.service.worker.slots import machine
 
@@ -28,7 +29,7 @@ def main(given: Namespace) -> int:
         workers.start()
 
     try:
-        serve(queue, settings, given.host, given.port, began)
+        serve(queue, settings, given.host, given.port, began, make_site)
     finally:
         workers.stop()
         queue.close()

@@ -1,0 +1,1 @@
+"""The service's pages: links and forms that work without script, kept fresh by a little of it."""

@@ -1,0 +1,117 @@
+"""A comparison as lines of a table: one for each group of seeds, or one for each run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recsys.files import Json
+from recsys.service.pages.parts.front import is_higher_better
+
+__all__ = ["Line", "best_first", "brief", "columns", "lines", "short", "usual"]
+
+_FIRST = ("auc", "valid_auc", "logloss", "valid_logloss", "bytes", "us_per_row", "seconds")
+_MOST = 6  # figures that are shown unasked
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the comparison.
+
+    Args:
+        ids: Its runs.
+        name: What it is called.
+        state: State of its runs, if it is one.
+        seeds: Their seeds.
+        config: Key → value, of the keys that differ.
+        figures: Name → `mean`, and `low` and `high` if there are several runs.
+        against: Name → difference to the baseline's, with `p` if there are common seeds.
+        is_baseline: Whether the others are held against it.
+    """
+
+    ids: list[str]
+    name: str
+    state: str | None
+    seeds: list[Any]
+    config: dict[str, Any]
+    figures: dict[str, Json]
+    against: dict[str, Json]
+    is_baseline: bool
+
+    @property
+    def id(self) -> str:
+        """The first of its runs, by which it is pinned."""
+        return self.ids[0]
+
+    def mean(self, name: str) -> float | None:
+        """The mean of a figure."""
+        return self.figures.get(name, {}).get("mean")
+
+
+def lines(compared: Json, grouped: bool) -> list[Line]:
+    """The lines of what `compare` gives."""
+    runs: dict[str, Json] = {r["id"]: r for r in compared["runs"]}
+    if grouped:
+        return [
+            Line(
+                g["runs"], runs[g["runs"][0]]["name"], _one_state([runs[id]["state"] for id in g["runs"]]), g["seeds"],
+                g["config"], g["figures"], g["against"], number == compared["baseline"],
+            )
+            for number, g in enumerate(compared["groups"])
+        ]  # fmt: skip
+    first = runs[compared["groups"][compared["baseline"]]["runs"][0]]
+
+    def against(run: Json) -> dict[str, Json]:
+        common = [n for n in run["figures"] if n in first["figures"]]
+        return {} if run is first else {n: {"mean": run["figures"][n] - first["figures"][n]} for n in common}
+
+    return [
+        Line(
+            [r["id"]], r["name"], r["state"], [r["seed"]], r["config"],
+            {name: {"mean": value, "count": 1} for name, value in r["figures"].items()},
+            against(r), r is first,
+        )
+        for r in compared["runs"]
+    ]  # fmt: skip
+
+
+def _one_state(states: Sequence[str]) -> str | None:
+    return states[0] if len(set(states)) == 1 else None
+
+
+def usual(names: Sequence[str]) -> list[str]:
+    """The figures that people look at first."""
+    ranked = [n for last in _FIRST for n in names if n.rpartition("/")[2].rpartition(".")[2] == last]
+    ranked = [n for n in ranked if not n.startswith("evaluate/constant.")]
+    return (ranked or list(names))[:_MOST]
+
+
+def best_first(every: Sequence[Line], by: str) -> list[Line]:
+    """Lines by a figure, the best first, or by a setting; those without it last."""
+
+    def order(line: Line) -> tuple[bool, Any]:
+        value = line.mean(by)
+        if value is not None:
+            return False, (0, -value if is_higher_better(by) else value, "")
+        setting = line.config.get(by)
+        if isinstance(setting, int | float):
+            return False, (0, float(setting), "")
+        return setting is None, (1, 0.0, str(setting))
+
+    return sorted(every, key=order)
+
+
+def short(key: str) -> str:
+    """A key or figure without what goes without saying: `model._target_` is called model."""
+    return key.removesuffix("._target_").removeprefix("evaluate/")
+
+
+def brief(key: str, value: Any) -> Any:
+    """A value that names code, without its package."""
+    return value.rpartition(".")[2] if key.endswith("_target_") and isinstance(value, str) else value
+
+
+def columns(every: Sequence[Line], keys: Sequence[str], figures: Sequence[str]) -> list[tuple[str, Mapping[int, Any]]]:
+    """Key or figure → row → value, for axes."""
+    settings = [(k, {i: brief(k, one.config[k]) for i, one in enumerate(every) if k in one.config}) for k in keys]
+    measured = [(n, {i: one.figures[n]["mean"] for i, one in enumerate(every) if n in one.figures}) for n in figures]
+    return [*settings, *measured]

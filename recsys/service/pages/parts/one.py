@@ -1,0 +1,50 @@
+"""What the page of one run shows."""
+
+import shlex
+from typing import Any
+
+from recsys.service.compare import flat
+from recsys.service.curves import Curves
+from recsys.service.http.files import read_log
+from recsys.service.http.settings import Settings
+from recsys.service.pages.parts.charts import charts
+from recsys.service.pages.parts.defaults import PLACES, Defaults
+from recsys.service.pages.parts.rows import Row
+from recsys.service.pages.parts.stages import results
+
+__all__ = ["command", "one_run", "typed"]
+
+_TAIL = 16_384  # bytes of the log that are shown at first
+_POINTS = 400  # of a curve that is drawn without script
+
+
+def command(verb: str, overrides: list[str]) -> str:
+    """A command to paste into a shell."""
+    return shlex.join(["recsys", verb, *typed(overrides)])
+
+
+def typed(overrides: list[str]) -> list[str]:
+    """The overrides without the service's own."""
+    return [o for o in overrides if not o.startswith("runs=")]
+
+
+def one_run(settings: Settings, row: Row, after: int, curves: Curves, defaults: Defaults) -> dict[str, Any]:
+    """The values of the template `run`.
+
+    Args:
+        settings: With the folder of runs, and MLflow's address.
+        row: The run, with its configuration.
+        after: Id of the newest event.
+        curves: Reads its curves.
+        defaults: What experiments say without overrides.
+    """
+    run = row.run
+    log, folder = read_log(settings.runs, run.id, -_TAIL), results(settings.runs, run)
+    return {
+        "row": row, "run": run, "after": after, "charts": charts(curves.of(run.id, _POINTS)), "results": folder,
+        "log": log.body.decode("utf-8", "replace"), "log_next": log.next, "log_cut": log.start > 0,
+        "changes": defaults.changes(run.new.experiment, run.new.config),
+        "config": [(key, value) for key, value in flat(run.new.config).items() if key not in PLACES],
+        "command": command("run", run.new.overrides), "submit": typed(run.new.overrides),
+        "mlflow_run": f"{settings.mlflow}/#/runs/{folder.mlflow}" if settings.mlflow and folder.mlflow else None,
+    }  # fmt: skip

@@ -1,0 +1,86 @@
+"""The page of one sweep: its runs, their history, the front, and which settings matter."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import RedirectResponse
+
+from recsys.files import Json
+from recsys.service.compare import MOST, Figures, compare
+from recsys.service.http.api import get
+from recsys.service.http.auth import Caller, needs
+from recsys.service.http.settings import Settings
+from recsys.service.pages.parts.front import is_higher_better, scatter
+from recsys.service.pages.parts.history import history, importance
+from recsys.service.pages.parts.lines import best_first, brief, lines, short, usual
+from recsys.service.pages.parts.rows import Row
+from recsys.service.pages.parts.stages import pages_of, read_json_of
+from recsys.service.pages.view import View, link
+from recsys.service.queue.queue import Queue
+from recsys.service.queue.records import STATES, QueuedRun
+
+__all__ = ["add_sweep"]
+
+
+def add_sweep(routes: APIRouter, queue: Queue, settings: Settings, view: View) -> None:
+    """Add the route of the page."""
+    figures = Figures(settings.runs)
+
+    @routes.get("/sweep/{id:run}")
+    def sweep(id: str, request: Request, sender: Annotated[Caller, Depends(needs("view"))]) -> Response:
+        row, load = get(queue, id), queue.load()
+        if row.new.kind != "sweep":
+            return RedirectResponse(Row(row, 0.0).link, 303)
+        may = sender.may("submit")
+        children = list(reversed(queue.find(parent=id, limit=MOST)))
+        configs = queue.configs([child.id for child in children])
+        whole = [_with(child, configs.get(child.id, {})) for child in children]
+        return view(
+            request, "sweep", row=Row(row, load.now, may), after=load.newest_event,
+            rows=[Row(child, load.now, may) for child in children], reports=pages_of(settings.runs, id),
+            counts=_counts(children),
+            **(_shown(compare(whole, figures), settings.runs, id, request) if whole else _NONE),
+        )  # fmt: skip
+
+
+def _with(run: QueuedRun, config: Json) -> QueuedRun:
+    return replace(run, new=replace(run.new, config=config))
+
+
+_NONE: dict[str, Any] = {
+    "chart": None,
+    "plane": None,
+    "important": [],
+    "best": None,
+    "figure": "",
+    "names": [],
+    "lines": [],
+}
+
+
+def _counts(children: Sequence[QueuedRun]) -> list[tuple[str, int]]:
+    counts: Mapping[str, int] = Counter(child.state for child in children)
+    return [(state, counts[state]) for state in STATES if counts.get(state)]
+
+
+def _shown(answer: Json, runs: Path, id: str, request: Request) -> dict[str, Any]:
+    """What the template shows of the runs that have figures."""
+    names: list[str] = answer["figures"]
+    figure = request.query_params.get("figure", "")
+    figure = figure if figure in names else (usual(names) or [""])[0]
+    every = lines(answer, grouped=False)
+    ranked = [one for one in best_first(every, figure) if one.mean(figure) is not None]
+    given = (read_json_of(runs, id, "sweep.json") or {}).get("importance")
+    settings = [{k: brief(k, v) for k, v in one.config.items() if k != "seed"} for one in every]
+    cost = next((n for n in names if n.endswith(("bytes", "seconds")) and n != figure), "")
+    return {
+        "chart": history([one.mean(figure) for one in every], is_higher_better(figure), figure), "figure": figure,
+        "names": names, "best": ranked[0] if ranked else None, "lines": every, "short": short, "brief": brief,
+        "plane": scatter(cost, figure, [{n: f["mean"] for n, f in one.figures.items()} for one in every]),
+        "important": importance(settings, [one.mean(figure) for one in every], given),
+        "to": lambda **change: link("/sweep/" + id, **change), "toggled": lambda run: run,
+    }  # fmt: skip
