@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.config import RunConfig
-from pipelines.launchers.launch import is_rank, launch
+from pipelines.launchers.launch import launch
 from pipelines.places import check_inside
 from recsys.config.factory import make, trust
+from recsys.data.processes import is_rank
 from recsys.errors import RecsysError, in_one_line
 from recsys.files import disk_full
 

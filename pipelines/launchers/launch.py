@@ -1,6 +1,5 @@
 """Starts the processes of a run by its launcher, shows what rank 0 says, and starts them again if one dies."""
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -10,15 +9,10 @@ from pipelines.launchers.contract import Launcher
 from recsys.errors import DataError, RecsysError
 from recsys.terminal import console
 
-__all__ = ["GIVEN_UP", "is_rank", "launch", "log_of", "supervise"]
+__all__ = ["GIVEN_UP", "launch", "log_of", "supervise"]
 
 GIVEN_UP = ".given_up"  # a file in the run's folder: a rank ended with an error that starting again does not mend
 _LOOK = 0.2  # seconds between two looks at the processes
-
-
-def is_rank() -> bool:
-    """Whether this process is one that a launcher, or torchrun itself, has started."""
-    return "RANK" in os.environ
 
 
 def log_of(folder: Path, rank: int) -> Path:

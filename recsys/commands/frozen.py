@@ -1,11 +1,11 @@
 """A process that a worker of the service starts: `python -m recsys.commands.frozen FOLDER` executes a frozen run."""
 
-import os
 import signal
 import sys
 from pathlib import Path
 
 from recsys.commands.signals import obey_sigterm
+from recsys.data.processes import is_rank
 
 __all__ = ["frozen"]
 
@@ -18,7 +18,7 @@ def frozen(folder: Path) -> int:
         from recsys.training.memory import keep_freed_memory
 
         keep_freed_memory()
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if is_rank():
             from pipelines.one_run import quiet
             from pipelines.run import run_together
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipelines.launchers.launch import GIVEN_UP, log_of
 from recsys.commands.cli import main
 from recsys.commands.frozen import frozen
+from recsys.data.processes import LAUNCHED
 from recsys.files import write_text
 
 __all__ = ["rank"]
@@ -35,6 +36,7 @@ def rank(folder: Path, arguments: Sequence[str]) -> int:
     log = os.open(log_of(folder, int(os.environ["RANK"])), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
+    os.environ[LAUNCHED] = "1"
     code = frozen(folder) if arguments == ["frozen"] else main(arguments)
     if code == 2:
         write_text(given_up, os.environ["RANK"])

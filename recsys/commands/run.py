@@ -1,8 +1,9 @@
 """`recsys run` and `recsys export`: the overrides of a run, merged with those of the run that it goes on from."""
 
-import os
 from argparse import Namespace
 from collections.abc import Sequence
+
+from recsys.data.processes import is_rank
 
 __all__ = ["export", "run"]
 
@@ -19,7 +20,7 @@ def run(arguments: Sequence[str]) -> int:
 
     keep_freed_memory()
     arguments = in_full(arguments)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun
+    if is_rank():
         from pipelines.one_run import quiet
         from pipelines.run import run_together
 

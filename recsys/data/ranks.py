@@ -15,7 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["ALONE", "Ranks", "Sharding", "started_by_torchrun"]
+from recsys.data.processes import world_size
+
+__all__ = ["ALONE", "Ranks", "Sharding"]
 
 Item = TypeVar("Item")
 Sharding = Literal["auto", "table_wise", "row_wise", "data_parallel"]
@@ -25,11 +27,6 @@ between the first two for each table."""
 _WAIT = timedelta(days=1)  # the other ranks wait while rank 0 prepares data or exports
 _START = timedelta(minutes=10)  # for which a process waits until all have started
 _FAILURE = "failure"
-
-
-def started_by_torchrun() -> bool:
-    """Whether torchrun, or another launcher that sets the same variables, started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class Ranks:
 
         Tensors on CPUs travel by gloo, those on GPUs by NCCL.
         """
-        if not started_by_torchrun():
+        if world_size() == 1:
             return cls()
         if not dist.is_initialized():
             if torch.cuda.is_available():

@@ -23,10 +23,13 @@ from pipelines.launchers.local import Local
 from pipelines.launchers.ray import Ray
 from pipelines.launchers.slurm import Slurm
 from pipelines.launchers.torchrun import Torchrun
+from pipelines.one_run import run_one
 from recsys.config.factory import make
 from recsys.config.options import CONF
+from recsys.data.processes import LAUNCHED
 from recsys.errors import ConfigError, DataError, RecsysError
 from recsys.results import read_result
+from tests.configs import run_config
 from tests.pipeline.small import SMALL, recsys, whole_recsys
 
 ROOT = Path(__file__).parents[2]
@@ -168,6 +171,29 @@ def test_only_the_command_line_says_where_a_run_starts(place: Path, typed: list[
     (place / "experiment" / "elsewhere.yaml").write_text("# @package _global_\nlauncher: {address: 10.0.0.1:6379}\n")
     done = recsys(place, "run", *SMALL, "stages=[train]", *typed)
     assert done.returncode == 2 and why in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "launches"),
+    [
+        ({"RANK": "0"}, True),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, True),
+        ({"WORLD_SIZE": "2"}, False),
+        ({LAUNCHED: "1"}, False),
+    ],
+)
+def test_only_a_process_that_was_launched_launches_no_others(
+    environment: dict[str, str], launches: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Schedulers leave RANK in the environment of a shell: launcher=ray was ignored there without a word."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("pipelines.one_run.quiet", lambda: None)
+    monkeypatch.setattr("pipelines.one_run.launch", lambda *_: "in other processes")
+    monkeypatch.setattr("pipelines.run.execute", lambda *_: "here")
+    config = run_config(launcher={"_target_": "pipelines.launchers.ray.Ray"}, runs=str(tmp_path))
+    assert run_one(lambda: config, tmp_path / "run", list) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == ("in other processes" if launches else "here")
 
 
 def test_a_sweep_refuses_a_launcher(place: Path) -> None:

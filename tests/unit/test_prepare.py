@@ -214,6 +214,29 @@ def test_shards_hold_what_the_row_encoder_makes_of_the_raw_rows(prepared: Path, 
         assert np.load(prepared / name / "label.npy")[:300].tolist() == [r["click"] for r in rows]
 
 
+@pytest.mark.parametrize("order", [["past", "city", "user", "as_user"], ["as_user", "past", "user", "city"]])
+def test_a_column_is_read_by_its_own_field_and_by_one_that_shares_a_table(order, config, table, tmp_path) -> None:
+    """Both read column city: one through its own vocabulary, which the group uses too, one through that of user."""
+    city = [u if i % 3 else f"town {i % 7}" for i, u in enumerate(table["user"].to_pylist())]
+    fields = {
+        "user": {},
+        "city": {"min_count": 2},
+        "as_user": {"table": "user", "inputs": ["city"]},
+        "past": {"kind": "sequence", "max_length": 2, "past": {"what": "last", "by": ["item"], "of": "city"}},
+    }
+    changed = {**config, "group": "city", "fields": {name: fields[name] for name in order}}
+    table = put(table, "city", city)
+    folder = prepare(changed, lambda: table, tmp_path)
+    rows = RowEncoder.load(folder).encoders
+    schema = Schema.load(folder / "schema.json")
+    ids_BL, codes = np.load(folder / "train" / "ids.npy"), np.load(folder / "train" / "group.npy")
+    for name, column in {"user": "user", "city": "city", "as_user": "city"}.items():
+        want = [rows[name].id([v]) for v in table[column].to_pylist()[: len(ids_BL)]]
+        np.testing.assert_array_equal(ids_BL[:, schema.id_columns[name].start], want, err_msg=name)
+    pairs = set(zip(codes.tolist(), city[: len(codes)], strict=True))
+    assert len(pairs) == len(set(codes.tolist())) == len(set(city[: len(codes)]))
+
+
 def test_golden_rows_are_the_first_raw_test_rows(prepared: Path) -> None:
     golden = json.loads((prepared / "golden_rows.json").read_text())
     ids_BL, dense_BN = RowEncoder.load(prepared)(golden)

@@ -116,3 +116,25 @@ def test_ranks_learn_from_their_shares_what_one_process_learns_from_the_batch(wo
     for table, _, count, _ in wanted["held"]:
         mine = [(start, stop) for t, start, stop in saved if t == table]
         assert [0, *(stop for _, stop in mine)] == [*(start for start, _ in mine), count], "each row is saved once"
+
+
+def copies(ranks: Ranks, tables: str) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
+    """Every table that this process holds after 30 steps, weights and state."""
+    torch.manual_seed(7)
+    training = Training(checkpoint.build(SCHEMA, spec(tables=tables)), HOW, 10)
+    for number in range(30):
+        whole, share = rows(number), ranks.share(61)
+        training.learn(replace(rows_of(whole, SCHEMA, share), weight_B=whole.weight_B[share]))
+    held = training.embedding.held()
+    assert all(h.start == 0 and len(h.weight_RD) == h.total for h in held), "each process has every row"
+    return {h.table: (h.weight_RD.clone(), None if h.state is None else h.state.clone()) for h in held}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tables", ["rowwise_adagrad", "adagrad", "sgd"])
+def test_copies_of_a_table_stay_equal_bit_by_bit(tables: str) -> None:
+    one, other = in_ranks(2, copies, tables, sharding="data_parallel")
+    assert one.keys() == other.keys() and len(one) > 2
+    for table, (weight_RD, state) in one.items():
+        assert torch.equal(weight_RD, other[table][0]), table
+        assert (state is None) == (tables == "sgd") and (state is None or torch.equal(state, other[table][1])), table

@@ -26,6 +26,7 @@ from recsys.data.preparation.columns import (
     vectors,
 )
 from recsys.data.preparation.fields import FieldConfig, label_names
+from recsys.data.preparation.fit import column_of
 from recsys.data.preparation.labels import label_values
 from recsys.data.preparation.spool import CHUNK, NO_TIME, PAD, Dictionary, Spool
 from recsys.errors import DataError
@@ -105,10 +106,10 @@ class _Plan:
         """Add a scalar column as codes in order of first appearance."""
         self.need(column, who)
         self.scalar(column, "categorical")
-        self._codes(column, self.spool.dictionary(column))
+        self._codes(f"codes/{column}", column, self.spool.dictionary(column))
 
-    def _codes(self, column: str, dictionary: Dictionary) -> None:
-        self.jobs[f"codes/{column}"] = lambda batch: dictionary.codes(batch[column], self.speller(column))
+    def _codes(self, name: str, column: str, dictionary: Dictionary) -> None:
+        self.jobs[name] = lambda batch: dictionary.codes(batch[column], self.speller(column))
 
     def scalar(self, column: str, kind: str) -> None:
         column_type = self.schema.field(column).type
@@ -156,7 +157,7 @@ class _Plan:
         elif owner.encoding == "hash":
             self.jobs[f"hash/{c.name}"] = lambda batch: self._hashes(batch, c, owner)
         else:
-            self._codes(column, self.spool.dictionary(owner.inputs[0]))
+            self._codes(column_of(c, owner), column, self.spool.dictionary(owner.inputs[0]))
 
     def _vector(self, c: FieldConfig, _: FieldConfig) -> None:
         column, name = c.inputs[0], f"vector/{c.name}"

@@ -33,7 +33,9 @@ def column_of(c: FieldConfig, owner: FieldConfig) -> str:
         return f"float/{c.inputs[0]}"
     if c.encoding in PARTS:
         return f"us/{c.inputs[0]}"
-    return f"hash/{c.name}" if owner.encoding == "hash" else f"codes/{c.inputs[0]}"
+    if owner.encoding == "hash":
+        return f"hash/{c.name}"
+    return f"shared/{c.name}" if c.table else f"codes/{c.inputs[0]}"  # its column may have codes of its own, too
 
 
 def _train(spool: Spool, column: str, code_B: np.ndarray) -> Iterator[np.ndarray]:

@@ -130,8 +130,8 @@ class Columns:
 class Spool(Columns):
     """The output of the first pass.
 
-    Columns: `codes/COLUMN`, `float/COLUMN`, `us/COLUMN` (times), `hash/FIELD`, `list/FIELD` (codes, or
-    ids if the field hashes), `vector/FIELD`, `weight/FIELD`, `label`, `weight`.
+    Columns: `codes/COLUMN`, `shared/FIELD` (codes of another field's column), `float/COLUMN`, `us/COLUMN` (times),
+    `hash/FIELD`, `list/FIELD` (codes, or ids if the field hashes), `vector/FIELD`, `weight/FIELD`, `label`, `weight`.
     """
 
     def __init__(self, folder: Path):

@@ -29,8 +29,7 @@ def claim(connection: Connection, worker: str, host: str, room: Needs, lease_sec
     if (left := room_left(connection, host, room)) is None:
         return None
     fits = (runs.c.cores <= left.cores, runs.c.memory <= left.memory, runs.c.gpus <= left.gpus)
-    ready = select(runs.c.number).with_hint(runs, "INDEXED BY runs_ready", "sqlite").where(text(READY), *fits)
-    first = ready.order_by(runs.c.priority.desc(), runs.c.number).limit(1)
+    first = select(runs.c.number).where(text(READY), *fits).order_by(runs.c.priority.desc(), runs.c.number).limit(1)
     if (number := connection.scalar(first)) is None:
         return None
     now, token = clock(connection), uuid4().hex

@@ -133,14 +133,14 @@ def _check_tables(connection: Connection, name: str) -> None:
         )
 
 
-def _check_disk(path: Path, mounts: Path = _MOUNTS) -> None:
+def _check_disk(path: Path) -> None:
     """Refuse a network disk, on which SQLite's locks do not hold.
 
     Raises:
         ConfigError: If the nearest folder that exists is on one.
     """
     kind, point = "", Path("/")
-    for line in mounts.read_text().splitlines() if mounts.exists() else ():
+    for line in _MOUNTS.read_text().splitlines() if _MOUNTS.exists() else ():
         left, _, right = line.partition(" - ")
         mounted = Path(re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), left.split()[4]))
         if path.is_relative_to(mounted) and len(mounted.parts) >= len(point.parts):

@@ -105,6 +105,7 @@ Index("runs_by_parent", runs.c.parent, runs.c.state, runs.c.number)
 Index("runs_by_kind", runs.c.kind, runs.c.id, runs.c.state, runs.c.file_time)
 Index(
     "runs_ready",
+    *(runs.c.state, runs.c.kind, runs.c.waits),  # else SQLite prefers runs_by_state, and sorts
     runs.c.priority.desc(),
     runs.c.number,
     runs.c.cores,

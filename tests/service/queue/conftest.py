@@ -33,30 +33,35 @@ class Server:
         make = ["initdb", "--no-sync", "-A", "trust", "-U", "postgres", "-D", str(self.folder / "data")]
         subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd=self.folder, **self._user)
         self.url = f"postgresql+psycopg://postgres@/postgres?host={self.folder}"
+        self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
+        """Start, and wait until it answers; processes of a killed server may need a moment to see that it is gone."""
         settings = ["-F", "-c", "listen_addresses=", "-c", f"unix_socket_directories={self.folder}"]
         settings += ["-c", "max_connections=60", "-c", "shared_buffers=16MB"]
-        with (self.folder / "log").open("a") as log:
-            command = ["postgres", "-D", str(self.folder / "data"), *settings]
-            self.process = subprocess.Popen(command, stderr=log, cwd=self.folder, **self._user)
         import psycopg
 
-        until = time.monotonic() + 30
+        command = ["postgres", "-D", str(self.folder / "data"), *settings]
+        until = time.monotonic() + 60
         while True:
+            if self.process is None or self.process.poll() is not None:
+                with (self.folder / "log").open("a") as log:
+                    self.process = subprocess.Popen(command, stderr=log, cwd=self.folder, **self._user)
             try:
                 return psycopg.connect(host=str(self.folder), user="postgres", dbname="postgres").close()
             except psycopg.OperationalError:
-                assert self.process.poll() is None and time.monotonic() < until, (self.folder / "log").read_text()
-                time.sleep(0.02)
+                assert time.monotonic() < until, (self.folder / "log").read_text()
+                time.sleep(0.05)
 
     def kill(self) -> None:
         """End the server as a crash would; its other processes end once they see that it is gone."""
+        assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> None:
+        assert self.process is not None
         self.process.send_signal(signal.SIGINT)  # "fast": connections are ended
         self.process.wait(30)
         shutil.rmtree(self.folder)
