@@ -52,7 +52,7 @@ class TensorFolder:
             DataError: If the file is missing or damaged.
         """
         file = part.file
-        if ".." in Path(file).parts or Path(file).is_absolute():
+        if ".." in Path(file).parts or Path(file).is_absolute() or "\0" in file:
             raise self._damaged(f"paths inside the folder, got {file!r}")
         try:
             status = (self.folder / file).stat()
