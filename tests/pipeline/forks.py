@@ -195,7 +195,8 @@ def serve() -> None:
         print(child, flush=True)
         sys.stdin.readline()  # until then a fork that has ended keeps its number, so that no signal goes astray
         _, status, used = os.wait4(child, 0)
-        print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]), flush=True)
+        seconds = used.ru_utime + used.ru_stime
+        print(json.dumps([os.waitstatus_to_exitcode(status), seconds, used.ru_maxrss * 1024]), flush=True)
 
 
 @dataclass(frozen=True)
@@ -206,11 +207,13 @@ class Ended:
         code: Exit code, or minus the signal that ended it.
         said: Standard output and error together.
         seconds: Of processor time.
+        peak: Most bytes of memory that it held at once.
     """
 
     code: int
     said: str
     seconds: float
+    peak: int
 
 
 class Forks:
@@ -237,8 +240,8 @@ class Forks:
         """Wait for the fork that was begun."""
         self._in.write("\n")
         self._in.flush()
-        code, seconds = json.loads(self._out.readline())
-        return Ended(code, self.said.read_text(), seconds)
+        code, seconds, peak = json.loads(self._out.readline())
+        return Ended(code, self.said.read_text(), seconds, peak)
 
     def run(self, folder: Path, *arguments: str, **order: Any) -> Ended:
         """Begin and wait."""
