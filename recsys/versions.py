@@ -6,8 +6,9 @@ the version of its format.
 """
 
 import ast
+import gc
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
@@ -40,17 +41,16 @@ def _source(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
+def _remove_docstrings(nodes: Sequence[ast.AST]) -> None:
+    for node in nodes:
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return tree
 
 
-def _imports(tree: ast.Module, module: str, file: Path) -> Iterator[str]:
+def _imports(nodes: Sequence[ast.AST], module: str, file: Path) -> Iterator[str]:
     """All names that a module may import, at its top or inside a function; some are not modules."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -65,8 +65,16 @@ def _read(module: str) -> tuple[str, frozenset[str]] | None:
     file = _file(module)
     if file is None:
         return None
-    tree = _without_docstrings(ast.parse(_source(file)))
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(_imports(tree, module, file))
+    collects = gc.isenabled()
+    gc.disable()  # many small nodes, none of them garbage: each collection would walk all that the process holds
+    try:
+        tree = ast.parse(_source(file))
+        nodes = list(ast.walk(tree))
+        _remove_docstrings(nodes)
+        return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(_imports(nodes, module, file))
+    finally:
+        if collects:
+            gc.enable()
 
 
 def code_version(*modules: str, without: Collection[str] = ()) -> str:

@@ -58,6 +58,7 @@ def _config(path: str, sequence: bool = False) -> Json:
 
 def prepare_once(path: str, cache: str) -> dict[str, float]:
     """Prepare a file → seconds, processor seconds, and peak memory in bytes of this process."""
+    keep_freed_memory()  # as `recsys run` does
     started, used = time.perf_counter(), time.process_time()
     prepare(_config(path), lambda: scan(path), Path(cache))
     return {

@@ -168,7 +168,7 @@ class DayRows:
         encode = TableEncoder(self._spool, self._configs, schema, encoders)
         extras = {"weight": "weight", "group": f"codes/{schema.group}"}
         columns = {k: v for k, v in extras.items() if v in self._spool and getattr(schema, k)}
-        writer = ShardWriter(folder / split, schema, encoders, rows)
+        writer, first = ShardWriter(folder / split, schema, encoders, rows), 0
         try:
             for a, b, chosen_B, _ in self._chosen(span):
                 if not chosen_B.any():
@@ -177,7 +177,8 @@ class DayRows:
                 label_BT = np.stack([self._spool.read(c, a, b) for c in _labels(schema)], 1)
                 label = label_BT if len(schema.labels) > 1 else label_BT[:, 0]
                 rest = {"label": label, **{k: self._spool.read(v, a, b) for k, v in columns.items()}}
-                writer.append(ids_BL[chosen_B], dense_BN[chosen_B], {k: v[chosen_B] for k, v in rest.items()})
+                writer.append(first, ids_BL[chosen_B], dense_BN[chosen_B], {k: v[chosen_B] for k, v in rest.items()})
+                first += int(chosen_B.sum())
             return writer.facts()
         finally:
             writer.close()

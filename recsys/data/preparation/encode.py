@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from recsys.data.preparation.fields import FieldConfig
 from recsys.data.preparation.fit import column_of
@@ -61,12 +62,13 @@ class TableEncoder:
         return read
 
     def _codes(self, column: str, encoder: "Vocabulary | Hash", raw: str) -> _Reader:
-        values = self._spool.dictionary(raw).values().to_list()
+        values = self._spool.dictionary(raw).values()
         table = np.empty(len(values) + 2, np.int32)
         table[[ABSENT_CODE - ABSENT_CODE, PAD - ABSENT_CODE]] = MISSING, PAD
         if isinstance(encoder, Vocabulary):
             known = encoder.ids_by_value(str)
-            table[2:] = [known.get(v, UNSEEN) for v in values]
+            ids = pl.DataFrame({"v": pl.Series(list(known), dtype=pl.String), "id": pl.Series(list(known.values()))})
+            table[2:] = values.to_frame("v").join(ids, "v", "left", maintain_order="left")["id"].fill_null(UNSEEN)
         else:
             table[2:] = [encoder.id([v]) for v in values]
         return lambda a, b: table.take(self._spool.read(column, a, b) - ABSENT_CODE)

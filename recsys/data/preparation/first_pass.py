@@ -279,9 +279,10 @@ def _read(
     with progress(*show) as bar, ThreadPoolExecutor(2) as pool:
         task = bar.add_task("read", total=None, speed="…")
         for batch in _ahead(iter(source.batches(plan.columns, CHUNK, plan.coded))):
+            sampled = pool.submit(spool.keep_sample, batch)
             for _ in pool.map(lambda name, batch=batch: spool.append_from(name, plan.jobs[name](batch)), plan.jobs):
                 pass
-            spool.keep_sample(batch)
+            sampled.result()
             spool.rows += len(batch)
             speed = spool.rows / max(bar.tasks[task].elapsed or 0, 1e-3)
             bar.update(task, completed=spool.rows, speed=f"{speed:,.0f}")

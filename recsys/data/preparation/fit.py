@@ -18,7 +18,7 @@ __all__ = ["column_of", "field_of", "fit"]
 
 BINS = 16  # bins of a piecewise number by default
 _STEP = 1 << 20  # numbers in memory at once
-_SAMPLE = 4_000_000  # most training rows, evenly spaced, from which quantiles and cuts are computed
+_SAMPLE = 4_000_000  # most training rows, evenly spaced, from which quantiles and cuts are computed; most numbers kept
 
 
 def column_of(c: FieldConfig, owner: FieldConfig) -> str:
@@ -52,7 +52,8 @@ def _vocabulary(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig, k
     counts = np.zeros(dictionary.size - ABSENT_CODE, np.int64)
     step = max(1, _STEP // spool.width(column))
     for start in range(0, spool.rows, step):
-        codes = spool.read(column, start, start + min(step, spool.rows - start)) - np.int32(ABSENT_CODE)
+        codes = spool.read(column, start, start + min(step, spool.rows - start))
+        codes -= np.int32(ABSENT_CODE)
         train_B = (code_B[start : start + step] == 0).astype(np.int32)
         codes *= train_B if codes.ndim == 1 else train_B[:, None]  # other rows count as missing: faster than a filter
         counts += np.bincount(codes.ravel(), minlength=len(counts))
@@ -66,22 +67,29 @@ def _vocabulary(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig, k
     return Vocabulary(ranked[: max(c.max_size, len(known))] if c.max_size else ranked)
 
 
-def _scaled(x: np.ndarray, log: bool) -> np.ndarray:
-    x = x.take(np.flatnonzero(~np.isnan(x)))
-    return np.sign(x) * np.log1p(np.abs(x)) if log else x
+def _scaled(spool: Spool, column: str, code_B: np.ndarray, log: bool) -> Iterator[np.ndarray]:
+    """g(x) of the numbers in the training rows, without missing ones, some at a time (`Scale` says what g is)."""
+    step = max(1, _STEP // spool.width(column))
+    for start in range(0, spool.rows, step):
+        x = spool.read(column, start, min(spool.rows, start + step))
+        there = ~np.isnan(x)
+        there &= (code_B[start : start + step] == 0).reshape(-1, *[1] * (x.ndim - 1))
+        x = x.take(np.flatnonzero(there))
+        yield np.sign(x) * np.log1p(np.abs(x)) if log else x
 
 
 def _scale(spool: Spool, column: str, code_B: np.ndarray, c: FieldConfig) -> Scale:
     log = c.encoding in ("log", "piecewise_log")
+    parts = _scaled(spool, column, code_B, log)
+    kept = list(parts) if spool.rows * spool.width(column) <= _SAMPLE else []  # few are read once
     count, total = 0, 0.0
-    for x in _train(spool, column, code_B):
-        g = _scaled(x, log)
+    for g in kept or parts:
         count, total = count + len(g), total + float(g.sum())
     if count == 0:
         raise DataError(f"column {c.inputs[0]!r}: expected numbers, got none but missing: drop the field")
     mean = total / count
     with np.errstate(over="ignore"):
-        square = sum(float(np.square(_scaled(x, log) - mean).sum()) for x in _train(spool, column, code_B))
+        square = sum(float(np.square(g - mean).sum()) for g in kept or _scaled(spool, column, code_B, log))
     std = float(np.sqrt(square / count))
     if not np.isfinite([mean, std]).all():
         largest = max(float(np.nanmax(np.abs(x), initial=0.0)) for x in _train(spool, column, code_B))

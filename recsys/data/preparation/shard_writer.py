@@ -3,12 +3,14 @@
 B rows, L id columns, N numbers.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy as np
 from recsys.data.preparation.encode import TableEncoder
 from recsys.data.preparation.fields import FieldConfig
 from recsys.data.preparation.split_settings import SPLITS
-from recsys.data.preparation.spool import Spool, write_all
+from recsys.data.preparation.spool import Spool
 from recsys.events import Reporter, raise_if_cancelled
 from recsys.features.encoders import MISSING, UNSEEN, AnyEncoder, Hash, Vocabulary
 from recsys.features.schema import Schema
@@ -25,7 +27,7 @@ from recsys.progress import progress
 __all__ = ["ShardWriter", "SplitFacts", "write_shards"]
 
 _STEP = 1 << 14  # rows encoded at once: their columns stay in the processor's cache
-_Rows = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]  # ids_BL, dense_BN and what else is kept of rows
+_SYNCED = 16  # ranges after which written files go to the disk, while others are encoded
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class SplitFacts:
 
 
 class ShardWriter:
-    """Writes a split's arrays in order, and collects statistics of them.
+    """Writes a split's arrays and collects statistics of them; any thread may append.
 
     Args:
         folder: The folder; it is created.
@@ -58,7 +60,8 @@ class ShardWriter:
     def __init__(self, folder: Path, schema: Schema, encoders: Mapping[str, AnyEncoder], rows: int):
         folder.mkdir()
         self._folder, self._schema, self._rows = folder, schema, rows
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, tuple[Any, int]] = {}  # a file, and where its first row begins
+        self._lock = Lock()
         self._encoders = encoders
         self._missing = {f.name: 0 for f in schema.sparse}
         self._unseen = {f.name: 0 for f in schema.sparse if isinstance(encoders[f.name], Vocabulary)}
@@ -68,16 +71,21 @@ class ShardWriter:
         self._positives_T = np.zeros(len(schema.labels))
         self._observed_T = np.zeros(len(schema.labels))
 
-    def append(self, ids_BL: np.ndarray, dense_BN: np.ndarray, rest: Mapping[str, np.ndarray]) -> None:
-        """Write the next rows; `rest` holds the labels and other columns of one number a row."""
+    def append(self, first: int, ids_BL: np.ndarray, dense_BN: np.ndarray, rest: Mapping[str, np.ndarray]) -> None:
+        """Write rows from row `first` on; `rest` holds the labels and other columns of one number a row."""
         for name, values in {"ids": ids_BL, "dense": dense_BN, **rest}.items():
             if name == "time" and self._folder.name != "valid":
                 continue  # only rows of validation are ever sorted by time
             values = values.astype(np.int64) if name == "group" else values
-            if name not in self._files:
-                self._files[name] = self._open(name, values)
-            write_all(self._files[name], np.ascontiguousarray(values))
-        label_BT = rest["label"].reshape(len(ids_BL), -1)
+            with self._lock:
+                if name not in self._files:
+                    self._files[name] = self._open(name, values)
+            file, start = self._files[name]
+            _write(file.fileno(), values, start + first * values[0].nbytes)
+        with self._lock:
+            self._count(ids_BL, rest["label"].reshape(len(ids_BL), -1))
+
+    def _count(self, ids_BL: np.ndarray, label_BT: np.ndarray) -> None:
         self._positives_T += np.nansum(label_BT, 0, dtype=np.float64)
         self._observed_T += np.isfinite(label_BT).sum(0)
         for name, columns in self._schema.id_columns.items():
@@ -90,17 +98,22 @@ class ShardWriter:
             if name in self._hit:
                 self._hit[name][ids[ids >= 0]] = True
 
-    def _open(self, name: str, values: np.ndarray) -> Any:
+    def _open(self, name: str, values: np.ndarray) -> tuple[Any, int]:
         path = self._folder / f"{name.replace('/', '.')}.npy"
         path.parent.mkdir(exist_ok=True)
         file = path.open("wb", buffering=0)
         header = {"descr": values.dtype.str, "fortran_order": False, "shape": (self._rows, *values.shape[1:])}
         np.lib.format.write_array_header_1_0(file, header)
-        return file
+        return file, file.tell()
+
+    def sync(self) -> None:
+        """Sync to disk what was written."""
+        for file, _ in list(self._files.values()):
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         """Close the files, whole or not."""
-        for file in self._files.values():
+        for file, _ in self._files.values():
             file.close()
 
     def facts(self) -> SplitFacts:
@@ -115,6 +128,14 @@ class ShardWriter:
                 shares[f.name]["collision"] = _collisions(self._hit[f.name][1:])
         rates = dict(zip(self._schema.labels, (self._positives_T / self._observed_T).tolist(), strict=True))
         return SplitFacts(self._rows, rates.pop(self._schema.labels[0]), shares, rates)
+
+
+def _write(file: int, values: np.ndarray, place: int) -> None:
+    """Write an array's bytes at a place of a file."""
+    whole: Any = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    done = 0
+    while done < len(whole):
+        done += os.pwrite(file, whole[done:], place + done)
 
 
 def _collisions(hit: np.ndarray) -> float:
@@ -137,7 +158,7 @@ def write_shards(
     folder: Path,
     reporter: Reporter,
 ) -> dict[str, SplitFacts]:
-    """Second pass: encode every range of rows and append it to the files of the splits.
+    """Second pass: encode every range of rows and write it into the files of the splits, on two threads.
 
     Args:
         spool: The first pass, past-only columns included.
@@ -149,34 +170,45 @@ def write_shards(
         reporter: Can stop it after each range.
     """
     encode = TableEncoder(spool, configs, schema, encoders)
-    counts = [int((code_B == code).sum()) for code in range(len(SPLITS))]
+    counts_RS = np.array(
+        [
+            [np.count_nonzero(code_B[a : a + _STEP] == s) for s in range(len(SPLITS))]
+            for a in range(0, spool.rows, _STEP)
+        ]
+    )
+    first_RS = np.cumsum(counts_RS, 0) - counts_RS
     extras = {"weight": "weight", "group": f"codes/{schema.group}", "time": f"us/{schema.time}"}
     extras = {k: v for k, v in extras.items() if v in spool}
     labels = ["label", *(f"label/{name}" for name in schema.other_labels)]
 
-    def rows_of(start: int) -> list[_Rows]:
-        """The encoded rows of each split."""
-        stop = min(spool.rows, start + _STEP)
+    def write(number: int) -> None:
+        """Write one range of rows."""
+        start, stop = number * _STEP, min(spool.rows, (number + 1) * _STEP)
         ids_BL, dense_BN = encode(start, stop)
         label_BT = np.stack([spool.read(c, start, stop) for c in labels], 1)
         rest = {k: spool.read(v, start, stop) for k, v in extras.items()}
         rest["label"] = label_BT if len(labels) > 1 else label_BT[:, 0]
-        chosen = [np.flatnonzero(code_B[start:stop] == code) for code in range(len(SPLITS))]
-        return [(_taken(ids_BL, c), _taken(dense_BN, c), {k: v[c] for k, v in rest.items()}) for c in chosen]
+        for code, (writer, first) in enumerate(zip(writers, first_RS[number].tolist(), strict=True)):
+            rows = np.flatnonzero(code_B[start:stop] == code)
+            if len(rows):
+                writer.append(
+                    first, _taken(ids_BL, rows), _taken(dense_BN, rows), {k: v[rows] for k, v in rest.items()}
+                )
 
     with progress() as bar, ExitStack() as stack:
         writers = [
             stack.enter_context(closing(ShardWriter(folder / n, schema, encoders, rows)))
-            for n, rows in zip(SPLITS, counts, strict=True)
+            for n, rows in zip(SPLITS, counts_RS.sum(0).tolist(), strict=True)
         ]
         task = bar.add_task("write shards ", total=spool.rows)
-        encoded = stack.enter_context(closing(_ahead(rows_of, range(0, spool.rows, _STEP))))
-        for number, parts in enumerate(encoded, 1):
-            for writer, (ids_BL, dense_BN, rest) in zip(writers, parts, strict=True):
-                if len(ids_BL):
-                    writer.append(ids_BL, dense_BN, rest)
+        disk, synced = stack.enter_context(ThreadPoolExecutor(1)), []
+        for number, _ in enumerate(stack.enter_context(closing(_ahead(write, range(len(first_RS))))), 1):
+            if number % _SYNCED == 0:
+                synced += [disk.submit(writer.sync) for writer in writers]
             bar.update(task, completed=min(spool.rows, number * _STEP))
             raise_if_cancelled(reporter)
+        for each in synced:
+            each.result()  # raises if the disk is full
         return {name: writer.facts() for name, writer in zip(SPLITS, writers, strict=True)}
 
 
@@ -185,12 +217,12 @@ def _taken(x_BL: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return (x_BL.T if len(rows) == len(x_BL) else x_BL.T.take(rows, 1)).T
 
 
-def _ahead(work: Callable[[int], list[_Rows]], starts: Iterable[int]) -> Generator[list[_Rows]]:
-    """The results in order; two threads work on the next ones meanwhile."""
+def _ahead(work: Callable[[int], None], numbers: Iterable[int]) -> Generator[None]:
+    """Yields after each piece of work, in order; two threads work on the next ones meanwhile."""
     with ThreadPoolExecutor(2) as pool:
-        waiting: deque[Future[list[_Rows]]] = deque()
-        for start in starts:
-            waiting.append(pool.submit(work, start))
+        waiting: deque[Future[None]] = deque()
+        for number in numbers:
+            waiting.append(pool.submit(work, number))
             if len(waiting) > 2:
                 yield waiting.popleft().result()
         while waiting:

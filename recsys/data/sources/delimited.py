@@ -289,5 +289,6 @@ def _gaps(column: pa.ChunkedArray) -> pa.Array:
     texts = column.chunk(0) if column.num_chunks else pa.array([], pa.string())
     if texts.offset or texts.null_count or not len(texts):
         return texts
-    filled = pc.not_equal(pc.binary_length(texts), 0)
-    return pa.Array.from_buffers(pa.string(), len(texts), [filled.buffers()[1], *texts.buffers()[1:]])
+    start_B = np.frombuffer(texts.buffers()[1], np.int32, len(texts) + 1)
+    bits = np.packbits(start_B[1:] != start_B[:-1], bitorder="little")
+    return pa.Array.from_buffers(pa.string(), len(texts), [reader(bits.tobytes()).read_buffer(), *texts.buffers()[1:]])
