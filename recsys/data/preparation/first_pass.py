@@ -98,7 +98,7 @@ class _Plan:
         if len(columns) == 1 and pa.types.is_dictionary(columns[0].type):
             distinct, index_B = distinct_values(columns[0])
             ids_K = hashed([self.speller(c.inputs[0])(pl.Series(distinct))], owner.buckets, owner.seed)
-            return np.append(ids_K, np.int32(MISSING))[index_B]
+            return np.append(ids_K, np.int32(MISSING)).take(index_B)
         parts = [self.speller(name)(_series(x)) for name, x in zip(c.inputs, columns, strict=True)]
         return hashed(parts, owner.buckets, owner.seed)
 

@@ -52,10 +52,9 @@ _MOST_WEIGHT = 1e30  # of a row: a batch of them can be summed as float32
 _STEP = 1 << 16  # rows looked at at once
 
 
-def _digest(config: Mapping[str, Any], source: Any) -> str:
+def _digest(config: Mapping[str, Any], source: Any, code: str) -> str:
     """A digest of format, code, libraries, configuration, and the files' sizes and times of change."""
     config = {k: v for k, v in config.items() if k not in ("name", "dropped")}
-    code = code_version(__name__, *targets(config.get("source")), without=_NOT_HASHED)
     libraries = [version(p) for p in ("numpy", "polars", "pyarrow")]
     known = [FORMAT, code, libraries, json.dumps(config, sort_keys=True, default=str), source and source.fingerprint()]
     return hashlib.sha256(repr(known).encode()).hexdigest()[:12]
@@ -82,8 +81,10 @@ def prepare(
     """
     configs = data_fields(config)
     cache = Path(cache)
-    opened = _opened(load()) if "path" in (config.get("source") or {}) else None  # files: cheap to open
-    name = f"{config['name']}-{_digest(config, opened)}"
+    with ThreadPoolExecutor(1) as pool:  # the code's version takes Python's lock, the types of a CSV file do not
+        code = pool.submit(code_version, __name__, *targets(config.get("source")), without=_NOT_HASHED)
+        opened = _opened(load()) if "path" in (config.get("source") or {}) else None  # files: cheap to open
+    name = f"{config['name']}-{_digest(config, opened, code.result())}"
     folder = cache / name
     if (folder / "prepared.json").exists():
         return folder

@@ -49,7 +49,7 @@ class Dictionary:
         if len(distinct) > len(known):
             code_K = np.append(code_K, self._codes(spell(pl.Series(distinct.slice(len(known))))))
         self._latest = distinct, code_K
-        return np.append(code_K, np.int32(ABSENT_CODE))[index_B]
+        return np.append(code_K, np.int32(ABSENT_CODE)).take(index_B)
 
     def _codes(self, spelled: pl.Series) -> np.ndarray:
         physical = spelled.cast(self._type).to_physical()

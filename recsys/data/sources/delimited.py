@@ -203,7 +203,7 @@ class Delimited:
 
     def check(self, block: bytes) -> None:
         """Raise ArrowInvalid if records differ in their count of cells."""
-        if block.strip(b"\r\n"):
+        if block.lstrip(b"\r\n"):
             texts = pyarrow.csv.ConvertOptions(
                 include_columns=self.names[:1], column_types={self.names[0]: pa.binary()}
             )
@@ -212,7 +212,7 @@ class Delimited:
     def infer(self, sample: bytes) -> pa.Schema:
         """Types of the columns over a sample of whole records with equal counts of cells."""
         known = {c: TYPES[t] for c, t in self._types.items() if c in self.names}
-        if not sample.strip(b"\r\n"):
+        if not sample.lstrip(b"\r\n"):
             return pa.schema([(n, known.get(n, pa.string())) for n in self.names])
         texts = dict.fromkeys(known, pa.binary())
         table = self._read(sample, pyarrow.csv.ConvertOptions(column_types=texts), whole=True)
@@ -235,7 +235,7 @@ class Delimited:
         Raises:
             pa.ArrowInvalid: If a record has too few or too many cells, or a cell does not convert.
         """
-        if not block.strip(b"\r\n"):
+        if not block.lstrip(b"\r\n"):
             return pa.schema([schema.field(n) for n in columns]).empty_table()
         if self._open(block):
             raise pa.ArrowInvalid("a quote is left open")
@@ -246,11 +246,11 @@ class Delimited:
                 include_columns=list(columns),
                 timestamp_parsers=self._parsers,
             )
-        table = self._read(block, self._convert[key]).combine_chunks()
+        table = self._read(block, self._convert[key])
         for i, n in enumerate(columns):
             column = table.column(i)
             if column.type == pa.string():
-                table = table.set_column(i, n, _gaps(column))
+                table = table.set_column(i, n, pa.chunked_array(map(_gaps, column.chunks), pa.string()))
             elif column.type == pa.float64() and n not in self._types and len(column):
                 top = pc.max(pc.abs(column.filter(pc.is_finite(column)))).as_py()
                 if (top or 0) >= EXACT and not _exact(self._texts(block, n)):
@@ -284,9 +284,8 @@ def _casts(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
         return False
 
 
-def _gaps(column: pa.ChunkedArray) -> pa.Array:
+def _gaps(texts: pa.Array) -> pa.Array:
     """Empty strings become nulls; the text is not copied."""
-    texts = column.chunk(0) if column.num_chunks else pa.array([], pa.string())
     if texts.offset or texts.null_count or not len(texts):
         return texts
     start_B = np.frombuffer(texts.buffers()[1], np.int32, len(texts) + 1)
