@@ -231,10 +231,18 @@ def _show(findings: list[Finding]) -> None:
 def main(given: Namespace | None = None) -> int:
     """Print the findings as a table, then a command for each problem.
 
+    Args:
+        given: `service`: whether to look at the service instead; `runs`: its folder of runs.
+
     Returns:
-        0 if training works here, 2 if something blocks it.
+        0 if training, or the service, works here; 2 if something blocks it.
     """
-    findings = examine()
+    if given is not None and given.service:
+        from recsys.commands.service.doctor import examine_service
+
+        findings = examine_service(given.runs)
+    else:
+        findings = examine()
     _show(findings)
     printed: set[str] = set()
     for finding in findings:

@@ -161,7 +161,11 @@ def command_tree() -> dict[str, Parser]:
     _bench(add)
     _plan(add)
     _data(add)
-    add("doctor", "doctor:main", "check versions, device and memory")
+    p = add("doctor", "doctor:main", "check versions, device and memory; or the service")
+    p.add_argument(
+        "--service", action="store_true", help="check the queue, its workers, clock, disk and tokens instead"
+    )
+    p.add_argument("--runs", type=Path, default="runs", help="folder of runs, for --service")
     p = add("compare", "compare:main", "compare feature-selection reports")
     p.add_argument("reports", nargs="+", help="run ids, run folders, report.json files or MLflow run ids")
     p.add_argument("--runs", type=Path, default="runs", help="folder of runs")
