@@ -131,14 +131,17 @@ def chosen(queue: Queue, ids: Sequence[str]) -> list[QueuedRun]:
     Raises:
         Refusal: 404 if there is none of an id, 422 if they are too many.
     """
-    rows = dict[str, QueuedRun]()
-    for id in dict.fromkeys(i for i in ids if i):
-        row = get(queue, id)
-        children = queue.find(parent=id, limit=MOST + 1) if row.new.kind == "sweep" else []
-        rows |= {child.id: queue.get(child.id) for child in reversed(children)} or {id: row}
-        if len(rows) > MOST:
-            raise Refusal(422, f"expected at most {MOST} runs, got more: choose fewer")
-    return list(rows.values())
+    rows = list[QueuedRun]()
+    try:
+        for row in queue.get_all([i for i in ids[: MOST + 1] if i]):
+            children = queue.find(parent=row.id, limit=MOST + 1) if row.new.kind == "sweep" else []
+            rows += queue.get_all([child.id for child in reversed(children)]) or [row]
+    except ConfigError as error:
+        raise Refusal(404, str(error)) from error
+    rows = list({row.id: row for row in rows}.values())
+    if len(rows) > MOST:
+        raise Refusal(422, f"expected at most {MOST} runs, got more: choose fewer")
+    return rows
 
 
 def _lists(router: APIRouter, queue: Queue, settings: Settings) -> None:

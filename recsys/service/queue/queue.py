@@ -31,6 +31,14 @@ class Queue(Protocol):
         """
         ...
 
+    def get_all(self, ids: Sequence[str]) -> list[QueuedRun]:
+        """Rows with their configurations, in the order of their ids, each once.
+
+        Raises:
+            ConfigError: If there is none of an id.
+        """
+        ...
+
     def find(
         self,
         states: Sequence[State] = (),

@@ -78,6 +78,13 @@ class SqlQueue:
         with self.reading() as connection:
             return read(connection, [one(connection, id)["number"]])[0]
 
+    def get_all(self, ids: Sequence[str]) -> list[QueuedRun]:
+        wanted = list(dict.fromkeys(ids))
+        with self.reading() as connection:
+            rows = connection.execute(select(runs.c.id, runs.c.number).where(runs.c.id.in_(wanted)))
+            number = {id: n for id, n in rows}
+            return read(connection, [number[id] if id in number else one(connection, id)["number"] for id in wanted])
+
     def find(
         self,
         states: Sequence[State] = (),
