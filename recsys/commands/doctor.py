@@ -12,10 +12,11 @@ import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+
+from recsys.commands.finding import Finding
 
 __all__ = ["TRIPLE", "Finding", "examine", "main"]
 
@@ -26,25 +27,6 @@ _PINNED = {"hydra-core": "1.3.8", "mlflow": "3.17.2"}
 _PYTHONS = ((3, 11), (3, 12))
 _MEMORY_GIB = 4
 _DISK_GIB = 5
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was checked.
-
-    Args:
-        name: What was checked.
-        value: What was found.
-        ok: Whether it is as it should be.
-        mend: The one command that mends it; empty if `ok`.
-        blocks: Whether training cannot run with this problem; if it can, a feature is missing.
-    """
-
-    name: str
-    value: str
-    ok: bool = True
-    mend: str = ""
-    blocks: bool = True
 
 
 def _version(package: str) -> str | None:

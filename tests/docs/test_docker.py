@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from recsys.commands.tree import command_tree
+
 DOCKER = Path(__file__).parents[2] / "docker"
 SERVICES = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
 FILES = sorted(DOCKER.glob("*.Dockerfile"))
@@ -27,7 +29,32 @@ def test_a_container_is_fenced(name):
     assert re.fullmatch(r"\d+g", service["mem_limit"])
     assert not service.get("privileged") and "network_mode" not in service and "pid" not in service
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
-    assert "cap_add" not in service or name == "postgres"  # its entrypoint starts as root
+    assert "cap_add" not in service
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_runs_as_a_user_and_tells_its_health(name):
+    service = SERVICES[name]
+    if "build" in service:
+        lines = instructions(DOCKER.parent / service["build"]["dockerfile"])
+        assert [line for line in lines if line.startswith("USER ")][-1] == "USER 1000"
+        checks = any(line.startswith("HEALTHCHECK ") for line in lines)
+    else:
+        assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"])
+        checks = False
+    assert checks or "healthcheck" in service or name == "train"  # a command, which ends
+
+
+def test_the_service_asks_for_a_token_and_keeps_its_tables_apart_from_mlflow():
+    service = SERVICES["service"]
+    assert "RECSYS_TOKEN" in service["environment"] and ":?" in service["environment"]["RECSYS_TOKEN"]
+    ours, mlflow = service["environment"]["RECSYS_DATABASE"], SERVICES["mlflow"]["environment"]
+    assert ours.rpartition("/")[2] == "recsys" != mlflow["MLFLOW_BACKEND_STORE_URI"].rpartition("/")[2]
+    assert "CREATE DATABASE recsys;" in (DOCKER / "databases.sql").read_text()
+    assert {"postgres", "mlflow"} == set(service["depends_on"])
+    assert all(d["condition"] == "service_healthy" for d in service["depends_on"].values())
+    arguments = command_tree()["service"].parse_args(service["command"][1:])
+    assert arguments.host == "0.0.0.0" and service["ports"] == [f"127.0.0.1:{arguments.port}:{arguments.port}"]
 
 
 def test_a_server_writes_to_its_volumes_only_and_scoring_asks_for_a_token():

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from recsys.commands.doctor import Finding
+from recsys.commands.finding import Finding
 from recsys.errors import ConfigError, RecsysError, in_one_line
 from recsys.service.client import Client, Refused, Unreachable
 from recsys.service.http.settings import Limits, Tokens

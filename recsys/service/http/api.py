@@ -83,9 +83,9 @@ def schedule(asked: Asked, sender: Caller, queue: Queue, settings: Settings) -> 
     if asked.multirun or not isinstance(queue, SqlQueue):
         raise ConfigError("every: expected one run, got a sweep: submit each of its runs at its own times")
     (run,) = compose(asked, settings, f"http:{sender.role}")
-    made = add_schedule(queue, asked.name or run.name, str(asked.every), run)
-    note(_INFO, "scheduled", schedule=made.id, role=sender.role)
-    return made
+    added = add_schedule(queue, asked.name or run.name, str(asked.every), run)
+    note(_INFO, "scheduled", schedule=added.id, role=sender.role)
+    return added
 
 
 def _schedule(schedule: Schedule) -> Json:

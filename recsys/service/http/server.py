@@ -39,7 +39,8 @@ def settings_for(
         hosts: Further names that callers may use for it, such as that of a proxy.
         roots: Folders in which the paths of a submitted configuration may lie.
         launchers: Options of the group `launcher` that may be submitted, beside `local` and `torchrun`.
-        environment: Has RECSYS_TOKEN, RECSYS_TOKEN_SUBMIT, RECSYS_TOKEN_VIEW, and MLFLOW_TRACKING_URI for links.
+        environment: Has RECSYS_TOKEN, RECSYS_TOKEN_SUBMIT, RECSYS_TOKEN_VIEW, and for links to MLflow's pages
+            RECSYS_MLFLOW_URL, or else MLFLOW_TRACKING_URI.
 
     Raises:
         ConfigError: If other machines reach the address and there is no token.
@@ -51,7 +52,7 @@ def settings_for(
             "the output of `openssl rand -hex 32`"
         )
     names = ("localhost", "127.0.0.1", "[::1]", host.lower(), *(h.lower() for h in hosts))
-    mlflow = environment.get("MLFLOW_TRACKING_URI", "")
+    mlflow = environment.get("RECSYS_MLFLOW_URL") or environment.get("MLFLOW_TRACKING_URI", "")
     return Settings(
         runs=runs.absolute(),
         cwd=Path.cwd(),
