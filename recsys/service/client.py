@@ -56,8 +56,8 @@ class Client:
 
         Args:
             overrides: Hydra overrides, such as `experiment=demo`.
-            options: `multirun`, `name`, `priority`, `after` (ids), `client_key`, `every` (a schedule), `needs`
-                (`cores`, `memory` in bytes, `gpus`).
+            options: `multirun`, `name`, `priority`, `after` (ids), `client_key`, `needs` (`cores`, `memory` in bytes,
+                `gpus`).
         """
         return self._json("POST", "/api/runs", {"overrides": list(overrides), **options})["runs"]
 
@@ -98,13 +98,18 @@ class Client:
         """What happened since the event `after`, the oldest first."""
         return self._json("GET", "/api/events", query={"after": after, "run": run, "limit": limit})["events"]
 
+    def schedule(self, overrides: Sequence[str], every: str, **options: Any) -> dict[str, Any]:
+        """Submit a run at set times from now on: `every` is `day@03:00`, `monday@02:00`, `hour@15` or `6h`."""
+        body = {"overrides": list(overrides), "every": every, **options}
+        return self._json("POST", "/api/runs", body)["schedule"]
+
     def schedules(self) -> list[dict[str, Any]]:
         """All schedules."""
         return self._json("GET", "/api/schedules")["schedules"]
 
-    def remove_schedule(self, id: str) -> None:
+    def remove_schedule(self, id: str) -> dict[str, Any]:
         """End a schedule; its runs stay."""
-        self._json("DELETE", f"/api/schedules/{quote(id, safe='')}")
+        return self._json("DELETE", f"/api/schedules/{quote(id, safe='')}")
 
     def wait(self, id: str, every: float = 1.0) -> dict[str, Any]:
         """Wait until a run has ended → it."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from recsys.service.queue.records import Event, Needs, QueuedRun, State
+from recsys.service.queue.records import Event, Needs, QueuedRun, Schedule, State
 
 __all__ = ["Door", "LogPart", "Submission"]
 
@@ -124,6 +124,26 @@ class Door(Protocol):
 
     def events(self, after: int = 0, run: str | None = None, limit: int = 1000) -> list[Event]:
         """Events with a larger id, the oldest first."""
+        ...
+
+    def schedule(self, asked: Submission) -> Schedule:
+        """Submit a run at the times of `asked.every`, from now on.
+
+        Raises:
+            ConfigError: If a setting is invalid, it is a sweep, or another schedule has its name.
+        """
+        ...
+
+    def schedules(self) -> list[Schedule]:
+        """All schedules, by name."""
+        ...
+
+    def remove_schedule(self, id: str) -> Schedule:
+        """End a schedule; its runs stay.
+
+        Raises:
+            ConfigError: If there is none; the message names the nearest.
+        """
         ...
 
     def close(self) -> None:

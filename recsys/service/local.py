@@ -11,7 +11,8 @@ from recsys.service.door import LogPart, Submission
 from recsys.service.queue.folders import read_folders
 from recsys.service.queue.open import address, open_queue
 from recsys.service.queue.queue import Queue
-from recsys.service.queue.records import ENDED, Event, QueuedRun, State
+from recsys.service.queue.records import ENDED, Event, QueuedRun, Schedule, State
+from recsys.service.queue.schedules import add_schedule, list_schedules, remove_schedule
 from recsys.service.queue.sql import SqlQueue
 
 __all__ = ["LOG", "LocalDoor"]
@@ -112,6 +113,27 @@ class LocalDoor:
 
     def events(self, after: int = 0, run: str | None = None, limit: int = 1000) -> list[Event]:
         return self._queue.events(after, run, limit)
+
+    def schedule(self, asked: Submission) -> Schedule:
+        from recsys.service.submit import new_runs
+
+        if asked.multirun:
+            raise ConfigError("every: expected one run, got a sweep (-m): submit each of its runs at its own times")
+        if asked.client_key or asked.after:
+            raise ConfigError("every: each run of a schedule has a key of its own, and waits for none: leave them out")
+        (run,) = new_runs(asked)
+        return add_schedule(self._database(), run.name, str(asked.every), run)
+
+    def schedules(self) -> list[Schedule]:
+        return list_schedules(self._database())
+
+    def remove_schedule(self, id: str) -> Schedule:
+        return remove_schedule(self._database(), id)
+
+    def _database(self) -> SqlQueue:
+        if not isinstance(self._queue, SqlQueue):
+            raise TypeError("schedules need a queue in a database")
+        return self._queue
 
     def close(self) -> None:
         self._queue.close()

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 from recsys.errors import ConfigError
 from recsys.service.client import Client, Refused, Unreachable
 from recsys.service.door import LogPart, Submission
-from recsys.service.queue.records import Event, QueuedRun, State
-from recsys.service.wire import event_from, row_from, submission_json
+from recsys.service.queue.records import Event, QueuedRun, Schedule, State
+from recsys.service.wire import event_from, row_from, schedule_from, submission_json
 
 __all__ = ["HttpDoor"]
 
@@ -80,6 +80,15 @@ class HttpDoor:
 
     def events(self, after: int = 0, run: str | None = None, limit: int = 1000) -> list[Event]:
         return self._ask(lambda: [event_from(e) for e in self._client.events(after, run, limit)])
+
+    def schedule(self, asked: Submission) -> Schedule:
+        return self._ask(lambda: schedule_from(self._client.schedule(**submission_json(asked))))
+
+    def schedules(self) -> list[Schedule]:
+        return self._ask(lambda: [schedule_from(s) for s in self._client.schedules()])
+
+    def remove_schedule(self, id: str) -> Schedule:
+        return self._ask(lambda: schedule_from(self._client.remove_schedule(id)))
 
     def close(self) -> None:
         """Nothing is kept open."""

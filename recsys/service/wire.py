@@ -9,9 +9,9 @@ from typing import Any
 
 from recsys.files import Json
 from recsys.service.door import Submission
-from recsys.service.queue.records import Event, Live, Needs, NewRun, QueuedRun
+from recsys.service.queue.records import Event, Live, Needs, NewRun, QueuedRun, Schedule
 
-__all__ = ["event_from", "row_from", "row_json", "submission_from", "submission_json"]
+__all__ = ["event_from", "row_from", "row_json", "schedule_from", "submission_from", "submission_json"]
 
 
 def _known(kind: type, value: Mapping[str, Any]) -> Json:
@@ -26,11 +26,22 @@ def row_json(row: QueuedRun) -> Json:
 
 def row_from(value: Mapping[str, Any]) -> QueuedRun:
     """The row that `row_json` made JSON of."""
-    new = _known(NewRun, value["new"])
-    new["needs"] = Needs(**_known(Needs, new["needs"]))
     row = _known(QueuedRun, value)
-    row |= {"new": NewRun(**new), "live": Live(**_known(Live, value["live"]))}
+    row |= {"new": _new_from(value["new"]), "live": Live(**_known(Live, value["live"]))}
     return QueuedRun(**row)
+
+
+def _new_from(value: Mapping[str, Any]) -> NewRun:
+    new = _known(NewRun, value)
+    new["needs"] = Needs(**_known(Needs, new["needs"]))
+    return NewRun(**new)
+
+
+def schedule_from(value: Mapping[str, Any]) -> Schedule:
+    """The schedule that `dataclasses.asdict` made JSON of."""
+    known = _known(Schedule, value)
+    known["template"] = _new_from(value["template"])
+    return Schedule(**known)
 
 
 def event_from(value: Mapping[str, Any]) -> Event:

@@ -48,7 +48,7 @@ def _rest(door: Door, id: str, start: int) -> int:
 
 
 def _follow(door: Door, id: str) -> int:
-    start, told = 0, ""
+    start, shown = 0, ""
     while True:
         row = door.get(id)  # before its log is read, so that its last lines are read
         start = _rest(door, id, start)
@@ -56,9 +56,9 @@ def _follow(door: Door, id: str) -> int:
         if row.state in ENDED:
             print(f"{id} {state}", file=sys.stderr)
             return exit_code(row)
-        if row.state != "running" and state != told:
+        if row.state != "running" and state != shown:
             print(f"{id} is {state}", file=sys.stderr)
-        told = state
+        shown = state
         time.sleep(_PAUSE)
 
 

@@ -5,14 +5,13 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from recsys.commands.service.table import runs_table, state_of
+from recsys.commands.service.table import runs_table, state_of, when
 from recsys.errors import ConfigError, printable
 from recsys.service.door import Door
 from recsys.service.doors import open_door
@@ -133,7 +132,7 @@ def _figures(values: dict[str, float]) -> str:
 
 
 def _time(seconds: float | None) -> str | None:
-    return None if not seconds else datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
+    return when(seconds) if seconds else None
 
 
 def _commit(git: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -9,7 +10,7 @@ from rich.text import Text
 from recsys.errors import printable
 from recsys.service.queue.records import ENDED, QueuedRun
 
-__all__ = ["auc", "duration", "runs_table", "state_of"]
+__all__ = ["auc", "duration", "runs_table", "state_of", "when"]
 
 _STYLES = {
     "running": "cyan", "stopping": "yellow", "unknown": "yellow", "finished": "green", "failed": "red", "killed": "red",
@@ -44,6 +45,11 @@ def duration(seconds: float) -> str:
     if s < 3600:
         return f"{s // 60}m{s % 60:02}"
     return f"{s // 3600}h{s % 3600 // 60:02}" if s < 86_400 else f"{s // 86_400}d{s % 86_400 // 3600:02}h"
+
+
+def when(seconds: float) -> str:
+    """A time since 1970, as the clock of this machine shows it."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
 
 
 def _bar(row: QueuedRun) -> str:

@@ -13,6 +13,7 @@ _SUBMIT = """Queue a run: a worker runs it as soon as there is room for it. Over
   recsys submit experiment=demo seed=1,2,3 model=fm,dcn -m          one run for each, under one parent
   recsys submit data=shop --after ID --priority 5 --cores 2 --memory 8G
   recsys submit data=shop --key monday                              given twice, it is one run
+  recsys submit experiment=daily --every day@03:00                  each night; recsys schedules lists them
   recsys submit from_run=ID stages=[compress,export]
 
 The ids are printed, one a line; of a sweep, the parent's first. recsys runs, logs, cancel and resume take them.
@@ -94,6 +95,7 @@ def _submit(add: Add) -> None:
     p.add_argument("--priority", type=int, default=0, metavar="N", help="larger runs earlier (0)")
     p.add_argument("--after", action="append", default=[], metavar="ID", help="wait until it has finished; repeatable")
     p.add_argument("--key", metavar="WORD", help="a second submission with the same key is the same run")
+    p.add_argument("--every", metavar="WHEN", help="at set times: day@03:00, monday@02:00, hour@15, 6h")
     _room(p, "CPU cores of each run (1)", "memory of each run (2G)", "GPUs of each run (0)")
 
 
@@ -123,6 +125,10 @@ def _change(add: Add) -> None:
     _runs(p)
     p = add("retry", "service.change:retry", "queue the configuration of a run as a new run")
     p.add_argument("id", metavar="ID")
+    _runs(p)
+    p = add("schedules", "service.schedules:main", "list or remove what runs again and again")
+    p.add_argument("action", nargs="?", default="list", choices=["list", "remove"])
+    p.add_argument("id", nargs="?", metavar="ID", help="of the schedule to remove")
     _runs(p)
 
 

@@ -7,6 +7,8 @@ from argparse import Namespace
 from recsys.errors import ConfigError
 from recsys.service.logs import to_stream
 from recsys.service.queue.open import address, open_queue
+from recsys.service.queue.schedules import submit_due
+from recsys.service.scheduled import of_schedule
 from recsys.service.worker.processes import die_with_parent
 from recsys.service.worker.slots import machine
 from recsys.service.worker.worker import Worker
@@ -32,7 +34,7 @@ def main(given: Namespace) -> int:
     room = machine(given.cores, given.memory, given.gpus)
     queue = open_queue(address(given.runs))
     try:
-        worker = Worker(queue, room)
+        worker = Worker(queue, room, chore=lambda: submit_due(queue, of_schedule))
         worker.obey_signals()
         _end_with_service()
         to_stream()

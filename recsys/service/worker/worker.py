@@ -75,12 +75,20 @@ class Worker:
         room: What this machine gives to runs; the runs of all its workers share it.
         settings: How it works.
         host: Name of this machine; by default the host's.
+        chore: Is called every few seconds, such as to submit what schedules want.
     """
 
-    def __init__(self, queue: Queue, room: Needs, settings: Settings = Settings(), host: str | None = None):
+    def __init__(
+        self,
+        queue: Queue,
+        room: Needs,
+        settings: Settings = Settings(),
+        host: str | None = None,
+        chore: Callable[[], object] | None = None,
+    ):
         self.host = host or socket.gethostname()
         self.name = f"{self.host}-{token_hex(3)}"
-        self._queue, self._room, self._settings = queue, room, settings
+        self._queue, self._room, self._settings, self._chore = queue, room, settings, chore
         self._attempts: list[Attempt] = []
         self._ends: list[tuple[Claim, Outcome]] = []  # what the queue does not know yet
         self._leases = Leases(queue, lambda: queue.attend(self.name, self.host, room))
@@ -124,6 +132,8 @@ class Worker:
             return
         if self._is_due("overdue", self._settings.overdue):
             self._reached(self._take_back_overdue)
+        if self._chore and self._is_due("chore", self._settings.overdue):
+            self._reached(self._chore)
         if self._is_due("claim", self._settings.claim):
             self._reached(self._take_runs)
 

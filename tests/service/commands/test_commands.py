@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from recsys.commands.cli import main
-from recsys.service.queue.open import address, open_queue
 from recsys.service.queue.records import Live, Needs
 from tests.docs.test_imports import run_without
 from tests.pipeline.test_submit import HEAVY
@@ -18,49 +17,11 @@ from tests.pipeline.test_submit import HEAVY
 ROOM = Needs(64, 1 << 40, 0)
 
 
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    """An empty folder to submit in, and no service named by the environment."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("RECSYS_URL", "RECSYS_TOKEN", "RECSYS_DATABASE"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def queue(place):
-    queue = open_queue(address("runs"))
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
-def recsys(capfd):
-    """Run a command → exit code, lines of standard output, standard error."""
-
-    def call(*arguments):
-        capfd.readouterr()
-        code = main([str(a) for a in arguments])
-        printed, said = capfd.readouterr()
-        return code, printed.splitlines(), said
-
-    return call
-
-
-def refused(answer, *words):
-    """An error of one line with exit code 2, which holds these words."""
-    code, printed, said = answer
-    assert code == 2 and printed == [], (code, printed, said)
-    assert said.startswith("error: ") and len(said.splitlines()) == 1, said
-    assert all(word in said for word in words), said
-    return said
-
-
 def claimed(queue, host=None):
     return queue.claim("box-1", host or socket.gethostname(), ROOM)
 
 
-def test_a_run_is_submitted_listed_shown_cancelled_and_retried(recsys, queue, place):
+def test_a_run_is_submitted_listed_shown_cancelled_and_retried(recsys, queue, place, refused):
     code, (id,), _ = recsys("submit", "experiment=demo", "seed=3", "--name", "first", "--priority", 2, "--cores", 2)
     assert code == 0 and id.endswith("-demo-3")
     run = queue.get(id)
@@ -98,13 +59,13 @@ def test_a_sweep_is_children_under_one_parent_whatever_the_order_of_words(recsys
     assert {queue.get(id).state for id in ids} == {"cancelled"}
 
 
-def test_the_same_key_is_the_same_run(recsys):
+def test_the_same_key_is_the_same_run(recsys, refused):
     first = recsys("submit", "experiment=demo", "--key", "monday")
     assert recsys("submit", "experiment=demo", "--key", "monday") == first
     refused(recsys("submit", "experiment=demo", "seed=9", "--key", "monday"), "monday", first[1][0])
 
 
-def test_the_table_shows_what_the_worker_tells(recsys, queue, monkeypatch):
+def test_the_table_shows_what_the_worker_tells(recsys, queue, monkeypatch, refused):
     _, (id,), _ = recsys("submit", "experiment=demo")
     claim = claimed(queue)
     queue.began(claim, os.getpid(), os.getpid(), "boot", 1)
@@ -151,7 +112,7 @@ def test_logs_follow_a_run_that_begins_later_through_truncation_to_its_end(recsy
     assert codes == [3] and shown["out"] == "one, which is long\ntwo\nthree\n"
 
 
-def test_the_log_of_a_run_on_another_machine_is_not_silently_empty(recsys, queue):
+def test_the_log_of_a_run_on_another_machine_is_not_silently_empty(recsys, queue, refused):
     _, (id,), _ = recsys("submit", "experiment=demo")
     claimed(queue, host="elsewhere")
     refused(recsys("logs", id), "ran on elsewhere", "RECSYS_URL")
@@ -178,7 +139,7 @@ def test_watching_one_run_ends_with_it(recsys, queue, monkeypatch):
     assert "state" in "".join(recsys("runs", id, "--watch")[1])
 
 
-def test_runs_begun_by_recsys_run_are_listed_stopped_by_a_file_and_resumed_elsewhere(recsys, place):
+def test_runs_begun_by_recsys_run_are_listed_stopped_by_a_file_and_resumed_elsewhere(recsys, place, refused):
     from recsys.lock import locked
     from recsys.results import LOCK, Process, Run, utc_now, write_run
 
@@ -225,12 +186,12 @@ def test_runs_begun_by_recsys_run_are_listed_stopped_by_a_file_and_resumed_elsew
         ("submit experiment=demo --prio 3", ["unrecognized arguments: --prio"]),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_queued(recsys, place, typed, words):
+def test_bad_input_is_one_line_and_nothing_is_queued(recsys, place, typed, words, refused):
     refused(recsys(*typed.split(" ")), *words)
     assert recsys("runs")[1] == ["no runs yet: recsys submit experiment=demo"]
 
 
-def test_what_never_started_or_finished_is_not_resumed(recsys, queue):
+def test_what_never_started_or_finished_is_not_resumed(recsys, queue, refused):
     _, (id,), _ = recsys("submit", "experiment=demo")
     recsys("cancel", id)
     refused(recsys("resume", id), "never started", f"recsys retry {id}")
@@ -239,7 +200,7 @@ def test_what_never_started_or_finished_is_not_resumed(recsys, queue):
     refused(recsys("resume", id), id, "finished")
 
 
-def test_a_run_that_fits_on_no_worker_is_refused(recsys, queue):
+def test_a_run_that_fits_on_no_worker_is_refused(recsys, queue, refused):
     queue.attend("box-1", "box", Needs(2, 4 << 30, 0))
     refused(recsys("submit", "experiment=demo", "--memory", "5G"), "needs 1 cores, 5 GiB", "box-1 has 2 cores, 4 GiB")
 
@@ -250,7 +211,7 @@ def test_one_that_cannot_be_cancelled_keeps_none_from_being_cancelled(recsys):
     assert code == 2 and printed == [f"{id} cancelled"] and said.startswith("error: ") and "absent" in said
 
 
-def test_a_database_of_another_version_or_on_a_full_disk_is_named(recsys, queue, place, monkeypatch):
+def test_a_database_of_another_version_or_on_a_full_disk_is_named(recsys, queue, place, monkeypatch, refused):
     from sqlalchemy import text
 
     with queue.engine.begin() as connection:
@@ -263,7 +224,7 @@ def test_a_database_of_another_version_or_on_a_full_disk_is_named(recsys, queue,
     refused(recsys("runs"), "/dev/full")
 
 
-def test_a_service_that_does_not_answer_is_named(recsys, monkeypatch):
+def test_a_service_that_does_not_answer_is_named(recsys, monkeypatch, refused):
     monkeypatch.setenv("RECSYS_URL", "http://127.0.0.1:9")
     refused(recsys("runs"), "no service answers at http://127.0.0.1:9")
     refused(recsys("submit", "experiment=demo"), "RECSYS_URL")

@@ -1,0 +1,36 @@
+"""The run of a schedule: its template, or for daily training, the days after those of its last good run."""
+
+import json
+from dataclasses import replace
+from datetime import datetime
+
+from pipelines.config import RunConfig
+from pipelines.earlier import settings
+from recsys.files import Json
+from recsys.results import config_digest
+from recsys.service.queue.records import NewRun, Schedule
+
+__all__ = ["of_schedule"]
+
+
+def of_schedule(schedule: Schedule, due: datetime, last_good: str | None) -> NewRun:
+    """The run to submit at a time.
+
+    With stage `daily`, it goes on from the last run that finished: `from_run` and `daily.after` name it, and the stages
+    before `daily` are taken over. Any other run is the template again.
+
+    Args:
+        schedule: The schedule.
+        due: When it was due.
+        last_good: Id of its last run that finished; None without one.
+    """
+    template = schedule.template
+    stages: list[str] = template.config.get("stages", [])
+    if last_good is None or "daily" not in stages or template.config.get("daily") is None:
+        return template
+    later = stages[stages.index("daily") :]
+    daily: Json = {**template.config["daily"], "after": last_good}
+    config: Json = {**template.config, "stages": later, "from_run": last_good, "daily": daily}
+    digest = config_digest(json.loads(json.dumps(settings(RunConfig.from_json(config)))))
+    typed = [f"stages=[{','.join(later)}]", f"from_run={last_good}", f"daily.after={last_good}"]
+    return replace(template, config=config, digest=digest, overrides=[*template.overrides, *typed])
