@@ -108,7 +108,7 @@ def new(tmp_path: Path) -> Callable[..., NewRun]:
 def new_run(id: str, runs: str, **changes: Any) -> NewRun:
     config = {"name": id, "train": {"epochs": 2}}
     settings: dict[str, Any] = {"overrides": [f"name={id}"], "config": config, "digest": "0" * 16, "name": id}
-    return NewRun(**{"id": id, "runs": runs, "cwd": "/tmp", **settings, **changes})
+    return NewRun(**{"id": id, "runs": runs, "cwd": "/", **settings, **changes})
 
 
 @pytest.fixture
