@@ -65,7 +65,7 @@ class _Agreed:
             print(text, file=sys.__stderr__, flush=True)
 
     def cancelled(self) -> bool:
-        return self._ranks.most(int(self._reporter.cancelled())) > 0
+        return self._ranks.maximum(int(self._reporter.cancelled())) > 0
 
 
 class Together:
@@ -129,7 +129,7 @@ class Together:
     def _compute(self, function: Function, stage: Stage) -> Result:
         """Run a stage's function on this rank."""
         sharding = stage.config.distributed.sharding
-        with replace(self.ranks, sharding=sharding).used() as ranks:
+        with replace(self.ranks, sharding=sharding).as_current() as ranks:
             try:
                 return function(replace(stage, reporter=_Agreed(stage.reporter, ranks)))
             except BaseException as error:

@@ -23,7 +23,7 @@ def _child(
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     os.environ |= {k: str(v) for k, v in {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items()}
     try:
-        with Ranks.join(sharding).used() as ranks:
+        with Ranks.join(sharding).as_current() as ranks:
             answer.send_bytes(pickle.dumps((work(ranks, *given), None)))
     except BaseException:
         answer.send_bytes(pickle.dumps((None, traceback.format_exc())))

@@ -42,22 +42,22 @@ class Ranks:
     rank: int = 0
     world: int = 1
     sharding: Sharding = "auto"
-    _used: ClassVar[list["Ranks"]] = []
+    _current: ClassVar[list["Ranks"]] = []
     _board: ClassVar[list[dist.Store]] = []  # where a process that fails writes why, once `join` has found it
 
     @classmethod
     def current(cls) -> "Ranks":
-        """Those that `used` names; this process alone outside of it."""
-        return cls._used[-1] if cls._used else cls()
+        """Those that `as_current` names; this process alone outside of it."""
+        return cls._current[-1] if cls._current else cls()
 
     @contextmanager
-    def used(self) -> Generator["Ranks"]:
+    def as_current(self) -> Generator["Ranks"]:
         """Within it, models are built, trained and scored on these ranks, which must all run the same code."""
-        self._used.append(self)
+        self._current.append(self)
         try:
             yield self
         finally:
-            self._used.pop()
+            self._current.pop()
 
     @classmethod
     def join(cls, sharding: Sharding = "auto") -> "Ranks":
@@ -98,7 +98,7 @@ class Ranks:
             dist.all_reduce(x)
         return x
 
-    def most(self, number: int) -> int:
+    def maximum(self, number: int) -> int:
         """The largest number of any rank."""
         if self.world == 1:
             return number
@@ -168,10 +168,10 @@ class Ranks:
                 return board.get(key).decode() if board.check([key]) else ""
         return ""
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.world > 1:
-            self.most(0)
+            self.maximum(0)
 
 
 ALONE = Ranks()

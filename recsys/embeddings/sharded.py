@@ -84,7 +84,7 @@ class ShardedBags(nn.Module):
         self._keys = _keys_of(plan, spread), _keys_of(plan, copied)
         self._order = _keys_of(plan, list(plan.tables))
         cut = any(len(h.weight_RD) < h.total for h in self.held())
-        self._pads = bool(ranks.most(int(cut)))
+        self._pads = bool(ranks.maximum(int(cut)))
         draw_rows(self.held(), plan, starts)
 
     def forward(self, rows: KeyedJaggedTensor) -> KeyedTensor:
@@ -104,7 +104,7 @@ class ShardedBags(nn.Module):
         assert bags is not None
         size = rows.stride()
         if self._pads and torch.is_grad_enabled():  # TorchRec's row-wise backward needs equal counts of rows
-            rows = _padded(rows, self.ranks.most(size))
+            rows = _padded(rows, self.ranks.maximum(size))
         looked_up = cast(KeyedTensor, bags(rows).wait())
         return KeyedTensor(looked_up.keys(), looked_up.length_per_key(), looked_up.values()[:size])
 

@@ -23,7 +23,7 @@ from recsys.training.config import TrainConfig
 from recsys.training.device import CPU, Device
 from recsys.training.ids import check_ids
 from recsys.training.loop import Mix, Step, Training, seed_everything
-from recsys.training.stalls import told_if_stalled
+from recsys.training.stalls import watch_stalls
 
 __all__ = ["Search", "Selector", "batches_forever", "gate_loss", "gate_rate", "search_fields", "train_gated"]
 
@@ -149,7 +149,7 @@ def train_gated(
     adam = [torch.optim.Adam(gates.parameters(), lr=gate_rate(total, reach))] if gates else []
     training = Training(model, how, per_epoch, mix, adam, search.device, _main_loss)
     steps = training.steps(search.train, search.seed, total)
-    steps = told_if_stalled(steps, training, how.stall_seconds, search.reporter.note)
+    steps = watch_stalls(steps, training, how.stall_seconds, search.reporter.note)
     yield from watched(steps, search.reporter, total, "steps with gates")
     model.eval()
 

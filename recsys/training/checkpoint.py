@@ -107,7 +107,7 @@ def save(folder: Path, model: CTR, spec: Spec) -> None:
     writer.wait()
     if ranks.first:
         write_json(folder / "model.json", header, VERSION)
-    ranks.wait()
+    ranks.barrier()
 
 
 def optimizer_state(model: CTR) -> dict[str, torch.Tensor]:

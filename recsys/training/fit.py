@@ -27,7 +27,7 @@ from recsys.training.ids import check_ids
 from recsys.training.loop import Loss, Training, seed_everything
 from recsys.training.resumable import Resumable
 from recsys.training.saving import Snapshot
-from recsys.training.stalls import told_if_stalled
+from recsys.training.stalls import watch_stalls
 from recsys.training.state import dense_state, held_rows, load_weights
 
 __all__ = ["Fit", "best_look", "best_share", "fit", "label_logits", "logits"]
@@ -234,7 +234,7 @@ def _fit(
     state.resume()
     training.looks, cancelled = config.looks(per_epoch), False
     steps = training.steps(train, seed, 0 if state.bad_looks >= config.patience else None)
-    for step in told_if_stalled(steps, training, config.stall_seconds, reporter.note):
+    for step in watch_stalls(steps, training, config.stall_seconds, reporter.note):
         state.losses.append(step.loss)
         at_look = (step.number - 1) % per_epoch + 1 in training.looks
         stop = at_look and state.look(valid, float(np.mean(state.losses)))

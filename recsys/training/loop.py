@@ -102,7 +102,7 @@ class Training:
         )
         self.device = device or Device.choose("cpu", config.precision)
         self.step, self.ranks = 0, Ranks.current()
-        self.part = "the start"  # what it does now: see `told_if_stalled`
+        self.part = "the start"  # what it does now: see `watch_stalls`
         self.folder: Path | None = None  # gets the batch at which the training diverges
         self.looks: frozenset[int] = frozenset()  # steps of each epoch, from 1, that `figures` measures
         self.figures: dict[str, float] = {}  # gradient norm and update ratio of the last such step
@@ -171,7 +171,7 @@ class Training:
             square_B = self.model.looked_up(x_BW).square().sum(1)
             total = total + 0.5 * self.config.table_l2 * row_mean(square_B, batch.weight_B)
         value = float(total.detach())
-        if self.ranks.most(int(not math.isfinite(value))):
+        if self.ranks.maximum(int(not math.isfinite(value))):
             raise NotFinite(self.step + 1, value, batch, x_BW, mixed_BW)
         optimizers = (*self.optimizers, *self.others)
         for optimizer in optimizers:

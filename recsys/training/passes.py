@@ -11,7 +11,7 @@ from recsys.training.device import Device
 from recsys.training.ids import check_ids
 from recsys.training.loop import Training, seed_everything
 from recsys.training.resumable import Resumable
-from recsys.training.stalls import told_if_stalled
+from recsys.training.stalls import watch_stalls
 
 __all__ = ["train_for"]
 
@@ -56,7 +56,7 @@ def train_for(
     with Resumable.opened(training, checkpoint, seed, len(rows)) as saved:
         if saved:
             saved.resume()
-        for step in told_if_stalled(training.steps(rows, seed, total), training, config.stall_seconds, reporter.note):
+        for step in watch_stalls(training.steps(rows, seed, total), training, config.stall_seconds, reporter.note):
             reporter.progress(step.number * size, total * size, "rows")
             if saved and config.saves(step.number, training.steps_per_epoch):
                 saved.save({}, step.number)

@@ -223,7 +223,7 @@ class Checkpoints:
         if ranks.first:
             folder.mkdir(exist_ok=True)
             remove_unfinished(folder)
-        ranks.wait()
+        ranks.barrier()
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there, in order."""

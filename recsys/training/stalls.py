@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from recsys.data.ranks import Ranks
 
-__all__ = ["Working", "told_if_stalled"]
+__all__ = ["Working", "watch_stalls"]
 
 Item = TypeVar("Item")
 _FASTEST = 0.02  # least seconds between two glances
@@ -51,7 +51,7 @@ def _glances(training: Working, seconds: float, tell: Callable[[str], None]) -> 
         thread.join()
 
 
-def told_if_stalled(
+def watch_stalls(
     items: Iterable[Item], training: Working, seconds: float, tell: Callable[[str], None]
 ) -> Generator[Item]:
     """Yield the items of a training; tell if it stays in one part of one step for `seconds`, and at twice the time.
