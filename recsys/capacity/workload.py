@@ -56,7 +56,7 @@ class Workload:
 
     def state_bytes(self, dim: int) -> int:
         """Bytes that the tables' optimiser keeps of a row of D numbers."""
-        return sum(FLOAT if of == "row" else FLOAT * dim for of in self.states)
+        return sum(FLOAT if kind == "row" else FLOAT * dim for kind in self.states)
 
     def bytes_of(self, table: TableSize) -> int:
         """rows · (4·D + state)."""
