@@ -54,6 +54,7 @@ def make_app(queue: Queue, settings: Settings) -> FastAPI:
 
     app = FastAPI(title="recsys", description="Submit, watch, cancel, resume and compare runs", lifespan=lifespan,
                   docs_url=None, redoc_url=None, openapi_url=None)  # fmt: skip
+    app.state.streams = streams
     _errors(app)
     app.include_router(api_router(queue, settings, streams))
     _others(app, queue, Metrics(queue, streams))

@@ -36,7 +36,7 @@ class Streams:
 
     def __init__(self, queue: Queue, settings: Settings):
         self._queue, self._settings, self._limits = queue, settings, settings.limits
-        self.count = 0
+        self.count, self._over = 0, False
         self._newest, self._watch = 0, None
         self._waiting = set[asyncio.Event]()  # one of each stream of events
 
@@ -68,13 +68,13 @@ class Streams:
         self._waiting.add(changed)
         try:
             self._begin(after)
-            while True:
+            while not self._over:
                 changed.clear()
                 events = await asyncio.to_thread(self._queue.events, after, run, _AT_ONCE)
                 for event in events:
                     after = event.id
                     yield ServerSentEvent(id=str(event.id), event=event.kind, data=asdict(event))
-                if len(events) < _AT_ONCE and not await self._heard(changed):
+                if len(events) < _AT_ONCE and not self._over and not await self._heard(changed):
                     yield ServerSentEvent(comment="still here")
         finally:
             self._waiting.discard(changed)
@@ -110,7 +110,7 @@ class Streams:
     async def log(self, run: str, start: int) -> AsyncIterator[ServerSentEvent]:
         """The log of a run from a byte on, until the run has ended; the id of an event is the next byte."""
         silent = 0.0
-        while True:
+        while not self._over:
             ended = (await asyncio.to_thread(self._queue.get, run)).state in ENDED
             piece: LogPiece = await asyncio.to_thread(read_log, self._settings.runs, run, start)
             start = piece.next
@@ -126,6 +126,12 @@ class Streams:
                     silent = 0.0
                     yield ServerSentEvent(comment="still here")
                 await asyncio.sleep(self._limits.poll_seconds)
+
+    def end(self) -> None:
+        """Let every stream end, since the server is to stop; clients come back with the last id that they have seen."""
+        self._over = True
+        for changed in self._waiting:
+            changed.set()
 
     async def close(self) -> None:
         """Stop watching."""

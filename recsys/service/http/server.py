@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fastapi import FastAPI
 from recsys.errors import ConfigError
 from recsys.service.http.app import make_app
 from recsys.service.http.settings import Settings, Tokens
-from recsys.service.logs import to_stream
+from recsys.service.logs import LOG, to_stream
 from recsys.service.queue.queue import Queue
 from recsys.serving.connections import connection_class
 from recsys.serving.limits import Limits
@@ -20,6 +21,18 @@ from recsys.serving.server import AT_ONCE, Server, check_files, is_loopback, is_
 __all__ = ["serve", "settings_for"]
 
 _CONNECTIONS = Limits(connections=512, answer_seconds=30.0, stop_seconds=3.0)
+
+
+class _Server(Server):
+    """A server that ends the streams of its application when it is to stop; it would wait for them."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI):
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.streams.end()
+        await super().shutdown(sockets)
 
 
 def settings_for(
@@ -51,17 +64,24 @@ def settings_for(
             f"service: other machines reach {host}, and no token is set: set the environment variable RECSYS_TOKEN to "
             "the output of `openssl rand -hex 32`"
         )
-    names = ("localhost", "127.0.0.1", "[::1]", host.lower(), *(h.lower() for h in hosts))
+    names = dict.fromkeys(("localhost", "127.0.0.1", "[::1]", host.lower(), *(h.lower() for h in hosts)))
     mlflow = environment.get("RECSYS_MLFLOW_URL") or environment.get("MLFLOW_TRACKING_URI", "")
     return Settings(
         runs=runs.absolute(),
         cwd=Path.cwd(),
         roots=tuple(root.absolute() for root in roots),
         tokens=tokens,
-        hosts=names if hosts or not tokens.by_role else None,
+        hosts=tuple(names) if hosts or not tokens.by_role else None,
         launchers=Settings.launchers | frozenset(launchers),
         mlflow=mlflow if mlflow.startswith(("http://", "https://")) and "@" not in mlflow else None,
     )
+
+
+def _log_uvicorn() -> None:
+    """Write what uvicorn has to say into our log."""
+    log = logging.getLogger("uvicorn.error")
+    log.handlers[:], log.propagate = LOG.handlers, False
+    log.addFilter(is_ours)
 
 
 def serve(
@@ -88,9 +108,10 @@ def serve(
     check_files(_CONNECTIONS)
     with listen(host, port, "service") as listener:
         to_stream()
-        logging.getLogger("uvicorn.error").addFilter(is_ours)
+        _log_uvicorn()
+        app = make(queue, settings)
         config = uvicorn.Config(
-            make(queue, settings),
+            app,
             http=connection_class(_CONNECTIONS),
             ws="none",
             lifespan="on",
@@ -105,6 +126,6 @@ def serve(
             name = f"[{host}]" if ":" in host else host
             began(f"http://{name}:{listener.getsockname()[1]}")
         try:
-            Server(config).run(sockets=[listener])
+            _Server(config, app).run(sockets=[listener])
         except KeyboardInterrupt:  # uvicorn raises it again after it has stopped properly
             return

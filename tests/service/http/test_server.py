@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def url(place: Path) -> Generator[str]:
         [sys.executable, "-c", SERVE], cwd=place, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
     )
     assert server.stdout
+    (place / "service.pid").write_text(str(server.pid))
     try:
         yield server.stdout.readline().strip()
     finally:
@@ -44,7 +46,9 @@ def url(place: Path) -> Generator[str]:
         code = server.wait(20)
         server.stdout.close()
         log.close()
-    assert code in (0, -signal.SIGTERM), (place / "service.log").read_text()
+    said = (place / "service.log").read_text()
+    assert code in (0, -signal.SIGTERM), said
+    assert all("event" in json.loads(line) for line in said.splitlines()), said  # nothing else is written
 
 
 def test_a_client_submits_follows_and_cancels(url: str, queue: Queue, place: Path) -> None:
@@ -74,6 +78,20 @@ def test_a_client_submits_follows_and_cancels(url: str, queue: Queue, place: Pat
     lines = [json.loads(line) for line in (place / "service.log").read_text().splitlines()]
     assert {"submitted", "cancel"} <= {line["event"] for line in lines if line.get("run") == row["id"]}
     assert TOKEN not in (place / "service.log").read_text()
+
+
+def test_an_open_stream_does_not_hold_up_the_end(url: str, place: Path) -> None:
+    from urllib.request import Request, urlopen
+
+    asked = Request(f"{url}/api/events/stream", headers={"Authorization": f"Bearer {TOKEN}"})
+    stream = urlopen(asked, timeout=20)
+    assert stream.readline().startswith(b": from now on")
+    pid = int((place / "service.pid").read_text())
+    began = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    rest = stream.read()  # to its end, which is in order
+    stream.close()
+    assert b"event" not in rest and time.monotonic() - began < 2.5
 
 
 def test_where_others_reach_it_a_service_needs_a_token(place: Path) -> None:
