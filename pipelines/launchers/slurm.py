@@ -12,11 +12,15 @@ from typing import Any, Literal
 from pipelines.launchers.contract import extra, first_failure
 from recsys.config.ranges import Count, Many, Natural
 from recsys.errors import ConfigError
+from recsys.files import write_text
 
 __all__ = ["Slurm"]
 
 
 _ASK = 10  # seconds between two questions to Slurm
+_ENDS = 120  # seconds that a job of before gets to end
+_NOTE = "job"  # file in `.slurm` of the run's folder: id of the job that runs it, until that has ended
+_NAME = "recsys"  # of the jobs
 _LIVES = {
     *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "REQUEUED", "REQUEUE_HOLD"),
     *("RESIZING", "SIGNALING", "STAGE_OUT", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
@@ -39,11 +43,13 @@ class _Launched:
         job: The job.
         tasks: One for each rank.
         cluster: Of `Slurm`.
+        note: File that holds the id of the job until it has ended.
     """
 
     job: Any
     tasks: list[Any]
     cluster: str
+    note: Path
     asked: float = field(default_factory=time.monotonic)
 
     def poll(self) -> int | None:
@@ -53,26 +59,53 @@ class _Launched:
         codes = [1 if task.exception() else int(task.result()) for task in ended]
         failed = first_failure(codes)
         if not failed and len(ended) < len(self.tasks):
-            return 1 if gone else None
+            return self._ended(1) if gone else None
         if failed:
             self.cancel()
-        return failed
+        return self._ended(failed)
+
+    def _ended(self, code: int) -> int:
+        self.note.unlink(missing_ok=True)
+        return code
 
     def _gone(self) -> bool:
         """Whether Slurm lists the job no longer; submitit itself asks Slurm's accounts, which not every Slurm keeps."""
         if self.cluster != "slurm" or time.monotonic() - self.asked < _ASK:
             return False
         self.asked = time.monotonic()
-        command = ["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={self.job.job_id}"]
-        listed = subprocess.run(command, capture_output=True, text=True, check=False)
-        if listed.returncode and "Invalid job id" not in listed.stderr:
-            return False  # Slurm does not answer now
-        return not _LIVES & set(listed.stdout.split())
+        return _gone(self.job.job_id)
 
     def cancel(self) -> None:
         """Cancel the job."""
         if any(not task.done() for task in self.tasks):
             self.job.cancel(check=False)
+        self.note.unlink(missing_ok=True)
+
+
+def _gone(job: str) -> bool:
+    """Whether Slurm lists a job no longer as one that may run."""
+    command = ["squeue", "--noheader", "--states=all", f"--name={_NAME}", "--format=%T", f"--jobs={job}"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if listed.returncode and "Invalid job id" not in listed.stderr:
+        return False  # Slurm does not answer now
+    return not _LIVES & set(listed.stdout.split())
+
+
+def _end_earlier(note: Path) -> None:
+    """End the job that a launcher which was killed has left behind: it would go on with the same run.
+
+    Raises:
+        ConfigError: If it does not end.
+    """
+    if not note.exists():
+        return
+    job, until = note.read_text(encoding="utf-8").strip(), time.monotonic() + _ENDS
+    while job.isdigit() and not _gone(job):
+        subprocess.run(["scancel", f"--name={_NAME}", job], capture_output=True, check=False)
+        if time.monotonic() > until:
+            raise ConfigError(f"launcher: expected Slurm's job {job} of this run to end, it has not: scancel {job}")
+        time.sleep(1)
+    note.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -121,12 +154,14 @@ class Slurm:
         return 1 + self.restarts
 
     def start(self, command: Sequence[str], folder: Path) -> _Launched:
-        """Submit a job; its script and Slurm's output stand in `.slurm` in the run's folder.
+        """Submit a job, once one of before has ended; its script, id and output stand in `.slurm` in the run's folder.
 
         Raises:
             ConfigError: If submitit or Slurm is not installed, or Slurm refuses the job.
         """
-        submitit = extra("submitit", "slurm")
+        submitit, note = extra("submitit", "slurm"), folder / ".slurm" / _NOTE
+        if self.cluster == "slurm":
+            _end_earlier(note)
         logging.getLogger("submitit").setLevel(logging.CRITICAL)  # it warns where Slurm keeps no accounts
         try:
             executor = submitit.AutoExecutor(folder=folder / ".slurm", cluster=self.cluster)
@@ -135,12 +170,13 @@ class Slurm:
         except (RuntimeError, subprocess.SubprocessError, submitit.core.utils.FailedJobError) as error:
             raise ConfigError(f"launcher: Slurm took no job: {error}: see sinfo, or set launcher=torchrun") from error
         tasks = [job.task(i) for i in range(self.processes)] if self.processes > 1 else [job]
-        return _Launched(job, tasks, self.cluster)
+        write_text(note, job.job_id)
+        return _Launched(job, tasks, self.cluster, note)
 
     def _parameters(self) -> dict[str, Any]:
         each = self.processes // self.nodes
         wanted = {
-            "name": "recsys",
+            "name": _NAME,
             "nodes": self.nodes,
             "tasks_per_node": each,
             "timeout_min": self.minutes,

@@ -201,6 +201,32 @@ def test_a_sweep_refuses_a_launcher(place: Path) -> None:
     assert done.returncode == 2 and "launcher: trials run one after another" in done.stderr
 
 
+@pytest.mark.skipif(find_spec("submitit") is None, reason="submitit (extra slurm) is not installed")
+def test_a_job_that_a_killed_launcher_left_behind_is_ended_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's commands are three scripts here: a job runs until it is cancelled."""
+    jobs = tmp_path / "job"
+    scripts = {
+        "sbatch": f"echo >> {tmp_path}/jobs; n=$(wc -l < {tmp_path}/jobs); touch {jobs}.$n; "
+        "echo Submitted batch job $n",
+        "squeue": f"for a; do case $a in --jobs=*) [ -e {jobs}.${{a#--jobs=}} ] && echo RUNNING; esac; done; true",
+        "scancel": f'for a; do case $a in --*) ;; *) rm -f {jobs}.$a; esac; done',
+        "srun": "true",
+    }  # fmt: skip
+    (tmp_path / "bin").mkdir()
+    for name, line in scripts.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    left = Slurm(1).start(["true"], tmp_path)
+    assert left.poll() is None and (tmp_path / ".slurm" / "job").read_text() == "1"
+    again = Slurm(1).start(["true"], tmp_path)  # by another process, after the first was killed
+    assert not (tmp_path / "job.1").exists() and (tmp_path / "job.2").exists()
+    again.cancel()
+    assert not (tmp_path / "job.2").exists() and not (tmp_path / ".slurm" / "job").exists()
+
+
 @pytest.fixture
 def ray_cluster(tmp_path: Path) -> Iterator[str]:
     """A Ray cluster of this machine alone, which ends with the test: by its processes' ids, for others may run one."""

@@ -127,6 +127,27 @@ def test_a_cancelled_training_stops_at_its_last_look_and_goes_on(train, valid, t
     assert same(resumed.state_dict(), whole.state_dict())
 
 
+def test_a_cancelled_training_loses_no_step(train, valid, tmp_path) -> None:
+    config, file, steps = changed(max_epochs=1, evals_per_epoch=1), tmp_path / "checkpoints", []
+    whole = build(train)
+    history = fit(whole, train, valid, config, seed=1)
+
+    class Stops(Reporters):
+        def progress(self, done: int, total: int, unit: str = "steps") -> None:
+            steps.append(done)
+
+        def cancelled(self) -> bool:
+            return len(steps) in (3, 9)
+
+    for last, start in ((3, 0), (9, 5)):  # the weights that it goes on from are those of the checkpoint
+        with pytest.raises(Cancelled, match="asked to stop"):
+            fit(build(train, seed=start), train, valid, config, seed=1, checkpoint=file, reporter=Stops())
+        assert [p.name for p in file.iterdir()] == [f"step-{last:012d}"]
+    resumed = build(train, seed=9)
+    assert fit(resumed, train, valid, config, seed=1, checkpoint=file) == history
+    assert same(resumed.state_dict(), whole.state_dict())
+
+
 def test_a_checkpoint_of_another_training_is_refused_by_name(train: Shards, valid: Shards, tmp_path) -> None:
     """Another seed, other rows or another setting would give other steps: the model stays as it is."""
     config, file = changed(max_epochs=1, evals_per_epoch=1), tmp_path / "checkpoints"
