@@ -98,6 +98,16 @@ class _Launched:
             self.group = None
 
 
+def _show_token() -> None:
+    """Let Ray show its token, if this user has one: a cluster asks for it by default, and a driver does not send it.
+
+    Ray reads the variable once, when it is imported.
+    """
+    has_token = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if has_token or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 @dataclass(frozen=True)
 class Ray:
     """Processes in places that a Ray cluster gives.
@@ -132,6 +142,7 @@ class Ray:
         Raises:
             ConfigError: If Ray is not installed, there is no cluster, or it has no free places.
         """
+        _show_token()
         ray = extra("ray", "ray")
         self._connect(ray)
         needs: dict[str, float] = {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}

@@ -228,14 +228,17 @@ def test_a_job_that_a_killed_launcher_left_behind_is_ended_first(
 
 
 @pytest.fixture
-def ray_cluster(tmp_path: Path) -> Iterator[str]:
+def ray_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A Ray cluster of this machine alone, which ends with the test: by its processes' ids, for others may run one."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # of the head; a driver sets it itself
     port, folder = 20_000 + os.getpid() % 10_000, tempfile.mkdtemp(prefix="ray")  # its sockets want a short path
     flags = [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2", "--include-dashboard=false"]
     flags += ["--disable-usage-stats", f"--temp-dir={folder}", "--object-store-memory=100000000", "--block"]
     ray = Path(sys.executable).with_name("ray")
     with (tmp_path / "ray.out").open("w") as out:
         head = psutil.Popen([ray, "start", "--head", *flags], stdout=out, stderr=out, cwd=tmp_path)
+    monkeypatch.delenv("RAY_AUTH_MODE")
     until = time.monotonic() + 120
     while "Ray runtime started" not in (tmp_path / "ray.out").read_text():
         assert head.poll() is None and time.monotonic() < until, (tmp_path / "ray.out").read_text()

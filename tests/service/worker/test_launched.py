@@ -1,0 +1,119 @@
+"""Real trainings in the queue: here, under torchrun and on Ray; each is submitted, cancelled, resumed, and killed."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from pipelines.frozen import freeze
+from recsys.results import read_run
+from recsys.service.queue.open import open_queue
+from recsys.service.queue.records import Needs, NewRun
+from recsys.service.queue.sql import SqlQueue
+from recsys.service.worker.processes import living, mark
+from recsys.service.worker.worker import verdict_of
+from tests.pipeline.small import SMALL, recsys
+from tests.pipeline.test_launchers import ray_cluster  # noqa: F401  # fixture
+from tests.service.worker.fakes import ended, wait, worker
+
+pytestmark = pytest.mark.slow  # whole trainings
+
+COMMAND = [sys.executable, "-P", "-m", "recsys.commands.frozen"]
+LONG = [*SMALL, "stages=[train]", "train.max_epochs=400", "train.patience=100000", "train.checkpoint_steps=10"]
+
+
+def submitted(queue: SqlQueue, *overrides: str) -> str:
+    """Queue a run → its id."""
+    (f,) = freeze(overrides)
+    needs = Needs(f.cores, 0, 0)
+    queue.submit([NewRun(f.id, f.overrides, f.config, f.digest, f.runs, f.cwd, f.name, needs=needs)])
+    return f.id
+
+
+def weights(place: Path, id: str) -> dict[str, np.ndarray]:
+    """All numbers of the trained model."""
+    files = sorted((place / "runs" / id / "train" / "model").rglob("*.safetensors"))
+    return {f"{f.name}:{k}": x for f in files for k, x in load_file(f).items()}
+
+
+@pytest.fixture
+def queue(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqlQueue]:
+    monkeypatch.chdir(place)
+    queue = open_queue(f"sqlite:///{place / 'service.db'}", 5.0)
+    yield queue
+    queue.close()
+
+
+def _trains(place: Path, id: str, attempt: int) -> bool:
+    """Whether this attempt at the run trains."""
+    folder = place / "runs" / id
+    if not (folder / "run.json").exists() or json.loads((folder / "owner.json").read_text())["attempt"] != attempt:
+        return False
+    run = read_run(folder)
+    return run.state == "running" and run.stage == "train" and bool(run.progress and run.progress.done)
+
+
+def _left(place: Path, id: str) -> list[int]:
+    """Processes of any attempt at the run, in any session."""
+    token = json.loads((place / "runs" / id / "owner.json").read_text())["token"]
+    return living(0, 1 << 60, mark(token))
+
+
+def _cancel_and_resume(queue: SqlQueue, place: Path, launcher: Sequence[str], processes: int) -> None:
+    id = submitted(queue, *LONG, *launcher)
+    wait(lambda: _trains(place, id, 1), 240)
+    assert len(_left(place, id)) >= processes
+    queue.cancel(id)
+    row = ended(queue, id, 90)
+    assert row.state == "cancelled" and read_run(place / "runs" / id).state == "cancelled"
+    wait(lambda: not _left(place, id), 30)
+    assert list((place / "runs" / id / "train" / "checkpoints").glob("step-*"))
+    queue.resume(id)
+    wait(lambda: _trains(place, id, 2), 240)
+    for pid in _left(place, id):  # all of them at once, the small process above them too
+        os.kill(pid, signal.SIGKILL)
+    wait(lambda: _trains(place, id, 3), 240)
+    queue.cancel(id)
+    assert ended(queue, id, 90).state == "cancelled"
+    wait(lambda: not _left(place, id), 30)
+
+
+@pytest.mark.parametrize("launcher", [[], ["launcher=torchrun", "launcher.processes=2"]], ids=["here", "torchrun"])
+def test_a_training_is_cancelled_resumed_and_killed(queue: SqlQueue, place: Path, launcher: list[str]) -> None:
+    with worker(f"sqlite:///{place / 'service.db'}", place, 2, lease=5.0, command=COMMAND, grace=45.0):
+        _cancel_and_resume(queue, place, launcher, 2 + 2 * bool(launcher))
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray (extra ray) is not installed")
+def test_a_training_on_ray_is_cancelled_resumed_and_killed(queue: SqlQueue, place: Path, ray_cluster: str) -> None:  # noqa: F811
+    with worker(f"sqlite:///{place / 'service.db'}", place, 2, lease=5.0, command=COMMAND, grace=45.0):
+        _cancel_and_resume(queue, place, ["launcher=ray", f"launcher.address='{ray_cluster}'"], 4)
+
+
+def test_a_training_whose_worker_is_killed_ends_with_the_same_weights(queue: SqlQueue, place: Path) -> None:
+    short = [*SMALL, "stages=[train]", "train.max_epochs=4", "train.checkpoint_steps=5", "seed=11"]
+    done = recsys(place, "run", *short)
+    assert done.returncode == 0, done.stderr
+    other = Path(done.stdout.splitlines()[-1]).parent.name
+    id = submitted(queue, *short)
+    told = {"command": COMMAND, "grace": 0.3, "lease": 2.0}  # too short for SIGTERM: it is killed
+    with worker(f"sqlite:///{place / 'service.db'}", place, **told) as first:
+        wait(lambda: list((place / "runs" / id / "train").glob("checkpoints/step-*")), 240)
+        os.kill(first.pid, signal.SIGKILL)
+        wait(lambda: not _left(place, id), 30)
+    assert verdict_of(queue.get(id), "here") == "dead" and queue.get(id).state == "running"
+    with worker(f"sqlite:///{place / 'service.db'}", place, **told):
+        row = ended(queue, id, 240)
+    assert (row.state, row.attempt, row.exit) == ("finished", 2, 0)
+    assert "train" in row.live.metrics and row.new.digest == read_run(place / "runs" / id).digest
+    ours, theirs = weights(place, id), weights(place, other)
+    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[k], theirs[k]) for k in ours)
+    exported = recsys(place, "export", id)
+    assert exported.returncode == 0, exported.stderr
