@@ -1,8 +1,10 @@
 """What a run's run.json says while it runs, and how the run has ended."""
 
 import os
+import shutil
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +18,7 @@ __all__ = ["LOG", "Outcome", "Watch", "Why", "why_not"]
 LOG = "log.txt"  # in a run's folder: what its processes say
 LOST_PROCESS = 75  # exit code of a run that lost a process; starting it again mends that
 _SMOOTH = 10.0  # seconds over which the rate is smoothed
+_FULL = 1 << 20  # bytes that are free on a disk which is full
 _TAIL = 8192  # bytes of the log that may hold the reason
 Why = Literal["cancel", "stop"]
 
@@ -109,7 +112,14 @@ class Watch:
             return Outcome("cancelled", code, run.note)
         if code < 0 or code == LOST_PROCESS:
             return Outcome("killed", code, f"its process ended with {code}")
-        return Outcome("failed", code, self._last_line() or f"its process ended with {code}")
+        return Outcome("failed", code, self._full() or self._last_line() or f"its process ended with {code}")
+
+    def _full(self) -> str | None:
+        """The reason of a run that could not even write it."""
+        with suppress(OSError):
+            if shutil.disk_usage(self._folder).free < _FULL:
+                return f"{self._folder}: No space left on device: free some, then resume the run"
+        return None
 
     def _last_line(self) -> str | None:
         """The last error in what the attempt said, else its last line."""

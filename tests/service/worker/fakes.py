@@ -21,7 +21,10 @@ SCRIPT = """
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 folder = Path(sys.argv[1])
-does = json.loads((folder / "frozen.json").read_text())["config"]["does"]
+config = json.loads((folder / "frozen.json").read_text())["config"]
+if "does" not in config:
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "recsys.commands.frozen", str(folder)])
+does = config["does"]
 (folder / "pids").open("a").write(f"{os.getpid()}\\n")
 kept = {}
 def state(name, **more):
@@ -58,7 +61,11 @@ def new(folder: Path, id: str, does: str = "state('finished')", needs: Needs = N
 
 
 WORKER = """
-import json, logging, sys
+import json, logging, os, sys
+if offset := os.environ.get("TEST_CLOCK"):  # a file: seconds that the clock of the database is ahead
+    import recsys.service.queue.tables as tables
+    right = tables.clock
+    tables.clock = lambda connection: right(connection) + float(open(offset).read() or 0)
 from recsys.service.queue.open import open_queue
 from recsys.service.queue.records import Needs
 from recsys.service.worker.worker import Settings, Worker
@@ -71,20 +78,27 @@ worker.run()
 """
 
 
-@contextmanager
-def worker(
+def begin_worker(
     url: str, folder: Path, cores: int = 1, host: str = "here", lease: float = LEASE, **settings: Any
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker in a process of its own, which is stopped in the end if it lives."""
+) -> subprocess.Popen[bytes]:
+    """Start a worker in a process of its own; it says `ready` once it works."""
     told = {"command": command(folder), "grace": 2.0, "overdue": 0.3, "look": 0.1, "claim": 0.1, **settings}
     words = json.dumps([url, lease, {"cores": cores, "memory": 1 << 40, "gpus": 0}, told, host])
     with (folder / "worker.err").open("ab") as errors:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-c", WORKER, words],
             stdout=subprocess.PIPE,
             stderr=errors,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
+
+
+@contextmanager
+def worker(
+    url: str, folder: Path, cores: int = 1, host: str = "here", lease: float = LEASE, **settings: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker in a process of its own, which is stopped in the end if it lives."""
+    process = begin_worker(url, folder, cores, host, lease, **settings)
     try:
         assert process.stdout and process.stdout.readline() == b"ready\n", (folder / "worker.err").read_text()
         yield process

@@ -174,7 +174,8 @@ def test_a_run_that_was_taken_away_is_ended_and_its_end_does_not_count(
     queue.submit([new(tmp_path, "a", "work(9999); state('finished')"), new(tmp_path, "wide", needs=Needs(2, 0, 0))])
     wait(lambda: queue.get("a").live.progress)
     (mine,) = pids(tmp_path, "a")
-    queue.take_back(queue.get("a"), True, 1)  # as if another worker had seen it dead, wrongly
+    # as if another worker had seen it dead, wrongly; again if a heartbeat came in between
+    wait(lambda: queue.take_back(queue.get("a"), True, 1).state == "failed")
     wait(lambda: not alive(mine), 10)
     assert ended(queue, "wide").state == "finished", "its slot is free"
     row = queue.get("a")
