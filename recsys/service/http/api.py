@@ -1,7 +1,8 @@
 """The endpoints of /api: all that the commands do, as JSON."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from threading import Lock
 from typing import Annotated, Any
@@ -32,7 +33,8 @@ from recsys.service.wire import row_json
 
 __all__ = ["api_router", "chosen", "compose", "get", "schedule", "submit"]
 
-_composing = Lock()  # others wait here, and not in the composer
+_composing, _counting = Lock(), Lock()  # the composer is one of the process; so is the count of those that wait
+_waiting = 0
 _Before = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
 _INFO = 20
 VIEW = Depends(needs("view"))
@@ -44,17 +46,34 @@ def compose(asked: Asked, settings: Settings, user: str) -> list[NewRun]:
 
     Raises:
         ConfigError: If a setting is invalid, or may not be submitted over HTTP.
+        Refusal: 503 if too many wait for the composer.
     """
     gate(asked.overrides, settings, asked.multirun)
     submission = asked.submission()
     if settings.runs != settings.cwd / "runs":
         submission = replace(submission, overrides=[*submission.overrides, f"runs='{settings.runs}'"])
-    with _composing:
+    with _turn(settings.limits.composing):
         runs = new_runs(submission, user)
     for run in runs:
         if run.kind == "run":
             check_composed(run.config, settings)
     return runs
+
+
+@contextmanager
+def _turn(most: int) -> Generator[None]:
+    """Wait for the composer, unless others wait already: they would take all threads of the service."""
+    global _waiting
+    with _counting:
+        if _waiting >= most:
+            raise Refusal(503, f"{most} submissions or checks are being composed: try again in a few seconds")
+        _waiting += 1
+    try:
+        with _composing:
+            yield
+    finally:
+        with _counting:
+            _waiting -= 1
 
 
 def submit(asked: Asked, sender: Caller, queue: Queue, settings: Settings) -> list[QueuedRun]:

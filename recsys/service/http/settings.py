@@ -62,7 +62,8 @@ class Limits:
         body_bytes: Largest request body (413).
         overrides: Most overrides of a submission (422).
         override_letters: Most letters of all overrides together (422).
-        sweep: Most runs of a sweep (422).
+        sweep: Most runs of a sweep (422); each takes a quarter of a second to compose.
+        composing: Submissions and checks that wait to be composed, one after the other (503).
         queued: Most runs that wait (503).
         free_bytes: Free disk space in the folder of runs below which nothing is submitted (507).
         streams: Streams of events and logs that are open at once (503).
@@ -73,7 +74,8 @@ class Limits:
     body_bytes: int = 1 << 20
     overrides: int = 200
     override_letters: int = 65_536
-    sweep: int = 1_000
+    sweep: int = 100
+    composing: int = 16
     queued: int = 20_000
     free_bytes: int = 1 << 30
     streams: int = 64

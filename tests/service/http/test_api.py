@@ -125,6 +125,13 @@ def test_a_full_queue_and_a_full_disk_take_nothing(queue: Queue, place: Path) ->
     assert answer.status_code == 507 and "free" in answer.json()["error"]
 
 
+def test_a_crowd_at_the_composer_is_sent_away(queue: Queue, place: Path) -> None:
+    busy = Caller(make_app(queue, Settings(place / "runs", place, limits=Limits(composing=0))))
+    for path in ("/api/check", "/api/runs"):
+        answer = busy.post(path, json={"overrides": ["experiment=demo"]})
+        assert answer.status_code == 503 and answer.headers["retry-after"]
+
+
 def test_the_description_names_every_endpoint(here: Caller) -> None:
     paths = here.get("/openapi.json").json()["paths"]
     for path in ("/api/runs", "/api/check", "/api/events", "/api/runs/{id}/cancel", "/api/runs/{id}/log"):
