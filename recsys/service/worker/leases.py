@@ -11,7 +11,7 @@ from recsys.service.queue.records import Claim
 
 __all__ = ["Leases"]
 
-_log = logging.getLogger("recsys.worker")
+_log = logging.getLogger("recsys.service.worker")
 _ATTEND = 10.0  # seconds between two signs of life of a worker without runs
 _AGAIN = 1.0  # seconds until a heartbeat that failed is tried again
 

@@ -23,7 +23,7 @@ from recsys.service.worker.watch import Outcome, why_not
 
 __all__ = ["Settings", "Worker", "verdict_of"]
 
-_log = logging.getLogger("recsys.worker")
+_log = logging.getLogger("recsys.service.worker")
 _TICK = 0.2  # seconds between two rounds
 
 
