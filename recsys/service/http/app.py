@@ -1,7 +1,6 @@
 """The service's web application: /api, /metrics, /health, /login and the pages."""
 
 import asyncio
-import html
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -30,10 +29,14 @@ __all__ = ["make_app"]
 
 _LOOK_SECONDS = 2.0
 
-_LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Sign in · recsys</title>
-<meta name="viewport" content="width=device-width"><main><h1>Sign in</h1><p>{said}</p>
-<form method="post" action="/login"><label>Token <input type="password" name="token" required
- autocomplete="current-password" autofocus></label> <button>Sign in</button></form></main></html>"""
+_LOGIN = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Sign in · recsys</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<link rel="stylesheet" href="/static/pages.css"></head>
+<body><header><span class="brand">recsys</span></header><main id="main"><h1>Sign in</h1><p role="status">{said}</p>
+<form method="post" action="/login"><p><label>Token <input type="password" name="token" required
+ autocomplete="current-password"></label> <button>Sign in</button></p></form></main></body></html>
+"""
 
 
 def make_app(queue: Queue, settings: Settings) -> FastAPI:
@@ -124,7 +127,7 @@ def _others(app: FastAPI, queue: Queue, metrics: Metrics) -> None:
 def _login(app: FastAPI, access: Access) -> None:
     @app.get("/login", include_in_schema=False)
     def login_page(request: Request) -> Response:
-        return HTMLResponse(_LOGIN.format(said=html.escape("The token is that of this service: RECSYS_TOKEN.")))
+        return HTMLResponse(_LOGIN.format(said="A token of this service: RECSYS_TOKEN, or that of another role."))
 
     @app.post("/login", include_in_schema=False)
     async def login(request: Request) -> Response:
