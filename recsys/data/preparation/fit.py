@@ -72,9 +72,9 @@ def _scaled(spool: Spool, column: str, code_B: np.ndarray, log: bool) -> Iterato
     step = max(1, _STEP // spool.width(column))
     for start in range(0, spool.rows, step):
         x = spool.read(column, start, min(spool.rows, start + step))
-        there = ~np.isnan(x)
-        there &= (code_B[start : start + step] == 0).reshape(-1, *[1] * (x.ndim - 1))
-        x = x.take(np.flatnonzero(there))
+        known = ~np.isnan(x)
+        known &= (code_B[start : start + step] == 0).reshape(-1, *[1] * (x.ndim - 1))
+        x = x.take(np.flatnonzero(known))
         yield np.sign(x) * np.log1p(np.abs(x)) if log else x
 
 
