@@ -32,6 +32,7 @@ BENCHMARK = [
 ]  # fmt: skip
 _OWN = ("result.json", "run.json", "hydra.yaml", "submit.log", "overrides.yaml", "config.yaml")  # of each run
 _TIMED = ("evaluation.html", "report.html", "benchmark.html", "card.json", "manifest.json", "verified.json", ".lock")
+_TOLD = "curves.jsonl"  # a killed process has told looks that the resumed one tells again
 _VARIES = ("seconds", "search_seconds", "checkpoint", "latency")
 
 
@@ -51,7 +52,7 @@ def digests(folder: Path, run: str) -> dict[str, str]:
         if path.name in ("metrics.json", "report.json", "benchmark.json"):
             text = json.dumps(constant(json.loads(path.read_text()))).encode()
         else:
-            text = b"" if path.name in (*_OWN, *_TIMED) or path.suffix == ".csv" else path.read_bytes()
+            text = b"" if path.name in (*_OWN, *_TIMED, _TOLD) or path.suffix == ".csv" else path.read_bytes()
         found[name] = hashlib.sha256(text).hexdigest()
     return found
 

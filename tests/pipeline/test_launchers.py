@@ -38,10 +38,11 @@ SUM = f"""
 import json, os, signal, sys, time
 from pathlib import Path
 import torch, torch.distributed as dist
+from recsys.data.ranks import Ranks
 folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
 log = os.open(folder / f"rank-{{rank}}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 os.dup2(log, 1), os.dup2(log, 2)
-dist.init_process_group("gloo")
+Ranks.join()
 x = torch.tensor([rank + 1.0])
 dist.all_reduce(x)
 print("the sum is", x.item(), flush=True)
