@@ -154,7 +154,7 @@ def chosen(queue: Queue, ids: Sequence[str]) -> list[QueuedRun]:
     try:
         for row in queue.get_all([i for i in ids[: MOST + 1] if i]):
             children = queue.find(parent=row.id, limit=MOST + 1) if row.new.kind == "sweep" else []
-            rows += queue.get_all([child.id for child in reversed(children)]) or [row]
+            rows += queue.get_all([child.id for child in reversed(children)]) if children else [row]
     except ConfigError as error:
         raise Refusal(404, str(error)) from error
     rows = list({row.id: row for row in rows}.values())

@@ -67,7 +67,7 @@ def _shown(answer: Json, query: QueryParams) -> dict[str, Any]:
         "names": names, "same": answer["same"], "same_figures": answer["same_figures"], "several": several,
         "grouped": grouped, "sort": sort, "axes": drawn, "kept": kept, "plane": plane, "pins": pins,
         "short": short, "brief": brief,
-        "to": lambda **change: changed("/compare", query, **change), "toggled": lambda id: _toggled(pins, id),
+        "to": lambda **change: changed("/compare", query, **change),
         "query": [(k, v) for k, v in query.multi_items() if v], "verdict": _verdict,
         "strokes": _strokes(every, figures),
         "values": [json.dumps([_plain(axis.values.get(i)) for axis in drawn]) for i in range(len(every))],
@@ -86,10 +86,6 @@ def _pair(query: QueryParams, names: Sequence[str]) -> tuple[str, str]:
         return next((n for n in ranked if n.rpartition("/")[2].rpartition(".")[2] in wanted), "")
 
     return query.get("x") or first(_COSTS), query.get("y") or first(_GAINS)
-
-
-def _toggled(pins: Sequence[str], id: str) -> list[str]:
-    return [p for p in pins if p != id] if id in pins else [*pins, id]
 
 
 def _without_ranges(query: QueryParams) -> dict[str, list[str]]:

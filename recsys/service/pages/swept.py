@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +18,7 @@ from recsys.service.pages.parts.history import history, importance
 from recsys.service.pages.parts.lines import best_first, brief, lines, short, usual
 from recsys.service.pages.parts.rows import Row
 from recsys.service.pages.parts.stages import pages_of, read_json_of
-from recsys.service.pages.view import View, link
+from recsys.service.pages.view import View
 from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import STATES, QueuedRun
 
@@ -37,18 +36,13 @@ def add_sweep(routes: APIRouter, queue: Queue, settings: Settings, view: View) -
             return RedirectResponse(Row(row, 0.0).link, 303)
         may = sender.may("submit")
         children = list(reversed(queue.find(parent=id, limit=MOST)))
-        configs = queue.configs([child.id for child in children])
-        whole = [_with(child, configs.get(child.id, {})) for child in children]
+        whole = queue.get_all([child.id for child in children])
         return view(
             request, "sweep", row=Row(row, load.now, may), after=load.newest_event,
             rows=[Row(child, load.now, may) for child in children], reports=pages_of(settings.runs, id),
             counts=_counts(children),
             **(_shown(compare(whole, figures), settings.runs, id, request) if whole else _NONE),
         )  # fmt: skip
-
-
-def _with(run: QueuedRun, config: Json) -> QueuedRun:
-    return replace(run, new=replace(run.new, config=config))
 
 
 _NONE: dict[str, Any] = {
@@ -82,5 +76,4 @@ def _shown(answer: Json, runs: Path, id: str, request: Request) -> dict[str, Any
         "names": names, "best": ranked[0] if ranked else None, "lines": every, "short": short, "brief": brief,
         "plane": scatter(cost, figure, [{n: f["mean"] for n, f in one.figures.items()} for one in every]),
         "important": importance(settings, [one.mean(figure) for one in every], given),
-        "to": lambda **change: link("/sweep/" + id, **change), "toggled": lambda run: run,
     }  # fmt: skip

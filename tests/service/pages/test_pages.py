@@ -143,8 +143,12 @@ def test_a_comparison_shows_only_what_differs(here: Caller, bench: Bench) -> Non
     assert "2 of 6 rows" in narrow.text
     assert "2 of 2 rows" in page(here, f"/compare?id={ids}&baseline=20260101-000000-fm-0").text
     assert "none of the runs" in page(here, f"/compare?id={ids}&baseline=other", 422).text
-    pin = next(link for link in seen.links() if "pin=" in link)
-    assert any("pin" in (a.get("class") or "") for tag, a in page(here, pin).tags if tag == "tr")
+    pinned = page(here, f"/compare?id={ids}&pin=20260101-000000-fm-0")
+    assert ["pin" in (a.get("class") or "") for tag, a in pinned.tags if tag == "tr" and "data-row" in a] == [
+        False,
+        True,
+    ]
+    assert "#l-1" in seen.links()  # a point leads to its row
 
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}"

@@ -21,14 +21,14 @@ class History:
     Args:
         name: Name of the figure.
         points: Run → its figure.
-        best: Run → the best figure up to it.
+        steps: Corners of the line of the best figure so far.
         x: Axis of runs.
         y: Axis of figures.
     """
 
     name: str
     points: dict[int, float]
-    best: dict[int, float]
+    steps: list[tuple[int, float]]
     x: Axis
     y: Axis
 
@@ -44,11 +44,11 @@ def history(values: Sequence[float | None], higher: bool, name: str) -> History 
     points = {i: v for i, v in enumerate(values) if v is not None}
     if len(points) < 2:
         return None
-    best, record = dict[int, float](), next(iter(points.values()))
+    steps, record = list[tuple[int, float]](), next(iter(points.values()))
     for i, value in points.items():
-        record = max(record, value) if higher else min(record, value)
-        best[i] = record
-    return History(name, points, best, nice_axis(list(points), 5), nice_axis(list(points.values())))
+        before, record = record, max(record, value) if higher else min(record, value)
+        steps += [(i, before), (i, record)]
+    return History(name, points, steps, nice_axis(list(points), 5), nice_axis(list(points.values())))
 
 
 def importance(

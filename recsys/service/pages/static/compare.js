@@ -72,6 +72,16 @@
     recsysLive.go(`${location.pathname}?${query}`, true);
   }
 
+  document.addEventListener("click", event => { /* without script the link leads to the row */
+    const point = event.target.closest?.("a[data-pin]");
+    if (!point) return;
+    event.preventDefault();
+    const address = new URL(location.href), pins = address.searchParams.getAll("pin"), id = point.dataset.pin;
+    address.searchParams.delete("pin");
+    for (const pin of pins.includes(id) ? pins.filter(p => p !== id) : [...pins, id]) address.searchParams.append("pin", pin);
+    recsysLive.go(address.href);
+  });
+
   let drag = null;
   const at = event => {
     const svg = document.getElementById("parallel"), point = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
