@@ -19,6 +19,7 @@ LOG = "log.txt"  # in a run's folder: what its processes say
 LOST_PROCESS = 75  # exit code of a run that lost a process; starting it again mends that
 _SMOOTH = 10.0  # seconds over which the rate is smoothed
 _FULL = 1 << 20  # bytes that are free on a disk which is full
+_NO_SPACE = "No space left on device while it ran: free some, then resume the run"
 _TAIL = 8192  # bytes of the log that may hold the reason
 Why = Literal["cancel", "stop"]
 
@@ -48,6 +49,7 @@ class Watch:
     def __init__(self, folder: Path):
         self._folder, self._log_from = folder, _size(folder / LOG)
         self._before = self._seen = self._stamp()
+        self._was_full = False
         self._rate: float | None = None
         self._last: tuple[str | None, int, float] | None = None  # stage, what is done, when
 
@@ -68,6 +70,7 @@ class Watch:
 
     def live(self) -> Live | None:
         """How far the run has got; None if nothing is new."""
+        self._look_at_disk()
         stamp = self._stamp()
         if stamp == self._seen or (run := self._run()) is None:
             return None
@@ -112,14 +115,14 @@ class Watch:
             return Outcome("cancelled", code, run.note)
         if code < 0 or code == LOST_PROCESS:
             return Outcome("killed", code, f"its process ended with {code}")
-        return Outcome("failed", code, self._full() or self._last_line() or f"its process ended with {code}")
+        self._look_at_disk()
+        reason = self._last_line() or (_NO_SPACE if self._was_full else f"its process ended with {code}")
+        return Outcome("failed", code, reason)
 
-    def _full(self) -> str | None:
-        """The reason of a run that could not even write it."""
+    def _look_at_disk(self) -> None:
+        """Note that the disk is full: a run cannot even write then why it fails."""
         with suppress(OSError):
-            if shutil.disk_usage(self._folder).free < _FULL:
-                return f"{self._folder}: No space left on device: free some, then resume the run"
-        return None
+            self._was_full |= shutil.disk_usage(self._folder).free < _FULL
 
     def _last_line(self) -> str | None:
         """The last error in what the attempt said, else its last line."""
