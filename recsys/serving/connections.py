@@ -11,7 +11,6 @@ from recsys.serving.limits import Limits
 
 __all__ = ["connection_class"]
 
-_HEADER_BYTES = 16_384  # of the request line and all headers together
 _REST_SECONDS = 1.0  # that a client may go on sending after its answer
 
 
@@ -40,11 +39,12 @@ class _Connection(H11Protocol):
     """
 
     limits: Limits
+    header_bytes: int
     _ended = False  # by an error answer that h11 knows nothing of
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self._sized = _Sized(h11.SERVER, _HEADER_BYTES)
+        self._sized = _Sized(h11.SERVER, self.header_bytes)
         self.conn = self._sized
         self._timers: dict[str, asyncio.TimerHandle] = {}
         transport.set_write_buffer_limits(0)  # pause_writing is called for any byte that the client does not read
@@ -98,7 +98,10 @@ class _Connection(H11Protocol):
         if self._sized.chunked:
             self._end("411 Length Required", "expected the header Content-Length, not a body in chunks: add it")
         else:
-            self._end("400 Bad Request", "expected HTTP/1.1 with at most 16 KiB of headers: mend the request")
+            self._end(
+                "400 Bad Request",
+                f"expected HTTP/1.1 with at most {self.header_bytes >> 10} KiB of headers: mend the request",
+            )
 
     def _start(self, name: str, seconds: float, then: Callable[[], None]) -> None:
         self._stop(name)
@@ -135,6 +138,11 @@ class _Connection(H11Protocol):
         self.transport.write(f"{head}connection: close\r\n\r\n{body}".encode())
 
 
-def connection_class(limits: Limits) -> type[H11Protocol]:
-    """Make the class of a server's connections, which keep to its limits."""
-    return type("Connection", (_Connection,), {"limits": limits})
+def connection_class(limits: Limits, header_bytes: int = 16_384) -> type[H11Protocol]:
+    """Make the class of a server's connections, which keep to its limits.
+
+    Args:
+        limits: See `Limits`.
+        header_bytes: Most bytes of the request line and all headers together.
+    """
+    return type("Connection", (_Connection,), {"limits": limits, "header_bytes": header_bytes})

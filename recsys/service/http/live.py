@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -24,6 +25,15 @@ __all__ = ["Streams", "add_streams"]
 VIEW = Depends(needs("view"))
 _Before = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
 _AT_ONCE = 1000  # events of one query
+
+
+def _finite(value: Any) -> Any:
+    """The value with null instead of numbers that JSON does not know."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list) else value
 
 
 class Streams:
@@ -73,7 +83,7 @@ class Streams:
                 events = await asyncio.to_thread(self._queue.events, after, run, _AT_ONCE)
                 for event in events:
                     after = event.id
-                    yield ServerSentEvent(id=str(event.id), event=event.kind, data=asdict(event))
+                    yield ServerSentEvent(id=str(event.id), event=event.kind, data=_finite(asdict(event)))
                 if len(events) < _AT_ONCE and not self._over and not await self._heard(changed):
                     yield ServerSentEvent(comment="still here")
         finally:

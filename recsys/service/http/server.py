@@ -22,6 +22,8 @@ __all__ = ["serve", "settings_for"]
 
 _CONNECTIONS = Limits(connections=512, answer_seconds=30.0, stop_seconds=3.0)
 
+_HEADER_BYTES = 65_536  # the address of a comparison names up to 500 runs
+
 
 class _Server(Server):
     """A server that ends the streams of its application when it is to stop; it would wait for them."""
@@ -112,7 +114,7 @@ def serve(
         app = make(queue, settings)
         config = uvicorn.Config(
             app,
-            http=connection_class(_CONNECTIONS),
+            http=connection_class(_CONNECTIONS, _HEADER_BYTES),
             ws="none",
             lifespan="on",
             log_config=None,

@@ -148,3 +148,19 @@ def test_every_answer_has_safe_headers(here: Caller, path: str) -> None:
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
     assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "same-origin"
+
+
+def test_figures_that_are_no_numbers_are_null(here: Caller, queue: Queue, place: Path) -> None:
+    queue.submit([new_run(place)])
+    claim = queue.claim("w", "h", ROOM)
+    assert claim
+    figures = {"step": 3.0, "valid_logloss": float("nan"), "train_loss": float("inf"), "valid_auc": 0.5}
+    queue.note(claim, Live("train", {"done": 1, "total": 2, "per_second": float("nan")}, {"train": figures}))
+    for path in ("/api/runs", ONE, "/api/events", f"/api/compare?ids={claim.run.id}"):
+        answer = here.get(path)
+        assert answer.status_code == 200, path
+
+        def refuse(word: str) -> None:
+            raise AssertionError(f"{word} is no JSON")
+
+        json.loads(answer.text, parse_constant=refuse)

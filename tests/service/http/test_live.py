@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from recsys.service.http.app import make_app
 from recsys.service.http.settings import Limits, Settings
 from recsys.service.queue.queue import Queue
-from recsys.service.queue.records import Needs
+from recsys.service.queue.records import Live, Needs
 from tests.service.http.conftest import new_run
 
 QUICK = Limits(heartbeat_seconds=0.2, poll_seconds=0.02, streams=2)
@@ -143,6 +143,15 @@ def test_a_log_grows_until_its_run_has_ended(app: FastAPI, queue: Queue, place: 
     assert stream.events[0]["id"] == "4"
     again = follow(app, "/api/runs/a/log/stream", lambda s: _(s.until("event: end")), seen="4")
     assert "".join(e["data"] for e in again.events) == "two: ü\n"
+
+
+def test_a_figure_that_is_no_number_is_null(app: FastAPI, queue: Queue, place: Path) -> None:
+    queue.submit([new_run(place, "a")])
+    claim = queue.claim("w", "h", Needs(4, 8 << 30))
+    assert claim
+    queue.note(claim, Live("train", None, {"train": {"step": 1.0, "valid_logloss": float("nan")}}))
+    stream = follow(app, "/api/events/stream", lambda s: _(s.until("valid_logloss")), query="after=0")
+    assert '"valid_logloss": null' in stream.text and "NaN" not in stream.text
 
 
 def test_no_more_streams_than_allowed_and_a_place_is_given_back(app: FastAPI, queue: Queue, place: Path) -> None:

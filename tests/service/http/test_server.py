@@ -70,6 +70,9 @@ def test_a_client_submits_follows_and_cancels(url: str, queue: Queue, place: Pat
     assert b"".join(pieces) == b"begun\n" and service.wait(row["id"])["state"] == "cancelled"
     kinds = [e["kind"] for e in service.events(run=row["id"])]
     assert kinds[0] == "state" and "claim" in kinds
+    many = ",".join(f"20260101-000000-a-name-of-a-sweep/{i}" for i in range(500))
+    with pytest.raises(Refused, match="expected the id of a run"):  # and not: the address is too long
+        service._json("GET", "/api/compare", query={"ids": many})
     with pytest.raises(Refused, match="Bearer"):
         Client(url, "another").runs()
     with pytest.raises(Refused, match="experiment: no option") as caught:
