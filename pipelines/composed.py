@@ -91,23 +91,29 @@ class Checked:
     folder: Path
 
 
-def checked(jobs: Sequence[tuple[list[str], DictConfig]], overrides: list[str], sweeps: bool) -> list[Checked]:
+def checked(
+    jobs: Sequence[tuple[list[str], DictConfig]], overrides: list[str], sweeps: bool, ours: bool = False
+) -> list[Checked]:
     """Check what `composed` gave.
 
     Args:
         jobs: Overrides and configuration of each run.
         overrides: What was typed for all of them.
         sweeps: Whether they are runs of a sweep.
+        ours: Whether all that was composed is packaged: then no file can say what only the command line may.
 
     Raises:
         ConfigError: At the first mistake, in one line.
     """
-    typed = compose_typed(overrides)
+    typed = None if ours else compose_typed(overrides)
     return [_checked(job, config, typed, overrides, sweeps) for job, config in jobs]
 
 
-def _checked(job: list[str], config: DictConfig, typed: DictConfig, overrides: list[str], sweeps: bool) -> Checked:
-    refuse_what_a_file_may_not_say(config, typed, overrides)
+def _checked(
+    job: list[str], config: DictConfig, typed: DictConfig | None, overrides: list[str], sweeps: bool
+) -> Checked:
+    if typed is not None:
+        refuse_what_a_file_may_not_say(config, typed, overrides)
     noted = _unresolved(config.hydra.overrides)
     if {*noted["task"], *noted["hydra"]} - set(job):
         raise ConfigError("hydra.overrides: a file may not set it: it is the record of what was typed")

@@ -88,7 +88,9 @@ def freeze(overrides: Sequence[str], multirun: bool = False) -> list[Frozen]:
         every = continued(typed)
         if not any(key_of(o) == "hydra.searchpath" for o in every):
             every = [*every, *own_options(Path.cwd())]
-        runs = checked(composed(every, multirun, all_runs), every, multirun)
+        # The name of an option may be a path out of the packaged ones, and an interpolation makes any name.
+        ours = not any(key_of(o) == "hydra.searchpath" or ".." in o or "$" in o for o in every)
+        runs = checked(composed(every, multirun, all_runs), every, multirun, ours)
     home = _unused(runs[0].folder)
     return [_frozen(run, home, number if multirun else None) for number, run in enumerate(runs)]
 

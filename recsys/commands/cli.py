@@ -24,7 +24,7 @@ def call(arguments: Sequence[str]) -> int:
         from recsys.commands.run import run
 
         return run(arguments[1:])
-    given, unknown = command_tree()[""].parse_known_args(arguments)
+    given, unknown = command_tree("".join(arguments[:1]))[""].parse_known_args(arguments)
     if unknown and hasattr(given, "overrides") and not any(word.startswith("-") for word in unknown):
         given.overrides, unknown = (
             [*given.overrides, *unknown],

@@ -1,4 +1,4 @@
-"""The door of a database that this process opens itself."""
+"""The door of a database that this process opens itself. Imports late what `recsys submit` does without."""
 
 import os
 import socket
@@ -8,11 +8,9 @@ from typing import Any
 
 from recsys.errors import ConfigError
 from recsys.service.door import LogPart, Submission
-from recsys.service.queue.folders import read_folders
 from recsys.service.queue.open import address, open_queue
 from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import ENDED, Event, QueuedRun, Schedule, State
-from recsys.service.queue.schedules import add_schedule, list_schedules, remove_schedule
 from recsys.service.queue.sql import SqlQueue
 
 __all__ = ["LOG", "LocalDoor"]
@@ -72,6 +70,8 @@ class LocalDoor:
     def _look(self) -> None:
         """Bring rows of runs that the queue did not begin up to date with their folders."""
         if isinstance(self._queue, SqlQueue):
+            from recsys.service.queue.folders import read_folders
+
             read_folders(self._queue, self._runs)
 
     def log(self, id: str, start: int = 0) -> LogPart:
@@ -115,6 +115,7 @@ class LocalDoor:
         return self._queue.events(after, run, limit)
 
     def schedule(self, asked: Submission) -> Schedule:
+        from recsys.service.queue.schedules import add_schedule
         from recsys.service.submit import new_runs
 
         if asked.multirun:
@@ -125,9 +126,13 @@ class LocalDoor:
         return add_schedule(self._database(), run.name, str(asked.every), run)
 
     def schedules(self) -> list[Schedule]:
+        from recsys.service.queue.schedules import list_schedules
+
         return list_schedules(self._database())
 
     def remove_schedule(self, id: str) -> Schedule:
+        from recsys.service.queue.schedules import remove_schedule
+
         return remove_schedule(self._database(), id)
 
     def _database(self) -> SqlQueue:

@@ -63,7 +63,7 @@ def test_it_takes_the_cores_that_its_processes_take() -> None:
     ("typed", "why"),
     [
         ("model.absent=3", "model.absent: no such key: expected some of dropout, hidden, layers"),
-        ("experiment=absent", "experiment: no option 'absent': expected one of daily, demo"),
+        ("experiment=absent", "experiment: no option 'absent': expected one of daily, daily_own, demo"),
         ("seed=1,2", "seed=1,2: add -m"),
         ("hydra/launcher=basic", "obeys hydra.run.dir and hydra.searchpath alone: leave it out"),
         ("resume=x", "recsys resume ID goes on with a run"),

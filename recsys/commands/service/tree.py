@@ -6,7 +6,9 @@ from pathlib import Path
 
 from recsys.service.queue.records import STATES
 
-__all__ = ["add_service"]
+__all__ = ["SERVICE", "add_service"]
+
+SERVICE = ("submit", "runs", "logs", "cancel", "resume", "retry", "schedules", "worker", "service")
 
 _SUBMIT = """Queue a run: a worker runs it as soon as there is room for it. Overrides are those of recsys run.
   recsys submit experiment=demo

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -222,6 +224,25 @@ def test_a_database_of_another_version_or_on_a_full_disk_is_named(recsys, queue,
     assert "secret" not in said
     monkeypatch.setenv("RECSYS_DATABASE", "sqlite:////dev/full/service.db")
     refused(recsys("runs"), "/dev/full")
+
+
+def test_a_full_disk_refuses_a_submission_and_loses_none(recsys, place):
+    _, (id,), _ = recsys("submit", "experiment=demo")
+    code = "import sys; from tests.pipeline.forks import fill_disk; fill_disk(); "
+    code += "from recsys.commands.cli import main; sys.exit(main(['submit', 'experiment=demo', 'seed=1']))"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert ran.returncode in (2, 75) and ran.stdout == "", ran.stderr
+    assert ran.stderr.startswith("error: ") and len(ran.stderr.splitlines()) == 1 and "full" in ran.stderr
+    assert [json.loads(line)["id"] for line in recsys("runs", "--json")[1]] == [id]
+
+
+def test_a_file_of_ones_own_may_not_say_what_to_trust(recsys, refused, place):
+    (place / "experiment").mkdir()
+    (place / "experiment" / "mine.yaml").write_text("# @package _global_\ntrusted: [os]\n")
+    refused(recsys("submit", "experiment=mine"), "trusted: a file may not say")
+    (place / "experiment").rename(place / "elsewhere")
+    refused(recsys("submit", f"experiment={'../' * 30}{place}/elsewhere/mine"), "trusted: a file may not say")
 
 
 def test_a_service_that_does_not_answer_is_named(recsys, monkeypatch, refused):
