@@ -206,6 +206,7 @@ def test_a_worker_waits_while_the_disk_is_full(
     assert any("No space left on device" in str(e.payload.get("reason")) for e in queue.events(run="a"))
 
 
+@pytest.mark.slow
 def test_workers_go_on_while_the_database_is_locked(queue: SqlQueue, here: Worker, tmp_path: Path) -> None:
     """A heartbeat that cannot be written ends no run: the lease counts by the clock of the database."""
     queue.submit([new(tmp_path, "a", "work(60); state('finished')")])
