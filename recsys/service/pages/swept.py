@@ -70,7 +70,7 @@ def _shown(answer: Json, runs: Path, id: str, request: Request) -> dict[str, Any
     ranked = [one for one in best_first(every, figure) if one.mean(figure) is not None]
     given = (read_json_of(runs, id, "sweep.json") or {}).get("importance")
     settings = [{k: brief(k, v) for k, v in one.config.items() if k != "seed"} for one in every]
-    cost = next((n for n in names if n.endswith(("bytes", "seconds")) and n != figure), "")
+    cost = next((n for n in [*usual(names), *names] if n.endswith(("bytes", "seconds")) and n != figure), "")
     return {
         "chart": history([one.mean(figure) for one in every], is_higher_better(figure), figure), "figure": figure,
         "names": names, "best": ranked[0] if ranked else None, "lines": every, "short": short, "brief": brief,

@@ -46,7 +46,9 @@ class View:
             loader=FileSystemLoader(Path(__file__).parent / "templates"),
             autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        self._templates.filters.update({n: getattr(words, n) for n in ("clock", "duration", "shown", "size")})
+        self._templates.filters.update(
+            {n: getattr(words, n) for n in ("clock", "duration", "megabytes", "shown", "size")}
+        )
         known: Any = {"mlflow": settings.mlflow, "version": version("recsys"), "link": link, "static": address}
         self._templates.globals.update(known)
         self._guarded = bool(settings.tokens.by_role)

@@ -9,7 +9,7 @@ from recsys.service.pages.parts.front import is_higher_better
 
 __all__ = ["Line", "best_first", "brief", "columns", "lines", "short", "usual"]
 
-_FIRST = ("auc", "valid_auc", "logloss", "valid_logloss", "bytes", "us_per_row", "seconds")
+_FIRST = ("auc", "logloss", "valid_auc", "bytes", "us_per_row", "seconds", "valid_logloss")
 _MOST = 6  # figures that are shown unasked
 
 
@@ -79,10 +79,15 @@ def _one_state(states: Sequence[str]) -> str | None:
 
 
 def usual(names: Sequence[str]) -> list[str]:
-    """The figures that people look at first."""
-    ranked = [n for last in _FIRST for n in names if n.rpartition("/")[2].rpartition(".")[2] == last]
-    ranked = [n for n in ranked if not n.startswith("evaluate/constant.")]
-    return (ranked or list(names))[:_MOST]
+    """The figures that people look at first, one of each kind: of test rows, and before recalibration."""
+
+    def rank(name: str) -> tuple[bool, bool, int]:
+        kind = name.rpartition("/")[2].rpartition(".")[2]
+        return ("recalibrated" in name, kind.startswith("valid_") and not name.startswith("train/"), len(name))
+
+    kinds = [[n for n in names if n.rpartition("/")[2].rpartition(".")[2] == kind] for kind in _FIRST]
+    kinds = [[n for n in one if not n.startswith("evaluate/constant.")] for one in kinds]
+    return ([min(one, key=rank) for one in kinds if one] or list(names))[:_MOST]
 
 
 def best_first(every: Sequence[Line], by: str) -> list[Line]:

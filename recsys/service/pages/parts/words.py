@@ -4,7 +4,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["ago", "clock", "duration", "shown", "size"]
+__all__ = ["ago", "clock", "duration", "megabytes", "shown", "size"]
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
@@ -44,6 +44,11 @@ def size(count: float) -> str:
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
         count /= 1024
     return f"{count:,.1f} TiB"
+
+
+def megabytes(count: float) -> str:
+    """Bytes as megabytes, for axes: `2.5 MB`."""
+    return f"{count / 1e6:,.4g} MB"
 
 
 def shown(value: Any) -> str:

@@ -5,6 +5,10 @@
   const slider = section.querySelector("input[name=smooth]"), shown = section.querySelector("output");
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const POINTS = new URLSearchParams(location.search).get("points") ?? 2000; /* of a curve; the service thins it */
+  const FEW = 30; /* points, that need no smoothing */
+  const given = new URLSearchParams(location.search).get("smooth");
+  let chosen = given !== null && given >= 0 && given < 1;
+  if (chosen) slider.value = given;
   let stages = {}; /* stage → figure → {steps, values} */
   let plots = [], asking = false, again = false;
 
@@ -58,13 +62,16 @@
       caption.textContent = `${title} of ${stage}`;
       figure.append(caption);
       room.append(figure);
-      const plot = {key, stage, title, names, figure};
-      plot.chart = new uPlot(options(plot), data(plot), figure);
-      plot.chart.root.querySelector("canvas").setAttribute("aria-label", caption.textContent);
-      plot.chart.root.querySelector("canvas").setAttribute("role", "img");
-      return plot;
+      return {key, stage, title, names, figure};
     });
     section.hidden = !plots.length;
+    if (!chosen && plots.every(p => p.names.every(name => stages[p.stage][name].steps.length < FEW))) slider.value = 0;
+    for (const plot of plots) { /* now that the figures share the width */
+      plot.chart = new uPlot(options(plot), data(plot), plot.figure);
+      const canvas = plot.chart.root.querySelector("canvas");
+      canvas.setAttribute("aria-label", `${plot.title} of ${plot.stage}`);
+      canvas.setAttribute("role", "img");
+    }
     section.querySelector("#smoothing").hidden = !plots.length;
     shown.textContent = slider.value;
   }
@@ -105,9 +112,8 @@
   document.addEventListener("recsys:event", ({detail: event}) => {
     if (event.kind === "metrics" || event.kind === "state") load();
   });
-  const given = new URLSearchParams(location.search).get("smooth");
-  if (given !== null && given >= 0 && given < 1) slider.value = given;
   slider.addEventListener("input", () => {
+    chosen = true;
     redraw();
     const address = new URL(location.href);
     address.searchParams.set("smooth", slider.value);
