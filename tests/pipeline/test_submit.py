@@ -32,7 +32,7 @@ WRONG = {
     "+selection.depth=3": "selection: unknown depth",
     "+data.source.depth=3": "data.source: unknown depth",
     "model=absent": f"model: no option 'absent': expected one of {', '.join(MODELS)}",
-    "experiment=absent": "experiment: no option 'absent': expected one of daily, demo",
+    "experiment=absent": "experiment: no option 'absent': expected one of daily, daily_own, demo",
     "stages=[fly]": "unknown ['fly']",
     "stages=[]": "stages: expected a list",
     "stages=[select] select.apply=[item]": "stages lacks it: add train",
