@@ -64,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    if arguments is None and sys.argv[1:2] == ["submit"]:
+        sys.stderr.flush()
+        os._exit(code)  # all is written and closed: to free the memory takes Python a tenth of the command's time
     return code
 
 

@@ -15,6 +15,7 @@ COMMANDS = [n for n, p in command_tree().items() if p.get_default("call")]
 def test_an_unknown_option_is_one_line_and_exit_code_2(command: str, capsys) -> None:
     needed = {
         "doctor": [],
+        "schedules": [],
         "bench data": [],
         "checkpoint diff": ["x", "y"],
         "checkpoint reshard": ["x", "y", "--files", "1"],

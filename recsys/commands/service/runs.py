@@ -106,7 +106,8 @@ def _in_full(row: QueuedRun) -> Text:
     """All that is known of a run, a line each."""
     new, live = row.new, row.live
     progress = live.progress and f"{live.progress['done']:,} of {live.progress['total']:,} {live.progress['unit']}"
-    needs = f"{new.needs.cores} cores, {new.needs.memory / 2**30:.3g} GiB, {new.needs.gpus} GPUs"
+    cores = "1 core" if new.needs.cores == 1 else f"{new.needs.cores} cores"
+    needs = f"{cores}, {new.needs.memory / 2**30:.3g} GiB, {new.needs.gpus} GPUs"
     worker = row.owner and f"{row.owner} on {row.host}, process {row.pid}"
     typed = "recsys run " if new.kind == "direct" else "recsys submit "
     lines = {
