@@ -91,6 +91,7 @@ class MLflowThread:
             ConfigError: As `later`.
         """
         self.begin()
+        self._tasks.put(lambda _: None)  # else it would not wait for a store that is being opened
         self._tasks.join()
         if self._broken is not None:
             raise self._broken

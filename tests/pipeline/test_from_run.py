@@ -8,8 +8,8 @@ import mlflow
 import pytest
 
 import pipelines.submit  # noqa: F401 (registers the resolver that the configuration uses)
+from pipelines.continued import _over
 from recsys.commands.cli import main
-from recsys.commands.run import _over
 from recsys.results import RunResult, read_result
 from tests.pipeline.small import SMALL, recsys
 

@@ -264,7 +264,7 @@ def test_a_step_is_left_out_with_a_tilde(monkeypatch, tmp_path: Path) -> None:
     from recsys.commands.cli import main
 
     seen = []
-    monkeypatch.setattr(pipelines.run, "execute", lambda config, folder, _: seen.append(config) or folder)
+    monkeypatch.setattr(pipelines.run, "execute", lambda config, folder, *_: seen.append(config) or folder)
     monkeypatch.chdir(tmp_path)
     assert main(["run", "~compression", "~quantization"]) == 0
     assert seen[0].compression is None and seen[0].quantization is None
@@ -276,7 +276,7 @@ def test_a_run_and_its_model_have_the_name_of_the_data(monkeypatch, tmp_path: Pa
     from recsys.commands.cli import main
 
     seen = []
-    monkeypatch.setattr(pipelines.run, "execute", lambda config, folder, _: seen.append((config, folder)) or folder)
+    monkeypatch.setattr(pipelines.run, "execute", lambda config, folder, *_: seen.append((config, folder)) or folder)
     monkeypatch.chdir(tmp_path)
     for arguments, name in ((["data=ml100k"], "ml100k"), (["experiment=demo"], "demo"), (["name=mine"], "mine")):
         assert main(["run", *arguments]) == 0

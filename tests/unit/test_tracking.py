@@ -262,7 +262,7 @@ def test_a_stage_that_fails_is_noted_as_such_before_the_process_ends(runs):
 
 def test_a_store_that_cannot_be_used_ends_the_run_at_the_next_call(tmp_path):
     (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\0 and no more")
-    mlflow = MLflowThread(None, "names", tmp_path)
+    mlflow = MLflowThread(f"sqlite:///{tmp_path / 'mlflow.db'}", "names", tmp_path)
     mlflow.progress(1, 10)
     with closing(mlflow), pytest.raises(ConfigError, match="cannot use sqlite"):
         mlflow.wait()
