@@ -27,9 +27,12 @@ def _lead(days: Sequence[OneDay], retrains: Retrains) -> str:
     both = [d for d in days if d.day.number in retrains]
     if not both:
         return text
-    change = sum(d.auc - retrains[d.day.number]["auc"] for d in both) / len(both)
+    auc, logloss = (
+        sum(getattr(d, m) - retrains[d.day.number][m] for d in both) / len(both) for m in ("auc", "logloss")
+    )
     cost = sum(retrains[d.day.number]["seconds"] for d in both) / sum(d.seconds for d in both)
-    text += f" Against {len(both)} full retrains, AUC differs by {change:+.4f} on average; "
+    many = "one full retrain" if len(both) == 1 else f"{len(both)} full retrains, on average"
+    text += f" Against {many}: AUC {auc:+.4f}, logloss {logloss:+.4f}; "
     return f"{text}a retrain took {cost:.0f} × the training time of a period."
 
 

@@ -55,13 +55,14 @@ def _about(rest: dict[str, Any], world: int, size: int) -> list[str]:
 def diff(given: Namespace) -> int:
     """Print what differs between two folders → 1 if anything does."""
     table = Table("tensor or value", _right("differ"), _right("of"), _right("largest difference"))
-    for d in differences(_read(given.a), _read(given.b)):
+    a, b = _read(given.a), _read(given.b)
+    for d in differences(a, b):
         if d.count is None:
             table.add_row(d.name, d.text)
         else:
             table.add_row(d.name, f"{d.count:,}", f"{d.total:,}", f"{d.largest:.3g}")
-    if table.row_count:
-        console(_WIDTH, stderr=False).print(table)
+    equal = f"equal: {len(a.tables)} tables, and {sum(not p.table for p in a.manifest.parts)} other tensors"
+    console(_WIDTH, stderr=False).print(table if table.row_count else equal)
     return int(table.row_count > 0)
 
 

@@ -83,7 +83,7 @@ def test_reshard_and_unshard_change_the_files_and_nothing_else(stage: Path, tmp_
     for name, how in {"a": ["--files", 3], "b": ["--rows", 7], "c": None}.items():
         assert said(capfd, "unshard" if how is None else "reshard", stage, tmp_path / name, *(how or ()))
         again, same_spec = checkpoint.load(tmp_path / name)
-        assert same_spec == spec and said(capfd, "diff", stage, tmp_path / name) == ""
+        assert same_spec == spec and said(capfd, "diff", stage, tmp_path / name).startswith("equal: ")
         for a, b in zip(again.trainable().held(), model.trainable().held(), strict=True):
             assert torch.equal(a.weight_RD, b.weight_RD) and torch.equal(a.state, b.state)
         assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
@@ -102,7 +102,7 @@ def test_a_training_goes_on_from_a_resharded_checkpoint(stage: Path, train: Shar
     model = checkpoint.build(train.schema, SPEC)
     fit(model, train, valid, HOW, 0, tmp_path / "checkpoints")
     checkpoint.save(tmp_path, model, SPEC)
-    assert said(capfd, "diff", stage, tmp_path) == ""
+    assert said(capfd, "diff", stage, tmp_path).startswith("equal: ")
 
 
 def test_diff_names_what_differs(stage: Path, tmp_path: Path, capfd) -> None:
