@@ -103,18 +103,16 @@ def _run_stage(
         _console.rule(Text(name, "bold"))
     with mlflow.during(lambda tracker: tracker.stage(name)):  # the result counts even if MLflow fails
         result = run_node(node, stage.folder, work)
-        mlflow.later(lambda tracker: _tell(stage.folder, result, tracker, register))
+        mlflow.later(lambda tracker: tracker.log(name, result, stage.folder))
+    mlflow.later(lambda tracker: _told(stage.folder, result, tracker, register))
 
 
-def _tell(folder: Path, result: StageResult, tracker: "Tracker", register: str) -> None:
-    """Log a stage's result in MLflow, and note in it that this is done."""
-    if not tracker.log(folder.name, result, folder):
-        return
-    if result.bundle:
+def _told(folder: Path, result: StageResult, tracker: "Tracker", register: str) -> None:
+    """Note in a stage's result that MLflow has it, once its run there has ended as finished; register its bundle."""
+    if result.bundle and not tracker.lost:
         result = replace(result, model_uri=tracker.register(folder.name, folder / result.bundle, register))
-        if result.model_uri is None:
-            return
-    write_stage(folder, replace(result, mlflow_run_id=tracker.ids[folder.name]))
+    if not tracker.lost:
+        write_stage(folder, replace(result, mlflow_run_id=tracker.ids[folder.name]))
 
 
 def _begin(folder: Path, config: RunConfig) -> Run:

@@ -214,7 +214,7 @@ def test_a_search_is_watched_in_run_json_and_a_file_cancels_it(place):
 
 @pytest.mark.slow
 def test_a_killed_run_takes_up_where_it_was(place):
-    """Kill after a look at validation: run.json and MLflow know it; the weights equal those of a run left alone."""
+    """Kill after a look at validation: run.json knows it; in the end MLflow has each look once, weights are equal."""
     quick = [*SMALL, "stages=[train]", "train.max_epochs=10", "train.patience=100", "train.evals_per_epoch=2"]
     whole = recsys(place, "run", *quick, "hydra.run.dir=runs/whole")
     assert whole.returncode == 0, whole.stderr
@@ -229,11 +229,9 @@ def test_a_killed_run_takes_up_where_it_was(place):
     process.kill()
     process.wait()
     assert resume.exists(), "the run ended before it could be killed: make it longer"
-    assert {r.state for r in seen} == {"running"} and seen[0].stage is None and not (folder / "result.json").exists()
-    assert {r.stage for r in seen} == {None, "prepare", "train"}
+    assert {r.state for r in seen} == {"running"} and not (folder / "result.json").exists()
+    assert {"train"} <= {r.stage for r in seen} <= {None, "prepare", "train"}
     assert seen[-1].progress.unit == "rows" and 0 < seen[-1].progress.done < seen[-1].progress.total
-    logged = curve(place, "valid_logloss")
-    assert seen[-1].metrics["train"]["step"] in logged, "MLflow has the look while the training runs"
     left = read_run(folder)
     assert left.state == "killed" and left.config["train"]["max_epochs"] == 10 and left.error is None
     again = recsys(place, "run", "resume=killed")

@@ -103,7 +103,9 @@ def test_planted_truth_is_found(record_property):
 
 @pytest.mark.parametrize("price", [1e-3, 3e-3])
 def test_adaptive_weights_keep_every_sparse_field_and_no_noise(price):
-    for seed in range(4):
+    seeds = conclusive(range(5))
+    assert len(seeds) >= 3, "inconclusive: the models are too weak"
+    for seed in seeds[:4]:
         assert kept(found(seed, True, price), planted.SPARSE) == 4
         assert kept(found(seed, True, price), planted.NOISE) <= 1
 
