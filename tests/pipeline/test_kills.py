@@ -198,9 +198,7 @@ def test_while_each_kind_of_file_is_written(forks, whole, tmp_path):
         places[-1].finish()  # that file was there already
         places.append(begin(forks, whole, tmp_path / str(len(places)), RUN))
     places[-1].finish()
-    assert (
-        sum(p.killed for p in places) >= 28
-    )  # the others were there already: MLflow's thread has told the stage before
+    assert sum(p.killed for p in places) >= 28  # 35 before MLflow was told in a thread, 30 since: why is not known
 
 
 def test_in_the_first_seconds_of_a_folder(forks, whole, tmp_path):
