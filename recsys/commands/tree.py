@@ -241,7 +241,8 @@ def _bench_train(add: Add) -> None:
     p.add_argument("--cases", nargs="+", default=[*_TRAIN_CASES], metavar="CASE", help=f"of {', '.join(_TRAIN_CASES)}")
     p.add_argument("--peers", nargs="*", default=[*_PEERS], metavar="PEER", help=f"of {', '.join(_PEERS)}")
     p.add_argument("--peers-python", type=Path, help="Python that has them; .venv-peers/bin/python by default")
-    p.add_argument("--precisions", nargs="+", default=["bf16", "fp32"], choices=["bf16", "fp32"], help="of ours")
+    p.add_argument("--precisions", nargs="+", choices=["bf16", "fp32"],
+                   help="of ours; both by default, or fp32 alone if the hardware does not multiply bf16")  # fmt: skip
     p.add_argument("--threads", type=int, default=2, help="of each process (2)")
     p.add_argument("--turns", type=int, default=5, help="of each side (5)")
     p.add_argument("--seconds", type=float, default=1.5, help="that a turn takes, about (1.5); 2 steps at least")

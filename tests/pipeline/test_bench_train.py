@@ -12,6 +12,7 @@ from torch import nn
 
 from recsys.commands.bench.train import whole_run
 from recsys.commands.bench.train.cases import CASES, PEERS, sides_of, spec_of
+from recsys.commands.bench.train.command import _Asked
 from recsys.commands.bench.train.floor import check_complete, floor_step, of_step, padded, recorded
 from recsys.commands.bench.train.history import history_page, read_all
 from recsys.commands.bench.train.results import CaseFigures, Measured, WholeRun, keep, middle, ratios, read_kept
@@ -23,6 +24,7 @@ from recsys.data.batch import Batch
 from recsys.errors import DataError
 from recsys.features.schema import Schema
 from recsys.models.wukong import compressed_fm
+from recsys.training import device
 from recsys.training.checkpoint import build
 from recsys.training.device import Device
 
@@ -268,3 +270,16 @@ def test_the_whole_benchmark_on_tiny_sets(tmp_path: Path) -> None:
     width = 26 * 16 + 13
     weights = 3 * width**2 + width * 256 + 256 * 128 + width + 128
     assert about["flops_per_row"] == 6 * weights  # 4.17 million
+
+
+@pytest.mark.parametrize(("itself", "measured"), [(True, ["bf16", "fp32"]), (False, ["fp32"])])
+def test_bf16_is_measured_by_default_only_if_the_hardware_multiplies_it(
+    itself: bool, measured: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Emulated, a step in bf16 took ten times as long as in fp32: the whole command then lasts for hours."""
+    monkeypatch.setattr(device, "_multiplies_bf16", lambda place: itself)
+    given = command_tree()[""].parse_args(["bench", "train"])
+    assert _Asked.of(given).precisions == measured
+    assert ("--precisions bf16 fp32 measures both" in capsys.readouterr().err) == (not itself)
+    given = command_tree()[""].parse_args(["bench", "train", "--precisions", "bf16"])
+    assert _Asked.of(given).precisions == ["bf16"]

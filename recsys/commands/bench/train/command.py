@@ -20,13 +20,14 @@ from rich.table import Table
 
 import recsys
 from recsys.commands.bench.train import whole_run
-from recsys.commands.bench.train.cases import CASES, FLOOR, OURS, PEERS, Case, chosen, job_of, sides_of
+from recsys.commands.bench.train.cases import CASES, FLOOR, OURS, PEERS, PRECISIONS, Case, chosen, job_of, sides_of
 from recsys.commands.bench.train.data import prepared
 from recsys.commands.bench.train.results import CaseFigures, Measured, Middle, WholeRun, keep, ratios
 from recsys.commands.bench.train.sides import Side, interleaved, started
 from recsys.commands.bench.train.targets import Target, line, targets
 from recsys.errors import ConfigError
 from recsys.terminal import console
+from recsys.training.device import Device
 
 __all__ = ["main"]
 
@@ -67,10 +68,20 @@ class _Asked:
             raise ConfigError(f"--{wrong}: expected a number above 0, got {values[wrong]}: raise it")
         values |= {"ids": None} | (_QUICK if given.quick else {})
         python = given.peers_python or _ROOT / ".venv-peers" / "bin" / "python"
+        precisions = given.precisions or _precisions(given.device)
         return cls(
-            given.folder.resolve(), given.peers, python, given.precisions, steps=given.steps, device=given.device,
+            given.folder.resolve(), given.peers, python, precisions, steps=given.steps, device=given.device,
             runs=given.runs, **values,
         )  # fmt: skip
+
+
+def _precisions(device: str) -> list[str]:
+    """Those that the hardware multiplies itself: emulated, bf16 takes ten times as long and says nothing."""
+    chosen = Device.choose(device)
+    if chosen.autocast_dtype is None:
+        _console.print(f"fp32 alone ({chosen.reason}); --precisions bf16 fp32 measures both", soft_wrap=True)
+        return ["fp32"]
+    return [*PRECISIONS]
 
 
 def _commands(sides: Mapping[str, str], python: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
