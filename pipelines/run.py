@@ -174,21 +174,19 @@ def _run_stages(
     before_publishing: Callable[[], None],
 ) -> Path:
     tracking, runs = config.tracking, Path(config.runs)
-    mlflow = MLflowThread(tracking.uri, tracking.experiment, runs)
-    every = Reporters(reporter, file, mlflow)
     title, noted = f"{config.name}-{config.seed}", config.to_json()
     stages = {name: StageOfRun(place) for name, place in done.items()}
-    try:
-        with mlflow.during(lambda tracker: tracker.parent(title, noted, folder, file.mark)):
-            for name in names:
-                raise_if_cancelled(every)
-                file.stage(name)
-                done[name] = folder / name
-                stage = Stage(config, done[name], {n: p for n, p in done.items() if n != name}, every)
-                _run_stage(name, stage, mlflow, tracking.register, before_publishing)
-            mlflow.wait()
-    finally:
-        mlflow.close()
+    with (
+        MLflowThread(tracking.uri, tracking.experiment, runs) as mlflow,
+        mlflow.during(lambda tracker: tracker.parent(title, noted, folder, file.mark)),
+    ):
+        every = Reporters(reporter, file, mlflow)
+        for name in names:
+            raise_if_cancelled(every)
+            file.stage(name)
+            done[name] = folder / name
+            stage = Stage(config, done[name], {n: p for n, p in done.items() if n != name}, every)
+            _run_stage(name, stage, mlflow, tracking.register, before_publishing)
     stages |= {name: _of_run(folder / name, read_stage(folder / name)) for name in names}
     id = str(folder.resolve().relative_to(runs.resolve()))
     before_publishing()

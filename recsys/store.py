@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 from recsys.errors import ConfigError
 from recsys.files import sync_folder
 
-__all__ = ["database", "default_uri", "follow", "make_store", "masked", "reach"]
+__all__ = ["database", "default_uri", "follow", "make_store", "masked", "reach", "warn_untold"]
 
 
 def default_uri(runs: Path) -> str:
@@ -51,11 +52,13 @@ def make_store(database: Path, make: Callable[[str], object]) -> None:
 
 
 def reach(uri: str) -> None:
-    """Connect to a server's port; MLflow itself would retry for minutes.
+    """Connect to a server's port, or read the first pages of a SQLite file; MLflow itself needs seconds or minutes.
 
     Raises:
-        ConfigError: If nothing answers within 5 seconds.
+        ConfigError: If nothing answers within 5 seconds, or the file is no whole database.
     """
+    if (file := database(uri)) and file.exists():
+        _read(file)
     where = urlsplit(uri)
     if where.scheme not in ("http", "https") or not where.hostname:
         return
@@ -65,6 +68,25 @@ def reach(uri: str) -> None:
     except (OSError, ValueError) as error:
         shown = f"{where.scheme}://{where.hostname}:{where.port}"  # without user name and password
         raise ConfigError(f"tracking.uri: cannot reach {shown}: {error}: start the server, or change it") from error
+
+
+def _read(file: Path) -> None:
+    try:
+        with closing(sqlite3.connect(file, timeout=1)) as store:
+            store.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        pass  # it is locked, which may pass
+    except sqlite3.DatabaseError as error:
+        raise ConfigError(
+            f"tracking.uri: cannot use sqlite:///{file}: {error}: it is broken: move {file} away, and a new one is made"
+        ) from error
+
+
+def warn_untold(error: BaseException, uri: str) -> None:
+    """Print that MLflow cannot be told of this run any more."""
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    text = f"warning: MLflow cannot be told, the run goes on without it: {reason}: resume=ID tells it later"
+    print(text.replace(uri, masked(uri)), file=sys.stderr)
 
 
 _ADDRESSES = (  # where MLflow's tables hold absolute addresses of artifacts

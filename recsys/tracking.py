@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -27,7 +26,7 @@ import recsys
 from recsys.errors import Cancelled, ConfigError
 from recsys.lock import locked
 from recsys.results import StageResult
-from recsys.store import database, default_uri, follow, make_store, masked, reach
+from recsys.store import database, default_uri, follow, make_store, masked, reach, warn_untold
 
 __all__ = ["BundleModel", "Tracker", "artifact", "default_uri"]
 
@@ -256,9 +255,7 @@ class Tracker:
             return what()
         except Exception as error:  # MLflow, SQLAlchemy, requests and the file system each raise their own
             self.lost = True
-            reason = " ".join(str(error).split())[:200]
-            text = f"warning: MLflow cannot be told, the run goes on without it: {reason}: resume=ID tells it later"
-            print(text.replace(self.uri, masked(self.uri)), file=sys.stderr)
+            warn_untold(error, self.uri)
             return None
 
     def log(self, stage: str, result: StageResult, folder: Path) -> bool:

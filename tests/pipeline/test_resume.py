@@ -266,15 +266,16 @@ def test_a_torn_result_is_one_line(here, capfd):
     result.write_text(whole)
 
 
-def test_a_tracking_failure_costs_nothing_and_resume_tells_it(here, capfd, monkeypatch):
+@pytest.mark.parametrize("failing", ["_log", "__init__"])
+def test_a_tracking_failure_costs_nothing_and_resume_tells_it(here, capfd, monkeypatch, failing):
     with monkeypatch.context() as broken:
-        broken.setattr(Tracker, "_log", lambda *a: 1 / 0)
-        assert main(["run", *QUICK, "hydra.run.dir=runs/untold"]) == 0
+        broken.setattr(Tracker, failing, lambda *a: 1 / 0)
+        assert main(["run", *QUICK, f"hydra.run.dir=runs/untold{failing}"]) == 0
     said = capfd.readouterr().err
     assert said.count("MLflow cannot be told") == 1 and "Traceback" not in said
-    path = here / "runs" / "untold" / "result.json"
+    path = here / "runs" / f"untold{failing}" / "result.json"
     assert read_result(path).stages["prepare"].mlflow_run_id is None
-    assert main(["run", "resume=untold"]) == 0
+    assert main(["run", f"resume=untold{failing}"]) == 0
     result = read_result(path)
     run = Tracker(None, "recsys", here / "runs").client.get_run(result.stages["prepare"].mlflow_run_id)
     assert run.data.metrics["rows"] == 1500 and run.info.status == "FINISHED"

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -228,18 +229,20 @@ def test_a_server_that_is_gone_is_not_told_by_retry_lines(monkeypatch, caplog):
 
 def test_mlflow_is_opened_after_the_first_progress_and_told_in_order(runs):
     """Its import takes seconds, which the first step of a training must not wait for."""
-    mlflow, told = MLflowThread(None, "names", runs), []
-    with mlflow.during(lambda t: t.parent("run", {"a": 1}, runs, MARK)):
-        with mlflow.during(lambda t: t.stage("train")):
-            mlflow.later(lambda t: told.append(1))
-            time.sleep(0.1)
-            assert told == [] and mlflow.tracking.run_id is None
-            mlflow.progress(1, 10)
-            mlflow.metrics({"loss": 2.0}, 1)
-            mlflow.later(lambda t: told.append(2))
-        mlflow.wait()
-        assert told == [1, 2]
-    mlflow.close()
+    told, opened = [], threading.Event()
+    with (
+        MLflowThread(None, "names", runs) as mlflow,
+        mlflow.during(lambda t: t.parent("run", {"a": 1}, runs, MARK)),
+        mlflow.during(lambda t: t.stage("train")),
+    ):
+        mlflow.later(lambda t: told.append(1) or opened.set())
+        time.sleep(0.1)
+        assert told == [] and mlflow.tracking.run_id is None
+        mlflow.progress(1, 10)
+        assert opened.wait(60)
+        mlflow.metrics({"loss": 2.0}, 1)
+        mlflow.later(lambda t: told.append(2))
+    assert told == [1, 2]
     tracker = Tracker(None, "names", runs)
     run = tracker.client.get_run(mlflow.tracking.run_id)
     (stage,) = tracker.client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
@@ -247,10 +250,9 @@ def test_mlflow_is_opened_after_the_first_progress_and_told_in_order(runs):
 
 
 def test_a_stage_that_fails_is_noted_as_such_before_the_process_ends(runs):
-    mlflow = MLflowThread(None, "names", runs)
     with (
         pytest.raises(ZeroDivisionError),
-        closing(mlflow),
+        MLflowThread(None, "names", runs) as mlflow,
         mlflow.during(lambda t: t.parent("run", {}, runs, MARK)),
         mlflow.during(lambda t: t.stage("train")),
     ):
@@ -260,11 +262,46 @@ def test_a_stage_that_fails_is_noted_as_such_before_the_process_ends(runs):
     assert [r.info.status for r in found] == ["FAILED", "FAILED"]
 
 
-def test_a_store_that_cannot_be_used_ends_the_run_at_the_next_call(tmp_path):
-    (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\0 and no more")
-    mlflow = MLflowThread(f"sqlite:///{tmp_path / 'mlflow.db'}", "names", tmp_path)
-    mlflow.progress(1, 10)
-    with closing(mlflow), pytest.raises(ConfigError, match="cannot use sqlite"):
-        mlflow.wait()
-    with pytest.raises(ConfigError, match="cannot use sqlite"):
-        mlflow.metrics({"loss": 1.0}, 2)
+def test_a_file_that_is_no_database_is_told_before_the_first_step(runs):
+    store = runs / "mlflow.db"
+    for content in (b"SQLite format 3\0 and no more", store.read_bytes()[:5000]):
+        store.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"cannot use sqlite:.*it is broken: move .*mlflow\.db away"):
+            MLflowThread(None, "names", runs)
+
+
+def test_what_mlflow_cannot_do_once_a_run_trains_is_one_warning(runs, capsys):
+    """A store that is locked for long, or a disk that is full: an error would end the training at its next look."""
+    done = []
+    for wrong in ("task", "store"):
+        if wrong == "store":
+            with closing(sqlite3.connect(runs / "mlflow.db")) as store, store:
+                store.execute("DROP TABLE experiments")
+        with MLflowThread(None, "names", runs) as mlflow, mlflow.during(lambda t: t.parent("run", {}, runs, MARK)):
+            mlflow.progress(1, 10)
+            mlflow.later(lambda t: (runs / "absent" / "result.json").write_text(""))
+            mlflow.later(lambda t: done.append("never"))
+            mlflow.metrics({"loss": 1.0}, 1)
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+        assert len(said) == 1 and "MLflow cannot be told" in said[0] and "resume=ID" in said[0], said
+        assert ("no such table" if wrong == "store" else "No such file") in said[0]
+    assert not done
+
+
+def test_a_stopped_run_does_not_wait_for_a_server_that_hangs(runs, capsys, monkeypatch):
+    """MLflow itself waits for minutes; a worker kills the process before, or a person does."""
+    answers = threading.Event()
+    monkeypatch.setattr("pipelines.mlflow_thread._PATIENCE", 0.05)
+    monkeypatch.setattr("pipelines.mlflow_thread._SOON", 0.05)
+    monkeypatch.setattr(Tracker, "__init__", lambda *_: answers.wait() and None)
+    mlflow = MLflowThread(None, "names", runs)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), mlflow:
+        mlflow.progress(1, 10)
+        raise KeyboardInterrupt
+    assert time.monotonic() - started < 10
+    assert "no answer within" in capsys.readouterr().err
+    threading.Timer(0.2, answers.set).start()
+    with MLflowThread(None, "names", runs):
+        pass  # all is well: this waits, and says for what
+    assert answers.is_set() and "all stages are done; waiting for MLflow at sqlite:" in capsys.readouterr().err
