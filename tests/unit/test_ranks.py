@@ -1,5 +1,6 @@
 """Several processes train as one does on the joined batch. B rows."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -11,6 +12,7 @@ import torch
 from recsys.data.batch import Batch
 from recsys.data.ranks import Ranks
 from recsys.frame.ctr import CTR
+from recsys.frame.dropout import _kept
 from recsys.training import checkpoint
 from recsys.training.config import TrainConfig
 from recsys.training.loop import Training
@@ -116,6 +118,57 @@ def test_ranks_learn_from_their_shares_what_one_process_learns_from_the_batch(wo
     for table, _, count, _ in wanted["held"]:
         mine = [(start, stop) for t, start, stop in saved if t == table]
         assert [0, *(stop for _, stop in mine)] == [*(start for start, _ in mine), count], "each row is saved once"
+
+
+class Given:
+    """Five batches of 61 rows, as a training reads them."""
+
+    schema = SCHEMA
+
+    def __len__(self) -> int:
+        return 5 * 61
+
+    def shuffled(self, size: int, seed: Any, skip: int, ranks: Ranks) -> Iterator[Batch]:
+        share = ranks.share(size)
+        for whole in (rows(number) for number in range(skip, 5)):
+            yield replace(rows_of(whole, SCHEMA, share), weight_B=whole.weight_B[share])
+
+
+def with_dropout(ranks: Ranks, masks: list[torch.Tensor] | None) -> dict[str, Any]:
+    """What is learned from five batches, and the dropout's masks in order; they are given, or drawn."""
+    dropping = {**spec(), "model": {**spec()["model"], "dropout": 0.4}, "embedding_dropout": 0.4}
+    torch.manual_seed(7)
+    model, used = checkpoint.build(SCHEMA, dropping), list[torch.Tensor]()
+    training = Training(model, replace(HOW, batch_size=61, max_epochs=1), 5)
+
+    def kept(shape: torch.Size, share: float) -> torch.Tensor:
+        used.append(_kept(shape, share) if masks is None else masks[len(used)])
+        assert used[-1].shape == shape
+        return used[-1]
+
+    with patch("recsys.frame.dropout._kept", kept):
+        losses = [step.loss for step in training.steps(Given(), 3)]  # type: ignore[arg-type]
+    state = training.embedding.optimizer_state()
+    return {"losses": losses, "model": numbers_of(model), "state": state, "masks": used}
+
+
+def test_dropout_on_several_ranks_is_that_of_one_process() -> None:
+    """With the ranks' masks side by side one process learns the same; and they are drawn by the same law, each anew."""
+    parts = in_ranks(2, with_dropout, None)
+    zero, one = (part["masks"] for part in parts)
+    alone = with_dropout(Ranks(), [torch.cat(pair) for pair in zip(zero, one, strict=True)])
+    for got in parts:
+        np.testing.assert_allclose(got["losses"], alone["losses"], rtol=0, atol=1e-6)
+        close(got["model"], alone["model"], 1e-6)
+        close(got["state"], alone["state"], 1e-6)
+    share = round(0.6 * 256) / 256
+    alike = share**2 + (1 - share) ** 2  # how often two independent entries are equal
+    for masks in (zero, one):
+        x = torch.cat([m.flatten() for m in masks]).double()
+        assert float(x.mean()) == pytest.approx(share, abs=4 * (share * (1 - share) / len(x)) ** 0.5)
+    for a, b in ((zero, one), (zero, zero[2:]), (one, one[2:])):  # of two ranks; of two steps
+        same = torch.cat([(m[:30] == n[:30]).flatten() for m, n in zip(a, b, strict=False)]).double()
+        assert float(same.mean()) == pytest.approx(alike, abs=4 * (alike * (1 - alike) / len(same)) ** 0.5)
 
 
 def copies(ranks: Ranks, tables: str) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
