@@ -118,10 +118,6 @@ class LocalDoor:
         from recsys.service.queue.schedules import add_schedule
         from recsys.service.submit import new_runs
 
-        if asked.multirun:
-            raise ConfigError("every: expected one run, got a sweep (-m): submit each of its runs at its own times")
-        if asked.client_key or asked.after:
-            raise ConfigError("every: each run of a schedule has a key of its own, and waits for none: leave them out")
         (run,) = new_runs(asked)
         return add_schedule(self._database(), run.name, str(asked.every), run)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.frozen import Frozen, freeze
+from recsys.errors import ConfigError
 from recsys.results import config_digest
 from recsys.service.door import Submission
 from recsys.service.queue.records import Needs, NewRun
@@ -28,6 +29,7 @@ def new_runs(asked: Submission, user: str | None = None) -> list[NewRun]:
     Raises:
         ConfigError: If a setting is invalid.
     """
+    _check_times(asked)
     git = _git(Path.cwd())
     try:
         frozen = freeze(asked.overrides, asked.multirun)
@@ -40,6 +42,16 @@ def new_runs(asked: Submission, user: str | None = None) -> list[NewRun]:
         runs.insert(0, _parent(runs, asked, frozen[0]))
     state = _state(git)
     return [replace(run, git=state) for run in runs]
+
+
+def _check_times(asked: Submission) -> None:
+    """Refuse what a schedule cannot have."""
+    if asked.every is None:
+        return
+    if asked.multirun:
+        raise ConfigError("every: expected one run, got a sweep (-m): submit each of its runs at its own times")
+    if asked.client_key or asked.after:
+        raise ConfigError("every: each run of a schedule has a key of its own, and waits for none: leave them out")
 
 
 def _of_queue(frozen: Frozen, asked: Submission, user: str) -> NewRun:

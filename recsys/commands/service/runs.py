@@ -15,7 +15,7 @@ from recsys.commands.service.table import runs_table, state_of, when
 from recsys.errors import ConfigError, printable
 from recsys.service.door import Door
 from recsys.service.doors import open_door
-from recsys.service.queue.records import ENDED, QueuedRun
+from recsys.service.queue.records import ENDED, MOST_LISTED, QueuedRun
 from recsys.service.wire import row_json
 from recsys.terminal import console
 
@@ -24,7 +24,6 @@ __all__ = ["main"]
 _WIDE = 200  # cells if the output is no terminal: a file or a pipe has room
 _PAUSE = 1.0  # seconds between two drawings
 _MOST = 2000  # letters of a value
-_FAMILY = 1000  # most runs of a sweep that are shown with it
 
 
 def main(given: Namespace) -> int:
@@ -52,7 +51,7 @@ def _listed(door: Door, given: Namespace) -> list[QueuedRun]:
 def _one(door: Door, id: str) -> list[QueuedRun]:
     """A run, and behind it those of the sweep that it is."""
     row = door.get(id)
-    return [row, *(door.runs(parent=id, limit=_FAMILY) if row.new.kind == "sweep" else [])]
+    return [row, *(door.runs(parent=id, limit=MOST_LISTED) if row.new.kind == "sweep" else [])]
 
 
 def _print_json(look: Callable[[], list[QueuedRun]], given: Namespace) -> int:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from recsys.service.queue.records import STATES
+from recsys.service.queue.records import MOST_LISTED, STATES
 
 __all__ = ["SERVICE", "add_service"]
 
@@ -58,13 +58,13 @@ def _bytes(text: str) -> int:
 _bytes.__name__ = "size, such as 8G or 500M"
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def _whole(least: int, most: int = 2**31) -> Callable[[str], int]:
     def count(text: str) -> int:
-        if not least <= (number := int(text)) < 2**31:
+        if not least <= (number := int(text)) <= most:
             raise ValueError
         return number
 
-    count.__name__ = f"whole number of at least {least}"
+    count.__name__ = f"whole number of at least {least}" if most == 2**31 else f"whole number from {least} to {most}"
     return count
 
 
@@ -107,7 +107,7 @@ def _look(add: Add) -> None:
     p.add_argument("--state", nargs="+", choices=STATES, default=[], metavar="STATE", help=f"of {', '.join(STATES)}")
     p.add_argument("--parent", metavar="ID", help="only the runs of this sweep")
     p.add_argument("--text", default="", metavar="WORDS", help="only with these letters in id, name or overrides")
-    p.add_argument("--limit", type=_whole(1), default=50, metavar="N", help="most runs (50)")
+    p.add_argument("--limit", type=_whole(1, MOST_LISTED), default=50, metavar="N", help="most runs (50)")
     p.add_argument("--json", action="store_true", help="one line of JSON a run")
     p.add_argument("--watch", action="store_true", help="draw it anew each second")
     _runs(p)

@@ -25,7 +25,7 @@ from recsys.service.local import LocalDoor
 from recsys.service.logs import note
 from recsys.service.options import options
 from recsys.service.queue.queue import Queue
-from recsys.service.queue.records import NewRun, QueuedRun, Schedule, State
+from recsys.service.queue.records import MOST_LISTED, NewRun, QueuedRun, Schedule, State
 from recsys.service.queue.schedules import add_schedule, list_schedules, remove_schedule
 from recsys.service.queue.sql import SqlQueue
 from recsys.service.submit import new_runs
@@ -99,10 +99,10 @@ def schedule(asked: Asked, sender: Caller, queue: Queue, settings: Settings) -> 
     """
     if not sender.may("admin"):
         raise Refusal(403, f"expected a token of role admin for a schedule, got one of role {sender.role}: ask for one")
-    if asked.multirun or not isinstance(queue, SqlQueue):
-        raise ConfigError("every: expected one run, got a sweep: submit each of its runs at its own times")
+    if not isinstance(queue, SqlQueue):
+        raise TypeError("schedules need a queue in a database")
     (run,) = compose(asked, settings, f"http:{sender.role}")
-    added = add_schedule(queue, asked.name or run.name, str(asked.every), run)
+    added = add_schedule(queue, run.name, str(asked.every), run)
     note(_INFO, "scheduled", schedule=added.id, role=sender.role)
     return added
 
@@ -172,7 +172,7 @@ def _lists(router: APIRouter, queue: Queue, settings: Settings) -> None:
         parent: Annotated[str | None, Query(max_length=500)] = None,
         text: Annotated[str, Query(max_length=200)] = "",
         before: _Before = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+        limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 50,
     ) -> Json:
         rows = queue.find(state or (), parent, text, before, limit)
         return {"runs": [_short(row) for row in rows], "counts": queue.counts()}

@@ -10,7 +10,7 @@ from recsys.errors import ConfigError
 from recsys.service.door import Submission
 from recsys.service.http.auth import Refusal
 from recsys.service.queue.queue import Queue
-from recsys.service.queue.records import Needs, QueuedRun
+from recsys.service.queue.records import MOST_LETTERS, RANGES, Needs, QueuedRun
 
 __all__ = ["Asked", "Resumed", "get"]
 
@@ -21,8 +21,13 @@ def _printable(text: str) -> str:
     return text
 
 
+def _within(name: str) -> tuple[Ge, Le]:
+    least, most = RANGES[name]
+    return Ge(least), Le(most)
+
+
 _Count = Annotated[int, Strict()]
-_Word = Annotated[str, Len(1, 200), AfterValidator(_printable)]
+_Word = Annotated[str, Len(1, MOST_LETTERS), AfterValidator(_printable)]
 _Id = Annotated[str, Len(1, 500), AfterValidator(_printable)]
 
 
@@ -30,9 +35,9 @@ class _Needs(BaseModel):
     """What a run takes of a machine: cores, bytes, GPUs."""
 
     model_config = ConfigDict(extra="forbid")
-    cores: Annotated[_Count, Ge(1), Le(4096)] = 1
-    memory: Annotated[_Count, Ge(0), Le(1 << 50)] = Needs.memory
-    gpus: Annotated[_Count, Ge(0), Le(1024)] = 0
+    cores: Annotated[_Count, *_within("cores")] = Needs.cores
+    memory: Annotated[_Count, *_within("memory")] = Needs.memory
+    gpus: Annotated[_Count, *_within("gpus")] = Needs.gpus
 
 
 class Asked(BaseModel):
@@ -45,7 +50,7 @@ class Asked(BaseModel):
     overrides: Annotated[list[str], Len(0, 1000)]
     multirun: bool = False
     name: _Word | None = None
-    priority: Annotated[_Count, Ge(-1_000_000), Le(1_000_000)] = 0
+    priority: Annotated[_Count, *_within("priority")] = 0
     after: Annotated[list[_Id], Len(0, 1000)] = []
     client_key: _Word | None = None
     needs: _Needs = _Needs()

@@ -18,7 +18,7 @@ from recsys.service.http.files import LogPiece, read_log
 from recsys.service.http.settings import Settings
 from recsys.service.logs import note
 from recsys.service.queue.queue import Queue
-from recsys.service.queue.records import ENDED
+from recsys.service.queue.records import ENDED, MOST_LISTED
 
 __all__ = ["Streams", "add_streams"]
 
@@ -173,7 +173,7 @@ def add_streams(router: APIRouter, queue: Queue, settings: Settings, streams: St
     def events(
         after: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
         run: Annotated[str | None, Query(max_length=500)] = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+        limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = MOST_LISTED,
     ) -> Json:
         return {"events": [asdict(event) for event in queue.events(after, run, limit)]}
 

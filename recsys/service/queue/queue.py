@@ -18,8 +18,8 @@ class Queue(Protocol):
         """Add runs in one transaction, all or none → their rows; of a known client key, the row that is there.
 
         Raises:
-            ConfigError: If `after` or `parent` names no run, a client key is known for another configuration, runs
-                wait for each other in a circle, or one can never fit on any worker.
+            ConfigError: If `after` or `parent` names no run, a client key is known for another configuration or is
+                like those of schedules, runs wait for each other in a circle, or one can never fit on any worker.
         """
         ...
 

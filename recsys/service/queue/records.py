@@ -10,6 +10,9 @@ from annotated_types import Ge
 
 __all__ = [
     "ENDED",
+    "MOST_LETTERS",
+    "MOST_LISTED",
+    "RANGES",
     "STATES",
     "Claim",
     "Event",
@@ -38,6 +41,12 @@ killed     begun by `recsys run`, and its process died; the queue's own runs go 
 
 STATES: tuple[State, ...] = ("queued", "running", "unknown", "finished", "failed", "cancelled", "killed")
 ENDED: frozenset[State] = frozenset(("finished", "failed", "cancelled", "killed"))
+
+RANGES = {"priority": (-1_000_000, 1_000_000), "cores": (1, 4096), "memory": (0, 1 << 50), "gpus": (0, 1024)}
+"""Least and largest number of each kind that a submission may ask for."""
+
+MOST_LISTED = 1000  # rows of a list, runs or events
+MOST_LETTERS = 200  # of a name or a client key
 
 Kind = Literal["run", "sweep", "direct"]
 """`run`: a worker runs it. `sweep`: a parent without a process, whose state follows from its children's.

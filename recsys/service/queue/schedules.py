@@ -17,7 +17,7 @@ from recsys.errors import ConfigError, RecsysError, in_one_line, printable
 from recsys.service.queue.records import ENDED, Needs, NewRun, QueuedRun, Schedule
 from recsys.service.queue.rows import read
 from recsys.service.queue.sql import SqlQueue
-from recsys.service.queue.submission import add
+from recsys.service.queue.submission import SCHEDULED, add, check_new
 from recsys.service.queue.tables import clock, runs, schedules
 
 __all__ = ["Every", "Make", "add_schedule", "list_schedules", "local_zone", "remove_schedule", "submit_due"]
@@ -129,6 +129,7 @@ def add_schedule(queue: SqlQueue, id: str, every: str, template: NewRun, zone: s
     parsed = Every.parse(every, zone)
     if not re.fullmatch(r"[\w.-]{1,100}", id):
         raise ConfigError(f"schedule: expected a name of letters, digits, '.', '-' and '_', got {printable(id, 100)!r}")
+    check_new(template)
     with queue.changing(durable=True) as connection:
         row = connection.execute(select(schedules).where(schedules.c.id == id)).mappings().first()
         if row is not None:
@@ -213,7 +214,7 @@ def _submit_one(queue: SqlQueue, id: str, make: Make) -> QueuedRun | None:
     due = datetime.fromtimestamp(schedule.next_at, _zone(schedule.zone))
     new = make(schedule, due, good)
     name = re.sub(r"^\d{8}-\d{6}-", "", new.id)
-    key = f"schedule:{id}:{due.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+    key = f"{SCHEDULED}{id}:{due.astimezone(UTC):%Y%m%dT%H%M%SZ}"
     new = replace(new, id=f"{due:%Y%m%d-%H%M%S}-{name}", client_key=key)
     with queue.changing(durable=True) as connection:
         now = _due(connection, id)
@@ -229,7 +230,7 @@ def _submit_one(queue: SqlQueue, id: str, make: Make) -> QueuedRun | None:
 
 def _of(id: str) -> Any:
     """Ids of all runs of a schedule."""
-    return select(runs.c.id).where(runs.c.client_key.startswith(f"schedule:{id}:", autoescape=True))
+    return select(runs.c.id).where(runs.c.client_key.startswith(f"{SCHEDULED}{id}:", autoescape=True))
 
 
 def _due(connection: Connection, id: str) -> RowMapping | None:

@@ -23,7 +23,7 @@ from recsys.service.queue import claims
 from recsys.service.queue.errors import clear_errors
 from recsys.service.queue.records import ENDED, Claim, Event, Live, Load, Needs, NewRun, QueuedRun, State, Worker
 from recsys.service.queue.rows import change, live_of, one, read, tell, to_runs
-from recsys.service.queue.submission import KNOWN, add, check_resume
+from recsys.service.queue.submission import KNOWN, add, check_keys, check_resume
 from recsys.service.queue.tables import ACTIVE, LOST, READY, clock, run_configs, run_events, runs, workers
 
 __all__ = ["LEASE", "LOCK", "WRITES", "SqlQueue"]
@@ -71,6 +71,7 @@ class SqlQueue:
             yield connection
 
     def submit(self, runs_to_add: Sequence[NewRun]) -> list[QueuedRun]:
+        check_keys(runs_to_add)
         with self.changing(durable=True) as connection:
             return read(connection, add(connection, runs_to_add))
 

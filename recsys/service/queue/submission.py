@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -12,14 +12,14 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.engine import Connection, RowMapping
 
 from recsys.errors import ConfigError
-from recsys.service.queue.records import ENDED, Needs, NewRun
+from recsys.service.queue.records import ENDED, MOST_LETTERS, RANGES, Needs, NewRun
 from recsys.service.queue.rows import fields_of, one, refresh_sweep
 from recsys.service.queue.tables import clock, run_after, run_configs, run_events, runs, workers
 
-__all__ = ["KNOWN", "add", "check_resume"]
+__all__ = ["KNOWN", "SCHEDULED", "add", "check_keys", "check_new", "check_resume"]
 
 KNOWN = 24 * 3600.0  # seconds for which a worker that is silent still counts as one that may come back
-_MOST = 2**31  # of counts and priorities
+SCHEDULED = "schedule:"  # client keys of a schedule's runs begin with it, and no others
 
 
 @dataclass
@@ -33,7 +33,7 @@ class _Entry:
 def add(connection: Connection, new: Sequence[NewRun]) -> list[int]:
     """Add runs → numbers of their rows; see `Queue.submit`."""
     for run in new:
-        _check(run)
+        check_new(run)
     now, by_id, by_key = clock(connection), dict[str, _Entry](), dict[str, _Entry]()
     entries, taken = dict[int, _Entry](), set[str]()
     for i, run in sorted(enumerate(new), key=lambda pair: pair[1].kind != "sweep"):  # sweeps first: children need them
@@ -57,7 +57,22 @@ def add(connection: Connection, new: Sequence[NewRun]) -> list[int]:
     return [entries[i].number or 0 for i in range(len(new))]
 
 
-def _check(run: NewRun) -> None:
+def check_keys(new: Sequence[NewRun]) -> None:
+    """Refuse client keys that only the runs of schedules have: whoever has such a key belongs to a schedule."""
+    for run in new:
+        if run.client_key is not None and run.client_key.startswith(SCHEDULED):
+            raise ConfigError(
+                f"key: expected a word that does not begin with {SCHEDULED!r}, as those of schedules do, got "
+                f"{run.client_key!r}: give another key"
+            )
+
+
+def check_new(run: NewRun) -> None:
+    """Check the id, the texts and the numbers of a run that is to enter the queue.
+
+    Raises:
+        ConfigError: If one is invalid.
+    """
     parts = PurePosixPath(run.id).parts
     if (
         not parts
@@ -71,15 +86,14 @@ def _check(run: NewRun) -> None:
     texts = {"name": run.name, "key": run.client_key or "", "user": run.user, "experiment": run.experiment or ""}
     if wrong := [name for name, value in texts.items() if not value.isprintable()]:
         raise ConfigError(f"{wrong[0]}: expected printable letters, got {texts[wrong[0]]!r}: leave the others out")
-    ranges = {
-        "priority": (run.priority, -_MOST, _MOST),
-        "cores": (run.needs.cores, 1, _MOST),
-        "memory": (run.needs.memory, 0, 2**62),
-        "gpus": (run.needs.gpus, 0, _MOST),
-    }
-    for name, (value, least, most) in ranges.items():
-        if not least <= value <= most:
-            raise ConfigError(f"{name}: expected a whole number from {least} to {most}, got {value}")
+    if long := [name for name in ("name", "key") if len(texts[name]) > MOST_LETTERS]:
+        raise ConfigError(f"{long[0]}: expected at most {MOST_LETTERS} letters, got {len(texts[long[0]])}: shorten it")
+    if run.client_key == "":
+        raise ConfigError("key: expected a word, got none: give one, or leave the key out")
+    values = {"priority": run.priority, **asdict(run.needs)}
+    for name, (least, most) in RANGES.items():
+        if not least <= values[name] <= most:
+            raise ConfigError(f"{name}: expected a whole number from {least} to {most}, got {values[name]}")
 
 
 def _placed(run: NewRun, by_id: Mapping[str, _Entry]) -> NewRun:
@@ -238,7 +252,7 @@ def check_resume(connection: Connection, row: RowMapping, dead: bool) -> None:
             f"run {id} never started, so there is nothing to go on from: recsys retry {id} submits it anew"
         )
     schedule, key = (row["client_key"] or "").rpartition(":")[0], runs.c.client_key
-    if schedule.startswith("schedule:"):
+    if schedule.startswith(SCHEDULED):
         others = select(runs.c.id).where(key.startswith(f"{schedule}:", autoescape=True), runs.c.state.not_in(ENDED))
         if (other := connection.scalar(others)) is not None:
             raise ConfigError(

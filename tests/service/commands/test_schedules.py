@@ -27,6 +27,8 @@ def test_what_no_schedule_can_have_is_refused(recsys, refused):
     refused(recsys("submit", "experiment=demo", "--every", "noon"), "expected day@03:00", "'noon'")
     refused(recsys("submit", "experiment=demo", "--every", "6h", "-m", "seed=1,2"), "got a sweep")
     refused(recsys("submit", "experiment=demo", "--every", "6h", "--key", "a"), "a key of its own")
+    refused(recsys("submit", "experiment=demo", "--every", "6h", "--after", "a"), "waits for none")
+    refused(recsys("submit", "experiment=demo", "--every", "6h", "--cores", "9999"), "cores", "from 1 to 4096")
     refused(recsys("submit", "experiment=dmo", "--every", "6h"), "no option 'dmo'")
 
 
