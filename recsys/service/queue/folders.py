@@ -23,7 +23,7 @@ from recsys.lock import is_held
 from recsys.service.queue.records import ENDED, Live, Needs, NewRun
 from recsys.service.queue.rows import change, fields_of, live_of, refresh_sweep, tell, tell_live
 from recsys.service.queue.sql import SqlQueue
-from recsys.service.queue.tables import clock, run_configs, runs
+from recsys.service.queue.tables import clock, run_after, run_configs, runs
 
 __all__ = ["read_folders"]
 
@@ -76,18 +76,26 @@ def read_folders(queue: SqlQueue, folder: Path) -> int:
         return 0
     with queue.reading() as connection:
         rows = connection.execute(select(runs.c.id, runs.c.number, *columns)).all()
+        awaited = _awaited(connection)
         others = set(connection.scalars(select(runs.c.id).where(runs.c.runs != home)))
     known = {id: _Known(*row) for id, *row in rows}
     times = {id: time for id, time in _files(folder, known) if id not in others}
     changed = [id for id, time in times.items() if _to_read(Path(home) / id, known.get(id), time)]
-    gone = [k.number for id, k in known.items() if k.kind == "direct" and id not in times and id not in others]
+    gone = [
+        id
+        for id, k in known.items()
+        if k.kind == "direct"
+        and id not in times
+        and id not in others
+        and (k.file_time is not None or k.number not in awaited)
+    ]
     if not changed and not gone:
         return 0
     read = {id: {**_read(Path(home) / id), "file_time": times[id]} for id in changed}
     with queue.changing() as connection:
         now = clock(connection)
-        for number in gone:
-            connection.execute(delete(runs).where(runs.c.number == number, runs.c.kind == "direct"))
+        for row in (row for id in gone for row in _rows(connection, id) if row["kind"] == "direct"):
+            _remove(connection, row, now)
         rows = {row["id"]: row for id in read for row in _rows(connection, id)}
         for id, row in rows.items():
             _update(connection, row, read[id], now)
@@ -98,6 +106,21 @@ def read_folders(queue: SqlQueue, folder: Path) -> int:
 
 def _rows(connection: Connection, id: str) -> Sequence[RowMapping]:
     return connection.execute(select(runs).where(runs.c.id == id)).mappings().all()
+
+
+def _awaited(connection: Connection) -> set[int]:
+    """Numbers of runs that others wait for."""
+    waiting = select(run_after.c.before).join(runs, runs.c.number == run_after.c.run)
+    return set(connection.scalars(waiting.where(runs.c.state.not_in(ENDED))))
+
+
+def _remove(connection: Connection, row: RowMapping, now: float) -> None:
+    """Forget a run whose folder is gone; if others wait for it in vain, it stays without a `file_time`."""
+    if row["state"] == "finished" or row["number"] not in _awaited(connection):
+        connection.execute(delete(runs).where(runs.c.number == row["number"]))
+    else:
+        state = row["state"] if row["state"] in ENDED else "killed"
+        change(connection, row, now, state, "its folder was removed", file_time=None)
 
 
 def _files(folder: Path, known: Mapping[str, _Known]) -> Iterator[tuple[str, int]]:

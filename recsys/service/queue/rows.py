@@ -8,12 +8,24 @@ from typing import Any, cast
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.sql import Select
 
 from recsys.errors import ConfigError, printable
 from recsys.service.queue.records import ENDED, Kind, Live, Needs, NewRun, QueuedRun, State
 from recsys.service.queue.tables import run_after, run_configs, run_events, runs
 
-__all__ = ["change", "fields_of", "live_of", "one", "read", "refresh_sweep", "tell", "tell_live", "to_runs"]
+__all__ = [
+    "change",
+    "count_waits",
+    "fields_of",
+    "live_of",
+    "one",
+    "read",
+    "refresh_sweep",
+    "tell",
+    "tell_live",
+    "to_runs",
+]
 
 _REASON = 1000  # most letters of a reason
 _WAITED = 5  # most names in a reason
@@ -52,14 +64,15 @@ def _waits(connection: Connection, numbers: Sequence[int]) -> dict[int, str]:
     """Number of a run → what it waits for, on one line."""
     if not numbers:
         return {}
-    before = select(run_after.c.run, runs.c.id, runs.c.state, runs.c.kind).join(
-        runs, runs.c.number == run_after.c.before
-    )
-    rows = connection.execute(before.where(run_after.c.run.in_(numbers), runs.c.state != "finished")).all()
+    columns = (run_after.c.run, runs.c.id, runs.c.state, runs.c.kind, runs.c.file_time)
+    before = select(*columns).join(runs, runs.c.number == run_after.c.before)
+    before = before.where(run_after.c.run.in_(numbers), runs.c.state != "finished").order_by(run_after.c.before)
     texts = dict[int, list[str]]()
-    for run, id, state, kind in rows:
+    for run, id, state, kind, file_time in connection.execute(before):
         mend = f"recsys run resume={id}" if kind == "direct" else f"recsys resume {id}"
         ended = f", which is {state}: {mend}" if state in ENDED else ""
+        if kind == "direct" and file_time is None:
+            ended = f", whose folder was removed: cancel this run, and submit it without --after {id}"
         texts.setdefault(run, []).append(f"{id}{ended}")
     more = {
         run: [*each[:_WAITED], f"{len(each) - _WAITED} more"] if len(each) > _WAITED else each
@@ -144,11 +157,23 @@ def change(
     columns = {"state": state, "reason": reason, "ended_at": now if state in ENDED else None, **values}
     connection.execute(update(runs).where(runs.c.number == row["number"]).values(columns))
     tell(connection, row["id"], now, "state", state=state, reason=reason)
-    if state == "finished" and row["state"] != "finished":
-        waiting = select(run_after.c.run).where(run_after.c.before == row["number"])
-        connection.execute(update(runs).where(runs.c.number.in_(waiting)).values(waits=runs.c.waits - 1))
+    if (state == "finished") != (row["state"] == "finished"):  # a finished one may go on: recsys run resume=ID
+        count_waits(connection, select(run_after.c.run).where(run_after.c.before == row["number"]))
     if row["parent"]:
         refresh_sweep(connection, row["parent"], now)
+
+
+def count_waits(connection: Connection, waiting: Select[tuple[int]]) -> None:
+    """Count anew how many runs that have not finished each of some runs waits for.
+
+    Args:
+        connection: Of a transaction that changes the tables.
+        waiting: Selects the numbers of the runs that wait.
+    """
+    before = runs.alias()
+    left = select(func.count()).select_from(run_after).join(before, before.c.number == run_after.c.before)
+    left = left.where(run_after.c.run == runs.c.number, before.c.state != "finished").correlate(runs)
+    connection.execute(update(runs).where(runs.c.number.in_(waiting)).values(waits=left.scalar_subquery()))
 
 
 def _state_of_sweep(counts: Mapping[str, int]) -> State:

@@ -189,6 +189,8 @@ class SqlQueue:
             for child in children:
                 free: dict[str, Any] = {"token": None, "lease_until": None, "cancel_asked_at": None}
                 change(connection, child, now, "queued", "resumed", **free, deaths=0, exit=None)
+            sweep = runs.c.id.in_([id, *([row["parent"]] if row["parent"] else [])]), runs.c.kind == "sweep"
+            connection.execute(update(runs).where(*sweep).values(cancel_asked_at=None))
             return read(connection, [row["number"]])[0]
 
     def retry(self, id: str) -> QueuedRun:

@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select
 from sqlalchemy.engine import Connection, RowMapping
 
 from recsys.errors import ConfigError
 from recsys.service.queue.records import ENDED, MOST_LETTERS, RANGES, Needs, NewRun
-from recsys.service.queue.rows import fields_of, one, refresh_sweep
+from recsys.service.queue.rows import count_waits, fields_of, one, refresh_sweep
 from recsys.service.queue.tables import clock, run_after, run_configs, run_events, runs, workers
 
 __all__ = ["KNOWN", "SCHEDULED", "add", "check_keys", "check_new", "check_resume"]
@@ -216,20 +215,11 @@ def _insert(connection: Connection, fresh: Sequence[_Entry], now: float) -> None
     connection.execute(
         insert(run_events), [{"run": e.new.id, "at": now, "kind": "state", "payload": said} for e in fresh]
     )
-    by_id = {e.new.id: e for e in fresh}
     for entry in fresh:
         if entry.new.after:
-            _wait(connection, entry, by_id)
-
-
-def _wait(connection: Connection, entry: _Entry, fresh: Mapping[str, _Entry]) -> None:
-    waits, pairs = 0, list[dict[str, Any]]()
-    for id in entry.new.after:
-        row = None if id in fresh else one(connection, id)
-        pairs.append({"run": entry.number, "before": fresh[id].number if row is None else row["number"]})
-        waits += row is None or row["state"] != "finished"
-    connection.execute(insert(run_after), pairs)
-    connection.execute(update(runs).where(runs.c.number == entry.number).values(waits=waits))
+            pairs = [{"run": entry.number, "before": one(connection, id)["number"]} for id in entry.new.after]
+            connection.execute(insert(run_after), pairs)
+            count_waits(connection, select(runs.c.number).where(runs.c.number == entry.number))
 
 
 def check_resume(connection: Connection, row: RowMapping, dead: bool) -> None:

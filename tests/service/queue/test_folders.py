@@ -77,6 +77,63 @@ def test_a_run_is_followed_from_its_start_to_its_end(queue: SqlQueue, home: Path
     assert kinds == ["state", "stage", "metrics", "progress", "cancel", "state", "stage", "state", "state"]
 
 
+def test_a_run_waits_until_all_before_it_have_finished_however_often(
+    queue: SqlQueue, home: Path, new: Callable[..., NewRun]
+) -> None:
+    """Runs of `recsys run` may finish, go on, and finish again."""
+
+    def goes_on() -> None:
+        with locked(home / "d" / ".lock", wait=False):
+            write(home / "d", updated=next(times))
+            read_folders(queue, home)
+        assert queue.get("d").state == "running"
+
+    def finishes() -> None:
+        write(home / "d", state="finished", updated=next(times))
+        read_folders(queue, home)
+
+    times = (f"2026-01-0{day}T00:00:00+00:00" for day in range(2, 9))
+    finishes()
+    queue.submit([new("b", priority=9), new("c", after=["d", "b"])])
+    first = queue.claim("w", "h", ROOM)
+    assert first is not None and first.run.id == "b"
+    goes_on()
+    assert queue.get("c").reason == "waits for d; b"
+    finishes()
+    assert queue.get("c").reason == "waits for b" and queue.claim("w", "h", ROOM) is None
+    queue.end(first, "finished", 0, None)
+    second = queue.claim("w", "h", ROOM)
+    assert second is not None and second.run.id == "c"
+    goes_on()
+    queue.end(second, "failed", 1, "x")
+    finishes()
+    queue.resume("c")
+    third = queue.claim("w", "h", ROOM)
+    assert third is not None and third.run.id == "c"
+
+
+def test_a_run_that_waits_for_a_folder_that_was_removed_says_so(
+    queue: SqlQueue, home: Path, new: Callable[..., NewRun]
+) -> None:
+    write(home / "d", state="failed", error="x")
+    read_folders(queue, home)
+    queue.submit([new("c", after=["d"])])
+    shutil.rmtree(home / "d")
+    assert read_folders(queue, home) == 1 and read_folders(queue, home) == 0
+    assert queue.get("c").reason == (
+        "waits for d, whose folder was removed: cancel this run, and submit it without --after d"
+    )
+    assert (queue.get("d").state, queue.get("d").reason) == ("failed", "its folder was removed")
+    assert queue.claim("w", "h", ROOM) is None
+    write(home / "d", state="finished")  # it comes back
+    read_folders(queue, home)
+    assert queue.get("c").reason is None
+    shutil.rmtree(home / "d")
+    assert read_folders(queue, home) == 1 and sorted(listed(queue)) == ["c"]
+    claim = queue.claim("w", "h", ROOM)
+    assert claim is not None and claim.run.id == "c"
+
+
 def test_ended_runs_say_why_and_folders_that_go_are_forgotten(queue: SqlQueue, home: Path) -> None:
     write(home / "f", state="failed", error="no\x1b[31m disk")
     write(home / "c", state="cancelled", note="stopped by SIGINT")

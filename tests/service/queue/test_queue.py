@@ -387,6 +387,19 @@ def test_a_sweep_follows_its_children(queue: SqlQueue, new: New) -> None:
         queue.resume("s")
 
 
+def test_a_sweep_of_which_a_run_goes_on_can_be_cancelled_again(queue: SqlQueue, new: New) -> None:
+    queue.submit([new("s", kind="sweep"), *[new(f"s/{i}", parent="s") for i in range(2)]])
+    queue.end(take(queue), "finished", 0, None)
+    claim = take(queue)
+    for id in ("s/1", "s"):
+        queue.cancel("s")
+        queue.end(claim, "cancelled", -15, "stopped on request")
+        queue.resume(id)
+        assert queue.get("s").state == "running" and queue.get("s").cancel_asked_at is None
+        claim = take(queue)
+    assert queue.cancel("s").cancel_asked_at is not None and queue.beat(claim)
+
+
 def test_children_wait_for_what_their_sweep_waits_for(queue: SqlQueue, new: New) -> None:
     queue.submit([new("a")])
     sweep = [new("s", kind="sweep", after=["a"]), new("s/0", parent="s"), new("s/1", parent="s", after=["s/0"])]
