@@ -134,11 +134,15 @@ def add_schedule(queue: SqlQueue, id: str, every: str, template: NewRun, zone: s
         row = connection.execute(select(schedules).where(schedules.c.id == id)).mappings().first()
         if row is not None:
             known = _schedule(row)
-            if (known.every, known.zone, known.template.digest) != (every, zone, template.digest):
+            others = [
+                f"its {name} is {printable(str(before), 100)}, not {printable(str(asked), 100)}"
+                for name, before, asked in (("time", known.every, every), ("zone", known.zone, zone))
+                if before != asked
+            ]
+            others += _differences(known.template, template)
+            if others:
                 raise ConfigError(
-                    f"schedule {id} is there already, every {known.every} in {known.zone}, with "
-                    f"{'another' if known.template.digest != template.digest else 'the same'} configuration: "
-                    f"give another --name, or remove it first"
+                    f"schedule {id} is there already, and {'; '.join(others)}: give another --name, or remove it first"
                 )
             return known
         now = clock(connection)
@@ -146,6 +150,23 @@ def add_schedule(queue: SqlQueue, id: str, every: str, template: NewRun, zone: s
         times = {"created_at": now, "next_at": parsed.following(now)}
         added = connection.execute(insert(schedules).values(**columns, **times).returning(*schedules.c))
         return _schedule(added.mappings().one())
+
+
+def _differences(known: NewRun, asked: NewRun) -> list[str]:
+    """In what two templates differ, but for the time, the person and the commit of their submission."""
+    if (known.digest, known.config) != (asked.digest, asked.config):
+        return ["it has another configuration"]
+    before, now = _compared(known), _compared(asked)
+    return [
+        f"its {k} is {printable(str(before[k]), 100)}, not {printable(str(now[k]), 100)}"
+        for k in before
+        if before[k] != now[k]
+    ]
+
+
+def _compared(template: NewRun) -> dict[str, Any]:
+    left_out = ("id", "overrides", "config", "client_key", "git", "user", "needs")
+    return {k: v for k, v in {**asdict(template), **asdict(template.needs)}.items() if k not in left_out}
 
 
 def _schedule(row: RowMapping) -> Schedule:

@@ -12,7 +12,7 @@ def test_a_schedule_is_added_once_listed_and_removed(recsys, queue, refused):
     code, printed, said = recsys(*typed)
     assert (code, printed) == (0, ["nightly"]) and said.startswith("every day@03:00") and "03:00:00" in said
     assert recsys(*typed)[:2] == (0, ["nightly"])
-    refused(recsys(*typed, "seed=9"), "nightly", "--name")
+    refused(recsys(*typed, "seed=9"), "nightly", "another configuration", "--name")
     _, lines, _ = recsys("schedules")
     assert lines[0].startswith("nightly  every day@03:00") and lines[-1].split() == ["recsys", *typed[:2]]
     assert queue.find() == [], "it is not due yet"

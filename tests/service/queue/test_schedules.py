@@ -159,10 +159,13 @@ def test_what_cannot_be_submitted_is_noted_and_tried_again(queue: SqlQueue, new:
 
 def test_names_of_schedules(queue: SqlQueue, new: New) -> None:
     add_schedule(queue, "nightly", "6h", new("a"), "UTC")
-    with pytest.raises(ConfigError, match="nightly is there already, every 6h in UTC, with the same configuration"):
+    with pytest.raises(ConfigError, match="nightly is there already, and its time is 6h, not 7h: give another --name"):
         add_schedule(queue, "nightly", "7h", new("a"), "UTC")
-    with pytest.raises(ConfigError, match="with another configuration"):
+    with pytest.raises(ConfigError, match="it has another configuration"):
         add_schedule(queue, "nightly", "6h", new("a", digest="1" * 16), "UTC")
+    with pytest.raises(ConfigError, match="its cores is 1, not 2: give"):
+        add_schedule(queue, "nightly", "6h", new("a", needs=Needs(2)), "UTC")
+    assert add_schedule(queue, "nightly", "6h", new("a", user="another"), "UTC").template.user == ""
     with pytest.raises(ConfigError, match=r"schedule: expected a name of letters"):
         add_schedule(queue, "a:b", "6h", new("a"), "UTC")
     with pytest.raises(ConfigError, match="the nearest is nightly"):
