@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from recsys.service.queue.errors import clear_errors, place
 from recsys.service.queue.sql import LEASE, LOCK, WRITES, SqlQueue
 from recsys.service.queue.tables import TABLES, VERSION, meta
 
-__all__ = ["address", "open_queue"]
+__all__ = ["MIGRATIONS", "address", "open_queue"]
+
+MIGRATIONS: dict[int, Callable[[Connection], object]] = {}
+"""Version of the tables → what makes those of the next version and keeps all rows, inside of a transaction."""
 
 _BUSY = 30  # seconds to wait for another process that writes
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -37,7 +41,7 @@ def address(runs: Path | str) -> str:
 
 
 def open_queue(url: str, lease_seconds: float = LEASE) -> SqlQueue:
-    """Open the queue of a database, which gets its tables if it is new.
+    """Open the queue of a database, which gets its tables if it is new, and those of this version if it is older.
 
     Args:
         url: `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`.
@@ -113,7 +117,7 @@ def _postgres(url: URL) -> Engine:
 
 
 def _check_tables(connection: Connection, name: str) -> None:
-    """Create the tables in a new database; refuse those of another version or program."""
+    """Create the tables in a new database, bring older ones up to date; refuse those of another program."""
     names = set(inspect(connection).get_table_names())
     if not names & set(TABLES.tables):
         TABLES.create_all(connection)
@@ -125,12 +129,17 @@ def _check_tables(connection: Connection, name: str) -> None:
             f"{name}: expected a database of the queue, got one with tables of another program "
             f"({', '.join(sorted(names & set(TABLES.tables)))}): give the queue a database of its own"
         )
-    version = connection.scalar(select(meta.c.value).where(meta.c.key == "version"))
-    if version != str(VERSION):
-        raise ConfigError(
-            f"{name}: expected a queue of version {VERSION}, got version {printable(str(version), 20)}: use the recsys "
-            "that made it, or name another database (RECSYS_DATABASE); a new one lists the run folders"
-        )
+    version = str(connection.scalar(select(meta.c.value).where(meta.c.key == "version")))
+    while version != str(VERSION):
+        if not version.isdecimal() or int(version) not in MIGRATIONS:
+            raise ConfigError(
+                f"{name}: expected a queue of version {VERSION}, got version {printable(version, 20)}: use the recsys "
+                "that made it, or name another database (RECSYS_DATABASE); a new one lists the run folders, but what "
+                "waits and the schedules must be submitted again"
+            )
+        MIGRATIONS[int(version)](connection)
+        version = str(int(version) + 1)
+        connection.execute(meta.update().where(meta.c.key == "version").values(value=version))
 
 
 def _check_disk(path: Path) -> None:

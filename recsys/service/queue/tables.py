@@ -1,4 +1,7 @@
-"""The tables of the queue, for SQLite and Postgres; VERSION rises with every change of them."""
+"""The tables of the queue, for SQLite and Postgres.
+
+VERSION rises with every change of them, and `open.MIGRATIONS` gets a step that keeps the rows of the version before.
+"""
 
 from sqlalchemy import (
     BigInteger,

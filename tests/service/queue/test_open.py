@@ -55,6 +55,28 @@ def test_another_version_is_refused_and_left_alone(url: str, queue: SqlQueue) ->
         open_queue(url)
 
 
+def test_an_older_version_is_brought_up_to_date_with_its_rows(
+    url: str, queue: SqlQueue, new: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.submit([new("a")])
+    steps = {1: "ALTER TABLE runs ADD COLUMN extra TEXT", 2: "UPDATE runs SET extra = id"}
+    monkeypatch.setattr(
+        opening, "MIGRATIONS", {n: lambda c, sql=sql: c.exec_driver_sql(sql) for n, sql in steps.items()}
+    )
+    monkeypatch.setattr(opening, "VERSION", 4)
+    with pytest.raises(ConfigError, match="got version 3"):
+        open_queue(url)
+    with queue.reading() as connection:  # a step is missing: nothing has been changed
+        assert connection.exec_driver_sql("SELECT value FROM meta").scalar_one() == "1"
+    monkeypatch.setattr(opening, "VERSION", 3)
+    for _ in range(2):
+        other = open_queue(url)
+        with other.reading() as connection:
+            assert connection.exec_driver_sql("SELECT extra FROM runs").scalar_one() == "a"
+            assert connection.exec_driver_sql("SELECT value FROM meta").scalar_one() == "3"
+        other.close()
+
+
 def test_the_database_of_another_program_is_refused(url: str, queue: SqlQueue) -> None:
     with queue.changing() as connection:
         connection.exec_driver_sql("ALTER TABLE meta RENAME TO alembic_version")
