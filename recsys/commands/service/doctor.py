@@ -63,6 +63,7 @@ def _of_queue(runs: Path) -> Iterator[Finding]:
         yield _clock(load)
         yield _waiting(load, counts.get("queued", 0))
         yield _unknown(queue)
+        yield _schedules(load)
     except RecsysError as error:
         yield Finding("database", in_one_line(error), False, "recsys doctor --service  # once more")
     finally:
@@ -110,6 +111,13 @@ def _unknown(queue: Queue) -> Finding:
     ids = ", ".join(run.id for run in unknown)
     mend = f"recsys resume {unknown[0].id} --dead  # if you have seen that its processes are gone"
     return Finding("unknown runs", f"{ids}: nobody can see whether they still run", False, mend, blocks=False)
+
+
+def _schedules(load: Load) -> Finding:
+    if not load.broken:
+        return Finding("schedules", "all can be submitted")
+    names = ", ".join(load.broken)
+    return Finding("schedules", f"cannot be submitted: {names}", False, "recsys schedules  # says why", blocks=False)
 
 
 def _disk(runs: Path) -> Finding:

@@ -53,6 +53,8 @@ class _OfQueue(Collector):
         yield GaugeMetricFamily("recsys_queue_oldest_seconds", "Age of the run that waits longest", value=age)
         yield CounterMetricFamily("recsys_lease_losses", "Leases that workers have lost", value=load.lost)
         yield CounterMetricFamily("recsys_events", "Events of all runs", value=load.newest_event)
+        broken = "Schedules whose next run cannot be submitted: recsys schedules says why"
+        yield GaugeMetricFamily("recsys_schedules_broken", broken, value=len(load.broken))
         yield GaugeMetricFamily("recsys_streams", "Open streams of events and logs", value=self._streams.count)
         yield from _workers(load)
 

@@ -100,6 +100,8 @@ def _load(load: Load, queued: int) -> str:
         if (load.waiting_since is not None and queued)
         else ""
     )
+    if load.broken:
+        waits += f" Schedules that cannot be submitted: {', '.join(load.broken)}; recsys schedules says why."
     if not alive:
         return f"No worker is here: what is queued waits until you start recsys worker.{waits}"
     rooms = {w.host: w.room for w in alive}

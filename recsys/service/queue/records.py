@@ -248,6 +248,7 @@ class Load:
         lost: How many leases have been lost: events of kind `lost`.
         workers: All that were heard in the last day.
         used: Host → sum of what its runs in state `running` or `unknown` take.
+        broken: Names of schedules whose next run cannot be submitted; `recsys schedules` says why.
     """
 
     now: float
@@ -256,6 +257,7 @@ class Load:
     lost: int
     workers: list[Worker]
     used: dict[str, Needs]
+    broken: list[str]
 
 
 @dataclass(frozen=True)

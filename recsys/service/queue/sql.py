@@ -24,7 +24,7 @@ from recsys.service.queue.errors import clear_errors
 from recsys.service.queue.records import ENDED, Claim, Event, Live, Load, Needs, NewRun, QueuedRun, State, Worker
 from recsys.service.queue.rows import change, live_of, one, read, tell, to_runs
 from recsys.service.queue.submission import KNOWN, add, check_keys, check_resume
-from recsys.service.queue.tables import ACTIVE, LOST, READY, clock, run_configs, run_events, runs, workers
+from recsys.service.queue.tables import ACTIVE, LOST, READY, clock, run_configs, run_events, runs, schedules, workers
 
 __all__ = ["LEASE", "LOCK", "WRITES", "SqlQueue"]
 
@@ -235,6 +235,7 @@ class SqlQueue:
         lost = select(func.count()).select_from(run_events).where(text(LOST))
         amounts = (func.sum(c) for c in (runs.c.cores, runs.c.memory, runs.c.gpus))
         held = select(runs.c.host, *amounts).where(text(ACTIVE)).group_by(runs.c.host)
+        broken = select(schedules.c.id).where(schedules.c.problem.is_not(None)).order_by(schedules.c.id)
         with self.reading() as connection:
             now = clock(connection)
             totals: Iterable[Any] = connection.execute(held)
@@ -247,6 +248,7 @@ class SqlQueue:
                 lost=connection.scalar(lost) or 0,
                 workers=[_worker(row) for row in connection.execute(known).mappings()],
                 used=used,
+                broken=list(connection.scalars(broken)),
             )
 
     def close(self) -> None:
