@@ -17,6 +17,7 @@ from pipelines.config import RunConfig
 from pipelines.earlier import check_same, settings, stages_to_run, taken_over
 from pipelines.mlflow_thread import MLflowThread
 from pipelines.node import begun, run_node, stage_node
+from pipelines.signals import signals_win
 from pipelines.stage import Result, Stage
 from pipelines.stages import STAGES
 from recsys.data.preparation.fields import label_names
@@ -52,9 +53,9 @@ _together: "Together | None" = None  # the processes of this run, if there are s
 
 
 def find(name: str) -> Callable[[Stage], Result]:
-    """The function of a stage."""
+    """The function of a stage; a signal ends it as a signal, whatever error other code makes of it."""
     module, _, function = STAGES[name].call.partition(".")
-    return getattr(import_module(f"pipelines.{module}"), function)
+    return signals_win()(getattr(import_module(f"pipelines.{module}"), function))
 
 
 def _call(name: str, stage: Stage) -> Result:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from recsys.commands.signals import obey_sigterm
+from pipelines.signals import obey_signals, signals_win
 from recsys.commands.tree import command_tree
 from recsys.errors import RecsysError, in_one_line
 
@@ -41,10 +41,11 @@ def call(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Dispatch a subcommand → exit code: 0, or 2 with one line for an error that the user can mend."""
-    obey_sigterm()
+    obey_signals()
     try:
-        code = call(sys.argv[1:] if arguments is None else list(arguments))
-        sys.stdout.flush()
+        with signals_win():
+            code = call(sys.argv[1:] if arguments is None else list(arguments))
+            sys.stdout.flush()
     except RecsysError as error:
         print(f"error: {in_one_line(error)}", file=sys.stderr)
         return error.code

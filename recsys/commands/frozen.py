@@ -4,7 +4,7 @@ import signal
 import sys
 from pathlib import Path
 
-from recsys.commands.signals import obey_sigterm
+from pipelines.signals import obey_signals
 from recsys.data.processes import is_rank
 
 __all__ = ["frozen"]
@@ -12,7 +12,7 @@ __all__ = ["frozen"]
 
 def frozen(folder: Path) -> int:
     """Execute what the run's frozen.json says → exit code; as one of several processes if torchrun started this one."""
-    obey_sigterm()
+    obey_signals()
     try:
         from pipelines.frozen import run_frozen
         from recsys.training.memory import keep_freed_memory

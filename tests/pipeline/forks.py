@@ -111,11 +111,25 @@ def _watch(runs: str, act: Callable[[str, str], None]) -> None:
     sys.addaudithook(hook)
 
 
+def _watch_calls(method: str, act: Callable[[str, str], None]) -> None:
+    """Call `act("call", method)` in each call of a method, such as `torch.UntypedStorage.__getitem__`."""
+    module, owner, name = method.rsplit(".", 2)
+    kind = getattr(import_module(module), owner)
+    usual = getattr(kind, name)
+
+    def watched(*arguments: object) -> object:
+        act("call", method)
+        return usual(*arguments)
+
+    setattr(kind, name, watched)
+
+
 def _prepare_fault(order: dict[str, Any]) -> None:
     """Arrange that something happens at a change.
 
-    `at` is the change: event, end of its path, number of such changes. `how` is what happens before it: a signal to
-    this process, "full" or "read-only" for the disk, or the path of a file to make.
+    `at` is the change: event, end of its path, number of such changes; or "call", a method and the number of the call.
+    `how` is what happens before it: a signal to this process, "full" or "read-only" for the disk, or the path of a
+    file to make.
     """
     runs, at, seen = f"{order['folder']}/runs", order.get("at"), 0
     if order.get("trace"):
@@ -141,7 +155,10 @@ def _prepare_fault(order: dict[str, Any]) -> None:
         else:
             Path(how).touch()
 
-    _watch(runs, act)
+    if wanted == "call":
+        _watch_calls(end, act)
+    else:
+        _watch(runs, act)
 
 
 def _child(order: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from recsys.data.shards import Shards
 from recsys.export.graphs import compiler
 from recsys.results import prepared_folder, read_result, read_run
 from recsys.training import checkpoint
+from tests.pipeline.forks import server
 from tests.pipeline.small import SMALL, recsys, whole_recsys
 
 STAGES = ["prepare", "train", "select", "retrain", "compress", "evaluate", "export"]
@@ -171,6 +173,16 @@ def test_verify_names_a_changed_file(finished, tmp_path):
         assert name in broken.stderr
         assert len(broken.stderr.strip().splitlines()) == 1
         (bundle / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_while_torch_reads_a_tensor_cancels_the_run(finished, place, number):
+    """torch asks a storage for its first number, and makes a ValueError of whatever that raises."""
+    run = ["run", *SMALL, f"from_run={finished.id}", "stages=[evaluate]", f"hydra.run.dir=runs/{number.name}"]
+    ended = server().run(place, *run, at=("call", "torch.UntypedStorage.__getitem__", 2), how=number)
+    assert ended.code == 128 + number and "Traceback" not in ended.said, ended.said
+    left = read_run(place / "runs" / number.name)
+    assert (left.state, left.error, left.note) == ("cancelled", None, f"stopped by {number.name}")
 
 
 def curve(place: Path, metric: str) -> list[int]:

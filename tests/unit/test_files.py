@@ -181,7 +181,7 @@ def test_a_full_disk_names_the_file(tmp_path):
 
 
 def test_sigterm_ends_a_process_in_order(tmp_path):
-    code = HOLD.replace("import sys", "from recsys.commands.signals import obey_sigterm; obey_sigterm(); import sys", 1)
+    code = HOLD.replace("import sys", "from pipelines.signals import obey_signals; obey_signals(); import sys", 1)
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "made")], stdout=subprocess.PIPE, text=True)
     other.stdout.readline()
     other.send_signal(signal.SIGTERM)

@@ -8,8 +8,8 @@ import pytest
 
 IN_A_CALLBACK = """
 import os, sys, time, weakref
-from recsys.commands.signals import obey_sigterm
-obey_sigterm()
+from pipelines.signals import obey_signals
+obey_signals()
 class Thing: pass
 def callback(_):
     os.kill(os.getpid(), int(sys.argv[1]))
