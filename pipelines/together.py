@@ -58,11 +58,7 @@ class _Agreed:
         self._reporter.metrics(values, step)
 
     def note(self, text: str) -> None:
-        """Report a line; other ranks than the first print it, such as where they are stalled."""
-        if self._ranks.first:
-            self._reporter.note(text)
-        else:
-            print(text, file=sys.__stderr__, flush=True)
+        self._reporter.note(text)
 
     def cancelled(self) -> bool:
         return self._ranks.maximum(int(self._reporter.cancelled())) > 0

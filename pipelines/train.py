@@ -1,6 +1,5 @@
 """Stages train and retrain: a model on all fields, then one on the fields that selection kept."""
 
-import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pipelines.stage import CHECKPOINTS, Result, Stage, write_json
 from recsys.config.factory import make_dataclass
 from recsys.data.joined import Joined
 from recsys.data.shards import Shards
+from recsys.evaluation.metrics import logloss
 from recsys.features.schema import Schema
 from recsys.frame.ctr import CTR
 from recsys.frame.linear import linear_fields
@@ -64,7 +64,7 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     checkpoint.save(stage.folder, model, spec)
     write_json(stage.folder / "history.json", history)
     best = best_look(history)
-    _warn_if_no_better_than_constant(valid, best["valid_logloss"], stage)
+    _warn_if_no_better_than_constant(train, valid, best["valid_logloss"], stage)
     metrics = {
         "valid_logloss": best["valid_logloss"],
         "valid_auc": best["valid_auc"],
@@ -82,19 +82,17 @@ def train_model(stage: Stage, schema: Schema, loss: Loss | None = None) -> Resul
     )
 
 
-def _warn_if_no_better_than_constant(valid: Shards, logloss: float, stage: Stage) -> None:
-    """Note a training that never beat the entropy −p·ln p − (1−p)·ln(1−p) of validation's own label rate p."""
+def _warn_if_no_better_than_constant(train: Shards, valid: Shards, best: float, stage: Stage) -> None:
+    """Note a training that never beat the validation logloss of always saying the label rate of training."""
     if len(valid.schema.labels) > 1:
         return
-    p = float(np.average(valid.label_B, weights=valid.weight_B))
-    constant = -sum(q * math.log(q) for q in (p, 1 - p) if q)
-    if logloss > constant:
-        text = (
-            f"look at: the best look has a validation logloss of {logloss:.4g}, and always saying the label rate "
+    rate = float(np.average(train.label_B, weights=train.weight_B))  # valid's own would blame a rate that has moved
+    constant = logloss(np.full(len(valid), rate), valid.label_B, valid.weight_B)
+    if best > constant:
+        stage.reporter.note(
+            f"look at: the best look has a validation logloss of {best:.4g}, and always saying the label rate "
             f"{constant:.4f}: this training has learned nothing, or diverged; lower train.lr and train.table_lr"
         )
-        stage.reporter.note(text)
-        console().print(text, soft_wrap=True)
 
 
 def _strength(valid: Shards) -> float | None:

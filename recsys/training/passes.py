@@ -4,7 +4,8 @@ from pathlib import Path
 
 from recsys.data.ranks import Ranks
 from recsys.data.split import Split
-from recsys.events import SILENT, Reporter, raise_if_cancelled
+from recsys.errors import Cancelled
+from recsys.events import SILENT, Reporter
 from recsys.frame.ctr import CTR
 from recsys.training.config import TrainConfig
 from recsys.training.device import Device
@@ -42,7 +43,7 @@ def train_for(
         reporter: Receives how many rows of all steps are done.
 
     Raises:
-        Cancelled: If the reporter says so.
+        Cancelled: If the reporter says so; `checkpoint` then holds the last step.
         DataError: If the model diverges, if ids are out of range, or if a checkpoint is damaged or of another training.
         ConfigError: If a table is split by columns, or a row is saved by no process or by two.
         OSError: If a checkpoint cannot be written.
@@ -53,12 +54,17 @@ def train_for(
     training = Training(model, config, len(rows) // size, device=device)
     training.folder, checkpoint = Ranks.current().broadcast((folder, checkpoint))  # of rank 0, for all
     total = training.total if steps is None else steps
+    cancelled = False
     with Resumable.opened(training, checkpoint, seed, len(rows)) as saved:
         if saved:
             saved.resume()
         for step in watch_stalls(training.steps(rows, seed, total), training, config.stall_seconds, reporter.note):
             reporter.progress(step.number * size, total * size, "rows")
-            if saved and config.saves(step.number, training.steps_per_epoch):
+            cancelled = reporter.cancelled()
+            if saved and (cancelled or config.saves(step.number, training.steps_per_epoch)):
                 saved.save({}, step.number)
-            raise_if_cancelled(reporter)
+            if cancelled:
+                break
+    if cancelled:
+        raise Cancelled("the run was asked to stop")
     model.eval()

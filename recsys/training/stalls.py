@@ -27,7 +27,15 @@ class Working(Protocol):
 @contextmanager
 def _glances(training: Working, seconds: float, tell: Callable[[str], None]) -> Generator[None]:
     """Within it a thread looks at a training now and then."""
-    over, worker = threading.Event(), threading.get_ident()
+    over, worker, ranks = threading.Event(), threading.get_ident(), Ranks.current()
+
+    def say(text: str) -> None:
+        if ranks.world == 1:
+            tell(text)
+        elif ranks.first:
+            tell(f"rank 0 of {ranks.world}: {text}")
+        else:  # only the first rank reports, and each says itself where it is stalled
+            print(f"rank {ranks.rank} of {ranks.world}: {text}", file=sys.__stderr__, flush=True)
 
     def watch() -> None:
         seen, since, last = (training.step, training.part), time.monotonic(), 0.0
@@ -35,12 +43,12 @@ def _glances(training: Working, seconds: float, tell: Callable[[str], None]) -> 
             now, waited = (training.step, training.part), time.monotonic() - since
             if now != seen:
                 if last:
-                    tell(f"{_who()}training goes on after {waited:,.0f} seconds in {seen[1]}")
+                    say(f"training goes on after {waited:,.0f} seconds in {seen[1]}")
                 seen, since, last = now, time.monotonic(), 0.0
             elif waited >= max(seconds, 2 * last):
                 last = waited
                 where = _where(sys._current_frames().get(worker))  # pyright: ignore[reportPrivateUsage]
-                tell(f"{_who()}no step since {waited:,.0f} seconds: step {now[0] + 1} waits in {now[1]}{where}")
+                say(f"no step since {waited:,.0f} seconds: step {now[0] + 1} waits in {now[1]}{where}")
 
     thread = threading.Thread(target=watch, name="recsys stalls", daemon=True)
     thread.start()
@@ -64,11 +72,6 @@ def watch_stalls(
     """
     with _glances(training, seconds, tell):
         yield from items
-
-
-def _who() -> str:
-    ranks = Ranks.current()
-    return f"rank {ranks.rank} of {ranks.world}: " if ranks.world > 1 else ""
 
 
 def _where(frame: FrameType | None) -> str:

@@ -46,7 +46,7 @@ def as_they_are(x_BW: torch.Tensor, batch: object) -> tuple[torch.Tensor, torch.
     return x_BW, torch.zeros(())
 
 
-def test_it_is_the_loop_and_a_stopped_one_goes_on_from_its_last_checkpoint(train: Shards, tmp_path: Path) -> None:
+def test_it_is_the_loop_and_a_stopped_one_goes_on_from_its_last_step(train: Shards, tmp_path: Path) -> None:
     steps, per_epoch, watch = 17, len(train) // 128, Watch()
     loop = build(train)
     seed_everything(4)
@@ -59,10 +59,10 @@ def test_it_is_the_loop_and_a_stopped_one_goes_on_from_its_last_checkpoint(train
     half = round(per_epoch / 2)
     with pytest.raises(Cancelled):
         train_for(build(train), train, HOW, 4, tmp_path, steps, file, reporter=Watch(half + 2))
-    assert [p.name for p in file.iterdir()] == [f"step-{half:012d}"]
+    assert [p.name for p in file.iterdir()] == [f"step-{half + 2:012d}"]
     resumed, watch = build(train, seed=9), Watch()
     train_for(resumed, train, HOW, 4, tmp_path, steps, file, reporter=watch)
-    assert same(resumed.state_dict(), whole.state_dict()) and watch.done[0][0] == 128 * (half + 1)
+    assert same(resumed.state_dict(), whole.state_dict()) and watch.done[0][0] == 128 * (half + 3)
     with pytest.raises(DataError, match="seed was 4 there and is 5 now"):
         train_for(build(train), train, HOW, 5, tmp_path, steps, file)
 
