@@ -14,8 +14,8 @@ from recsys.commands.bench.train import whole_run
 from recsys.commands.bench.train.cases import CASES, PEERS, sides_of, spec_of
 from recsys.commands.bench.train.command import _Asked
 from recsys.commands.bench.train.floor import check_complete, floor_step, of_step, padded, recorded
-from recsys.commands.bench.train.history import history_page, read_all
-from recsys.commands.bench.train.results import CaseFigures, Measured, WholeRun, keep, middle, ratios, read_kept
+from recsys.commands.bench.train.history import _drawn, history_page, read_all
+from recsys.commands.bench.train.results import CaseFigures, Measured, Middle, WholeRun, keep, middle, ratios, read_kept
 from recsys.commands.bench.train.sides import interleaved, started
 from recsys.commands.bench.train.targets import line, memory_shares, targets
 from recsys.commands.cli import main
@@ -197,6 +197,9 @@ def test_kept_figures_are_read_back_and_drawn_in_the_order_of_commits(figures: C
     assert "beside other work: load 9.0" in shown and "<Some>" not in shown and "&lt;Some&gt;" in shown
     assert main(["bench", "history", "--results", str(tmp_path / "in")]) == 0
     assert (tmp_path / "train.html").exists()
+    names = [f"case {c}: side {s}" for c in range(6) for s in range(4)]
+    lines = _drawn(history, lambda _: {n: Middle(3.0, 2.0, 5.0) for n in names}, "times", True).data
+    assert len({(x.line.color, x.line.dash, x.marker.symbol) for x in lines}) == len(names) == len(lines)
     said = json.loads(line(record, {"dcn-S-4096": figures}, run, targets({"dcn-S-4096": figures}, run, "bf16")))
     assert said["cases"]["dcn-S-4096"]["ratios"]["ours bf16 / FuxiCTR"][0] == 6.0
     assert said["wanted"]["dcn-S-4096: times FuxiCTR"] == {"value": 6.0, "wanted": 3, "met": True}

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import plotly.graph_objects as go
+from plotly.colors import qualitative
 
 from recsys.commands.bench.train.cases import FLOOR, OURS, PRECISIONS
 from recsys.commands.bench.train.results import Kept, Middle, ratios, read_kept
@@ -15,6 +16,9 @@ from recsys.files import followed, write_text
 from recsys.pages.html import Markup, page, table
 
 __all__ = ["history_page", "main", "read_all"]
+
+_COLOURS = qualitative.Plotly
+_STYLES = (("solid", "circle"), ("dash", "square"), ("dot", "diamond"), ("dashdot", "cross"), ("longdash", "x"))
 
 
 def read_all(folder: Path) -> list[Kept]:
@@ -34,13 +38,19 @@ def _label(k: Kept) -> str:
 
 
 def _drawn(history: Sequence[Kept], figures: Callable[[Kept], dict[str, Middle]], y: str, log: bool) -> go.Figure | str:
-    """A line for each figure over commits, with quartiles; or a sentence if there are no figures."""
+    """A line for each figure over commits, with quartiles; or a sentence if there are no figures.
+
+    Names are `CASE: SIDE`: a case has a colour, and a side a dash and a symbol.
+    """
     values = [figures(k) for k in history]
     names = list(dict.fromkeys(n for v in values for n in v))
     if not names:
         return "Not measured."
     labels, figure = [_label(k) for k in history], go.Figure()
+    cases, sides = (list(dict.fromkeys(n.partition(": ")[i] for n in names)) for i in (0, 2))
     for name in names:
+        case, _, side = name.partition(": ")
+        colour, (dash, symbol) = _COLOURS[cases.index(case) % len(_COLOURS)], _STYLES[sides.index(side) % len(_STYLES)]
         points = [v.get(name) for v in values]
         bars = {
             "type": "data",
@@ -49,10 +59,12 @@ def _drawn(history: Sequence[Kept], figures: Callable[[Kept], dict[str, Middle]]
             "arrayminus": [p and p.median - p.low for p in points],
         }
         median = [p and p.median for p in points]
-        figure.add_scatter(x=labels, y=median, error_y=bars, mode="lines+markers", name=name)
+        look = {"line": {"color": colour, "dash": dash}, "marker": {"symbol": symbol}}
+        figure.add_scatter(x=labels, y=median, error_y=bars, mode="lines+markers", name=name, **look)
     figure.update_layout(yaxis_title=y, height=120 + 22 * max(12, len(names)), legend={"orientation": "h", "y": -0.25})
     figure.update_xaxes(type="category")
-    figure.update_yaxes(**({"type": "log"} if log else {"rangemode": "tozero"}))
+    ticks = {"type": "log", "dtick": "D2", "tickformat": "~g"}  # at 1, 2 and 5 times powers of 10
+    figure.update_yaxes(**(ticks if log else {"rangemode": "tozero"}))
     return figure
 
 
