@@ -98,14 +98,16 @@ class MLflowThread:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._begin()
         self._tasks.put(None)
-        uri = masked(self._place[0])
-        self._thread.join(_PATIENCE if kind else _SOON)
-        if kind and self._thread.is_alive():
+        try:
+            self._thread.join(_PATIENCE if kind else _SOON)
+            if kind and self._thread.is_alive():
+                warn_untold(TimeoutError(f"no answer within {_PATIENCE:.0f} seconds"), self._place[0])
+            elif self._thread.is_alive():
+                uri = masked(self._place[0])
+                print(f"all stages are done; waiting for MLflow at {uri}: Ctrl-C stops that", file=sys.stderr)
+                self._thread.join()
+        finally:  # by a signal too
             self._left = True
-            warn_untold(TimeoutError(f"no answer within {_PATIENCE:.0f} seconds"), self._place[0])
-        elif self._thread.is_alive():
-            print(f"all stages are done; waiting for MLflow at {uri}: Ctrl-C stops that", file=sys.stderr)
-            self._thread.join()
 
     def _begin(self) -> None:
         if self._thread.ident is None:

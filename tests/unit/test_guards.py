@@ -25,6 +25,7 @@ from recsys.training.fit import Fit, fit
 from recsys.training.guards import DIVERGED, NotFinite
 from recsys.training.ids import check_ids
 from recsys.training.loop import Loss, Training
+from recsys.training.stalls import watch_stalls
 from recsys.training.state import dense_state
 from tests.ranks import in_ranks
 from tests.unit.test_train import QUICK, build, changed, same
@@ -205,6 +206,26 @@ def test_a_loader_that_stalls_is_named_and_training_goes_on(train, valid) -> Non
     assert told.endswith(" shuffled)") and any(n.startswith("training goes on after") for n in notes)
     model = build(train)
     assert fit(model, train, valid, how, seed=0) == history and same(model.state_dict(), slow.state_dict())
+
+
+class AtWork:
+    """A training that has not come far."""
+
+    step, part = 0, "forward"
+
+
+def stalled(_: Ranks) -> list[str]:
+    """What the reporter of a training that stalls gets."""
+    notes = list[str]()
+    list(watch_stalls((time.sleep(0.5) for _ in range(1)), AtWork(), 0.1, notes.append))
+    return notes
+
+
+def test_each_rank_says_where_it_is_stalled_and_only_the_first_reports_it(capfd) -> None:
+    first, other = in_ranks(2, stalled)
+    assert first[0].startswith("rank 0 of 2: no step since ") and "step 1 waits in forward" in first[0]
+    said = capfd.readouterr().err
+    assert not other and "rank 1 of 2: no step since " in said and "rank 0 of 2" not in said
 
 
 def test_the_measure_of_a_step_is_the_formulas_and_changes_nothing(train) -> None:
