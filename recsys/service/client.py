@@ -77,6 +77,10 @@ class Client:
         """One run."""
         return self._json("GET", _path(id))
 
+    def compare(self, ids: Sequence[str]) -> dict[str, Any]:
+        """Runs side by side: what differs in their configurations, their figures, and seeds grouped."""
+        return self._json("GET", "/api/compare", query={"ids": ",".join(ids)})
+
     def log(self, id: str, start: int = 0) -> tuple[bytes, int]:
         """The next piece of a run's log, from a byte on → the piece, and the byte that it begins at."""
         headers, body = self._ask("GET", _path(id, "log"), query={"from": start})

@@ -19,9 +19,10 @@ from recsys.errors import ConfigError, DataError
 from recsys.files import Json
 from recsys.results import config_digest
 from recsys.service.inside import read_inside
+from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import ENDED, QueuedRun
 
-__all__ = ["MOST", "Figures", "compare", "differences", "flat", "over_seeds"]
+__all__ = ["MOST", "Figures", "chosen", "compare", "differences", "flat", "over_seeds"]
 
 MOST = 500  # runs that are compared at once
 _LIKE = ("seed", "runs", "trusted")  # keys in which runs of a group may differ
@@ -103,6 +104,19 @@ class Figures:
         else:
             newest |= {**result, "seconds": math.fsum(seconds)}
         return {k: v for k, v in newest.items() if math.isfinite(v)}
+
+
+def chosen(queue: Queue, ids: Sequence[str]) -> list[QueuedRun]:
+    """The runs with these ids, with their configurations, each once; of a sweep its runs.
+
+    Raises:
+        ConfigError: If there is none of an id; the message names the nearest.
+    """
+    rows = list[QueuedRun]()
+    for row in queue.get_all([id for id in ids[: MOST + 1] if id]):
+        children = queue.find(parent=row.id, limit=MOST + 1) if row.new.kind == "sweep" else []
+        rows += queue.get_all([child.id for child in reversed(children)]) if children else [row]
+    return list({row.id: row for row in rows}.values())
 
 
 def compare(runs: Sequence[QueuedRun], figures: Figures, baseline: str | None = None) -> Json:

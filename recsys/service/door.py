@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from recsys.files import Json
 from recsys.service.queue.records import Event, Needs, QueuedRun, Schedule, State
 
 __all__ = ["Door", "LogPart", "Submission"]
@@ -87,6 +88,14 @@ class Door(Protocol):
 
         Raises:
             ConfigError: If there is none; the message names the nearest id.
+        """
+        ...
+
+    def compare(self, ids: Sequence[str]) -> Json:
+        """What differs between runs, as `recsys.service.compare.compare`; of a sweep its runs.
+
+        Raises:
+            ConfigError: If there is none of an id, or they are too many.
         """
         ...
 

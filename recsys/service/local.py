@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import ConfigError
+from recsys.files import Json
 from recsys.service.door import LogPart, Submission
 from recsys.service.queue.open import address, open_queue
 from recsys.service.queue.queue import Queue
@@ -66,6 +67,12 @@ class LocalDoor:
             self._look()
             row = self._queue.get(id)
         return row
+
+    def compare(self, ids: Sequence[str]) -> Json:
+        from recsys.service.compare import Figures, chosen, compare
+
+        self._look()
+        return compare(chosen(self._queue, ids), Figures(self._runs))
 
     def _look(self) -> None:
         """Bring rows of runs that the queue did not begin up to date with their folders."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from recsys.errors import ConfigError
+from recsys.files import Json
 from recsys.service.client import Client, Refused, Unreachable
 from recsys.service.door import LogPart, Submission
 from recsys.service.queue.records import Event, QueuedRun, Schedule, State
@@ -65,6 +66,9 @@ class HttpDoor:
 
     def get(self, id: str) -> QueuedRun:
         return self._ask(lambda: row_from(self._client.run(id)))
+
+    def compare(self, ids: Sequence[str]) -> Json:
+        return self._ask(lambda: self._client.compare(ids))
 
     def log(self, id: str, start: int = 0) -> LogPart:
         return self._ask(lambda: LogPart(*self._client.log(id, start)))

@@ -1,4 +1,4 @@
-"""`recsys runs`: a table of runs, one run in full, or lines of JSON."""
+"""`recsys runs`: a table of runs, one run in full, several side by side, or JSON."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from recsys.commands.service.beside import side_by_side
 from recsys.commands.service.table import runs_table, state_of, when
 from recsys.errors import ConfigError, printable
 from recsys.service.door import Door
@@ -27,12 +28,18 @@ _MOST = 2000  # letters of a value
 
 
 def main(given: Namespace) -> int:
-    """List runs, or show one."""
-    if given.id and (given.state or given.parent or given.text):
+    """List runs, show one, or compare several."""
+    if given.ids and (given.state or given.parent or given.text):
         raise ConfigError("runs: expected an ID or a filter, got both: leave one out")
+    if len(given.ids) > 1 and given.watch:
+        raise ConfigError(
+            f"runs: expected one ID with --watch, got {len(given.ids)}: leave --watch out to compare them"
+        )
     door = open_door(given.runs)
     try:
-        look = (lambda: _one(door, given.id)) if given.id else (lambda: _listed(door, given))
+        if len(given.ids) > 1:
+            return _compare(door, given)
+        look = (lambda: _one(door, given.ids[0])) if given.ids else (lambda: _listed(door, given))
         if given.json:
             return _print_json(look, given)
         screen = console(width=_WIDE, stderr=False)
@@ -54,6 +61,15 @@ def _one(door: Door, id: str) -> list[QueuedRun]:
     return [row, *(door.runs(parent=id, limit=MOST_LISTED) if row.new.kind == "sweep" else [])]
 
 
+def _compare(door: Door, given: Namespace) -> int:
+    answer = door.compare(given.ids)
+    if given.json:
+        print(json.dumps(answer))
+    else:
+        console(width=_WIDE, stderr=False).print(side_by_side(answer))
+    return 0
+
+
 def _print_json(look: Callable[[], list[QueuedRun]], given: Namespace) -> int:
     shown: dict[str, str] = {}
     while True:
@@ -70,7 +86,7 @@ def _print_json(look: Callable[[], list[QueuedRun]], given: Namespace) -> int:
 
 def _is_over(rows: list[QueuedRun], given: Namespace) -> bool:
     """Whether a watched run has ended; a list is watched for ever."""
-    return bool(given.id) and rows[0].state in ENDED
+    return bool(given.ids) and rows[0].state in ENDED
 
 
 def _watch(look: Callable[[], list[QueuedRun]], given: Namespace) -> int:
@@ -91,7 +107,7 @@ def _watch(look: Callable[[], list[QueuedRun]], given: Namespace) -> int:
 
 
 def _drawn(rows: list[QueuedRun], given: Namespace, width: int) -> Any:
-    if given.id:
+    if given.ids:
         family = [runs_table(rows[1:], width)] if rows[1:] else []
         return Group(_in_full(rows[0]), *family)
     if not rows:

@@ -28,6 +28,7 @@ that recsys run began in the folder of runs.
   recsys runs --state running queued
   recsys runs ID                       one run in full; of a sweep, its runs too
   recsys runs ID --watch               until it has ended
+  recsys runs ID ID                    side by side: only what differs, settings and figures; --json has more
   recsys runs --json                   one line of JSON a run"""
 
 _WORKER = """Take queued runs and run them, each as a process group of its own, as many at once as the machine has
@@ -103,7 +104,7 @@ def _submit(add: Add) -> None:
 
 def _look(add: Add) -> None:
     p = add("runs", "service.runs:main", "list runs: state, progress, speed, AUC so far", description=_RUNS)
-    p.add_argument("id", nargs="?", metavar="ID", help="one run in full")
+    p.add_argument("ids", nargs="*", metavar="ID", default=[], help="one run in full; several: what differs")
     p.add_argument("--state", nargs="+", choices=STATES, default=[], metavar="STATE", help=f"of {', '.join(STATES)}")
     p.add_argument("--parent", metavar="ID", help="only the runs of this sweep")
     p.add_argument("--text", default="", metavar="WORDS", help="only with these letters in id, name or overrides")

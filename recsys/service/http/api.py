@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from recsys.errors import ConfigError, DataError
 from recsys.files import Json
-from recsys.service.compare import MOST, Figures, compare
+from recsys.service import compare
 from recsys.service.curves import Curves
 from recsys.service.http.auth import Caller, Refusal, needs
 from recsys.service.http.bodies import Asked, Resumed, get
@@ -145,26 +145,19 @@ def api_router(queue: Queue, settings: Settings, streams: Streams) -> APIRouter:
 
 
 def chosen(queue: Queue, ids: Sequence[str]) -> list[QueuedRun]:
-    """The runs with these ids, each once; of a sweep its runs.
+    """As `recsys.service.compare.chosen`.
 
     Raises:
-        Refusal: 404 if there is none of an id, 422 if they are too many.
+        Refusal: 404 if there is none of an id.
     """
-    rows = list[QueuedRun]()
     try:
-        for row in queue.get_all([i for i in ids[: MOST + 1] if i]):
-            children = queue.find(parent=row.id, limit=MOST + 1) if row.new.kind == "sweep" else []
-            rows += queue.get_all([child.id for child in reversed(children)]) if children else [row]
+        return compare.chosen(queue, ids)
     except ConfigError as error:
         raise Refusal(404, str(error)) from error
-    rows = list({row.id: row for row in rows}.values())
-    if len(rows) > MOST:
-        raise Refusal(422, f"expected at most {MOST} runs, got more: choose fewer")
-    return rows
 
 
 def _lists(router: APIRouter, queue: Queue, settings: Settings) -> None:
-    figures = Figures(settings.runs)
+    figures = compare.Figures(settings.runs)
 
     @router.get("/runs", dependencies=[VIEW], summary="Runs, the newest first; `before` asks for the next page")
     def runs(
@@ -186,7 +179,7 @@ def _lists(router: APIRouter, queue: Queue, settings: Settings) -> None:
         ids: Annotated[str, Query(max_length=60_000, description="ids of 1 to 500 runs, or of sweeps, with commas")],
         baseline: Annotated[str | None, Query(max_length=500)] = None,
     ) -> Json:
-        return compare(chosen(queue, ids.split(",")), figures, baseline)
+        return compare.compare(chosen(queue, ids.split(",")), figures, baseline)
 
     @router.post("/check", dependencies=[VIEW], summary="What a submission would queue; nothing is queued")
     def check(asked: Asked) -> Json:

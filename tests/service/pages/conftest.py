@@ -190,3 +190,21 @@ def browser() -> Generator[Any]:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+def opened(browser: Any, **options: Any) -> tuple[Any, list[str]]:
+    """A page, and what its console complains of."""
+    page = browser.new_page(**options)
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    page.set_default_timeout(15_000)
+    return page, wrong
+
+
+def serious_faults(page: Any) -> list[str]:
+    """Faults of access that axe calls serious or critical."""
+    page.evaluate((Path(__file__).parent / "axe" / "axe.min.js").read_text())
+    return page.evaluate("""async () => (await axe.run(document, {resultTypes: ["violations"]})).violations
+        .filter(v => ["serious", "critical"].includes(v.impact))
+        .map(v => `${v.id}: ${v.nodes.map(n => n.html.slice(0, 160)).slice(0, 3).join(" | ")}`)""")

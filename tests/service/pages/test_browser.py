@@ -3,30 +3,15 @@
 import json
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import NewRun
-from tests.service.pages.conftest import CONFIG, Bench
+from tests.service.pages.conftest import CONFIG, Bench, opened, serious_faults
 
 ONE = "20260101-000000-demo-0"
-AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
-SERIOUS = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations
-    .filter(v => ["serious", "critical"].includes(v.impact))
-    .map(v => `${v.id}: ${v.nodes.map(n => n.html.slice(0, 160)).slice(0, 3).join(" | ")}`)"""
-
-
-def opened(browser: Any, **options: Any) -> tuple[Any, list[str]]:
-    """A page, and what its console complains of."""
-    page = browser.new_page(**options)
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    page.set_default_timeout(15_000)
-    return page, wrong
 
 
 def test_submit_watch_cancel_resume_and_compare_by_clicking(
@@ -115,8 +100,7 @@ def test_no_page_has_a_serious_fault_of_access_or_scrolls_sideways(
         page.goto(served + path)
         page.wait_for_timeout(700)
         page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
-        page.evaluate(AXE)
-        assert page.evaluate(SERIOUS) == [], path
+        assert serious_faults(page) == [], path
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), path
     assert not wrong
 
