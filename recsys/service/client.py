@@ -69,7 +69,8 @@ class Client:
         """Runs, the newest first.
 
         Args:
-            query: `state` (one or a list), `parent`, `text`, `before` (a run's number: the next page), `limit`.
+            query: `state` (one or a list), `parent`, `text`, `before` (a run's number: the next page), `limit`,
+                `top` ("true": without the runs of sweeps).
         """
         return self._json("GET", "/api/runs", query=query)["runs"]
 

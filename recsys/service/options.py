@@ -38,6 +38,7 @@ def options(cwd: Path, launchers: frozenset[str]) -> Json:
 
     Returns:
         `groups`: name → {"default", "options": name → {"doc", "own", "settings"}}; `settings`: those of the run itself.
+        An experiment has `chosen` too: group → the option that it takes.
         A setting is {"key", "default", "doc", "schema"}; its schema is JSON Schema, {} if any value goes.
     """
     files = [f for folder in (CONF, cwd) for g in sorted(_groups()) for f in sorted((folder / g).glob("*.yaml"))]
@@ -84,10 +85,16 @@ def _option(group: str, text: str) -> Json:
     elif group == "experiment":
         hints = _run_hints()
     above = "" if group == "experiment" else group
-    return {
-        "doc": doc,
-        "settings": _settings(text, {f"{above}.{k}".lstrip("."): h for k, h in hints.items()}, docs, above),
-    }
+    settings = _settings(text, {f"{above}.{k}".lstrip("."): h for k, h in hints.items()}, docs, above)
+    return {"doc": doc, "settings": settings} | ({"chosen": _chosen(text)} if group == "experiment" else {})
+
+
+def _chosen(text: str) -> dict[str, str | None]:
+    """Group → the option that an experiment takes, of lines such as `- override /train: fixed`."""
+    content: Any = yaml.safe_load(text)
+    listed = content.get("defaults", []) if isinstance(content, dict) else []
+    lines = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    return {str(key).rpartition("/")[2]: option for line in lines for key, option in line.items()}
 
 
 def _first_setting(text: str) -> int:

@@ -166,8 +166,9 @@ def _lists(router: APIRouter, queue: Queue, settings: Settings) -> None:
         text: Annotated[str, Query(max_length=200)] = "",
         before: _Before = None,
         limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 50,
+        top: Annotated[bool, Query(description="without the runs of sweeps; their parents are there")] = False,
     ) -> Json:
-        rows = queue.find(state or (), parent, text, before, limit)
+        rows = queue.find(state or (), parent, text, before, limit, top)
         return {"runs": [_short(row) for row in rows], "counts": queue.counts()}
 
     @router.get("/options", dependencies=[VIEW], summary="Groups, their options and settings, with docs and ranges")

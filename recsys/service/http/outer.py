@@ -60,6 +60,9 @@ class Outer:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        method: str = scope["method"]
+        if method == "HEAD":
+            scope, receive, send = _head(scope, send)
         request, started, status = Request(scope), time.monotonic(), 0
         cookie: str | None = None
 
@@ -81,12 +84,12 @@ class Outer:
             if not status:
                 await answer_error(request, refusal.status, refusal.error)(scope, receive, headed)
         except Exception as error:
-            note(logging.ERROR, "failed", error, method=request.method, path=request.url.path)
+            note(logging.ERROR, "failed", error, method=method, path=request.url.path)
             if status:
                 raise
             await answer_error(request, 500, "the service failed: its log says where")(scope, receive, headed)
         finally:
-            self._note(request, status, started)
+            self._note(request, method, status, started)
 
     def _begin(self, request: Request) -> tuple[Caller, str]:
         """A session for a browser that needs no token: its forms need a CSRF token all the same."""
@@ -133,14 +136,31 @@ class Outer:
 
         return limited
 
-    def _note(self, request: Request, status: int, started: float) -> None:
+    def _note(self, request: Request, method: str, status: int, started: float) -> None:
         path = request.url.path
         if path in ("/health", "/metrics") or path.startswith("/static/"):
             return
         sender: Caller | None = getattr(request.state, "caller", None)
         run = request.scope.get("path_params", {}).get("id")
         role, ms = (sender and sender.role) or "nobody", round((time.monotonic() - started) * 1000, 1)
-        note(logging.INFO, "request", method=request.method, path=path, status=status, ms=ms, role=role, run=run)
+        note(logging.INFO, "request", method=method, path=path, status=status, ms=ms, role=role, run=run)
+
+
+def _head(scope: Any, send: Callable[[Message], Awaitable[None]]) -> tuple[Any, Any, Any]:
+    """A HEAD as the GET that answers it: its headers are sent on, its body is not, and a stream ends at once."""
+    begun = asyncio.Event()
+
+    async def receive() -> Message:
+        await begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def headers_only(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            begun.set()
+
+    return {**scope, "method": "GET"}, receive, headers_only
 
 
 def _is_page(request: Request) -> bool:

@@ -75,15 +75,18 @@ def _add_runs(routes: APIRouter, queue: Queue, view: View) -> None:
         text: Annotated[str, Query(max_length=200)] = "",
         before: Annotated[int | None, Query(ge=0, le=2**62)] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+        all: Annotated[bool, Query()] = False,
     ) -> Response:
         load, counts, states = queue.load(), queue.counts(), state or []
-        rows = queue.find(states, None, text, before, limit)
-        filters: dict[str, Any] = {"state": states, "text": text, "limit": limit if limit != 50 else None}
+        folded = not (all or states or text)  # what is looked for may be a run of a sweep
+        rows = queue.find(states, None, text, before, limit, folded)
+        filters: dict[str, Any] = {"state": states, "text": text, "limit": limit if limit != 50 else None,
+                                   "all": "yes" if all else None}  # fmt: skip
         by_state = [(name, counts.get(name, 0)) for name in STATES if counts.get(name) or name in _USUAL]
         return view(
-            request, "runs", after=load.newest_event, load=_load(load, counts.get("queued", 0)), text=text, limit=limit,
-            rows=[Row(row, load.now, sender.may("submit")) for row in rows], states=states, counts=by_state,
-            filtered=bool(states or text), before=before,
+            request, "runs", after=load.newest_event, load=_load(load, counts.get("queued", 0)), text=text,
+            rows=[Row(row, load.now, sender.may("submit")) for row in rows], states=states, counts=by_state, all=all,
+            filtered=bool(states or text), before=before, limit=limit,
             newest=link("/", **filters) if before is not None else None,
             older=link("/", **filters, before=rows[-1].number) if len(rows) == limit else None,
         )  # fmt: skip

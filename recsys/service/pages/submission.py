@@ -18,6 +18,7 @@ from recsys.service.http.auth import Caller, needs
 from recsys.service.http.bodies import Asked
 from recsys.service.http.settings import Settings
 from recsys.service.options import options
+from recsys.service.pages.parts.allowed import allowed
 from recsys.service.pages.parts.defaults import PLACES, Defaults
 from recsys.service.pages.parts.rows import Row
 from recsys.service.pages.view import View
@@ -164,11 +165,41 @@ def _ordered(names: Iterable[str]) -> list[str]:
     return [*first, *(name for name in names if name not in first)]
 
 
-def _settings(run: NewRun, chosen: Chosen, defaults: Defaults, listed: Json) -> list[tuple[str, Any, bool, str]]:
-    """Of a run: key, value, whether it differs from its experiment, and what its file says of it."""
-    docs: dict[str, str] = {s["key"]: s["doc"] for s in listed["settings"]}
-    for name, group in listed["groups"].items():
-        option = group["options"].get(chosen.options.get(name) or group["default"] or "", {})
-        docs |= {s["key"]: s["doc"] for s in option.get("settings", [])}
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a run, for the page.
+
+    Args:
+        key: As in an override.
+        value: What the run has.
+        differs: Whether its experiment says otherwise.
+        doc: What it is.
+        allowed: What it may be.
+    """
+
+    key: str
+    value: Any
+    differs: bool
+    doc: str
+    allowed: str
+
+
+def _settings(run: NewRun, chosen: Chosen, defaults: Defaults, listed: Json) -> list[Setting]:
+    """The settings of a run."""
+    groups: Json = listed["groups"]
+    theirs: Json = groups["experiment"]["options"].get(run.experiment or "", {}).get("chosen", {})
+    known: dict[str, Json] = {s["key"]: s for s in listed["settings"]}
+    for name, group in groups.items():
+        taken = chosen.options.get(name) or theirs.get(name) or group["default"] or ""
+        known |= {s["key"]: s for s in group["options"].get(taken, {}).get("settings", [])}
     differs = {change["key"] for change in defaults.changes(run.experiment, run.config) or []}
-    return [(k, v, k in differs, docs.get(k, "")) for k, v in flat(run.config).items() if k not in PLACES]
+    return [
+        Setting(
+            key, value, key in differs, known.get(key, _UNKNOWN)["doc"], allowed(known.get(key, _UNKNOWN)["schema"])
+        )
+        for key, value in flat(run.config).items()
+        if key not in PLACES
+    ]
+
+
+_UNKNOWN: Json = {"doc": "", "schema": {}}

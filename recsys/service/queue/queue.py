@@ -46,6 +46,7 @@ class Queue(Protocol):
         text: str = "",
         before: int | None = None,
         limit: int = 50,
+        top: bool = False,
     ) -> list[QueuedRun]:
         """Rows, the newest first, with an empty `config` each: `get` and `configs` read that.
 
@@ -55,6 +56,7 @@ class Queue(Protocol):
             text: Only with these letters in the id, the name or the overrides.
             before: Only with a smaller `number`: the next page.
             limit: Most rows.
+            top: Without the runs of sweeps; their parents are there.
         """
         ...
 

@@ -93,12 +93,15 @@ class SqlQueue:
         text: str = "",
         before: int | None = None,
         limit: int = 50,
+        top: bool = False,
     ) -> list[QueuedRun]:
         rows = select(runs).order_by(runs.c.number.desc()).limit(limit)
         if states:
             rows = rows.where(runs.c.state.in_(states))
         if parent is not None:
             rows = rows.where(runs.c.parent == parent)
+        if top:
+            rows = rows.where(runs.c.parent.is_(None))
         if text:
             rows = rows.where(runs.c.words.contains(text.casefold(), autoescape=True))
         if before is not None:

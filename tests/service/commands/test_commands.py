@@ -61,6 +61,26 @@ def test_a_sweep_is_children_under_one_parent_whatever_the_order_of_words(recsys
     assert {queue.get(id).state for id in ids} == {"cancelled"}
 
 
+def test_several_runs_stand_side_by_side(recsys, queue, refused):
+    _, (first,), _ = recsys("submit", "experiment=demo", "seed=1")
+    _, (second,), _ = recsys("submit", "experiment=demo", "seed=1", "train.lr=.01")
+    for auc in (0.7, 0.75):
+        claim = claimed(queue)
+        queue.note(claim, Live("train", None, {"train": {"step": 4.0, "valid_auc": auc, "rows": 9.0}}))
+        queue.end(claim, "cancelled", 0, "stopped")
+    code, printed, _ = recsys("runs", first, second)
+    lines = [line.split() for line in printed]
+    assert code == 0 and lines[:2] == [["A", first, "cancelled"], ["B", second, "cancelled"]]
+    assert ["train.lr", "0.002", "0.01"] in lines and ["train/valid_auc", "0.7", "0.75"] in lines and len(lines) == 6
+    assert "1 figures" in printed[-1]
+    _, (answer,), _ = recsys("runs", first, second, "--json")
+    assert json.loads(answer)["keys"] == ["train.lr"]
+    _, sweep, _ = recsys("submit", "experiment=demo", "seed=range(0,13)", "-m")
+    refused(recsys("runs", sweep[0], first), "2 to 12 runs", "got 14", "--json")
+    refused(recsys("runs", first, "absent"), "absent")
+    refused(recsys("runs", first, second, "--watch"), "--watch")
+
+
 def test_the_same_key_is_the_same_run(recsys, refused):
     first = recsys("submit", "experiment=demo", "--key", "monday")
     assert recsys("submit", "experiment=demo", "--key", "monday") == first

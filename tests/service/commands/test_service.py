@@ -67,6 +67,10 @@ def test_commands_ask_the_service_whose_worker_comes_back_and_that_ends_in_order
     refused(recsys("service"), "unset RECSYS_URL")
     _, lines, _ = recsys("runs", "--text", "seed=2")
     assert lines[1].split()[:2] == [ids[2], "queued"]
+    _, compared, _ = recsys("runs", ids[1], ids[2])
+    assert compared[:2] == [f"A  {ids[1]}  queued", f"B  {ids[2]}  queued"]
+    assert ["seed", "1", "2"] in [line.split() for line in compared] and "0 figures are alike" in compared[-1]
+    refused(recsys("runs", ids[1], "absent"), "absent")
     _, (schedule,), _ = recsys("submit", "experiment=demo", "--every", "day@03:00")
     assert recsys("schedules")[1][0].startswith(f"{schedule}  every day@03:00")
     assert recsys("schedules", "remove", schedule)[0] == 0

@@ -1,6 +1,7 @@
 """Each endpoint, through the application, on a real queue."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,8 @@ def test_a_sweep_is_a_parent_and_its_runs(here: Caller) -> None:
     assert here.get(f"/api/runs/{children[1]['id']}").json()["new"]["config"]["seed"] == 2
     listed = here.get("/api/runs", params={"parent": parent["id"]}).json()["runs"]
     assert {r["id"] for r in listed} == {c["id"] for c in children}
+    assert [r["id"] for r in here.get("/api/runs", params={"top": "true"}).json()["runs"]] == [parent["id"]]
+    assert len(here.get("/api/runs").json()["runs"]) == 3
     cancelled = here.post(f"/api/runs/{children[0]['id']}/cancel")
     assert cancelled.json()["state"] == "cancelled"
     retried = here.post(f"/api/runs/{children[0]['id']}/retry")
@@ -140,6 +143,18 @@ def test_the_description_names_every_endpoint(here: Caller) -> None:
     assert here.get("/health").json() == {"status": "ok"}
     missing = here.get("/nothing")
     assert missing.status_code == 404 and "openapi" in missing.json()["error"]
+
+
+def test_head_answers_as_get_without_a_body(here: Caller, guarded: Callable[[str | None], Caller]) -> None:
+    (row,) = here.post("/api/runs", json={"overrides": ["experiment=demo"]}).json()["runs"]
+    for path in ("/health", "/metrics", "/api/runs", f"/api/runs/{row['id']}", "/api/runs/absent", "/nothing"):
+        whole, head = here.get(path), here("HEAD", path)
+        assert head.status_code == whole.status_code and head.content == b"" and whole.content, path
+        assert head.headers["content-type"] == whole.headers["content-type"]
+        assert "content-length" in head.headers and "content-security-policy" in head.headers
+    assert here("HEAD", "/api/events/stream").status_code == 200  # and it ends
+    assert here("HEAD", "/api/check").status_code == 405
+    assert guarded(None)("HEAD", "/api/runs").status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/health", "/api/runs", "/nothing", "/login"])

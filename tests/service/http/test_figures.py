@@ -53,6 +53,7 @@ def test_a_form_can_be_built_from_the_options(here: Caller, place: Path) -> None
     layers = next(s for s in groups["model"]["options"]["dcn"]["settings"] if s["key"] == "model.layers")
     assert layers["default"] == 2 and layers["doc"] == "Cross layers."
     assert layers["schema"] == {"type": "integer", "minimum": 0, "maximum": 100}
+    assert groups["experiment"]["options"]["demo"]["chosen"] == {"data": "rebuy_crossed", "train": "fixed"}
     assert groups["model"]["options"]["ours"]["own"] is True
     assert groups["model"]["options"]["ours"]["settings"][0]["doc"] == "as before"
     assert "cannot be read" in groups["data"]["options"]["broken"]["doc"]

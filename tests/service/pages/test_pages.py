@@ -93,6 +93,28 @@ def test_older_runs_are_a_page_away(here: Caller, bench: Bench) -> None:
     assert not [link for link in second.links() if "before=" in link]
 
 
+def test_runs_of_sweeps_are_folded_under_their_parent(here: Caller, bench: Bench) -> None:
+    sweep = "20260101-000000-sweep"
+    bench.sweep(sweep, [0.1, 0.2])
+    bench.submit("20260102-000000-demo-0")
+    folded = page(here, "/")
+    assert f"/sweep/{sweep}" in folded.links() and f"/runs/{sweep}/0" not in folded.links()
+    for query in ("all=yes", "state=queued", "text=lr"):
+        assert f"/runs/{sweep}/0" in page(here, f"/?{query}").links(), query
+    assert len([link for link in page(here, "/?limit=1").links() if "before=" in link]) == 1
+    older = page(here, next(link for link in page(here, "/?limit=1&all=yes").links() if "before=" in link))
+    assert f"/runs/{sweep}/1" in older.links()  # the page of older ones is of the same kind
+
+
+def test_the_form_says_what_a_setting_may_be(here: Caller) -> None:
+    rows = re.findall(r"<tr>.*?</tr>", here.get("/submit?experiment=demo&overrides=train.max_epochs=3").text)
+    cells = [re.sub(r"<[^>]*>", "|", row).strip("|").split("||") for row in rows]
+    of = {row[0]: row[1:] for row in cells}
+    assert of["train.max_epochs"] == ["3", "whole number (1 to 100,000)", "Passes over the training rows."]
+    assert of["model.structure"][1] == "stacked, parallel or crossnet"
+    assert of["train.warmup_steps"][1].startswith("whole number (0 to ")  # of train=fixed, which the experiment takes
+
+
 def test_one_run_shows_what_it_did(here: Caller, bench: Bench) -> None:
     bench.whole(ONE, 0.7512, overrides=["experiment=demo", "model=fm"], experiment="demo")
     seen = page(here, f"/runs/{ONE}")
