@@ -168,9 +168,10 @@ def test_by_commands(service: Service) -> None:
     assert watch.wait() == 0
     watch.stdout.close()
     assert resumed and states[sweep][-1] == "finished" and "running" in states[sweep]
-    assert all(states[id][0] == "queued" and states[id][-1] == "finished" for id in children)
+    assert states[children[-1]] == ["queued", "running", "finished"] and {"cancelled", "queued"} <= {*states[resumed]}
+    assert all(states[id][-1] == "finished" for id in children)
     assert any(len(set(counts)) > 1 for counts in done.values())  # progress moves
-    assert "resumed" in "\n".join(service.recsys("logs", resumed, "-f"))
+    assert "prepare is done already" in service.recsys("logs", resumed, "-f")
     shown = service.recsys("runs", resumed)
     assert any(re.fullmatch(r"attempt +2", line) for line in shown)
     compared = service.recsys("runs", children[0], children[1])  # fm and dcn of one seed
@@ -219,9 +220,7 @@ def test_by_curl(service: Service) -> None:
     row = service.curl(f"/api/runs/{resumed}")
     assert row["state"] == "finished" and row["attempt"] == 2
     curves = service.curl(f"/api/runs/{resumed}/curves")["curves"]["train"]["valid_auc"]
-    assert (
-        curves["steps"] == sorted(set(curves["steps"])) and len(curves["steps"]) == 12
-    )  # four looks an epoch, once each
+    assert len(curves["steps"]) > 2 and curves["steps"] == sorted(set(curves["steps"]))  # each look once
     compared = service.curl(f"/api/compare?ids={children[0]},{children[1]}")
     assert compared["keys"] and all(key.startswith("model") for key in compared["keys"])
     assert service.curl(f"/api/compare?ids={children[0]},{children[2]}")["keys"] == ["seed"]
@@ -232,7 +231,7 @@ def test_by_curl(service: Service) -> None:
 
 def test_by_clicking(service: Service, browser: Any) -> None:
     page, wrong = opened(browser, viewport={"width": 1280, "height": 900})
-    patience = {"timeout": 1000 * PATIENCE}
+    page.set_default_timeout(1000 * PATIENCE)
     page.goto(service.address)
     page.click("nav >> text=Submit")
     page.select_option("select[name=experiment]", "demo")
@@ -245,27 +244,27 @@ def test_by_clicking(service: Service, browser: Any) -> None:
     sweep = page.inner_text("h1 small")
     assert page.locator("#rows tbody tr").count() == 6
     page.evaluate("window.stays = true")  # a reload would lose it
-    page.wait_for_selector("#rows .state.running", **patience)
+    page.wait_for_selector("#rows .state.running")
     moving = page.locator("#rows tbody tr", has=page.locator(".stage:text-is('train') + progress"))
-    moving.first.wait_for(**patience)
+    moving.first.wait_for()
     share = moving.first.locator("progress").get_attribute("value")
     assert page.evaluate("window.stays") and float(share) >= 0
     resumed = moving.first.locator("th small").first.inner_text()
     moving.first.locator("th a").click()
     page.wait_for_selector("#head .state.running")
     page.click("#head >> text=Cancel")
-    page.wait_for_selector("#head .state.cancelled", **patience)
+    page.wait_for_selector("#head .state.cancelled")
     assert service.has_checkpoint(resumed)
     assert "stopped" in page.inner_text("#head")
     look(browser, service, f"/runs/{resumed}", "cancelled")
     page.evaluate("window.stays = true")
     page.click("#head >> text=Resume")
-    page.wait_for_selector("#head .state.running", **patience)
-    page.wait_for_selector("#head .state.finished", **patience)
+    page.wait_for_selector("#head .state.running")
+    page.wait_for_selector("#head .state.finished")
     assert re.search(r"Attempt\s+2", page.inner_text("#head"))
     assert page.locator("#charts canvas").count() == 2 and "evaluate" in page.inner_text("#stages")
     page.click("#head >> text=" + sweep)
-    page.wait_for_selector("#head .state.finished", **patience)
+    page.wait_for_selector("#head .state.finished")
     assert page.inner_text("#head").count("6 finished") == 1
     children = [page.locator("#rows th small").nth(2 * i).inner_text() for i in range(6)]
     assert sorted(children) == [f"{sweep}/{i}" for i in range(6)]
@@ -290,6 +289,7 @@ def look(browser: Any, service: Service, path: str, name: str) -> None:
     for width in (1280, 390):
         for scheme in ("light", "dark"):
             page, wrong = opened(browser, viewport={"width": width, "height": 800}, color_scheme=scheme)
+            page.set_default_timeout(1000 * PATIENCE)
             page.goto(service.address + path)
             page.wait_for_timeout(700)
             if shots:
