@@ -52,4 +52,6 @@ def _setting(key: str, config: Json) -> Text:
 
 
 def _figure(value: Any) -> Text:
-    return Text("" if value is None else f"{value:.6g}")
+    if value is None:
+        return Text("")
+    return Text(f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}")

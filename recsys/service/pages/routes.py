@@ -18,7 +18,7 @@ from recsys.service.local import LocalDoor
 from recsys.service.pages.compared import add_comparison
 from recsys.service.pages.parts.defaults import Defaults
 from recsys.service.pages.parts.one import one_run
-from recsys.service.pages.parts.rows import Row
+from recsys.service.pages.parts.rows import Row, rows_of
 from recsys.service.pages.parts.words import duration
 from recsys.service.pages.static import FILES
 from recsys.service.pages.submission import add_submission
@@ -85,7 +85,7 @@ def _add_runs(routes: APIRouter, queue: Queue, view: View) -> None:
         by_state = [(name, counts.get(name, 0)) for name in STATES if counts.get(name) or name in _USUAL]
         return view(
             request, "runs", after=load.newest_event, load=_load(load, counts.get("queued", 0)), text=text,
-            rows=[Row(row, load.now, sender.may("submit")) for row in rows], states=states, counts=by_state, all=all,
+            rows=rows_of(rows, load.now, sender.may("submit")), states=states, counts=by_state, all=all,
             filtered=bool(states or text), before=before, limit=limit,
             newest=link("/", **filters) if before is not None else None,
             older=link("/", **filters, before=rows[-1].number) if len(rows) == limit else None,

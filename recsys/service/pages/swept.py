@@ -16,7 +16,7 @@ from recsys.service.http.settings import Settings
 from recsys.service.pages.parts.front import is_higher_better, scatter
 from recsys.service.pages.parts.history import history, importance
 from recsys.service.pages.parts.lines import best_first, brief, lines, short, usual
-from recsys.service.pages.parts.rows import Row
+from recsys.service.pages.parts.rows import Row, rows_of
 from recsys.service.pages.parts.stages import pages_of, read_json_of
 from recsys.service.pages.view import View
 from recsys.service.queue.queue import Queue
@@ -36,11 +36,13 @@ def add_sweep(routes: APIRouter, queue: Queue, settings: Settings, view: View) -
             return RedirectResponse(Row(row, 0.0).link, 303)
         may = sender.may("submit")
         children = list(reversed(queue.find(parent=id, limit=MOST)))
+        counts = _counts(children)
+        rows = rows_of(children, load.now, may)
         whole = queue.get_all([child.id for child in children])
         return view(
             request, "sweep", row=Row(row, load.now, may), after=load.newest_event,
-            rows=[Row(child, load.now, may) for child in children], reports=pages_of(settings.runs, id),
-            counts=_counts(children),
+            rows=rows, typed={one.id: one.settings for one in rows}, reports=pages_of(settings.runs, id),
+            counts=counts, reason=_reason(row, counts),
             **(_shown(compare(whole, figures), settings.runs, id, request) if whole else _NONE),
         )  # fmt: skip
 
@@ -54,6 +56,12 @@ _NONE: dict[str, Any] = {
     "names": [],
     "lines": [],
 }
+
+
+def _reason(row: QueuedRun, counts: Sequence[tuple[str, int]]) -> str:
+    """Why it is in this state, unless that says no more than the counts of its runs."""
+    reason = row.reason or ""
+    return "" if set(reason.split(", ")) == {f"{count} {state}" for state, count in counts} else reason
 
 
 def _counts(children: Sequence[QueuedRun]) -> list[tuple[str, int]]:

@@ -191,3 +191,76 @@ def test_a_curve_of_a_hundred_thousand_points_redraws_at_once(browser: Any, serv
     print("milliseconds of a redraw:", [round(t) for t in sorted(took)])
     assert len(took) >= 10 and sorted(took)[len(took) // 2] < 200
     assert not wrong
+
+
+FOCUSED = """() => {
+    const e = document.activeElement, s = getComputedStyle(e), c = e.querySelector("circle");
+    const stroke = c ? parseFloat(getComputedStyle(c).strokeWidth) : 0;
+    const box = e.getBoundingClientRect();
+    return {tag: e.tagName, place: [...document.querySelectorAll("*")].indexOf(e),
+            seen: (s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2) || stroke >= 2,
+            inside: box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth && box.width > 0,
+            what: e.outerHTML.slice(0, 120)};
+}"""
+CONTROLS = """() => {
+    const found = document.querySelectorAll("a[href], button, input:not([type=hidden]), select, textarea, summary");
+    return [...found].filter(e => e.checkVisibility()).map(e => e.outerHTML.slice(0, 120));
+}"""
+
+
+@pytest.mark.slow
+def test_every_control_is_reached_in_order_by_tab_and_shows_its_focus(
+    browser: Any, served: str, bench: Bench, queue: Queue
+) -> None:
+    for i in range(2):
+        bench.whole(
+            f"2026010{i + 1}-000000-demo-{i}", 0.75 + i / 100, config={**CONFIG, "seed": i, "model": {"layers": i}}
+        )
+    bench.sweep("20260105-000000-sweep", [0.1, 0.2])
+    for auc in (0.7, 0.8):
+        bench.end(bench.claim(), auc=auc)
+    bench.submit("20260106-000000-demo-0")
+    page, wrong = opened(browser)
+    page.set_default_timeout(60_000)
+    for path in ("/", f"/runs/{ONE}", "/submit?experiment=demo&overrides=seed%3D1", "/sweep/20260105-000000-sweep",
+                 f"/compare?id={ONE},20260102-000000-demo-1"):  # fmt: skip
+        page.goto(served + path)
+        page.wait_for_timeout(700)
+        wanted, reached, places = page.evaluate(CONTROLS), list[str](), list[int]()
+        while len(reached) < 300:
+            page.keyboard.press("Tab")
+            focus = page.evaluate(FOCUSED)
+            if focus["tag"] in ("BODY", "HTML") or (places and focus["place"] == places[0]):
+                break
+            assert focus["seen"] and focus["inside"], (path, focus)
+            reached.append(focus["what"])
+            places.append(focus["place"])
+        assert places == sorted(places), path
+        assert not [control for control in wanted if control not in reached], path
+    assert not wrong
+
+
+@pytest.mark.slow
+def test_list_and_curves_move_while_somebody_looks(browser: Any, served: str, bench: Bench) -> None:
+    bench.submit(ONE)
+    claim = bench.claim()
+    bench.look(claim, 0.7, 100)
+    page, wrong = opened(browser)
+    page.set_default_timeout(60_000)
+    for path, parts in (
+        ("/", ("#rows >> text=0.7111", "#rows >> text=10 %")),
+        (f"/runs/{ONE}", ("#charts .u-value:visible:text-is('0.7222')", "#log >> text=step 300", "#head >> text=20 %")),
+    ):
+        page.goto(served + path)
+        page.wait_for_selector("#rows .state.running" if path == "/" else "#charts canvas")
+        page.evaluate("window.stays = true")  # a reload would lose it
+        bench.look(claim, 0.7111 if path == "/" else 0.7222, 150 if path == "/" else 300)
+        for part in parts:
+            page.wait_for_selector(part)
+        assert page.evaluate("window.stays")
+    page.goto(served)
+    bench.submit("20260102-000000-demo-0", name="newcomer")
+    page.wait_for_selector("#rows >> text=newcomer")
+    bench.end(claim)
+    page.wait_for_selector("#rows .state.finished")
+    assert not wrong

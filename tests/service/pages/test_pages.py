@@ -110,7 +110,7 @@ def test_the_form_says_what_a_setting_may_be(here: Caller) -> None:
     rows = re.findall(r"<tr>.*?</tr>", here.get("/submit?experiment=demo&overrides=train.max_epochs=3").text)
     cells = [re.sub(r"<[^>]*>", "|", row).strip("|").split("||") for row in rows]
     of = {row[0]: row[1:] for row in cells}
-    assert of["train.max_epochs"] == ["3", "whole number (1 to 100,000)", "Passes over the training rows."]
+    assert of["train.max_epochs"] == ["3", "whole number (1 to 100,000)", "Most passes over the training rows."]
     assert of["model.structure"][1] == "stacked, parallel or crossnet"
     assert of["train.warmup_steps"][1].startswith("whole number (0 to ")  # of train=fixed, which the experiment takes
 

@@ -168,7 +168,7 @@ def test_by_commands(service: Service) -> None:
     assert watch.wait() == 0
     watch.stdout.close()
     assert resumed and states[sweep][-1] == "finished" and "running" in states[sweep]
-    assert states[children[-1]] == ["queued", "running", "finished"] and {"cancelled", "queued"} <= {*states[resumed]}
+    assert states[children[-1]] == ["queued", "running", "finished"]
     assert all(states[id][-1] == "finished" for id in children)
     assert any(len(set(counts)) > 1 for counts in done.values())  # progress moves
     assert "prepare is done already" in service.recsys("logs", resumed, "-f")

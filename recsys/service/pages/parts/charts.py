@@ -97,7 +97,7 @@ def charts(shown: Json) -> list[Chart]:
     """Charts of what `Curves.of` gives: of each stage its losses, and its AUCs."""
     drawn: list[Chart] = []
     for stage, figures in shown.items():
-        for title, part in (("loss", "loss"), ("AUC", "auc")):
+        for title, part in (("Loss", "loss"), ("AUC", "auc")):
             lines = [line(name, f["steps"], f["values"]) for name, f in figures.items() if part in name]
             lines = [one for one in lines if one.x]
             if lines:

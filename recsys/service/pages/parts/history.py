@@ -76,13 +76,24 @@ def importance(
     mean = fmean(y)
     total = sum((v - mean) ** 2 for v in y)
     shares: dict[str, float] = {}
-    for key in dict.fromkeys(k for s, _ in rows for k in s):
+    for key in _apart([s for s, _ in rows]):
         groups = _grouped([s.get(key) for s, _ in rows], y)
         between, spare = sum(len(g) * (fmean(g) - mean) ** 2 for g in groups), len(y) - len(groups)
         if total and spare > 0:
             within = (total - between) / spare
             shares[key] = max(0.0, (between - (len(groups) - 1) * within) / (total + within))
     return sorted(shares.items(), key=lambda p: -p[1])
+
+
+def _apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys that differ between runs; of those that always change together, the first."""
+    by_split: dict[tuple[int, ...], str] = {}
+    for key in dict.fromkeys(k for s in settings for k in s):
+        values = [shown(s.get(key)) for s in settings]
+        split = tuple(values.index(value) for value in values)
+        if any(split):
+            by_split.setdefault(split, key)
+    return list(by_split.values())
 
 
 def _grouped(x: Sequence[Any], y: Sequence[float]) -> list[list[float]]:

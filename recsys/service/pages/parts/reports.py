@@ -77,7 +77,8 @@ class Frontiers:
     """What models cost and gain, of each run a line through its models.
 
     Args:
-        runs: Id, name, and of each model its name, bytes and AUC on test rows, by bytes.
+        runs: Id, name (the id, if others have that name), and of each model its name, bytes and AUC on test rows, by
+            bytes.
         x: Axis of bytes.
         y: Axis of AUC.
     """
@@ -98,6 +99,7 @@ def models_of(runs: Sequence[tuple[str, str, Mapping[str, float]]]) -> Frontiers
         runs: Id, name and figures, such as `evaluate/train.auc`.
     """
     drawn: list[tuple[str, str, list[tuple[str, float, float]]]] = []
+    names = [name for _, name, _ in runs]
     for id, name, figures in runs:
         ends = [k.removesuffix(".bytes") for k in figures if k.startswith("evaluate/") and k.endswith(".bytes")]
         models = [
@@ -106,7 +108,7 @@ def models_of(runs: Sequence[tuple[str, str, Mapping[str, float]]]) -> Frontiers
             if f"{k}.auc" in figures
         ]
         if len(models) > 1:
-            drawn.append((id, name, sorted(models, key=lambda m: m[1])))
+            drawn.append((id, name if names.count(name) == 1 else id, sorted(models, key=lambda m: m[1])))
     if not drawn:
         return None
     x = nice_axis([0.0, *(size for _, _, models in drawn for _, size, _ in models)])

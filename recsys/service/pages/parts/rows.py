@@ -1,13 +1,15 @@
 """A run of the queue as a row of a page."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from recsys.service.pages.parts.words import ago, clock, duration
 from recsys.service.queue.records import ENDED, QueuedRun
 
-__all__ = ["Row", "auc_of"]
+__all__ = ["Row", "auc_of", "rows_of"]
 
+_LONGEST = 200  # letters of what was typed
 _PLAIN = ("experiment=", "stages=", "runs=", "name=")
 
 
@@ -28,11 +30,13 @@ class Row:
         run: The row of the queue.
         now: The time by the database's clock.
         may: Whether the reader may cancel, resume and retry.
+        alike: Overrides that all runs of its sweep have: they tell none apart.
     """
 
     run: QueuedRun
     now: float
     may: bool = False
+    alike: frozenset[str] = frozenset()
 
     @property
     def id(self) -> str:
@@ -51,8 +55,12 @@ class Row:
 
     @property
     def settings(self) -> str:
-        """What was typed, as far as it tells runs apart."""
-        return " ".join(o for o in self.run.new.overrides if not o.startswith(_PLAIN))[:200]
+        """What was typed, as far as it tells runs apart; of a sweep, what it sweeps over first."""
+        typed = [o for o in self.run.new.overrides if o not in self.alike and not o.startswith(_PLAIN)]
+        if self.run.new.kind == "sweep":
+            typed.sort(key=lambda o: not _is_swept(o))
+        text = " ".join(typed)
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
     @property
     def dom(self) -> str:
@@ -144,3 +152,28 @@ class Row:
     def can_retry(self) -> bool:
         """Whether its like can be queued."""
         return self.may and self.run.new.kind == "run" and self.ended
+
+
+def _is_swept(override: str) -> bool:
+    """Whether an override has several values: `seed=1,2` and `seed=range(0,3)`, not `stages=[train,evaluate]`."""
+    value = override.partition("=")[2]
+    return not value.startswith(("[", "{")) and ("," in value or "(" in value)
+
+
+def rows_of(runs: Sequence[QueuedRun], now: float, may: bool) -> list[Row]:
+    """Runs as rows; those of one sweep show only the overrides in which they differ.
+
+    Args:
+        runs: The runs.
+        now: The time by the database's clock.
+        may: Whether the reader may cancel, resume and retry.
+    """
+    families: dict[str | None, list[QueuedRun]] = {}
+    for run in runs:
+        families.setdefault(run.new.parent, []).append(run)
+    alike = {
+        sweep: frozenset[str].intersection(*(frozenset(run.new.overrides) for run in family))
+        for sweep, family in families.items()
+        if sweep is not None and len(family) > 1
+    }
+    return [Row(run, now, may, alike.get(run.new.parent, frozenset())) for run in runs]

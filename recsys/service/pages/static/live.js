@@ -2,7 +2,8 @@
 /* Keeps a page fresh. Without this script the page works all the same: a reload shows the newest state.
 
 An event of the service's stream, or a change of a form marked data-auto, makes it fetch the page's own address again
-and morph what is marked data-live. A refresh waits ten times as long as the last one took, half a second at least. */
+and morph what is marked data-live. A refresh for an event waits ten times as long as the last one took, half a second at
+least and half a minute at most; what somebody chose or typed waits for nothing. */
 (() => {
   const main = document.getElementById("main");
   const notice = document.getElementById("link");
@@ -36,10 +37,10 @@ and morph what is marked data-live. A refresh waits ten times as long as the las
     took = performance.now() - started;
     busy = false;
     if (!again) fields = false;
-    if (again) { again = false; soon(); }
+    if (again) { again = false; soon(asked === address ? undefined : 0); }
   }
 
-  function soon(wait = Math.max(500, 10 * took)) {
+  function soon(wait = Math.min(30000, Math.max(500, 10 * took))) {
     if (busy) again = true;
     else if (!timer) timer = setTimeout(() => { timer = 0; refresh(); }, wait);
   }

@@ -40,10 +40,16 @@
     for (const plot of plots) {
       plot.started = performance.now();
       plot.chart.setData(data(plot));
+      newest(plot.chart);
     }
   }
 
-  const PARTS = [["loss", "loss"], ["AUC", "auc"]];
+  /* The legend tells the newest figures, unless the pointer is on a step. */
+  function newest(chart) {
+    if (chart.cursor.idx == null) chart.setLegend({idx: chart.data[0].length - 1}, false);
+  }
+
+  const PARTS = [["Loss", "loss"], ["AUC", "auc"]];
   function wanted() {
     const keys = [];
     for (const [stage, figures] of Object.entries(stages)) for (const [title, part] of PARTS) {
@@ -68,6 +74,7 @@
     if (!chosen && plots.every(p => p.names.every(name => stages[p.stage][name].steps.length < FEW))) slider.value = 0;
     for (const plot of plots) { /* now that the figures share the width */
       plot.chart = new uPlot(options(plot), data(plot), plot.figure);
+      newest(plot.chart);
       const canvas = plot.chart.root.querySelector("canvas");
       canvas.setAttribute("aria-label", `${plot.title} of ${plot.stage}`);
       canvas.setAttribute("role", "img");
@@ -91,7 +98,7 @@
       width: Math.max(260, plot.figure.clientWidth), height: 260, series,
       scales: {x: {time: false}},
       axes: [{...axis, values: (_, ticks) => ticks.map(short)}, {...axis, size: 60}],
-      hooks: {draw: [() => { if (plot.started) performance.measure("curve", {start: plot.started, end: performance.now()}); }]},
+      hooks: {setCursor: [newest], draw: [() => { if (plot.started) performance.measure("curve", {start: plot.started, end: performance.now()}); }]},
     };
   }
 
