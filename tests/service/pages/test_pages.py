@@ -11,8 +11,9 @@ from urllib.parse import quote
 import pytest
 
 from recsys.service.pages import static
+from recsys.service.pages.parts.rows import Row, rows_of
 from recsys.service.queue.queue import Queue
-from recsys.service.queue.records import Live
+from recsys.service.queue.records import Live, NewRun, QueuedRun
 from tests.service.http.conftest import TOKENS, Caller
 from tests.service.pages.conftest import CONFIG, Bench
 
@@ -104,6 +105,15 @@ def test_runs_of_sweeps_are_folded_under_their_parent(here: Caller, bench: Bench
     assert len([link for link in page(here, "/?limit=1").links() if "before=" in link]) == 1
     older = page(here, next(link for link in page(here, "/?limit=1&all=yes").links() if "before=" in link))
     assert f"/runs/{sweep}/1" in older.links()  # the page of older ones is of the same kind
+    runs = [NewRun(f"{sweep}-{i}", ["train.batch_size=9", f"seed={i}"], {}, "0" * 16, "/runs", "/", "n", parent="s")
+            for i in range(2)]  # fmt: skip
+    both = [QueuedRun(run, i, "queued") for i, run in enumerate(runs)]
+    assert [row.settings for row in rows_of(both, 0.0, True)] == ["seed=0", "seed=1"]
+    assert [row.settings for row in rows_of(both[:1], 0.0, True)] == ["train.batch_size=9 seed=0"]
+    over = NewRun(
+        "s", ["train.batch_size=9", "stages=[a,b]", "seed=1,2"], {}, "0" * 16, "/runs", "/", "n", kind="sweep"
+    )
+    assert Row(QueuedRun(over, 3, "queued"), 0.0).settings == "seed=1,2 train.batch_size=9"
 
 
 def test_the_form_says_what_a_setting_may_be(here: Caller) -> None:

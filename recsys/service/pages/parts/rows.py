@@ -168,12 +168,8 @@ def rows_of(runs: Sequence[QueuedRun], now: float, may: bool) -> list[Row]:
         now: The time by the database's clock.
         may: Whether the reader may cancel, resume and retry.
     """
-    families: dict[str | None, list[QueuedRun]] = {}
+    families: dict[str, list[frozenset[str]]] = {}
     for run in runs:
-        families.setdefault(run.new.parent, []).append(run)
-    alike = {
-        sweep: frozenset[str].intersection(*(frozenset(run.new.overrides) for run in family))
-        for sweep, family in families.items()
-        if sweep is not None and len(family) > 1
-    }
-    return [Row(run, now, may, alike.get(run.new.parent, frozenset())) for run in runs]
+        families.setdefault(run.new.parent or run.id, []).append(frozenset(run.new.overrides))
+    alike = {sweep: frozenset.intersection(*typed) for sweep, typed in families.items() if len(typed) > 1}
+    return [Row(run, now, may, alike.get(run.new.parent or "", frozenset())) for run in runs]
