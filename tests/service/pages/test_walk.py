@@ -263,7 +263,7 @@ def test_by_clicking(service: Service, browser: Any) -> None:
     page.wait_for_selector("#head .state.finished")
     assert re.search(r"Attempt\s+2", page.inner_text("#head"))
     assert page.locator("#charts canvas").count() == 2 and "evaluate" in page.inner_text("#stages")
-    page.click("#head >> text=" + sweep)
+    page.click("#head dd a[href^='/sweep/']")
     page.wait_for_selector("#head .state.finished")
     assert page.inner_text("#head").count("6 finished") == 1
     children = [page.locator("#rows th small").nth(2 * i).inner_text() for i in range(6)]
