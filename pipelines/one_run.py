@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.config import RunConfig
+from pipelines.launchers.contract import resuming
 from pipelines.launchers.launch import launch
 from pipelines.places import check_inside
 from recsys.config.factory import make, trust
@@ -62,7 +63,7 @@ def run_one(
         before_publishing: As for `execute`.
     """
     quiet()
-    runs = folder
+    runs = folder.parent
     try:
         from pipelines.run import execute
         from recsys.events import Terminal
@@ -87,7 +88,7 @@ def run_one(
             return 1
         full = f"{folder}: No space left on device: free some"
         fault = full if disk_full(error) else f"{error.filename}: {error.strerror}: mend it"
-        print(f"error: {fault}, then resume={folder.name}", file=sys.stderr)
+        print(f"error: {fault}, then {resuming(os.path.relpath(folder, runs))}", file=sys.stderr)
         return 2
     except Exception:
         traceback.print_exc()

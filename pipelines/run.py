@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pipelines.config import RunConfig
 from pipelines.earlier import check_same, settings, stages_to_run, taken_over
+from pipelines.launchers.contract import resuming
 from pipelines.mlflow_thread import MLflowThread
 from pipelines.node import begun, run_node, stage_node
 from pipelines.signals import signals_win
@@ -160,7 +161,7 @@ def execute(
             with run_file(folder, _begin(folder, config)) as file:
                 return _run_stages(config, folder, names, done, file, reporter, before_publishing)
     except Cancelled as error:
-        raise Cancelled(f"{error}: recsys run resume={id} goes on from its last checkpoint") from error
+        raise Cancelled(f"{error}: {resuming(id)} goes on from its last checkpoint") from error
     except BlockingIOError as error:
         raise ConfigError(f"run {folder.name} is being run by another process: wait for it, or stop it") from error
 

@@ -1,5 +1,6 @@
 """What a launcher is: it starts the processes (ranks) of a run somewhere, each with torchrun's variables."""
 
+import os
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -7,9 +8,14 @@ from typing import Any, Protocol
 
 from recsys.errors import ConfigError
 
-__all__ = ["TOKEN", "Launched", "Launcher", "extra", "first_failure"]
+__all__ = ["TOKEN", "Launched", "Launcher", "extra", "first_failure", "resuming"]
 
 TOKEN = "RECSYS_RUN_TOKEN"  # environment variable of all processes of a run that a worker of the service started
+
+
+def resuming(id: str) -> str:
+    """The command that goes on with this process's run: the queue's, if a worker of the service started the process."""
+    return f"recsys resume {id}" if TOKEN in os.environ else f"recsys run resume={id}"
 
 
 class Launched(Protocol):

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.launchers.contract import Launcher
+from pipelines.launchers.contract import Launcher, resuming
 from recsys.errors import DataError, RecsysError
 from recsys.terminal import console
 
@@ -97,5 +97,5 @@ def supervise(launcher: Launcher, command: Sequence[str], folder: Path) -> bool:
     shown = ", ".join(f"{p.name} ends with {_last_line(p)!r}" for p in logs if p.exists())
     raise DataError(
         f"the run's processes ended with {code}, and launcher.restarts were used up: {shown or 'they said nothing'}: "
-        f"see {folder}, then resume={folder.name} with the same launcher"
+        f"see {folder}, then, with the same launcher, {resuming(folder.name)}"
     )

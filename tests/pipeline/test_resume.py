@@ -193,7 +193,7 @@ def test_a_folder_of_somebodys_files_is_no_run(capfd, tmp_path, monkeypatch):
     [
         ("prepare/node.json", r"node\.json: expected what a stage depends on, cannot read it: Is a directory"),
         ("run.json", r"run\.json: expected the settings of a run, cannot read it: Is a directory"),
-        (".lock", r"/\.lock: Too many levels of symbolic links: mend it, then resume=hostile"),
+        (".lock", r"/\.lock: Too many levels of symbolic links: mend it, then recsys run resume=hostile"),
         ("prepare/data.json", r"data\.json is damaged: expected a path, got 'a\\x00b'"),
         ("prepare", r"prepare: expected no such place, .*, got something else"),
         ("stage", r"node\.json is damaged: expected a stage, got 'bogus': remove"),

@@ -13,7 +13,7 @@ from recsys.service.worker.processes import die_with_parent
 from recsys.service.worker.slots import machine
 from recsys.service.worker.worker import Worker
 
-__all__ = ["PARENT", "main", "refuse_url"]
+__all__ = ["PARENT", "end_with_service", "main", "refuse_url"]
 
 PARENT = "RECSYS_WORKER_PARENT"  # environment variable: process id of the service that started this worker
 
@@ -36,7 +36,7 @@ def main(given: Namespace) -> int:
     try:
         worker = Worker(queue, room, chore=lambda: submit_due(queue, of_schedule))
         worker.obey_signals()
-        _end_with_service()
+        end_with_service()
         to_stream()
         worker.run()
     finally:
@@ -44,7 +44,7 @@ def main(given: Namespace) -> int:
     return 0
 
 
-def _end_with_service() -> None:
+def end_with_service() -> None:
     """Let the kernel tell this worker to stop once the service that started it has ended, however that ended."""
     if parent := os.environ.pop(PARENT, None):
         die_with_parent(signal.SIGTERM)

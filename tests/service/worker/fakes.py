@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,8 @@ LOG = "(folder.parent / 'ran').open('a').write(folder.name + chr(10))"
 def command(folder: Path) -> list[str]:
     """What a worker starts instead of a training."""
     script = folder / "run.py"
-    script.write_text(SCRIPT)
+    if not script.exists():  # else runs may be reading it
+        script.write_text(SCRIPT)
     return [sys.executable, "-S", "-E", str(script)]
 
 
@@ -60,12 +61,19 @@ def new(folder: Path, id: str, does: str = "state('finished')", needs: Needs = N
     return NewRun(id, [], {"seed": 0, "does": does}, "0" * 16, str(folder / "runs"), str(folder), id, needs=needs)
 
 
-WORKER = """
-import json, logging, os, sys
-if offset := os.environ.get("TEST_CLOCK"):  # a file: seconds that the clock of the database is ahead
+CLOCK = """
+import os, time
+if offset := os.environ.get("TEST_CLOCK"):  # a file: seconds that the clocks of database and process are ahead
     import recsys.service.queue.tables as tables
-    right = tables.clock
-    tables.clock = lambda connection: right(connection) + float(open(offset).read() or 0)
+    def ahead():
+        return float(open(offset).read() or 0)
+    right, time_here = tables.clock, time.time
+    tables.clock = lambda connection: right(connection) + ahead()
+    time.time = lambda: time_here() + ahead()
+"""
+WORKER = f"""{CLOCK}
+import json, logging, sys
+from recsys.commands.service.worker import end_with_service
 from recsys.service.queue.open import open_queue
 from recsys.service.queue.records import Needs
 from recsys.service.worker.worker import Settings, Worker
@@ -73,30 +81,62 @@ url, lease, room, settings, host = json.loads(sys.argv[1])
 logging.basicConfig(level="INFO", stream=sys.stderr)
 worker = Worker(open_queue(url, lease), Needs(**room), Settings(**settings), host)
 worker.obey_signals()
+end_with_service()
 print("ready", flush=True)
 worker.run()
 """
+SERVICE = f"""{CLOCK}
+import sys
+import recsys.commands.service.workers as workers
+from recsys.commands.cli import main
+begin = workers.Workers.__init__
+def with_ours(self, arguments, count):
+    begin(self, arguments, count)
+    self._command = [sys.executable, *sys.argv[1:]]
+workers.Workers.__init__ = with_ours
+sys.exit(main(["service", "--port=0"]))
+"""  # `recsys service` with a worker of short leases, whose runs may be scripts
+
+
+def _words(url: str, folder: Path, cores: int, host: str, lease: float, **settings: Any) -> str:
+    """How a worker works, for WORKER."""
+    told = {"command": command(folder), "grace": 2.0, "overdue": 0.3, "look": 0.1, "claim": 0.1, **settings}
+    return json.dumps([url, lease, {"cores": cores, "memory": 1 << 40, "gpus": 0}, told, host])
 
 
 def begin_worker(
     url: str, folder: Path, cores: int = 1, host: str = "here", lease: float = LEASE, **settings: Any
 ) -> subprocess.Popen[bytes]:
     """Start a worker in a process of its own; it says `ready` once it works."""
-    told = {"command": command(folder), "grace": 2.0, "overdue": 0.3, "look": 0.1, "claim": 0.1, **settings}
-    words = json.dumps([url, lease, {"cores": cores, "memory": 1 << 40, "gpus": 0}, told, host])
     with (folder / "worker.err").open("ab") as errors:
         return subprocess.Popen(
-            [sys.executable, "-c", WORKER, words],
+            [sys.executable, "-c", WORKER, _words(url, folder, cores, host, lease, **settings)],
             stdout=subprocess.PIPE,
             stderr=errors,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
 
 
+def begin_service(
+    url: str, folder: Path, cores: int = 1, host: str = "here", lease: float = LEASE, **settings: Any
+) -> subprocess.Popen[bytes]:
+    """Start `recsys service` in a folder, with such a worker; `service.out` there gets its address."""
+    words = ["-c", WORKER, _words(url, folder, cores, host, lease, **settings)]
+    with (folder / "worker.err").open("ab") as errors, (folder / "service.out").open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-c", SERVICE, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=errors,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "RECSYS_DATABASE": url},
+        )
+
+
 @contextmanager
 def worker(
     url: str, folder: Path, cores: int = 1, host: str = "here", lease: float = LEASE, **settings: Any
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Generator[subprocess.Popen[bytes]]:
     """A worker in a process of its own, which is stopped in the end if it lives."""
     process = begin_worker(url, folder, cores, host, lease, **settings)
     try:
@@ -111,7 +151,8 @@ def worker(
             process.kill()
             raise
         finally:
-            process.stdout.close()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def wait(right: Callable[[], Any], seconds: float = 60.0) -> Any:

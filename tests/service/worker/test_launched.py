@@ -1,18 +1,19 @@
-"""Real trainings in the queue: here, under torchrun and on Ray; each is submitted, cancelled, resumed, and killed."""
+"""Real trainings in the queue, on SQLite and Postgres; here, under torchrun and on Ray."""
 
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from pipelines.frozen import freeze
+from recsys.commands.cli import main
 from recsys.results import read_run
 from recsys.service.queue.open import open_queue
 from recsys.service.queue.records import Needs, NewRun
@@ -21,12 +22,13 @@ from recsys.service.worker.processes import living, mark
 from recsys.service.worker.worker import verdict_of
 from tests.pipeline.small import SMALL, recsys
 from tests.pipeline.test_launchers import ray_cluster  # noqa: F401  # fixture
+from tests.service.queue.conftest import Server, server  # noqa: F401  # fixture
 from tests.service.worker.fakes import ended, wait, worker
 
 pytestmark = pytest.mark.slow  # whole trainings
 
 COMMAND = [sys.executable, "-P", "-m", "recsys.commands.frozen"]
-LONG = [*SMALL, "stages=[train]", "train.max_epochs=400", "train.patience=100000", "train.checkpoint_steps=10"]
+LONG = [*SMALL, "stages=[train]", "train.max_epochs=150", "train.patience=100000", "train.checkpoint_steps=10"]
 
 
 def submitted(queue: SqlQueue, *overrides: str) -> str:
@@ -66,35 +68,64 @@ def _left(place: Path, id: str) -> list[int]:
     return living(0, 1 << 60, mark(token))
 
 
-def _cancel_and_resume(queue: SqlQueue, place: Path, launcher: Sequence[str], processes: int) -> None:
-    id = submitted(queue, *LONG, *launcher)
-    wait(lambda: _trains(place, id, 1), 240)
-    assert len(_left(place, id)) >= processes
-    queue.cancel(id)
-    row = ended(queue, id, 90)
-    assert row.state == "cancelled" and read_run(place / "runs" / id).state == "cancelled"
-    wait(lambda: not _left(place, id), 30)
-    assert list((place / "runs" / id / "train" / "checkpoints").glob("step-*"))
-    queue.resume(id)
-    wait(lambda: _trains(place, id, 2), 240)
-    for pid in _left(place, id):  # all of them at once, the small process above them too
-        os.kill(pid, signal.SIGKILL)
-    wait(lambda: _trains(place, id, 3), 240)
-    queue.cancel(id)
-    assert ended(queue, id, 90).state == "cancelled"
-    wait(lambda: not _left(place, id), 30)
+def _said(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Run a command of recsys in this process → exit code, and what it printed."""
+    capfd.readouterr()
+    code = main(arguments)
+    return code, capfd.readouterr().out
 
 
-@pytest.mark.parametrize("launcher", [[], ["launcher=torchrun", "launcher.processes=2"]], ids=["here", "torchrun"])
-def test_a_training_is_cancelled_resumed_and_killed(queue: SqlQueue, place: Path, launcher: list[str]) -> None:
-    with worker(f"sqlite:///{place / 'service.db'}", place, 2, lease=5.0, command=COMMAND, grace=45.0):
-        _cancel_and_resume(queue, place, launcher, 2 + 2 * bool(launcher))
+@pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Address of an empty database: `sqlite` or `postgres`."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'service.db'}"
+    postgres: Server = request.getfixturevalue("server")
+    postgres.clear()
+    return postgres.url
 
 
-@pytest.mark.skipif(find_spec("ray") is None, reason="ray (extra ray) is not installed")
-def test_a_training_on_ray_is_cancelled_resumed_and_killed(queue: SqlQueue, place: Path, ray_cluster: str) -> None:  # noqa: F811
-    with worker(f"sqlite:///{place / 'service.db'}", place, 2, lease=5.0, command=COMMAND, grace=45.0):
-        _cancel_and_resume(queue, place, ["launcher=ray", f"launcher.address='{ray_cluster}'"], 4)
+@pytest.fixture
+def launcher(request: pytest.FixtureRequest) -> list[str]:
+    """Overrides that choose a launcher: `here`, `torchrun` or `ray`."""
+    if request.param != "ray":
+        return ["launcher=torchrun", "launcher.processes=2"] if request.param == "torchrun" else []
+    pytest.importorskip("ray")
+    return ["launcher=ray", f"launcher.address='{request.getfixturevalue('ray_cluster')}'"]
+
+
+@pytest.mark.parametrize(
+    ("database", "launcher"),
+    [("sqlite", "here"), ("sqlite", "torchrun"), ("sqlite", "ray"), ("postgres", "here"), ("postgres", "ray")],
+    indirect=True,
+)
+def test_a_training_is_submitted_cancelled_resumed_killed_and_finished(
+    database: str, launcher: list[str], place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The same commands and the same answers, whatever keeps the queue and whatever starts the processes."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("RECSYS_DATABASE", database)
+    with worker(database, place, 2, lease=5.0, command=COMMAND, grace=45.0):
+        code, printed = _said(capfd, "submit", *LONG, *launcher)
+        id = printed.strip()
+        assert code == 0
+        wait(lambda: _trains(place, id, 1), 240)
+        assert len(_left(place, id)) >= (4 if launcher else 2)
+        assert _said(capfd, "cancel", id) == (0, f"{id} stopping\n")
+        code, log = _said(capfd, "logs", id, "-f")
+        assert code != 0 and "train" in log and f"recsys resume {id} goes on from its last checkpoint" in log
+        assert json.loads(_said(capfd, "runs", id, "--json")[1])["state"] == "cancelled"
+        assert read_run(place / "runs" / id).state == "cancelled" and not _left(place, id)
+        assert list((place / "runs" / id / "train" / "checkpoints").glob("step-*"))
+        assert _said(capfd, "resume", id) == (0, f"{id} queued\n")
+        wait(lambda: _trains(place, id, 2), 240)
+        for pid in _left(place, id):  # all of them at once, the small process above them too
+            os.kill(pid, signal.SIGKILL)
+        code, log = _said(capfd, "logs", id, "-f")
+        assert code == 0, log
+    row = json.loads(_said(capfd, "runs", id, "--json")[1])
+    assert (row["state"], row["attempt"], row["exit"]) == ("finished", 3, 0)
+    assert weights(place, id) and not _left(place, id)
 
 
 def test_a_training_whose_worker_is_killed_ends_with_the_same_weights(queue: SqlQueue, place: Path) -> None:
@@ -103,7 +134,7 @@ def test_a_training_whose_worker_is_killed_ends_with_the_same_weights(queue: Sql
     assert done.returncode == 0, done.stderr
     other = Path(done.stdout.splitlines()[-1]).parent.name
     id = submitted(queue, *short)
-    told = {"command": COMMAND, "grace": 0.3, "lease": 2.0}  # too short for SIGTERM: it is killed
+    told: dict[str, Any] = {"command": COMMAND, "grace": 0.3, "lease": 2.0}  # too short for SIGTERM: it is killed
     with worker(f"sqlite:///{place / 'service.db'}", place, **told) as first:
         wait(lambda: list((place / "runs" / id / "train").glob("checkpoints/step-*")), 240)
         os.kill(first.pid, signal.SIGKILL)
