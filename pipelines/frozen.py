@@ -17,16 +17,27 @@ from pipelines.check import check
 from pipelines.composed import Checked, checked, composed
 from pipelines.config import RunConfig
 from pipelines.continued import continued, in_full
-from pipelines.earlier import settings
+from pipelines.earlier import check_same, settings, stages_to_run, taken_over
 from pipelines.launchers.contract import TOKEN
 from pipelines.one_run import run_one
 from pipelines.overrides import all_runs, key_of
 from recsys.config.options import own_options
 from recsys.errors import Cancelled, ConfigError
 from recsys.files import Json, read_json, write_json, write_text
-from recsys.results import config_digest, read_as
+from recsys.lock import locked
+from recsys.results import LOCK, config_digest, read_as
 
-__all__ = ["OWNER", "Frozen", "freeze", "read_frozen", "run_frozen", "write_frozen", "write_owner"]
+__all__ = [
+    "OWNER",
+    "Frozen",
+    "freeze",
+    "freeze_begun",
+    "hand_over",
+    "read_frozen",
+    "run_frozen",
+    "write_frozen",
+    "write_owner",
+]
 
 FILE, OWNER = "frozen.json", "owner.json"  # in the run's folder
 VERSION = 1  # of both
@@ -84,15 +95,51 @@ def freeze(overrides: Sequence[str], multirun: bool = False) -> list[Frozen]:
         raise ConfigError(f"expected overrides KEY=VALUE, got {wrong!r}: {mend}")
     if wrong := next((o for o in typed if key_of(o).startswith("hydra") and not _OURS.fullmatch(key_of(o))), None):
         raise ConfigError(f"{wrong}: a run of the queue obeys hydra.run.dir and hydra.searchpath alone: leave it out")
+    runs = _checked(typed, multirun)
+    home = _unused(runs[0].folder)
+    return [_frozen(run, home, number if multirun else None) for number, run in enumerate(runs)]
+
+
+def _checked(typed: list[str], multirun: bool = False) -> list[Checked]:
     with _composing:
         every = continued(typed)
         if not any(key_of(o) == "hydra.searchpath" for o in every):
             every = [*every, *own_options(Path.cwd())]
         # The name of an option may be a path out of the packaged ones, and an interpolation makes any name.
         ours = not any(key_of(o) == "hydra.searchpath" or ".." in o or "$" in o for o in every)
-        runs = checked(composed(every, multirun, all_runs), every, multirun, ours)
-    home = _unused(runs[0].folder)
-    return [_frozen(run, home, number if multirun else None) for number, run in enumerate(runs)]
+        return checked(composed(every, multirun, all_runs), every, multirun, ours)
+
+
+def freeze_begun(id: str, runs: Path) -> Frozen:
+    """Compose and check a run that `recsys run` began, as `recsys run resume=ID` does in the current folder.
+
+    Args:
+        id: Of the run.
+        runs: The folder of runs.
+
+    Raises:
+        ConfigError: If it cannot go on: it is a sweep, or the files of its configuration have changed.
+    """
+    place = [] if runs.resolve() == Path("runs").resolve() else [f"runs={runs}"]
+    (run,) = _checked([f"resume={id}", *place])
+    names = stages_to_run(run.config)
+    check_same(run.folder, run.config, names, taken_over(run.config, names), id)
+    return _frozen(run, run.folder, None)
+
+
+def hand_over(frozen: Frozen) -> None:
+    """Let the queue go on with a run that `recsys run` began.
+
+    Raises:
+        ConfigError: If a process runs it.
+    """
+    folder = Path(frozen.runs) / frozen.id
+    try:
+        with locked(folder / LOCK, wait=False):
+            write_json(folder / FILE, asdict(frozen), VERSION)
+            os.utime(folder / "run.json")  # so that the table of the queue reads the folder again
+    except BlockingIOError as error:
+        raise ConfigError(f"run {frozen.id} is being run: recsys cancel {frozen.id} stops it") from error
 
 
 def _unused(folder: Path) -> Path:

@@ -1,8 +1,9 @@
 """The door of a database that this process opens itself. Imports late what `recsys submit` does without."""
 
 import os
+import shlex
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ class LocalDoor:
     Args:
         queue: The queue.
         runs: Folder of runs, in which `recsys run` begins others.
+        check: Refuses configurations that callers may not run.
     """
 
-    def __init__(self, queue: Queue, runs: Path):
-        self._queue, self._runs = queue, runs
+    def __init__(self, queue: Queue, runs: Path, check: Callable[[dict[str, Any]], None] | None = None):
+        self._queue, self._runs, self._check = queue, runs, check
 
     @classmethod
     def open(cls, runs: Path) -> "LocalDoor":
@@ -74,12 +76,12 @@ class LocalDoor:
         self._look()
         return compare(chosen(self._queue, ids), Figures(self._runs))
 
-    def _look(self) -> None:
+    def _look(self, runs: Path | None = None) -> None:
         """Bring rows of runs that the queue did not begin up to date with their folders."""
         if isinstance(self._queue, SqlQueue):
             from recsys.service.queue.folders import read_folders
 
-            read_folders(self._queue, self._runs)
+            read_folders(self._queue, runs or self._runs)
 
     def log(self, id: str, start: int = 0) -> LogPart:
         row = self.get(id)
@@ -109,12 +111,25 @@ class LocalDoor:
         return row
 
     def resume(self, id: str, dead: bool = False) -> QueuedRun:
+        row = self.get(id)
+        if row.new.kind == "direct" and row.state in ENDED - {"finished"}:
+            self._take_over(row)
         return self._queue.resume(id, dead)
+
+    def _take_over(self, row: QueuedRun) -> None:
+        """Let the queue have a run that `recsys run` began and that ended."""
+        from pipelines.frozen import freeze_begun, hand_over
+
+        frozen = freeze_begun(row.id, Path(row.new.runs))
+        if self._check is not None:
+            self._check(frozen.config)
+        hand_over(frozen)
+        self._look(Path(row.new.runs))
 
     def retry(self, id: str) -> QueuedRun:
         row = self.get(id)
         if row.new.kind == "direct":
-            typed = " ".join(row.new.overrides)
+            typed = shlex.join(row.new.overrides)
             raise ConfigError(f"{id} was begun by recsys run: recsys submit {typed} queues its like")
         return self._queue.retry(id)
 

@@ -192,7 +192,7 @@ def _lists(router: APIRouter, queue: Queue, settings: Settings) -> None:
 
 
 def _changes(router: APIRouter, queue: Queue, settings: Settings) -> None:
-    door = LocalDoor(queue, settings.runs)
+    door = LocalDoor(queue, settings.runs, lambda config: check_composed(config, settings))
 
     def changed(what: str, change: Callable[[], QueuedRun], id: str, sender: Caller) -> Json:
         get(queue, id)

@@ -1,7 +1,6 @@
 """The addresses of the pages: each view is an address, each action a form."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -13,6 +12,7 @@ from recsys.service.curves import Curves
 from recsys.service.http.api import compose, get
 from recsys.service.http.auth import Caller, Refusal, needs
 from recsys.service.http.bodies import Asked
+from recsys.service.http.gate import check_composed
 from recsys.service.http.settings import Settings
 from recsys.service.local import LocalDoor
 from recsys.service.pages.compared import add_comparison
@@ -51,7 +51,7 @@ def router(queue: Queue, settings: Settings) -> APIRouter:
     add_submission(routes, queue, settings, view, defaults)
     add_comparison(routes, queue, settings, view)
     add_sweep(routes, queue, settings, view)
-    _add_actions(routes, queue, settings.runs)
+    _add_actions(routes, queue, settings)
     _add_one(routes, queue, settings, view, defaults)
     return routes
 
@@ -128,8 +128,8 @@ def _back(form: dict[str, str], default: str) -> str:
     return wanted if ours else default
 
 
-def _add_actions(routes: APIRouter, queue: Queue, runs: Path) -> None:
-    door = LocalDoor(queue, runs)
+def _add_actions(routes: APIRouter, queue: Queue, settings: Settings) -> None:
+    door = LocalDoor(queue, settings.runs, lambda config: check_composed(config, settings))
 
     def changed(id: str, change: Callable[[], QueuedRun]) -> QueuedRun:
         get(queue, id)

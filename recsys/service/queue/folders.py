@@ -91,14 +91,14 @@ def read_folders(queue: SqlQueue, folder: Path) -> int:
     ]
     if not changed and not gone:
         return 0
-    read = {id: {**_read(Path(home) / id), "file_time": times[id]} for id in changed}
+    read = {id: {**_read(Path(home) / id, id), "file_time": times[id]} for id in changed}
     with queue.changing() as connection:
         now = clock(connection)
         for row in (row for id in gone for row in _rows(connection, id) if row["kind"] == "direct"):
             _remove(connection, row, now)
         rows = {row["id"]: row for id in read for row in _rows(connection, id)}
         for id, row in rows.items():
-            _update(connection, row, read[id], now)
+            _update(connection, home, row, read[id], now)
         fresh = sorted((run["started"], id) for id, run in read.items() if id not in rows)
         _insert(connection, home, {id: read[id] for _, id in fresh}, now)
     return len(changed) + len(gone)
@@ -160,7 +160,7 @@ def _alive(folder: Path, state: str) -> bool:
     return state == "running" and is_held(folder / LOCK)
 
 
-def _read(folder: Path) -> Json:
+def _read(folder: Path, id: str) -> Json:
     """run.json of a run with its true state, and its frozen.json if the queue began it."""
     mend = "begin a new run"
     try:
@@ -172,12 +172,12 @@ def _read(folder: Path) -> Json:
         return {**empty, "state": "unknown", "note": None, "reason": in_one_line(error), "started": 0.0, "updated": 0.0}
     run["reason"] = run["error"] or (run["note"] if run["state"] == "cancelled" else None)
     if run["state"] == "running" and not is_held(folder / LOCK):
-        run["state"], run["reason"] = "killed", f"its process was killed: recsys run resume={folder.name}"
+        run["state"], run["reason"] = "killed", f"its process was killed: recsys run resume={id}"
     if run["state"] != "running" and (folder / FROZEN).exists():
         with suppress(DataError):  # if it is damaged, the run is listed as one of `recsys run`
             run["frozen"] = read_json(folder / FROZEN, "a run of the queue", mend, shape=_FROZEN)
             if run["state"] == "killed":
-                run["state"], run["reason"] = "failed", "its process was killed: recsys resume goes on with it"
+                run["state"], run["reason"] = "failed", f"its process was killed: recsys resume {id}"
     return run
 
 
@@ -230,17 +230,18 @@ def _insert(connection: Connection, home: str, read: Mapping[str, Json], now: fl
         refresh_sweep(connection, parent, now)
 
 
-def _update(connection: Connection, row: RowMapping, run: Json, now: float) -> None:
+def _update(connection: Connection, home: str, row: RowMapping, run: Json, now: float) -> None:
     if row["kind"] == "run":
         connection.execute(update(runs).where(runs.c.number == row["number"]).values(file_time=run["file_time"]))
         if run["state"] == "finished" and row["state"] in ("failed", "cancelled"):
             change(connection, row, now, "finished", "by `recsys run resume`", live=_columns(run)["live"])
         return
     values = _columns(run)
-    if frozen := run.get("frozen"):  # the queue began it, in another database: now it is the queue's again
-        values |= {"kind": "run", "overrides": json.dumps(frozen["overrides"]), "digest": frozen["digest"]}
+    if "frozen" in run:  # the queue began it, in another database, or was given it: now it is the queue's
+        new = _new(home, row["id"], run)
+        values = {**fields_of(new, row["submitted_at"]), **values}
         config = update(run_configs).where(run_configs.c.run == row["number"])
-        connection.execute(config.values(config=json.dumps(frozen["config"])))
+        connection.execute(config.values(config=json.dumps(new.config)))
     tell_live(connection, row["id"], now, live_of(row), live_of(values))
     if run["state"] == row["state"]:
         connection.execute(update(runs).where(runs.c.number == row["number"]).values(values))

@@ -226,7 +226,12 @@ def check_resume(connection: Connection, row: RowMapping, dead: bool) -> None:
     """Refuse to resume what has nothing to go on from, or may still run; or two runs of one schedule at once."""
     id, state = row["id"], row["state"]
     if row["kind"] == "direct":
-        raise ConfigError(f"run {id} was begun by `recsys run`: recsys run resume={id} goes on with it")
+        mends = {
+            "running": f"recsys cancel {id} stops it",
+            "finished": "recsys submit with its overrides runs its like",
+        }
+        mend = mends.get(state, f"recsys run resume={id} goes on with it")
+        raise ConfigError(f"run {id} was begun by `recsys run` and is {state}: {mend}")
     if row["kind"] == "sweep" or (state == "unknown" and dead):
         return
     if state == "unknown":

@@ -161,29 +161,66 @@ def test_watching_one_run_ends_with_it(recsys, queue, monkeypatch):
     assert "state" in "".join(recsys("runs", id, "--watch")[1])
 
 
-def test_runs_begun_by_recsys_run_are_listed_stopped_by_a_file_and_resumed_elsewhere(recsys, place, refused):
-    from recsys.lock import locked
-    from recsys.results import LOCK, Process, Run, utc_now, write_run
+@pytest.fixture
+def begun(place):
+    """A run that `recsys run` has begun, which runs while the lock of its folder is held → its folder."""
+    from pipelines.frozen import freeze
+    from recsys.results import Process, Run, utc_now, write_run
 
-    folder = place / "runs" / "20260101-000000-mine-0"
-    folder.mkdir(parents=True)
-    with locked(folder / LOCK):
-        write_run(
-            folder,
-            Run(
-                "0" * 32, {"name": "mine"}, "0" * 16, ["data=mine"], Process.this(), utc_now(), utc_now(), stage="train"
-            ),
-        )
-        (folder / "submit.log").write_text("hello\n")
+    (f,) = freeze(["experiment=demo", "train.lr=0.002"])
+    left = ("stages", "tracking", "runs", "launcher", "distributed")
+    settings = {k: v for k, v in f.config.items() if k not in left}
+    folder = place / "runs" / f.id
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(f.overrides))
+    run = Run("0" * 32, settings, f.digest, f.overrides, Process.this(), utc_now(), utc_now(), stage="train")
+    write_run(folder, run)
+    return folder
+
+
+def test_runs_begun_by_recsys_run_are_listed_and_stopped_by_a_file(recsys, begun, refused):
+    from recsys.lock import locked
+
+    id = begun.name
+    with locked(begun / ".lock"):
+        (begun / "submit.log").write_text("hello\n")
         _, (_, line), _ = recsys("runs")
-        assert line.split() == [folder.name, "running", "train"]
-        assert recsys("logs", folder.name)[1] == ["hello"]
-        assert recsys("cancel", folder.name)[0] == 0 and (folder / "cancel").exists()
-    _, lines, _ = recsys("runs", folder.name)
+        assert line.split() == [id, "running", "train"]
+        assert recsys("logs", id)[1] == ["hello"]
+        refused(recsys("resume", id), "is running", f"recsys cancel {id}")
+        assert recsys("cancel", id)[0] == 0 and (begun / "cancel").exists()
+    _, lines, _ = recsys("runs", id)
     assert any(line.split()[:2] == ["state", "killed"] for line in lines)
-    refused(recsys("resume", folder.name), f"recsys run resume={folder.name}")
-    refused(recsys("retry", folder.name), "recsys submit")
-    refused(recsys("cancel", folder.name), "has ended already")
+    refused(recsys("retry", id), "recsys submit experiment=demo train.lr=0.002")
+    refused(recsys("cancel", id), "has ended already")
+
+
+def test_the_queue_goes_on_with_a_run_of_recsys_run_that_was_killed(recsys, queue, begun, place, refused):
+    from recsys.lock import locked
+    from recsys.service.worker.attempt import prepare
+
+    id = begun.name
+    recsys("runs")
+    with locked(begun / ".lock"):
+        refused(recsys("resume", id), "is being run", f"recsys cancel {id}")
+    assert recsys("resume", id)[1] == [f"{id} queued"]
+    run = queue.get(id)
+    assert (run.new.kind, run.new.cwd, run.new.overrides) == ("run", str(place), ["experiment=demo", "train.lr=0.002"])
+    assert run.new.config["train"]["lr"] == 0.002 and run.new.config["stages"]
+    claim = claimed(queue)
+    assert claim.run.id == id and prepare(claim) == begun
+    queue.end(claim, "cancelled", 2, "stopped on request")
+    assert recsys("resume", id)[1] == [f"{id} queued"]
+
+
+def test_a_run_of_recsys_run_that_cannot_go_on_stays_as_it_is(recsys, begun, refused):
+    (begun / ".hydra" / "overrides.yaml").write_text('["experiment=dmo"]')
+    run = json.loads((begun / "run.json").read_text())
+    (begun / "run.json").write_text(json.dumps({**run, "overrides": ["experiment=dmo"]}))
+    refused(recsys("resume", begun.name), "no option 'dmo'")
+    assert not (begun / "frozen.json").exists()
+    (begun / "run.json").write_text(json.dumps({**run, "state": "finished"}))
+    refused(recsys("resume", begun.name), "is finished", "recsys submit")
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_a_run_is_followed_from_its_start_to_its_end(queue: SqlQueue, home: Path
         write(folder, stage="train", progress=Amount(3, 9, "steps"), metrics={"train": {"step": 3.0, "auc": 0.7}})
         assert read_folders(queue, home) == 1
         assert queue.get("a").live.metrics == {"train": {"step": 3.0, "auc": 0.7}}
-        with pytest.raises(ConfigError, match="recsys run resume=a"):
+        with pytest.raises(ConfigError, match="begun by `recsys run` and is running: recsys cancel a stops it"):
             queue.resume("a")
         assert queue.cancel("a").cancel_asked_at is not None and (folder / "cancel").exists()
     assert read_folders(queue, home) == 1  # no process holds its lock
@@ -200,7 +200,9 @@ def test_the_table_is_rebuilt_from_the_folders(queue: SqlQueue, home: Path) -> N
     }
     write(alive, state="finished")
     read_folders(queue, home)
-    assert queue.get("alive").new.kind == "run" and queue.retry("alive").new.config == {"whole": True}
+    ours = queue.get("alive").new
+    assert (ours.kind, ours.cwd, ours.needs.cores, ours.name) == ("run", "/", 2, "frozen")
+    assert queue.retry("alive").new.config == {"whole": True}
     run = queue.get("f")
     assert (run.new.needs.cores, run.new.needs.gpus, run.new.cwd, run.attempt) == (2, 1, "/", 1)
     assert queue.resume("f").state == "queued" and queue.resume("s").state == "running"

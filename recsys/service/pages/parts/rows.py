@@ -140,8 +140,8 @@ class Row:
     @property
     def can_resume(self) -> bool:
         """Whether it can go on, or those of its runs that stopped."""
-        begun = self.run.new.kind == "sweep" or (self.run.new.kind == "run" and self.run.attempt > 0)
-        return self.may and begun and self.run.state in ("cancelled", "failed")
+        begun = self.run.new.kind != "run" or self.run.attempt > 0
+        return self.may and begun and self.run.state in ("cancelled", "failed", "killed")
 
     @property
     def can_bury(self) -> bool:
