@@ -15,6 +15,7 @@ from recsys.commands.cli import main
 from recsys.service.queue.records import Live, Needs
 from tests.docs.test_imports import run_without
 from tests.pipeline.test_submit import HEAVY
+from tests.service.begun import begun_by_run
 
 ROOM = Needs(64, 1 << 40, 0)
 
@@ -164,18 +165,7 @@ def test_watching_one_run_ends_with_it(recsys, queue, monkeypatch):
 @pytest.fixture
 def begun(place):
     """A run that `recsys run` has begun, which runs while the lock of its folder is held → its folder."""
-    from pipelines.frozen import freeze
-    from recsys.results import Process, Run, utc_now, write_run
-
-    (f,) = freeze(["experiment=demo", "train.lr=0.002"])
-    left = ("stages", "tracking", "runs", "launcher", "distributed")
-    settings = {k: v for k, v in f.config.items() if k not in left}
-    folder = place / "runs" / f.id
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(f.overrides))
-    run = Run("0" * 32, settings, f.digest, f.overrides, Process.this(), utc_now(), utc_now(), stage="train")
-    write_run(folder, run)
-    return folder
+    return begun_by_run("experiment=demo", "train.lr=0.002")
 
 
 def test_runs_begun_by_recsys_run_are_listed_and_stopped_by_a_file(recsys, begun, refused):

@@ -1,4 +1,7 @@
-"""The service's application on a queue of its own, called in this process: no server, no port."""
+"""The service's application on a queue of its own, called in this process: no server, no port.
+
+On SQLite; the slow tests are the same on Postgres.
+"""
 
 import asyncio
 from collections.abc import Callable, Generator
@@ -15,6 +18,7 @@ from recsys.service.http.settings import Settings, Tokens
 from recsys.service.queue.open import open_queue
 from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import NewRun
+from tests.service.queue.conftest import Server, server  # noqa: F401  # fixture
 
 TOKENS = Tokens({role: f"{role}-token-of-32-letters-and-more" for role in ("view", "submit", "admin")})
 
@@ -54,12 +58,25 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The service's folder, which is the current one."""
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RECSYS_DATABASE", raising=False)
     return tmp_path
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def database(request: pytest.FixtureRequest, place: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Address of an empty database, which the environment names too."""
+    url = f"sqlite:///{place / 'runs' / 'service.db'}"
+    if request.param == "postgres":
+        postgres: Server = request.getfixturevalue("server")
+        postgres.clear()
+        url = postgres.url
+    monkeypatch.setenv("RECSYS_DATABASE", url)
+    return url
+
+
 @pytest.fixture
-def queue(place: Path) -> Generator[Queue]:
-    queue = open_queue(f"sqlite:///{place / 'runs' / 'service.db'}")
+def queue(database: str) -> Generator[Queue]:
+    queue = open_queue(database)
     yield queue
     queue.close()
 

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from recsys.lock import locked
 from recsys.service.http.app import make_app
 from recsys.service.http.settings import Limits, Settings
+from recsys.service.queue.folders import read_folders
 from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import Live, Needs
+from recsys.service.queue.sql import SqlQueue
 from recsys.service.wire import row_from
+from tests.service.begun import begun_by_run
 from tests.service.http.conftest import Caller, new_run
 
 ROOM = Needs(4, 8 << 30)
@@ -83,6 +87,33 @@ def test_a_run_that_cannot_be_changed_answers_why(here: Caller, queue: Queue, pl
     assert here.post(f"{ONE}/resume", json={"dead": False}).json()["state"] == "queued"
     assert here.post("/api/runs/absent/cancel").status_code == 404
     assert here.get("/api/runs/absent").status_code == 404
+
+
+def test_the_queue_goes_on_with_a_run_of_recsys_run(here: Caller, queue: Queue, place: Path) -> None:
+    folder = begun_by_run("experiment=demo", "train.lr=0.002")
+    assert isinstance(queue, SqlQueue) and read_folders(queue, place / "runs") == 1
+    one = f"/api/runs/{folder.name}"
+    assert here.get(one).json()["state"] == "killed"
+    with locked(folder / ".lock"):
+        busy = here.post(f"{one}/resume")
+    assert busy.status_code == 409 and "is being run" in busy.json()["error"]
+    assert here.post(f"{one}/resume").json()["state"] == "queued"
+    claim = queue.claim("w", "h", ROOM)
+    assert claim and claim.run.id == folder.name and claim.run.new.config["train"]["lr"] == 0.002
+
+
+def test_a_run_of_recsys_run_whose_code_is_not_ours_is_not_taken_over_http(
+    here: Caller, queue: Queue, place: Path
+) -> None:
+    folder = begun_by_run("experiment=demo")
+    (place / "model").mkdir()
+    (place / "model" / "mine.yaml").write_text("_target_: my_ctr.model.Linear\n_partial_: true\n")
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**run, "overrides": ["experiment=demo", "model=mine"]}))
+    assert isinstance(queue, SqlQueue)
+    read_folders(queue, place / "runs")
+    refused = here.post(f"/api/runs/{folder.name}/resume")
+    assert refused.status_code == 409 and not (folder / "frozen.json").exists(), refused.text
 
 
 def test_events_by_id(here: Caller, queue: Queue, place: Path) -> None:

@@ -1,7 +1,6 @@
 """`recsys doctor --service` names what is wrong with a service, and the command that mends it; it shows no secret."""
 
 import shutil
-import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +20,7 @@ from tests.service.http.conftest import new_run
 def doctor(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    for name in ("RECSYS_URL", "RECSYS_DATABASE", "RECSYS_TOKEN", "RECSYS_TOKEN_SUBMIT", "RECSYS_TOKEN_VIEW"):
+    for name in ("RECSYS_URL", "RECSYS_TOKEN", "RECSYS_TOKEN_SUBMIT", "RECSYS_TOKEN_VIEW"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "300")
 
@@ -71,9 +70,9 @@ def test_each_problem_has_a_name_and_a_mend(
 def test_a_database_of_another_version_or_none_at_all(
     doctor: Callable[..., tuple[int, str]], queue: Queue, place: Path
 ) -> None:
-    with sqlite3.connect(place / "runs" / "service.db") as database:
-        database.execute("UPDATE meta SET value = '999'")
-    database.close()
+    assert isinstance(queue, SqlQueue)
+    with queue.changing() as connection:
+        connection.exec_driver_sql("UPDATE meta SET value = '999'")
     code, said = doctor()
     assert code == 2 and "999" in said and "version" in said
     code, said = doctor(RECSYS_DATABASE="postgresql+psycopg://user:secret@127.0.0.1:1/x")
