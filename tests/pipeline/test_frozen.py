@@ -14,7 +14,7 @@ import pipelines.run
 from pipelines.frozen import OWNER, Frozen, freeze, read_frozen, run_frozen, write_frozen, write_owner
 from pipelines.launchers.contract import TOKEN
 from recsys.commands.cli import main
-from recsys.errors import ConfigError
+from recsys.errors import Cancelled, ConfigError
 from recsys.results import read_result, read_run
 from tests.pipeline.small import SMALL, recsys
 
@@ -101,6 +101,25 @@ def test_a_run_that_was_handed_to_another_publishes_nothing(
     assert run_frozen(folder) == 2
     assert "belongs to another worker now" in capsys.readouterr().err
     assert json.loads((folder / OWNER).read_text())["attempt"] == 2
+
+
+def test_a_run_that_is_stopped_names_the_command_that_goes_on_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of the queue if a worker started it, else that of recsys run."""
+
+    def stop(*_: object) -> None:
+        raise Cancelled("the run was asked to stop")
+
+    monkeypatch.setattr(pipelines.run, "_run_stages", stop)
+    (frozen,) = freeze(["data=planted"])
+    folder = write_frozen(frozen)
+    assert run_frozen(folder) == 2
+    assert f"recsys run resume={frozen.id} goes on from its last checkpoint" in capsys.readouterr().err
+    monkeypatch.setenv(TOKEN, "a" * 32)
+    write_owner(folder, "a" * 32, 1)
+    assert run_frozen(folder) == 2
+    assert f"recsys resume {frozen.id} goes on from its last checkpoint" in capsys.readouterr().err
 
 
 def test_the_folder_of_another_run_stays(here: Path) -> None:
