@@ -24,14 +24,15 @@ ROOT = Path(__file__).parents[3]
 SERVE = """
 from pathlib import Path
 from recsys.service.http.server import serve, settings_for
-from recsys.service.queue.open import open_queue
-queue = open_queue(f"sqlite:///{Path('runs/service.db').absolute()}")
+from recsys.service.queue.open import address, open_queue
+queue = open_queue(address("runs"))
 serve(queue, settings_for(Path("runs"), "127.0.0.1"), "127.0.0.1", 0, lambda url: print(url, flush=True))
 """
 
 
 @pytest.fixture
-def url(place: Path) -> Generator[str]:
+def url(place: Path, database: str) -> Generator[str]:
+    """A service on that database, which the environment names → its address."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RECSYS_TOKEN": TOKEN}
     log = (place / "service.log").open("w")
     server = subprocess.Popen(
