@@ -8,7 +8,7 @@ share cancels. R runs, G groups.
 import json
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -62,11 +62,11 @@ class Figures:
     """Reads the figures of runs; those of a run that has ended stay in memory.
 
     Args:
-        runs: The folder of runs.
+        home: Finds the folder of runs that a run's folder is in.
     """
 
-    def __init__(self, runs: Path):
-        self._runs, self._lock = runs, Lock()
+    def __init__(self, home: Callable[[QueuedRun], Path]):
+        self._home, self._lock = home, Lock()
         self._seen: OrderedDict[tuple[str, int, float | None], dict[str, float]] = OrderedDict()
 
     def of(self, run: QueuedRun) -> dict[str, float]:
@@ -90,8 +90,9 @@ class Figures:
             for name, value in values.items()
             if name != "step" and stage not in _NOT_COMPARED
         }
+        home = self._home(run)
         try:
-            stages: Any = json.loads(read_inside(self._runs, run.id, "result.json"))["stages"]
+            stages: Any = json.loads(read_inside(home, run.id, "result.json"))["stages"]
             seconds = [part["seconds"] for part in stages.values() if part["seconds"] is not None]
             result = {
                 f"{stage}/{name}": float(value)

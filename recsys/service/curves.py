@@ -68,26 +68,23 @@ class _Seen:
 
 
 class Curves:
-    """Reads curves of the runs in a folder, and of a file that has grown only what is new.
+    """Reads curves of runs, and of a file that has grown only what is new."""
 
-    Args:
-        runs: The folder of runs.
-    """
-
-    def __init__(self, runs: Path):
-        self._runs, self._lock = runs, Lock()
+    def __init__(self) -> None:
+        self._lock = Lock()
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
-    def of(self, run: str, points: int = 1000, names: frozenset[str] = frozenset()) -> Json:
+    def of(self, runs: Path, run: str, points: int = 1000, names: frozenset[str] = frozenset()) -> Json:
         """The curves of a run → stage → figure → {"steps", "values", "points": how many there are}.
 
         Args:
+            runs: The folder of runs that it is in.
             run: Its id.
             points: Most points of a curve, at least 16.
             names: Only these figures; all if empty.
         """
         with self._lock:
-            lines = self._lines(run) or self._of_stages(run)
+            lines = self._lines(runs, run) or self._of_stages(runs, run)
             return {
                 stage: {
                     name: {**thinned(line.steps, line.values, points), "points": len(line.steps)}
@@ -97,9 +94,9 @@ class Curves:
                 for stage, by_name in lines.items()
             }
 
-    def _lines(self, run: str) -> dict[str, dict[str, _Line]]:
+    def _lines(self, runs: Path, run: str) -> dict[str, dict[str, _Line]]:
         try:
-            opened = open_inside(self._runs, run, CURVES)
+            opened = open_inside(runs, run, CURVES)
         except DataError:
             return {}
         with os.fdopen(opened.handle, "rb") as file:
@@ -113,13 +110,13 @@ class Curves:
             self._seen.popitem(last=False)
         return seen.lines
 
-    def _of_stages(self, run: str) -> dict[str, dict[str, _Line]]:
+    def _of_stages(self, runs: Path, run: str) -> dict[str, dict[str, _Line]]:
         """Curves of a run of an earlier version, from the results of its stages."""
         lines = dict[str, dict[str, _Line]]()
         try:
-            stages: Any = json.loads(read_inside(self._runs, run, "result.json"))["stages"]
+            stages: Any = json.loads(read_inside(runs, run, "result.json"))["stages"]
             for stage in stages:
-                history: Any = json.loads(read_inside(self._runs, run, f"{stage}/result.json"))["history"]
+                history: Any = json.loads(read_inside(runs, run, f"{stage}/result.json"))["history"]
                 for point in history:
                     for name in point.keys() - {"step"}:
                         lines.setdefault(stage, {}).setdefault(name, _Line()).add(point["step"], point[name])

@@ -16,7 +16,7 @@ from recsys.service import compare
 from recsys.service.curves import Curves
 from recsys.service.http.auth import Caller, Refusal, needs
 from recsys.service.http.bodies import Asked, Resumed, get
-from recsys.service.http.files import blocks, headers, listing
+from recsys.service.http.files import blocks, headers, home_of, listing
 from recsys.service.http.gate import check_composed, gate
 from recsys.service.http.live import Streams, add_streams
 from recsys.service.http.settings import Settings
@@ -157,7 +157,7 @@ def chosen(queue: Queue, ids: Sequence[str]) -> list[QueuedRun]:
 
 
 def _lists(router: APIRouter, queue: Queue, settings: Settings) -> None:
-    figures = compare.Figures(settings.runs)
+    figures = compare.Figures(lambda run: home_of(run, settings))
 
     @router.get("/runs", dependencies=[VIEW], summary="Runs, the newest first; `before` asks for the next page")
     def runs(
@@ -242,16 +242,16 @@ def _one(router: APIRouter, queue: Queue, settings: Settings) -> None:
     @router.get("/runs/{id:run}/files/{path:path}", dependencies=[VIEW], response_class=Response,
                 summary="A file of a run, or a list of a folder's files")  # fmt: skip
     def file(id: str, path: str) -> Response:
-        get(queue, id)
+        home = home_of(get(queue, id), settings)
         try:
-            opened = open_inside(settings.runs, id, path)
+            opened = open_inside(home, id, path)
         except DataError as error:
             raise Refusal(404, str(error)) from error
         if opened.is_folder:
             return JSONResponse(listing(opened))
         return StreamingResponse(blocks(opened), headers=headers(opened))
 
-    curves = Curves(settings.runs)
+    curves = Curves()
 
     @router.get("/runs/{id:run}/curves", dependencies=[VIEW], summary="Figures by step, thinned to so many points each")
     def drawn(
@@ -259,8 +259,8 @@ def _one(router: APIRouter, queue: Queue, settings: Settings) -> None:
         points: Annotated[int, Query(ge=16, le=100_000)] = 1000,
         names: Annotated[list[str] | None, Query(max_length=50)] = None,
     ) -> Json:
-        get(queue, id)
-        return {"curves": curves.of(id, points, frozenset(names or ()))}
+        home = home_of(get(queue, id), settings)
+        return {"curves": curves.of(home, id, points, frozenset(names or ()))}
 
     @router.get("/runs/{id:run}", dependencies=[VIEW], summary="One run, with its configuration")
     def run(id: str) -> dict[str, Any]:

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from recsys.errors import DataError
 from recsys.files import Json
+from recsys.service.http.auth import Refusal
+from recsys.service.http.settings import Settings
 from recsys.service.inside import SECRET, Opened, open_inside
+from recsys.service.queue.records import QueuedRun
 
-__all__ = ["LogPiece", "blocks", "headers", "listing", "read_log"]
+__all__ = ["LogPiece", "blocks", "headers", "home_of", "listing", "read_log"]
 
 _LOGS = ("log.txt", "rank-0.log", "submit.log")  # of a worker's run; of one on several processes; that Hydra wrote
 _PIECE = 1 << 20  # most bytes of a log at once
@@ -34,6 +37,22 @@ _PAGE = (
     "img-src data: blob:; frame-ancestors 'self'"
 )
 _OTHER = "sandbox; default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'self'"
+
+
+def home_of(run: QueuedRun, settings: Settings) -> Path:
+    """The folder of runs that holds a run's folder: not the service's own if it was submitted straight to the database.
+
+    Raises:
+        Refusal: 409 if it lies outside of the folders that the service may show.
+    """
+    home = Path(os.path.realpath(run.new.runs))
+    if any(home.is_relative_to(os.path.realpath(f)) for f in (settings.runs, settings.cwd, *settings.roots)):
+        return home
+    raise Refusal(
+        409,
+        f"run {run.id} is in {home}, outside of the folders that this service shows: use recsys logs on its machine, "
+        f"or start the service with --root {home}",
+    )
 
 
 def headers(opened: Opened) -> dict[str, str]:

@@ -14,7 +14,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from recsys.files import Json
 from recsys.service.http.auth import Refusal, needs
 from recsys.service.http.bodies import get
-from recsys.service.http.files import LogPiece, read_log
+from recsys.service.http.files import LogPiece, home_of, read_log
 from recsys.service.http.settings import Settings
 from recsys.service.logs import note
 from recsys.service.queue.queue import Queue
@@ -121,8 +121,9 @@ class Streams:
         """The log of a run from a byte on, until the run has ended; the id of an event is the next byte."""
         silent = 0.0
         while not self._over:
-            ended = (await asyncio.to_thread(self._queue.get, run)).state in ENDED
-            piece: LogPiece = await asyncio.to_thread(read_log, self._settings.runs, run, start)
+            row = await asyncio.to_thread(self._queue.get, run)
+            ended = row.state in ENDED
+            piece: LogPiece = await asyncio.to_thread(read_log, home_of(row, self._settings), run, start)
             start = piece.next
             if piece.body:
                 silent = 0.0
@@ -156,7 +157,7 @@ def add_streams(router: APIRouter, queue: Queue, settings: Settings, streams: St
     slot = Depends(streams.slot)
 
     def exists(id: str) -> None:
-        get(queue, id)
+        home_of(get(queue, id), settings)
 
     @router.get("/events/stream", dependencies=[VIEW, slot], response_class=EventSourceResponse,
                 summary="Events as they come; a client that reconnects with Last-Event-ID misses nothing")  # fmt: skip
@@ -192,7 +193,6 @@ def add_streams(router: APIRouter, queue: Queue, settings: Settings, streams: St
     @router.get("/runs/{id:run}/log", dependencies=[VIEW], response_class=Response,
                 summary="A piece of a run's log, of 1 MiB at most, from a byte on; X-Log-Start says which")  # fmt: skip
     def log(id: str, start: Annotated[int, Query(alias="from", ge=-(2**62), le=2**62)] = 0) -> Response:
-        get(queue, id)
-        piece = read_log(settings.runs, id, start)
+        piece = read_log(home_of(get(queue, id), settings), id, start)
         headers = {"x-log-start": str(piece.start), "x-log-size": str(piece.size)}
         return Response(piece.body, 200, headers, "text/plain; charset=utf-8")

@@ -12,6 +12,7 @@ from recsys.files import Json
 from recsys.service.compare import Figures, compare
 from recsys.service.http.api import chosen
 from recsys.service.http.auth import needs
+from recsys.service.http.files import home_of
 from recsys.service.http.settings import Settings
 from recsys.service.pages.parts.axes import dimensions, is_number, kept_of
 from recsys.service.pages.parts.front import is_higher_better, scatter
@@ -29,7 +30,7 @@ _LEVEL = 0.05  # of significance
 
 def add_comparison(routes: APIRouter, queue: Queue, settings: Settings, view: View) -> None:
     """Add the route of the page."""
-    figures = Figures(settings.runs)
+    figures = Figures(lambda run: home_of(run, settings))
 
     @routes.get("/compare", dependencies=[Depends(needs("view"))])
     def compared(request: Request) -> Response:
@@ -44,7 +45,7 @@ def add_comparison(routes: APIRouter, queue: Queue, settings: Settings, view: Vi
             return view(request, "compare", 422, count=0, error=str(error))
         frontiers = models_of([(run.id, run.new.name, figures.of(run)) for run in runs])
         return view(
-            request, "compare", count=len(runs), reports=reports_of(settings.runs, [run.id for run in runs]),
+            request, "compare", count=len(runs), reports=reports_of([(home_of(run, settings), run.id) for run in runs]),
             frontiers=frontiers, **_shown(answer, query),
         )  # fmt: skip
 

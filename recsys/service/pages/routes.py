@@ -154,7 +154,7 @@ def _add_actions(routes: APIRouter, queue: Queue, settings: Settings) -> None:
 
 
 def _add_one(routes: APIRouter, queue: Queue, settings: Settings, view: View, defaults: Defaults) -> None:
-    curves = Curves(settings.runs)
+    curves = Curves()
 
     @routes.get("/runs/{id:run}")
     def run(id: str, request: Request, sender: _Viewer) -> Response:

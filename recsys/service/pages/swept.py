@@ -12,6 +12,7 @@ from recsys.files import Json
 from recsys.service.compare import MOST, Figures, compare
 from recsys.service.http.api import get
 from recsys.service.http.auth import Caller, needs
+from recsys.service.http.files import home_of
 from recsys.service.http.settings import Settings
 from recsys.service.pages.parts.front import is_higher_better, scatter
 from recsys.service.pages.parts.history import history, importance
@@ -27,23 +28,23 @@ __all__ = ["add_sweep"]
 
 def add_sweep(routes: APIRouter, queue: Queue, settings: Settings, view: View) -> None:
     """Add the route of the page."""
-    figures = Figures(settings.runs)
+    figures = Figures(lambda run: home_of(run, settings))
 
     @routes.get("/sweep/{id:run}")
     def sweep(id: str, request: Request, sender: Annotated[Caller, Depends(needs("view"))]) -> Response:
         row, load = get(queue, id), queue.load()
         if row.new.kind != "sweep":
             return RedirectResponse(Row(row, 0.0).link, 303)
-        may = sender.may("submit")
+        may, home = sender.may("submit"), home_of(row, settings)
         children = list(reversed(queue.find(parent=id, limit=MOST)))
         counts = _counts(children)
         rows = rows_of(children, load.now, may)
         whole = queue.get_all([child.id for child in children])
         return view(
             request, "sweep", row=Row(row, load.now, may), after=load.newest_event,
-            rows=rows, typed={one.id: one.settings for one in rows}, reports=pages_of(settings.runs, id),
+            rows=rows, typed={one.id: one.settings for one in rows}, reports=pages_of(home, id),
             counts=counts, reason=_reason(row, counts),
-            **(_shown(compare(whole, figures), settings.runs, id, request) if whole else _NONE),
+            **(_shown(compare(whole, figures), home, id, request) if whole else _NONE),
         )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def test_seeds_are_one_row_with_interval_and_paired_significance(tmp_path: Path)
     runs = [row(f"{lr}-{seed}", seed, lr) for lr, seed in auc]
     for (lr, seed), value in auc.items():
         finished(tmp_path, f"{lr}-{seed}", auc=value, bytes=8.0)
-    seen = compare(runs, Figures(tmp_path))
+    seen = compare(runs, Figures(lambda run: tmp_path))
     assert seen["keys"] == ["seed", "train.lr"] and seen["same"] == 3
     assert seen["figures"] == ["evaluate/auc"] and seen["same_figures"] == {"evaluate/bytes": 8.0, "seconds": 3.5}
     assert [g["config"] for g in seen["groups"]] == [{"train.lr": 0.1}, {"train.lr": 0.2}, {"train.lr": 0.3}]
@@ -55,7 +55,7 @@ def test_seeds_are_one_row_with_interval_and_paired_significance(tmp_path: Path)
     corrected = sorted(g["against"]["evaluate/auc"]["p"] for g in seen["groups"][1:])
     assert corrected == pytest.approx(sorted([min(1, 2 * first), max(min(1, 2 * first), second)]))
     assert seen["groups"][0]["against"] == {}
-    other = compare(runs, Figures(tmp_path), baseline="0.3-2")
+    other = compare(runs, Figures(lambda run: tmp_path), baseline="0.3-2")
     assert other["baseline"] == 2 and other["groups"][0]["against"]["evaluate/auc"]["mean"] < 0
 
 
@@ -63,18 +63,18 @@ def test_only_shared_seeds_are_paired(tmp_path: Path) -> None:
     runs = [row("a0", 0), row("a1", 1), row("b1", 1, 0.2), row("b2", 2, 0.2)]
     for run, auc in zip(runs, (0.1, 0.5, 0.6, 0.9), strict=True):
         finished(tmp_path, run.id, auc=auc)
-    change = compare(runs, Figures(tmp_path))["groups"][1]["against"]["evaluate/auc"]
+    change = compare(runs, Figures(lambda run: tmp_path))["groups"][1]["against"]["evaluate/auc"]
     assert change["count"] == 1 and change["mean"] == pytest.approx(0.1) and "p" not in change
 
 
 def test_a_run_without_a_result_shows_what_it_has_told(tmp_path: Path) -> None:
     live = Live("train", None, {"train": {"step": 3.0, "valid_auc": 0.6, "bad": math.nan}})
     running = QueuedRun(row("r", 0).new, 1, "running", live=live)
-    assert compare([running], Figures(tmp_path))["runs"][0]["figures"]["train/valid_auc"] == 0.6
-    json.dumps(compare([running], Figures(tmp_path)), allow_nan=False)
+    assert compare([running], Figures(lambda run: tmp_path))["runs"][0]["figures"]["train/valid_auc"] == 0.6
+    json.dumps(compare([running], Figures(lambda run: tmp_path)), allow_nan=False)
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "result.json").write_text("{")
-    assert "train/valid_auc" in compare([running], Figures(tmp_path))["figures"]
+    assert "train/valid_auc" in compare([running], Figures(lambda run: tmp_path))["figures"]
 
 
 def test_one_figure_alone_has_no_interval() -> None:
@@ -93,9 +93,9 @@ def test_what_a_configuration_sets_otherwise() -> None:
 def test_too_many_and_none(tmp_path: Path) -> None:
     for wrong in ([], [row(str(i), i) for i in range(501)]):
         with pytest.raises(ConfigError, match="1 to 500"):
-            compare(wrong, Figures(tmp_path))
+            compare(wrong, Figures(lambda run: tmp_path))
     with pytest.raises(ConfigError, match="baseline"):
-        compare([row("a", 0)], Figures(tmp_path), baseline="b")
+        compare([row("a", 0)], Figures(lambda run: tmp_path), baseline="b")
 
 
 def test_the_endpoint_takes_runs_and_sweeps(here: Caller, queue: Queue, place: Path) -> None:

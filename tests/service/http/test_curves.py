@@ -24,28 +24,28 @@ def begin(runs: Path, id: str = "r") -> RunFile:
 
 
 def test_each_look_of_a_run_is_a_point(tmp_path: Path) -> None:
-    file, curves = begin(tmp_path), Curves(tmp_path)
+    file, curves = begin(tmp_path), Curves()
     for step in (10, 20):
         file.metrics({"valid_auc": step / 100, "train_loss": math.inf}, step)
     file.stage("daily")
     file.metrics({"auc": 0.6}, 1)
-    drawn = curves.of("r")
+    drawn = curves.of(tmp_path, "r")
     assert drawn["train"]["valid_auc"] == {"steps": [10.0, 20.0], "values": [0.1, 0.2], "points": 2}
     assert drawn["daily"]["auc"]["values"] == [0.6] and "train_loss" not in drawn["train"]
-    assert curves.of("r", names=frozenset({"auc"}))["train"] == {}
+    assert curves.of(tmp_path, "r", names=frozenset({"auc"}))["train"] == {}
 
 
 def test_a_resumed_run_draws_its_steps_once(tmp_path: Path) -> None:
-    file, curves = begin(tmp_path), Curves(tmp_path)
+    file, curves = begin(tmp_path), Curves()
     for step in (10, 20, 30):
         file.metrics({"valid_auc": 0.1}, step)
-    assert curves.of("r")["train"]["valid_auc"]["points"] == 3
+    assert curves.of(tmp_path, "r")["train"]["valid_auc"]["points"] == 3
     with (tmp_path / "r" / CURVES).open("a") as damaged:  # it was killed while it wrote
         damaged.write('\n{"stage": "train", "ste')
-    assert curves.of("r")["train"]["valid_auc"]["points"] == 3
+    assert curves.of(tmp_path, "r")["train"]["valid_auc"]["points"] == 3
     again = begin(tmp_path)  # from its checkpoint at step 15
     again.metrics({"valid_auc": 0.2}, 20)
-    assert curves.of("r")["train"]["valid_auc"] == {"steps": [10.0, 20.0], "values": [0.1, 0.2], "points": 2}
+    assert curves.of(tmp_path, "r")["train"]["valid_auc"] == {"steps": [10.0, 20.0], "values": [0.1, 0.2], "points": 2}
 
 
 def test_a_run_whose_curves_cannot_be_written_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +53,7 @@ def test_a_run_whose_curves_cannot_be_written_goes_on(tmp_path: Path, capsys: py
     (tmp_path / "r" / CURVES).symlink_to("/etc/passwd")
     file.metrics({"valid_auc": 0.1}, 1)
     assert "goes on" in capsys.readouterr().err
-    assert Curves(tmp_path).of("r") == {}
+    assert Curves().of(tmp_path, "r") == {}
 
 
 def test_a_run_of_an_earlier_version_shows_the_history_of_its_stages(tmp_path: Path) -> None:
@@ -61,9 +61,9 @@ def test_a_run_of_an_earlier_version_shows_the_history_of_its_stages(tmp_path: P
     history = [{"step": 5, "valid_auc": 0.5}, {"step": 9, "valid_auc": 0.6}]
     (tmp_path / "old" / "train" / "result.json").write_text(json.dumps({"history": history}))
     (tmp_path / "old" / "result.json").write_text(json.dumps({"stages": {"train": {}}}))
-    assert Curves(tmp_path).of("old")["train"]["valid_auc"]["values"] == [0.5, 0.6]
-    assert Curves(tmp_path).of("nothing") == {}
-    assert Curves(tmp_path).of("../old") == {}
+    assert Curves().of(tmp_path, "old")["train"]["valid_auc"]["values"] == [0.5, 0.6]
+    assert Curves().of(tmp_path, "nothing") == {}
+    assert Curves().of(tmp_path, "../old") == {}
 
 
 @settings(deadline=None, max_examples=50)

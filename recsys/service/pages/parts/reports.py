@@ -34,13 +34,13 @@ class Reports:
     more: int
 
 
-def reports_of(runs: Path, ids: Sequence[str]) -> Reports | None:
-    """The reports of runs that have selected; None if there is none."""
+def reports_of(runs: Sequence[tuple[Path, str]]) -> Reports | None:
+    """The reports of runs that have selected, each named by its folder of runs and its id; None if there is none."""
     reports: dict[str, Report] = {}
     more = 0
-    for id in ids:
+    for home, id in runs:
         try:
-            opened = open_inside(runs, id, _PLACE)
+            opened = open_inside(home, id, _PLACE)
         except DataError:
             continue
         with open(opened.handle, "rb"):  # it is a file of the run, reached through no link
@@ -48,7 +48,7 @@ def reports_of(runs: Path, ids: Sequence[str]) -> Reports | None:
                 more += 1
                 continue
             try:
-                reports[id] = read(runs / id / _PLACE)
+                reports[id] = read(home / id / _PLACE)
             except RecsysError:
                 continue
     if not reports:
