@@ -8,9 +8,10 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from recsys.errors import printable
+from recsys.service.figures import newest_auc
 from recsys.service.queue.records import ENDED, QueuedRun
 
-__all__ = ["auc", "duration", "runs_table", "state_of", "when"]
+__all__ = ["duration", "runs_table", "state_of", "when"]
 
 _STYLES = {
     "running": "cyan", "stopping": "yellow", "unknown": "yellow", "finished": "green", "failed": "red", "killed": "red",
@@ -26,15 +27,6 @@ _LONGEST = 500  # letters of a cell
 def state_of(row: QueuedRun) -> str:
     """The state, as people say it: a run that was asked to stop and has not ended is `stopping`."""
     return "stopping" if row.cancel_asked_at is not None and row.state not in ENDED else row.state
-
-
-def auc(row: QueuedRun) -> float | None:
-    """The newest AUC that the run has told, of its last stage that tells one: on validation, or of a day."""
-    for figures in reversed(row.live.metrics.values()):
-        names = sorted((n for n in figures if n in ("auc", "valid_auc") or n.startswith("valid_auc.")), key=len)
-        if names:
-            return figures[names[0]]
-    return None
 
 
 def duration(seconds: float) -> str:
@@ -78,7 +70,7 @@ def _left(row: QueuedRun) -> str:
 
 
 def _auc_text(row: QueuedRun) -> str:
-    value = auc(row)
+    value = newest_auc(row.live.metrics)
     return "" if value is None else f"{value:.4f}"
 
 

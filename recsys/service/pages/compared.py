@@ -10,12 +10,13 @@ from starlette.datastructures import QueryParams
 from recsys.errors import ConfigError
 from recsys.files import Json
 from recsys.service.compare import Figures, compare
+from recsys.service.figures import is_higher_better, kind_of
 from recsys.service.http.api import chosen
 from recsys.service.http.auth import needs
 from recsys.service.http.files import home_of
 from recsys.service.http.settings import Settings
 from recsys.service.pages.parts.axes import dimensions, is_number, kept_of
-from recsys.service.pages.parts.front import is_higher_better, scatter
+from recsys.service.pages.parts.front import scatter
 from recsys.service.pages.parts.lines import Line, best_first, brief, columns, lines, short, usual
 from recsys.service.pages.parts.reports import models_of, reports_of
 from recsys.service.pages.parts.words import shown
@@ -67,7 +68,7 @@ def _shown(answer: Json, query: QueryParams) -> dict[str, Any]:
         "lines": every, "inside": [kept.takes(i, drawn) for i in range(len(every))], "keys": keys, "figures": figures,
         "names": names, "same": answer["same"], "same_figures": answer["same_figures"], "several": several,
         "grouped": grouped, "sort": sort, "axes": drawn, "kept": kept, "plane": plane, "pins": pins,
-        "short": short, "brief": brief,
+        "short": short, "brief": brief, "is_higher_better": is_higher_better,
         "to": lambda **change: changed("/compare", query, **change),
         "query": [(k, v) for k, v in query.multi_items() if v], "verdict": _verdict,
         "strokes": _strokes(every, figures),
@@ -84,7 +85,7 @@ def _pair(query: QueryParams, names: Sequence[str]) -> tuple[str, str]:
     ranked = [*usual(names), *names]
 
     def first(wanted: Sequence[str]) -> str:
-        return next((n for n in ranked if n.rpartition("/")[2].rpartition(".")[2] in wanted), "")
+        return next((n for n in ranked if kind_of(n) in wanted), "")
 
     return query.get("x") or first(_COSTS), query.get("y") or first(_GAINS)
 
@@ -100,10 +101,11 @@ def _plain(value: Any) -> float | str | None:
 
 
 def _verdict(name: str, difference: Json) -> str:
-    """Whether a difference is significant: `better` or `worse`; "" if it is not."""
-    if difference.get("p", 1.0) >= _LEVEL:
+    """What a difference is: `better` or `worse`; `quiet` if it is not significant, or neither."""
+    higher = is_higher_better(name)
+    if higher is None or difference.get("p", 1.0) >= _LEVEL:
         return "quiet"
-    return "better" if (difference["mean"] > 0) == is_higher_better(name) else "worse"
+    return "better" if (difference["mean"] > 0) == higher else "worse"
 
 
 def _strokes(every: Sequence[Line], figures: Sequence[str]) -> list[int]:

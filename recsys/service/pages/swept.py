@@ -10,11 +10,12 @@ from fastapi.responses import RedirectResponse
 
 from recsys.files import Json
 from recsys.service.compare import MOST, Figures, compare
+from recsys.service.figures import is_higher_better
 from recsys.service.http.api import get
 from recsys.service.http.auth import Caller, needs
 from recsys.service.http.files import home_of
 from recsys.service.http.settings import Settings
-from recsys.service.pages.parts.front import is_higher_better, scatter
+from recsys.service.pages.parts.front import scatter
 from recsys.service.pages.parts.history import history, importance
 from recsys.service.pages.parts.lines import best_first, brief, lines, short, usual
 from recsys.service.pages.parts.rows import Row, rows_of
@@ -81,8 +82,9 @@ def _shown(answer: Json, runs: Path, id: str, request: Request) -> dict[str, Any
     settings = [{k: brief(k, v) for k, v in one.config.items() if k != "seed"} for one in every]
     cost = next((n for n in [*usual(names), *names] if n.endswith(("bytes", "seconds")) and n != figure), "")
     return {
-        "chart": history([one.mean(figure) for one in every], is_higher_better(figure), figure), "figure": figure,
-        "names": names, "best": ranked[0] if ranked else None, "lines": every, "short": short, "brief": brief,
+        "chart": history([one.mean(figure) for one in every], is_higher_better(figure) is True, figure),
+        "figure": figure, "names": names, "best": ranked[0] if ranked else None, "lines": every, "short": short,
+        "brief": brief,
         "plane": scatter(cost, figure, [{n: f["mean"] for n, f in one.figures.items()} for one in every]),
         "important": importance(settings, [one.mean(figure) for one in every], given),
     }  # fmt: skip

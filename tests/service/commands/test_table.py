@@ -7,7 +7,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from recsys.commands.service.logs import exit_code
-from recsys.commands.service.table import auc, duration, runs_table, state_of
+from recsys.commands.service.table import duration, runs_table, state_of
+from recsys.service.figures import newest_auc
 from recsys.service.queue.records import Live, NewRun, QueuedRun
 
 
@@ -70,8 +71,8 @@ def test_a_run_that_is_being_cancelled_is_stopping_until_it_has_ended():
 
 def test_the_auc_is_that_of_the_last_stage_that_tells_one():
     live = Live(metrics={"train": {"valid_auc": 0.7, "step": 3.0}, "retrain": {"valid_auc.click": 0.8}, "export": {}})
-    assert auc(row("x", "running", live=live)) == 0.8
-    assert auc(row("x", "running", live=Live(metrics={"train": {"valid_logloss": 0.1}}))) is None
+    assert newest_auc(live.metrics) == 0.8
+    assert newest_auc({"train": {"valid_logloss": 0.1}}) is None
 
 
 @pytest.mark.parametrize(

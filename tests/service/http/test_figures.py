@@ -7,8 +7,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from recsys.events import CURVES
 from recsys.service.http.app import make_app
 from recsys.service.http.settings import Settings
+from recsys.service.pages.site import make_site
 from recsys.service.queue.queue import Queue
-from recsys.service.queue.records import Needs
+from recsys.service.queue.records import Live, Needs
 from tests.service.http.conftest import TOKENS, Caller, new_run
 
 
@@ -70,3 +71,20 @@ def test_what_the_options_say_is_what_a_run_takes(here: Caller) -> None:
     beyond = rate["schema"]["maximum"] + 1
     wrong = here.post("/api/check", json={"overrides": ["experiment=demo", f"train.lr={beyond}"]}).json()
     assert "train.lr" in wrong["error"]
+
+
+def test_pages_know_which_figures_are_better_if_larger_and_the_auc_of_several_heads(
+    queue: Queue, settings: Settings, place: Path
+) -> None:
+    site, times = Caller(make_site(queue, settings)), (8.125, 8.125, 4.125, 4.125)
+    for i, value in enumerate(times):
+        queue.submit([new_run(place, f"r{i}", config={"seed": i % 2, "bits": 8 + i // 2})])
+        claim = queue.claim("w", "h", Needs(8, 64 << 30))
+        assert claim
+        figures = {"compress": {"times_smaller": value, "rows": value}, "train": {"valid_auc.click": 0.7123}}
+        queue.note(claim, Live(metrics=figures))
+    assert site.get("/").text.count("0.7123") == len(times)
+    query = "/compare?id=r0,r1,r2,r3&f=compress/times_smaller&f=compress/rows"
+    for baseline, verdict in (("r0", "worse"), ("r2", "better")):
+        page = site.get(f"{query}&baseline={baseline}").text
+        assert page.count(f'<small class="{verdict}"') == 1 and page.count('<small class="quiet"') == 1

@@ -3,14 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from recsys.service.figures import is_higher_better
 from recsys.service.pages.parts.charts import Axis, nice_axis
 
-__all__ = ["Scatter", "is_higher_better", "scatter"]
-
-
-def is_higher_better(name: str) -> bool:
-    """Whether a larger figure is better: of AUC it is, of losses, seconds and bytes it is not."""
-    return "auc" in name.lower()
+__all__ = ["Scatter", "scatter"]
 
 
 @dataclass(frozen=True)

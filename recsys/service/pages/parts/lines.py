@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys.files import Json
-from recsys.service.pages.parts.front import is_higher_better
+from recsys.service.figures import is_higher_better, kind_of
 
 __all__ = ["Line", "best_first", "brief", "columns", "lines", "short", "usual"]
 
@@ -82,10 +82,10 @@ def usual(names: Sequence[str]) -> list[str]:
     """The figures that people look at first, one of each kind: of test rows, and before recalibration."""
 
     def rank(name: str) -> tuple[bool, bool, int]:
-        kind = name.rpartition("/")[2].rpartition(".")[2]
+        kind = kind_of(name)
         return ("recalibrated" in name, kind.startswith("valid_") and not name.startswith("train/"), len(name))
 
-    kinds = [[n for n in names if n.rpartition("/")[2].rpartition(".")[2] == kind] for kind in _FIRST]
+    kinds = [[n for n in names if kind_of(n) == kind] for kind in _FIRST]
     kinds = [[n for n in one if not n.startswith("evaluate/constant.")] for one in kinds]
     return ([min(one, key=rank) for one in kinds if one] or list(names))[:_MOST]
 

@@ -4,22 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from recsys.service.figures import newest_auc
 from recsys.service.pages.parts.words import ago, clock, duration
 from recsys.service.queue.records import ENDED, QueuedRun
 
-__all__ = ["Row", "auc_of", "rows_of"]
+__all__ = ["Row", "rows_of"]
 
 _LONGEST = 200  # letters of what was typed
 _PLAIN = ("experiment=", "stages=", "runs=", "name=")
-
-
-def auc_of(metrics: dict[str, dict[str, float]]) -> float | None:
-    """The newest AUC that a run has reported: `valid_auc` while it trains; None before the first look."""
-    for figures in reversed(list(metrics.values())):
-        for name in ("auc", "valid_auc"):
-            if name in figures:
-                return figures[name]
-    return None
 
 
 @dataclass(frozen=True)
@@ -103,7 +95,7 @@ class Row:
     @property
     def auc(self) -> float | None:
         """The newest AUC."""
-        return auc_of(self.run.live.metrics)
+        return newest_auc(self.run.live.metrics)
 
     @property
     def reason(self) -> str:
