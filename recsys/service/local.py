@@ -74,7 +74,7 @@ class LocalDoor:
         from recsys.service.compare import Figures, chosen, compare
 
         self._look()
-        return compare(chosen(self._queue, ids), Figures(self._runs))
+        return compare(chosen(self._queue, ids), Figures(lambda run: Path(run.new.runs)))
 
     def _look(self, runs: Path | None = None) -> None:
         """Bring rows of runs that the queue did not begin up to date with their folders."""
