@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pipelines.config import RunConfig
 from pipelines.launchers.contract import resuming
-from pipelines.launchers.launch import launch
 from pipelines.places import check_inside
 from recsys.config.factory import make, trust
 from recsys.data.processes import is_rank
@@ -73,6 +72,8 @@ def run_one(
         check_inside(folder, runs, "hydra.run.dir")
         trust(config.trusted)
         if config.launcher and not is_rank():
+            from pipelines.launchers.launch import launch
+
             launcher = make(config.launcher, "launcher")()
             if (result := launch(launcher, folder, again())) is not None:
                 print(result, flush=True)

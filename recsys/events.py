@@ -15,7 +15,6 @@ from typing import Any, Protocol, TypeVar
 
 from recsys.errors import Cancelled, ConfigError, in_one_line
 from recsys.results import Amount, Run, utc_now, write_run
-from recsys.terminal import console
 
 __all__ = [
     "CANCEL",
@@ -151,6 +150,8 @@ class Terminal:
         self._figures = "".join(f", {name} {value:.5f}" for name, value in values.items())
 
     def note(self, text: str) -> None:
+        from recsys.terminal import console  # imports rich, which `recsys submit` does without
+
         console().print(text, soft_wrap=True)
 
     def cancelled(self) -> bool:

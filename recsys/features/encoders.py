@@ -14,17 +14,17 @@ from typing import Any, Protocol
 import numpy as np
 import xxhash
 
+from recsys.features.derived import PARTS
 from recsys.features.values import ABSENT, SEPARATOR, hash_text, instant, joined, number, text, wrong
 from recsys.files import Json
 
 __all__ = [
-    "ABSENT", "MISSING", "PARTS", "SEPARATOR", "UNSEEN", "AnyEncoder", "Bucket", "Encoder", "Hash", "Part", "Piecewise",
+    "ABSENT", "MISSING", "SEPARATOR", "UNSEEN", "AnyEncoder", "Bucket", "Encoder", "Hash", "Part", "Piecewise",
     "Scale", "Vocabulary", "Words", "encoder_from_json", "hash_text", "instant", "joined", "number", "text", "wrong",
 ]  # fmt: skip
 
 MISSING = 0
 UNSEEN = 1
-PARTS = {"hour": 24, "weekday": 7, "day": 31, "month": 12}  # part of a timestamp → how many values it has
 
 
 class Encoder(Protocol):

@@ -5,7 +5,6 @@ Needs numpy and xxhash only. B rows, G keys, L length.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,52 +12,16 @@ from zipfile import BadZipFile
 import numpy as np
 
 from recsys.errors import DataError
-from recsys.features.encoders import hash_text, instant, joined, text
+from recsys.features.derived import DAY_US, Past
+from recsys.features.values import hash_text, instant, joined, text
 
-__all__ = ["WHATS", "WHERES", "Order", "Past", "Snapshot"]
-
-WHATS = ("count", "rate", "days_since", "last")
-WHERES = ("", "positive", "negative")
-_DAY = 86_400_000_000  # microseconds
+__all__ = ["Order", "Snapshot"]
 
 
-@dataclass(frozen=True)
-class Past:
-    """A column made from earlier rows of the same key.
-
-    Args:
-        what: `count` of earlier rows; `rate`, their smoothed share of positives, (positives + prior ·
-            rate) / (rows + prior); `days_since` the latest of them; `last`, their values of the column
-            `of`, without missing ones, newest first.
-        by: The raw columns of the key. If one is missing in a row, its past is missing too.
-        dtypes: Types of the columns in `by`.
-        of: The column whose values `last` gives.
-        delay_days: Only rows older than this count, since labels are known late: at least the
-            time after which it is known that there was no click.
-        prior: Weight of `rate`, in rows, ≥ 0.
-        rate: Label rate of the training rows.
-        where: `positive` or `negative`: only the earlier rows with that label count, such as a user's
-            last clicked items; "" counts all rows. Labels are known late: see `delay_days`.
-    """
-
-    what: str
-    by: tuple[str, ...]
-    dtypes: tuple[str, ...] = ()
-    of: str = ""
-    delay_days: float = 0.0
-    prior: float = 10.0
-    rate: float = 0.0
-    where: str = ""
-
-    @property
-    def delay(self) -> int:
-        """`delay_days` in microseconds."""
-        return int(self.delay_days * _DAY)
-
-    def key(self, row: Mapping[str, Any]) -> int | None:
-        """The 64-bit key of a raw row; None if a part is missing."""
-        parts = [text(row[c], t, c) for c, t in zip(self.by, self.dtypes, strict=True)]
-        return None if None in parts else hash_text(joined(parts) or "")
+def _key(past: Past, row: Mapping[str, Any]) -> int | None:
+    """The 64-bit key of a raw row; None if a part is missing."""
+    parts = [text(row[c], t, c) for c, t in zip(past.by, past.dtypes, strict=True)]
+    return None if None in parts else hash_text(joined(parts) or "")
 
 
 class Order:
@@ -95,7 +58,7 @@ class Order:
             made_G = _rate(sums[stop_G] - sums[start_G], count_G, past)
         else:
             last_G = self.time_B[self.rows[np.maximum(stop_G - 1, 0)]]
-            made_G = np.where(count_G > 0, (time_G - last_G) / _DAY, np.nan)
+            made_G = np.where(count_G > 0, (time_G - last_G) / DAY_US, np.nan)
         return np.where(key_G < 0, np.nan, made_G)
 
     def last(self, past: Past, length: int, key_G: np.ndarray, time_G: np.ndarray) -> np.ndarray:
@@ -175,7 +138,7 @@ class Snapshot:
                 raise DataError(
                     f"expected {field!r}, or {column!r} to look it up by, got neither: send one (null if missing)"
                 )
-        key = past.key(row)
+        key = _key(past, row)
         keys = self.arrays[f"{field}/keys"]
         value = self.arrays[f"{field}/value"]
         slot = int(np.searchsorted(keys, np.uint64(key or 0)))
@@ -187,7 +150,7 @@ class Snapshot:
             return None
         if past.what == "days_since":
             now = instant(row[time], time)
-            return (now - int(value[slot])) / _DAY if known and now is not None else None
+            return (now - int(value[slot])) / DAY_US if known and now is not None else None
         if not known:
             nothing = float(_rate(np.zeros(1), np.zeros(1), past)[0]) if past.what == "rate" else 0.0
             return None if np.isnan(nothing) else nothing

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from recsys.errors import ConfigError
-from recsys.features.past import Past
+from recsys.features.derived import Past
 from recsys.files import Json, read_json
 
 __all__ = ["DTYPES", "KINDS", "Field", "Schema"]

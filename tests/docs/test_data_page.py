@@ -22,8 +22,8 @@ from recsys.data.sources.scan import scan
 from recsys.data.sources.text import POLICIES
 from recsys.data.sources.types import TYPES
 from recsys.errors import DataError
-from recsys.features.encoders import PARTS, hash_text
-from recsys.features.past import WHATS
+from recsys.features.derived import PARTS, WHATS
+from recsys.features.encoders import hash_text
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 

@@ -22,6 +22,7 @@ def run_without(missing, code):
     "module",
     [
         "recsys",
+        "recsys.features.derived",
         "recsys.features.schema",
         "recsys.features.encoders",
         "recsys.features.values",

@@ -190,7 +190,7 @@ def test_only_a_process_that_was_launched_launches_no_others(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("pipelines.one_run.quiet", lambda: None)
-    monkeypatch.setattr("pipelines.one_run.launch", lambda *_: "in other processes")
+    monkeypatch.setattr("pipelines.launchers.launch.launch", lambda *_: "in other processes")
     monkeypatch.setattr("pipelines.run.execute", lambda *_: "here")
     config = run_config(launcher={"_target_": "pipelines.launchers.ray.Ray"}, runs=str(tmp_path))
     assert run_one(lambda: config, tmp_path / "run", list) == 0

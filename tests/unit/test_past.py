@@ -12,7 +12,8 @@ import pytest
 
 from recsys.data.preparation.prepare import prepare
 from recsys.errors import ConfigError, DataError
-from recsys.features.past import Order, Past
+from recsys.features.derived import Past
+from recsys.features.past import Order
 from recsys.features.row_encoder import RowEncoder
 from recsys.features.schema import Schema
 

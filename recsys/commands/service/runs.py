@@ -1,5 +1,6 @@
 """`recsys runs`: a table of runs, one run in full, several side by side, or JSON."""
 
+import gc
 import json
 import sys
 import time
@@ -35,6 +36,8 @@ def main(given: Namespace) -> int:
         raise ConfigError(
             f"runs: expected one ID with --watch, got {len(given.ids)}: leave --watch out to compare them"
         )
+    if given.watch:
+        gc.enable()  # the command line has switched it off, and this may go on for days
     door = open_door(given.runs)
     try:
         if len(given.ids) > 1:

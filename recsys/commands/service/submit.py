@@ -5,7 +5,6 @@ from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
 
-from recsys.commands.service.table import when
 from recsys.service.door import Submission
 from recsys.service.doors import open_door
 from recsys.service.queue.records import Needs
@@ -24,6 +23,8 @@ def main(given: Namespace) -> int:
     door = open_door(Path(runs))
     try:
         if asked.every is not None:
+            from recsys.commands.service.table import when  # imports rich
+
             schedule = door.schedule(asked)
             print(schedule.id)
             print(f"every {schedule.every}, {schedule.zone}; next {when(schedule.next_at)}", file=sys.stderr)

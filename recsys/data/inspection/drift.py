@@ -15,7 +15,8 @@ import numpy as np
 from recsys.data.inspection.field_stats import LARGE, psi
 from recsys.data.shards import Shards
 from recsys.evaluation.metrics import weighted_mean
-from recsys.features.encoders import MISSING, PARTS, UNSEEN
+from recsys.features.derived import PARTS
+from recsys.features.encoders import MISSING, UNSEEN
 from recsys.features.row_encoder import read_encoders
 
 __all__ = ["Drift", "drift", "said"]

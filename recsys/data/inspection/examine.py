@@ -19,7 +19,7 @@ from recsys.data.preparation.split import SPLITS, split_codes
 from recsys.data.preparation.spool import ABSENT_CODE, NO_TIME
 from recsys.data.sources.scan import Scan
 from recsys.errors import DataError
-from recsys.features.encoders import PARTS
+from recsys.features.derived import PARTS
 from recsys.progress import progress
 
 __all__ = ["Examined", "examine", "worries"]

@@ -9,8 +9,7 @@ import psutil
 
 from recsys.data.preparation.split_settings import check_split
 from recsys.errors import ConfigError
-from recsys.features.encoders import PARTS
-from recsys.features.past import WHATS, WHERES, Past
+from recsys.features.derived import PARTS, WHATS, WHERES, Past
 from recsys.files import Json
 
 __all__ = [
@@ -70,7 +69,7 @@ class FieldConfig:
         weights: Column with a list of weights, one for each value of a multi-value field.
         table: Field whose encoder and table this one shares; for a sequence, its candidate.
         ngrams: Lengths of a text's n-grams, in words.
-        past: How the column is made from earlier rows instead of read: see `recsys.features.past.Past`.
+        past: How the column is made from earlier rows instead of read: see `recsys.features.derived.Past`.
 
     Raises:
         ConfigError: If a value is unknown, out of range, or contradicts another.

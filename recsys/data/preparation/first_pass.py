@@ -31,7 +31,8 @@ from recsys.data.preparation.labels import label_values
 from recsys.data.preparation.spool import CHUNK, NO_TIME, PAD, Dictionary, Spool
 from recsys.errors import DataError
 from recsys.events import SILENT, Reporter, raise_if_cancelled
-from recsys.features.encoders import MISSING, PARTS, Words
+from recsys.features.derived import PARTS
+from recsys.features.encoders import MISSING, Words
 from recsys.progress import progress
 
 __all__ = ["Source", "read_source"]

@@ -10,8 +10,8 @@ import polars as pl
 from recsys.data.preparation.fields import FieldConfig
 from recsys.data.preparation.spool import ABSENT_CODE, Spool
 from recsys.errors import DataError
-from recsys.features.encoders import PARTS, AnyEncoder, Bucket, Hash, Part, Piecewise, Scale, Vocabulary, Words
-from recsys.features.past import Past
+from recsys.features.derived import PARTS, Past
+from recsys.features.encoders import AnyEncoder, Bucket, Hash, Part, Piecewise, Scale, Vocabulary, Words
 from recsys.features.schema import Field
 
 __all__ = ["column_of", "field_of", "fit"]

@@ -14,8 +14,9 @@ import polars_hash  # noqa: F401  # pyright: ignore[reportUnusedImport]  (gives 
 from recsys.data.preparation.fields import FieldConfig
 from recsys.data.preparation.spool import ABSENT_CODE, CHUNK, PAD, Spool
 from recsys.errors import ConfigError
+from recsys.features.derived import Past
 from recsys.features.encoders import SEPARATOR
-from recsys.features.past import Order, Past, Snapshot
+from recsys.features.past import Order, Snapshot
 from recsys.features.schema import Schema
 
 __all__ = ["add_past", "snapshot"]

@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError
 from recsys.errors import ConfigError, printable
 from recsys.service.queue.errors import clear_errors, place
 from recsys.service.queue.sql import LEASE, LOCK, WRITES, SqlQueue
-from recsys.service.queue.tables import TABLES, VERSION, meta
+from recsys.service.queue.tables import TABLES, VERSION, make_tables, meta
 
 __all__ = ["MIGRATIONS", "address", "open_queue"]
 
@@ -120,7 +120,7 @@ def _check_tables(connection: Connection, name: str) -> None:
     """Create the tables in a new database, bring older ones up to date; refuse those of another program."""
     names = set(inspect(connection).get_table_names())
     if not names & set(TABLES.tables):
-        TABLES.create_all(connection)
+        make_tables(connection)
         connection.execute(meta.insert().values(key="version", value=str(VERSION)))
         return
     columns = {c["name"] for c in inspect(connection).get_columns("meta")} if "meta" in names else set[str]()

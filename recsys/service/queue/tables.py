@@ -24,6 +24,7 @@ __all__ = [
     "TABLES",
     "VERSION",
     "clock",
+    "make_tables",
     "meta",
     "run_after",
     "run_configs",
@@ -115,9 +116,8 @@ Index(
     runs.c.memory,
     runs.c.gpus,
     sqlite_where=text(READY),
-    postgresql_where=text(READY),
 )
-Index("runs_active", runs.c.host, sqlite_where=text(ACTIVE), postgresql_where=text(ACTIVE))
+Index("runs_active", runs.c.host, sqlite_where=text(ACTIVE))
 
 run_configs = Table(
     "run_configs",  # apart from `runs`, so that a list of runs does not read them
@@ -145,7 +145,7 @@ run_events = Table(
     sqlite_autoincrement=True,
 )
 Index("run_events_by_run", run_events.c.run, run_events.c.id)
-Index("run_events_lost", run_events.c.id, sqlite_where=text(LOST), postgresql_where=text(LOST))
+Index("run_events_lost", run_events.c.id, sqlite_where=text(LOST))
 
 workers = Table(
     "workers",
@@ -182,3 +182,11 @@ _CLOCK = {
 def clock(connection: Connection) -> float:
     """The time by the database's clock, in seconds since 1970."""
     return float(connection.exec_driver_sql(_CLOCK[connection.dialect.name]).scalar_one())
+
+
+def make_tables(connection: Connection) -> None:
+    """Create the tables in an empty database."""
+    if connection.dialect.name == "postgresql":  # said here alone, since to say it imports all drivers of Postgres
+        for index in (i for table in TABLES.tables.values() for i in table.indexes):
+            index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
+    TABLES.create_all(connection)

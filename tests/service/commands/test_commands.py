@@ -304,11 +304,11 @@ def test_a_service_that_does_not_answer_is_named(recsys, monkeypatch, refused):
 
 
 def test_submit_and_runs_import_nothing_that_takes_long(place):
-    """Neither torch and its like, nor FastAPI; `recsys runs` needs no Hydra and no pydantic either."""
+    """Neither torch and its like, nor FastAPI, nor drivers of Postgres; `recsys runs` needs no Hydra either."""
     code = "from recsys.commands.cli import main; import sys; sys.exit(main({!r}))"
-    ran = run_without([*HEAVY, "fastapi", "uvicorn", "rich.progress"], code.format(["submit", "experiment=demo"]))
+    heavy = [*HEAVY, "fastapi", "uvicorn", "numpy", "sqlalchemy.dialects.postgresql"]
+    ran = run_without([*heavy, "rich"], code.format(["submit", "experiment=demo"]))
     assert ran.returncode == 0, ran.stderr
-    light = [*HEAVY, "fastapi", "uvicorn", "hydra", "omegaconf", "pydantic", "numpy"]
-    ran = run_without(light, code.format(["runs"]))
+    ran = run_without([*heavy, "hydra", "omegaconf", "pydantic"], code.format(["runs"]))
     assert ran.returncode == 0 and "-demo-0" in ran.stdout, ran.stderr
     assert sorted(p.name for p in Path("runs").iterdir()) == ["service.db"]

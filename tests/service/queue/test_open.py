@@ -46,6 +46,15 @@ def test_many_may_open_a_new_database_at_once(url: str) -> None:
         queue.close()
 
 
+def test_an_index_of_some_runs_holds_no_others(url: str, queue: SqlQueue) -> None:
+    sqlite = url.startswith("sqlite")
+    made = "SELECT sql FROM sqlite_master WHERE type = 'index'" if sqlite else "SELECT indexdef FROM pg_indexes"
+    with queue.reading() as connection:
+        indexes = [text for (text,) in connection.exec_driver_sql(made) if text and " WHERE " in text]
+    for name in ("runs_ready", "runs_active", "run_events_lost"):
+        assert sum(f"INDEX {name} ON" in text for text in indexes) == 1, indexes
+
+
 def test_another_version_is_refused_and_left_alone(url: str, queue: SqlQueue) -> None:
     with queue.changing() as connection:
         connection.exec_driver_sql("UPDATE meta SET value = '99'")
