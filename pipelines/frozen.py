@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
@@ -26,6 +27,9 @@ from recsys.errors import Cancelled, ConfigError
 from recsys.files import Json, read_json, write_json, write_text
 from recsys.lock import locked
 from recsys.results import LOCK, config_digest, read_as
+
+if TYPE_CHECKING:
+    from pipelines.run import Call
 
 __all__ = [
     "OWNER",
@@ -222,10 +226,14 @@ def _check_owner(folder: Path) -> None:
         raise Cancelled(f"run {folder.name} belongs to another worker now, which goes on from the last checkpoint")
 
 
-def run_frozen(folder: Path) -> int:
+def run_frozen(folder: Path, call: "Call | None" = None) -> int:
     """Execute a frozen run, from its last checkpoint if it has begun → exit code, as of `recsys run`.
 
     The current folder must be that of its frozen.json.
+
+    Args:
+        folder: The run's.
+        call: As for `run_one`.
     """
 
     def read() -> RunConfig:
@@ -234,4 +242,4 @@ def run_frozen(folder: Path) -> int:
         check(config)
         return config
 
-    return run_one(read, folder, lambda: ["frozen"], lambda: _check_owner(folder))
+    return run_one(read, folder, lambda: ["frozen"], lambda: _check_owner(folder), call)

@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.config import RunConfig
 from pipelines.launchers.contract import resuming
@@ -15,6 +16,9 @@ from recsys.config.factory import make, trust
 from recsys.data.processes import is_rank
 from recsys.errors import RecsysError, in_one_line
 from recsys.files import disk_full
+
+if TYPE_CHECKING:
+    from pipelines.run import Call
 
 __all__ = ["quiet", "run_one"]
 
@@ -52,6 +56,7 @@ def run_one(
     folder: Path,
     again: Callable[[], list[str]],
     before_publishing: Callable[[], None] = _anybody,
+    call: "Call | None" = None,
 ) -> int:
     """Run it → exit code; the path of its result.json is the last line printed.
 
@@ -60,11 +65,12 @@ def run_one(
         folder: The run's.
         again: Gives the command line, after `recsys`, by which the processes of a launcher run this very run.
         before_publishing: As for `execute`.
+        call: As for `execute`; by default stages are called in this process only.
     """
     quiet()
     runs = folder.parent
     try:
-        from pipelines.run import execute
+        from pipelines.run import alone, execute
         from recsys.events import Terminal
 
         config = read()
@@ -79,7 +85,7 @@ def run_one(
                 print(result, flush=True)
                 return 0
         with Terminal() as terminal:
-            print(execute(config, folder, terminal, before_publishing), flush=True)
+            print(execute(config, folder, terminal, before_publishing, call or alone), flush=True)
     except RecsysError as error:
         print(f"error: {in_one_line(error)}", file=sys.stderr)
         return error.code

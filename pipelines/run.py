@@ -44,13 +44,12 @@ from recsys.results import (
 from recsys.terminal import console
 
 if TYPE_CHECKING:
-    from pipelines.together import Together
     from recsys.tracking import Tracker
 
-__all__ = ["execute", "find", "run_together"]
+__all__ = ["Call", "alone", "execute", "find", "run_together"]
 
+Call = Callable[[str, Stage], Result]  # name of a stage, the stage → what its function returns
 _console = console()
-_together: "Together | None" = None  # the processes of this run, if there are several
 
 
 def find(name: str) -> Callable[[Stage], Result]:
@@ -59,33 +58,35 @@ def find(name: str) -> Callable[[Stage], Result]:
     return signals_win()(getattr(import_module(f"pipelines.{module}"), function))
 
 
-def _call(name: str, stage: Stage) -> Result:
-    return find(name)(stage) if _together is None else _together.call(name, find(name), stage)
+def alone(name: str, stage: Stage) -> Result:
+    """Call a stage in this process only."""
+    return find(name)(stage)
 
 
-def run_together(work: Callable[[], int]) -> int:
+def run_together(work: Callable[[Call], int]) -> int:
     """Run the pipeline on the processes that torchrun started → exit code of this one.
 
     Args:
-        work: Runs the pipeline on rank 0 → exit code.
+        work: Runs the pipeline on rank 0, which calls stages by what it is given → exit code.
     """
-    global _together
     from pipelines.together import Together
     from recsys.data.ranks import Ranks
 
     ranks = Ranks.join()
-    _together = Together(ranks)
-    return _together.lead(work) if ranks.first else _together.follow(find)
+    together = Together(ranks)
+    if not ranks.first:
+        return together.follow(find)
+    return together.lead(lambda: work(lambda name, stage: together.call(name, find(name), stage)))
 
 
 def _run_stage(
-    name: str, stage: Stage, mlflow: MLflowThread, register: str, before_publishing: Callable[[], None]
+    name: str, stage: Stage, mlflow: MLflowThread, register: str, before_publishing: Callable[[], None], call: Call
 ) -> None:
     """Run one stage, unless this run finished it before it was killed."""
     from pipelines import prepare
 
     def work() -> Result:
-        result = _call(name, stage)
+        result = call(name, stage)
         before_publishing()
         return result
 
@@ -138,6 +139,7 @@ def execute(
     folder: Path,
     reporter: Reporter = SILENT,
     before_publishing: Callable[[], None] = _anybody,
+    call: Call = alone,
 ) -> Path:
     """Run the stages of a configuration in a folder → its result.json.
 
@@ -147,6 +149,7 @@ def execute(
         reporter: Is told of progress too, and can stop the run.
         before_publishing: Called before the result of a stage, or of the run, is written; it raises if the run belongs
             to another process meanwhile.
+        call: Calls a stage, perhaps on other processes too.
 
     Raises:
         Cancelled: If the reporter, or a file `cancel` in the folder, stops the run.
@@ -159,7 +162,7 @@ def execute(
             done = taken_over(config, names)
             check_same(folder, config, names, done, id)
             with run_file(folder, _begin(folder, config)) as file:
-                return _run_stages(config, folder, names, done, file, reporter, before_publishing)
+                return _run_stages(config, folder, names, done, file, reporter, before_publishing, call)
     except Cancelled as error:
         raise Cancelled(f"{error}: {resuming(id)} goes on from its last checkpoint") from error
     except BlockingIOError as error:
@@ -174,6 +177,7 @@ def _run_stages(
     file: RunFile,
     reporter: Reporter,
     before_publishing: Callable[[], None],
+    call: Call,
 ) -> Path:
     tracking, runs = config.tracking, Path(config.runs)
     title, noted = f"{config.name}-{config.seed}", config.to_json()
@@ -188,7 +192,7 @@ def _run_stages(
             file.stage(name)
             done[name] = folder / name
             stage = Stage(config, done[name], {n: p for n, p in done.items() if n != name}, every)
-            _run_stage(name, stage, mlflow, tracking.register, before_publishing)
+            _run_stage(name, stage, mlflow, tracking.register, before_publishing, call)
     stages |= {name: _of_run(folder / name, read_stage(folder / name)) for name in names}
     id = str(folder.resolve().relative_to(runs.resolve()))
     before_publishing()

@@ -7,10 +7,11 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra import initialize_config_dir
@@ -27,6 +28,9 @@ from pipelines.one_run import run_one
 from pipelines.overrides import each_run, key_of
 from recsys.config.options import CONF, own_options, search_path
 from recsys.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.run import Call
 
 __all__ = ["main"]
 
@@ -52,9 +56,9 @@ def _parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return given, flags
 
 
-def _typed_for_a_rank() -> list[str]:
+def _typed_for_a_rank(given: argparse.Namespace) -> list[str]:
     """The command line, after `recsys`, that runs this run alone, which may be one of several."""
-    given, noted = get_args_parser().parse_args(sys.argv[1:]), HydraConfig.get().overrides
+    noted = HydraConfig.get().overrides
     options = {"--config-path": given.config_path, "--config-name": given.config_name, "--config-dir": given.config_dir}
     again = "mode|run|sweep|searchpath" if given.config_dir else "mode|run|sweep"  # --config-dir names it already
     hydra_overrides = [o for o in noted.hydra if not re.match(rf"\+*hydra\.({again})[.=]", o)]
@@ -63,17 +67,7 @@ def _typed_for_a_rank() -> list[str]:
     return ["run", *flags, *hydra_overrides, *noted.task, f"hydra.run.dir='{quoted}'"]
 
 
-def _run_one(config: DictConfig) -> None:
-    """One run; the path of its result.json is the last line printed."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    if code := run_one(lambda: resolve_config(config), folder, _typed_for_a_rank):
-        sys.exit(code)
-
-
-_by_hydra = hydra.main(version_base=None, config_path=str(CONF), config_name="config")(_run_one)
-
-
-def _run_composed(config: DictConfig) -> None:
+def _run_composed(config: DictConfig, run: Callable[[DictConfig], None]) -> None:
     """Run one composed configuration as `hydra.main` does, which would compose it twice more."""
     config.hydra.mode = RunMode.RUN
     try:
@@ -84,16 +78,17 @@ def _run_composed(config: DictConfig) -> None:
         callbacks = Callbacks(config)
         context = HydraContext(GlobalHydra.instance().config_loader(), callbacks)
         callbacks.on_run_start(config=config, config_name="config")
-        done = run_job(_run_one, config, "hydra.run.dir", None, context)
+        done = run_job(run, config, "hydra.run.dir", None, context)
         callbacks.on_run_end(config=config, config_name="config", job_return=done)
         _ = done.return_value  # raises what the run raised
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], call: "Call | None" = None) -> int:
     """Check a run, or each run of a sweep, then run it → exit code.
 
     Args:
         arguments: Hydra's options and overrides, in any order.
+        call: As for `run_one`.
 
     Raises:
         ConfigError: If a setting is invalid; nothing has been run or written then.
@@ -113,16 +108,23 @@ def main(arguments: Sequence[str]) -> int:
     jobs = [] if others else composed(every, given.multirun, each_run, given)
     if jobs and not given.cfg:
         checked(jobs, every, given.multirun)
+
+    def run(config: DictConfig) -> None:
+        """One run; the path of its result.json is the last line printed."""
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if code := run_one(lambda: resolve_config(config), folder, lambda: _typed_for_a_rank(given), call=call):
+            sys.exit(code)
+
     by_hydra = others or given.cfg or given.multirun or given.experimental_rerun
-    before, sys.argv = sys.argv, ["recsys run", *flags, *overrides]
+    before, sys.argv = sys.argv, ["recsys run", *flags, *overrides]  # which Hydra reads
     full_error = os.environ.get("HYDRA_FULL_ERROR", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and prints nothing
     try:
         with folders_made():
             if by_hydra:
-                _by_hydra()
+                hydra.main(version_base=None, config_path=str(CONF), config_name="config")(run)()
             else:
-                _run_composed(jobs[0][1])
+                _run_composed(jobs[0][1], run)
     except SystemExit as stop:
         return int(stop.code or 0)
     except OSError as error:  # Hydra could not make the run's folder, or write its notes

@@ -23,7 +23,7 @@ def frozen(folder: Path) -> int:
             from pipelines.run import run_together
 
             quiet()
-            return run_together(lambda: run_frozen(folder))
+            return run_together(lambda call: run_frozen(folder, call))
         return run_frozen(folder)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1

@@ -25,7 +25,7 @@ def run(arguments: Sequence[str]) -> int:
         from pipelines.run import run_together
 
         quiet()
-        return run_together(lambda: submit.main(continued(arguments)))
+        return run_together(lambda call: submit.main(continued(arguments), call))
     return submit.main(continued(arguments))
 
 
