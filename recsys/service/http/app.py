@@ -17,7 +17,7 @@ from recsys.service.http.api import VIEW, api_router
 from recsys.service.http.auth import COOKIE, Access, Refusal, needs
 from recsys.service.http.live import Streams
 from recsys.service.http.metrics import CONTENT, Metrics
-from recsys.service.http.outer import Outer, answer_error
+from recsys.service.http.outer import Outer, answer_error, retry_after
 from recsys.service.http.settings import Settings
 from recsys.service.logs import note
 from recsys.service.queue.errors import QueueDown
@@ -132,7 +132,10 @@ def _login(app: FastAPI, access: Access) -> None:
     @app.post("/login", include_in_schema=False)
     async def login(request: Request) -> Response:
         token = (await request.form(max_files=0, max_fields=10)).get("token", "")
-        role = access.role_of(token) if isinstance(token, str) else None
+        try:
+            role = access.role_of(token, request) if isinstance(token, str) else None
+        except Refusal as refusal:
+            return HTMLResponse(_LOGIN.format(said=refusal.error), refusal.status, retry_after(refusal.status))
         if role is None:
             return HTMLResponse(_LOGIN.format(said="This is no token of this service."), 401)
         answer = RedirectResponse("/", 303)

@@ -17,12 +17,41 @@ from fastapi import Request, Response
 
 from recsys.service.http.settings import ROLES, Role, Settings
 
-__all__ = ["COOKIE", "Access", "Caller", "Refusal", "caller", "needs"]
+__all__ = ["COOKIE", "GUESSES", "WINDOW", "Access", "Caller", "Refusal", "caller", "needs"]
 
 COOKIE = "recsys_session"
 _SECONDS = 7 * 86_400  # life of a session
+GUESSES, WINDOW = 10, 60  # so many different wrong tokens may come from an address within so many seconds
+_ADDRESSES = 10_000  # that are remembered
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")  # what a foreign page can send
+
+
+class _Wrong:
+    """Wrong tokens that addresses have sent within the last minute.
+
+    The same one again, as a script with an old token sends it, is no new guess.
+    """
+
+    def __init__(self):
+        self._sent: dict[str, dict[str, float]] = {}  # address → digest of a token → when it came first
+
+    def _recent(self, address: str) -> dict[str, float]:
+        now = time.monotonic()
+        return {digest: at for digest, at in self._sent.pop(address, {}).items() if now - at < WINDOW}
+
+    def many(self, address: str, digest: str) -> bool:
+        """Whether an address has sent so many that it may try no other now."""
+        recent = self._recent(address)
+        if recent:
+            self._sent[address] = recent
+        return len(recent) >= GUESSES and digest not in recent
+
+    def add(self, address: str, digest: str) -> None:
+        """Note one; the addresses that sent one longest ago are forgotten if there are too many."""
+        self._sent[address] = {digest: time.monotonic(), **self._recent(address)}
+        while len(self._sent) > _ADDRESSES:
+            del self._sent[next(iter(self._sent))]
 
 
 class Refusal(Exception):
@@ -73,6 +102,7 @@ class Access:
         self._tokens, self._hosts = settings.tokens.by_role, settings.hosts
         held = "\0".join(f"{role}={token}" for role, token in sorted(self._tokens.items()))
         # A session lives through a restart, and ends if a token changes.
+        self._wrong = _Wrong()
         self._key = hashlib.sha256(f"recsys session\0{held}".encode()).digest() if held else secrets.token_bytes(32)
 
     @property
@@ -80,12 +110,23 @@ class Access:
         """Whether everybody is an admin."""
         return not self._tokens
 
-    def role_of(self, token: str) -> Role | None:
-        """The role of a token; each comparison takes the same time, whatever was sent."""
+    def role_of(self, token: str, request: Request) -> Role | None:
+        """The role of a token; each comparison takes the same time, whatever was sent.
+
+        Raises:
+            Refusal: 429 if too many wrong ones came from the request's address; then a right one is refused too.
+        """
         sent, role = token.encode("utf-8", "surrogateescape"), None
+        address, digest = request.client.host if request.client else "", hmac.new(self._key, sent, "sha256").hexdigest()
+        if self._wrong.many(address, digest):
+            raise Refusal(
+                429, f"expected at most {GUESSES} wrong tokens from an address in {WINDOW} s, got more: wait so long"
+            )
         for name, known in self._tokens.items():
             if hmac.compare_digest(sent, known.encode()):
                 role = name
+        if role is None and self._tokens:
+            self._wrong.add(address, digest)
         return role
 
     def _sign(self, text: str) -> str:
@@ -109,14 +150,15 @@ class Access:
         """Who sent the request.
 
         Raises:
-            Refusal: If it is for another host (400), from a foreign page (403), or its token is wrong (401).
+            Refusal: If it is for another host (400), from a foreign page (403), or its token is wrong (401; 429 after
+                many).
         """
         self._check_host(request.headers.getlist("host"))
         _check_origin(request)
         sent = request.headers.get("authorization")
         if sent is not None and not self.open:
             scheme, _, token = sent.partition(" ")
-            role = self.role_of(token.encode("latin-1").decode("utf-8", "surrogateescape"))
+            role = self.role_of(token.encode("latin-1").decode("utf-8", "surrogateescape"), request)
             if scheme.lower() != "bearer" or role is None:
                 raise Refusal(401, "expected the header Authorization: Bearer TOKEN with a token of this service")
             return Caller(role, "token")

@@ -10,11 +10,11 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
-from recsys.service.http.auth import Access, Caller, Refusal
+from recsys.service.http.auth import WINDOW, Access, Caller, Refusal
 from recsys.service.http.settings import Settings
 from recsys.service.logs import note
 
-__all__ = ["CSP", "Outer", "answer_error"]
+__all__ = ["CSP", "Outer", "answer_error", "retry_after"]
 
 Message = MutableMapping[str, Any]
 App = Callable[[Any, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
@@ -36,12 +36,18 @@ _MACHINES = ("/api/", "/metrics", "/health", "/openapi.json", "/static/")  # whe
 _BODY_SECONDS = 10.0  # for a body to arrive
 
 
+def retry_after(status: int) -> dict[str, str]:
+    """The header that says after how many seconds to come again, of the statuses for which that helps."""
+    seconds = {429: WINDOW, 503: 5}.get(status)
+    return {"retry-after": str(seconds)} if seconds else {}
+
+
 def answer_error(request: Request, status: int, error: str) -> Response:
     """An error as JSON; a browser that asks for a page and has not signed in is sent to /login."""
     page = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")
     if status == 401 and page and request.method == "GET":
         return Response(status_code=303, headers={"location": "/login"})
-    headers = {"www-authenticate": "Bearer"} if status == 401 else {"retry-after": "5"} if status == 503 else {}
+    headers = {"www-authenticate": "Bearer"} if status == 401 else retry_after(status)
     return Response(json.dumps({"error": error}), status, headers, "application/json")
 
 

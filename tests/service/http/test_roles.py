@@ -7,7 +7,7 @@ import pytest
 
 from recsys.errors import ConfigError
 from recsys.service.http.app import make_app
-from recsys.service.http.auth import COOKIE, Access
+from recsys.service.http.auth import COOKIE, GUESSES, Access
 from recsys.service.http.settings import Settings, Tokens
 from recsys.service.queue.queue import Queue
 from tests.service.http.conftest import TOKENS, Caller, new_run
@@ -33,6 +33,26 @@ def test_a_wrong_token_opens_nothing(guarded: Guarded, sent: str) -> None:
     answer = guarded(None).get("/api/runs", headers={"authorization": sent.encode()})
     assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
     assert sent.split()[-1] not in answer.json()["error"].replace("Bearer", "") or sent in ("Bearer ", "bearer")
+
+
+def test_guesses_are_refused_for_a_minute(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("recsys.service.http.auth.time.monotonic", lambda: clock[0])
+    browser, right = guarded(None), TOKENS.by_role["view"]
+    for _ in range(2 * GUESSES):  # a script with an old token does not shut out others
+        assert browser.get("/api/runs", headers={"authorization": "Bearer old"}).status_code == 401
+    for number in range(GUESSES - 1):
+        assert browser.post("/login", data={"token": f"guess-{number}"}).status_code == 401
+    for refused in (
+        browser.post("/login", data={"token": "one-more"}),
+        browser.post("/login", data={"token": right}),
+        guarded("view").get("/api/runs"),
+    ):
+        assert refused.status_code == 429 and refused.headers["retry-after"] == "60", refused.text
+        assert "wrong tokens from an address" in refused.text and right not in refused.text
+    clock[0] += 61
+    assert guarded("view").get("/api/runs").status_code == 200
+    assert browser.post("/login", data={"token": right}).status_code == 303
 
 
 def test_a_session_signs_in_changes_with_its_csrf_token_and_signs_out(
