@@ -4,6 +4,7 @@ import math
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,15 +131,15 @@ def _show(given: Namespace, work: "Workload", predictions: "Sequence[Prediction]
         "tw: tables placed whole; rw: shared out by row; a process: bytes of the fullest; hours: of a day's samples"
     )
     shown = next((p for p in predictions if p.fits), predictions[-1])
+    parts = Table(title=f"with {shown.processes:,} process{'es' * (shown.processes > 1)}")
+    for column, right in (("memory of a process", False), ("bytes", True), ("a step", False), ("takes", True)):
+        parts.add_column(column, justify="right" if right else "left")
     memory, seconds = (sorted(d.items(), key=lambda item: -item[1]) for d in (shown.memory, shown.seconds))
-    screen.print(
-        f"with {shown.processes}: memory of a process "
-        + ", ".join(f"{k} {_size(v)}" for k, v in memory)
-        + "; milliseconds of a step "
-        + ", ".join(f"{k} {1000 * v:.3g}" for k, v in seconds)
-        + f"; sent by a process {_size(shown.sent)} a step; {shown.checkpoint:.3g} s to write a checkpoint",
-        soft_wrap=True,
-    )
+    times = [(name, f"{1000 * value:.3g} ms") for name, value in seconds]
+    times += [("sent by a process", _size(shown.sent)), ("writing a checkpoint", f"{shown.checkpoint:.3g} s")]
+    for left, right in zip_longest([(name, _size(value)) for name, value in memory], times, fillvalue=("", "")):
+        parts.add_row(*left, *right)
+    screen.print(parts)
 
 
 def main(given: Namespace) -> int:

@@ -25,7 +25,9 @@ def test_it_says_what_fits_how_fast_and_at_what_cost(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "in 26 tables: 6.8 TB with the optimiser's state" in done.stdout
     rows = [line.split("│")[1:-1] for line in done.stdout.splitlines() if line.startswith("│")]
-    cells = [[cell.strip() for cell in row] for row in rows]
+    parts = {row[0].strip(): row[1].strip() for row in rows if len(row) == 4}
+    assert parts["batches"] and parts["activations"], parts
+    cells = [[cell.strip() for cell in row] for row in rows if len(row) == 10]
     assert [row[5] for row in cells] == ["no"] * (len(cells) - 2) + ["yes"] * 2 and len(cells) > 3
     machines, hours, dollars = float(cells[-1][0]), float(cells[-1][8]), float(cells[-1][9].replace(",", ""))
     assert dollars == pytest.approx(30 * machines * hours, rel=0.01) and 0 < hours <= 24

@@ -101,12 +101,15 @@ def _commands(sides: Mapping[str, str], python: Path) -> tuple[dict[str, list[st
 
 def _measure(case: Case, asked: _Asked, run: bool) -> tuple[CaseFigures, WholeRun | None]:
     """A case, and the whole run that is measured beside it if asked for."""
+    _console.print(f"{case.name}: writing and preparing set {case.data}, unless it is there", soft_wrap=True)
     data = prepared(case.data, asked.folder, asked.rows, asked.ids)
     sides = sides_of(case, asked.precisions, asked.peers)
     commands, absent = _commands(sides, asked.peers_python)
     jobs = {s: job_of(case, s, sides[s], data, asked.threads, asked.device) for s in commands}
+    _console.print(f"{case.name}: starting {', '.join(commands)}; each reads the set and warms up", soft_wrap=True)
     with started(commands, jobs) as (ready, missing):
-        _console.print(f"{case.name}: {', '.join(s.name for s in ready)}", soft_wrap=True)
+        said = ", ".join(s.name for s in ready)
+        _console.print(f"{case.name}: {asked.turns} turns each, one at a time: {said}", soft_wrap=True)
         modes = ("memory", "padded", "loader") if case.loader else ("memory", "padded")
         pairs = [(s, mode) for s in ready for mode in modes if mode in s.modes]
         steps = {(s.name, mode): s.steps_in(mode, asked.seconds, asked.steps) for s, mode in pairs}
@@ -200,6 +203,8 @@ def main(given: Namespace) -> int:
     if given.keep and (given.quick or not _git("rev-parse", "HEAD") or _git("status", "--porcelain")):
         raise ConfigError("--keep: expected a checkout without changes and no --quick: commit first, or leave it out")
     asked.folder.mkdir(parents=True, exist_ok=True)
+    if given.quick:
+        _console.print("tiny sets and one short turn each: this shows that it works, and no speed", soft_wrap=True)
     load, figures, run = os.getloadavg(), dict[str, CaseFigures](), None
     for case in cases:
         with_run = case == _RUN_CASE and asked.runs > 0
