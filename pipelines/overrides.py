@@ -18,6 +18,7 @@ from yaml import YAMLError
 from pipelines.config import Part, RunConfig
 from recsys.config.options import CONF, know_own_options
 from recsys.data.preparation.fields import FIELD_KEYS, KEYS
+from recsys.errors import ConfigError
 
 __all__ = [
     "NO_OPTIONS",
@@ -61,9 +62,30 @@ def compose_typed(overrides: Sequence[str]) -> DictConfig:
 
 
 def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
+    for override in overrides:
+        key = key_of(override)
+        if "." not in key and ("/" in key or (CONF / key).is_dir()):
+            _check_option(key, override.partition("=")[2])
     know_own_options()
     with initialize_config_dir(str(folder), job_name="submit", version_base=None):
-        return hydra.compose(name, list(overrides), return_hydra_config=True)
+        config = hydra.compose(name, list(overrides), return_hydra_config=True)
+    for group, option in config.hydra.runtime.choices.items():  # a file may name options too
+        _check_option(str(group), str(option))
+    return config
+
+
+def _check_option(group: str, value: str) -> None:
+    """Refuse a path where a group takes the name of an option: it would read a file outside the folders of options.
+
+    Raises:
+        ConfigError: If it is an absolute path, or one that leads out of the group's folder.
+    """
+    for name in re.split(r"[\s,'\"\[\]()]+", value):
+        if name.startswith(("/", "~")) or ".." in name.split("/"):
+            raise ConfigError(
+                f"{group}: expected the name of an option, got the path {name!r}: copy the file to {group}/NAME.yaml "
+                f"in the folder that you are in, and give {group}=NAME"
+            )
 
 
 def _instead(unknown: str, overrides: Sequence[str], given: Options) -> str:

@@ -292,7 +292,28 @@ def test_a_file_of_ones_own_may_not_say_what_to_trust(recsys, refused, place):
     (place / "experiment" / "mine.yaml").write_text("# @package _global_\ntrusted: [os]\n")
     refused(recsys("submit", "experiment=mine"), "trusted: a file may not say")
     (place / "experiment").rename(place / "elsewhere")
-    refused(recsys("submit", f"experiment={'../' * 30}{place}/elsewhere/mine"), "trusted: a file may not say")
+    refused(
+        recsys("submit", f"experiment={'../' * 30}{place}/elsewhere/mine"), "experiment: expected the name of an option"
+    )
+
+
+def test_an_option_outside_the_folders_of_options_is_refused(recsys, refused, place):
+    """Whoever names it: the command line, a list or sweep on it, or a file."""
+    (place / "outside.yaml").write_text("secret: [unclosed")
+    for typed in (
+        "model=../../outside",
+        f"model={place}/outside",
+        "+experiment=[demo,../outside]",
+        "model=dcn,../x -m",
+    ):
+        said = refused(recsys("submit", "experiment=demo", *typed.split()), "expected the name of an option", ".yaml")
+        assert "secret" not in said
+    (place / "outside.yaml").write_text("_target_: recsys.models.dcn.DCN\n_partial_: true\n")
+    (place / "experiment").mkdir()
+    said = "# @package _global_\ndefaults:\n  - override /model: {}{}/outside\n"
+    (place / "experiment" / "mine.yaml").write_text(said.format("../" * 30, place))
+    refused(recsys("submit", "experiment=mine"), "model: expected the name of an option")
+    assert recsys("runs")[1] == ["no runs yet: recsys submit experiment=demo"]
 
 
 def test_a_service_that_does_not_answer_is_named(recsys, monkeypatch, refused):
