@@ -38,7 +38,7 @@ class _Wrong:
 
     def _recent(self, address: str) -> dict[str, float]:
         now = time.monotonic()
-        return {digest: at for digest, at in self._sent.pop(address, {}).items() if now - at < WINDOW}
+        return {digest: first for digest, first in self._sent.pop(address, {}).items() if now - first < WINDOW}
 
     def many(self, address: str, digest: str) -> bool:
         """Whether an address has sent so many that it may try no other now."""
