@@ -45,9 +45,14 @@ def here(queue: SqlQueue, tmp_path: Path) -> Iterator[Worker]:
     assert not thread.is_alive()
 
 
-def test_a_run_ends_once_with_its_exit_code_and_reason(queue: SqlQueue, here: Worker, tmp_path: Path) -> None:
+def test_a_run_ends_once_with_its_exit_code_and_reason(
+    queue: SqlQueue, here: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = ("RECSYS_TOKEN", "RECSYS_TOKEN_SUBMIT", "RECSYS_TOKEN_VIEW", "RECSYS_DATABASE", "RECSYS_URL")
+    for name in secrets:
+        monkeypatch.setenv(name, "secret")
     does = {
-        "well": f"{LOG}; work(3); state('finished')",
+        "well": f"{LOG}; work(3); (folder / 'environment').write_text(json.dumps(dict(os.environ))); state('finished')",
         "error": "state('failed', error='fields: expected some, got none'); sys.exit(2)",
         "bug": "state('running'); print('error: it is broken'); sys.exit(1)",
         "early": "raise ValueError('no such thing')",
@@ -77,6 +82,8 @@ def test_a_run_ends_once_with_its_exit_code_and_reason(queue: SqlQueue, here: Wo
     assert "it is broken" in (tmp_path / "runs" / "bug" / "log.txt").read_text()
     assert json.loads((tmp_path / "runs" / "well" / "frozen.json").read_text())["id"] == "well"
     assert (tmp_path / "runs" / "ran").read_text() == "well\n"
+    environment = json.loads((tmp_path / "runs" / "well" / "environment").read_text())
+    assert "RECSYS_RUN_TOKEN" in environment and not environment.keys() & set(secrets)
 
 
 def test_what_a_run_started_ends_with_it(queue: SqlQueue, here: Worker, tmp_path: Path) -> None:
