@@ -1,11 +1,13 @@
 """The run of a schedule: its template, or for daily training, the days after those of its last good run."""
 
 import json
+import shlex
 from dataclasses import replace
 from datetime import datetime
 
 from pipelines.config import RunConfig
 from pipelines.earlier import settings
+from recsys.errors import ConfigError
 from recsys.files import Json
 from recsys.results import config_digest
 from recsys.service.queue.records import NewRun, Schedule
@@ -23,8 +25,21 @@ def of_schedule(schedule: Schedule, due: datetime, last_good: str | None) -> New
         schedule: The schedule.
         due: When it was due.
         last_good: Id of its last run that finished; None without one.
+
+    Raises:
+        ConfigError: If the template is of another version of recsys, whose configurations have other keys.
     """
     template = schedule.template
+    try:
+        RunConfig.from_json(template.config)
+    except ConfigError as error:
+        command = shlex.join(
+            ["recsys", "submit", *template.overrides, "--every", schedule.every, "--name", schedule.id]
+        )
+        raise ConfigError(
+            f"its configuration was composed by another version of recsys ({error}): "
+            f"recsys schedules remove {schedule.id}, then: {command}; it goes on from its last run"
+        ) from error
     stages: list[str] = template.config.get("stages", [])
     if last_good is None or "daily" not in stages or template.config.get("daily") is None:
         return template

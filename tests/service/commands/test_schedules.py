@@ -1,6 +1,10 @@
 """`recsys submit --every` and `recsys schedules` through the command line."""
 
+import json
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+
+from sqlalchemy import update
 
 from recsys.service.queue.records import Needs
 from recsys.service.queue.schedules import list_schedules, submit_due
@@ -30,6 +34,24 @@ def test_what_no_schedule_can_have_is_refused(recsys, refused):
     refused(recsys("submit", "experiment=demo", "--every", "6h", "--after", "a"), "waits for none")
     refused(recsys("submit", "experiment=demo", "--every", "6h", "--cores", "9999"), "cores", "from 1 to 4096")
     refused(recsys("submit", "experiment=dmo", "--every", "6h"), "no option 'dmo'")
+
+
+def test_a_schedule_of_another_version_says_how_to_renew_it(recsys, queue, monkeypatch):
+    """Its configuration lacks what a later version of recsys added."""
+    from recsys.service.queue import schedules as of_queue
+
+    assert recsys("submit", "experiment=demo", "--every", "6h", "--name", "n")[0] == 0
+    (schedule,) = list_schedules(queue)
+    config = {k: v for k, v in schedule.template.config.items() if k != "device"}
+    with queue.changing() as connection:
+        template = json.dumps(asdict(replace(schedule.template, config=config)))
+        connection.execute(update(of_queue.schedules).values(template=template))
+    monkeypatch.setattr(of_queue, "clock", lambda connection: schedule.next_at + 1.0)
+    assert submit_due(queue, of_schedule) == []
+    said = " ".join(recsys("schedules")[1])
+    assert "device" in said and "recsys schedules remove n, then: recsys submit experiment=demo --every 6h" in said, (
+        said
+    )
 
 
 def test_each_day_goes_on_from_the_last_good_one(recsys, queue, monkeypatch):
