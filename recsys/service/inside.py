@@ -7,8 +7,9 @@ from pathlib import Path
 
 from recsys.errors import DataError
 
-__all__ = ["SECRET", "Opened", "open_inside", "read_inside"]
+__all__ = ["LOGS", "SECRET", "Opened", "open_inside", "read_inside"]
 
+LOGS = ("log.txt", "rank-0.log", "submit.log")  # of a worker's run; of one on several processes; that Hydra wrote
 SECRET = ("owner.json",)  # holds the token by which a worker owns the run
 
 

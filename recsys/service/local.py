@@ -10,15 +10,14 @@ from typing import Any
 from recsys.errors import ConfigError
 from recsys.files import Json
 from recsys.service.door import LogPart, Submission
+from recsys.service.inside import LOGS
 from recsys.service.queue.open import address, open_queue
 from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import ENDED, Event, QueuedRun, Schedule, State
 from recsys.service.queue.sql import SqlQueue
 
-__all__ = ["LOG", "LocalDoor"]
+__all__ = ["LocalDoor"]
 
-LOG = "log.txt"  # in a run's folder: all that its processes print
-_OTHERS = ("rank-0.log", "submit.log")  # of a run that `recsys run` began on several processes; that Hydra wrote
 _PIECE = 1 << 20  # bytes of a log at once
 
 
@@ -91,7 +90,7 @@ class LocalDoor:
                 f"{id} ran on {row.host}, and its folder {folder} is not to be seen from here: ask there, or a service "
                 "(RECSYS_URL)"
             )
-        path = next((p for name in (LOG, *_OTHERS) if (p := folder / name).is_file()), folder / LOG)
+        path = next((p for name in LOGS if (p := folder / name).is_file()), folder / LOGS[0])
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a link could lead elsewhere
         except OSError:

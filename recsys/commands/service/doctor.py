@@ -16,7 +16,6 @@ from recsys.service.queue.records import Load
 
 __all__ = ["examine_service"]
 
-_ALIVE = 60.0  # seconds since the last heartbeat of a worker
 _SKEW = 5.0  # seconds between two clocks that matter to a person who reads times
 
 
@@ -82,13 +81,14 @@ def _shown(url: str) -> str:
 
 
 def _workers(load: Load) -> Finding:
-    alive = [w for w in load.workers if load.now - w.heartbeat_at <= _ALIVE]
-    if not alive:
+    if not load.alive:
         return Finding(
             "workers", "none was heard in the last minute: what is queued waits", False, "recsys worker", False
         )
-    rooms = ", ".join(f"{w.name} ({w.room.cores} cores, {w.room.memory >> 30} GiB, {w.room.gpus} GPUs)" for w in alive)
-    return Finding("workers", f"{len(alive)}: {rooms}")
+    rooms = ", ".join(
+        f"{w.name} ({w.room.cores} cores, {w.room.memory >> 30} GiB, {w.room.gpus} GPUs)" for w in load.alive
+    )
+    return Finding("workers", f"{len(load.alive)}: {rooms}")
 
 
 def _clock(load: Load) -> Finding:

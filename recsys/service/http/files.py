@@ -11,12 +11,11 @@ from recsys.errors import DataError
 from recsys.files import Json
 from recsys.service.http.auth import Refusal
 from recsys.service.http.settings import Settings
-from recsys.service.inside import SECRET, Opened, open_inside
+from recsys.service.inside import LOGS, SECRET, Opened, open_inside
 from recsys.service.queue.records import QueuedRun
 
 __all__ = ["LogPiece", "blocks", "headers", "home_of", "listing", "read_log"]
 
-_LOGS = ("log.txt", "rank-0.log", "submit.log")  # of a worker's run; of one on several processes; that Hydra wrote
 _PIECE = 1 << 20  # most bytes of a log at once
 _BLOCK = 1 << 18
 _MOST = 1000  # entries of a folder that are listed
@@ -138,7 +137,7 @@ def read_log(runs: Path, run: str, start: int, most: int = _PIECE) -> LogPiece:
 
 
 def _open_log(runs: Path, run: str) -> Opened | None:
-    for name in _LOGS:
+    for name in LOGS:
         with suppress(DataError):
             opened = open_inside(runs, run, name)
             if not opened.is_folder:

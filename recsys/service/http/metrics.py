@@ -15,7 +15,6 @@ from recsys.service.queue.records import STATES, Load, Needs
 __all__ = ["CONTENT", "Metrics"]
 
 CONTENT = "text/plain; version=0.0.4; charset=utf-8"
-_ALIVE = 60.0  # seconds since its last heartbeat in which a worker counts as alive
 _SLOTS = ("cores", "memory", "gpus")
 
 
@@ -63,9 +62,8 @@ def _workers(load: Load) -> Iterable[Metric]:
     workers = GaugeMetricFamily("recsys_workers", "Workers that were heard in the last minute", labels=["host"])
     used = GaugeMetricFamily("recsys_slots_used", "What runs take of a host", labels=["host", "kind"])
     room = GaugeMetricFamily("recsys_slots", "What a host gives to runs", labels=["host", "kind"])
-    alive = [w for w in load.workers if load.now - w.heartbeat_at <= _ALIVE]
-    for host in sorted({w.host for w in alive} | set(load.used)):
-        rooms = [w.room for w in alive if w.host == host]
+    for host in sorted({w.host for w in load.alive} | set(load.used)):
+        rooms = [w.room for w in load.alive if w.host == host]
         workers.add_metric([host], len(rooms))
         for kind in _SLOTS:
             used.add_metric([host, kind], getattr(load.used.get(host, Needs(0, 0, 0)), kind))

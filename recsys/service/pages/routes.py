@@ -97,7 +97,7 @@ _USUAL = ("queued", "running", "finished", "failed", "cancelled")
 
 def _load(load: Load, queued: int) -> str:
     """How busy the queue is, in a sentence."""
-    alive = [w for w in load.workers if load.now - w.heartbeat_at < 60]
+    alive = load.alive
     waits = (
         f" The oldest of {queued:,} that wait was submitted {duration(load.now - load.waiting_since)} ago."
         if (load.waiting_since is not None and queued)

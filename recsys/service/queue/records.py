@@ -45,6 +45,7 @@ ENDED: frozenset[State] = frozenset(("finished", "failed", "cancelled", "killed"
 RANGES = {"priority": (-1_000_000, 1_000_000), "cores": (1, 4096), "memory": (0, 1 << 50), "gpus": (0, 1024)}
 """Least and largest number of each kind that a submission may ask for."""
 
+_ALIVE = 60.0  # seconds since its last heartbeat in which a worker counts as alive
 MOST_LISTED = 1000  # rows of a list, runs or events
 MOST_LETTERS = 200  # of a name or a client key
 
@@ -258,6 +259,11 @@ class Load:
     workers: list[Worker]
     used: dict[str, Needs]
     broken: list[str]
+
+    @property
+    def alive(self) -> list[Worker]:
+        """The workers that were heard in the last minute."""
+        return [w for w in self.workers if self.now - w.heartbeat_at <= _ALIVE]
 
 
 @dataclass(frozen=True)

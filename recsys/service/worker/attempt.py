@@ -13,12 +13,13 @@ from pathlib import Path
 from pipelines.frozen import Frozen, write_frozen, write_owner
 from pipelines.launchers.contract import TOKEN
 from recsys.errors import ConfigError
+from recsys.service.inside import LOGS
 from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import Claim, NewRun
 from recsys.service.worker.child import GO, KILL, STOP
 from recsys.service.worker.processes import ALIVE, Identity, identity, living, mark
 from recsys.service.worker.slots import GPUS, take_gpus
-from recsys.service.worker.watch import LOG, Watch, Why
+from recsys.service.worker.watch import Watch, Why
 
 __all__ = ["COMMAND", "Attempt", "prepare"]
 
@@ -84,7 +85,7 @@ class Attempt:
         handles += [ours, lock]
         try:
             self._lock(lock)
-            log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+            log = os.open(folder / LOGS[0], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
             handles.append(log)
             self.process = subprocess.Popen(
                 [*_CHILD, str(folder), str(ours), str(lock), str(grace), *command, str(folder)],

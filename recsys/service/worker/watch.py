@@ -11,11 +11,11 @@ from typing import Literal
 
 from recsys.errors import DataError, in_one_line, printable
 from recsys.results import RUN_VERSION, Run, read_as
+from recsys.service.inside import LOGS
 from recsys.service.queue.records import Live
 
-__all__ = ["LOG", "Outcome", "Watch", "Why", "why_not"]
+__all__ = ["Outcome", "Watch", "Why", "why_not"]
 
-LOG = "log.txt"  # in a run's folder: what its processes say
 LOST_PROCESS = 75  # exit code of a run that lost a process; starting it again mends that
 _SMOOTH = 10.0  # seconds over which the rate is smoothed
 _FULL = 1 << 20  # bytes that are free on a disk which is full
@@ -47,7 +47,7 @@ class Watch:
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._log_from = folder, _size(folder / LOG)
+        self._folder, self._log_from = folder, _size(folder / LOGS[0])
         self._before = self._seen = self._stamp()
         self._was_full = False
         self._rate: float | None = None
@@ -127,7 +127,7 @@ class Watch:
     def _last_line(self) -> str | None:
         """The last error in what the attempt said, else its last line."""
         try:
-            with (self._folder / LOG).open("rb") as file:
+            with (self._folder / LOGS[0]).open("rb") as file:
                 file.seek(max(self._log_from, file.seek(0, os.SEEK_END) - _TAIL))
                 lines = file.read().decode(errors="replace").splitlines()
         except OSError:
