@@ -57,8 +57,8 @@ def test_each_problem_has_a_name_and_a_mend(
     assert claim
     rows = [replace(queue.get(claim.run.id), state="unknown")]
     monkeypatch.setattr(SqlQueue, "find", lambda *_, **__: rows)
-    now = time.time()
-    monkeypatch.setattr("recsys.commands.service.doctor.time.time", lambda: now - 100)
+    clock = time.time
+    monkeypatch.setattr("recsys.commands.service.doctor.time.time", lambda: clock() - 100)
     usage: Any = shutil.disk_usage(place)
     monkeypatch.setattr("recsys.commands.service.doctor.shutil.disk_usage", lambda _: usage._replace(free=1 << 20))
     code, said = doctor(RECSYS_TOKEN="short")
