@@ -36,6 +36,7 @@ __all__ = [
     "Frozen",
     "freeze",
     "freeze_begun",
+    "freeze_config",
     "hand_over",
     "read_frozen",
     "run_frozen",
@@ -156,22 +157,37 @@ def _unused(folder: Path) -> Path:
 
 
 def _frozen(run: Checked, home: Path, number: int | None) -> Frozen:
-    config, runs = run.config, Path(run.config.runs).resolve()
-    id = str(home.resolve().relative_to(runs))
+    home_id = str(home.resolve().relative_to(Path(run.config.runs).resolve()))
+    id, sweep = (home_id, None) if number is None else (f"{home_id}/{number}", home_id)
+    return freeze_config(run.config, run.overrides, id, sweep, run.whole.hydra.runtime.choices.get("experiment"))
+
+
+def freeze_config(
+    config: RunConfig, overrides: Sequence[str], id: str, sweep: str | None = None, experiment: str | None = None
+) -> Frozen:
+    """A run of a configuration that is checked; the current folder is where its relative paths start.
+
+    Args:
+        config: The configuration.
+        overrides: What leads to it after `recsys run`.
+        id: As of `Frozen`; so are the others.
+        sweep: Id of its sweep.
+        experiment: Option of the group `experiment`.
+    """
     part = config.launcher or {}
     here = int(part.get("processes", 1)) if str(part.get("_target_", "")).endswith(".Torchrun") else 1
     far = str(part.get("_target_", "")).endswith((".Ray", ".Slurm"))
     return Frozen(
-        id=id if number is None else f"{id}/{number}",
-        overrides=[o for o in run.overrides if key_of(o).split(".")[0] != "hydra"],
+        id=id,
+        overrides=[o for o in overrides if key_of(o).split(".")[0] != "hydra"],
         config=json.loads(json.dumps(config.to_json())),
         digest=config_digest(json.loads(json.dumps(settings(config)))),
-        runs=str(runs),
+        runs=str(Path(config.runs).resolve()),
         cwd=str(Path.cwd()),
         name=config.name,
         seed=config.seed,
-        experiment=run.whole.hydra.runtime.choices.get("experiment"),
-        sweep=None if number is None else id,
+        experiment=experiment,
+        sweep=sweep,
         cores=here,
         gpus=here if config.device == "cuda" and not far else 0,
     )

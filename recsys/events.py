@@ -4,9 +4,11 @@ import json
 import math
 import os
 import signal
+import statistics
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -20,6 +22,7 @@ __all__ = [
     "CANCEL",
     "CURVES",
     "SILENT",
+    "Pace",
     "Reporter",
     "Reporters",
     "RunFile",
@@ -33,6 +36,7 @@ CANCEL = "cancel"  # a file of this name in a run's folder asks the run to stop
 CURVES = "curves.jsonl"  # in a run's folder: its figures while it trains, one JSON object for each look
 Item = TypeVar("Item")
 _PAUSE = 0.5  # least seconds between two updates of run.json
+_STEPS = 10_000  # newest steps whose median counts: a median of millions takes a second
 _SHARE = 0.02  # largest share of the time that updates of run.json may take
 
 
@@ -117,6 +121,32 @@ def watched(items: Iterable[Item], reporter: Reporter, total: int, unit: str) ->
         reporter.progress(done, done, unit)
 
 
+class Pace:
+    """Times the steps of a training, from what it reports after each step."""
+
+    def __init__(self):
+        self.rows = 0  # learned so far
+        self._steps: deque[float] = deque(maxlen=_STEPS)
+        self._since = math.nan
+
+    @property
+    def step_seconds(self) -> float:
+        """Median of the newest steps; NaN before the second."""
+        return statistics.median(self._steps) if self._steps else math.nan
+
+    def progress(self, done: int, unit: str) -> None:
+        """Take in what a training reports after a step: its rows."""
+        now = time.perf_counter()
+        if unit == "rows" and done > self.rows:
+            if self.rows and now > self._since:
+                self._steps.append(now - self._since)
+            self.rows, self._since = done, now
+
+    def looked(self) -> None:
+        """Leave out a look at validation, which belongs to no step."""
+        self._since = time.perf_counter()
+
+
 class Terminal:
     """Draws a progress bar on standard error, and prints notes; `close` ends the bar's thread."""
 
@@ -182,6 +212,7 @@ class RunFile:
     def __init__(self, folder: Path, run: Run):
         self.mark, self._run, self._folder = run.mark, run, folder
         self._changes: dict[str, Any] = {}
+        self._pace = Pace()
         self._next, self._looked, self._cancelled = 0.0, 0.0, False
         if (folder / CANCEL).is_dir():
             raise ConfigError(f"{folder / CANCEL}: expected a file or nothing, got a folder: remove it")
@@ -190,10 +221,12 @@ class RunFile:
         self._save()
 
     def stage(self, name: str) -> None:
+        self._pace = Pace()
         self._write(force=True, stage=name, progress=None)
 
     def progress(self, done: int, total: int, unit: str = "steps") -> None:
         """Write the progress, at most twice a second."""
+        self._pace.progress(done, unit)
         self._write(progress=Amount(done, total, unit))
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -205,10 +238,14 @@ class RunFile:
             self._draw(stage, newest)
         except OSError as error:
             self._warn(error)
+        self._pace.looked()
 
     def _draw(self, stage: str, newest: Mapping[str, float]) -> None:
         """Add a line to the curves; first it ends the line before, which a killed process may have left unfinished."""
-        finite = {k: v for k, v in newest.items() if math.isfinite(v)}
+        finite: dict[str, Any] = {k: v for k, v in newest.items() if math.isfinite(v)}
+        if rows := self._pace.rows:  # no figures to draw: a sweep compares trials by them
+            step = self._pace.step_seconds
+            finite["pace"] = {"rows": rows, "step_seconds": step if math.isfinite(step) else None}
         line = "\n" + json.dumps({"stage": stage, **finite})
         handle = os.open(self._folder / CURVES, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         with os.fdopen(handle, "w", encoding="utf-8") as file:

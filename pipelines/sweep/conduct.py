@@ -1,21 +1,18 @@
 """Runs a sweep whose space is checked: its trials, the winner beside the default, the page, and its log in MLflow."""
 
-import traceback
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial
 
 from pipelines import prepare
 from pipelines.config import RunConfig
-from pipelines.run import execute
 from pipelines.stage import Result, Stage
 from pipelines.sweep.configs import Base, experiment
+from pipelines.sweep.executor import Executor, Ready, Watch
 from pipelines.sweep.finals import finals
 from pipelines.sweep.judge import judge
 from pipelines.sweep.page import lead, write_page
@@ -24,8 +21,7 @@ from pipelines.sweep.settings import Settings
 from pipelines.sweep.space import TRIAL_STAGES
 from pipelines.sweep.swept import Swept, summarise
 from pipelines.sweep.trials import Search, open_study
-from recsys.errors import RecsysError
-from recsys.events import Reporter, RunFile
+from recsys.events import RunFile
 from recsys.files import write_text
 from recsys.results import read_run
 from recsys.terminal import console
@@ -38,7 +34,7 @@ _TITLE = """# Trial {trial} of sweep {id}: validation logloss {logloss:.5f}, the
 """
 
 
-def conduct(base: Base, settings: Settings, config: RunConfig, folder: Path, file: RunFile) -> Path:
+def conduct(base: Base, settings: Settings, config: RunConfig, folder: Path, file: RunFile, executor: Executor) -> Path:
     """Search, train the winner again, write sweep.json, sweep.html and best.yaml → sweep.json.
 
     Args:
@@ -47,6 +43,7 @@ def conduct(base: Base, settings: Settings, config: RunConfig, folder: Path, fil
         config: Configuration of the run without changes.
         folder: The sweep's folder.
         file: The sweep's run.json, which can stop it.
+        executor: Runs the trials.
     """
     id, data = str(folder.resolve().relative_to(Path(config.runs).resolve())), config.data["name"]
     study = open_study(folder, settings)
@@ -59,18 +56,19 @@ def conduct(base: Base, settings: Settings, config: RunConfig, folder: Path, fil
                 if run.exists():
                     tracker.adopt(read_run(run.parent).mark)
                 swept = summarise(study, settings, id, data)
-                screen.done(swept, swept.trials[trial.number] if trial else None)
+                screen.done(swept, swept.trial(trial.number) if trial else None)
 
-            run = _run_of(base)
+            run = _run_of(base, executor)
             stage = Stage(config, folder / "default" / "prepare", {})
-            Search(folder, settings, run, screen, tell, lambda: prepare.check(stage)).run(study)
+            Search(folder, settings, run, screen, tell, lambda: prepare.check(stage), executor.several).run(study)
             prepare.check(stage)
             if settings.seeds:
                 screen.say(f"the best {settings.finalists} and the default under seeds {settings.seeds}")
-            swept = finals(summarise(study, settings, id, data), run, folder, screen)
+            swept = finals(summarise(study, settings, id, data), run, folder, screen, executor.several)
         for place in (folder / f"{name}-seed{seed}" for name in swept.finals for seed in settings.seeds):
             tracker.adopt(read_run(place).mark)
-        swept = _judged(swept, base, config, folder, file)
+        beside = executor.several is not None and not settings.timed
+        swept = _judged(replace(swept, beside=beside), base, config, folder, file)
         path, figures = swept.write(folder), {f"test_{m}_change": d["mean"] for m, d in swept.change.items()}
         write_page(swept, folder / "sweep.html")
         files = [p for name in ("sweep.html", "sweep.json", "best.yaml") if (p := folder / name).exists()]
@@ -83,23 +81,12 @@ def conduct(base: Base, settings: Settings, config: RunConfig, folder: Path, fil
     return path
 
 
-def _run_of(base: Base) -> Callable[[Mapping[str, Any], Path, Reporter], Path]:
-    """A function that runs a trial by `execute` and lets it print into log.txt of the trial's folder."""
+def _run_of(base: Base, executor: Executor) -> Callable[[Mapping[str, Any], Path, Watch], Path]:
+    """A function that composes a trial and lets the executor run it."""
 
-    def run(changes: Mapping[str, Any], folder: Path, reporter: Reporter) -> Path:
-        config = base.trial(changes)
-        (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-        typed = OmegaConf.create([*base.typed(changes), f"stages=[{','.join(TRIAL_STAGES)}]"])
-        write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(typed))  # as Hydra notes them: resume=ID/3
-        with (folder / "log.txt").open("a", encoding="utf-8") as log, redirect_stderr(log):
-            try:
-                return execute(config, folder, reporter)
-            except RecsysError as error:
-                print(f"error: {error}", file=log)
-                raise
-            except Exception:
-                traceback.print_exc()
-                raise
+    def run(changes: Mapping[str, Any], folder: Path, watch: Watch) -> Path:
+        overrides = [*base.typed(changes), f"stages=[{','.join(TRIAL_STAGES)}]"]
+        return executor.run(Ready(base.trial(changes), overrides, folder), watch)
 
     return run
 

@@ -1,11 +1,14 @@
 """Trains the best few trials and the default under new seeds, so that the luck of the search's seed does not decide."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pipelines.sweep.executor import Several, Watch, at_once
 from pipelines.sweep.swept import Swept
 from pipelines.sweep.trials import of_the_machine
 from recsys.errors import Cancelled
@@ -14,10 +17,10 @@ from recsys.results import read_result
 
 __all__ = ["finals"]
 
-Run = Callable[[Mapping[str, Any], Path, Reporter], Path]
+Run = Callable[[Mapping[str, Any], Path, Watch], Path]
 
 
-def finals(swept: Swept, run: Run, folder: Path, reporter: Reporter) -> Swept:
+def finals(swept: Swept, run: Run, folder: Path, reporter: Reporter, several: Several | None = None) -> Swept:
     """Train each finalist under each of `search.seeds` → the sweep, with their logloss and the winner.
 
     The winner has the lowest mean of validation logloss, weighted by its seconds as in the search; there is none if the
@@ -25,9 +28,10 @@ def finals(swept: Swept, run: Run, folder: Path, reporter: Reporter) -> Swept:
 
     Args:
         swept: The results of the search.
-        run: Runs a trial: settings, its folder and a reporter → its result.json.
+        run: Runs a trial: settings, its folder and its watch → its result.json.
         folder: The sweep's folder; trial 3 under seed 1 runs in `3-seed1`.
         reporter: Is told of progress, and can stop the sweep.
+        several: How many `run` may run at once; None is one at a time.
     """
     default, seeds = swept.default.logloss, swept.settings.seeds
     better = [t for t in swept.trials if t.objective is not None and t.figures and t.objective < default]
@@ -35,29 +39,41 @@ def finals(swept: Swept, run: Run, folder: Path, reporter: Reporter) -> Swept:
     if not better or not seeds:
         return swept
 
-    def under_seeds(name: str, changes: Mapping[str, Any]) -> list[float]:
-        paths = [run({**changes, "seed": s}, folder / f"{name}-seed{s}", reporter) for s in seeds]
-        return [(read_result(p).stages["train"].metrics or {})["valid_logloss"] for p in paths]
+    changes = {"default": {}, **{str(t.number): t.changes for t in better}}
+    by_seed = {name: dict[int, float]() for name in changes}
 
-    def tried(name: str, changes: Mapping[str, Any]) -> bool:
+    def jobs() -> Iterator[Callable[[], None]]:
+        for name in changes:
+            for seed in seeds:
+                if "default" in by_seed and name in by_seed:  # no other run is worth its time
+                    yield partial(train, name, seed)
+
+    def train(name: str, seed: int) -> None:
+        watch = Watch(lambda rows, logloss, step_seconds: False, reporter)
         try:
-            by_seed[name] = under_seeds(name, changes)
+            result = read_result(run({**changes[name], "seed": seed}, folder / f"{name}-seed{seed}", watch))
+            logloss = (result.stages["train"].metrics or {})["valid_logloss"]
         except Cancelled:
             raise
         except Exception as error:  # as in the search
             if of_the_machine(error):
                 raise
-            return False
-        return True
+            by_seed.pop(name, None)
+            return
+        if name in by_seed:
+            by_seed[name][seed] = logloss
 
-    by_seed, means = dict[str, list[float]](), dict[int, float]()
-    if not tried("default", {}):
+    with closing(at_once(jobs(), several)) as trained:
+        for _ in trained:
+            pass
+    if "default" not in by_seed:
         return replace(swept, best=None)
-    for trial in better:
-        if not tried(str(trial.number), trial.changes):
-            continue
-        if trial.figures and trial.objective:
-            means[trial.number] = fmean(by_seed[str(trial.number)]) * trial.objective / trial.figures.logloss
+    losses = {name: [of_name[seed] for seed in seeds] for name, of_name in by_seed.items()}
+    means = {
+        trial.number: fmean(losses[name]) * trial.objective / trial.figures.logloss
+        for trial in better
+        if (name := str(trial.number)) in losses and trial.figures and trial.objective
+    }
     best = min(means, key=lambda number: means[number], default=None)
-    wins = best is not None and means[best] < fmean(by_seed["default"])
-    return replace(swept, finals=by_seed, best=best if wins else None)
+    wins = best is not None and means[best] < fmean(losses["default"])
+    return replace(swept, finals=losses, best=best if wins else None)

@@ -53,7 +53,9 @@ def _seeds(swept: Swept) -> str:
 
 def _notes(swept: Swept) -> list[str]:
     causes = Counter(t.error for t in swept.trials if t.state == "failed")
-    return [f"{n} trial{'s' * (n > 1)} failed: {cause}" for cause, n in causes.most_common(5)]
+    beside = "Trials ran beside each other, which slows them down: their seconds do not compare."
+    failed = [f"{n} trial{'s' * (n > 1)} failed: {cause}" for cause, n in causes.most_common(5)]
+    return [*failed, beside] if swept.beside else failed
 
 
 def _history(swept: Swept) -> go.Figure:

@@ -57,6 +57,11 @@ class Settings:
             )
         return settings
 
+    @property
+    def timed(self) -> bool:
+        """Whether seconds count in what is searched for."""
+        return self.objective == "pareto" or self.beta > 0
+
     def to_json(self) -> Json:
         """All of it, as JSON holds it."""
         return asdict(self)

@@ -1,7 +1,7 @@
 """`recsys sweep`: checks the space, then searches it. Imports no training code: a mistake is reported at once."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -11,6 +11,7 @@ from pipelines.config import RunConfig
 from pipelines.earlier import settings as settings_of_run
 from pipelines.one_run import quiet
 from pipelines.sweep.configs import Base
+from pipelines.sweep.executor import Begun, Executor, Here
 from pipelines.sweep.settings import Settings
 from recsys.errors import Cancelled, ConfigError
 from recsys.events import run_file
@@ -24,11 +25,16 @@ __all__ = ["sweep"]
 _LATER = ("trials", "finalists", "seeds")  # settings of the search that may change when a sweep is resumed
 
 
-def sweep(typed: Sequence[str]) -> Path:
+def _here(begun: Begun) -> Executor:
+    return Here()
+
+
+def sweep(typed: Sequence[str], executor: Callable[[Begun], Executor] = _here) -> Path:
     """Run a sweep, or go on with one → its sweep.json.
 
     Args:
         typed: Hydra overrides of the run without changes, `search=NAME`, `search.KEY=VALUE`.
+        executor: Makes what runs the trials; by default this process does.
 
     Raises:
         Cancelled: If a file `cancel` in the sweep's folder, or in a trial's, stops it.
@@ -44,13 +50,17 @@ def sweep(typed: Sequence[str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     else:
         folder = Path(unused(str(folder)))
+    runs = Path(config.runs).resolve()
+    id = str(folder.resolve().relative_to(runs))
     try:
-        with locked(folder / LOCK, wait=False), run_file(folder, _begin(folder, config, settings, typed)) as file:
-            from pipelines.sweep.conduct import conduct  # Optuna, MLflow and torch take seconds
+        with locked(folder / LOCK, wait=False):
+            run = _begin(folder, config, settings, typed)
+            runs_trials = executor(Begun(folder, runs, id, run.mark, settings.timed))
+            with run_file(folder, run) as file:
+                from pipelines.sweep.conduct import conduct  # Optuna, MLflow and torch take seconds
 
-            return conduct(base, settings, config, folder, file)
+                return conduct(base, settings, config, folder, file, runs_trials)
     except Cancelled as error:
-        id = folder.resolve().relative_to(Path(config.runs).resolve())
         raise Cancelled(f"the sweep was asked to stop: recsys sweep resume={id} goes on") from error
     except BlockingIOError as error:
         raise ConfigError(f"sweep {folder.name} is being run by another process: wait for it, or stop it") from error

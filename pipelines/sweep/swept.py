@@ -62,6 +62,7 @@ class Swept:
         finals: `default`, or a finalist's number → validation logloss for each seed.
         by_seed: Metric of test → name, `best` or `default` → a value for each seed, if the best was trained again.
         change: Metric of test → best − default, paired.
+        beside: Whether trials ran beside each other, which slows them down: then their seconds do not compare.
     """
 
     id: str
@@ -75,11 +76,16 @@ class Swept:
     finals: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     by_seed: dict[str, dict[str, list[float]]] = field(default_factory=dict[str, dict[str, list[float]]])
     change: dict[str, Difference] = field(default_factory=dict[str, Difference])
+    beside: bool = False
+
+    def trial(self, number: int | None) -> Tried | None:
+        """The trial of a number; None if it is not done, as an earlier one may be that runs beside others."""
+        return next((t for t in self.trials if t.number == number), None)
 
     @property
     def winner(self) -> Tried | None:
         """The trial `best`."""
-        return next((t for t in self.trials if t.number == self.best), None)
+        return self.trial(self.best)
 
     def write(self, folder: Path) -> Path:
         """Write sweep.json → its path."""

@@ -9,10 +9,11 @@ import json
 import math
 import re
 import statistics
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipelines.stage import CHECKPOINTS
+from pipelines.sweep.executor import NotOfTheTrial, Several, Watch, at_once
 from pipelines.sweep.settings import Settings
 from pipelines.sweep.space import Range, Space, read_space
 from recsys.errors import Cancelled, ConfigError, DataError, in_one_line
@@ -28,7 +30,7 @@ from recsys.events import Reporter
 from recsys.files import disk_full, remove_folder
 from recsys.results import read_result
 
-__all__ = ["Figures", "Search", "Watch", "behind", "objective", "of_the_machine", "open_study", "suggest"]
+__all__ = ["Figures", "Search", "behind", "objective", "of_the_machine", "open_study", "suggest"]
 
 _NAME = "sweep"  # name of the study
 _FAILURES = 5  # so many failures, with no trial finished, end a sweep
@@ -61,48 +63,6 @@ def objective(figures: Figures, default: Figures, settings: Settings) -> list[fl
     return [figures.logloss * (1 + settings.beta * math.log(figures.seconds / default.seconds))]
 
 
-class Watch:
-    """A `Reporter` that times the steps of a training, and asks at each look whether to stop it.
-
-    Args:
-        look: Rows learned, validation logloss, median seconds of a step → whether to stop.
-        other: A reporter that is told too, and can stop the run.
-    """
-
-    def __init__(self, look: Callable[[int, float, float], bool], other: Reporter):
-        self.stopped = False
-        self._look, self._other = look, other
-        self._steps: list[float] = []
-        self._rows, self._since = 0, math.nan
-
-    @property
-    def step_seconds(self) -> float:
-        """Median; NaN before the second step."""
-        return statistics.median(self._steps) if self._steps else math.nan
-
-    def progress(self, done: int, total: int, unit: str = "steps") -> None:
-        """Training calls this with its rows after each step."""
-        now = time.perf_counter()
-        if unit == "rows" and done > self._rows:
-            if self._rows and now > self._since:
-                self._steps.append(now - self._since)
-            self._rows, self._since = done, now
-        self._other.progress(done, total, unit)
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Training calls this at each look."""
-        if "valid_logloss" in values:
-            self.stopped = self._look(self._rows, values["valid_logloss"], self.step_seconds)
-            self._since = time.perf_counter()
-        self._other.metrics(values, step)
-
-    def note(self, text: str) -> None:
-        self._other.note(text)
-
-    def cancelled(self) -> bool:
-        return self.stopped or self._other.cancelled()
-
-
 def open_study(folder: Path, settings: Settings) -> optuna.Study:
     """The study in a folder, new if there is none.
 
@@ -126,7 +86,7 @@ def _sampler(settings: Settings, trial: int, name: str) -> BaseSampler:
     seed = int.from_bytes(digest[:4], "little")
     if settings.sampler == "random":
         return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, multivariate=False, constant_liar=False)
+    return TPESampler(seed=seed, multivariate=False, constant_liar=True)  # trials that run count as bad ones
 
 
 def suggest(study: optuna.Study, trial: Trial, space: Space, settings: Settings) -> dict[str, Any]:
@@ -165,7 +125,7 @@ def behind(looks: Mapping[int, float], finished: Sequence[Mapping[int, float]]) 
 def of_the_machine(error: Exception) -> bool:
     """Whether every trial would fail likewise, as on a full disk: the sweep stops, and later resumes this trial."""
     full = isinstance(error, OSError) and disk_full(error)
-    return _of_study(error) or full or str(error).startswith("tracking.uri: ")
+    return _of_study(error) or full or isinstance(error, NotOfTheTrial) or str(error).startswith("tracking.uri: ")
 
 
 def _of_study(error: Exception) -> bool:
@@ -180,18 +140,20 @@ class Search:
     Args:
         folder: The sweep's folder, with the folders `default`, `0`, `1` … of its trials.
         settings: How to search.
-        execute: Runs a trial: the settings that it tries, its folder and a reporter → its result.json.
+        execute: Runs a trial: the settings that it tries, its folder and its watch → its result.json.
         reporter: Is told of each trial's progress, and can stop the sweep.
         tell: Is called with each trial that is done; with None for the default.
         unchanged: Is called before each trial; raises an error if the table is not that of the default any more.
+        several: How many trials `execute` may run at once; None is one at a time, in this process.
     """
 
     folder: Path
     settings: Settings
-    execute: Callable[[Mapping[str, Any], Path, Reporter], Path]
+    execute: Callable[[Mapping[str, Any], Path, Watch], Path]
     reporter: Reporter
     tell: Callable[[optuna.Study, FrozenTrial | None], None]
     unchanged: Callable[[], None] = lambda: None
+    several: Several | None = None
 
     def run(self, study: optuna.Study) -> None:
         """Run the default, then trials until there are as many as wanted.
@@ -215,14 +177,21 @@ class Search:
         default = self._default(study)
         self.tell(study, None)
         failures: list[str] = []
-        while (trial := self._next(study)) is not None:
+        with closing(at_once(self._jobs(study, default), self.several)) as ended:
+            for number in ended:
+                done = study.trials[number]
+                self.tell(study, done)
+                failures += [done.user_attrs["error"]] if done.state == TrialState.FAIL else []
+                if len(failures) >= _FAILURES and not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+                    raise ConfigError(self._common(failures))
+
+    def _jobs(self, study: optuna.Study, default: Figures) -> Iterator[Callable[[], int]]:
+        """A function for each trial that is not done, which runs it → its number."""
+        for trial in self._left(study):
             self.unchanged()
-            self._try(study, trial, default)
-            done = study.trials[trial.number]
-            self.tell(study, done)
-            failures += [done.user_attrs["error"]] if done.state == TrialState.FAIL else []
-            if len(failures) >= _FAILURES and not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-                raise ConfigError(self._common(failures))
+            changes = suggest(study, trial, read_space(self.settings.space), self.settings)
+            trial.set_user_attr("changes", changes)
+            yield partial(self._try, study, trial, changes, default)
 
     def _default(self, study: optuna.Study) -> Figures:
         """Figures of the run without changes; from the study if it has them."""
@@ -238,23 +207,26 @@ class Search:
         study.set_user_attr("default", asdict(figures))
         return figures
 
-    def _next(self, study: optuna.Study) -> Trial | None:
-        """The interrupted trial if there is one; else a new one; None if there are enough."""
-        if cut_off := study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            id = cut_off[0]._trial_id  # pyright: ignore[reportPrivateUsage]  # the only name that Trial takes
-            return Trial(study, id)
-        return study.ask() if len(study.get_trials(deepcopy=False)) < self.settings.trials else None
+    def _left(self, study: optuna.Study) -> Iterator[Trial]:
+        """The interrupted trials, then new ones until there are enough."""
+        for cut_off in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            id = cut_off._trial_id  # pyright: ignore[reportPrivateUsage]  # the only name that Trial takes
+            yield Trial(study, id)
+        while len(study.get_trials(deepcopy=False)) < self.settings.trials:
+            yield study.ask()
 
-    def _try(self, study: optuna.Study, trial: Trial, default: Figures) -> None:
-        """Run one trial and tell Optuna; a failure is noted, and the search goes on."""
-        changes = suggest(study, trial, read_space(self.settings.space), self.settings)
-        trial.set_user_attr("changes", changes)
+    def _kills(self, trial: Trial) -> bool:
+        """Whether a trial has killed this process too often; what runs elsewhere can kill its own alone."""
         begun = int(trial.user_attrs.get("begun", 0)) + 1
         trial.set_user_attr("begun", begun)
-        if begun > _ATTEMPTS:
+        return begun > _ATTEMPTS and self.several is None
+
+    def _try(self, study: optuna.Study, trial: Trial, changes: Mapping[str, Any], default: Figures) -> int:
+        """Run one trial and tell Optuna → its number; a failure is noted, and the search goes on."""
+        if self._kills(trial):
             trial.set_user_attr("error", f"begun {_ATTEMPTS} times, and the process was killed each time")
             study.tell(trial, state=TrialState.FAIL)
-            return
+            return trial.number
         watch, folder = Watch(self._look(study, trial), self.reporter), self.folder / str(trial.number)
         seen = float(trial.user_attrs.get("step_seconds", math.nan))
         try:
@@ -271,13 +243,13 @@ class Search:
         else:
             trial.set_user_attr("figures", asdict(figures))
             study.tell(trial, objective(figures, default, self.settings))
-            return
+            return trial.number
         if (folder / "train" / CHECKPOINTS).exists():
             remove_folder(folder / "train" / CHECKPOINTS)
+        return trial.number
 
     def _look(self, study: optuna.Study, trial: Trial) -> Callable[[int, float, float], bool]:
         """A function that notes a look of the trial → whether it is behind the finished ones."""
-        finished = [t.intermediate_values for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
         looks = dict(study.trials[trial.number].intermediate_values)
 
         def look(rows: int, logloss: float, step_seconds: float) -> bool:
@@ -287,7 +259,8 @@ class Search:
             if rows not in looks:
                 trial.report(logloss, rows)
             looks[rows] = logloss
-            return behind(looks, finished)
+            finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            return behind(looks, [t.intermediate_values for t in finished])
 
         return look
 
@@ -300,7 +273,6 @@ class Search:
             watch: Reporter that times the run's steps.
             step_seconds: Median before the run was interrupted, NaN if it was not.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         trained = read_result(self.execute(changes, folder, watch)).stages["train"]
         figures = trained.metrics or {}
         per_step = watch.step_seconds if math.isfinite(watch.step_seconds) else step_seconds

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import recsys
-from recsys.commands.service.tree import SERVICE, add_service
+from recsys.commands.service.tree import SERVICE, add_queue_of_sweep, add_service
 from recsys.errors import ConfigError
 from recsys.serving.limits import Limits
 
@@ -35,6 +35,8 @@ best is trained again beside the default and compared on test.
   recsys sweep data=shop search.trials=10 search.objective=pareto
   recsys sweep resume=ID                              go on with a sweep that was stopped or killed
   recsys sweep resume=ID search.trials=80             … to more trials
+  recsys sweep data=shop --queue                      trials as runs of the queue, as many at once as workers have room
+                                                      for; this process submits and stops them, and may be resumed
 
 A space of your own stands in search/NAME.yaml of the folder that you are in. Everything else is an override of the run,
 as for recsys run. The last line printed is the path of the sweep's sweep.json."""
@@ -162,8 +164,9 @@ def command_tree(first: str = "") -> dict[str, Parser]:
     add("run", "", "submit an experiment run (Hydra overrides pass through)", usage="recsys run [OVERRIDE …]",
         description=_RUN)  # fmt: skip
     p = add("sweep", "sweep:main", "search settings of a run, and hold the best beside the default",
-            usage="recsys sweep [OVERRIDE …]", description=_SWEEP)  # fmt: skip
+            usage="recsys sweep [OVERRIDE …] [--queue [OPTION …]]", description=_SWEEP)  # fmt: skip
     p.add_argument("overrides", nargs="*", default=[], help="search=NAME, search.KEY=VALUE, overrides of the run")
+    add_queue_of_sweep(p)
     add_service(add)
     _bench(add)
     _plan(add)

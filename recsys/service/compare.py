@@ -115,7 +115,7 @@ def chosen(queue: Queue, ids: Sequence[str]) -> list[QueuedRun]:
     """
     rows = list[QueuedRun]()
     for row in queue.get_all([id for id in ids[: MOST + 1] if id]):
-        children = queue.find(parent=row.id, limit=MOST + 1) if row.new.kind == "sweep" else []
+        children = queue.find(parent=row.id, limit=MOST + 1) if row.new.kind != "run" else []
         rows += queue.get_all([child.id for child in reversed(children)]) if children else [row]
     return list({row.id: row for row in rows}.values())
 

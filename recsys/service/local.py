@@ -101,13 +101,8 @@ class LocalDoor:
             return LogPart(file.read(_PIECE), start)
 
     def cancel(self, id: str) -> QueuedRun:
-        row = self.get(id)
-        if row.new.kind != "direct":
-            return self._queue.cancel(id)
-        if row.state in ENDED:
-            raise ConfigError(f"{id} has ended already: it is {row.state}")
-        (Path(row.new.runs) / row.id / "cancel").touch()
-        return row
+        self.get(id)  # brings what its folder says into the queue
+        return self._queue.cancel(id)
 
     def resume(self, id: str, dead: bool = False) -> QueuedRun:
         row = self.get(id)

@@ -14,7 +14,7 @@ from recsys.results import config_digest
 from recsys.service.door import Submission
 from recsys.service.queue.records import Needs, NewRun
 
-__all__ = ["new_runs"]
+__all__ = ["git_state", "new_runs", "of_queue", "user_name"]
 
 _GIT_SECONDS = 5.0  # a repository on a slow disk must not hold up a submission
 
@@ -36,8 +36,8 @@ def new_runs(asked: Submission, user: str | None = None) -> list[NewRun]:
     except BaseException:
         _state(git)  # a service would keep its process and its pipe
         raise
-    user = _user() if user is None else user
-    runs = [_of_queue(f, asked, user) for f in frozen]
+    user = user_name() if user is None else user
+    runs = [of_queue(f, asked, user) for f in frozen]
     if asked.multirun:
         runs.insert(0, _parent(runs, asked, frozen[0]))
     state = _state(git)
@@ -54,7 +54,8 @@ def _check_times(asked: Submission) -> None:
         raise ConfigError("every: each run of a schedule has a key of its own, and waits for none: leave them out")
 
 
-def _of_queue(frozen: Frozen, asked: Submission, user: str) -> NewRun:
+def of_queue(frozen: Frozen, asked: Submission, user: str) -> NewRun:
+    """A composed run with what was asked for beside it."""
     needs = Needs(
         max(asked.needs.cores, frozen.cores), asked.needs.memory, max(asked.needs.gpus, frozen.gpus)
     )  # fmt: skip
@@ -84,11 +85,17 @@ def _parent(children: Sequence[NewRun], asked: Submission, first: Frozen) -> New
     )  # fmt: skip
 
 
-def _user() -> str:
+def user_name() -> str:
+    """The user of this process."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container may run under a number without a name
         return str(os.getuid())
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit of a folder, and whether files in it differ; empty outside of a repository."""
+    return _state(_git(folder))
 
 
 def _git(folder: Path) -> subprocess.Popen[str] | None:

@@ -17,13 +17,14 @@ from optuna.trial import TrialState
 
 from pipelines.overrides import compose
 from pipelines.sweep.configs import Base, experiment
+from pipelines.sweep.executor import Watch
 from pipelines.sweep.finals import finals
 from pipelines.sweep.page import lead, write_page
 from pipelines.sweep.screen import Screen
 from pipelines.sweep.settings import Settings
 from pipelines.sweep.space import corners, overrides_of, read_space
 from pipelines.sweep.swept import Swept, Tried, front, summarise
-from pipelines.sweep.trials import Figures, Search, Watch, behind, objective, open_study
+from pipelines.sweep.trials import Figures, Search, behind, objective, open_study
 from recsys.commands.cli import main
 from recsys.config.options import CONF, own_options
 from recsys.errors import Cancelled, ConfigError, DataError
@@ -44,6 +45,7 @@ def loss_of_rate(changes: Mapping[str, Any]) -> tuple[float, float]:
 
 def finish(folder: Path, logloss: float, seconds: float) -> Path:
     """What a run of these figures leaves."""
+    folder.mkdir(exist_ok=True)
     metrics = {"valid_logloss": logloss, "best_step": 10.0, "table_bytes": 1000.0, "dense_parameters": 250.0}
     stage = StageOfRun(folder / "train", seconds, metrics)
     return write_result(folder, RunResult("id", "toy", 0, Tracking("uri", "e", None), {"train": stage}))
@@ -104,7 +106,7 @@ def test_the_front_is_nearer_to_the_truth_than_random_search_on_four_of_five_see
     for seed in range(5):
         for sampler in ("tpe", "random"):
             settings = Settings(50, "pareto", 0.0, sampler, seed, 1, [], space)
-            study = optuna.create_study(directions=["minimize"] * 3)
+            study = optuna.create_study(directions=[optuna.study.StudyDirection.MINIMIZE] * 3)
             Search(tmp_path, settings, Runs(zdt), SILENT, lambda study, trial: None).run(study)
             areas[sampler].append(hypervolume([(t.values[0], t.values[1]) for t in study.best_trials], 6.0))
     assert sum(a >= b for a, b in zip(areas["tpe"], areas["random"], strict=True)) >= 4, areas
@@ -115,10 +117,11 @@ def test_the_front_is_what_nothing_beats() -> None:
     assert front(dict(enumerate(figures))) == [0, 1, 3, 4]
 
 
-def test_a_sweep_that_was_killed_tries_the_same(tmp_path: Path, monkeypatch) -> None:
+def test_a_sweep_that_was_killed_tries_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed while a trial runs, and between two draws of another; what is finished is not run again."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir(), killed.mkdir()
+    whole.mkdir()
+    killed.mkdir()
     settings, runs = replace(SETTINGS, trials=14), Runs()
     search(whole, runs, settings)
     ran = Runs()
@@ -150,7 +153,9 @@ def tried(number: int, logloss: float, seconds: float = 1.0) -> Tried:
 @pytest.mark.parametrize(
     ("best", "over_seeds"), [(2, {0: 0.5, 1: 0.44, 2: 0.41, 3: 0.1}), (None, {0: 0.5, 1: 0.52, 2: 0.51, 3: 0.1})]
 )
-def test_the_mean_over_seeds_chooses_among_the_finalists(tmp_path: Path, best: int | None, over_seeds) -> None:
+def test_the_mean_over_seeds_chooses_among_the_finalists(
+    tmp_path: Path, best: int | None, over_seeds: dict[int, float]
+) -> None:
     """Trial 3 is behind the best four in the search, and trial 0 was lucky there; trial 4 fails under a seed."""
     ran: list[str] = []
 
@@ -159,7 +164,7 @@ def test_the_mean_over_seeds_chooses_among_the_finalists(tmp_path: Path, best: i
         if changes.get("train.lr") == 4 and changes["seed"] == 2:
             raise DataError("the model diverged")
         folder.mkdir()
-        return finish(folder, over_seeds.get(changes.get("train.lr"), 0.45) + changes["seed"] / 1000, 1.0)
+        return finish(folder, over_seeds.get(changes.get("train.lr", -1), 0.45) + changes["seed"] / 1000, 1.0)
 
     trials = [tried(0, 0.30), tried(1, 0.32), tried(2, 0.33), tried(3, 0.34), tried(4, 0.31), tried(5, 0.9)]
     settings = replace(SETTINGS, finalists=4, seeds=[1, 2])
@@ -207,9 +212,9 @@ def test_behind_compares_best_looks_at_as_many_rows() -> None:
     assert not behind({50: 0.9, 100: 0.9}, others[1:]), "so are four others"
 
 
-def test_seconds_are_steps_to_the_best_look_times_the_median_step(monkeypatch) -> None:
+def test_seconds_are_steps_to_the_best_look_times_the_median_step(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 3.0, 100.0, 100.5, 102.5])
-    monkeypatch.setattr("pipelines.sweep.trials.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("recsys.events.time.perf_counter", lambda: next(clock))
     watch = Watch(lambda rows, logloss, seconds: False, SILENT)
     for step in (1, 2, 3):
         watch.progress(10 * step, 40, "rows")
@@ -291,7 +296,7 @@ def test_a_trial_that_kills_its_process_is_left_at_last(tmp_path: Path) -> None:
     assert study.trials[1].user_attrs["error"].startswith("begun 5 times")
 
 
-def test_a_study_that_another_program_holds_is_one_line(tmp_path: Path, monkeypatch) -> None:
+def test_a_study_that_another_program_holds_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.sweep.trials._WAIT", 1)
     study, held = open_study(tmp_path, SETTINGS), sqlite3.connect(tmp_path / "study.db")
     held.execute("BEGIN EXCLUSIVE")
@@ -366,7 +371,12 @@ def test_packaged_spaces_are_spaces(name: str) -> None:
     ],
 )
 def test_what_cannot_be_is_one_line_before_any_trial(
-    tmp_path: Path, arguments: list[str], space: str, message: str, monkeypatch, capsys
+    tmp_path: Path,
+    arguments: list[str],
+    space: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "search").mkdir()
     head = (
@@ -383,7 +393,7 @@ def test_what_cannot_be_is_one_line_before_any_trial(
 
 @pytest.mark.parametrize(("begun", "other"), [("sweep", "run"), ("run", "sweep")])
 def test_a_run_goes_on_as_a_run_and_a_sweep_as_a_sweep(
-    tmp_path: Path, begun: str, other: str, monkeypatch, capsys
+    tmp_path: Path, begun: str, other: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = {"search": {}} if begun == "sweep" else {}
     (tmp_path / "runs" / "it").mkdir(parents=True)
@@ -403,7 +413,7 @@ def test_numbers_stands_for_the_encoding_of_each_numeric_field() -> None:
         base.trial({"numbers": "magic"})
 
 
-def test_the_winner_as_an_experiment_is_the_same_run(tmp_path: Path, monkeypatch) -> None:
+def test_the_winner_as_an_experiment_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `recsys run experiment=best` composes is what the trial ran."""
     overrides = [
         "experiment=ml100k_sequence", "embedding=hashed", "embedding.rows=1024", "train.lr=0.003", "heal=one_epoch",
@@ -431,7 +441,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     return summarise(search(folder, runs, replace(SETTINGS, trials=14)), SETTINGS, "id", f"shop{SCRIPT}")
 
 
-def test_the_screen_says_the_best_so_far_and_run_json_how_many_are_done(swept: Swept, capsys) -> None:
+def test_the_screen_says_the_best_so_far_and_run_json_how_many_are_done(
+    swept: Swept, capsys: pytest.CaptureFixture[str]
+) -> None:
     told: list[object] = []
 
     class File:

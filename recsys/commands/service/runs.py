@@ -61,7 +61,7 @@ def _listed(door: Door, given: Namespace) -> list[QueuedRun]:
 def _one(door: Door, id: str) -> list[QueuedRun]:
     """A run, and behind it those of the sweep that it is."""
     row = door.get(id)
-    return [row, *(door.runs(parent=id, limit=MOST_LISTED) if row.new.kind == "sweep" else [])]
+    return [row, *(door.runs(parent=id, limit=MOST_LISTED) if row.new.kind != "run" else [])]
 
 
 def _compare(door: Door, given: Namespace) -> int:
@@ -127,7 +127,8 @@ def _in_full(row: QueuedRun) -> Text:
     cores = "1 core" if new.needs.cores == 1 else f"{new.needs.cores} cores"
     needs = f"{cores}, {new.needs.memory / 2**30:.3g} GiB, {new.needs.gpus} GPUs"
     worker = row.owner and f"{row.owner} on {row.host}, process {row.pid}"
-    typed = "recsys run " if new.kind == "direct" else "recsys submit "
+    begun = "recsys sweep " if "search" in new.config else "recsys run "
+    typed = begun if new.kind == "direct" else "recsys submit "
     lines = {
         "id": row.id, "name": new.name, "state": state_of(row), "reason": row.reason, "stage": live.stage,
         "progress": progress, "note": live.note, "sweep": new.parent, "after": ", ".join(new.after),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recsys.service.queue.records import MOST_LISTED, STATES
 
-__all__ = ["SERVICE", "add_service"]
+__all__ = ["SERVICE", "add_queue_of_sweep", "add_service"]
 
 SERVICE = ("submit", "runs", "logs", "cancel", "resume", "retry", "schedules", "worker", "service")
 
@@ -100,6 +100,16 @@ def _submit(add: Add) -> None:
     p.add_argument("--key", metavar="WORD", help="a second submission with the same key is the same run")
     p.add_argument("--every", metavar="WHEN", help="at set times: day@03:00, monday@02:00, hour@15, 6h")
     _room(p, "CPU cores of each run (1)", "memory of each run (2G)", "GPUs of each run (0)")
+
+
+def add_queue_of_sweep(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `recsys sweep` that concern the queue."""
+    parser.add_argument("--queue", action="store_true", help="submit each trial to the queue: recsys worker runs them")
+    parser.add_argument(
+        "--parallel", type=_whole(1), metavar="N", help="most trials that wait or run at once (what workers can take)"
+    )
+    parser.add_argument("--priority", type=int, metavar="N", help="larger runs earlier (0)")
+    _room(parser, "CPU cores of each trial (1)", "memory of each trial (2G)", "GPUs of each trial (0)")
 
 
 def _look(add: Add) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -160,6 +161,6 @@ def _add_one(routes: APIRouter, queue: Queue, settings: Settings, view: View, de
     def run(id: str, request: Request, sender: _Viewer) -> Response:
         row, load = get(queue, id), queue.load()
         shown = Row(row, load.now, sender.may("submit"))
-        if row.new.kind == "sweep":
-            return RedirectResponse(shown.link, 303)
+        if row.new.kind == "sweep" or (row.new.kind == "direct" and queue.find(parent=id, limit=1)):
+            return RedirectResponse(f"/sweep/{quote(id)}", 303)
         return view(request, "run", **one_run(settings, shown, load.newest_event, curves, defaults))

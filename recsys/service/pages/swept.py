@@ -34,10 +34,10 @@ def add_sweep(routes: APIRouter, queue: Queue, settings: Settings, view: View) -
     @routes.get("/sweep/{id:run}")
     def sweep(id: str, request: Request, sender: Annotated[Caller, Depends(needs("view"))]) -> Response:
         row, load = get(queue, id), queue.load()
-        if row.new.kind != "sweep":
+        children = list(reversed(queue.find(parent=id, limit=MOST)))
+        if row.new.kind != "sweep" and not children:
             return RedirectResponse(Row(row, 0.0).link, 303)
         may, home = sender.may("submit"), home_of(row, settings)
-        children = list(reversed(queue.find(parent=id, limit=MOST)))
         counts = _counts(children)
         rows = rows_of(children, load.now, may)
         whole = queue.get_all([child.id for child in children])

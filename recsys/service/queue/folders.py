@@ -172,7 +172,8 @@ def _read(folder: Path, id: str) -> Json:
         return {**empty, "state": "unknown", "note": None, "reason": in_one_line(error), "started": 0.0, "updated": 0.0}
     run["reason"] = run["error"] or (run["note"] if run["state"] == "cancelled" else None)
     if run["state"] == "running" and not is_held(folder / LOCK):
-        run["state"], run["reason"] = "killed", f"its process was killed: recsys run resume={id}"
+        command = "sweep" if "search" in run["config"] else "run"
+        run["state"], run["reason"] = "killed", f"its process was killed: recsys {command} resume={id}"
     if run["state"] != "running" and (folder / FROZEN).exists():
         with suppress(DataError):  # if it is damaged, the run is listed as one of `recsys run`
             run["frozen"] = read_json(folder / FROZEN, "a run of the queue", mend, shape=_FROZEN)

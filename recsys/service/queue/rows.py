@@ -18,6 +18,7 @@ __all__ = [
     "change",
     "count_waits",
     "fields_of",
+    "is_search",
     "live_of",
     "one",
     "read",
@@ -108,6 +109,12 @@ def one(connection: Connection, id: str) -> RowMapping:
     if row is None:
         raise ConfigError(f"expected the id of a run, got {printable(id, 200)!r}: {_nearest(connection, id)}")
     return row
+
+
+def is_search(connection: Connection, row: RowMapping) -> bool:
+    """Whether `recsys sweep` began a run, whose trials may be runs of the queue."""
+    config = connection.scalar(select(run_configs.c.config).where(run_configs.c.run == row["number"]))
+    return row["kind"] == "direct" and "search" in json.loads(config or "{}")
 
 
 def _nearest(connection: Connection, id: str) -> str:

@@ -166,11 +166,13 @@ class SqlQueue:
     def cancel(self, id: str) -> QueuedRun:
         with self.changing(durable=True) as connection:
             row, now = one(connection, id), clock(connection)
-            if row["state"] in ENDED:
-                raise ConfigError(f"run {id} has ended already ({row['state']}): there is nothing to cancel")
+            children = _children(connection, id) if row["kind"] != "run" else [row]
             if row["kind"] == "direct":
-                _stop_direct(row)
-            children = _children(connection, id) if row["kind"] == "sweep" else [row]
+                if row["state"] not in ENDED:
+                    _stop_direct(row)
+                children.append(row)
+            if row["state"] in ENDED and all(c["state"] in ENDED for c in children):
+                raise ConfigError(f"run {id} has ended already ({row['state']}): there is nothing to cancel")
             if row["kind"] == "sweep":
                 connection.execute(update(runs).where(runs.c.number == row["number"]).values(cancel_asked_at=now))
             for child in children:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from recsys.errors import ConfigError
 from recsys.service.queue.records import ENDED, MOST_LETTERS, RANGES, Needs, NewRun
-from recsys.service.queue.rows import count_waits, fields_of, one, refresh_sweep
+from recsys.service.queue.rows import count_waits, fields_of, is_search, one, refresh_sweep
 from recsys.service.queue.tables import clock, run_after, run_configs, run_events, runs, workers
 
 __all__ = ["KNOWN", "SCHEDULED", "add", "check_keys", "check_new", "check_resume"]
@@ -154,7 +154,7 @@ def _check_order(connection: Connection, new: Sequence[NewRun]) -> None:
     ids = {run.id for run in new}
     graph: dict[str, set[str]] = {run.id: set(run.after) for run in new}
     for run in new:
-        if run.parent is not None and run.parent not in ids and one(connection, run.parent)["kind"] == "direct":
+        if run.parent is not None and run.parent not in ids and not _may_have(connection, run.parent):
             raise ConfigError(f"parent: expected a run of the queue, got {run.parent}, which `recsys run` began")
         if run.parent is not None:
             graph.setdefault(run.parent, set()).add(run.id)  # a sweep ends after its children
@@ -174,6 +174,12 @@ def _check_order(connection: Connection, new: Sequence[NewRun]) -> None:
         raise ConfigError(
             f"after: these runs wait for each other in a circle: {circle}: leave one of them out"
         ) from error
+
+
+def _may_have(connection: Connection, parent: str) -> bool:
+    """Whether a run can have children: not if `recsys run` began it; if `recsys sweep` did, they are its trials."""
+    row = one(connection, parent)
+    return row["kind"] != "direct" or is_search(connection, row)
 
 
 def _waits_for(connection: Connection, row: RowMapping) -> set[str]:
@@ -226,12 +232,13 @@ def check_resume(connection: Connection, row: RowMapping, dead: bool) -> None:
     """Refuse to resume what has nothing to go on from, or may still run; or two runs of one schedule at once."""
     id, state = row["id"], row["state"]
     if row["kind"] == "direct":
+        command = "sweep" if is_search(connection, row) else "run"
         mends = {
             "running": f"recsys cancel {id} stops it",
             "finished": "recsys submit with its overrides runs its like",
         }
-        mend = mends.get(state, f"recsys run resume={id} goes on with it")
-        raise ConfigError(f"run {id} was begun by `recsys run` and is {state}: {mend}")
+        mend = mends.get(state, f"recsys {command} resume={id} goes on with it")
+        raise ConfigError(f"run {id} was begun by `recsys {command}` and is {state}: {mend}")
     if row["kind"] == "sweep" or (state == "unknown" and dead):
         return
     if state == "unknown":
@@ -242,7 +249,7 @@ def check_resume(connection: Connection, row: RowMapping, dead: bool) -> None:
     if state not in ("failed", "cancelled"):
         mend = {"finished": f"recsys retry {id} runs it anew"}.get(state, f"recsys cancel {id} stops it")
         raise ConfigError(f"run {id}: expected one that failed or was cancelled, it is {state}: {mend}")
-    if row["attempt"] == 0:
+    if row["attempt"] == 0 and row["parent"] is None:
         raise ConfigError(
             f"run {id} never started, so there is nothing to go on from: recsys retry {id} submits it anew"
         )
