@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
@@ -18,6 +19,7 @@ __all__ = [
     "change",
     "count_waits",
     "fields_of",
+    "from_json",
     "is_search",
     "live_of",
     "one",
@@ -30,11 +32,21 @@ __all__ = [
 
 _REASON = 1000  # most letters of a reason
 _WAITED = 5  # most names in a reason
+_HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair: a byte of a path that is no UTF-8
+
+
+def from_json(text: str) -> Any:
+    """The value of a column of JSON; halves of surrogate pairs, which no answer can hold, are escaped as in Python."""
+    value = json.loads(text)
+    if "\\ud" not in text:
+        return value
+    whole = json.dumps(value, ensure_ascii=False)
+    return json.loads(_HALF.sub(lambda half: rf"\\u{ord(half[0]):04x}", whole))
 
 
 def live_of(row: Mapping[Any, Any]) -> Live:
     """How far a run has got."""
-    return Live(**json.loads(row["live"]))
+    return Live(**from_json(row["live"]))
 
 
 def fields_of(new: NewRun, now: float) -> dict[str, Any]:
@@ -42,14 +54,14 @@ def fields_of(new: NewRun, now: float) -> dict[str, Any]:
     words = printable(" ".join([new.id, new.name, *new.overrides]).casefold(), 4000)
     same = ("id", "client_key", "kind", "parent", "priority", "name", "experiment", "digest", "runs", "cwd", "user")
     texts = {key: json.dumps(getattr(new, key), ensure_ascii=False) for key in ("git", "after")}
-    overrides = json.dumps(new.overrides)  # ASCII: an argument of a command may hold bytes that are no text
+    overrides = json.dumps(new.overrides)
     plain = {key: getattr(new, key) for key in same}
     return {**plain, **asdict(new.needs), **texts, "overrides": overrides, "words": words, "submitted_at": now}
 
 
 def _run(row: Mapping[Any, Any], waits: str | None = None, config: dict[str, Any] | None = None) -> QueuedRun:
     same = ("id", "digest", "runs", "cwd", "name", "experiment", "parent", "client_key", "priority", "user")
-    texts = {key: json.loads(row[key]) for key in ("overrides", "after", "git")}
+    texts = {key: from_json(row[key]) for key in ("overrides", "after", "git")}
     needs = Needs(row["cores"], row["memory"], row["gpus"])
     plain: dict[str, Any] = {key: row[key] for key in same}
     new = NewRun(**plain, **texts, kind=cast(Kind, row["kind"]), needs=needs, config=config or {})
@@ -94,7 +106,7 @@ def read(connection: Connection, numbers: Sequence[int]) -> list[QueuedRun]:
     """The runs of these numbers, in this order, with their configurations."""
     rows = {row["number"]: row for row in connection.execute(select(runs).where(runs.c.number.in_(numbers))).mappings()}
     stored = select(run_configs.c.run, run_configs.c.config).where(run_configs.c.run.in_(numbers))
-    configs = {run: json.loads(config) for run, config in connection.execute(stored)}
+    configs = {run: from_json(config) for run, config in connection.execute(stored)}
     waits = _waits(connection, [number for number, row in rows.items() if row["state"] == "queued" and row["waits"]])
     return [_run(rows[n], waits.get(n), configs.get(n)) for n in numbers]
 

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from recsys.errors import ConfigError, RecsysError, in_one_line, printable
 from recsys.service.queue.records import ENDED, Needs, NewRun, QueuedRun, Schedule
-from recsys.service.queue.rows import read
+from recsys.service.queue.rows import from_json, read
 from recsys.service.queue.sql import SqlQueue
 from recsys.service.queue.submission import SCHEDULED, add, check_new
 from recsys.service.queue.tables import clock, runs, schedules
@@ -170,7 +170,7 @@ def _compared(template: NewRun) -> dict[str, Any]:
 
 
 def _schedule(row: RowMapping) -> Schedule:
-    stored: dict[str, Any] = json.loads(row["template"])
+    stored: dict[str, Any] = from_json(row["template"])
     stored["needs"] = Needs(**stored["needs"])
     same: dict[str, Any] = {key: row[key] for key in _COLUMNS}
     return Schedule(template=NewRun(**stored), **same)

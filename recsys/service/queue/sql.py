@@ -6,7 +6,6 @@ transaction ended later. And what is checked (slots of a machine, children of a 
 it is written, by the same code on both. A transaction takes a few milliseconds; a heartbeat needs no lock.
 """
 
-import json
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from recsys.errors import ConfigError
 from recsys.service.queue import claims
 from recsys.service.queue.errors import clear_errors
 from recsys.service.queue.records import ENDED, Claim, Event, Live, Load, Needs, NewRun, QueuedRun, State, Worker
-from recsys.service.queue.rows import change, live_of, one, read, tell, to_runs
+from recsys.service.queue.rows import change, from_json, live_of, one, read, tell, to_runs
 from recsys.service.queue.submission import KNOWN, add, check_keys, check_resume
 from recsys.service.queue.tables import ACTIVE, LOST, READY, clock, run_configs, run_events, runs, schedules, workers
 
@@ -112,7 +111,7 @@ class SqlQueue:
     def configs(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         stored = select(runs.c.id, run_configs.c.config).join(run_configs, run_configs.c.run == runs.c.number)
         with self.reading() as connection:
-            return {id: json.loads(config) for id, config in connection.execute(stored.where(runs.c.id.in_(ids)))}
+            return {id: from_json(config) for id, config in connection.execute(stored.where(runs.c.id.in_(ids)))}
 
     def claim(self, worker: str, host: str, room: Needs) -> Claim | None:
         with self.reading() as connection:  # most of the time nothing waits: that takes no lock
@@ -215,7 +214,7 @@ class SqlQueue:
             rows = rows.where(run_events.c.run == run)
         with self.reading() as connection:
             return [
-                Event(id, run_id, when, kind, json.loads(said))
+                Event(id, run_id, when, kind, from_json(said))
                 for id, run_id, when, kind, said in connection.execute(rows)
             ]
 

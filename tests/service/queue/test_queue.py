@@ -29,7 +29,7 @@ def states(queue: SqlQueue) -> dict[str, str]:
 def test_what_was_submitted_is_what_is_read(queue: SqlQueue, new: New) -> None:
     full = new(
         "20260101-000000-käufer-0",
-        overrides=["name=käufer", 'x="a b"', "y=\udce9"],  # the last is a byte that is no UTF-8
+        overrides=["name=käufer", 'x="a b"', "y=😀"],
         config={"a": {"ß": [1, 2.5, None, float("inf")]}},
         experiment="demo",
         client_key="k",
@@ -44,6 +44,9 @@ def test_what_was_submitted_is_what_is_read(queue: SqlQueue, new: New) -> None:
     (listed,) = queue.find()
     assert listed == replace(run, new=replace(full, config={}))
     assert queue.configs([full.id, "none"]) == {full.id: full.config}
+    with pytest.raises(ConfigError, match="UTF-8"):  # a byte of an argument that is no text
+        queue.submit([new("a"), new("b", overrides=["y=\udce9"])])
+    assert len(queue.find()) == 1
 
 
 def test_names_that_are_taken_get_letters_and_children_follow_their_sweep(queue: SqlQueue, new: New) -> None:
