@@ -5,6 +5,7 @@ import fcntl
 import glob
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -20,6 +21,7 @@ __all__ = [
     "check_place",
     "disk_full",
     "followed",
+    "only_text",
     "read_json",
     "remove_folder",
     "remove_unfinished",
@@ -33,6 +35,7 @@ __all__ = [
 
 Json = dict[str, Any]  # a JSON object
 _UNFINISHED = ".unfinished"
+_HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, as for a byte of a path that is no UTF-8
 
 
 def sync_folder(folder: Path) -> None:
@@ -271,6 +274,24 @@ def _misfit(value: Any, shape: Any, place: str) -> str | None:
     return None if isinstance(shape, type) and isinstance(value, shape) else place
 
 
+def only_text(value: Any) -> Any:
+    """JSON in which halves of surrogate pairs, which neither UTF-8 nor a page can hold, are escaped as in Python."""
+    whole = json.dumps(value, ensure_ascii=False)
+    return json.loads(_HALF.sub(lambda half: rf"\\u{ord(half[0]):04x}", whole)) if _HALF.search(whole) else value
+
+
+def _text_of(path: Path) -> str | None:
+    """The text of a file; None if it is no plain file: to open a pipe would wait for ever."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return None
+        with open(handle, encoding="utf-8", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
+
+
 def read_json(
     path: Path, what: str, mend: str, version: int | tuple[int, ...] | None = None, shape: Any = object
 ) -> Any:
@@ -288,7 +309,9 @@ def read_json(
         DataError: If there is no such file, it is not JSON, or it has another version or shape.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        if (text := _text_of(path)) is None:
+            raise DataError(f"{path}: expected {what}, got no plain file: {mend}")
+        value = json.loads(text)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"expected {what} at {path}, found none: {mend}") from error
     except OSError as error:

@@ -9,12 +9,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from annotated_types import Ge, Lt
 
 from recsys.errors import DataError
-from recsys.files import read_json, write_json
+from recsys.files import only_text, read_json, write_json
 from recsys.lock import is_held
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = [
     "FIGURES",
@@ -53,6 +59,7 @@ RUN_VERSION = 2  # version of run.json
 LOCK = ".lock"  # a file in a run's folder; the process of the run holds its lock
 _MEND = "run it again with this recsys"
 T = TypeVar("T")
+_Count = Annotated[int, Ge(0), Lt(2**63)]
 
 
 def relative(path: Path, folder: Path) -> str:
@@ -184,7 +191,7 @@ class Process:
         started: When it started, seconds since 1970.
     """
 
-    pid: int
+    pid: Annotated[int, Ge(-(2**31)), Lt(2**31)]
     started: float
 
     @classmethod
@@ -199,8 +206,8 @@ class Process:
 class Amount:
     """Progress: how many units of the total are done."""
 
-    done: int
-    total: int
+    done: _Count
+    total: _Count
     unit: str
 
 
@@ -278,15 +285,23 @@ def read_as(path: Path, kind: type[T], what: str, mend: str, version: int | None
     Raises:
         DataError: If there is no such file, it is not JSON, or it has another version or shape.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     value = read_json(path, what, mend, version)
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+        return _adapter(kind).validate_json(json.dumps(only_text(value)), strict=True)
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))
         wrong = f"{place} is missing or of another type" if place else f"got a {type(value).__name__}"
         raise DataError(f"{path} is damaged: expected {what}, {wrong}: {mend}") from error
+
+
+@cache
+def _adapter(kind: Any) -> "TypeAdapter[Any]":
+    """The reader of a type: to make one takes longer than to read a file, and a folder of runs has thousands."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def read_made(folder: Path, name: str, what: str, kind: Any) -> Any:

@@ -100,7 +100,7 @@ class Figures:
                 for name, value in (part["metrics"] or {}).items()
                 if stage not in _NOT_COMPARED
             }
-        except (DataError, ValueError, KeyError, TypeError, AttributeError):
+        except (DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             pass  # it has no result yet, or one that nobody can read
         else:
             newest |= {**result, "seconds": math.fsum(seconds)}
@@ -147,7 +147,7 @@ def compare(runs: Sequence[QueuedRun], figures: Figures, baseline: str | None = 
     digest_R = [config_digest({k: v for k, v in c.items() if k not in _LIKE}) for c in config_R]
     digests = list(dict.fromkeys(digest_R))
     rows: list[Json] = [
-        {"id": run.id, "name": run.new.name, "state": run.state, "seed": config.get("seed"),
+        {"id": run.id, "name": run.new.name, "state": run.state, "seed": _seed(config),
          "group": digests.index(digest), "config": {k: config[k] for k in keys if k in config}, "figures": seen}
         for run, config, digest, seen in zip(runs, config_R, digest_R, figure_R, strict=True)
     ]  # fmt: skip
@@ -162,6 +162,12 @@ def compare(runs: Sequence[QueuedRun], figures: Figures, baseline: str | None = 
     same = len(set[str]().union(*config_R)) - len(keys)
     return {"keys": keys, "same": same, "figures": order, "same_figures": same_figures, "baseline": first, "runs": rows,
             "groups": groups}  # fmt: skip
+
+
+def _seed(config: Mapping[str, Any]) -> int | None:
+    """The seed; None if a run that `recsys run` began has none that is a number."""
+    seed = config.get("seed")
+    return seed if isinstance(seed, int) else None
 
 
 def _differing_figures(figure_R: list[dict[str, float]]) -> tuple[list[dict[str, float]], dict[str, float]]:

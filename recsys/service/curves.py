@@ -59,11 +59,11 @@ class _Seen:
         try:
             point: Any = json.loads(row)
             stage, step = str(point.pop("stage")), float(point.pop("step"))
-        except (ValueError, TypeError, AttributeError, KeyError):
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
             return  # a killed process left it unfinished
         by_name = self.lines.setdefault(stage, {})
         for name, value in point.items():
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and not abs(value) > 1e300:
                 by_name.setdefault(str(name), _Line()).add(step, float(value))
 
 
@@ -120,7 +120,7 @@ class Curves:
                 for point in history:
                     for name in point.keys() - {"step"}:
                         lines.setdefault(stage, {}).setdefault(name, _Line()).add(point["step"], point[name])
-        except (DataError, ValueError, KeyError, TypeError, AttributeError):
+        except (DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             pass  # it has no result yet
         return lines
 

@@ -29,7 +29,7 @@ def main(given: Namespace) -> int:
         workers.start()
 
     try:
-        serve(queue, settings, given.host, given.port, began, make_site)
+        serve(queue, settings, given.host, given.port, began, make_site, workers.ask)
     finally:
         workers.stop()
         queue.close()

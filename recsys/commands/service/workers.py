@@ -63,23 +63,27 @@ class Workers:
         self._children.append(child)
         return child
 
+    def ask(self) -> None:
+        """Tell them to stop, once: a second signal would end their runs without a checkpoint."""
+        with self._lock:
+            if not self._stopping.is_set():
+                self._stopping.set()
+                for child in self._children:
+                    child.terminate()
+
     def stop(self) -> None:
         """Tell them to stop, and wait until their runs have written a checkpoint and are given back.
 
         Ctrl-C or SIGTERM meanwhile ends their runs at once; once more, the workers.
         """
-        self._stopping.set()
-        with self._lock:
-            children = list(self._children)
+        self.ask()
         asked = 0
         while True:
-            for child in children if asked < 2 else ():
-                child.terminate()
-            for child in children if asked >= 2 else ():
-                child.kill()
             try:
-                while any(child.poll() is None for child in children):
+                while any(child.poll() is None for child in self._children):
                     time.sleep(_LOOK)
                 return
             except (KeyboardInterrupt, SystemExit):
                 asked += 1
+            for child in self._children:
+                child.kill() if asked >= 2 else child.terminate()

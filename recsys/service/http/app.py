@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,6 +29,7 @@ from recsys.service.queue.sql import SqlQueue
 __all__ = ["make_app"]
 
 _LOOK_SECONDS = 2.0
+_JOIN_SECONDS = 1.0
 
 _LOGIN = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Sign in · recsys</title>
@@ -50,9 +52,12 @@ def make_app(queue: Queue, settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        looking = asyncio.create_task(_look(queue, settings))
+        over = threading.Event()
+        looking = threading.Thread(target=_look, args=(queue, settings, over), daemon=True)  # a dead disk may hold it
+        looking.start()
         yield
-        looking.cancel()
+        over.set()
+        await asyncio.to_thread(looking.join, _JOIN_SECONDS)
         await streams.close()
 
     app = FastAPI(title="recsys", description="Submit, watch, cancel, resume and compare runs", lifespan=lifespan,
@@ -66,14 +71,15 @@ def make_app(queue: Queue, settings: Settings) -> FastAPI:
     return app
 
 
-async def _look(queue: Queue, settings: Settings) -> None:
+def _look(queue: Queue, settings: Settings, over: threading.Event) -> None:
     """Keep rows of runs that `recsys run` began up to date with their folders."""
     while isinstance(queue, SqlQueue):
         try:
-            await asyncio.to_thread(read_folders, queue, settings.runs)
-        except (RecsysError, OSError) as error:  # the database or the disk may come back
+            read_folders(queue, settings.runs)
+        except Exception as error:  # the database or the disk may come back, and a folder may hold anything
             note(logging.WARNING, "folders", error)
-        await asyncio.sleep(_LOOK_SECONDS)
+        if over.wait(_LOOK_SECONDS):
+            return
 
 
 def _errors(app: FastAPI) -> None:

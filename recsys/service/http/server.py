@@ -26,13 +26,21 @@ _HEADER_BYTES = 65_536  # the address of a comparison names up to 500 runs
 
 
 class _Server(Server):
-    """A server that ends the streams of its application when it is to stop; it would wait for them."""
+    """A server that ends the streams of its application when it is to stop; it would wait for them.
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI):
+    Args:
+        config: Of uvicorn.
+        app: The application.
+        ends: Is called when it is to stop, before it waits for requests.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, ends: Callable[[], None] | None):
         super().__init__(config)
-        self._app = app
+        self._app, self._ends = app, ends
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._ends:
+            self._ends()
         self._app.state.streams.end()
         await super().shutdown(sockets)
 
@@ -93,6 +101,7 @@ def serve(
     port: int,
     began: Callable[[str], None] | None = None,
     make: Callable[[Queue, Settings], FastAPI] = make_app,
+    ends: Callable[[], None] | None = None,
 ) -> None:
     """Serve the application until SIGINT or SIGTERM.
 
@@ -103,6 +112,7 @@ def serve(
         port: 0 (any free one) to 65535.
         began: Is called with the service's address once it listens.
         make: Builds the application; `make_site` adds the pages.
+        ends: Is called when it is told to stop, before it waits for requests that have not been answered.
 
     Raises:
         ConfigError: If it cannot listen there.
@@ -128,6 +138,6 @@ def serve(
             name = f"[{host}]" if ":" in host else host
             began(f"http://{name}:{listener.getsockname()[1]}")
         try:
-            _Server(config, app).run(sockets=[listener])
+            _Server(config, app, ends).run(sockets=[listener])
         except KeyboardInterrupt:  # uvicorn raises it again after it has stopped properly
             return

@@ -11,15 +11,16 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Lt
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import Connection, RowMapping
 
 from recsys.errors import DataError, in_one_line, printable
-from recsys.files import Json, read_json
+from recsys.files import Json
 from recsys.lock import is_held
+from recsys.results import RUN_VERSION, Run, read_as
 from recsys.service.queue.records import ENDED, Live, Needs, NewRun
 from recsys.service.queue.rows import change, fields_of, live_of, refresh_sweep, tell, tell_live
 from recsys.service.queue.sql import SqlQueue
@@ -28,26 +29,22 @@ from recsys.service.queue.tables import clock, run_after, run_configs, runs
 __all__ = ["read_folders"]
 
 RUN, FROZEN, LOCK = "run.json", "frozen.json", ".lock"
-VERSION = 2  # of run.json
 _SLACK = 5.0  # seconds after its end in which a run's own process may still have written run.json
-_RUN: Json = {
-    "config": dict,
-    "digest": str,
-    "overrides": ([str], NoneType),
-    "process": {"pid": int},
-    "started": str,
-    "updated": str,
-    "state": str,
-    "stage": (str, NoneType),
-    "progress": (dict, NoneType),
-    "metrics": {str: dict},
-    "note": (str, NoneType),
-    "error": (str, NoneType),
-}
-_FROZEN: Json = {
-    **{"id": str, "overrides": [str], "config": dict, "digest": str, "cwd": str, "name": str},
-    **{"experiment": (str, NoneType), "sweep": (str, NoneType), "cores": int, "gpus": int},
-}
+_LAST = 2**32  # seconds since 1970: a later date is none of a run, and no page can show year 10,000
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """What frozen.json says of a run that the queue began, as far as the table needs it."""
+
+    overrides: list[str]
+    config: Json
+    digest: str
+    cwd: str
+    name: str
+    experiment: str | None
+    cores: Annotated[int, Lt(2**31)]
+    gpus: Annotated[int, Lt(2**31)]
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def _files(folder: Path, known: Mapping[str, _Known]) -> Iterator[tuple[str, int
 
 def _inside(folder: Path, start: str, known: Mapping[str, _Known]) -> Iterator[tuple[str, int | None]]:
     try:
-        names = [entry.name for entry in os.scandir(folder / start) if entry.name[0] != "." and entry.is_dir()]
+        names = [e.name for e in os.scandir(folder / start) if e.name[0] != "." and _is_text(e.name) and e.is_dir()]
     except OSError:  # removed meanwhile, or of another user
         return
     top = f"{folder}/{start}"
@@ -146,6 +143,15 @@ def _inside(folder: Path, start: str, known: Mapping[str, _Known]) -> Iterator[t
             yield id, os.stat(f"{top}{name}/{RUN}").st_mtime_ns
         except OSError:
             yield id, None
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8: another can be neither an id in the table nor a part of an address."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _to_read(folder: Path, row: _Known | None, time: int) -> bool:
@@ -164,10 +170,9 @@ def _read(folder: Path, id: str) -> Json:
     """run.json of a run with its true state, and its frozen.json if the queue began it."""
     mend = "begin a new run"
     try:
-        run = read_json(folder / RUN, "the settings of a run", mend, VERSION, _RUN)
-        for key in ("started", "updated"):
-            run[key] = datetime.fromisoformat(run[key]).timestamp()
-    except (DataError, ValueError) as error:
+        said = read_as(folder / RUN, Run, "the settings of a run", mend, RUN_VERSION)
+        run: Json = {**asdict(said), "started": _time(said.started), "updated": _time(said.updated)}
+    except Exception as error:  # whatever it holds, the other folders are looked at
         empty: Json = {"config": {}, "digest": "", "overrides": None, "stage": None, "progress": None, "metrics": {}}
         return {**empty, "state": "unknown", "note": None, "reason": in_one_line(error), "started": 0.0, "updated": 0.0}
     run["reason"] = run["error"] or (run["note"] if run["state"] == "cancelled" else None)
@@ -176,26 +181,40 @@ def _read(folder: Path, id: str) -> Json:
         run["state"], run["reason"] = "killed", f"its process was killed: recsys {command} resume={id}"
     if run["state"] != "running" and (folder / FROZEN).exists():
         with suppress(DataError):  # if it is damaged, the run is listed as one of `recsys run`
-            run["frozen"] = read_json(folder / FROZEN, "a run of the queue", mend, shape=_FROZEN)
+            run["frozen"] = read_as(folder / FROZEN, _Frozen, "a run of the queue", mend)
             if run["state"] == "killed":
                 run["state"], run["reason"] = "failed", f"its process was killed: recsys resume {id}"
     return run
 
 
+def _time(text: str) -> float:
+    """Seconds since 1970.
+
+    Raises:
+        ValueError: If it is no date, or one that no run can have.
+    """
+    seconds = datetime.fromisoformat(text).timestamp()
+    if not 0 <= seconds < _LAST:
+        raise ValueError(f"{RUN}: expected a date from 1970 to 2106, got {text}: begin a new run")
+    return seconds
+
+
 def _new(home: str, id: str, run: Json) -> NewRun:
-    if frozen := run.get("frozen"):
+    parent = id.rpartition("/")[0] or None
+    frozen: _Frozen | None = run.get("frozen")
+    if frozen is not None:
         return NewRun(
-            id, frozen["overrides"], frozen["config"], frozen["digest"], home, frozen["cwd"],
-            printable(frozen["name"], 200), frozen["experiment"], "run", frozen["sweep"],
-            needs=Needs(max(frozen["cores"], 1), gpus=max(frozen["gpus"], 0)),
+            id, frozen.overrides, frozen.config, printable(frozen.digest, 64), home, printable(frozen.cwd, 4096),
+            printable(frozen.name, 200), frozen.experiment and printable(frozen.experiment, 200), "run", parent,
+            needs=Needs(max(frozen.cores, 1), gpus=max(frozen.gpus, 0)),
         )  # fmt: skip
     name = printable(str(run["config"].get("name") or Path(id).name), 200)
     overrides = run["overrides"] or []
     experiment = next((o.partition("=")[2] for o in overrides if re.match(r"\+?experiment=", o)), None)
-    parent = id.rpartition("/")[0] or None
     return NewRun(
-        id, overrides, run["config"], run["digest"], home, "", name, experiment, "direct", parent, needs=Needs(1, 0)
-    )
+        id, overrides, run["config"], printable(run["digest"], 64), home, "", name,
+        experiment and printable(experiment, 200), "direct", parent, needs=Needs(1, 0),
+    )  # fmt: skip
 
 
 def _columns(run: Json) -> dict[str, Any]:

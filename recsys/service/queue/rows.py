@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
@@ -12,6 +11,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from sqlalchemy.sql import Select
 
 from recsys.errors import ConfigError, printable
+from recsys.files import only_text
 from recsys.service.queue.records import ENDED, Kind, Live, Needs, NewRun, QueuedRun, State
 from recsys.service.queue.tables import run_after, run_configs, run_events, runs
 
@@ -32,16 +32,12 @@ __all__ = [
 
 _REASON = 1000  # most letters of a reason
 _WAITED = 5  # most names in a reason
-_HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair: a byte of a path that is no UTF-8
 
 
 def from_json(text: str) -> Any:
     """The value of a column of JSON; halves of surrogate pairs, which no answer can hold, are escaped as in Python."""
     value = json.loads(text)
-    if "\\ud" not in text:
-        return value
-    whole = json.dumps(value, ensure_ascii=False)
-    return json.loads(_HALF.sub(lambda half: rf"\\u{ord(half[0]):04x}", whole))
+    return only_text(value) if "\\ud" in text else value
 
 
 def live_of(row: Mapping[Any, Any]) -> Live:

@@ -22,11 +22,21 @@ from tests.service.http.conftest import new_run
 TOKEN = "0123456789abcdef0123456789abcdef"
 ROOT = Path(__file__).parents[3]
 SERVE = """
+import time
 from pathlib import Path
+from recsys.service.http.app import make_app
 from recsys.service.http.server import serve, settings_for
 from recsys.service.queue.open import address, open_queue
 queue = open_queue(address("runs"))
-serve(queue, settings_for(Path("runs"), "127.0.0.1"), "127.0.0.1", 0, lambda url: print(url, flush=True))
+def slow():
+    Path("begun").touch()
+    time.sleep(1.5)
+def make(queue, settings):
+    app = make_app(queue, settings)
+    app.add_api_route("/api/slow", slow)
+    return app
+serve(queue, settings_for(Path("runs"), "127.0.0.1"), "127.0.0.1", 0, lambda url: print(url, flush=True), make,
+      lambda: Path("ends").touch())
 """
 
 
@@ -96,6 +106,20 @@ def test_an_open_stream_does_not_hold_up_the_end(url: str, place: Path) -> None:
     rest = stream.read()  # to its end, which is in order
     stream.close()
     assert b"event" not in rest and time.monotonic() - began < 2.5
+
+
+def test_workers_are_told_before_the_service_waits_for_its_requests(url: str, place: Path) -> None:
+    """A request on a disk that does not answer may take for ever: no worker begins a run meanwhile."""
+    asked = threading.Thread(target=lambda: Client(url, TOKEN)._json("GET", "/api/slow"))
+    asked.start()
+    end = time.monotonic() + 30
+    while not (place / "begun").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(int((place / "service.pid").read_text()), signal.SIGTERM)
+    while not (place / "ends").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert (place / "ends").exists() and asked.is_alive()
+    asked.join(10)
 
 
 def test_where_others_reach_it_a_service_needs_a_token(place: Path) -> None:

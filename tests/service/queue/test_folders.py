@@ -43,7 +43,7 @@ def listed(queue: SqlQueue) -> dict[str, QueuedRun]:
 
 
 def test_the_format_is_that_of_the_pipeline() -> None:
-    assert (folders.VERSION, folders.LOCK) == (results.RUN_VERSION, results.LOCK)
+    assert folders.LOCK == results.LOCK
 
 
 def test_a_run_is_followed_from_its_start_to_its_end(queue: SqlQueue, home: Path) -> None:

@@ -73,7 +73,7 @@ def read_json_of(runs: Path, id: str, path: str) -> Json | None:
 def results(runs: Path, run: QueuedRun) -> Results:
     """Read a run's folder; what is missing or damaged is left out."""
     whole = read_json_of(runs, run.id, "result.json") or {}
-    names = [str(name) for name in run.new.config.get("stages", [])]
+    names = [str(name) for name in _list(run.new.config.get("stages"))]
     names += [name for name in run.live.metrics if name not in names and name]
     stages = [_stage(runs, run, name, whole) for name in names]
     test = next((s.figures for s in stages if s.name == "evaluate"), {})
@@ -88,6 +88,15 @@ def results(runs: Path, run: QueuedRun) -> Results:
     )
 
 
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a float can hold; a whole number in JSON may have any count of digits."""
+    return isinstance(value, int | float) and not abs(value) > 1e300
+
+
 def _address(id: str, path: str) -> str:
     return f"/api/runs/{quote(id)}/files/{quote(path)}"
 
@@ -100,12 +109,14 @@ def _stage(runs: Path, run: QueuedRun, name: str, whole: Mapping[str, Any]) -> S
             return Stage(name, "reused")
         here = run.live.stage == name
         return Stage(name, "waiting" if not here else "running" if run.state == "running" else "stopped")
-    figures = {k: float(v) for k, v in (result.get("metrics") or {}).items() if isinstance(v, int | float)}
+    metrics = result.get("metrics")
+    said = metrics.items() if isinstance(metrics, dict) else ()
+    figures = {name: float(value) for name, value in said if _is_number(value)}
     first = {k: figures[k] for k in _FIRST if k in figures}
-    files = [str(a) for a in result.get("artifacts") or [] if isinstance(a, str) and ".." not in a.split("/")]
+    files = [a for a in _list(result.get("artifacts")) if isinstance(a, str) and ".." not in a.split("/")]
     seconds = result.get("seconds")
     return Stage(
-        name, "finished", seconds if isinstance(seconds, int | float) else None, first, figures,
+        name, "finished", seconds if _is_number(seconds) else None, first, figures,
         [(path, _address(run.id, f"{name}/{path}")) for path in files],
     )  # fmt: skip
 
