@@ -1,6 +1,7 @@
 """Composes configurations from overrides of the command line, and says in one line what is wrong with them."""
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import hydra
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep, Sweep
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,6 +29,7 @@ __all__ = [
     "all_runs",
     "compose",
     "compose_typed",
+    "count_values",
     "each_run",
     "key_of",
     "what_is_wrong",
@@ -43,6 +46,9 @@ WRONG = (
     OSError,
     RecursionError,
 )  # what composing raises
+
+
+_MOST = 10_000  # runs of a sweep: each takes a quarter of a second to compose
 
 
 def key_of(override: str) -> str:
@@ -139,11 +145,56 @@ def what_is_wrong(error: Exception, overrides: Sequence[str], given: Options = N
     return f"{text}{cause}"
 
 
+def count_values(override: Override) -> int:
+    """How many values an override takes: 1 unless it is a sweep. A range is counted, not written out.
+
+    Raises:
+        ConfigError: If it takes none, or holds a range that cannot be counted.
+    """
+    key, value = override.key_or_group[:80], override.value()
+    if isinstance(value, ChoiceSweep):
+        if any(isinstance(one, Sweep) for one in value.list):
+            raise ConfigError(f"{key}: expected values, got a range among them: write each value, or one range alone")
+        count = len(value.list)
+    elif isinstance(value, RangeSweep):
+        count = _length(key, value)
+    else:
+        return 1
+    if not count:
+        raise ConfigError(f"{key}: expected values, got a sweep over none: range(START,STOP) ends before STOP")
+    return count
+
+
+def _length(key: str, sweep: RangeSweep) -> int:
+    start, stop, step = sweep.start, sweep.stop, sweep.step
+    if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int) and step:
+        return max(0, -((start - stop) // step))
+    try:
+        start, stop, step = (float(end) for end in (start, stop, step))  # type: ignore[arg-type]  # None: TypeError
+        if math.isfinite(start) and start + step != start and stop - step != stop:  # else it would stand still
+            return math.ceil(max(0.0, (stop - start) / step))
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ConfigError(f"{key}: expected range(START,STOP,STEP) with numbers that STEP changes: write the values")
+
+
+def _parsed(overrides: list[str]) -> list[Override]:
+    """The overrides of a sweep.
+
+    Raises:
+        ConfigError: If it has no run, or too many to compose them all.
+    """
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    if math.prod(map(count_values, parsed)) > _MOST:
+        raise ConfigError(f"expected a sweep of at most {_MOST:,} runs, got more: sweep over less")
+    return parsed
+
+
 def each_run(overrides: list[str], sweeps: bool) -> list[list[str]]:
     """Overrides of runs that try each value of a sweep once, with the first value of every other swept key."""
     if not sweeps:
         return [overrides]
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    parsed = _parsed(overrides)
     tries = {i: list(o.sweep_string_iterator()) for i, o in enumerate(parsed) if o.is_sweep_override()}
     first = list(overrides)
     for i, values in tries.items():
@@ -159,5 +210,5 @@ def all_runs(overrides: list[str], sweeps: bool) -> list[list[str]]:
     """Overrides of all runs of a sweep: each combination of the values of swept keys, as Hydra's sweeper makes them."""
     if not sweeps:
         return [overrides]
-    (runs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
+    (runs,) = BasicSweeper.split_arguments(_parsed(overrides), None)
     return runs

@@ -170,8 +170,8 @@ def _remove(left: Path) -> None:
 
 
 def _stem(target: Path) -> str:
-    """The target's name, short enough to be part of another."""
-    return target.name[:100]
+    """The target's name, short enough to be part of another: a file system counts bytes."""
+    return os.fsencode(target.name)[:100].decode(errors="ignore")
 
 
 def _begin(target: Path, folder: bool = False) -> tuple[Path, int]:

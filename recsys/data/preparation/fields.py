@@ -254,6 +254,9 @@ def label_names(config: Mapping[str, Any]) -> list[str]:
     return list(names)
 
 
+_NAME_BYTES = 200  # a folder's name has 255 at most, and there is a date before it and a number after it
+
+
 def check_name(name: Any, place: str) -> None:
     """Check a name that a folder or a file will have: nothing in it may lead to another folder.
 
@@ -261,10 +264,18 @@ def check_name(name: Any, place: str) -> None:
         ConfigError: If it is not text, or could lead elsewhere.
     """
     text = isinstance(name, str)
-    if not text or not 0 < len(name) <= 100 or name.startswith(".") or re.search(r"[/\\:\x00-\x1f\x7f]", name):
+    size = len(name.encode(errors="replace")) if text else 0
+    if (
+        not text
+        or not 0 < len(name) <= 100
+        or size > _NAME_BYTES
+        or name.startswith(".")
+        or re.search(r"[/\\:\x00-\x1f\x7f]", name)
+    ):
         shown = name if not text or len(name) <= 100 else f"{name[:20]}…"
         raise ConfigError(
-            f"{place}: expected up to 100 letters of text without / \\ : and no dot in front, got {shown!r}: rename it"
+            f"{place}: expected up to 100 letters of text without / \\ : and no dot in front, in at most {_NAME_BYTES} "
+            f"bytes, got {shown!r}: rename it"
         )
 
 

@@ -4,7 +4,6 @@ with a token.
 Overrides are parsed by Hydra's own parser, so that the gate sees what the composer will see.
 """
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +17,11 @@ from hydra.core.override_parser.types import (
     IntervalSweep,
     Override,
     QuotedString,
-    RangeSweep,
+    Sweep,
 )
 from hydra.errors import HydraException
 
-from pipelines.overrides import what_is_wrong
+from pipelines.overrides import count_values, what_is_wrong
 from recsys.config.factory import allowed
 from recsys.config.options import CONF
 from recsys.errors import ConfigError
@@ -76,7 +75,7 @@ def gate_one(override: str, settings: Settings, sweeps: bool) -> int:
         raise ConfigError(f"{key[:80]}: + and ~ may not be submitted over HTTP: set keys that the options have")
     _check_key(key, parsed.package)
     value: Any = parsed.value()
-    count = _count(key, value, sweeps)
+    count = _count(parsed, sweeps)
     if _is_group(key, settings):
         _check_option(key, value, settings)
     else:
@@ -149,27 +148,14 @@ def _check_option(key: str, value: Any, settings: Settings) -> None:
             raise ConfigError(f"launcher: expected one of {known}, got another: ask the service's admin")
 
 
-def _count(key: str, value: Any, sweeps: bool) -> int:
-    """How many values an override takes; a range is counted, not made."""
+def _count(parsed: Override, sweeps: bool) -> int:
+    """How many values an override takes."""
+    key, value = parsed.key_or_group, parsed.value()
     if isinstance(value, Glob | IntervalSweep):
         raise ConfigError(f"{key[:80]}: expected the values themselves, got glob or interval: write a,b,c or range(…)")
-    if isinstance(value, ChoiceSweep):
-        count = len(value.list)
-    elif isinstance(value, RangeSweep):
-        count = _length(key, value)
-    else:
-        return 1
-    if not sweeps:
+    if isinstance(value, Sweep) and not sweeps:
         raise ConfigError(f"{key[:80]}: several values: ask for a sweep (-m), or write a list, {key[:80]}=[a,b]")
-    return count
-
-
-def _length(key: str, value: RangeSweep) -> int:
-    ends = (value.start, value.stop, value.step)
-    if not all(isinstance(end, int | float) and math.isfinite(end) for end in ends) or not value.step:
-        raise ConfigError(f"{key[:80]}: expected range(START,STOP,STEP) with numbers, STEP not 0: write the values")
-    start, stop, step = map(float, ends)  # type: ignore[arg-type]  # they are numbers, see above
-    return max(0, math.ceil((stop - start) / step))
+    return count_values(parsed)
 
 
 def _leaves(value: Any, key: str) -> Iterator[str]:
@@ -200,14 +186,14 @@ def _check_place(text: str, key: str, settings: Settings) -> None:
     Raises:
         ConfigError: As `gate`.
     """
-    wrong = "://" in text or text.startswith("~") or "\\" in text or ".." in re.split(r"[/\s]", text)
+    wrong = ":/" in text or text.startswith("~") or "\\" in text or ".." in re.split(r"[/\s]", text)
     if not wrong and ("/" in text or _exists(settings.cwd / text)):
         places = {os.path.realpath(base / text) for base in (settings.cwd, settings.runs)}
         roots = [os.path.realpath(root) for root in (settings.cwd, settings.runs, *settings.roots)]
         wrong = any(not any(os.path.commonpath((place, root)) == root for root in roots) for place in places)
     if wrong:
         raise ConfigError(
-            f"{key[:80]}: expected a path inside the service's folders, without .., ~, \\ or ://, got another: "
+            f"{key[:80]}: expected a path inside the service's folders, without .., ~, \\ or :/, got another: "
             "copy the file there, or ask the service's admin to add its folder (--root)"
         )
 

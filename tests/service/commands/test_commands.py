@@ -82,6 +82,13 @@ def test_several_runs_stand_side_by_side(recsys, queue, refused):
     refused(recsys("runs", first, second, "--watch"), "--watch")
 
 
+@pytest.mark.parametrize("command", ["submit", "run"])
+def test_a_sweep_is_counted_before_it_is_written_out(recsys, refused, command):
+    for values, word in {"range(0,1e308,1e-300)": "STEP", "range(0,10001)": "10,000", "range(10,0)": "none",
+                         "1,range(0,300)": "a range among"}.items():  # fmt: skip
+        refused(recsys(command, "experiment=demo", f"seed={values}", "-m"), word)
+
+
 def test_the_same_key_is_the_same_run(recsys, refused):
     first = recsys("submit", "experiment=demo", "--key", "monday")
     assert recsys("submit", "experiment=demo", "--key", "monday") == first

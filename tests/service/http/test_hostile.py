@@ -69,6 +69,13 @@ OVERRIDES = {
     "sweeps that multiply": [f"{key}=range(100)" for key in ("seed", "select.top_k", "select.probes")],
     "a range without end": ["seed=range(0,inf)"],
     "a range that stands still": ["seed=range(0,10,0)"],
+    "a range that a float cannot count": ["seed=range(0,1e308,1e-300)"],
+    "a range of tiny steps": ["seed=range(0,1,1e-320)"],
+    "a range that stands still in floats": ["seed=range(1e17,1.0000000000000002e17,1)"],
+    "a range up to 400 digits": [f"seed=range(0,{'9' * 400})"],
+    "a range over nothing": ["seed=range(10,0)"],
+    "a range among values": ["seed=1,range(0,300)"],
+    "a scheme without slashes": [f"data.source.path='file:{SECRET}'"],
     "glob": ["model=glob(*)"],
     "interval": ["train.lr=interval(0,1)"],
     "a thousand brackets": [f"stages={'[' * 1000}{']' * 1000}"],
@@ -93,6 +100,17 @@ def test_an_override_that_does_harm_is_refused_before_it_is_composed(
     assert time.process_time() - began < 1
     said = str(caught.value)
     assert said.isprintable() and len(said) < 600 and "0123456789abcdef" not in said and "evil.example" not in said
+
+
+def test_a_check_of_what_cannot_be_counted_or_named_is_an_error_in_words(here: Caller) -> None:
+    for override in (
+        "seed=range(0,1e308,1e-300)",
+        f"seed=range(0,{'9' * 400})",
+        "seed=range(0,0)",
+        f"name='{'😀' * 100}'",
+    ):
+        answer = here.post("/api/check", json={"overrides": ["experiment=demo", override], "multirun": True})
+        assert answer.status_code == 200 and "expected" in answer.json()["error"], answer.text
 
 
 def test_overrides_that_do_no_harm_pass(place: Path) -> None:
