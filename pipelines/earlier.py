@@ -6,6 +6,7 @@ anew. The earlier run's other stages belong to another model, and are not taken 
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipelines.config import RunConfig
 from pipelines.node import begun, check_ours, inputs_read
@@ -15,7 +16,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.files import Json
 from recsys.results import RunResult, read_result
 
-__all__ = ["check_same", "finished", "settings", "stages_to_run", "taken_over"]
+__all__ = ["check_same", "finished", "noted_overrides", "settings", "stages_to_run", "taken_over"]
 
 _NO_RESULT = ("stages", "tracking", "runs", "launcher", "distributed")  # settings that no figure of a run depends on
 
@@ -137,3 +138,14 @@ def check_same(run: Path, config: RunConfig, names: list[str], taken: Mapping[st
             f"run {id}: its stage {name} is done, and came after {was}, not {wanted}: "
             f"resume it with the stages that it had, or {other or 'begin a new run'}"
         )
+
+
+def noted_overrides(folder: Path) -> list[str] | None:
+    """The overrides of the last attempt at a run, as Hydra recorded them; None if there is no record."""
+    from omegaconf import OmegaConf
+
+    noted = folder / ".hydra" / "overrides.yaml"
+    if not noted.is_file():
+        return None
+    typed: Any = OmegaConf.to_container(OmegaConf.load(noted))  # as they were typed, not resolved
+    return [str(o) for o in typed] if isinstance(typed, list) else None

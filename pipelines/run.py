@@ -14,7 +14,7 @@ from uuid import uuid4
 from rich.text import Text
 
 from pipelines.config import RunConfig
-from pipelines.earlier import check_same, settings, stages_to_run, taken_over
+from pipelines.earlier import check_same, noted_overrides, settings, stages_to_run, taken_over
 from pipelines.launchers.contract import resuming
 from pipelines.mlflow_thread import MLflowThread
 from pipelines.node import begun, run_node, stage_node
@@ -33,7 +33,6 @@ from recsys.results import (
     StageOfRun,
     StageResult,
     config_digest,
-    noted_overrides,
     read_result,
     read_run,
     read_stage,

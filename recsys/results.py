@@ -35,7 +35,6 @@ __all__ = [
     "Tracking",
     "config_digest",
     "no_better_than_constant",
-    "noted_overrides",
     "overrides",
     "prepared_folder",
     "read_as",
@@ -339,17 +338,6 @@ def overrides(folder: Path) -> list[str] | None:
         DataError: If run.json is damaged or of another version.
     """
     return read_run(folder).overrides if (folder / "run.json").exists() else None
-
-
-def noted_overrides(folder: Path) -> list[str] | None:
-    """The overrides of the last attempt at a run, as Hydra recorded them; None if there is no record."""
-    from omegaconf import OmegaConf
-
-    noted = folder / ".hydra" / "overrides.yaml"
-    if not noted.is_file():
-        return None
-    typed: Any = OmegaConf.to_container(OmegaConf.load(noted))  # as they were typed, not resolved
-    return [str(o) for o in typed] if isinstance(typed, list) else None
 
 
 def write_prepared(stage: Path, prepared: Path) -> Path:
