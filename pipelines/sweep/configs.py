@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +26,7 @@ __all__ = ["Base", "experiment"]
 _FOLDER = "${unused:${runs}/${now:%Y%m%d-%H%M%S}-${name}-search}"
 AS_SET = "as_set"  # value of `numbers`: each field keeps the encoding of the data configuration
 _NEVER_KEPT = ("hydra", "runs", "tracking", "trusted", "from_run")  # of this machine, or for the user to type
+_composing = Lock()  # Hydra composes by way of global state, and trials of the queue begin in threads
 
 
 def _is_search(override: str) -> bool:
@@ -131,7 +133,8 @@ def _with_own_options(overrides: Sequence[str]) -> list[str]:
 def _compose(overrides: Sequence[str]) -> DictConfig:
     overrides = _with_own_options(overrides)
     try:
-        return compose(overrides)
+        with _composing:
+            return compose(overrides)
     except WRONG as error:
         raise ConfigError(what_is_wrong(error, overrides)) from error
 

@@ -4,6 +4,7 @@ import math
 import re
 import sqlite3
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -411,6 +412,13 @@ def test_numbers_stands_for_the_encoding_of_each_numeric_field() -> None:
     assert all(after[name]["encoding"] == "log" for name in changed) and before["user_days"]["encoding"] == "bucket"
     with pytest.raises(ConfigError, match="encoding"):
         base.trial({"numbers": "magic"})
+
+
+def test_trials_that_begin_at_once_are_composed_one_by_one() -> None:
+    base, rates = Base.split(["data=ml100k"]), [0.001, 0.002, 0.003, 0.004]
+    with ThreadPoolExecutor(4) as threads:
+        configs = list(threads.map(lambda rate: base.trial({"train.lr": rate}), rates))
+    assert [config.to_json()["train"]["lr"] for config in configs] == rates
 
 
 def test_the_winner_as_an_experiment_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
