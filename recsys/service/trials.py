@@ -152,7 +152,13 @@ class QueuedTrials:
     def run(self, trial: Ready, watch: Watch) -> Path:
         """Submit a trial, or find it in the queue, and follow it until it has ended → its result.json."""
         looks = _Looks(trial.folder, watch)
+        if watch.cancelled():
+            raise Cancelled("the sweep was asked to stop")
         row = self._ask(lambda: self._submitted(trial))
+        while row.cancel_asked_at is not None and row.state not in ENDED:  # the sweep was cancelled just before
+            if self._left.wait(_PAUSE):
+                raise NotOfTheTrial(f"run {row.id} goes on without the sweep")
+            row = self._ask(lambda: self._submitted(trial))
         if row.state in ENDED and row.state != "finished":
             looks.tell()
             if watch.cancelled():  # the sweep was killed before it could note that it had stopped the trial

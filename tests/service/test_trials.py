@@ -240,7 +240,8 @@ def test_cancelling_the_sweep_cancels_its_trials_and_it_can_go_on(queue: SqlQueu
             one.told = lambda number: None if number is None else hands.paused.set() or _cancel(door, hands)
             one.search(study)
         rows = one.rows()
-        assert {rows[n].state for n in rows if n not in ("default", "0")} == {"cancelled"}
+        stopped = [row for name, row in rows.items() if name not in ("default", "0")]
+        assert len(stopped) == 3 and all(row.cancel_asked_at for row in stopped), "some may still be on their way"
         assert door.get("s").state == "cancelled"
         with pytest.raises(ConfigError, match="recsys sweep resume=s goes on with it"):
             door.resume("s")
