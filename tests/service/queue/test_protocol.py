@@ -201,7 +201,8 @@ class Protocol(RuleBasedStateMachine):
         runs = self.world.runs
         if id in runs:
             run = runs[id]
-            again = (run.state in ("failed", "cancelled") and run.attempt > 0) or (dead and run.state == "unknown")
+            begun = run.attempt > 0 or run.parent is not None  # one of a sweep goes on with the sweep
+            again = (run.state in ("failed", "cancelled") and begun) or (dead and run.state == "unknown")
             runs_again = [run] if again else []
         else:
             runs_again = [r for r in runs.values() if r.parent == id and r.state in ("failed", "cancelled")]
