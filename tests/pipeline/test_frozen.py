@@ -90,7 +90,7 @@ def test_a_run_that_was_handed_to_another_publishes_nothing(
     (frozen,) = freeze(["data=planted"])
     folder = write_frozen(frozen)
 
-    def work(config: object, folder: Path, reporter: object, before_publishing: object) -> Path:
+    def work(config: object, folder: Path, reporter: object, before_publishing: object, call: object) -> Path:
         write_owner(folder, "b" * 32, 2)
         before_publishing()  # type: ignore[operator]
         raise AssertionError("it went on")

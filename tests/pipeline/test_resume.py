@@ -191,8 +191,8 @@ def test_a_folder_of_somebodys_files_is_no_run(capfd, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("prepare/node.json", r"node\.json: expected what a stage depends on, cannot read it: Is a directory"),
-        ("run.json", r"run\.json: expected the settings of a run, cannot read it: Is a directory"),
+        ("prepare/node.json", r"node\.json: expected what a stage depends on, got no plain file: remove"),
+        ("run.json", r"run\.json: expected the settings of a run, got no plain file: begin"),
         (".lock", r"/\.lock: Too many levels of symbolic links: mend it, then recsys run resume=hostile"),
         ("prepare/data.json", r"data\.json is damaged: expected a path, got 'a\\x00b'"),
         ("prepare", r"prepare: expected no such place, .*, got something else"),

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -135,7 +136,8 @@ def test_logs_follow_a_run_that_begins_later_through_truncation_to_its_end(recsy
     seen("out", "one, which is long\n")
     log.write_text("two\n")  # shorter than before: somebody has cut it
     seen("out", "two\n")
-    log.write_text("two\nthree\n")
+    with log.open("a") as more:
+        more.write("three\n")
     queue.end(claim, "failed", 3, "it broke")
     seen("err", f"{id} failed: it broke\n")
     reader.join(60)
@@ -161,9 +163,8 @@ def test_watching_one_run_ends_with_it(recsys, queue, monkeypatch):
     from recsys.commands.service import runs
 
     _, (id,), _ = recsys("submit", "experiment=demo")
-    monkeypatch.setattr(runs, "_PAUSE", 0.01)
     claim = claimed(queue)
-    threading.Timer(0.2, lambda: queue.end(claim, "finished", 0, None)).start()
+    monkeypatch.setattr(runs, "time", SimpleNamespace(sleep=lambda _: queue.end(claim, "finished", 0, None)))
     code, lines, _ = recsys("runs", id, "--watch", "--json")
     assert code == 0 and json.loads(lines[0])["state"] == "running" and json.loads(lines[-1])["state"] == "finished"
     assert "state" in "".join(recsys("runs", id, "--watch")[1])
