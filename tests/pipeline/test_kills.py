@@ -176,29 +176,41 @@ def test_at_any_moment_of_every_stage(forks, whole, tmp_path):
 
 
 def changes(trace: Path) -> list[tuple[str, str]]:
-    """Audit event and end of path of each file that a run opened to write, or that took its name; in order, once."""
-    found = {}
+    """Audit event and end of path of each file that a run opened to write, or that took its name; in order, once.
+
+    The hundreds of files of our code that a registered model carries count as one. The store of MLflow does not count,
+    since a new place has it.
+    """
+    found: dict[tuple[str, str], tuple[str, str]] = {}
     for event, path in (line.split("\t") for line in trace.read_text().splitlines()):
         folder, name = Path(path).parts[-2:]
-        if event in ("open", "os.rename") and not name.endswith(".unfinished") and ".uploading." not in name:
+        passing = name == "mlflow.db" or name.endswith(".unfinished") or ".uploading." in name
+        if event in ("open", "os.rename") and not passing:
             known = folder in ("artifacts", "bundle", "spool", ".hydra", *MODELS) or folder in ("valid", "test")
-            found[event, f"/{folder}/{name}" if known else f"/{name}"] = None
-    return list(found)
+            end = f"/{folder}/{name}" if known else f"/{name}"
+            found.setdefault((event, "code" if "/code/recsys/" in path else end), (event, end))
+    return list(found.values())
 
 
 def test_while_each_kind_of_file_is_written(forks, whole, tmp_path):
-    """A signal when the file is opened, or is whole and about to take its name: 40 of the run's files."""
+    """A signal when the file is opened, or is whole and about to take its name: 40 of the run's files.
+
+    A run that SIGTERM or SIGINT ends still tells MLflow of what is done, so that files of a later kill may be there
+    already: then that kill strikes in a new place.
+    """
     r = np.random.default_rng(1)
     found = changes(whole.parent / "trace")
     chosen = sorted(r.choice(len(found), 40, replace=False).tolist())
     places = [begin(forks, whole, tmp_path / "0", RUN)]
     for number, at in enumerate(found[i] for i in chosen):
-        if places[-1].count(forks.run(places[-1].folder, *places[-1].arguments, at=(*at, 1), how=SIGNALS[number % 3])):
+        fault = {"at": (*at, 1), "how": SIGNALS[number % 3]}
+        if places[-1].count(forks.run(places[-1].folder, *places[-1].arguments, **fault)):
             continue
         places[-1].finish()  # that file was there already
         places.append(begin(forks, whole, tmp_path / str(len(places)), RUN))
+        places[-1].count(forks.run(places[-1].folder, *places[-1].arguments, **fault))
     places[-1].finish()
-    assert sum(p.killed for p in places) >= 28  # 35 before MLflow was told in a thread, 30 since: why is not known
+    assert sum(p.killed for p in places) >= 35
 
 
 def test_in_the_first_seconds_of_a_folder(forks, whole, tmp_path):

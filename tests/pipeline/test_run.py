@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from pipelines.composed import folders_made
 from recsys.commands.cli import main
 from recsys.data.shards import Shards
+from recsys.events import CURVES
 from recsys.export.graphs import compiler
 from recsys.results import prepared_folder, read_result, read_run
 from recsys.training import checkpoint
@@ -185,13 +186,13 @@ def test_a_signal_while_torch_reads_a_tensor_cancels_the_run(finished, place, nu
     assert (left.state, left.error, left.note) == ("cancelled", None, f"stopped by {number.name}")
 
 
-def curve(place: Path, metric: str) -> list[int]:
-    """Steps of a metric of stage train of the run `killed`, in MLflow's store."""
+def curve(place: Path, metric: str, run: str) -> list[int]:
+    """Steps of a metric of stage train of a run, in MLflow's store."""
     with closing(sqlite3.connect(place / "runs" / "mlflow.db")) as store:
         rows = store.execute(
             "SELECT m.step FROM metrics m JOIN tags p ON p.run_uuid = m.run_uuid JOIN tags f ON f.run_uuid = p.value "
-            "WHERE p.key = 'mlflow.parentRunId' AND f.key = 'folder' AND f.value LIKE '%runs/killed' AND m.key = ?",
-            [metric],
+            "WHERE p.key = 'mlflow.parentRunId' AND f.key = 'folder' AND f.value LIKE ? AND m.key = ?",
+            [f"%runs/{run}", metric],
         )
         return sorted(step for (step,) in rows)
 
@@ -253,7 +254,7 @@ def test_a_killed_run_takes_up_where_it_was(place):
     assert not resume.exists()
     assert read_run(folder).state == "finished" and read_run(folder).mark == left.mark
     steps = [int(h["step"]) for h in histories[0]]
-    assert curve(place, "valid_logloss") == [0, *steps], "each look once; step 0 is the stage's result"
+    assert curve(place, "valid_logloss", "killed") == [0, *steps], "each look once; step 0 is the stage's result"
     result = read_result(place / again.stdout.splitlines()[-1])
     mlflow.set_tracking_uri(result.mlflow.uri)
     client = mlflow.MlflowClient()
@@ -264,6 +265,26 @@ def test_a_killed_run_takes_up_where_it_was(place):
     assert sorted((c.info.run_name, c.info.status) for c in children) == [
         ("prepare", "FINISHED"), ("train", "FINISHED"),
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_mlflow_has_the_looks_while_a_training_runs(place):
+    """Its thread is told each look, and does not wait for the end: this training would take minutes."""
+    first = recsys(place, "run", *SMALL, "stages=[prepare]", "hydra.run.dir=runs/before")
+    assert first.returncode == 0, first.stderr  # there is a store now
+    long = [*SMALL, "stages=[train]", "train.max_epochs=100000", "train.patience=100000", "hydra.run.dir=runs/long"]
+    command = [sys.executable, "-m", "recsys", "run", *long]
+    process = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    looks, until = list[int](), time.monotonic() + 120
+    while process.poll() is None and len(looks) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+        looks = curve(place, "valid_logloss", "long")
+    left = read_run(place / "runs" / "long")
+    process.kill()
+    process.wait()
+    told = (place / "runs" / "long" / CURVES).read_text().splitlines()
+    assert (left.state, left.stage) == ("running", "train") and len(looks) >= 2
+    assert set(looks) <= {json.loads(line)["step"] for line in told if line}, "the looks that the run itself notes"
 
 
 @pytest.mark.parametrize(
