@@ -76,7 +76,7 @@ class _Asked:
 
 
 def _precisions(device: str) -> list[str]:
-    """Those that the hardware multiplies itself: emulated, bf16 takes ten times as long and says nothing."""
+    """Those that the hardware multiplies itself: emulated, bf16 takes many times as long and says nothing."""
     chosen = Device.choose(device)
     if chosen.autocast_dtype is None:
         _console.print(f"fp32 alone ({chosen.reason}); --precisions bf16 fp32 measures both", soft_wrap=True)
