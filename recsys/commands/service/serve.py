@@ -21,6 +21,7 @@ def main(given: Namespace) -> int:
     )  # fmt: skip
     room = machine(given.cores, given.memory, given.gpus)
     arguments = [f"--runs={given.runs}", f"--cores={room.cores}", f"--memory={room.memory}", f"--gpus={room.gpus}"]
+    arguments.append(f"--grace={given.grace}")
     queue, workers = open_queue(address(given.runs)), Workers(arguments, given.workers)
 
     def began(url: str) -> None:

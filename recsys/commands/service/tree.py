@@ -75,6 +75,13 @@ def _room(parser: argparse.ArgumentParser, cores: str, memory: str, gpus: str) -
     parser.add_argument("--gpus", type=_whole(0), metavar="N", help=gpus)
 
 
+def _grace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grace", type=_whole(1), default=60, metavar="SECONDS",
+        help="for a run that is to stop to end its step and write a checkpoint (60), before it gets SIGTERM",
+    )  # fmt: skip
+
+
 def _runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs", type=Path, default="runs", metavar="FOLDER", help="folder of runs, whose service.db is the queue"
@@ -148,6 +155,7 @@ def _change(add: Add) -> None:
 def _serve(add: Add) -> None:
     p = add("worker", "service.worker:main", "run what is queued, on this machine", description=_WORKER)
     _room(p, "cores for runs (all)", "memory for runs (all but a tenth)", "GPUs for runs (all)")
+    _grace(p)
     _runs(p)
     p = add("service", "service.serve:main", "HTTP interface, page and a worker, in one process tree",
             description=_SERVICE)  # fmt: skip
@@ -162,4 +170,5 @@ def _serve(add: Add) -> None:
                    help="launcher that may be submitted beside local and torchrun; repeatable")  # fmt: skip
     p.add_argument("--workers", type=_whole(0), default=1, metavar="N", help="worker processes (1); 0: others run them")
     _room(p, "cores for runs (all)", "memory for runs (all but a tenth)", "GPUs for runs (all)")
+    _grace(p)
     _runs(p)

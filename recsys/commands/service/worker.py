@@ -11,7 +11,7 @@ from recsys.service.queue.schedules import submit_due
 from recsys.service.scheduled import of_schedule
 from recsys.service.worker.processes import die_with_parent
 from recsys.service.worker.slots import machine
-from recsys.service.worker.worker import Worker
+from recsys.service.worker.worker import Settings, Worker
 
 __all__ = ["PARENT", "end_with_service", "main", "refuse_url"]
 
@@ -34,7 +34,7 @@ def main(given: Namespace) -> int:
     room = machine(given.cores, given.memory, given.gpus)
     queue = open_queue(address(given.runs))
     try:
-        worker = Worker(queue, room, chore=lambda: submit_due(queue, of_schedule))
+        worker = Worker(queue, room, Settings(grace=given.grace), chore=lambda: submit_due(queue, of_schedule))
         worker.obey_signals()
         end_with_service()
         to_stream()

@@ -16,7 +16,7 @@ from recsys.errors import ConfigError
 from recsys.service.inside import LOGS
 from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import Claim, NewRun
-from recsys.service.worker.child import GO, KILL, STOP
+from recsys.service.worker.child import GO, KILL, PATIENCE, STOP
 from recsys.service.worker.processes import ALIVE, Identity, identity, living, mark
 from recsys.service.worker.slots import GPUS, take_gpus
 from recsys.service.worker.watch import Watch, Why
@@ -26,7 +26,7 @@ __all__ = ["COMMAND", "Attempt", "prepare"]
 COMMAND = (sys.executable, "-P", "-m", "recsys.commands.frozen")  # and the run's folder
 _CHILD = (sys.executable, "-P", "-m", "recsys.service.worker.child")
 _SECRETS = ("RECSYS_TOKEN", "RECSYS_DATABASE", "RECSYS_URL")  # variables that begin so are not for runs
-_MORE = 15.0  # seconds after the grace time within which the child must have ended all
+_MORE = 15.0  # seconds after SIGKILL within which the child must have ended all
 
 
 def frozen_of(new: NewRun) -> Frozen:
@@ -66,7 +66,7 @@ class Attempt:
         claim: The hold.
         folder: The run's, as `prepare` made it.
         command: What to run, and the folder after it.
-        grace: Seconds from the wish to stop to SIGKILL, > 0.
+        grace: Seconds from the wish to stop to SIGTERM, > 0.
 
     Raises:
         ConfigError: If its GPUs are not free.
@@ -78,7 +78,7 @@ class Attempt:
         self.why: Why | None = None
         self.lost = False  # whether another worker has the run now
         self.looked = 0.0  # when run.json was read last
-        self._grace, self._stop_at = grace, 0.0
+        self._patience, self._stop_at = PATIENCE * grace, 0.0
         devices, handles = take_gpus(claim.run.new.needs.gpus)
         ours, self._pipe = os.pipe()
         lock = os.open(folder / ALIVE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -138,13 +138,13 @@ class Attempt:
 
     def kill(self) -> None:
         """End all its processes at once."""
-        self._stop_at = self._stop_at or time.monotonic() - self._grace
+        self._stop_at = self._stop_at or time.monotonic() - self._patience
         self._say(KILL)
 
     def ended(self) -> int | None:
         """None while one of its processes lives, then the exit code, or −signal."""
         if self.process.poll() is None:
-            if self._stop_at and time.monotonic() - self._stop_at > self._grace + _MORE:
+            if self._stop_at and time.monotonic() - self._stop_at > self._patience + _MORE:
                 self._kill_group()
             return None
         if self._kill_group():  # the child was killed, and these are left

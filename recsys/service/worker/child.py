@@ -18,12 +18,13 @@ from pathlib import Path
 from pipelines.launchers.contract import TOKEN
 from recsys.service.worker.processes import adopt_orphans, die_with_parent, identity, living, mark
 
-__all__ = ["GO", "KILL", "STOP", "main"]
+__all__ = ["GO", "KILL", "PATIENCE", "STOP", "main"]
 
 GO, STOP, KILL = b"g", b"s", b"k"  # what a worker says: begin; stop at a checkpoint; end at once
 _CANCEL = "cancel"  # a file in a run's folder that asks the run to stop at its next step
 _LOOK = 0.1  # seconds between two looks
-_POLITE = 10.0  # seconds, at most, from the file to SIGTERM
+PATIENCE = 1.5  # SIGKILL follows after so many times the seconds until SIGTERM
+_POLITE = 10.0  # seconds, at most, from SIGTERM to SIGKILL for what a run leaves behind
 
 
 class _Child:
@@ -33,7 +34,7 @@ class _Child:
         folder: The run's.
         pipe: Where the worker speaks; it ends with the worker.
         lock: Handle of the lock by which others see that the run lives; the command holds it too.
-        grace: Seconds from the wish to stop to SIGKILL, > 0.
+        grace: Seconds from the wish to stop to SIGTERM, > 0.
     """
 
     def __init__(self, folder: Path, pipe: int, lock: int, grace: float):
@@ -78,9 +79,9 @@ class _Child:
         waited = time.monotonic() - self._stop_at
         with suppress(OSError):  # a full disk: SIGTERM follows
             (self._folder / _CANCEL).touch()  # again and again: a run that has just begun removes it
-        if waited >= self._grace:
+        if waited >= PATIENCE * self._grace:
             self._signal(signal.SIGKILL)
-        elif waited >= min(_POLITE, self._grace / 3) and not self._termed:
+        elif waited >= self._grace and not self._termed:  # not earlier: a checkpoint may be on its way
             self._termed = True
             self._signal(signal.SIGTERM)
 

@@ -33,7 +33,8 @@ class Settings:
 
     Args:
         command: What runs a run; its folder follows.
-        grace: Seconds from the wish to stop a run to SIGKILL, > 0; time to write a checkpoint.
+        grace: Seconds from the wish to stop a run to SIGTERM, > 0; time to end a step and write a checkpoint.
+            SIGKILL follows after half as long again.
         look: Seconds between two looks at a run.json, > 0.
         claim: Seconds between two questions for work, > 0.
         overdue: Seconds between two looks at leases that have ended, > 0.

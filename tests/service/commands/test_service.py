@@ -26,7 +26,7 @@ def until(condition, seconds=60.0):
 @pytest.fixture
 def service(place):
     """A service with a worker → its process and its address."""
-    command = [sys.executable, "-m", "recsys", "service", "--port=0", "--cores=2", "--memory=4G"]
+    command = [sys.executable, "-m", "recsys", "service", "--port=0", "--cores=2", "--memory=4G", "--grace=7"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (place / "said").open("wb") as said:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, env=env, cwd=place)
@@ -53,6 +53,7 @@ def test_commands_ask_the_service_whose_worker_comes_back_and_that_ends_in_order
     refused(recsys("service", "--port", address.rpartition(":")[2]), "cannot listen", "another host or port")
     refused(recsys("service", "--host", "0.0.0.0"), "RECSYS_TOKEN")
     (first,) = until(lambda: workers(process))
+    assert "--grace=7" in first.cmdline()
     first.kill()
     (second,) = until(lambda: [w for w in workers(process) if w.pid != first.pid])
     until(lambda: "is started again" in (place / "said").read_text() and "takes runs" in (place / "said").read_text())

@@ -32,11 +32,12 @@ def state(name, **more):
     told = {"version": 2, "mark": "0" * 32, "config": {}, "digest": "0" * 16, "overrides": None,
             "process": {"pid": os.getpid(), "started": 0.0}, "started": "", "updated": "", "state": name, **kept}
     (folder / ".new").write_text(json.dumps(told)), (folder / ".new").replace(folder / "run.json")
-def work(steps):
+def work(steps, slow=0.0):
     for i in range(steps):
         progress = {"done": i, "total": steps, "unit": "steps"}
         state("running", stage="train", progress=progress, metrics={"train": {"step": float(i), "auc": 0.5}})
         if (folder / "cancel").exists():
+            time.sleep(slow)  # the step ends, and the checkpoint is written
             (folder / "checkpoint").write_text(str(i))
             state("cancelled", note="stopped by the file cancel")
             sys.exit(2)
@@ -100,7 +101,7 @@ sys.exit(main(["service", "--port=0"]))
 
 def _words(url: str, folder: Path, cores: int, host: str, lease: float, **settings: Any) -> str:
     """How a worker works, for WORKER."""
-    told = {"command": command(folder), "grace": 2.0, "overdue": 0.3, "look": 0.1, "claim": 0.1, **settings}
+    told = {"command": command(folder), "grace": 1.6, "overdue": 0.3, "look": 0.1, "claim": 0.1, **settings}
     return json.dumps([url, lease, {"cores": cores, "memory": 1 << 40, "gpus": 0}, told, host])
 
 

@@ -35,7 +35,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def here(queue: SqlQueue, tmp_path: Path) -> Iterator[Worker]:
     """A worker in a thread of this process."""
-    settings = Settings(command(tmp_path), grace=2.0, look=0.1, claim=0.1, overdue=0.3, pause=0.3)
+    settings = Settings(command(tmp_path), grace=1.6, look=0.1, claim=0.1, overdue=0.3, pause=0.3)
     works = Worker(queue, ROOM, settings, "here")
     thread = threading.Thread(target=works.run)
     thread.start()
@@ -97,7 +97,7 @@ def test_a_run_that_is_cancelled_leaves_its_checkpoint_and_no_process(
     queue: SqlQueue, here: Worker, tmp_path: Path
 ) -> None:
     leaves = "p = subprocess.Popen(['sleep', '600']); (folder / 'left').write_text(str(p.pid))"
-    queue.submit([new(tmp_path, "polite", f"{leaves}; work(9999)"), new(tmp_path, "deaf", DEAF)])
+    queue.submit([new(tmp_path, "polite", f"{leaves}; work(9999, slow=0.9)"), new(tmp_path, "deaf", DEAF)])
     wait(lambda: queue.get("polite").live.progress and (tmp_path / "runs" / "deaf" / "run.json").exists())
     for id in ("polite", "deaf"):
         queue.cancel(id)
