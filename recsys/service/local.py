@@ -4,6 +4,7 @@ import os
 import shlex
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,17 @@ class LocalDoor:
         queue: The queue.
         runs: Folder of runs, in which `recsys run` begins others.
         check: Refuses configurations that callers may not run.
+        turn: What a run is composed in when the queue takes it over; it may refuse.
     """
 
-    def __init__(self, queue: Queue, runs: Path, check: Callable[[dict[str, Any]], None] | None = None):
-        self._queue, self._runs, self._check = queue, runs, check
+    def __init__(
+        self,
+        queue: Queue,
+        runs: Path,
+        check: Callable[[dict[str, Any]], None] | None = None,
+        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ):
+        self._queue, self._runs, self._check, self._turn = queue, runs, check, turn
 
     @classmethod
     def open(cls, runs: Path) -> "LocalDoor":
@@ -114,7 +122,8 @@ class LocalDoor:
         """Let the queue have a run that `recsys run` began and that ended."""
         from pipelines.frozen import freeze_begun, hand_over
 
-        frozen = freeze_begun(row.id, Path(row.new.runs))
+        with self._turn():
+            frozen = freeze_begun(row.id, Path(row.new.runs))
         if self._check is not None:
             self._check(frozen.config)
         hand_over(frozen)

@@ -1,11 +1,11 @@
 """The endpoints of /api: all that the commands do, as JSON."""
 
 import shutil
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from threading import Lock
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -31,7 +31,7 @@ from recsys.service.queue.sql import SqlQueue
 from recsys.service.submit import new_runs
 from recsys.service.wire import row_json
 
-__all__ = ["api_router", "chosen", "compose", "get", "schedule", "submit"]
+__all__ = ["api_router", "change", "chosen", "compose", "get", "schedule", "submit"]
 
 _composing, _counting = Lock(), Lock()  # the composer is one of the process; so is the count of those that wait
 _waiting = 0
@@ -88,6 +88,40 @@ def submit(asked: Asked, sender: Caller, queue: Queue, settings: Settings) -> li
     for row in rows:
         note(_INFO, "submitted", run=row.id, role=sender.role)
     return rows
+
+
+def change(
+    what: Literal["cancel", "resume", "retry"],
+    id: str,
+    sender: Caller,
+    queue: Queue,
+    settings: Settings,
+    dead: bool = False,
+) -> QueuedRun:
+    """Do it to a run, or to all runs of a sweep → its row; of `retry`, the new run's.
+
+    Args:
+        what: What to do.
+        id: Of the run.
+        sender: Who asks.
+        queue: The queue.
+        settings: See `Settings`.
+        dead: For `resume`, as `Queue.resume`.
+
+    Raises:
+        Refusal: 404 if there is no such run, 409 if its state forbids it; or if there is no room to queue it again.
+    """
+    get(queue, id)
+    if what != "cancel":
+        _check_room(queue, settings)
+    turn, allowed = lambda: _turn(settings.limits.composing), lambda config: check_composed(config, settings)
+    door = LocalDoor(queue, settings.runs, allowed, turn)
+    try:
+        row = door.resume(id, dead) if what == "resume" else door.cancel(id) if what == "cancel" else door.retry(id)
+    except ConfigError as error:
+        raise Refusal(409, str(error)) from error
+    note(_INFO, what, run=row.id, role=sender.role)
+    return row
 
 
 def schedule(asked: Asked, sender: Caller, queue: Queue, settings: Settings) -> Schedule:
@@ -192,17 +226,6 @@ def _lists(router: APIRouter, queue: Queue, settings: Settings) -> None:
 
 
 def _changes(router: APIRouter, queue: Queue, settings: Settings) -> None:
-    door = LocalDoor(queue, settings.runs, lambda config: check_composed(config, settings))
-
-    def changed(what: str, change: Callable[[], QueuedRun], id: str, sender: Caller) -> Json:
-        get(queue, id)
-        try:
-            row = change()
-        except ConfigError as error:
-            raise Refusal(409, str(error)) from error
-        note(_INFO, what, run=row.id, role=sender.role)
-        return _short(row)
-
     @router.post("/runs", status_code=201, summary="Queue a run; of a sweep, the parent and then its runs")
     def submit_runs(asked: Asked, sender: Submitter) -> Json:
         if asked.every is None:
@@ -211,15 +234,15 @@ def _changes(router: APIRouter, queue: Queue, settings: Settings) -> None:
 
     @router.post("/runs/{id:run}/cancel", summary="Ask a run to stop, or all runs of a sweep")
     def cancel(id: str, sender: Submitter) -> Json:
-        return changed("cancel", lambda: door.cancel(id), id, sender)
+        return _short(change("cancel", id, sender, queue, settings))
 
     @router.post("/runs/{id:run}/resume", summary="Queue a run again that was stopped; it goes on from its checkpoint")
     def resume(id: str, sender: Submitter, how: Resumed | None = None) -> Json:
-        return changed("resume", lambda: door.resume(id, how is not None and how.dead), id, sender)
+        return _short(change("resume", id, sender, queue, settings, how is not None and how.dead))
 
     @router.post("/runs/{id:run}/retry", status_code=201, summary="Queue the same configuration as a new run")
     def retry(id: str, sender: Submitter) -> Json:
-        return changed("retry", lambda: door.retry(id), id, sender)
+        return _short(change("retry", id, sender, queue, settings))
 
 
 def _schedules(router: APIRouter, queue: Queue) -> None:

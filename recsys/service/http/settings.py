@@ -63,7 +63,7 @@ class Limits:
         overrides: Most overrides of a submission (422).
         override_letters: Most letters of all overrides together (422).
         sweep: Most runs of a sweep (422); each takes a quarter of a second to compose.
-        composing: Submissions and checks that wait to be composed, one after the other (503).
+        composing: Submissions, checks, and resumed runs of recsys run that wait to be composed, one by one (503).
         queued: Most runs that wait (503).
         free_bytes: Free disk space in the folder of runs below which nothing is submitted (507).
         streams: Streams of events and logs that are open at once (503).

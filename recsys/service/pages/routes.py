@@ -1,21 +1,17 @@
 """The addresses of the pages: each view is an address, each action a form."""
 
-from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from recsys.errors import ConfigError
 from recsys.files import Json
 from recsys.service.curves import Curves
-from recsys.service.http.api import compose, get
+from recsys.service.http.api import change, compose, get
 from recsys.service.http.auth import Caller, Refusal, needs
 from recsys.service.http.bodies import Asked
-from recsys.service.http.gate import check_composed
 from recsys.service.http.settings import Settings
-from recsys.service.local import LocalDoor
 from recsys.service.pages.compared import add_comparison
 from recsys.service.pages.parts.defaults import Defaults
 from recsys.service.pages.parts.one import one_run
@@ -26,7 +22,7 @@ from recsys.service.pages.submission import add_submission
 from recsys.service.pages.swept import add_sweep
 from recsys.service.pages.view import View, link
 from recsys.service.queue.queue import Queue
-from recsys.service.queue.records import STATES, Load, QueuedRun, State
+from recsys.service.queue.records import STATES, Load, State
 
 __all__ = ["router"]
 
@@ -130,28 +126,19 @@ def _back(form: dict[str, str], default: str) -> str:
 
 
 def _add_actions(routes: APIRouter, queue: Queue, settings: Settings) -> None:
-    door = LocalDoor(queue, settings.runs, lambda config: check_composed(config, settings))
-
-    def changed(id: str, change: Callable[[], QueuedRun]) -> QueuedRun:
-        get(queue, id)
-        try:
-            return change()
-        except ConfigError as error:
-            raise Refusal(409, str(error)) from error
-
     @routes.post("/runs/{id:run}/cancel")
     def cancel(id: str, sender: _Submitter, form: _Form) -> Response:
-        row = changed(id, lambda: door.cancel(id))
+        row = change("cancel", id, sender, queue, settings)
         return RedirectResponse(_back(form, Row(row, 0.0).link), 303)
 
     @routes.post("/runs/{id:run}/resume")
     def resume(id: str, sender: _Submitter, form: _Form) -> Response:
-        row = changed(id, lambda: door.resume(id, form.get("dead") == "yes"))
+        row = change("resume", id, sender, queue, settings, form.get("dead") == "yes")
         return RedirectResponse(_back(form, Row(row, 0.0).link), 303)
 
     @routes.post("/runs/{id:run}/retry")
     def retry(id: str, sender: _Submitter) -> Response:
-        return RedirectResponse(Row(changed(id, lambda: door.retry(id)), 0.0).link, 303)
+        return RedirectResponse(Row(change("retry", id, sender, queue, settings), 0.0).link, 303)
 
 
 def _add_one(routes: APIRouter, queue: Queue, settings: Settings, view: View, defaults: Defaults) -> None:

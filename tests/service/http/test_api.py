@@ -154,6 +154,10 @@ def test_a_full_queue_and_a_full_disk_take_nothing(queue: Queue, place: Path) ->
     queue.submit([new_run(place)])
     small = Caller(make_app(queue, Settings(place / "runs", place, limits=Limits(queued=1))))
     assert small.post("/api/runs", json={"overrides": []}).status_code == 503
+    for change in ("retry", "resume"):
+        answer = small.post(f"{ONE}/{change}")
+        assert answer.status_code == 503 and "1 runs wait" in answer.text, answer.text
+    assert len(queue.find()) == 1
     full = Caller(make_app(queue, Settings(place / "runs", place, limits=Limits(free_bytes=1 << 60))))
     answer = full.post("/api/runs", json={"overrides": []})
     assert answer.status_code == 507 and "free" in answer.json()["error"]
@@ -164,6 +168,10 @@ def test_a_crowd_at_the_composer_is_sent_away(queue: Queue, place: Path) -> None
     for path in ("/api/check", "/api/runs"):
         answer = busy.post(path, json={"overrides": ["experiment=demo"]})
         assert answer.status_code == 503 and answer.headers["retry-after"]
+    folder = begun_by_run("experiment=demo")
+    assert isinstance(queue, SqlQueue) and read_folders(queue, place / "runs") == 1
+    assert busy.post(f"/api/runs/{folder.name}/resume").status_code == 503
+    assert not (folder / "frozen.json").exists()
 
 
 def test_the_description_names_every_endpoint(here: Caller) -> None:
