@@ -21,6 +21,7 @@ from pipelines.config import Part, RunConfig
 from recsys.config.options import CONF, know_own_options
 from recsys.data.preparation.fields import FIELD_KEYS, KEYS
 from recsys.errors import ConfigError
+from recsys.files import check_text
 
 __all__ = [
     "NO_OPTIONS",
@@ -57,7 +58,12 @@ def key_of(override: str) -> str:
 
 
 def compose(overrides: Sequence[str], given: Options = NO_OPTIONS) -> DictConfig:
-    """The configuration that overrides and Hydra's own options lead to, with Hydra's part."""
+    """The configuration that overrides and Hydra's own options lead to, with Hydra's part.
+
+    Raises:
+        ConfigError: If an override is no text; what else may be wrong raises one of `WRONG`.
+    """
+    check_text("overrides", list(overrides))
     folder = Path(given.config_path).absolute() if given.config_path else CONF
     return _compose(folder, given.config_name or "config", overrides)
 

@@ -14,11 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 
 __all__ = [
     "Json",
     "check_place",
+    "check_text",
     "disk_full",
     "followed",
     "only_text",
@@ -278,6 +279,24 @@ def only_text(value: Any) -> Any:
     """JSON in which halves of surrogate pairs, which neither UTF-8 nor a page can hold, are escaped as in Python."""
     whole = json.dumps(value, ensure_ascii=False)
     return json.loads(_HALF.sub(lambda half: rf"\\u{ord(half[0]):04x}", whole)) if _HALF.search(whole) else value
+
+
+def check_text(name: str, value: Any) -> None:
+    """Check that a value, as JSON, is text in UTF-8.
+
+    Args:
+        name: Of the value, for the message.
+        value: JSON; no file, page or answer can hold it if a path in it has a byte that is no UTF-8.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        shown = error.object[max(0, error.start - 40) : error.end + 40]
+        mend = "rename the file or folder"
+        raise ConfigError(f"{name}: expected text in UTF-8, got another byte in {shown!r}: {mend}") from error
 
 
 def _text_of(path: Path) -> str | None:

@@ -11,6 +11,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.engine import Connection, RowMapping
 
 from recsys.errors import ConfigError
+from recsys.files import check_text
 from recsys.service.queue.records import ENDED, MOST_LETTERS, RANGES, Needs, NewRun
 from recsys.service.queue.rows import count_waits, fields_of, is_search, one, refresh_sweep
 from recsys.service.queue.tables import clock, run_after, run_configs, run_events, runs, workers
@@ -87,29 +88,14 @@ def check_new(run: NewRun) -> None:
         raise ConfigError(f"{wrong[0]}: expected printable letters, got {texts[wrong[0]]!r}: leave the others out")
     if long := [name for name in ("name", "key") if len(texts[name]) > MOST_LETTERS]:
         raise ConfigError(f"{long[0]}: expected at most {MOST_LETTERS} letters, got {len(texts[long[0]])}: shorten it")
-    _check_text(run)
+    for what, value in {"overrides": run.overrides, "config": run.config, "runs": run.runs, "folder": run.cwd}.items():
+        check_text(what, value)
     if run.client_key == "":
         raise ConfigError("key: expected a word, got none: give one, or leave the key out")
     values = {"priority": run.priority, **asdict(run.needs)}
     for name, (least, most) in RANGES.items():
         if not least <= values[name] <= most:
             raise ConfigError(f"{name}: expected a whole number from {least} to {most}, got {values[name]}")
-
-
-def _check_text(run: NewRun) -> None:
-    """Check that all that the queue keeps of a run is text.
-
-    Raises:
-        ConfigError: If a path has a byte that is no UTF-8: neither a page nor JSON can show it.
-    """
-    for name, value in {"overrides": run.overrides, "config": run.config, "runs": run.runs, "folder": run.cwd}.items():
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            shown = error.object[max(0, error.start - 40) : error.end + 40]
-            raise ConfigError(
-                f"{name}: expected text in UTF-8, got another byte in {shown!r}: rename the file or folder"
-            ) from error
 
 
 def _placed(run: NewRun, by_id: Mapping[str, _Entry]) -> NewRun:

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from recsys.commands.cli import main
+from recsys.errors import ConfigError
 from recsys.lock import locked
 from recsys.results import Process, Run, write_run
 from recsys.service.queue.folders import read_folders
@@ -55,9 +56,13 @@ def test_a_byte_that_is_no_text_is_refused_and_an_older_run_with_it_is_shown(
 ) -> None:
     override = os.fsdecode(b'data.source.path="caf\xe9.csv"')
     (place / os.fsdecode(b"caf\xe9.csv")).write_text("a,x\n1,0\n")
-    assert main(["submit", "data=table", "data.label=x", "+data.fields={a: {}}", override]) == 2
-    said = capfd.readouterr().err
-    assert said.startswith("error: overrides: expected text in UTF-8") and "caf\\udce9.csv" in said
+    for command in ("submit", "run"):
+        assert main([command, "data=table", "data.label=x", "+data.fields={a: {}}", override]) == 2
+        said = capfd.readouterr().err
+        assert said.startswith("error: overrides: expected text in UTF-8") and "caf\\udce9.csv" in said
+    assert not list((place / "runs").glob("2*"))
+    with pytest.raises(ConfigError, match="folder: expected text in UTF-8"):
+        queue.submit([replace(new_run(place), cwd=os.fsdecode(b"/caf\xe9"))])
     queue.submit([new_run(place)])
     with queue.changing() as connection:  # as an earlier version queued it
         pair = {"o": json.dumps([override]), "c": json.dumps({"path": override, "smile": "\U0001f600"})}
