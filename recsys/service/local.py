@@ -13,7 +13,6 @@ from recsys.files import Json
 from recsys.service.door import LogPart, Submission
 from recsys.service.inside import LOGS
 from recsys.service.queue.open import address, open_queue
-from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import ENDED, Event, QueuedRun, Schedule, State
 from recsys.service.queue.sql import SqlQueue
 
@@ -34,7 +33,7 @@ class LocalDoor:
 
     def __init__(
         self,
-        queue: Queue,
+        queue: SqlQueue,
         runs: Path,
         check: Callable[[dict[str, Any]], None] | None = None,
         turn: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -85,10 +84,9 @@ class LocalDoor:
 
     def _look(self, runs: Path | None = None) -> None:
         """Bring rows of runs that the queue did not begin up to date with their folders."""
-        if isinstance(self._queue, SqlQueue):
-            from recsys.service.queue.folders import read_folders
+        from recsys.service.queue.folders import read_folders
 
-            read_folders(self._queue, runs or self._runs)
+        read_folders(self._queue, runs or self._runs)
 
     def log(self, id: str, start: int = 0) -> LogPart:
         row = self.get(id)
@@ -144,22 +142,17 @@ class LocalDoor:
         from recsys.service.submit import new_runs
 
         (run,) = new_runs(asked)
-        return add_schedule(self._database(), run.name, str(asked.every), run)
+        return add_schedule(self._queue, run.name, str(asked.every), run)
 
     def schedules(self) -> list[Schedule]:
         from recsys.service.queue.schedules import list_schedules
 
-        return list_schedules(self._database())
+        return list_schedules(self._queue)
 
     def remove_schedule(self, id: str) -> Schedule:
         from recsys.service.queue.schedules import remove_schedule
 
-        return remove_schedule(self._database(), id)
-
-    def _database(self) -> SqlQueue:
-        if not isinstance(self._queue, SqlQueue):
-            raise TypeError("schedules need a queue in a database")
-        return self._queue
+        return remove_schedule(self._queue, id)
 
     def close(self) -> None:
         self._queue.close()

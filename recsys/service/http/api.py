@@ -24,7 +24,6 @@ from recsys.service.inside import open_inside
 from recsys.service.local import LocalDoor
 from recsys.service.logs import note
 from recsys.service.options import options
-from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import MOST_LISTED, NewRun, QueuedRun, Schedule, State
 from recsys.service.queue.schedules import add_schedule, list_schedules, remove_schedule
 from recsys.service.queue.sql import SqlQueue
@@ -76,7 +75,7 @@ def _turn(most: int) -> Generator[None]:
             _waiting -= 1
 
 
-def submit(asked: Asked, sender: Caller, queue: Queue, settings: Settings) -> list[QueuedRun]:
+def submit(asked: Asked, sender: Caller, queue: SqlQueue, settings: Settings) -> list[QueuedRun]:
     """Queue what is asked → the run; of a sweep, the parent and then its runs.
 
     Raises:
@@ -94,7 +93,7 @@ def change(
     what: Literal["cancel", "resume", "retry"],
     id: str,
     sender: Caller,
-    queue: Queue,
+    queue: SqlQueue,
     settings: Settings,
     dead: bool = False,
 ) -> QueuedRun:
@@ -124,7 +123,7 @@ def change(
     return row
 
 
-def schedule(asked: Asked, sender: Caller, queue: Queue, settings: Settings) -> Schedule:
+def schedule(asked: Asked, sender: Caller, queue: SqlQueue, settings: Settings) -> Schedule:
     """Submit a run at set times from now on.
 
     Raises:
@@ -133,8 +132,6 @@ def schedule(asked: Asked, sender: Caller, queue: Queue, settings: Settings) -> 
     """
     if not sender.may("admin"):
         raise Refusal(403, f"expected a token of role admin for a schedule, got one of role {sender.role}: ask for one")
-    if not isinstance(queue, SqlQueue):
-        raise TypeError("schedules need a queue in a database")
     (run,) = compose(asked, settings, f"http:{sender.role}")
     added = add_schedule(queue, run.name, str(asked.every), run)
     note(_INFO, "scheduled", schedule=added.id, role=sender.role)
@@ -147,7 +144,7 @@ def _schedule(schedule: Schedule) -> Json:
     return values
 
 
-def _check_room(queue: Queue, settings: Settings) -> None:
+def _check_room(queue: SqlQueue, settings: Settings) -> None:
     """Refuse a submission if there is no room for it.
 
     Raises:
@@ -167,7 +164,7 @@ def _short(run: QueuedRun) -> Json:
     return row_json(replace(run, new=replace(run.new, config={})))
 
 
-def api_router(queue: Queue, settings: Settings, streams: Streams) -> APIRouter:
+def api_router(queue: SqlQueue, settings: Settings, streams: Streams) -> APIRouter:
     """The routes of /api."""
     router = APIRouter(prefix="/api")
     _lists(router, queue, settings)
@@ -178,7 +175,7 @@ def api_router(queue: Queue, settings: Settings, streams: Streams) -> APIRouter:
     return router
 
 
-def chosen(queue: Queue, ids: Sequence[str]) -> list[QueuedRun]:
+def chosen(queue: SqlQueue, ids: Sequence[str]) -> list[QueuedRun]:
     """As `recsys.service.compare.chosen`.
 
     Raises:
@@ -190,7 +187,7 @@ def chosen(queue: Queue, ids: Sequence[str]) -> list[QueuedRun]:
         raise Refusal(404, str(error)) from error
 
 
-def _lists(router: APIRouter, queue: Queue, settings: Settings) -> None:
+def _lists(router: APIRouter, queue: SqlQueue, settings: Settings) -> None:
     figures = compare.Figures(lambda run: home_of(run, settings))
 
     @router.get("/runs", dependencies=[VIEW], summary="Runs, the newest first; `before` asks for the next page")
@@ -225,7 +222,7 @@ def _lists(router: APIRouter, queue: Queue, settings: Settings) -> None:
         return {"error": None, "configs": [run.config for run in composed if run.kind == "run"]}
 
 
-def _changes(router: APIRouter, queue: Queue, settings: Settings) -> None:
+def _changes(router: APIRouter, queue: SqlQueue, settings: Settings) -> None:
     @router.post("/runs", status_code=201, summary="Queue a run; of a sweep, the parent and then its runs")
     def submit_runs(asked: Asked, sender: Submitter) -> Json:
         if asked.every is None:
@@ -245,10 +242,7 @@ def _changes(router: APIRouter, queue: Queue, settings: Settings) -> None:
         return _short(change("retry", id, sender, queue, settings))
 
 
-def _schedules(router: APIRouter, queue: Queue) -> None:
-    if not isinstance(queue, SqlQueue):
-        return
-
+def _schedules(router: APIRouter, queue: SqlQueue) -> None:
     @router.get("/schedules", dependencies=[VIEW], summary="Runs that are submitted at set times")
     def schedules() -> Json:
         return {"schedules": [_schedule(each) for each in list_schedules(queue)]}
@@ -261,7 +255,7 @@ def _schedules(router: APIRouter, queue: Queue) -> None:
             raise Refusal(404, str(error)) from error
 
 
-def _one(router: APIRouter, queue: Queue, settings: Settings) -> None:
+def _one(router: APIRouter, queue: SqlQueue, settings: Settings) -> None:
     @router.get("/runs/{id:run}/files/{path:path}", dependencies=[VIEW], response_class=Response,
                 summary="A file of a run, or a list of a folder's files")  # fmt: skip
     def file(id: str, path: str) -> Response:

@@ -23,7 +23,6 @@ from recsys.service.http.settings import Settings
 from recsys.service.logs import note
 from recsys.service.queue.errors import QueueDown
 from recsys.service.queue.folders import read_folders
-from recsys.service.queue.queue import Queue
 from recsys.service.queue.sql import SqlQueue
 
 __all__ = ["make_app"]
@@ -41,7 +40,7 @@ _LOGIN = """<!doctype html>
 """
 
 
-def make_app(queue: Queue, settings: Settings) -> FastAPI:
+def make_app(queue: SqlQueue, settings: Settings) -> FastAPI:
     """Build the application; the process must be in the folder `settings.cwd`.
 
     Args:
@@ -71,9 +70,9 @@ def make_app(queue: Queue, settings: Settings) -> FastAPI:
     return app
 
 
-def _look(queue: Queue, settings: Settings, over: threading.Event) -> None:
+def _look(queue: SqlQueue, settings: Settings, over: threading.Event) -> None:
     """Keep rows of runs that `recsys run` began up to date with their folders."""
-    while isinstance(queue, SqlQueue):
+    while True:
         try:
             read_folders(queue, settings.runs)
         except Exception as error:  # the database or the disk may come back, and a folder may hold anything
@@ -115,7 +114,7 @@ def _errors(app: FastAPI) -> None:
     app.add_exception_handler(OSError, system)
 
 
-def _others(app: FastAPI, queue: Queue, metrics: Metrics) -> None:
+def _others(app: FastAPI, queue: SqlQueue, metrics: Metrics) -> None:
     @app.get("/health", summary="Whether the service and its database answer")
     def health() -> dict[str, str]:
         queue.counts()

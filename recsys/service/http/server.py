@@ -13,7 +13,7 @@ from recsys.errors import ConfigError
 from recsys.service.http.app import make_app
 from recsys.service.http.settings import Settings, Tokens
 from recsys.service.logs import LOG, to_stream
-from recsys.service.queue.queue import Queue
+from recsys.service.queue.sql import SqlQueue
 from recsys.serving.connections import connection_class
 from recsys.serving.limits import Limits
 from recsys.serving.server import AT_ONCE, Server, check_files, is_loopback, is_ours, listen
@@ -95,12 +95,12 @@ def _log_uvicorn() -> None:
 
 
 def serve(
-    queue: Queue,
+    queue: SqlQueue,
     settings: Settings,
     host: str,
     port: int,
     began: Callable[[str], None] | None = None,
-    make: Callable[[Queue, Settings], FastAPI] = make_app,
+    make: Callable[[SqlQueue, Settings], FastAPI] = make_app,
     ends: Callable[[], None] | None = None,
 ) -> None:
     """Serve the application until SIGINT or SIGTERM.

@@ -21,7 +21,7 @@ from recsys.service.pages.parts.lines import Line, best_first, brief, columns, l
 from recsys.service.pages.parts.reports import models_of, reports_of
 from recsys.service.pages.parts.words import shown
 from recsys.service.pages.view import View, changed, link
-from recsys.service.queue.queue import Queue
+from recsys.service.queue.sql import SqlQueue
 
 __all__ = ["add_comparison"]
 
@@ -29,7 +29,7 @@ _AXES = 12  # of the parallel coordinates, at most
 _LEVEL = 0.05  # of significance
 
 
-def add_comparison(routes: APIRouter, queue: Queue, settings: Settings, view: View) -> None:
+def add_comparison(routes: APIRouter, queue: SqlQueue, settings: Settings, view: View) -> None:
     """Add the route of the page."""
     figures = Figures(lambda run: home_of(run, settings))
 

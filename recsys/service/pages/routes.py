@@ -21,8 +21,8 @@ from recsys.service.pages.static import FILES
 from recsys.service.pages.submission import add_submission
 from recsys.service.pages.swept import add_sweep
 from recsys.service.pages.view import View, link
-from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import STATES, Load, State
+from recsys.service.queue.sql import SqlQueue
 
 __all__ = ["router"]
 
@@ -30,7 +30,7 @@ _Submitter = Annotated[Caller, Depends(needs("submit"))]
 _Viewer = Annotated[Caller, Depends(needs("view"))]
 
 
-def router(queue: Queue, settings: Settings) -> APIRouter:
+def router(queue: SqlQueue, settings: Settings) -> APIRouter:
     """The routes of all pages.
 
     Args:
@@ -63,7 +63,7 @@ def _add_static(routes: APIRouter) -> None:
         return Response(file.body, 200, headers, file.kind)
 
 
-def _add_runs(routes: APIRouter, queue: Queue, view: View) -> None:
+def _add_runs(routes: APIRouter, queue: SqlQueue, view: View) -> None:
     @routes.get("/")
     def runs(
         request: Request,
@@ -125,7 +125,7 @@ def _back(form: dict[str, str], default: str) -> str:
     return wanted if ours else default
 
 
-def _add_actions(routes: APIRouter, queue: Queue, settings: Settings) -> None:
+def _add_actions(routes: APIRouter, queue: SqlQueue, settings: Settings) -> None:
     @routes.post("/runs/{id:run}/cancel")
     def cancel(id: str, sender: _Submitter, form: _Form) -> Response:
         row = change("cancel", id, sender, queue, settings)
@@ -141,7 +141,7 @@ def _add_actions(routes: APIRouter, queue: Queue, settings: Settings) -> None:
         return RedirectResponse(Row(change("retry", id, sender, queue, settings), 0.0).link, 303)
 
 
-def _add_one(routes: APIRouter, queue: Queue, settings: Settings, view: View, defaults: Defaults) -> None:
+def _add_one(routes: APIRouter, queue: SqlQueue, settings: Settings, view: View, defaults: Defaults) -> None:
     curves = Curves()
 
     @routes.get("/runs/{id:run}")

@@ -15,14 +15,14 @@ from recsys.service.http.auth import Refusal
 from recsys.service.http.settings import Settings
 from recsys.service.pages.routes import router
 from recsys.service.pages.view import View
-from recsys.service.queue.queue import Queue
+from recsys.service.queue.sql import SqlQueue
 
 __all__ = ["make_site"]
 
 Handler = Callable[[Request, Exception], Response]
 
 
-def make_site(queue: Queue, settings: Settings) -> FastAPI:
+def make_site(queue: SqlQueue, settings: Settings) -> FastAPI:
     """Build the application; see `make_app`.
 
     Args:

@@ -22,8 +22,8 @@ from recsys.service.pages.parts.allowed import allowed
 from recsys.service.pages.parts.defaults import PLACES, Defaults
 from recsys.service.pages.parts.rows import Row
 from recsys.service.pages.view import View
-from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import NewRun
+from recsys.service.queue.sql import SqlQueue
 
 __all__ = ["add_submission"]
 
@@ -122,7 +122,7 @@ class Chosen:
             raise ConfigError(f"{key}: expected a number, got {text[:20]!r}: change it") from None
 
 
-def add_submission(routes: APIRouter, queue: Queue, settings: Settings, view: View, defaults: Defaults) -> None:
+def add_submission(routes: APIRouter, queue: SqlQueue, settings: Settings, view: View, defaults: Defaults) -> None:
     """Add the routes of the page."""
 
     def known() -> Json:
