@@ -6,6 +6,7 @@ Imports no training code, so that a mistake is reported at once.
 import json
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -254,7 +255,12 @@ def run_frozen(folder: Path, call: "Call | None" = None) -> int:
 
     def read() -> RunConfig:
         _check_owner(folder)
-        config = RunConfig.from_json(read_frozen(folder).config)
+        frozen = read_frozen(folder)
+        try:
+            config = RunConfig.from_json(frozen.config)
+        except ConfigError as error:
+            anew = f"in {frozen.cwd}, {shlex.join(['recsys', 'submit', *frozen.overrides])} composes it anew"
+            raise ConfigError(f"it was composed by another version of recsys ({error}): {anew}") from error
         check(config)
         return config
 

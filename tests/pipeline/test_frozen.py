@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,15 @@ def test_a_run_that_was_handed_to_another_publishes_nothing(
     assert run_frozen(folder) == 2
     assert "belongs to another worker now" in capsys.readouterr().err
     assert json.loads((folder / OWNER).read_text())["attempt"] == 2
+
+
+def test_a_run_of_another_version_says_how_to_submit_it_anew(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (frozen,) = freeze(["experiment=demo", "seed=3"])
+    config = {k: v for k, v in frozen.config.items() if k != "device"}
+    assert run_frozen(write_frozen(replace(frozen, config=config))) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: it was composed by another version of recsys (no value for device")
+    assert said.endswith(f"in {here}, recsys submit experiment=demo seed=3 composes it anew\n")
 
 
 def test_a_run_that_is_stopped_names_the_command_that_goes_on_with_it(
