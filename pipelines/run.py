@@ -80,8 +80,8 @@ def run_together(work: Callable[[Call], int]) -> int:
 
 def _run_stage(
     name: str, stage: Stage, mlflow: MLflowThread, register: str, before_publishing: Callable[[], None], call: Call
-) -> None:
-    """Run one stage, unless this run finished it before it was killed."""
+) -> StageResult:
+    """Run one stage, unless this run finished it before it was killed → its result."""
     from pipelines import prepare
 
     def work() -> Result:
@@ -100,13 +100,14 @@ def _run_stage(
             prepare.check(stage)
         _console.print(Text(name, "bold"), "is done already")
         if result.mlflow_run_id:
-            return
+            return result
     else:
         _console.rule(Text(name, "bold"))
     with mlflow.during(lambda tracker: tracker.stage(name)):  # the result counts even if MLflow fails
         result = run_node(node, stage.folder, work)
         mlflow.later(lambda tracker: tracker.log(name, result, stage.folder))
     mlflow.later(lambda tracker: _told(stage.folder, result, tracker, register))
+    return result
 
 
 def _told(folder: Path, result: StageResult, tracker: "Tracker", register: str) -> None:
@@ -191,7 +192,7 @@ def _run_stages(
             file.stage(name)
             done[name] = folder / name
             stage = Stage(config, done[name], {n: p for n, p in done.items() if n != name}, every)
-            _run_stage(name, stage, mlflow, tracking.register, before_publishing, call)
+            file.stage_ended(_run_stage(name, stage, mlflow, tracking.register, before_publishing, call).metrics)
     stages |= {name: _of_run(folder / name, read_stage(folder / name)) for name in names}
     id = str(folder.resolve().relative_to(runs.resolve()))
     before_publishing()

@@ -232,13 +232,24 @@ class RunFile:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Write the newest figures of the stage, and add them to its curves."""
         newest = {"step": float(step), **{k: float(v) for k, v in values.items()}}
-        stage = self._changes.get("stage", self._run.stage) or ""
-        self._write(metrics={**self._run.metrics, stage: newest})
+        stage, before = self._told()
+        self._write(metrics={**before, stage: newest | _best_look(newest, before.get(stage, {}))})
         try:
             self._draw(stage, newest)
         except OSError as error:
             self._warn(error)
         self._pace.looked()
+
+    def stage_ended(self, figures: Mapping[str, float]) -> None:
+        """Write the figures of the stage's result instead of those of its looks, if it has told any."""
+        stage, before = self._told()
+        if stage in before:
+            self._write(metrics={**before, stage: {k: float(v) for k, v in figures.items()}})
+
+    def _told(self) -> tuple[str, dict[str, dict[str, float]]]:
+        """The running stage, and what all stages have told."""
+        stage = self._changes.get("stage", self._run.stage) or ""
+        return stage, self._changes.get("metrics", self._run.metrics)
 
     def _draw(self, stage: str, newest: Mapping[str, float]) -> None:
         """Add a line to the curves; first it ends the line before, which a killed process may have left unfinished."""
@@ -295,6 +306,21 @@ class RunFile:
             place, reason = self._folder / "run.json", error.strerror or error
             print(f"warning: {place} cannot be written, the run goes on without it: {reason}", file=sys.stderr)
         self._warned = True
+
+
+def _best_look(newest: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    """Step, logloss and AUC of the look with the lowest validation logloss, whose weights a training keeps.
+
+    Args:
+        newest: Figures of a look at validation; of other figures none is the best.
+        before: What the stage had told before, in which an earlier look may be the best. If its step is not before
+            the newest look's, training has begun anew, and has still to come to that look.
+    """
+    if "valid_logloss" not in newest:
+        return {}
+    if before.get("best_step", math.inf) < newest["step"] and before["best_valid_logloss"] <= newest["valid_logloss"]:
+        return {name: value for name, value in before.items() if name.startswith("best_")}
+    return {f"best_{name}": newest[name] for name in ("step", "valid_logloss", "valid_auc") if name in newest}
 
 
 def _what_stopped(error: BaseException, folder: Path) -> str:

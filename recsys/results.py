@@ -225,7 +225,8 @@ class Run:
         state: State of the run. A killed process cannot write its state: `read_run` detects it.
         stage: The running stage.
         progress: Progress of the stage.
-        metrics: Stage → its newest figures, and their step.
+        metrics: Stage → its newest figures, their step, and the best look so far of a training (`best_valid_auc`);
+            once the stage has ended, the figures of its result.
         note: The newest line for a person.
         error: Why it failed, on one line.
     """

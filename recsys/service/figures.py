@@ -3,7 +3,7 @@
 A name is `STAGE/MODEL.KIND` or, of a model with several heads, `STAGE/KIND.HEAD`.
 """
 
-__all__ = ["is_higher_better", "kind_of", "newest_auc"]
+__all__ = ["auc_of", "is_higher_better", "kind_of"]
 
 _DIRECTIONS: dict[str, int] = {
     **dict.fromkeys(("auc", "gauc", "valid_auc", "retrain_auc_change", "times_smaller"), 1),
@@ -32,10 +32,19 @@ def is_higher_better(name: str) -> bool | None:
     return direction > 0 if direction else None
 
 
-def newest_auc(metrics: dict[str, dict[str, float]]) -> float | None:
-    """The newest AUC that a run has told, of its last stage that tells one; of several heads, that of the first."""
+def auc_of(metrics: dict[str, dict[str, float]]) -> tuple[float, str] | None:
+    """The AUC of the model that a run keeps, of its last stage that has one, and what it is of.
+
+    >>> auc_of({"train": {"step": 9, "valid_auc": 0.7, "best_step": 6, "best_valid_auc": 0.8}})
+    (0.8, 'best look so far')
+    >>> auc_of({"train": {"valid_auc": 0.8, "best_step": 6}, "evaluate": {"train.auc": 0.75}})
+    (0.8, 'kept model')
+    """
     for figures in reversed(metrics.values()):
-        names = sorted((n for n in figures if n in ("auc", "valid_auc") or n.startswith("valid_auc.")), key=len)
-        if names:
-            return figures[names[0]]
+        if "best_valid_auc" in figures:
+            return figures["best_valid_auc"], "best look so far"
+        if "valid_auc" in figures:
+            return figures["valid_auc"], "newest look" if "step" in figures else "kept model"
+        if "auc" in figures:  # a daily run is scored on rows that come after those it has learned
+            return figures["auc"], "newest day" if "step" in figures else "mean of its days"
     return None

@@ -253,6 +253,7 @@ def test_a_killed_run_takes_up_where_it_was(place):
     assert histories[0] == histories[1]
     assert not resume.exists()
     assert read_run(folder).state == "finished" and read_run(folder).mark == left.mark
+    assert read_run(folder).metrics["train"] == read_result(folder / "result.json").stages["train"].metrics
     steps = [int(h["step"]) for h in histories[0]]
     assert curve(place, "valid_logloss", "killed") == [0, *steps], "each look once; step 0 is the stage's result"
     result = read_result(place / again.stdout.splitlines()[-1])

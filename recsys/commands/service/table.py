@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from recsys.errors import printable
-from recsys.service.figures import newest_auc
+from recsys.service.figures import auc_of
 from recsys.service.queue.records import ENDED, QueuedRun
 
 __all__ = ["duration", "runs_table", "state_of", "when"]
@@ -70,8 +70,8 @@ def _left(row: QueuedRun) -> str:
 
 
 def _auc_text(row: QueuedRun) -> str:
-    value = newest_auc(row.live.metrics)
-    return "" if value is None else f"{value:.4f}"
+    told = auc_of(row.live.metrics)
+    return f"{told[0]:.4f}" if told else ""
 
 
 def _reason(row: QueuedRun) -> str:
@@ -102,7 +102,7 @@ _COLUMNS = (
     _Column("progress", _bar, 1),
     _Column("rows/s", _speed, 5, right=True),
     _Column("left", _left, 3, right=True),
-    _Column("AUC", _auc_text, 2, right=True),
+    _Column("valid AUC", _auc_text, 2, right=True),
 )
 
 

@@ -21,7 +21,7 @@ _SUBMIT = """Queue a run: a worker runs it as soon as there is room for it. Over
 The ids are printed, one a line; of a sweep, the parent's first. recsys runs, logs, cancel and resume take them.
 recsys worker or recsys service runs what is queued."""
 
-_RUNS = """Every run with its state, stage, progress, speed, time left and AUC so far: those of the queue, and those
+_RUNS = """Every run with its state, stage, progress, speed, time left and validation AUC: those of the queue, and those
 that recsys run began in the folder of runs.
   recsys runs                          the newest 50
   recsys runs --watch                  drawn anew each second, until Ctrl-C
@@ -120,7 +120,7 @@ def add_queue_of_sweep(parser: argparse.ArgumentParser) -> None:
 
 
 def _look(add: Add) -> None:
-    p = add("runs", "service.runs:main", "list runs: state, progress, speed, AUC so far", description=_RUNS)
+    p = add("runs", "service.runs:main", "list runs: state, progress, speed, validation AUC", description=_RUNS)
     p.add_argument("ids", nargs="*", metavar="ID", default=[], help="one run in full; several: what differs")
     p.add_argument("--state", nargs="+", choices=STATES, default=[], metavar="STATE", help=f"of {', '.join(STATES)}")
     p.add_argument("--parent", metavar="ID", help="only the runs of this sweep")

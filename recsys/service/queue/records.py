@@ -121,7 +121,7 @@ class Live:
     Args:
         stage: The running stage; None before the first and after the last.
         progress: `done`, `total`, `unit`, and `per_second` (units a second of late), if the stage counts.
-        metrics: Stage → its newest figures, and their `step`.
+        metrics: Stage → its figures, as run.json has them.
         note: The newest line for a person.
     """
 

@@ -13,7 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from recsys.commands.cli import main
+from recsys.events import run_file
+from recsys.results import Process, Run, utc_now
 from recsys.service.queue.records import Live, Needs
+from recsys.service.worker.watch import Watch
 from tests.docs.test_imports import run_without
 from tests.pipeline.test_submit import HEAVY
 from tests.service.begun import begun_by_run
@@ -110,6 +113,32 @@ def test_the_table_shows_what_the_worker_tells(recsys, queue, monkeypatch, refus
     queue.end(claim, "cancelled", 0, "stopped by the file cancel")
     assert recsys("resume", id)[1] == [f"{id} queued"]
     assert queue.get(id).state == "queued" and recsys("runs", "--state", "running")[1] == ["no runs match"]
+
+
+def test_the_auc_is_that_of_the_best_look_and_then_that_of_the_kept_model(recsys, queue, place):
+    _, (id,), _ = recsys("submit", "experiment=demo")
+    claim, folder = claimed(queue), place / "runs" / id
+    folder.mkdir(parents=True)
+    watch = Watch(folder)
+
+    def shown():
+        queue.note(claim, watch.live())
+        return recsys("runs", "--state", "running")[1][1].split()[-1]
+
+    with run_file(folder, Run("0" * 32, {}, "", [], Process.this(), utc_now(), utc_now())) as file:
+        file.stage("train")
+        for step, logloss, auc in ((1, 0.5, 0.71), (2, 0.4, 0.75), (3, 0.6, 0.79)):
+            file.metrics({"valid_logloss": logloss, "valid_auc": auc}, step)
+        file.stage("train")  # writes run.json at once
+        assert shown() == "0.7500" and queue.get(id).live.metrics["train"]["valid_auc"] == 0.79
+        file.metrics({"valid_logloss": 0.5, "valid_auc": 0.72}, 1)  # the checkpoint was lost, and it trains anew
+        file.stage("train")
+        assert shown() == "0.7200"
+        file.stage_ended({"valid_auc": 0.75, "best_step": 2})
+        file.stage("export")
+        file.stage_ended({"bytes": 9.0})
+        file.stage("export")
+        assert shown() == "0.7500" and set(queue.get(id).live.metrics) == {"train"}
 
 
 def test_logs_follow_a_run_that_begins_later_through_truncation_to_its_end(recsys, queue, place, capfd):

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from recsys.commands.service.logs import exit_code
 from recsys.commands.service.table import duration, runs_table, state_of
-from recsys.service.figures import newest_auc
+from recsys.service.figures import auc_of
 from recsys.service.queue.records import Live, NewRun, QueuedRun
 
 
@@ -37,7 +37,7 @@ def lines(rows, width):
 
 def test_a_wide_terminal_shows_all_on_one_line_each():
     head, queued, running, failed = lines(ROWS, 200)
-    assert head.split() == ["id", "state", "stage", "progress", "rows/s", "left", "AUC"]
+    assert head.split() == ["id", "state", "stage", "progress", "rows/s", "left", "valid", "AUC"]
     assert running.split() == ["20261129-084212-demo-2", "running", "train", "━━━╌╌╌╌╌", "43%", "12k", "46s", "0.5000"]
     assert queued.endswith("waits for 20261129-084212-demo-2")
     assert failed.endswith("data.source.path: expected a table at absent.csv")
@@ -70,9 +70,10 @@ def test_a_run_that_is_being_cancelled_is_stopping_until_it_has_ended():
 
 
 def test_the_auc_is_that_of_the_last_stage_that_tells_one():
-    live = Live(metrics={"train": {"valid_auc": 0.7, "step": 3.0}, "retrain": {"valid_auc.click": 0.8}, "export": {}})
-    assert newest_auc(live.metrics) == 0.8
-    assert newest_auc({"train": {"valid_logloss": 0.1}}) is None
+    train = {"valid_auc": 0.7, "valid_auc.buy": 0.9}
+    assert auc_of({"train": train, "retrain": {"valid_auc": 0.8}, "export": {}}) == (0.8, "kept model")
+    assert auc_of({"train": train, "daily": {"auc": 0.6, "step": 2.0}}) == (0.6, "newest day")
+    assert auc_of({"train": {"valid_logloss": 0.1}}) is None
 
 
 @pytest.mark.parametrize(

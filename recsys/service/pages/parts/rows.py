@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from recsys.service.figures import newest_auc
+from recsys.service.figures import auc_of
 from recsys.service.pages.parts.words import ago, clock, duration
 from recsys.service.queue.records import ENDED, QueuedRun
 
@@ -93,9 +93,9 @@ class Row:
         return duration(max(0, progress["total"] - progress["done"]) / speed) if progress and speed else ""
 
     @property
-    def auc(self) -> float | None:
-        """The newest AUC."""
-        return newest_auc(self.run.live.metrics)
+    def auc(self) -> tuple[float, str] | None:
+        """The AUC on validation of the model that it keeps, and what it is of."""
+        return auc_of(self.run.live.metrics)
 
     @property
     def reason(self) -> str:
