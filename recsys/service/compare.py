@@ -1,33 +1,30 @@
 """Compares runs: only what differs in their configurations, their figures, and seeds grouped into one row.
 
-A group is all runs whose configurations differ in nothing but `seed`. Its figures are means over seeds with their 95 %
-interval by Student's t. A group is held against another by the differences of runs with the same seed: noise that both
-share cancels. R runs, G groups.
+A group is all runs on the same prepared data whose configurations differ in nothing but `seed`. Its figures are means
+over seeds with their 95 % interval by Student's t. A group is held against another on the same data by the differences
+of runs with the same seed: noise that both share cancels. A run that has prepared no data yet is a group of its own.
+R runs, G groups.
 """
 
-import json
 import math
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from threading import Lock
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scipy.special import stdtr, stdtrit
 
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError
 from recsys.files import Json
 from recsys.results import config_digest
-from recsys.service.inside import read_inside
+from recsys.service.outcomes import Figures
 from recsys.service.queue.queue import Queue
-from recsys.service.queue.records import ENDED, QueuedRun
+from recsys.service.queue.records import QueuedRun
 
-__all__ = ["MOST", "Figures", "chosen", "compare", "differences", "flat", "over_seeds"]
+__all__ = ["MOST", "chosen", "compare", "differences", "flat", "over_seeds"]
 
 MOST = 500  # runs that are compared at once
 _LIKE = ("seed", "runs", "trusted")  # keys in which runs of a group may differ
-_NOT_COMPARED = ("prepare",)  # stages whose figures describe the data
-_REMEMBERED = 5000  # runs
+_DATA = "data"  # the key under which the prepared data are shown, if they differ
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,55 +55,6 @@ def differences(config: Mapping[str, Any], base: Mapping[str, Any]) -> list[Json
     ]
 
 
-class Figures:
-    """Reads the figures of runs; those of a run that has ended stay in memory.
-
-    Args:
-        home: Finds the folder of runs that a run's folder is in.
-    """
-
-    def __init__(self, home: Callable[[QueuedRun], Path]):
-        self._home, self._lock = home, Lock()
-        self._seen: OrderedDict[tuple[str, int, float | None], dict[str, float]] = OrderedDict()
-
-    def of(self, run: QueuedRun) -> dict[str, float]:
-        """Figures of a run, such as `evaluate/train.auc`: from its result, or else the newest that it has told."""
-        mark = (run.id, run.attempt, run.ended_at)
-        with self._lock:
-            if mark in self._seen:
-                return self._seen[mark]
-        figures = self._read(run)
-        if run.state in ENDED:
-            with self._lock:
-                self._seen[mark] = figures
-                if len(self._seen) > _REMEMBERED:
-                    self._seen.popitem(last=False)
-        return figures
-
-    def _read(self, run: QueuedRun) -> dict[str, float]:
-        newest = {
-            f"{stage}/{name}": float(value)
-            for stage, values in run.live.metrics.items()
-            for name, value in values.items()
-            if name != "step" and stage not in _NOT_COMPARED
-        }
-        home = self._home(run)
-        try:
-            stages: Any = json.loads(read_inside(home, run.id, "result.json"))["stages"]
-            seconds = [part["seconds"] for part in stages.values() if part["seconds"] is not None]
-            result = {
-                f"{stage}/{name}": float(value)
-                for stage, part in stages.items()
-                for name, value in (part["metrics"] or {}).items()
-                if stage not in _NOT_COMPARED
-            }
-        except (DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            pass  # it has no result yet, or one that nobody can read
-        else:
-            newest |= {**result, "seconds": math.fsum(seconds)}
-        return {k: v for k, v in newest.items() if math.isfinite(v)}
-
-
 def chosen(queue: Queue, ids: Sequence[str]) -> list[QueuedRun]:
     """The runs with these ids, with their configurations, each once; of a sweep its runs.
 
@@ -129,39 +77,53 @@ def compare(runs: Sequence[QueuedRun], figures: Figures, baseline: str | None = 
         baseline: Id of a run whose group the others are held against; the first run's by default.
 
     Returns:
-        `keys`: those of the configuration that differ; `same`: how many do not.
+        `keys`: those of the configuration that differ, and `data` if the prepared data do; `same`: how many do not.
         `figures`: names of those that differ, first those that most runs have; `same_figures`: the others.
-        `runs`: {"id", "name", "state", "seed", "group": its index, "config": the keys that differ, "figures"}.
-        `groups`: {"runs", "seeds", "config", "figures": name → {"mean", "low", "high", "count"}, "against": name →
-        {"mean", "low", "high", "p", "count"}}, where `against` is the difference to group `baseline`, and `low`, `high`
-        and `p` need two runs.
+        `runs`: {"id", "name", "state", "seed", "data": name of the prepared data, or None, "group": its index,
+        "config": the keys that differ, "figures"}.
+        `groups`: {"runs", "data", "seeds", "config", "figures": name → {"mean", "low", "high", "count"}, "against":
+        name → {"mean", "low", "high", "p", "count"}}, where `against` is the difference to group `baseline`, and `low`,
+        `high` and `p` need two runs; nothing is held against a group on other data.
 
     Raises:
         ConfigError: If there are none or too many, or the baseline is none of them.
     """
     if not 1 <= len(runs) <= MOST:
         raise ConfigError(f"compare: expected 1 to {MOST} runs, got {len(runs):,}: choose fewer")
-    config_R = [flat(run.new.config) for run in runs]
-    keys = _differing(config_R)
-    figure_R, same_figures = _differing_figures([figures.of(run) for run in runs])
-    digest_R = [config_digest({k: v for k, v in c.items() if k not in _LIKE}) for c in config_R]
-    digests = list(dict.fromkeys(digest_R))
-    rows: list[Json] = [
-        {"id": run.id, "name": run.new.name, "state": run.state, "seed": _seed(config),
-         "group": digests.index(digest), "config": {k: config[k] for k in keys if k in config}, "figures": seen}
-        for run, config, digest, seen in zip(runs, config_R, digest_R, figure_R, strict=True)
-    ]  # fmt: skip
+    rows, keys, same = _rows(runs, figures)
+    same_figures = _take_alike([r["figures"] for r in rows])
     first = next((r["group"] for r in rows if r["id"] == baseline), 0 if baseline is None else None)
     if first is None:
         raise ConfigError(f"compare: baseline {baseline!r} is none of the runs: expected one of them")
-    names = Counter(name for seen in figure_R for name in seen)
+    names = Counter(name for r in rows for name in r["figures"])
     order = sorted(names, key=lambda n: (-names[n], n))
-    members = [[r for r in rows if r["group"] == g] for g in range(len(digests))]
+    members = [[r for r in rows if r["group"] == g] for g in range(1 + max(r["group"] for r in rows))]
     groups = [_group(part, members[first], [k for k in keys if k not in _LIKE], order) for part in members]
     _holm(groups, order)
-    same = len(set[str]().union(*config_R)) - len(keys)
     return {"keys": keys, "same": same, "figures": order, "same_figures": same_figures, "baseline": first, "runs": rows,
             "groups": groups}  # fmt: skip
+
+
+def _rows(runs: Sequence[QueuedRun], figures: Figures) -> tuple[list[Json], list[str], int]:
+    """What `compare` says of each run with all its figures, the keys that differ, and how many settings do not."""
+    config_R, data_R = [flat(run.new.config) for run in runs], [figures.data_of(run) for run in runs]
+    keys = _differing(config_R)
+    same = len(set[str]().union(*config_R)) - len(keys)
+    group_R = [
+        (config_digest({k: v for k, v in config.items() if k not in _LIKE}), data or f"none yet, run {run.id}")
+        for run, config, data in zip(runs, config_R, data_R, strict=True)
+    ]
+    groups = list(dict.fromkeys(group_R))
+    if len(set(data_R) - {None}) > 1:
+        keys.append(_DATA)
+        config_R = [{**c, _DATA: data} if data else c for c, data in zip(config_R, data_R, strict=True)]
+    rows: list[Json] = [
+        {"id": run.id, "name": run.new.name, "state": run.state, "seed": _seed(config), "data": data,
+         "group": groups.index(group), "config": {k: config[k] for k in keys if k in config},
+         "figures": dict(figures.of(run))}
+        for run, config, data, group in zip(runs, config_R, data_R, group_R, strict=True)
+    ]  # fmt: skip
+    return rows, keys, same
 
 
 def _seed(config: Mapping[str, Any]) -> int | None:
@@ -170,11 +132,14 @@ def _seed(config: Mapping[str, Any]) -> int | None:
     return seed if isinstance(seed, int) else None
 
 
-def _differing_figures(figure_R: list[dict[str, float]]) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Figures without those that all of several runs have alike, and these."""
+def _take_alike(figure_R: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Take out, and give back, the figures that all of several runs have alike."""
     first = figure_R[0]
     alike = {n: v for n, v in first.items() if len(figure_R) > 1 and all(f.get(n) == v for f in figure_R)}
-    return [{n: v for n, v in f.items() if n not in alike} for f in figure_R], alike
+    for figures in figure_R:
+        for name in alike:
+            del figures[name]
+    return alike
 
 
 def _differing(config_R: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -187,9 +152,11 @@ def _differing(config_R: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _group(part: list[Json], base: list[Json], keys: Sequence[str], names: Sequence[str]) -> Json:
     figures = {n: over_seeds([r["figures"][n] for r in part if n in r["figures"]]) for n in names}
-    against = {} if part is base else {n: _paired(part, base, n) for n in names}
+    alike = part is not base and part[0]["data"] is not None and part[0]["data"] == base[0]["data"]
+    against = {n: _paired(part, base, n) for n in names} if alike else {}
     return {
         "runs": [r["id"] for r in part],
+        "data": part[0]["data"],
         "seeds": [r["seed"] for r in part],
         "config": {k: part[0]["config"][k] for k in keys if k in part[0]["config"]},
         "figures": {n: f for n, f in figures.items() if f["count"]},

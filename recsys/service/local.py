@@ -77,7 +77,8 @@ class LocalDoor:
         return row
 
     def compare(self, ids: Sequence[str]) -> Json:
-        from recsys.service.compare import Figures, chosen, compare
+        from recsys.service.compare import chosen, compare
+        from recsys.service.outcomes import Figures
 
         self._look()
         return compare(chosen(self._queue, ids), Figures(lambda run: Path(run.new.runs)))

@@ -24,6 +24,7 @@ from recsys.service.inside import open_inside
 from recsys.service.local import LocalDoor
 from recsys.service.logs import note
 from recsys.service.options import options
+from recsys.service.outcomes import Figures
 from recsys.service.queue.records import MOST_LISTED, NewRun, QueuedRun, Schedule, State
 from recsys.service.queue.schedules import add_schedule, list_schedules, remove_schedule
 from recsys.service.queue.sql import SqlQueue
@@ -188,7 +189,7 @@ def chosen(queue: SqlQueue, ids: Sequence[str]) -> list[QueuedRun]:
 
 
 def _lists(router: APIRouter, queue: SqlQueue, settings: Settings) -> None:
-    figures = compare.Figures(lambda run: home_of(run, settings))
+    figures = Figures(lambda run: home_of(run, settings))
 
     @router.get("/runs", dependencies=[VIEW], summary="Runs, the newest first; `before` asks for the next page")
     def runs(

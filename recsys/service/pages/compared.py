@@ -9,12 +9,13 @@ from starlette.datastructures import QueryParams
 
 from recsys.errors import ConfigError
 from recsys.files import Json
-from recsys.service.compare import Figures, compare
+from recsys.service.compare import compare
 from recsys.service.figures import is_higher_better, kind_of
 from recsys.service.http.api import chosen
 from recsys.service.http.auth import needs
 from recsys.service.http.files import home_of
 from recsys.service.http.settings import Settings
+from recsys.service.outcomes import Figures
 from recsys.service.pages.parts.axes import dimensions, is_number, kept_of
 from recsys.service.pages.parts.front import scatter
 from recsys.service.pages.parts.lines import Line, best_first, brief, columns, lines, short, usual
@@ -67,6 +68,7 @@ def _shown(answer: Json, query: QueryParams) -> dict[str, Any]:
     return {
         "lines": every, "inside": [kept.takes(i, drawn) for i in range(len(every))], "keys": keys, "figures": figures,
         "names": names, "same": answer["same"], "same_figures": answer["same_figures"], "several": several,
+        "apart": len({group["data"] for group in answer["groups"]}) > 1,
         "grouped": grouped, "sort": sort, "axes": drawn, "kept": kept, "plane": plane, "pins": pins,
         "short": short, "brief": brief, "is_higher_better": is_higher_better,
         "to": lambda **change: changed("/compare", query, **change),

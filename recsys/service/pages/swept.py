@@ -9,12 +9,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
 from recsys.files import Json
-from recsys.service.compare import MOST, Figures, compare
+from recsys.service.compare import MOST, compare
 from recsys.service.figures import is_higher_better
 from recsys.service.http.api import get
 from recsys.service.http.auth import Caller, needs
 from recsys.service.http.files import home_of
 from recsys.service.http.settings import Settings
+from recsys.service.outcomes import Figures
 from recsys.service.pages.parts.front import scatter
 from recsys.service.pages.parts.history import history, importance
 from recsys.service.pages.parts.lines import best_first, brief, lines, short, usual

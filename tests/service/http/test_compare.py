@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 
 from recsys.errors import ConfigError
-from recsys.service.compare import Figures, compare, differences, over_seeds
+from recsys.service.compare import compare, differences, over_seeds
+from recsys.service.outcomes import Figures
 from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import Live, NewRun, QueuedRun
 from tests.service.http.conftest import Caller, new_run
@@ -23,11 +24,16 @@ def row(id: str, seed: int, lr: float = 0.1, **changes: Any) -> QueuedRun:
     return QueuedRun(NewRun(id, [], config, "d", "/", "/", id), 1, "finished")
 
 
-def finished(runs: Path, id: str, **metrics: float) -> None:
-    (runs / id).mkdir()
+def finished(runs: Path, id: str, data: str = "d-1", **metrics: float) -> None:
+    prepare_as(runs, id, data)
     parts = {"prepare": {"seconds": 1.0, "metrics": {"rows": 3.0}}, "evaluate": {"seconds": 2.5, "metrics": metrics},
              "train": {"seconds": None, "metrics": None}}  # fmt: skip
     (runs / id / "result.json").write_text(json.dumps({"version": 2, "stages": parts}))
+
+
+def prepare_as(runs: Path, id: str, data: str) -> None:
+    (runs / id / "prepare").mkdir(parents=True)
+    (runs / id / "prepare" / "data.json").write_text(json.dumps({"version": 1, "folder": f"../../cache/{data}"}))
 
 
 def test_seeds_are_one_row_with_interval_and_paired_significance(tmp_path: Path) -> None:
@@ -67,6 +73,27 @@ def test_only_shared_seeds_are_paired(tmp_path: Path) -> None:
     assert change["count"] == 1 and change["mean"] == pytest.approx(0.1) and "p" not in change
 
 
+def test_runs_on_other_data_are_other_groups_and_are_not_tested(tmp_path: Path) -> None:
+    """The table was replaced under its path: configurations are the same, data are not."""
+    runs = [row(f"{data}{seed}", seed, lr) for data, lr in (("a", 0.1), ("b", 0.1), ("c", 0.2)) for seed in range(3)]
+    for i, run in enumerate(runs):
+        finished(tmp_path, run.id, "d-2" if run.id.startswith("b") else "d-1", auc=0.5 + i * i / 100)
+    (tmp_path / "c0" / "prepare" / "data.json").unlink()  # an earlier run had prepared them: from_run
+    (tmp_path / "c0" / "evaluate").mkdir()
+    (tmp_path / "c0" / "evaluate" / "node.json").write_text(json.dumps({"inputs": {"prepare": {"digest": "d-1"}}}))
+    runs[6] = row("c0", 0, 0.2, stages=["train", "evaluate"])
+    runs[7:] = [row(r.id, r.new.config["seed"], 0.2, stages=["train", "evaluate"]) for r in runs[7:]]
+    waiting = [QueuedRun(row(id, 0).new, 1, "queued") for id in ("w0", "w1")]
+    seen = compare([*runs, *waiting], Figures(lambda run: tmp_path))
+    assert seen["keys"] == ["seed", "train.lr", "stages", "data"]
+    assert [len(g["runs"]) for g in seen["groups"]] == [3, 3, 3, 1, 1]
+    assert [g["config"].get("data") for g in seen["groups"]] == ["d-1", "d-2", "d-1", None, None]
+    same, other, tuned, *_ = (g["against"].get("evaluate/auc") for g in seen["groups"])
+    assert same is None and other is None
+    wanted = stats.ttest_rel([0.86, 0.99, 1.14], [0.5, 0.51, 0.54])
+    assert tuned is not None and tuned["p"] == pytest.approx(wanted.pvalue) and tuned["count"] == 3
+
+
 def test_a_run_without_a_result_shows_what_it_has_told(tmp_path: Path) -> None:
     live = Live("train", None, {"train": {"step": 3.0, "valid_auc": 0.6, "bad": math.nan}})
     running = QueuedRun(row("r", 0).new, 1, "running", live=live)
@@ -102,6 +129,8 @@ def test_the_endpoint_takes_runs_and_sweeps(here: Caller, queue: Queue, place: P
     parent = new_run(place, "s", kind="sweep", config={})
     children = [new_run(place, f"s/{i}", parent="s", config={**CONFIG, "seed": i}) for i in range(3)]
     queue.submit([parent, *children, new_run(place, "lone", config={**CONFIG, "train": {"lr": 0.5}})])
+    for id in ("s/0", "s/1", "s/2"):
+        prepare_as(place / "runs", id, "d-1")
     seen = here.get("/api/compare", params={"ids": "s,lone,s/1", "baseline": "lone"}).json()
     assert [r["id"] for r in seen["runs"]] == ["s/0", "s/1", "s/2", "lone"]
     assert seen["keys"] == ["seed", "train.lr"] and len(seen["groups"]) == 2 and seen["baseline"] == 1

@@ -144,6 +144,7 @@ class Bench:
             }
             (folder / name / "result.json").write_text(json.dumps(result))
             stages[name] = {"folder": name, "seconds": 1.5, "metrics": figures}
+        (folder / "prepare" / "data.json").write_text(json.dumps({"version": 1, "folder": "../../cache/demo-1"}))
         (folder / "evaluate" / "evaluation.html").write_text("<!doctype html><title>Evaluation</title>")
         tracked = {"uri": "sqlite://", "experiment": "recsys", "run_id": "a" * 32}
         whole = {"version": 2, "id": id, "name": "demo", "seed": 0, "mlflow": tracked, "stages": stages}

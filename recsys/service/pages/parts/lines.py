@@ -61,7 +61,8 @@ def lines(compared: Json, grouped: bool) -> list[Line]:
     first = runs[compared["groups"][compared["baseline"]]["runs"][0]]
 
     def against(run: Json) -> dict[str, Json]:
-        common = [n for n in run["figures"] if n in first["figures"]]
+        alike = run["data"] is not None and run["data"] == first["data"]
+        common = [n for n in run["figures"] if n in first["figures"]] if alike else []
         return {} if run is first else {n: {"mean": run["figures"][n] - first["figures"][n]} for n in common}
 
     return [

@@ -1,0 +1,92 @@
+"""What a run has come to: its figures, and the prepared data that it read, from its folder."""
+
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from threading import Lock
+from typing import Any
+
+from recsys.errors import DataError
+from recsys.service.inside import read_inside
+from recsys.service.queue.records import ENDED, QueuedRun
+
+__all__ = ["Figures"]
+
+_NOT_COMPARED = ("prepare",)  # stages whose figures describe the data
+_REMEMBERED = 5000  # runs
+_UNREADABLE = (DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
+
+
+class Figures:
+    """Reads the figures of runs; those of a run that has ended stay in memory.
+
+    Args:
+        home: Finds the folder of runs that a run's folder is in.
+    """
+
+    def __init__(self, home: Callable[[QueuedRun], Path]):
+        self._home, self._lock = home, Lock()
+        self._seen: OrderedDict[tuple[str, int, float | None], tuple[dict[str, float], str | None]] = OrderedDict()
+
+    def of(self, run: QueuedRun) -> dict[str, float]:
+        """Figures of a run, such as `evaluate/train.auc`: from its result, or else the newest that it has told."""
+        return self._of(run)[0]
+
+    def data_of(self, run: QueuedRun) -> str | None:
+        """Name of the prepared data that a run read, which holds the digest of the table; None before it has any."""
+        return self._of(run)[1]
+
+    def _of(self, run: QueuedRun) -> tuple[dict[str, float], str | None]:
+        mark = (run.id, run.attempt, run.ended_at)
+        with self._lock:
+            if mark in self._seen:
+                return self._seen[mark]
+        seen = self._read(run), self._read_data(run)
+        if run.state in ENDED:
+            with self._lock:
+                self._seen[mark] = seen
+                if len(self._seen) > _REMEMBERED:
+                    self._seen.popitem(last=False)
+        return seen
+
+    def _read_data(self, run: QueuedRun) -> str | None:
+        """From the note of its stage prepare or, if an earlier run prepared them, from what a later stage read."""
+        home, typed = self._home(run), run.new.config.get("stages")
+        stages = [*(typed if isinstance(typed, list) else []), *run.live.metrics, "train", "evaluate"]
+        try:
+            note: Any = json.loads(read_inside(home, run.id, "prepare/data.json"))
+            return PurePath(note["folder"]).name or None
+        except _UNREADABLE:
+            pass
+        for stage in dict.fromkeys(map(str, stages)):
+            try:
+                node: Any = json.loads(read_inside(home, run.id, f"{stage}/node.json"))
+                return str(node["inputs"]["prepare"]["digest"]) or None
+            except _UNREADABLE:
+                continue
+        return None
+
+    def _read(self, run: QueuedRun) -> dict[str, float]:
+        newest = {
+            f"{stage}/{name}": float(value)
+            for stage, values in run.live.metrics.items()
+            for name, value in values.items()
+            if name != "step" and stage not in _NOT_COMPARED
+        }
+        home = self._home(run)
+        try:
+            stages: Any = json.loads(read_inside(home, run.id, "result.json"))["stages"]
+            seconds = [part["seconds"] for part in stages.values() if part["seconds"] is not None]
+            result = {
+                f"{stage}/{name}": float(value)
+                for stage, part in stages.items()
+                for name, value in (part["metrics"] or {}).items()
+                if stage not in _NOT_COMPARED
+            }
+        except _UNREADABLE:
+            pass  # it has no result yet, or one that nobody can read
+        else:
+            newest |= {**result, "seconds": math.fsum(seconds)}
+        return {k: v for k, v in newest.items() if math.isfinite(v)}
