@@ -110,11 +110,13 @@ def factorization_machine(shards: dict[str, Shards], init: float = 0.05) -> floa
     return logloss(sigmoid(logits(model, shards["test"])), shards["test"].label_B)
 
 
+@pytest.mark.slow
 def test_wide_fields_without_pairs_it_equals_the_logistic_regression_that_it_contains(tmp_path) -> None:
     shards = splits(planted((200, 1000, 3000, 12), 0.0, 40_000), tmp_path)
     assert factorization_machine(shards) < logistic_regression(shards) + 0.003
 
 
+@pytest.mark.slow
 def test_narrow_fields_with_a_pair_it_beats_logistic_regression(tmp_path) -> None:
     """If tables start wide: from ±.05 the products start near 0, and training ends before they have grown."""
     shards = splits(planted((30, 50, 12), 1.5, 20_000, seed=1), tmp_path)

@@ -412,7 +412,14 @@ JOINT = {"autofield": autofield, "leap_joint": leap_joint, "lpfs": lpfs, "optfs"
 JOINT |= {"shufflegate": shufflegate, "variational_dropout": variational_dropout}
 
 
-@pytest.mark.parametrize("name", [*JOINT, "lasso", "lightgbm_gain"])
+# What lpfs and variational_dropout do with weights is what all of JOINT do in `train_gated`.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in ("lpfs", "variational_dropout") else ())
+        for n in (*JOINT, "lasso", "lightgbm_gain")
+    ],
+)
 def test_rows_of_weight_0_do_not_count(name, tmp_path):
     """Half of the rows follow b, more strongly than the others follow a: b is first unless they weigh 0."""
     select = {**JOINT, "lasso": lasso, "lightgbm_gain": lightgbm_gain}[name]
