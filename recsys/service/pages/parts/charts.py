@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 from recsys.files import Json
 
-__all__ = ["Axis", "Chart", "Line", "charts", "line", "nice_axis"]
+__all__ = ["PARTS", "Axis", "Chart", "Line", "charts", "line", "nice_axis"]
+
+PARTS = (
+    ("Loss", "loss"),
+    ("AUC", "auc"),
+)  # title of a chart, letters in the names of its figures; run.js gets them
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def charts(shown: Json) -> list[Chart]:
     """Charts of what `Curves.of` gives: of each stage its losses, and its AUCs."""
     drawn: list[Chart] = []
     for stage, figures in shown.items():
-        for title, part in (("Loss", "loss"), ("AUC", "auc")):
+        for title, part in PARTS:
             lines = [line(name, f["steps"], f["values"]) for name, f in figures.items() if part in name]
             lines = [one for one in lines if one.x]
             if lines:

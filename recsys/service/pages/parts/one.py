@@ -7,7 +7,7 @@ from recsys.service.compare import flat
 from recsys.service.curves import Curves
 from recsys.service.http.files import home_of, read_log
 from recsys.service.http.settings import Settings
-from recsys.service.pages.parts.charts import charts
+from recsys.service.pages.parts.charts import PARTS, charts
 from recsys.service.pages.parts.defaults import PLACES, Defaults
 from recsys.service.pages.parts.rows import Row
 from recsys.service.pages.parts.stages import results
@@ -42,7 +42,8 @@ def one_run(settings: Settings, row: Row, after: int, curves: Curves, defaults: 
     home = home_of(run, settings)
     log, folder = read_log(home, run.id, -_TAIL), results(home, run)
     return {
-        "row": row, "run": run, "after": after, "charts": charts(curves.of(home, run.id, _POINTS)), "results": folder,
+        "row": row, "run": run, "after": after, "results": folder,
+        "kinds": PARTS, "charts": charts(curves.of(home, run.id, _POINTS)),
         "log": log.body.decode("utf-8", "replace"), "log_next": log.next, "log_cut": log.start > 0,
         "changes": defaults.changes(run.new.experiment, run.new.config),
         "config": [(key, value) for key, value in flat(run.new.config).items() if key not in PLACES],

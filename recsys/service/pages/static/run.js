@@ -49,7 +49,7 @@
     if (chart.cursor.idx == null) chart.setLegend({idx: chart.data[0].length - 1}, false);
   }
 
-  const PARTS = [["Loss", "loss"], ["AUC", "auc"]];
+  const PARTS = JSON.parse(section.dataset.parts);
   function wanted() {
     const keys = [];
     for (const [stage, figures] of Object.entries(stages)) for (const [title, part] of PARTS) {
