@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -148,13 +149,21 @@ class Pace:
 
 
 class Terminal:
-    """Draws a progress bar on standard error, and prints notes; `close` ends the bar's thread."""
+    """Draws a progress bar on standard error, and prints notes; `close` ends the bar's thread.
+
+    If standard error is a file or a pipe, such as the log of a run, it prints a line for each look at validation, and
+    one at the beginning and the end of other work.
+    """
 
     def __init__(self):
         self._bar, self._figures = None, ""
+        self._lines = None if sys.stderr.isatty() else _Lines()
 
     def progress(self, done: int, total: int, unit: str = "steps") -> None:
         """Draw the bar, from the first call until all is done."""
+        if self._lines:
+            self._lines.progress(done, total, unit)
+            return
         if self._bar is None:
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # a tenth of a second
 
@@ -178,6 +187,8 @@ class Terminal:
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self._figures = "".join(f", {name} {value:.5f}" for name, value in values.items())
+        if self._lines:
+            self._lines.look(step, self._figures)
 
     def note(self, text: str) -> None:
         from recsys.terminal import console  # imports rich, which `recsys submit` does without
@@ -199,6 +210,38 @@ class Terminal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Lines:
+    """Prints how far a work is: when it begins, at each look of a training, and at its end if it had no look."""
+
+    def __init__(self):
+        self._begun: tuple[float, int] | None = None  # when, and what was done already
+        self._amount, self._unit, self._speed, self._looked = "", "", "", False
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        now = time.monotonic()
+        self._amount, self._unit, self._speed = f"{done:,} of {total:,} {unit}", unit, ""
+        if self._begun is None:
+            self._begun, self._looked = (now, done), False
+            self._print(self._amount)
+        elif (seconds := now - self._begun[0]) > 0 and done > self._begun[1]:
+            speed = (done - self._begun[1]) / seconds
+            left = timedelta(seconds=round((total - done) / speed))
+            self._speed = f", {speed:,.0f} a second" + (f", {left} left" if done < total else "")
+        if done >= total:
+            if self._speed and not self._looked:
+                self._print(self._amount + self._speed)
+            self._begun = None
+
+    def look(self, step: int, figures: str) -> None:
+        if self._unit == "rows":  # else it is no look of a training
+            self._looked = True
+            self._print(f"step {step:,}: {self._amount}{self._speed}{figures}")
+
+    @staticmethod
+    def _print(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
 
 class RunFile:
