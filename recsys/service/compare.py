@@ -1,9 +1,10 @@
 """Compares runs: only what differs in their configurations, their figures, and seeds grouped into one row.
 
 A group is all runs on the same prepared data whose configurations differ in nothing but `seed`. Its figures are means
-over seeds with their 95 % interval by Student's t. A group is held against another on the same data by the differences
-of runs with the same seed: noise that both share cancels. A run that has prepared no data yet is a group of its own.
-R runs, G groups.
+over the seeds of its finished runs with their 95 % interval by Student's t; a seed that ran again is one value, the
+mean of its runs, since a repetition is no new evidence. A group is held against another on the same data by the
+differences of runs with the same seed: noise that both share cancels. A run that has prepared no data yet is a group of
+its own. R runs, G groups.
 """
 
 import math
@@ -81,9 +82,11 @@ def compare(runs: Sequence[QueuedRun], figures: Figures, baseline: str | None = 
         `figures`: names of those that differ, first those that most runs have; `same_figures`: the others.
         `runs`: {"id", "name", "state", "seed", "data": name of the prepared data, or None, "group": its index,
         "config": the keys that differ, "figures"}.
-        `groups`: {"runs", "data", "seeds", "config", "figures": name → {"mean", "low", "high", "count"}, "against":
-        name → {"mean", "low", "high", "p", "count"}}, where `against` is the difference to group `baseline`, and `low`,
-        `high` and `p` need two runs; nothing is held against a group on other data.
+        `groups`: {"runs", "data", "seeds": distinct ones of finished runs or, if none is, of all, "finished": how many,
+        "repeated": how many of them repeat a seed, "config", "figures": name → {"mean", "low", "high", "count"},
+        "against": name → {"mean", "low", "high", "p", "count"}}, where `count` is of seeds, `against` is the difference
+        to group `baseline`, and `low`, `high` and `p` need two seeds. Only finished runs count, and nothing is held
+        against a group on other data.
 
     Raises:
         ConfigError: If there are none or too many, or the baseline is none of them.
@@ -151,17 +154,30 @@ def _differing(config_R: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _group(part: list[Json], base: list[Json], keys: Sequence[str], names: Sequence[str]) -> Json:
-    figures = {n: over_seeds([r["figures"][n] for r in part if n in r["figures"]]) for n in names}
+    finished = [r for r in part if r["state"] == "finished"]
+    by_seed = {n: _by_seed(finished, n) for n in names}
     alike = part is not base and part[0]["data"] is not None and part[0]["data"] == base[0]["data"]
-    against = {n: _paired(part, base, n) for n in names} if alike else {}
+    against = {n: _paired(by_seed[n], _by_seed(base, n)) for n in names} if alike else {}
+    seeds = list(dict.fromkeys(r["seed"] for r in finished or part))
     return {
         "runs": [r["id"] for r in part],
         "data": part[0]["data"],
-        "seeds": [r["seed"] for r in part],
+        "seeds": seeds,
+        "finished": len(finished),
+        "repeated": len(finished) - len(seeds) if finished else 0,
         "config": {k: part[0]["config"][k] for k in keys if k in part[0]["config"]},
-        "figures": {n: f for n, f in figures.items() if f["count"]},
+        "figures": {n: over_seeds(list(values.values())) for n, values in by_seed.items() if values},
         "against": {n: f for n, f in against.items() if f["count"]},
     }
+
+
+def _by_seed(part: Sequence[Json], name: str) -> dict[int | None, float]:
+    """Seed → the mean of a figure over its finished runs."""
+    values = dict[int | None, list[float]]()
+    for run in part:
+        if run["state"] == "finished" and name in run["figures"]:
+            values.setdefault(run["seed"], []).append(run["figures"][name])
+    return {seed: math.fsum(of_seed) / len(of_seed) for seed, of_seed in values.items()}
 
 
 def over_seeds(values: Sequence[float]) -> Json:
@@ -177,10 +193,8 @@ def over_seeds(values: Sequence[float]) -> Json:
     return {"mean": mean, "low": mean - half, "high": mean + half, "count": count}
 
 
-def _paired(part: list[Json], base: list[Json], name: str) -> Json:
+def _paired(ours: Mapping[int | None, float], theirs: Mapping[int | None, float]) -> Json:
     """The mean difference over the seeds that both have, its 95 % interval, and the p value of a paired t test."""
-    theirs = {r["seed"]: r["figures"][name] for r in base if name in r["figures"]}
-    ours = {r["seed"]: r["figures"][name] for r in part if name in r["figures"]}
     changes = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
     change = over_seeds(changes)
     if len(changes) < 2:

@@ -63,7 +63,7 @@ def _shown(answer: Json, query: QueryParams) -> dict[str, Any]:
     every = best_first(lines(answer, grouped), sort)
     drawn, kept = dimensions(columns(every, keys, figures))[-_AXES:], kept_of(query)
     cost, gain = _pair(query, names)
-    plane = scatter(cost, gain, [{n: f["mean"] for n, f in one.figures.items()} for one in every])
+    plane = scatter(cost, gain, [one.means for one in every])
     pins = query.getlist("pin")
     return {
         "lines": every, "inside": [kept.takes(i, drawn) for i in range(len(every))], "keys": keys, "figures": figures,

@@ -86,6 +86,6 @@ def _shown(answer: Json, runs: Path, id: str, request: Request) -> dict[str, Any
         "chart": history([one.mean(figure) for one in every], is_higher_better(figure) is True, figure),
         "figure": figure, "names": names, "best": ranked[0] if ranked else None, "lines": every, "short": short,
         "brief": brief,
-        "plane": scatter(cost, figure, [{n: f["mean"] for n, f in one.figures.items()} for one in every]),
+        "plane": scatter(cost, figure, [one.means for one in every]),
         "important": importance(settings, [one.mean(figure) for one in every], given),
     }  # fmt: skip

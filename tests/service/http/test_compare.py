@@ -94,6 +94,24 @@ def test_runs_on_other_data_are_other_groups_and_are_not_tested(tmp_path: Path) 
     assert tuned is not None and tuned["p"] == pytest.approx(wanted.pvalue) and tuned["count"] == 3
 
 
+def test_a_repeated_seed_is_one_value_and_what_has_not_finished_is_none(tmp_path: Path) -> None:
+    auc = {"a0": 0.70, "a0-retry": 0.72, "a1": 0.75, "a2": 0.79, "b0": 0.74, "b1": 0.77, "b1-retry": 0.79, "b2": 0.80}
+    runs = [row(id, int(id[1]), 0.1 if id[0] == "a" else 0.2) for id in auc]
+    for run, value in zip(runs, auc.values(), strict=True):
+        finished(tmp_path, run.id, auc=value)
+    for id, state in (("a3", "running"), ("a4", "cancelled"), ("a5", "failed")):
+        prepare_as(tmp_path, id, "d-1")
+        live = Live("evaluate", None, {"evaluate": {"step": 3.0, "auc": 0.1}})
+        runs.append(QueuedRun(row(id, int(id[1])).new, 1, state, live=live))
+    base, tuned = compare(runs, Figures(lambda run: tmp_path))["groups"]
+    a, b = [0.71, 0.75, 0.79], [0.74, 0.78, 0.80]
+    assert (base["finished"], base["repeated"], base["seeds"], len(base["runs"])) == (4, 1, [0, 1, 2], 7)
+    figure, change = base["figures"]["evaluate/auc"], tuned["against"]["evaluate/auc"]
+    assert figure["count"] == change["count"] == 3 and figure["mean"] == pytest.approx(0.75)
+    assert (figure["low"], figure["high"]) == pytest.approx(stats.t.interval(0.95, 2, 0.75, stats.sem(a)))
+    assert change["p"] == pytest.approx(stats.ttest_rel(b, a).pvalue)
+
+
 def test_a_run_without_a_result_shows_what_it_has_told(tmp_path: Path) -> None:
     live = Live("train", None, {"train": {"step": 3.0, "valid_auc": 0.6, "bad": math.nan}})
     running = QueuedRun(row("r", 0).new, 1, "running", live=live)

@@ -74,9 +74,7 @@ def test_what_the_options_say_is_what_a_run_takes(here: Caller) -> None:
     assert "train.lr" in wrong["error"]
 
 
-def test_pages_know_which_figures_are_better_if_larger(
-    queue: Queue, settings: Settings, place: Path
-) -> None:
+def test_pages_know_which_figures_are_better_if_larger(queue: Queue, settings: Settings, place: Path) -> None:
     site, times = Caller(make_site(queue, settings)), (8.125, 8.125, 4.125, 4.125)
     for i, value in enumerate(times):
         queue.submit([new_run(place, f"r{i}", config={"seed": i % 2, "bits": 8 + i // 2})])

@@ -154,7 +154,7 @@ def test_a_sweep_shows_its_history_and_what_matters(here: Caller, bench: Bench) 
     moved = here.get("/runs/20260101-000000-sweep", follow_redirects=False)
     assert moved.status_code == 303 and moved.headers["location"] == "/sweep/20260101-000000-sweep"
     compared = page(here, "/compare?id=20260101-000000-sweep")
-    assert "seeds 0, 0, 0" in compared.text and "1 setting differs" in compared.text
+    assert "3 runs, seeds 0; 2 repeated" in compared.text and "1 setting differs" in compared.text
 
 
 def test_a_comparison_shows_only_what_differs(here: Caller, bench: Bench) -> None:

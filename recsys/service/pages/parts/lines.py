@@ -21,9 +21,12 @@ class Line:
         ids: Its runs.
         name: What it is called.
         state: State of its runs, if it is one.
-        seeds: Their seeds.
+        seeds: Seeds of those that have finished, each once.
+        finished: How many of its runs have.
+        repeated: How many of these repeat a seed.
         config: Key → value, of the keys that differ.
-        figures: Name → `mean`, and `low` and `high` if there are several runs.
+        figures: Name → `mean`, and `low` and `high` if there are several seeds; of a line that stands for one run
+            which has not finished, the newest that it has told.
         against: Name → difference to the baseline's, with `p` if there are common seeds.
         is_baseline: Whether the others are held against it.
     """
@@ -32,6 +35,8 @@ class Line:
     name: str
     state: str | None
     seeds: list[Any]
+    finished: int
+    repeated: int
     config: dict[str, Any]
     figures: dict[str, Json]
     against: dict[str, Json]
@@ -43,8 +48,19 @@ class Line:
         return self.ids[0]
 
     def mean(self, name: str) -> float | None:
-        """The mean of a figure."""
-        return self.figures.get(name, {}).get("mean")
+        """The mean of a figure over finished runs; None if there is none."""
+        return self.figures.get(name, {}).get("mean") if self.finished else None
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean of each figure over finished runs."""
+        return {name: figure["mean"] for name, figure in self.figures.items()} if self.finished else {}
+
+    @property
+    def note(self) -> str:
+        """How many of its runs count, and how often: `2 of 3 finished, 1 repeated`; "" if each does, once."""
+        some = f"{self.finished} of {len(self.ids)} finished" if self.finished < len(self.ids) else ""
+        return ", ".join(filter(None, [some, f"{self.repeated} repeated" if self.repeated else ""]))
 
 
 def lines(compared: Json, grouped: bool) -> list[Line]:
@@ -54,7 +70,7 @@ def lines(compared: Json, grouped: bool) -> list[Line]:
         return [
             Line(
                 g["runs"], runs[g["runs"][0]]["name"], _one_state([runs[id]["state"] for id in g["runs"]]), g["seeds"],
-                g["config"], g["figures"], g["against"], number == compared["baseline"],
+                g["finished"], g["repeated"], g["config"], g["figures"], g["against"], number == compared["baseline"],
             )
             for number, g in enumerate(compared["groups"])
         ]  # fmt: skip
@@ -62,12 +78,13 @@ def lines(compared: Json, grouped: bool) -> list[Line]:
 
     def against(run: Json) -> dict[str, Json]:
         alike = run["data"] is not None and run["data"] == first["data"]
+        alike = alike and run["state"] == first["state"] == "finished"
         common = [n for n in run["figures"] if n in first["figures"]] if alike else []
         return {} if run is first else {n: {"mean": run["figures"][n] - first["figures"][n]} for n in common}
 
     return [
         Line(
-            [r["id"]], r["name"], r["state"], [r["seed"]], r["config"],
+            [r["id"]], r["name"], r["state"], [r["seed"]], int(r["state"] == "finished"), 0, r["config"],
             {name: {"mean": value, "count": 1} for name, value in r["figures"].items()},
             against(r), r is first,
         )
@@ -119,5 +136,5 @@ def brief(key: str, value: Any) -> Any:
 def columns(every: Sequence[Line], keys: Sequence[str], figures: Sequence[str]) -> list[tuple[str, Mapping[int, Any]]]:
     """Key or figure → row → value, for axes."""
     settings = [(k, {i: brief(k, one.config[k]) for i, one in enumerate(every) if k in one.config}) for k in keys]
-    measured = [(n, {i: one.figures[n]["mean"] for i, one in enumerate(every) if n in one.figures}) for n in figures]
+    measured = [(n, {i: one.means[n] for i, one in enumerate(every) if n in one.means}) for n in figures]
     return [*settings, *measured]
