@@ -21,10 +21,11 @@ from recsys.service.outcomes import Figures
 from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import QueuedRun
 
-__all__ = ["MOST", "chosen", "compare", "differences", "flat", "over_seeds"]
+__all__ = ["MOST", "chosen", "compare", "differences", "flat", "is_time", "over_seeds"]
 
 MOST = 500  # runs that are compared at once
 _LIKE = ("seed", "runs", "trusted")  # keys in which runs of a group may differ
+_TIMES = ("seconds", "rows_per_second", "us_per_row", "latency")
 _DATA = "data"  # the key under which the prepared data are shown, if they differ
 
 
@@ -86,7 +87,7 @@ def compare(runs: Sequence[QueuedRun], figures: Figures, baseline: str | None = 
         "repeated": how many of them repeat a seed, "config", "figures": name → {"mean", "low", "high", "count"},
         "against": name → {"mean", "low", "high", "p", "count"}}, where `count` is of seeds, `against` is the difference
         to group `baseline`, and `low`, `high` and `p` need two seeds. Only finished runs count, and nothing is held
-        against a group on other data.
+        against a group on other data. Times have no `low`, `high` and `p` there.
 
     Raises:
         ConfigError: If there are none or too many, or the baseline is none of them.
@@ -157,7 +158,7 @@ def _group(part: list[Json], base: list[Json], keys: Sequence[str], names: Seque
     finished = [r for r in part if r["state"] == "finished"]
     by_seed = {n: _by_seed(finished, n) for n in names}
     alike = part is not base and part[0]["data"] is not None and part[0]["data"] == base[0]["data"]
-    against = {n: _paired(by_seed[n], _by_seed(base, n)) for n in names} if alike else {}
+    against = {n: _against(n, by_seed[n], _by_seed(base, n)) for n in names} if alike else {}
     seeds = list(dict.fromkeys(r["seed"] for r in finished or part))
     return {
         "runs": [r["id"] for r in part],
@@ -191,6 +192,21 @@ def over_seeds(values: Sequence[float]) -> Json:
     error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (count - 1) / count)
     half = float(stdtrit(count - 1, 0.975)) * error
     return {"mean": mean, "low": mean - half, "high": mean + half, "count": count}
+
+
+def _against(name: str, ours: Mapping[int | None, float], theirs: Mapping[int | None, float]) -> Json:
+    """A difference; of times only its mean: what else ran on the machine is in them, and is no noise of seeds."""
+    change = _paired(ours, theirs)
+    return {k: v for k, v in change.items() if k in ("mean", "count")} if is_time(name) else change
+
+
+def is_time(name: str) -> bool:
+    """Whether a figure is a time or a speed, which other work on the machine changes.
+
+    >>> is_time("seconds"), is_time("evaluate/train.us_per_row"), is_time("train/valid_auc")
+    (True, True, False)
+    """
+    return name.rpartition("/")[2].rpartition(".")[2] in _TIMES
 
 
 def _paired(ours: Mapping[int | None, float], theirs: Mapping[int | None, float]) -> Json:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from threading import Lock
 from typing import Any
@@ -14,7 +14,7 @@ from recsys.service.queue.records import ENDED, QueuedRun
 
 __all__ = ["Figures"]
 
-_NOT_COMPARED = ("prepare",)  # stages whose figures describe the data
+_NOT_COMPARED = ("prepare",)  # its figures describe the data, and its time is paid by the first run that needs them
 _REMEMBERED = 5000  # runs
 _UNREADABLE = (DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
@@ -31,7 +31,11 @@ class Figures:
         self._seen: OrderedDict[tuple[str, int, float | None], tuple[dict[str, float], str | None]] = OrderedDict()
 
     def of(self, run: QueuedRun) -> dict[str, float]:
-        """Figures of a run, such as `evaluate/train.auc`: from its result, or else the newest that it has told."""
+        """Figures of a run, such as `evaluate/train.auc`; `seconds` of all stages but prepare, once it has a result.
+
+        A stage that has ended has those of its result, since the last look is not that of the model which it keeps; of
+        another one they are the newest that it has told.
+        """
         return self._of(run)[0]
 
     def data_of(self, run: QueuedRun) -> str | None:
@@ -69,24 +73,30 @@ class Figures:
         return None
 
     def _read(self, run: QueuedRun) -> dict[str, float]:
-        newest = {
-            f"{stage}/{name}": float(value)
-            for stage, values in run.live.metrics.items()
-            for name, value in values.items()
-            if name != "step" and stage not in _NOT_COMPARED
-        }
         home = self._home(run)
         try:
             stages: Any = json.loads(read_inside(home, run.id, "result.json"))["stages"]
-            seconds = [part["seconds"] for part in stages.values() if part["seconds"] is not None]
-            result = {
-                f"{stage}/{name}": float(value)
-                for stage, part in stages.items()
-                for name, value in (part["metrics"] or {}).items()
-                if stage not in _NOT_COMPARED
-            }
+            parts = {stage: part for stage, part in stages.items() if stage not in _NOT_COMPARED}
+            seen = _figures({stage: part["metrics"] or {} for stage, part in parts.items()})
+            seen["seconds"] = math.fsum(p["seconds"] for p in parts.values() if p["seconds"] is not None)
+        except _UNREADABLE:  # it has no result yet, or one that nobody can read
+            live = {stage: told for stage, told in run.live.metrics.items() if stage not in _NOT_COMPARED}
+            seen = _figures({stage: self._of_stage(home, run.id, stage, told) for stage, told in live.items()})
+        return {name: value for name, value in seen.items() if math.isfinite(value)}
+
+    def _of_stage(self, home: Path, run: str, stage: str, told: Mapping[str, float]) -> Mapping[str, float]:
+        """Figures of a stage: of its result if it has ended, else what it has told."""
+        try:
+            metrics: Any = json.loads(read_inside(home, run, f"{stage}/result.json"))["metrics"]
+            return {str(name): float(value) for name, value in metrics.items()}
         except _UNREADABLE:
-            pass  # it has no result yet, or one that nobody can read
-        else:
-            newest |= {**result, "seconds": math.fsum(seconds)}
-        return {k: v for k, v in newest.items() if math.isfinite(v)}
+            return told
+
+
+def _figures(by_stage: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    return {
+        f"{stage}/{name}": float(value)
+        for stage, metrics in by_stage.items()
+        for name, value in metrics.items()
+        if name != "step"
+    }

@@ -9,7 +9,7 @@ from starlette.datastructures import QueryParams
 
 from recsys.errors import ConfigError
 from recsys.files import Json
-from recsys.service.compare import compare
+from recsys.service.compare import compare, is_time
 from recsys.service.figures import is_higher_better, kind_of
 from recsys.service.http.api import chosen
 from recsys.service.http.auth import needs
@@ -68,6 +68,7 @@ def _shown(answer: Json, query: QueryParams) -> dict[str, Any]:
     return {
         "lines": every, "inside": [kept.takes(i, drawn) for i in range(len(every))], "keys": keys, "figures": figures,
         "names": names, "same": answer["same"], "same_figures": answer["same_figures"], "several": several,
+        "timed": any(is_time(name) for name in figures),
         "apart": len({group["data"] for group in answer["groups"]}) > 1,
         "grouped": grouped, "sort": sort, "axes": drawn, "kept": kept, "plane": plane, "pins": pins,
         "short": short, "brief": brief, "is_higher_better": is_higher_better,
@@ -79,7 +80,7 @@ def _shown(answer: Json, query: QueryParams) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_COSTS, _GAINS = ("bytes", "table_bytes", "us_per_row", "seconds"), ("auc", "valid_auc", "logloss")
+_COSTS, _GAINS = ("bytes", "table_bytes"), ("auc", "valid_auc", "logloss")
 
 
 def _pair(query: QueryParams, names: Sequence[str]) -> tuple[str, str]:
@@ -105,7 +106,7 @@ def _plain(value: Any) -> float | str | None:
 def _verdict(name: str, difference: Json) -> str:
     """What a difference is: `better` or `worse`; `quiet` if it is not significant, or neither."""
     higher = is_higher_better(name)
-    if higher is None or difference.get("p", 1.0) >= _LEVEL:
+    if higher is None or difference.get("p", 1.0) >= _LEVEL:  # a time has no p
         return "quiet"
     return "better" if (difference["mean"] > 0) == higher else "worse"
 

@@ -46,7 +46,7 @@ def test_seeds_are_one_row_with_interval_and_paired_significance(tmp_path: Path)
         finished(tmp_path, f"{lr}-{seed}", auc=value, bytes=8.0)
     seen = compare(runs, Figures(lambda run: tmp_path))
     assert seen["keys"] == ["seed", "train.lr"] and seen["same"] == 3
-    assert seen["figures"] == ["evaluate/auc"] and seen["same_figures"] == {"evaluate/bytes": 8.0, "seconds": 3.5}
+    assert seen["figures"] == ["evaluate/auc"] and seen["same_figures"] == {"evaluate/bytes": 8.0, "seconds": 2.5}
     assert [g["config"] for g in seen["groups"]] == [{"train.lr": 0.1}, {"train.lr": 0.2}, {"train.lr": 0.3}]
     base = [auc[0.1, s] for s in range(4)]
     p = []
@@ -125,6 +125,28 @@ def test_a_run_without_a_result_shows_what_it_has_told(tmp_path: Path) -> None:
 def test_one_figure_alone_has_no_interval() -> None:
     assert over_seeds([0.5]) == {"mean": 0.5, "count": 1} and over_seeds([]) == {"count": 0}
     assert over_seeds([0.5, 0.5]) == {"mean": 0.5, "low": 0.5, "high": 0.5, "count": 2}
+
+
+def test_a_stage_that_has_ended_has_the_figures_of_its_result_alone(tmp_path: Path) -> None:
+    told = {"train": {"step": 9.0, "valid_auc": 0.7, "train_loss": 0.3}, "evaluate": {"step": 1.0, "auc": 0.5}}
+    running = QueuedRun(row("r", 0).new, 1, "running", live=Live("evaluate", None, told))
+    (tmp_path / "r" / "train").mkdir(parents=True)
+    (tmp_path / "r" / "train" / "result.json").write_text('{"version": 2, "metrics": {"valid_auc": 0.72}}')
+    seen = compare([running], Figures(lambda run: tmp_path))["runs"][0]["figures"]
+    assert seen == {"train/valid_auc": 0.72, "evaluate/auc": 0.5}
+    stages = {"train": {"seconds": 2.0, "metrics": {"valid_auc": 0.73}}, "evaluate": {"seconds": 1.0, "metrics": {}}}
+    (tmp_path / "r" / "result.json").write_text(json.dumps({"version": 2, "stages": stages}))
+    seen = compare([running], Figures(lambda run: tmp_path))["runs"][0]["figures"]
+    assert seen == {"train/valid_auc": 0.73, "seconds": 3.0}
+
+
+def test_times_are_shown_and_not_tested(tmp_path: Path) -> None:
+    runs = [row(f"{name}{seed}", seed, lr) for name, lr in (("a", 0.1), ("b", 0.2)) for seed in range(3)]
+    for i, run in enumerate(runs):
+        finished(tmp_path, run.id, **{"train.us_per_row": i + 10.0, "train.auc": i / 10})
+    change = compare(runs, Figures(lambda run: tmp_path))["groups"][1]["against"]
+    assert change["evaluate/train.us_per_row"] == {"mean": 3.0, "count": 3}
+    assert "p" in change["evaluate/train.auc"]
 
 
 def test_what_a_configuration_sets_otherwise() -> None:
