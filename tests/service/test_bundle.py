@@ -63,14 +63,29 @@ def onnx_only(m: CTR, prepared: Path, out: Path) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def unmeasured(schema: Schema, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A bundle of a model without figures, written without a compiler, with made-up golden rows; what export says."""
+    out = tmp_path_factory.mktemp("unmeasured") / "b"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "compiler", lambda: None)
+        card = {"name": "new", "metrics": {}}
+        return out, export_bundle(model(schema, "per_field"), prepared, out, calibrator=CALIBRATOR, card=card)
+
+
 # --- the same answers ---
 
 
 @pytest.mark.parametrize("scheme", [pytest.param(s, marks=() if s == "unified" else pytest.mark.slow) for s in SCHEMES])
 @pytest.mark.usefixtures("no_compiler")
-def test_raw_rows_score_as_the_shards_did(scheme: str, schema: Schema, prepared: Path, tmp_path: Path) -> None:
-    m = model(schema, scheme)
+def test_raw_rows_score_as_the_shards_did_and_the_model_stays_as_it_was(
+    scheme: str, schema: Schema, prepared: Path, tmp_path: Path
+) -> None:
+    m = model(schema, scheme).train()
+    before = copy.deepcopy(m.state_dict())
     folder = onnx_only(m, prepared, tmp_path / "b")
+    assert all(part.training for part in m.modules())
+    assert all(torch.equal(v, before[k]) for k, v in m.state_dict().items())
     rows = json.loads((prepared / "golden_rows.json").read_text())
     want_B = logits(m, Shards(prepared, "test"))[: len(rows)]
     got = Bundle.load(folder)
@@ -223,33 +238,20 @@ def test_the_card_says_what_it_is(bundle: Path) -> None:
     assert card["versions"]["torch"].startswith("2.")
 
 
-@pytest.mark.usefixtures("no_compiler")
-def test_the_card_of_a_model_that_nobody_measured_says_so(schema: Schema, prepared: Path, tmp_path: Path) -> None:
-    m = model(schema, "per_field")
-    export_bundle(m, prepared, tmp_path / "b", calibrator=None, card={"name": "new", "metrics": {}})
-    card = Bundle.load(tmp_path / "b").card
+def test_the_card_of_a_model_that_nobody_measured_says_so(unmeasured: tuple[Path, dict[str, Any]]) -> None:
+    card = Bundle.load(unmeasured[0]).card
     assert card["metrics"] is None
     assert "not measured" in card["metrics_note"]
 
 
-@pytest.mark.usefixtures("no_compiler")
-def test_without_a_compiler_the_card_says_why_there_is_no_pt2(schema: Schema, prepared: Path, tmp_path: Path) -> None:
-    folder = onnx_only(model(schema, "per_field"), prepared, tmp_path / "b")
+def test_without_a_compiler_the_card_says_why_there_is_no_pt2(unmeasured: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = unmeasured
     card = json.loads((folder / "card.json").read_text())
     assert not (folder / "graph.pt2").exists()
     assert card["runtimes"] == ["onnx"]
     assert "compiler" in card["note"]
     with pytest.raises(BundleError, match="compiler"):
         Bundle.load(folder, "pt2")
-
-
-@pytest.mark.usefixtures("no_compiler")
-def test_export_leaves_the_model_as_it_was(schema: Schema, prepared: Path, tmp_path: Path) -> None:
-    m = model(schema, "unified").train()
-    before = copy.deepcopy(m.state_dict())
-    onnx_only(m, prepared, tmp_path / "b")
-    assert all(part.training for part in m.modules())
-    assert all(torch.equal(v, before[k]) for k, v in m.state_dict().items())
 
 
 def test_a_bundle_holds_no_paths_and_no_names_of_this_machine(bundle: Path) -> None:
@@ -335,18 +337,24 @@ def test_nothing_is_left_of_an_export_that_fails(
 @pytest.mark.parametrize(("golden_rows", "count"), [("synthetic", 256), ("none", 0)])
 @pytest.mark.usefixtures("no_compiler")
 def test_a_bundle_need_keep_no_row_of_the_data(
-    golden_rows: str, count: int, schema: Schema, prepared: Path, tmp_path: Path
+    golden_rows: str,
+    count: int,
+    unmeasured: tuple[Path, dict[str, Any]],
+    schema: Schema,
+    prepared: Path,
+    tmp_path: Path,
 ) -> None:
-    made = export_bundle(
-        model(schema, "per_field"), prepared, tmp_path / "b", calibrator=CALIBRATOR, card={}, golden=golden_rows
-    )
+    folder, made = unmeasured
+    if golden_rows == "none":
+        folder, m = tmp_path / "b", model(schema, "per_field")
+        made = export_bundle(m, prepared, folder, calibrator=CALIBRATOR, card={}, golden=golden_rows)
     assert made["verified"]["rows"] == 256  # real rows were replayed before the bundle appeared
-    kept = golden(tmp_path / "b")
+    kept = golden(folder)
     assert len(kept) == count
     real = {json.dumps(r, sort_keys=True) for r in json.loads((prepared / "golden_rows.json").read_text())}
     assert not [r for r in kept if json.dumps(r, sort_keys=True) in real]
-    assert verify(tmp_path / "b")["rows"] == count
-    loaded = Bundle.load(tmp_path / "b")
+    assert verify(folder)["rows"] == count
+    loaded = Bundle.load(folder)
     assert ("graph_us_b1" in latency(loaded, repeats=5, batches=(1,))) == (count > 0)
     if count:
         assert loaded.logits(kept).std() > 0.1
