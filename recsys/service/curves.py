@@ -75,7 +75,7 @@ class Curves:
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
     def of(self, runs: Path, run: str, points: int = 1000, names: frozenset[str] = frozenset()) -> Json:
-        """The curves of a run → stage → figure → {"steps", "values", "points": how many there are}.
+        """The curves of a run → stage → figure → {"steps", "values", "means": see `thinned`, "points": all}.
 
         Args:
             runs: The folder of runs that it is in.
@@ -128,6 +128,8 @@ class Curves:
 def thinned(steps: "array[float]", values: "array[float]", points: int) -> Json:
     """At most so many points that draw the same picture: of each stretch of steps, its least and its largest value.
 
+    Means over them are biased if noise is skewed: a smoothed line is one of `means`, the mean of each point's stretch.
+
     Args:
         steps: In order.
         values: One for each step.
@@ -135,11 +137,16 @@ def thinned(steps: "array[float]", values: "array[float]", points: int) -> Json:
     """
     count, wanted = len(steps), max(points, _LEAST)
     if count <= wanted:
-        return {"steps": list(steps), "values": list(values)}
-    stretches, kept = (wanted - 2) // 2, {0, count - 1}
+        return {"steps": list(steps), "values": list(values), "means": list(values)}
+    stretches = (wanted - 2) // 2
+    mean_at = dict[int, float]()  # place of a point that is kept → mean of its stretch
     for i in range(stretches):
         begin, end = i * count // stretches, (i + 1) * count // stretches
         part = values[begin:end]
-        kept |= {begin + part.index(min(part)), begin + part.index(max(part))}
-    order = sorted(kept)
-    return {"steps": [steps[i] for i in order], "values": [values[i] for i in order]}
+        kept = {begin + part.index(min(part)), begin + part.index(max(part))} | ({0, count - 1} & {begin, end - 1})
+        mean_at |= dict.fromkeys(sorted(kept), sum(part) / len(part))
+    return {
+        "steps": [steps[i] for i in mean_at],
+        "values": [values[i] for i in mean_at],
+        "means": list(mean_at.values()),
+    }

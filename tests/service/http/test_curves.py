@@ -2,6 +2,7 @@
 
 import json
 import math
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,12 @@ def test_each_look_of_a_run_is_a_point(tmp_path: Path) -> None:
     file.stage("daily")
     file.metrics({"auc": 0.6}, 1)
     drawn = curves.of(tmp_path, "r")
-    assert drawn["train"]["valid_auc"] == {"steps": [10.0, 20.0], "values": [0.1, 0.2], "points": 2}
+    assert drawn["train"]["valid_auc"] == {
+        "steps": [10.0, 20.0],
+        "values": [0.1, 0.2],
+        "means": [0.1, 0.2],
+        "points": 2,
+    }
     assert drawn["daily"]["auc"]["values"] == [0.6] and "train_loss" not in drawn["train"]
     assert curves.of(tmp_path, "r", names=frozenset({"auc"}))["train"] == {}
 
@@ -45,7 +51,8 @@ def test_a_resumed_run_draws_its_steps_once(tmp_path: Path) -> None:
     assert curves.of(tmp_path, "r")["train"]["valid_auc"]["points"] == 3
     again = begin(tmp_path)  # from its checkpoint at step 15
     again.metrics({"valid_auc": 0.2}, 20)
-    assert curves.of(tmp_path, "r")["train"]["valid_auc"] == {"steps": [10.0, 20.0], "values": [0.1, 0.2], "points": 2}
+    drawn = curves.of(tmp_path, "r")["train"]["valid_auc"]
+    assert (drawn["steps"], drawn["values"], drawn["points"]) == ([10.0, 20.0], [0.1, 0.2], 2)
 
 
 def test_a_run_whose_curves_cannot_be_written_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,8 +76,6 @@ def test_a_run_of_an_earlier_version_shows_the_history_of_its_stages(tmp_path: P
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 5000), st.integers(16, 300), st.integers(0, 2**32 - 1))
 def test_a_thinned_curve_keeps_ends_least_and_largest_of_each_stretch(count: int, points: int, seed: int) -> None:
-    from array import array
-
     value_N = np.random.default_rng(seed).normal(size=count)
     drawn = thinned(array("d", range(count)), array("d", value_N), points)
     assert len(drawn["steps"]) == len(drawn["values"]) <= max(points, count if count <= points else points)
@@ -79,3 +84,20 @@ def test_a_thinned_curve_keeps_ends_least_and_largest_of_each_stretch(count: int
     if count:
         assert {0, count - 1} <= {int(s) for s in drawn["steps"]}
         assert min(drawn["values"]) == value_N.min() and max(drawn["values"]) == value_N.max()
+
+
+def test_what_a_page_smooths_has_the_mean_of_all_steps_however_skewed_they_are() -> None:
+    """Least and largest values alone lie far above the mean of exponential noise, which is 1."""
+    value_N = np.random.default_rng(0).exponential(size=40_000)
+    drawn = thinned(array("d", range(40_000)), array("d", value_N), 2000)
+    assert np.mean(drawn["values"]) > 1.8
+    smoothed, sum_, mass = [], 0.0, 0.0
+    for mean in drawn["means"]:  # as run.js smooths
+        sum_, mass = 0.99 * sum_ + 0.01 * mean, 0.99 * mass + 0.01
+        smoothed.append(sum_ / mass)
+    # 1 % of each new point: about 100 stretches of 40 steps are averaged, of which each counts twice
+    assert smoothed[-1] == pytest.approx(1, abs=4 / (40 * 100) ** 0.5)
+    assert np.mean(drawn["means"]) == pytest.approx(value_N.mean(), abs=0.01)
+    for step, mean in zip(drawn["steps"][::97], drawn["means"][::97], strict=True):
+        stretch = next(i for i in range(999) if i * 40_000 // 999 <= step < (i + 1) * 40_000 // 999)
+        assert mean == pytest.approx(value_N[stretch * 40_000 // 999 : (stretch + 1) * 40_000 // 999].mean())

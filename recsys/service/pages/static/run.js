@@ -9,12 +9,11 @@
   const given = new URLSearchParams(location.search).get("smooth");
   let chosen = given !== null && given >= 0 && given < 1;
   if (chosen) slider.value = given;
-  let stages = {}; /* stage → figure → {steps, values} */
+  let stages = {}; /* stage → figure → {steps, values, means: of the stretch that a point stands for} */
   let plots = [], asking = false, again = false;
 
   /* Exponential moving average without its bias towards zero; gaps stay gaps. */
   function smooth(values, weight) {
-    if (!weight) return values;
     const out = new Array(values.length);
     let sum = 0, mass = 0;
     for (let i = 0; i < values.length; i++) {
@@ -30,7 +29,7 @@
   /* One column of steps for all figures, then each figure raw and smoothed. */
   function data(plot) {
     const weight = Number(slider.value), figures = plot.names.map(name => stages[plot.stage][name]);
-    const tables = figures.map(f => [f.steps, f.values, smooth(f.values, weight)]);
+    const tables = figures.map(f => [f.steps, f.values, weight ? smooth(f.means, weight) : f.values]);
     return tables.every(t => t[0].length === tables[0][0].length && t[0].at(-1) === tables[0][0].at(-1) && t[0].every((v, i) => v === tables[0][0][i]))
       ? [tables[0][0], ...tables.flatMap(t => t.slice(1))] : uPlot.join(tables);
   }
