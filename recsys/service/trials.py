@@ -105,6 +105,11 @@ class _Looks:
             self._watch.looked(rows, logloss, math.nan if seconds is None else float(seconds))
 
 
+def _threads(wishes: Wishes) -> tuple[int, int]:
+    """What a trial's speed depends on."""
+    return wishes.needs.cores, wishes.needs.gpus
+
+
 class QueuedTrials:
     """Submits trials, follows them, and stops those that their watch stops; implements `Executor`.
 
@@ -114,7 +119,8 @@ class QueuedTrials:
         wishes: How to queue its trials; if seconds count, they run one at a time.
 
     Raises:
-        ConfigError: If the trials ran in one process so far; or if seconds count, and several were to run at once.
+        ConfigError: If the trials ran in one process so far; or if seconds count, and several were to run at once, or
+            on other cores or GPUs than those so far.
     """
 
     def __init__(self, queue: SqlQueue, begun: Begun, wishes: Wishes):
@@ -126,6 +132,13 @@ class QueuedTrials:
         if (begun.folder / "study.db").exists() and not (begun.folder / FILE).exists():
             raise ConfigError(
                 f"sweep {begun.id} was begun in one process: recsys sweep resume={begun.id} goes on with it there"
+            )
+        before = read_wishes(begun.folder)
+        if begun.timed and before and _threads(before) != _threads(wishes):
+            was, now = _threads(before), _threads(wishes)
+            raise ConfigError(
+                f"cores, gpus: expected {was[0]} and {was[1]}, on which the default and the trials so far were timed, "
+                f"since seconds count in this search, got {now[0]} and {now[1]}: leave them out, or begin a new sweep"
             )
         write_json(begun.folder / FILE, asdict(wishes), VERSION)
         self._queue, self._begun = queue, begun

@@ -317,6 +317,14 @@ def test_seconds_are_measured_one_at_a_time(queue: SqlQueue, tmp_path: Path) -> 
         sweep(queue, tmp_path, timed, parallel=2),
     ):
         pass
+    (tmp_path / "timed").mkdir()
+    with sweep(queue, tmp_path / "timed", timed, needs=Needs(2)):
+        pass
+    with (
+        pytest.raises(ConfigError, match="cores, gpus: expected 2 and 0, on which .* were timed, .* got 1 and 0"),
+        sweep(queue, tmp_path / "timed", timed, needs=Needs(1)),
+    ):
+        pass
     with sweep(queue, tmp_path, timed) as one:
         assert one.trials.several.room() == 1
     with sweep(queue, tmp_path) as one:

@@ -42,11 +42,11 @@ def scatter(x: str, y: str, figures: Sequence[Mapping[str, float]]) -> Scatter |
         return None
     signs = [-1.0 if is_higher_better(name) else 1.0 for name in (x, y)]
     costs = {row: (signs[0] * a, signs[1] * b) for row, (a, b) in points.items()}
-    front, best = list[int](), float("inf")
+    front, best = list[int](), (float("inf"), float("inf"))
     for row in sorted(costs, key=costs.__getitem__):  # by cost of x: a row is on the front if its cost of y is a record
-        if costs[row][1] < best:
+        if costs[row][1] < best[1] or costs[row] == best:  # equal rows beat each other in nothing
             front.append(row)
-            best = costs[row][1]
+            best = costs[row]
     front.sort(key=lambda row: points[row][0])
     across, upwards = (nice_axis([p[i] for p in points.values()]) for i in (0, 1))
     return Scatter(x, y, points, front, across, upwards)
