@@ -122,7 +122,7 @@ def _rows(runs: Sequence[QueuedRun], figures: Figures) -> tuple[list[Json], list
         keys.append(_DATA)
         config_R = [{**c, _DATA: data} if data else c for c, data in zip(config_R, data_R, strict=True)]
     rows: list[Json] = [
-        {"id": run.id, "name": run.new.name, "state": run.state, "seed": _seed(config), "data": data,
+        {"id": run.id, "name": run.new.name, "state": run.word, "seed": _seed(config), "data": data,
          "group": groups.index(group), "config": {k: config[k] for k in keys if k in config},
          "figures": dict(figures.of(run))}
         for run, config, data, group in zip(runs, config_R, data_R, group_R, strict=True)

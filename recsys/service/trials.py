@@ -27,7 +27,7 @@ from recsys.results import read_as
 from recsys.service.door import Submission
 from recsys.service.queue.errors import QueueDown
 from recsys.service.queue.folders import read_folders
-from recsys.service.queue.records import ENDED, Load, Needs, NewRun, QueuedRun
+from recsys.service.queue.records import ENDED, PRUNED, STOPPED, Load, Needs, NewRun, QueuedRun
 from recsys.service.queue.sql import SqlQueue
 from recsys.service.submit import git_state, of_queue, user_name
 from recsys.terminal import console
@@ -189,7 +189,7 @@ class QueuedTrials:
             left = self._left.wait(_PAUSE)
             if watch.cancelled() and not asked:
                 asked = True
-                self._ask(lambda: self._cancel(id))
+                self._ask(lambda: self._cancel(id, PRUNED if watch.stopped else STOPPED))
             if left:
                 raise NotOfTheTrial(f"run {id} goes on without the sweep")
 
@@ -252,9 +252,9 @@ class QueuedTrials:
                     )
             self._listed = True
 
-    def _cancel(self, id: str) -> None:
+    def _cancel(self, id: str, reason: str) -> None:
         with suppress(ConfigError):  # it has ended meanwhile
-            self._queue.cancel(id)
+            self._queue.cancel(id, reason)
 
     def _ask(self, ask: Callable[[], T]) -> T:
         """Ask the queue until it answers: meanwhile trials go on.

@@ -168,9 +168,13 @@ def test_random_search_tries_the_same_whatever_runs_at_once(queue: SqlQueue, tmp
     assert queue.get("s").state == "finished"
 
 
-def test_a_trial_that_is_behind_is_stopped_and_the_next_one_gets_its_slot(queue: SqlQueue, tmp_path: Path) -> None:
+def test_a_trial_that_is_behind_is_stopped_and_the_next_one_gets_its_slot(
+    queue: SqlQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Trial 5 is worse than the five before it, and would never end by itself."""
     bad = {"5": [0.9] * 10_000}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECSYS_DATABASE", f"sqlite:///{tmp_path / 'service.db'}")
     study, settings = optuna.create_study(), replace(SETTINGS, trials=8)
     with Hands(queue, lambda name: bad.get(name, [0.5] * LOOKS)) as hands, sweep(queue, tmp_path, settings) as one:
         one.search(study)
@@ -181,6 +185,10 @@ def test_a_trial_that_is_behind_is_stopped_and_the_next_one_gets_its_slot(queue:
     states = [TrialState.COMPLETE] * 5 + [TrialState.PRUNED] + [TrialState.COMPLETE] * 2
     assert [t.state for t in study.trials] == states
     assert rows["5"].state == "cancelled" and hands.claimed[-2:] == ["6", "7"] and hands.at_once == 1
+    assert main(["runs", "s/5"]) == 0 and main(["runs", "--parent", "s"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "state pruned reason pruned by its sweep: worse than the median of the trials before it" in shown
+    assert "s/5 pruned" in shown and "s/4 finished" in shown and "stopped on request" not in shown
     assert rows["6"].started_at and rows["5"].ended_at and rows["6"].started_at >= rows["5"].ended_at
 
 

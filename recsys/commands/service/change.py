@@ -3,7 +3,6 @@
 import sys
 from argparse import Namespace
 
-from recsys.commands.service.table import state_of
 from recsys.errors import ConfigError, in_one_line
 from recsys.service.doors import open_door
 
@@ -21,7 +20,7 @@ def cancel(given: Namespace) -> int:
                 print(f"error: {in_one_line(error)}", file=sys.stderr)
                 code = error.code
             else:
-                print(f"{row.id} {state_of(row)}")
+                print(f"{row.id} {row.word}")
     finally:
         door.close()
     return code
@@ -34,7 +33,7 @@ def resume(given: Namespace) -> int:
         row = door.resume(given.id, given.dead)
     finally:
         door.close()
-    print(f"{row.id} {state_of(row)}")
+    print(f"{row.id} {row.word}")
     return 0
 
 

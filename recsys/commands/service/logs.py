@@ -34,7 +34,7 @@ def exit_code(row: QueuedRun) -> int:
 def _print(door: Door, id: str) -> int:
     row = door.get(id)
     if _rest(door, id, 0) == 0:
-        print(f"{id} has said nothing yet: it is {row.state}{_because(row)}", file=sys.stderr)
+        print(f"{id} has said nothing yet: it is {row.word}{_because(row)}", file=sys.stderr)
     return 0
 
 
@@ -52,7 +52,7 @@ def _follow(door: Door, id: str) -> int:
     while True:
         row = door.get(id)  # before its log is read, so that its last lines are read
         start = _rest(door, id, start)
-        state = f"{row.state}{_because(row)}"
+        state = f"{row.word}{_because(row)}"
         if row.state in ENDED:
             print(f"{id} {state}", file=sys.stderr)
             return exit_code(row)

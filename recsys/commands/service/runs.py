@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from recsys.commands.service.beside import side_by_side
-from recsys.commands.service.table import runs_table, state_of, when
+from recsys.commands.service.table import runs_table, when
 from recsys.errors import ConfigError, printable
 from recsys.service.door import Door
 from recsys.service.doors import open_door
@@ -130,7 +130,7 @@ def _in_full(row: QueuedRun) -> Text:
     begun = "recsys sweep " if "search" in new.config else "recsys run "
     typed = begun if new.kind == "direct" else "recsys submit "
     lines = {
-        "id": row.id, "name": new.name, "state": state_of(row), "reason": row.reason, "stage": live.stage,
+        "id": row.id, "name": new.name, "state": row.word, "reason": row.reason, "stage": live.stage,
         "progress": progress, "note": live.note, "sweep": new.parent, "after": ", ".join(new.after),
         "priority": new.priority or None, "needs": needs if new.kind == "run" else None,
         "attempt": row.attempt or None, "worker": worker, "submitted": _time(row.submitted_at),

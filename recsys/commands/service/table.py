@@ -9,9 +9,9 @@ from rich.text import Text
 
 from recsys.errors import printable
 from recsys.service.figures import auc_of
-from recsys.service.queue.records import ENDED, QueuedRun
+from recsys.service.queue.records import QueuedRun
 
-__all__ = ["duration", "runs_table", "state_of", "when"]
+__all__ = ["duration", "runs_table", "when"]
 
 _STYLES = {
     "running": "cyan", "stopping": "yellow", "unknown": "yellow", "finished": "green", "failed": "red", "killed": "red",
@@ -22,11 +22,6 @@ _REASON = 24  # cells that a reason needs beside the columns; with less it stand
 _INDENT = 4
 _LEAST = 10  # cells of an id that is cut
 _LONGEST = 500  # letters of a cell
-
-
-def state_of(row: QueuedRun) -> str:
-    """The state, as people say it: a run that was asked to stop and has not ended is `stopping`."""
-    return "stopping" if row.cancel_asked_at is not None and row.state not in ENDED else row.state
 
 
 def duration(seconds: float) -> str:
@@ -97,7 +92,7 @@ class _Column:
 
 _COLUMNS = (
     _Column("id", lambda r: r.id, 0),
-    _Column("state", state_of, 0),
+    _Column("state", lambda r: r.word, 0),
     _Column("stage", lambda r: r.live.stage or "", 4),
     _Column("progress", _bar, 1),
     _Column("rows/s", _speed, 5, right=True),
@@ -135,7 +130,7 @@ def runs_table(rows: Sequence[QueuedRun], width: int) -> Text:
     for number, row in enumerate(rows):
         line = Text()
         for c in shown:
-            style = _STYLES.get(state_of(row), "dim") if c.title == "state" else ""
+            style = _STYLES.get(row.word, "dim") if c.title == "state" else ""
             line.append(_set(cells[c][number], wide[c], c.right), style).append(" " * _GAP)
         lines += _with_reason(line, " ".join(_reason(row).split()), room, width)
     return Text("\n").join(lines)

@@ -28,6 +28,9 @@ from recsys.service.queue.records import STATES, QueuedRun
 __all__ = ["add_sweep"]
 
 
+_WORDS = (*STATES, "stopping", "pruned")
+
+
 def add_sweep(routes: APIRouter, queue: Queue, settings: Settings, view: View) -> None:
     """Add the route of the page."""
     figures = Figures(lambda run: home_of(run, settings))
@@ -68,8 +71,8 @@ def _reason(row: QueuedRun, counts: Sequence[tuple[str, int]]) -> str:
 
 
 def _counts(children: Sequence[QueuedRun]) -> list[tuple[str, int]]:
-    counts: Mapping[str, int] = Counter(child.state for child in children)
-    return [(state, counts[state]) for state in STATES if counts.get(state)]
+    counts: Mapping[str, int] = Counter(child.word for child in children)
+    return sorted(counts.items(), key=lambda c: _WORDS.index(c[0]))
 
 
 def _shown(answer: Json, runs: Path, id: str, request: Request) -> dict[str, Any]:

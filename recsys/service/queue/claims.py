@@ -9,7 +9,7 @@ from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.engine import Connection, RowMapping
 
 from recsys.service.queue.errors import LeaseLost
-from recsys.service.queue.records import ENDED, Claim, Live, Needs, QueuedRun, State
+from recsys.service.queue.records import ENDED, STOPPED, Claim, Live, Needs, QueuedRun, State
 from recsys.service.queue.rows import change, live_of, read, refresh_sweep, tell, tell_live
 from recsys.service.queue.tables import ACTIVE, READY, clock, runs
 
@@ -101,13 +101,18 @@ def end(connection: Connection, claim: Claim, state: State, exit: int | None, re
         return read(connection, [claim.run.number])[0]
     now = clock(connection)
     row = held(connection, claim, now)
-    if state == "queued" and row["cancel_asked_at"] is not None:
-        state, reason = "cancelled", reason or "stopped on request"
+    if state in ("queued", "cancelled") and row["cancel_asked_at"] is not None:
+        state, reason = "cancelled", _asked(row)
     free: dict[str, Any] = {"lease_until": None, "exit": exit}
     if state == "queued":
         free["token"] = None
     change(connection, row, now, state, reason, **free)
     return read(connection, [claim.run.number])[0]
+
+
+def _asked(row: RowMapping) -> str:
+    """Why a run was asked to stop; one that was `unknown` meanwhile has lost that."""
+    return row["reason"] if row["state"] == "running" and row["reason"] else STOPPED
 
 
 def overdue(connection: Connection) -> list[RowMapping]:
@@ -136,7 +141,7 @@ def take_back(
     deaths = row["deaths"] + 1
     free: dict[str, Any] = {"token": None, "lease_until": None, "deaths": deaths, "exit": exit}
     if row["cancel_asked_at"] is not None:
-        change(connection, row, now, "cancelled", f"stopped on request; {worker} died meanwhile", **free)
+        change(connection, row, now, "cancelled", f"{_asked(row)}; {worker} died meanwhile", **free)
     elif deaths >= most_attempts:
         last = f"{reason} at {worker}" if reason else f"{worker} died"
         change(connection, row, now, "failed", f"its worker or its process died {deaths} times: last {last}", **free)

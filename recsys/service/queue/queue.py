@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from recsys.service.queue.records import Claim, Event, Live, Load, Needs, NewRun, QueuedRun, State
+from recsys.service.queue.records import STOPPED, Claim, Event, Live, Load, Needs, NewRun, QueuedRun, State
 
 __all__ = ["Queue"]
 
@@ -123,8 +123,12 @@ class Queue(Protocol):
         """
         ...
 
-    def cancel(self, id: str) -> QueuedRun:
+    def cancel(self, id: str, reason: str = STOPPED) -> QueuedRun:
         """Ask to stop a run, or all children of a sweep; one that is queued is cancelled at once.
+
+        Args:
+            id: Of the run or sweep.
+            reason: Why, on one line; if it was asked to stop already, the earlier reason stays.
 
         Raises:
             ConfigError: If it has ended already, or there is none.

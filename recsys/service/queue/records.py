@@ -12,8 +12,10 @@ __all__ = [
     "ENDED",
     "MOST_LETTERS",
     "MOST_LISTED",
+    "PRUNED",
     "RANGES",
     "STATES",
+    "STOPPED",
     "Claim",
     "Event",
     "Kind",
@@ -25,6 +27,7 @@ __all__ = [
     "Schedule",
     "State",
     "Worker",
+    "whole_number",
 ]
 
 State = Literal["queued", "running", "unknown", "finished", "failed", "cancelled", "killed"]
@@ -41,9 +44,18 @@ killed     begun by `recsys run`, and its process died; the queue's own runs go 
 
 STATES: tuple[State, ...] = ("queued", "running", "unknown", "finished", "failed", "cancelled", "killed")
 ENDED: frozenset[State] = frozenset(("finished", "failed", "cancelled", "killed"))
+STOPPED = "stopped on request"  # why a run is cancelled
+PRUNED = "pruned by its sweep: worse than the median of the trials before it"  # likewise
 
 RANGES = {"priority": (-1_000_000, 1_000_000), "cores": (1, 4096), "memory": (0, 1 << 50), "gpus": (0, 1024)}
 """Least and largest number of each kind that a submission may ask for."""
+
+
+def whole_number(name: str, value: int) -> str:
+    """What is wrong with a number that is outside of its range."""
+    least, most = RANGES[name]
+    return f"expected a whole number from {least} to {most}, got {value}: give such a number"
+
 
 _ALIVE = 60.0  # seconds since its last heartbeat in which a worker counts as alive
 MOST_LISTED = 1000  # rows of a list, runs or events
@@ -182,6 +194,13 @@ class QueuedRun:
     def id(self) -> str:
         """The run's id: the path of its folder below the folder of runs."""
         return self.new.id
+
+    @property
+    def word(self) -> str:
+        """Its state as people say it: `stopping` once it was asked to stop, `pruned` if its sweep has stopped it."""
+        if self.cancel_asked_at is not None and self.state in ("running", "unknown"):
+            return "stopping"
+        return "pruned" if self.state == "cancelled" and self.reason == PRUNED else self.state
 
 
 @dataclass(frozen=True)

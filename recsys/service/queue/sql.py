@@ -20,7 +20,19 @@ from sqlalchemy.engine import Connection, RowMapping
 from recsys.errors import ConfigError
 from recsys.service.queue import claims
 from recsys.service.queue.errors import clear_errors
-from recsys.service.queue.records import ENDED, Claim, Event, Live, Load, Needs, NewRun, QueuedRun, State, Worker
+from recsys.service.queue.records import (
+    ENDED,
+    STOPPED,
+    Claim,
+    Event,
+    Live,
+    Load,
+    Needs,
+    NewRun,
+    QueuedRun,
+    State,
+    Worker,
+)
 from recsys.service.queue.rows import change, from_json, live_of, one, read, tell, to_runs
 from recsys.service.queue.submission import KNOWN, add, check_keys, check_resume
 from recsys.service.queue.tables import ACTIVE, LOST, READY, clock, run_configs, run_events, runs, schedules, workers
@@ -162,7 +174,7 @@ class SqlQueue:
         with self.changing() as connection:
             return claims.take_back(connection, run, dead, most_attempts, exit, reason)
 
-    def cancel(self, id: str) -> QueuedRun:
+    def cancel(self, id: str, reason: str = STOPPED) -> QueuedRun:
         with self.changing(durable=True) as connection:
             row, now = one(connection, id), clock(connection)
             children = _children(connection, id) if row["kind"] != "run" else [row]
@@ -176,9 +188,9 @@ class SqlQueue:
                 connection.execute(update(runs).where(runs.c.number == row["number"]).values(cancel_asked_at=now))
             for child in children:
                 if child["state"] not in ENDED:
-                    _stop(connection, child, now)
+                    _stop(connection, child, now, reason)
             if not children:
-                change(connection, row, now, "cancelled", "stopped on request")
+                change(connection, row, now, "cancelled", reason)
             return read(connection, [row["number"]])[0]
 
     def resume(self, id: str, dead: bool = False) -> QueuedRun:
@@ -269,12 +281,13 @@ def _children(connection: Connection, parent: str) -> list[RowMapping]:
     return list(connection.execute(rows).mappings())
 
 
-def _stop(connection: Connection, row: RowMapping, now: float) -> None:
+def _stop(connection: Connection, row: RowMapping, now: float, reason: str) -> None:
     """Cancel a run that waits; ask one that a worker holds to stop."""
     if row["state"] == "queued":
-        change(connection, row, now, "cancelled", "stopped on request", cancel_asked_at=now)
+        change(connection, row, now, "cancelled", reason, cancel_asked_at=now)
     elif row["cancel_asked_at"] is None:
-        connection.execute(update(runs).where(runs.c.number == row["number"]).values(cancel_asked_at=now))
+        values = {"cancel_asked_at": now, "reason": reason if row["state"] == "running" else row["reason"]}
+        connection.execute(update(runs).where(runs.c.number == row["number"]).values(values))
         tell(connection, row["id"], now, "cancel")
 
 

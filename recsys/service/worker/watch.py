@@ -12,7 +12,7 @@ from typing import Literal
 from recsys.errors import DataError, in_one_line, printable
 from recsys.results import RUN_VERSION, Run, read_as
 from recsys.service.inside import LOGS
-from recsys.service.queue.records import Live
+from recsys.service.queue.records import STOPPED, Live
 
 __all__ = ["Outcome", "Watch", "Why", "why_not"]
 
@@ -108,7 +108,7 @@ class Watch:
         if run and state == "failed":
             return Outcome("failed", code, run.error)
         if why == "cancel":
-            return Outcome("cancelled", code, "stopped on request")
+            return Outcome("cancelled", code, STOPPED)
         if why == "stop":
             return Outcome("queued", code, f"worker {worker} was stopped: goes on from its checkpoint")
         if run and state == "cancelled":

@@ -7,9 +7,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from recsys.commands.service.logs import exit_code
-from recsys.commands.service.table import duration, runs_table, state_of
+from recsys.commands.service.table import duration, runs_table
 from recsys.service.figures import auc_of
-from recsys.service.queue.records import Live, NewRun, QueuedRun
+from recsys.service.queue.records import PRUNED, Live, NewRun, QueuedRun
 
 
 def row(id, state, **more):
@@ -65,8 +65,9 @@ def test_wide_letters_and_control_characters_keep_the_columns():
 
 
 def test_a_run_that_is_being_cancelled_is_stopping_until_it_has_ended():
-    assert state_of(row("x", "running", cancel_asked_at=1.0)) == "stopping"
-    assert state_of(row("x", "cancelled", cancel_asked_at=1.0)) == "cancelled"
+    assert row("x", "running", cancel_asked_at=1.0).word == "stopping"
+    assert row("x", "cancelled", cancel_asked_at=1.0).word == "cancelled"
+    assert row("x", "cancelled", cancel_asked_at=1.0, reason=PRUNED).word == "pruned"
 
 
 def test_the_auc_is_that_of_the_last_stage_that_tells_one():

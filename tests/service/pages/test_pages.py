@@ -13,7 +13,7 @@ import pytest
 from recsys.service.pages import static
 from recsys.service.pages.parts.rows import Row, rows_of
 from recsys.service.queue.queue import Queue
-from recsys.service.queue.records import Live, NewRun, QueuedRun
+from recsys.service.queue.records import PRUNED, STOPPED, Live, NewRun, QueuedRun
 from tests.service.http.conftest import TOKENS, Caller
 from tests.service.pages.conftest import CONFIG, Bench
 
@@ -155,6 +155,23 @@ def test_a_sweep_shows_its_history_and_what_matters(here: Caller, bench: Bench) 
     assert moved.status_code == 303 and moved.headers["location"] == "/sweep/20260101-000000-sweep"
     compared = page(here, "/compare?id=20260101-000000-sweep")
     assert "3 runs, seeds 0; 2 repeated" in compared.text and "1 setting differs" in compared.text
+
+
+def test_a_trial_that_its_sweep_stopped_is_pruned(here: Caller, bench: Bench, queue: Queue) -> None:
+    """Its worker knows only that it was told to stop; a look does not make it the best."""
+    bench.sweep("20260101-000000-sweep", [0.1, 0.2, 0.3])
+    for auc in (0.7, 0.72):
+        bench.end(bench.claim(), auc=auc)
+    claim = bench.claim()
+    bench.look(claim, 0.9)
+    queue.cancel(claim.run.id, PRUNED)
+    assert "1 stopping" in page(here, "/sweep/20260101-000000-sweep").text
+    queue.end(claim, "cancelled", 2, STOPPED)
+    for path in ("/sweep/20260101-000000-sweep", f"/runs/{claim.run.id}", f"/compare?id={claim.run.id}"):
+        seen = page(here, path)
+        assert ("span", {"class": "state pruned"}) in seen.tags, path
+    assert "2 finished 1 pruned" in " ".join(page(here, "/sweep/20260101-000000-sweep").text.split())
+    assert here.get(f"/api/runs/{claim.run.id}").json()["reason"] == PRUNED
 
 
 def test_a_comparison_shows_only_what_differs(here: Caller, bench: Bench) -> None:

@@ -62,8 +62,7 @@ class Row:
     @property
     def state(self) -> str:
         """Its state, in a word for people."""
-        asked = self.run.cancel_asked_at is not None and self.run.state in ("running", "unknown")
-        return "stopping" if asked else self.run.state
+        return self.run.word
 
     @property
     def share(self) -> float | None:
