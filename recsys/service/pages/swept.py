@@ -28,6 +28,7 @@ from recsys.service.queue.records import STATES, QueuedRun
 __all__ = ["add_sweep"]
 
 
+_SEARCHED = "train/valid_logloss"  # what `recsys sweep` looks for
 _WORDS = (*STATES, "stopping", "pruned")
 
 
@@ -49,7 +50,7 @@ def add_sweep(routes: APIRouter, queue: Queue, settings: Settings, view: View) -
             request, "sweep", row=Row(row, load.now, may), after=load.newest_event,
             rows=rows, typed={one.id: one.settings for one in rows}, reports=pages_of(home, id),
             counts=counts, reason=_reason(row, counts),
-            **(_shown(compare(whole, figures), home, id, request) if whole else _NONE),
+            **(_shown(compare(whole, figures), home, row, request) if whole else _NONE),
         )  # fmt: skip
 
 
@@ -75,14 +76,15 @@ def _counts(children: Sequence[QueuedRun]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda c: _WORDS.index(c[0]))
 
 
-def _shown(answer: Json, runs: Path, id: str, request: Request) -> dict[str, Any]:
+def _shown(answer: Json, runs: Path, row: QueuedRun, request: Request) -> dict[str, Any]:
     """What the template shows of the runs that have figures."""
     names: list[str] = answer["figures"]
-    figure = request.query_params.get("figure", "")
-    figure = figure if figure in names else (usual(names) or [""])[0]
+    searched = _SEARCHED if "search" in row.new.config else ""
+    wanted = (request.query_params.get("figure", ""), searched, *usual(names))
+    figure = next((name for name in wanted if name in names), "")
     every = lines(answer, grouped=False)
     ranked = [one for one in best_first(every, figure) if one.mean(figure) is not None]
-    given = (read_json_of(runs, id, "sweep.json") or {}).get("importance")
+    given = (read_json_of(runs, row.id, "sweep.json") or {}).get("importance")
     settings = [{k: brief(k, v) for k, v in one.config.items() if k != "seed"} for one in every]
     cost = next((n for n in [*usual(names), *names] if n.endswith(("bytes", "seconds")) and n != figure), "")
     return {

@@ -158,8 +158,10 @@ def test_a_sweep_shows_its_history_and_what_matters(here: Caller, bench: Bench) 
 
 
 def test_a_trial_that_its_sweep_stopped_is_pruned(here: Caller, bench: Bench, queue: Queue) -> None:
-    """Its worker knows only that it was told to stop; a look does not make it the best."""
-    bench.sweep("20260101-000000-sweep", [0.1, 0.2, 0.3])
+    """Its worker knows only that it was told to stop; no look makes it the best."""
+    bench.submit("20260101-000000-sweep", kind="direct", config={"search": {}})
+    for i in range(3):
+        bench.submit(f"20260101-000000-sweep/{i}", parent="20260101-000000-sweep")
     for auc in (0.7, 0.72):
         bench.end(bench.claim(), auc=auc)
     claim = bench.claim()
@@ -170,7 +172,8 @@ def test_a_trial_that_its_sweep_stopped_is_pruned(here: Caller, bench: Bench, qu
     for path in ("/sweep/20260101-000000-sweep", f"/runs/{claim.run.id}", f"/compare?id={claim.run.id}"):
         seen = page(here, path)
         assert ("span", {"class": "state pruned"}) in seen.tags, path
-    assert "2 finished 1 pruned" in " ".join(page(here, "/sweep/20260101-000000-sweep").text.split())
+    text = " ".join(page(here, "/sweep/20260101-000000-sweep").text.split())
+    assert "2 finished 1 pruned" in text and "Best so far by train/valid_logloss: 20260101-000000-sweep/1, 0.47" in text
     assert here.get(f"/api/runs/{claim.run.id}").json()["reason"] == PRUNED
 
 

@@ -52,6 +52,18 @@ def test_importance_is_omega_squared() -> None:
     assert importance(settings, y, {"x": 0.2, "z": 0.7}) == [("z", 0.7), ("x", 0.2)]  # what the sweep itself says
 
 
+@pytest.mark.parametrize("count", [7, 40])
+def test_importance_of_numbers_that_never_repeat(count: int) -> None:
+    """As random search draws them: both tell all runs apart, and one alone explains the figure."""
+    draw = random.Random(1)
+    settings = [{"idle": draw.random(), "lr": draw.random()} for _ in range(count)]
+    for one in settings[::2]:
+        one["seldom"] = draw.random()
+    shares = dict(importance(settings, [one["lr"] for one in settings]))
+    assert next(iter(shares)) == "lr" and shares["lr"] > 0.75 and set(shares) == {"idle", "lr", "seldom"}
+    assert shares["idle"] < 0.3
+
+
 def test_history_keeps_the_record() -> None:
     told = history([0.5, None, 0.7, 0.6], True, "auc")
     assert told is not None and told.steps == [(0, 0.5), (0, 0.5), (2, 0.5), (2, 0.7), (3, 0.7), (3, 0.7)]

@@ -76,8 +76,8 @@ def importance(
     mean = fmean(y)
     total = sum((v - mean) ** 2 for v in y)
     shares: dict[str, float] = {}
-    for key in _apart([s for s, _ in rows]):
-        groups = _grouped([s.get(key) for s, _ in rows], y)
+    for key, labels in _apart([s for s, _ in rows]).items():
+        groups = [[v for at, v in zip(labels, y, strict=True) if at == label] for label in set(labels)]
         between, spare = sum(len(g) * (fmean(g) - mean) ** 2 for g in groups), len(y) - len(groups)
         if total and spare > 0:
             within = (total - between) / spare
@@ -85,26 +85,22 @@ def importance(
     return sorted(shares.items(), key=lambda p: -p[1])
 
 
-def _apart(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys that differ between runs; of those that always change together, the first."""
-    by_split: dict[tuple[int, ...], str] = {}
+def _apart(settings: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, ...]]:
+    """Keys that tell runs apart → the group of each run; of those that tell the same apart, the first."""
+    by_groups: dict[tuple[int, ...], str] = {}
     for key in dict.fromkeys(k for s in settings for k in s):
-        values = [shown(s.get(key)) for s in settings]
-        split = tuple(values.index(value) for value in values)
-        if any(split):
-            by_split.setdefault(split, key)
-    return list(by_split.values())
+        labels = _labels([s.get(key) for s in settings])
+        groups = tuple(labels.index(label) for label in labels)
+        if any(groups):
+            by_groups.setdefault(groups, key)
+    return {key: groups for groups, key in by_groups.items()}
 
 
-def _grouped(x: Sequence[Any], y: Sequence[float]) -> list[list[float]]:
-    """Figures by the value of a setting; numbers with many values in bins of equal size."""
-    groups: dict[Any, list[float]] = {}
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in x)
-    if numbers and len(set(x)) > 2 * _BINS:
-        order = sorted(range(len(x)), key=lambda i: x[i])
-        label: dict[int, Any] = {i: _BINS * place // len(order) for place, i in enumerate(order)}
-    else:
-        label = {i: shown(v) for i, v in enumerate(x)}
-    for i, value in enumerate(y):
-        groups.setdefault(label[i], []).append(value)
-    return list(groups.values())
+def _labels(x: Sequence[Any]) -> list[Any]:
+    """The group of each run by its value of a setting; numbers that seldom repeat are put in bins of equal size."""
+    given = [i for i, v in enumerate(x) if v is not None]
+    numbers = all(isinstance(x[i], int | float) and not isinstance(x[i], bool) for i in given)
+    if not numbers or len({x[i] for i in given}) <= min(2 * _BINS, len(x) // 2):
+        return [shown(v) for v in x]
+    bins = {i: _BINS * place // len(given) for place, i in enumerate(sorted(given, key=lambda i: x[i]))}
+    return [bins.get(i) for i in range(len(x))]
