@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from recsys.errors import ConfigError
 from recsys.files import check_text
-from recsys.service.queue.records import ENDED, MOST_LETTERS, RANGES, Needs, NewRun
+from recsys.service.queue.records import ENDED, MOST_LETTERS, RANGES, Needs, NewRun, whole_number
 from recsys.service.queue.rows import count_waits, fields_of, is_search, one, refresh_sweep
 from recsys.service.queue.tables import clock, run_after, run_configs, run_events, runs, workers
 
@@ -24,10 +24,11 @@ SCHEDULED = "schedule:"  # client keys of a schedule's runs begin with it, and n
 
 @dataclass
 class _Entry:
-    """A run of a submission: what was asked for, and the number of its row once it is there."""
+    """A run of a submission: what was asked for; of a row that is there, its number and what it was submitted after."""
 
     new: NewRun
     number: int | None = None
+    waits_for: Set[str] | None = None
 
 
 def add(connection: Connection, new: Sequence[NewRun]) -> list[int]:
@@ -48,6 +49,7 @@ def add(connection: Connection, new: Sequence[NewRun]) -> list[int]:
     for i, asked in enumerate(new):  # its own id names the run that has it already
         after = [names[a] if a in names and a != asked.id else a for a in dict.fromkeys(entries[i].new.after)]
         entries[i].new = replace(entries[i].new, after=after)
+        _check_same(entries[i])
     fresh = list({id(e): e for i in range(len(new)) if (e := entries[i]).number is None}.values())
     _check_order(connection, [e.new for e in fresh])
     _check_fit(connection, [e.new for e in fresh], now)
@@ -95,7 +97,7 @@ def check_new(run: NewRun) -> None:
     values = {"priority": run.priority, **asdict(run.needs)}
     for name, (least, most) in RANGES.items():
         if not least <= values[name] <= most:
-            raise ConfigError(f"{name}: expected a whole number from {least} to {most}, got {values[name]}")
+            raise ConfigError(f"{name}: {whole_number(name, values[name])}")
 
 
 def _placed(run: NewRun, by_id: Mapping[str, _Entry]) -> NewRun:
@@ -125,7 +127,17 @@ def _known(connection: Connection, run: NewRun, by_key: Mapping[str, _Entry]) ->
             f"key {run.client_key!r}: run {id} has it, with another configuration (digest {digest}, not {run.digest}): "
             "give another key, or the same overrides"
         )
-    return same if row is None else _Entry(replace(run, id=row["id"]), row["number"])
+    return same if row is None else _Entry(replace(run, id=row["id"]), row["number"], {*json.loads(row["after"])})
+
+
+def _check_same(entry: _Entry) -> None:
+    """Refuse to let a run wait for more than it was submitted with; else runs could wait for each other."""
+    new = entry.new
+    if entry.waits_for is not None and (more := [id for id in new.after if id not in entry.waits_for]):
+        raise ConfigError(
+            f"key {new.client_key!r}: run {new.id} has it, and does not wait for {', '.join(more)}: leave --after out, "
+            "or give another key"
+        )
 
 
 def _free(connection: Connection, run: NewRun, taken: Set[str]) -> str:
