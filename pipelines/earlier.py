@@ -12,7 +12,7 @@ from pipelines.config import RunConfig
 from pipelines.node import begun, check_ours, inputs_read
 from pipelines.places import check_inside
 from pipelines.stages import STAGES
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError, DataError, nearest
 from recsys.files import Json
 from recsys.results import RunResult, read_result
 
@@ -38,7 +38,9 @@ def stages_to_run(config: RunConfig) -> list[str]:
     """
     asked = config.stages
     if unknown := [s for s in asked if s not in STAGES]:
-        raise ConfigError(f"stages: unknown {unknown}: expected some of {', '.join(STAGES)}")
+        raise ConfigError(
+            f"stages: unknown {unknown}: expected some of {', '.join(STAGES)}{nearest(unknown[0], STAGES)}"
+        )
     if not asked:
         raise ConfigError(f"stages is empty: name some of {', '.join(STAGES)}")
     if asked != _in_order(asked):

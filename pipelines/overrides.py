@@ -3,7 +3,7 @@
 import argparse
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from yaml import YAMLError
 from pipelines.config import Part, RunConfig
 from recsys.config.options import CONF, know_own_options
 from recsys.data.preparation.fields import FIELD_KEYS, KEYS
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, nearest
 from recsys.files import check_text
 
 __all__ = [
+    "KEY_VALUE",
     "NO_OPTIONS",
     "WRONG",
     "Options",
@@ -49,6 +50,8 @@ WRONG = (
 )  # what composing raises
 
 
+KEY_VALUE = "expected KEY=VALUE, with quotes around what holds , = [ ] { } ' or blanks"
+_MEANT = 3  # most keys of a hint
 _MOST = 10_000  # runs of a sweep: each takes a quarter of a second to compose
 
 
@@ -117,7 +120,22 @@ def _instead(unknown: str, overrides: Sequence[str], given: Options) -> str:
     if deepest == group and key in may_be_added and (new := [o for o in overrides if o.startswith(f"{unknown}=")]):
         return f"the options do not set this key yet: write +{new[0]}"
     known = sorted({str(k) for k in parent} - {"hydra", "_target_", "_partial_"})
-    return f"no such key: expected some of {', '.join(known)}"
+    return f"no such key: expected some of {', '.join(known)}{_near(unknown, config)}"
+
+
+def _near(unknown: str, config: DictConfig) -> str:
+    """The end of a message that names the keys which were probably meant, wherever they are: `lr` → `train.lr`."""
+    keys = list(_keys(OmegaConf.to_container(config)))
+    alike = [k for k in keys if k.rpartition(".")[2] == unknown.rpartition(".")[2]]
+    return f": perhaps {' or '.join(alike)} is meant" if 0 < len(alike) <= _MEANT else nearest(unknown, keys)
+
+
+def _keys(config: Any, above: str = "") -> Iterator[str]:
+    """Keys of a configuration, and of what is in it, without Hydra's."""
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if name not in ("hydra", "_target_", "_partial_"):
+            yield f"{above}{name}"
+            yield from _keys(value, f"{above}{name}.")
 
 
 def _no_option(overrides: Sequence[str]) -> str:
@@ -136,10 +154,11 @@ def what_is_wrong(error: Exception, overrides: Sequence[str], given: Options = N
     text = " ".join(str(error).split("\nSee https://")[0].split())
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}: no option {name!r}: expected one of {', '.join(error.options or []) or 'none'}"
+        options = error.options or []
+        return f"{group}: no option {name!r}: expected one of {', '.join(options) or 'none'}{nearest(name, options)}"
     if isinstance(error, OverrideParseException):
         what = next((o for o in overrides if "=" not in o and not o.startswith("~")), error.override or "")
-        return f"cannot read {what!r}: expected KEY=VALUE, with quotes around what holds , = [ ] {{ }} ' or blanks"
+        return f"cannot read {what!r}: {KEY_VALUE}"
     if text.startswith("Config group override must be"):
         return _no_option(overrides)
     if match := re.match(r"Could not (?:override|delete from config\.) '(\S+?)'", text):

@@ -12,6 +12,8 @@ only be started again, and 2 for all others. The scoring server answers HTTP 422
 its traceback.
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "ProcessLost",
     "RecsysError",
     "in_one_line",
+    "nearest",
     "printable",
 ]
 
@@ -68,6 +71,12 @@ def printable(text: str, most: int) -> str:
     if len(text) > most:
         text = f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: `: the nearest is NAME`, or "" if none is near."""
+    near = difflib.get_close_matches(word, list(names), n=1)
+    return f": the nearest is {near[0]}" if near else ""
 
 
 def in_one_line(error: BaseException) -> str:

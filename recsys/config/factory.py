@@ -20,7 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from recsys.config.options import packaged_targets, present_name
 from recsys.config.signature import parameters
-from recsys.errors import ConfigError, in_one_line
+from recsys.errors import ConfigError, in_one_line, nearest
 from recsys.versions import module_of
 
 __all__ = ["Part", "allowed", "check", "check_value", "make", "make_dataclass", "targets", "trust"]
@@ -108,7 +108,10 @@ def check_value(value: Any, hint: Any, place: str) -> Any:
 
 def _known(given: Mapping[str, Any], known: list[str], place: str) -> None:
     if unknown := sorted(set(given) - set(known)):
-        raise ConfigError(f"{place}: unknown {', '.join(unknown)}: expected some of {', '.join(known) or 'nothing'}")
+        raise ConfigError(
+            f"{place}: unknown {', '.join(unknown)}: expected some of {', '.join(known) or 'nothing'}"
+            f"{nearest(unknown[0], known)}"
+        )
 
 
 def _package(target: str) -> str | None:

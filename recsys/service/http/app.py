@@ -97,7 +97,9 @@ def _errors(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             return answer_error(request, 422, "expected a body of JSON, got none: check its quotes and brackets")
         place = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
-        return answer_error(request, 422, f"{place or 'body'}: {str(first['msg'])[:200].lower()}: mend it")
+        said = str(first["msg"])[:200].lower()
+        said = said.removeprefix("value error, ") if first["type"] == "value_error" else f"{said}: mend it"
+        return answer_error(request, 422, f"{place or 'body'}: {said}")
 
     def wrong(request: Request, error: Any) -> Response:
         return answer_error(request, 503 if isinstance(error, QueueDown) else 422, in_one_line(error))

@@ -1,29 +1,36 @@
 """What comes in: bodies of requests, in which nothing else may stand, and ids in addresses."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from annotated_types import Ge, Le, Len
-from pydantic import AfterValidator, BaseModel, ConfigDict, Strict
+from annotated_types import Len
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 from starlette.convertors import Convertor, register_url_convertor
 
 from recsys.errors import ConfigError
 from recsys.service.door import Submission
 from recsys.service.http.auth import Refusal
 from recsys.service.queue.queue import Queue
-from recsys.service.queue.records import MOST_LETTERS, RANGES, Needs, QueuedRun
+from recsys.service.queue.records import MOST_LETTERS, RANGES, Needs, QueuedRun, whole_number
 
 __all__ = ["Asked", "Resumed", "get"]
 
 
 def _printable(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("expected printable text")
+        raise ValueError("expected printable text, got control characters: leave them out")
     return text
 
 
-def _within(name: str) -> tuple[Ge, Le]:
+def _within(name: str) -> tuple[AfterValidator, Any]:
+    """The range of a number: one outside is refused in the words of the command."""
     least, most = RANGES[name]
-    return Ge(least), Le(most)
+
+    def check(value: int) -> int:
+        if not least <= value <= most:
+            raise ValueError(whole_number(name, value))
+        return value
+
+    return AfterValidator(check), Field(json_schema_extra={"minimum": least, "maximum": most})
 
 
 _Count = Annotated[int, Strict()]

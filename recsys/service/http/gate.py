@@ -21,7 +21,7 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException
 
-from pipelines.overrides import count_values, what_is_wrong
+from pipelines.overrides import KEY_VALUE, count_values
 from recsys.config.factory import allowed
 from recsys.config.options import CONF
 from recsys.errors import ConfigError
@@ -100,13 +100,7 @@ def _parsed(override: str) -> Override:
     try:
         return OverridesParser.create().parse_override(override)
     except (HydraException, RecursionError, ValueError) as error:
-        if shown == "an override":
-            raise ConfigError("expected overrides KEY=VALUE, got one that cannot be read: check its key") from error
-        raise ConfigError(f"{shown}: {what_is_wrong(_as_parsed(error), [override])}"[:500]) from error
-
-
-def _as_parsed(error: Exception) -> Exception:
-    return error if not isinstance(error, RecursionError) else ValueError("too many brackets")
+        raise ConfigError(f"cannot read {shown}: {KEY_VALUE}") from error
 
 
 def _check_key(key: str, package: str | None) -> None:
@@ -154,7 +148,7 @@ def _count(parsed: Override, sweeps: bool) -> int:
     if isinstance(value, Glob | IntervalSweep):
         raise ConfigError(f"{key[:80]}: expected the values themselves, got glob or interval: write a,b,c or range(…)")
     if isinstance(value, Sweep) and not sweeps:
-        raise ConfigError(f"{key[:80]}: several values: ask for a sweep (-m), or write a list, {key[:80]}=[a,b]")
+        raise ConfigError(f"{key[:80]}: several values: add -m (multirun) to run each, or write a list: [a,b]")
     return count_values(parsed)
 
 

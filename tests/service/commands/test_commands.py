@@ -253,24 +253,16 @@ def test_a_run_of_recsys_run_that_cannot_go_on_stays_as_it_is(recsys, begun, ref
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("submit experiment=dmo", ["experiment: no option 'dmo'", "demo"]),
-        ("submit experiment=demo train.lrr=1", ["train.lrr: no such key", "lr"]),
-        ("submit experiment=demo train.lr=fast", ["train.lr", "fast"]),
-        ("submit experiment=demo seed=1,2", ["add -m"]),
         ("submit experiment=demo resume=ID", ["recsys resume ID"]),
         ("submit experiment=demo from_run=absent", ["no finished run 'absent'"]),
-        ("submit experiment=demo --after absent", ["absent"]),
         ("submit experiment=demo --memory lots", ["--memory", "invalid size, such as 8G or 500M value: 'lots'"]),
         ("submit experiment=demo --cores 0", ["--cores", "whole number of at least 1"]),
         ("submit experiment=demo --name a\x1bb", ["name: expected printable letters"]),
-        ("submit experiment=demo --priority 2000000", ["priority: expected a whole number from -1000000 to 1000000"]),
         ("submit experiment=demo --key schedule:nightly:x", ["key: expected", "'schedule:'", "give another key"]),
         ("runs --limit 2000", ["--limit", "whole number from 1 to 1000"]),
         ("runs absent", ["got 'absent'"]),
         ("runs ID --state queued", ["leave one out"]),
         ("logs absent", ["absent"]),
-        ("resume absent", ["absent"]),
-        ("retry absent", ["absent"]),
         ("runs --state begun", ["invalid choice: 'begun'"]),
         ("submit experiment=demo --prio 3", ["unrecognized arguments: --prio"]),
     ],
@@ -278,20 +270,6 @@ def test_a_run_of_recsys_run_that_cannot_go_on_stays_as_it_is(recsys, begun, ref
 def test_bad_input_is_one_line_and_nothing_is_queued(recsys, place, typed, words, refused):
     refused(recsys(*typed.split(" ")), *words)
     assert recsys("runs")[1] == ["no runs yet: recsys submit experiment=demo"]
-
-
-def test_what_never_started_or_finished_is_not_resumed(recsys, queue, refused):
-    _, (id,), _ = recsys("submit", "experiment=demo")
-    recsys("cancel", id)
-    refused(recsys("resume", id), "never started", f"recsys retry {id}")
-    _, (id,), _ = recsys("submit", "experiment=demo")
-    queue.end(claimed(queue), "finished", 0, None)
-    refused(recsys("resume", id), id, "finished")
-
-
-def test_a_run_that_fits_on_no_worker_is_refused(recsys, queue, refused):
-    queue.attend("box-1", "box", Needs(2, 4 << 30, 0))
-    refused(recsys("submit", "experiment=demo", "--memory", "5G"), "needs 1 cores, 5 GiB", "box-1 has 2 cores, 4 GiB")
 
 
 def test_one_that_cannot_be_cancelled_keeps_none_from_being_cancelled(recsys):
