@@ -18,6 +18,7 @@ from recsys.errors import ConfigError, printable
 from recsys.service.door import Door
 from recsys.service.doors import open_door
 from recsys.service.queue.records import ENDED, MOST_LISTED, QueuedRun
+from recsys.service.typed import command
 from recsys.service.wire import row_json
 from recsys.terminal import console
 
@@ -47,9 +48,9 @@ def main(given: Namespace) -> int:
             return _print_json(look, given)
         screen = console(width=_WIDE, stderr=False)
         if not given.watch:
-            screen.print(_drawn(look(), given, screen.width))
+            screen.print(_drawn(look(), given, screen.width, door))
             return 0
-        return _watch(look, given)
+        return _watch(look, given, door)
     finally:
         door.close()
 
@@ -92,27 +93,27 @@ def _is_over(rows: list[QueuedRun], given: Namespace) -> bool:
     return bool(given.ids) and rows[0].state in ENDED
 
 
-def _watch(look: Callable[[], list[QueuedRun]], given: Namespace) -> int:
+def _watch(look: Callable[[], list[QueuedRun]], given: Namespace, door: Door) -> int:
     screen = console(width=_WIDE, stderr=False)
     rows = look()
     if not sys.stdout.isatty():
         while not _is_over(rows, given):
             time.sleep(_PAUSE)
             rows = look()
-        screen.print(_drawn(rows, given, screen.width))
+        screen.print(_drawn(rows, given, screen.width, door))
         return 0
-    with Live(_drawn(rows, given, screen.width), console=screen, auto_refresh=False) as live:
+    with Live(_drawn(rows, given, screen.width, door), console=screen, auto_refresh=False) as live:
         while not _is_over(rows, given):
             time.sleep(_PAUSE)
             rows = look()
-            live.update(_drawn(rows, given, screen.width), refresh=True)
+            live.update(_drawn(rows, given, screen.width, door), refresh=True)
     return 0
 
 
-def _drawn(rows: list[QueuedRun], given: Namespace, width: int) -> Any:
+def _drawn(rows: list[QueuedRun], given: Namespace, width: int, door: Door) -> Any:
     if given.ids:
         family = [runs_table(rows[1:], width)] if rows[1:] else []
-        return Group(_in_full(rows[0]), *family)
+        return Group(_in_full(rows[0], door.get(rows[-1].id) if family else None), *family)
     if not rows:
         filtered = given.state or given.parent or given.text
         return Text("no runs match" if filtered else "no runs yet: recsys submit experiment=demo")
@@ -120,15 +121,13 @@ def _drawn(rows: list[QueuedRun], given: Namespace, width: int) -> Any:
     return Group(runs_table(rows, width), *more)
 
 
-def _in_full(row: QueuedRun) -> Text:
-    """All that is known of a run, a line each."""
+def _in_full(row: QueuedRun, child: QueuedRun | None) -> Text:
+    """All that is known of a run, a line each; `child` is one of its runs, if it is a sweep."""
     new, live = row.new, row.live
     progress = live.progress and f"{live.progress['done']:,} of {live.progress['total']:,} {live.progress['unit']}"
     cores = "1 core" if new.needs.cores == 1 else f"{new.needs.cores} cores"
     needs = f"{cores}, {new.needs.memory / 2**30:.3g} GiB, {new.needs.gpus} GPUs"
     worker = row.owner and f"{row.owner} on {row.host}, process {row.pid}"
-    begun = "recsys sweep " if "search" in new.config else "recsys run "
-    typed = begun if new.kind == "direct" else "recsys submit "
     lines = {
         "id": row.id, "name": new.name, "state": row.word, "reason": row.reason, "stage": live.stage,
         "progress": progress, "note": live.note, "sweep": new.parent, "after": ", ".join(new.after),
@@ -136,7 +135,7 @@ def _in_full(row: QueuedRun) -> Text:
         "attempt": row.attempt or None, "worker": worker, "submitted": _time(row.submitted_at),
         "started": _time(row.started_at), "ended": _time(row.ended_at), "exit code": row.exit,
         "user": new.user, "commit": _commit(new.git), "folder": f"{new.runs}/{row.id}",
-        "command": typed + " ".join(new.overrides),
+        "command": command(new, child and child.new),
     }  # fmt: skip
     figures = {stage or "figures": _figures(values) for stage, values in live.metrics.items()}
     shown = {name: str(value) for name, value in {**lines, **figures}.items() if value not in (None, "")}

@@ -10,6 +10,7 @@ from rich.text import Text
 from recsys.errors import printable
 from recsys.service.figures import auc_of
 from recsys.service.queue.records import QueuedRun
+from recsys.service.typed import alike, settings
 
 __all__ = ["duration", "runs_table", "when"]
 
@@ -22,6 +23,7 @@ _REASON = 24  # cells that a reason needs beside the columns; with less it stand
 _INDENT = 4
 _LEAST = 10  # cells of an id that is cut
 _LONGEST = 500  # letters of a cell
+_SETTINGS = 48  # letters of settings
 
 
 def duration(seconds: float) -> str:
@@ -90,15 +92,24 @@ class _Column:
     right: bool = False
 
 
-_COLUMNS = (
-    _Column("id", lambda r: r.id, 0),
-    _Column("state", lambda r: r.word, 0),
-    _Column("stage", lambda r: r.live.stage or "", 4),
-    _Column("progress", _bar, 1),
-    _Column("rows/s", _speed, 5, right=True),
-    _Column("left", _left, 3, right=True),
-    _Column("valid AUC", _auc_text, 2, right=True),
-)
+def _columns(rows: Sequence[QueuedRun]) -> tuple[_Column, ...]:
+    same = alike(rows)
+
+    def apart(row: QueuedRun) -> str:
+        """The settings that tell a run of a sweep from the others."""
+        parent = row.new.parent
+        return printable(settings(row.new, same.get(parent, frozenset())), _SETTINGS) if parent else ""
+
+    return (
+        _Column("id", lambda r: r.id, 0),
+        _Column("state", lambda r: r.word, 0),
+        _Column("settings", apart, 1),
+        _Column("stage", lambda r: r.live.stage or "", 5),
+        _Column("progress", _bar, 2),
+        _Column("rows/s", _speed, 6, right=True),
+        _Column("left", _left, 4, right=True),
+        _Column("valid AUC", _auc_text, 3, right=True),
+    )
 
 
 def _set(text: str, width: int, right: bool) -> str:
@@ -117,9 +128,10 @@ def runs_table(rows: Sequence[QueuedRun], width: int) -> Text:
         rows: The runs.
         width: Cells of the terminal.
     """
-    cells = {c: [printable(c.cell(row), _LONGEST) for row in rows] for c in _COLUMNS}
-    wide = {c: max(cell_len(text) for text in (c.title, *cells[c])) for c in _COLUMNS}
-    shown = [c for c in _COLUMNS if c.rank == 0 or any(cells[c])]
+    columns = _columns(rows)
+    cells = {c: [printable(c.cell(row), _LONGEST) for row in rows] for c in columns}
+    wide = {c: max(cell_len(text) for text in (c.title, *cells[c])) for c in columns}
+    shown = [c for c in columns if c.rank == 0 or any(cells[c])]
     while sum(wide[c] + _GAP for c in shown) > width and len(shown) > 2:
         shown.remove(max(shown, key=lambda c: c.rank))
     id, *others = shown

@@ -130,7 +130,7 @@ def test_one_run_shows_what_it_did(here: Caller, bench: Bench) -> None:
     seen = page(here, f"/runs/{ONE}")
     for part in (
         "0.7512",
-        "recsys run experiment=demo model=fm",
+        "recsys submit experiment=demo model=fm",
         "step 300: AUC",
         "finished",
         "model._target_",

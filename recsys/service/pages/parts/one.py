@@ -1,6 +1,5 @@
 """What the page of one run shows."""
 
-import shlex
 from typing import Any
 
 from recsys.service.compare import flat
@@ -11,21 +10,12 @@ from recsys.service.pages.parts.charts import PARTS, charts
 from recsys.service.pages.parts.defaults import PLACES, Defaults
 from recsys.service.pages.parts.rows import Row
 from recsys.service.pages.parts.stages import results
+from recsys.service.typed import command, overrides
 
-__all__ = ["command", "one_run", "typed"]
+__all__ = ["one_run"]
 
 _TAIL = 16_384  # bytes of the log that are shown at first
 _POINTS = 400  # of a curve that is drawn without script
-
-
-def command(verb: str, overrides: list[str]) -> str:
-    """A command to paste into a shell."""
-    return shlex.join(["recsys", verb, *typed(overrides)])
-
-
-def typed(overrides: list[str]) -> list[str]:
-    """The overrides without the service's own."""
-    return [o for o in overrides if not o.startswith("runs=")]
 
 
 def one_run(settings: Settings, row: Row, after: int, curves: Curves, defaults: Defaults) -> dict[str, Any]:
@@ -47,6 +37,6 @@ def one_run(settings: Settings, row: Row, after: int, curves: Curves, defaults: 
         "log": log.body.decode("utf-8", "replace"), "log_next": log.next, "log_cut": log.start > 0,
         "changes": defaults.changes(run.new.experiment, run.new.config),
         "config": [(key, value) for key, value in flat(run.new.config).items() if key not in PLACES],
-        "command": command("run", run.new.overrides), "submit": typed(run.new.overrides),
+        "command": command(run.new), "submit": overrides(run.new),
         "mlflow_run": f"{settings.mlflow}/#/runs/{folder.mlflow}" if settings.mlflow and folder.mlflow else None,
     }  # fmt: skip

@@ -7,11 +7,9 @@ from urllib.parse import quote
 from recsys.service.figures import auc_of
 from recsys.service.pages.parts.words import ago, clock, duration
 from recsys.service.queue.records import ENDED, QueuedRun
+from recsys.service.typed import alike, settings
 
 __all__ = ["Row", "rows_of"]
-
-_LONGEST = 200  # letters of what was typed
-_PLAIN = ("experiment=", "stages=", "runs=", "name=")
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,7 @@ class Row:
     @property
     def settings(self) -> str:
         """What was typed, as far as it tells runs apart; of a sweep, what it sweeps over first."""
-        typed = [o for o in self.run.new.overrides if o not in self.alike and not o.startswith(_PLAIN)]
-        if self.run.new.kind == "sweep":
-            typed.sort(key=lambda o: not _is_swept(o))
-        text = " ".join(typed)
-        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+        return settings(self.run.new, self.alike)
 
     @property
     def dom(self) -> str:
@@ -145,12 +139,6 @@ class Row:
         return self.may and self.run.new.kind == "run" and self.ended
 
 
-def _is_swept(override: str) -> bool:
-    """Whether an override has several values: `seed=1,2` and `seed=range(0,3)`, not `stages=[train,evaluate]`."""
-    value = override.partition("=")[2]
-    return not value.startswith(("[", "{")) and ("," in value or "(" in value)
-
-
 def rows_of(runs: Sequence[QueuedRun], now: float, may: bool) -> list[Row]:
     """Runs as rows; those of one sweep show only the overrides in which they differ.
 
@@ -159,8 +147,5 @@ def rows_of(runs: Sequence[QueuedRun], now: float, may: bool) -> list[Row]:
         now: The time by the database's clock.
         may: Whether the reader may cancel, resume and retry.
     """
-    families: dict[str, list[frozenset[str]]] = {}
-    for run in runs:
-        families.setdefault(run.new.parent or run.id, []).append(frozenset(run.new.overrides))
-    alike = {sweep: frozenset.intersection(*typed) for sweep, typed in families.items() if len(typed) > 1}
-    return [Row(run, now, may, alike.get(run.new.parent or "", frozenset())) for run in runs]
+    same = alike(runs)
+    return [Row(run, now, may, same.get(run.new.parent or "", frozenset())) for run in runs]
