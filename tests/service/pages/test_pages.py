@@ -1,6 +1,7 @@
 """The pages without script: what they show, that they escape, and that their forms work."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -149,7 +150,7 @@ def test_a_sweep_shows_its_history_and_what_matters(here: Caller, bench: Bench) 
     for lr in lrs:
         bench.end(bench.claim(), auc=0.7 + 10 * lr)
     seen = page(here, "/sweep/20260101-000000-sweep")
-    assert "Best so far" in seen.text and "train.lr=0.01" in seen.text and "100 %" in seen.text
+    assert "Best by validation logloss" in seen.text and "train.lr=0.01" in seen.text and "100 %" in seen.text
     assert "7 finished" in seen.text and "/runs/20260101-000000-sweep/0" in seen.links()
     moved = here.get("/runs/20260101-000000-sweep", follow_redirects=False)
     assert moved.status_code == 303 and moved.headers["location"] == "/sweep/20260101-000000-sweep"
@@ -173,8 +174,54 @@ def test_a_trial_that_its_sweep_stopped_is_pruned(here: Caller, bench: Bench, qu
         seen = page(here, path)
         assert ("span", {"class": "state pruned"}) in seen.tags, path
     text = " ".join(page(here, "/sweep/20260101-000000-sweep").text.split())
-    assert "2 finished 1 pruned" in text and "Best so far by train/valid_logloss: 20260101-000000-sweep/1, 0.47" in text
+    assert "2 finished 1 pruned" in text and "by validation logloss: 20260101-000000-sweep/1, 0.47" in text
     assert here.get(f"/api/runs/{claim.run.id}").json()["reason"] == PRUNED
+
+
+def test_validation_chooses_the_best_of_a_sweep_and_seeds_are_one_line(here: Caller, bench: Bench) -> None:
+    """The first model is better on test rows, the second on validation."""
+    bench.submit("s", kind="sweep", config={})
+    for i in range(4):
+        config = {**CONFIG, "seed": i % 2, "train": {"lr": [0.1, 0.2][i // 2]}}
+        bench.submit(
+            f"s/{i}", parent="s", config=config, overrides=[f"train.lr={config['train']['lr']}", f"seed={i % 2}"]
+        )
+    for valid, auc in ((0.50, 0.9), (0.52, 0.8), (0.40, 0.7), (0.46, 0.6)):
+        claim = bench.claim()
+        bench.end(claim, auc=auc)
+        file = bench.place / "runs" / claim.run.id / "result.json"
+        result = json.loads(file.read_text())
+        result["stages"]["train"]["metrics"]["valid_logloss"] = valid
+        file.write_text(json.dumps(result))
+    seen = page(here, "/sweep/s")
+    text = " ".join(seen.text.split())
+    assert "Best by validation logloss: s/2, 0.43 mean of 2 seeds, train.lr=0.2" in text
+    assert "History: validation logloss of each setting, mean over its seeds" in text
+    test = " ".join(page(here, "/sweep/s?figure=evaluate/train.auc").text.split())
+    assert "Best by validation logloss: s/2" in test and "History: test AUC of each setting" in test
+
+
+def test_of_a_search_only_trials_compete_and_the_search_says_which_is_best(here: Caller, bench: Bench) -> None:
+    ids = ["default", *map(str, range(7)), "3-seed1", "3-seed2"]
+    losses = [0.1, *(0.5 + i / 100 for i in range(7)), 0.2, 0.3]
+    bench.submit("s", kind="direct", config={"search": {}})
+    for i, id in enumerate(ids):
+        bench.submit(
+            f"s/{id}", parent="s", config={**CONFIG, "train": {"lr": i / 10}}, overrides=[f"train.lr={i / 10}"]
+        )
+    for loss in losses:
+        bench.end(bench.claim(), auc=1.19 - loss)
+    text = " ".join(page(here, "/sweep/s").text.split())
+    assert "by validation logloss: s/0, 0.5, train.lr=0.1" in text and "ω²" in text
+    said = {"version": 1, "best": 3, "importance": {"train.lr": 0.7}, "trials": [{}] * 7}
+    (bench.place / "runs" / "s").mkdir(exist_ok=True)
+    (bench.place / "runs" / "s" / "sweep.json").write_text(json.dumps(said))
+    text = " ".join(page(here, "/sweep/s").text.split())
+    assert "by validation logloss: s/3, 0.53" in text and "PED-ANOVA" in text and "70 %" in text
+    text = " ".join(page(here, "/sweep/s?figure=evaluate/train.auc").text.split())
+    assert "by validation logloss: s/3" in text and "PED-ANOVA" not in text and "ω²" in text  # it is of the objective
+    (bench.place / "runs" / "s" / "sweep.json").write_text(json.dumps({**said, "best": None}))
+    assert "No trial is better than the default" in page(here, "/sweep/s").text
 
 
 def test_a_comparison_shows_only_what_differs(here: Caller, bench: Bench) -> None:

@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.datastructures import QueryParams
@@ -41,7 +42,7 @@ def test_importance_is_omega_squared() -> None:
     draw = random.Random(1)
     settings = [{"model": draw.choice(["a", "b", "c"]), "noise": draw.choice([1, 2])} for _ in range(40)]
     y = [{"a": 0.0, "b": 1.0, "c": 2.0}[str(s["model"])] + draw.gauss(0, 0.3) for s in settings]
-    shares = dict(importance(settings, y))
+    shares = {one.key: one.share for one in importance(settings, y)}
     mean = sum(y) / 40
     groups = [[v for s, v in zip(settings, y, strict=True) if s["model"] == name] for name in "abc"]
     within = sum((v - sum(g) / len(g)) ** 2 for g in groups for v in g) / 37
@@ -49,7 +50,27 @@ def test_importance_is_omega_squared() -> None:
     assert shares["model"] == pytest.approx((total - within * 37 - 2 * within) / (total + within))
     assert shares["model"] > 0.8 and shares["noise"] < 0.1
     assert importance(settings[:5], y[:5]) == []
-    assert importance(settings, y, {"x": 0.2, "z": 0.7}) == [("z", 0.7), ("x", 0.2)]  # what the sweep itself says
+
+
+def test_importance_of_a_setting_that_does_nothing_is_zero_on_average() -> None:
+    draw, seen = random.Random(2), list[float]()
+    for _ in range(1500):
+        settings = [{"model": draw.choice("abc"), "lr": i} for i in range(12)]
+        seen += [one.share for one in importance(settings, [draw.gauss(0, 1) for _ in range(12)])]
+    assert abs(sum(seen) / len(seen)) < 0.02 and min(seen) < -0.05
+    assert sum(max(0.0, share) for share in seen) / len(seen) > 0.05  # as it would be if it ended at 0
+
+
+def test_a_setting_of_one_model_is_judged_among_its_runs() -> None:
+    """`layers` explains all among runs of dcn; those of mlp, which have none, say nothing of it."""
+    settings: list[dict[str, Any]] = [{"model": "dcn", "layers": i % 2} for i in range(8)]
+    settings += [{"model": "mlp", "rare": 1 + i % 2} if i < 4 else {"model": "mlp"} for i in range(8)]
+    y = [float(s["layers"]) if "layers" in s else 9.0 + i / 10 for i, s in enumerate(settings)]
+    shares = {one.key: (one.share, one.runs) for one in importance(settings, y)}
+    assert shares["layers"] == (pytest.approx(1), 8) and shares["model"][1] == 16 and "rare" not in shares
+    numbers = [{"rate": i / 7, "model": "m"} if i % 2 else {"model": "fm"} for i in range(40)]
+    rate = next(one for one in importance(numbers, [float(i) for i in range(40)]) if one.key == "rate")
+    assert rate.runs == 20 and rate.share > 0.8
 
 
 @pytest.mark.parametrize("count", [7, 40])
@@ -59,8 +80,9 @@ def test_importance_of_numbers_that_never_repeat(count: int) -> None:
     settings = [{"idle": draw.random(), "lr": draw.random()} for _ in range(count)]
     for one in settings[::2]:
         one["seldom"] = draw.random()
-    shares = dict(importance(settings, [one["lr"] for one in settings]))
-    assert next(iter(shares)) == "lr" and shares["lr"] > 0.75 and set(shares) == {"idle", "lr", "seldom"}
+    shares = {one.key: one.share for one in importance(settings, [one["lr"] for one in settings])}
+    seldom = {"seldom"} if count > 7 else set[str]()  # four runs that have it say nothing
+    assert next(iter(shares)) == "lr" and shares["lr"] > 0.75 and set(shares) == {"idle", "lr"} | seldom
     assert shares["idle"] < 0.3
 
 

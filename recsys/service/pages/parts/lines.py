@@ -10,6 +10,8 @@ from recsys.service.figures import is_higher_better, kind_of
 __all__ = ["Line", "best_first", "brief", "columns", "lines", "short", "usual"]
 
 _FIRST = ("auc", "logloss", "valid_auc", "bytes", "us_per_row", "seconds", "valid_logloss")
+_WORDS = {"auc": "AUC", "gauc": "GAUC", "ne": "NE", "ece": "ECE"}
+_OF_NO_ROWS = ("bytes", "table_bytes", "us_per_row", "fields")  # figures of stage evaluate that are none of test rows
 _MOST = 6  # figures that are shown unasked
 
 
@@ -124,8 +126,28 @@ def best_first(every: Sequence[Line], by: str) -> list[Line]:
 
 
 def short(key: str) -> str:
-    """A key or figure without what goes without saying: `model._target_` is called model."""
-    return key.removesuffix("._target_").removeprefix("evaluate/")
+    """A key or figure as a heading: without what goes without saying, and with the rows that it was measured on.
+
+    >>> short("model._target_"), short("train/valid_auc"), short("train/valid_logloss.click")
+    ('model', 'validation AUC', 'validation logloss, click')
+    >>> short("evaluate/train.auc"), short("evaluate/select.logloss"), short("evaluate/train.bytes")
+    ('test AUC', 'test logloss, select', 'bytes')
+    """
+    stage, _, name = key.removesuffix("._target_").rpartition("/")
+    kind = kind_of(name)
+    others = [part for part in name.split(".") if part != kind]
+    if kind.startswith("valid_"):
+        measure, others = f"validation {_word(kind.removeprefix('valid_'))}", [o for o in others if o != "train"]
+    elif stage == "evaluate":
+        rows = "" if kind in _OF_NO_ROWS else "test "
+        measure, others = f"{rows}{_word(kind)}", [o for o in others if o != "train"]
+    else:
+        return f"{stage}/{name}" if stage else name
+    return ", ".join([measure, *others])
+
+
+def _word(kind: str) -> str:
+    return _WORDS.get(kind, kind)
 
 
 def brief(key: str, value: Any) -> Any:
