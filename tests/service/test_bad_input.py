@@ -97,7 +97,7 @@ SUBMITTED = {  # after `recsys submit`; more of the body → what is said
     f"{DEMO} seed=1,2": ({}, "seed", "add -m", "or write a list: "),
     f"{DEMO} stages=[evalute]": ({}, "stages: unknown ['evalute']: expected some of prepare, ",
                                  "the nearest is evaluate"),
-    f"{DEMO} --after absent": ({"after": ["absent"]}, "expected the id of a run, got 'absent': the nearest are "),
+    f"{DEMO} --after absent": ({"after": ["absent"]}, "expected the id of a run, got 'absent': the newest are "),
     f"{DEMO} --cores 5000": ({"needs": {"cores": 5000}}, "cores: expected a whole number from 1 to 4096, got 5000"),
     f"{DEMO} --priority 2000000": ({"priority": 2_000_000}, "priority: expected a whole number from -1000000 to "),
     f"{DEMO} --cores 3": ({"needs": {"cores": 3}}, "needs 3 cores, 2 GiB, 0 GPUs, which no worker can ever give: ",
@@ -108,9 +108,9 @@ ASKED = {
     "cancel CANCELLED": (409, "run CANCELLED has ended already (cancelled): there is nothing to cancel"),
     "resume CANCELLED": (409, "run CANCELLED never started, so there is nothing to go on from: recsys retry CANCELLED"),
     "resume FINISHED": (409, "run FINISHED: expected one that failed or was cancelled, it is finished: recsys retry "),
-    "resume absent": (404, "expected the id of a run, got 'absent': the nearest are "),
-    "cancel absent": (404, "expected the id of a run, got 'absent': the nearest are "),
-    "retry absent": (404, "expected the id of a run, got 'absent': the nearest are "),
+    "resume absent": (404, "expected the id of a run, got 'absent': the newest are "),
+    "cancel absent": (404, "expected the id of a run, got 'absent': the newest are "),
+    "retry absent": (404, "expected the id of a run, got 'absent': the newest are "),
 }
 
 

@@ -6,11 +6,12 @@ from argparse import Namespace
 
 from recsys.service.door import Door
 from recsys.service.doors import open_door
-from recsys.service.queue.records import ENDED, QueuedRun
+from recsys.service.queue.records import ENDED, MOST_LISTED, QueuedRun
 
 __all__ = ["exit_code", "main"]
 
 _PAUSE = 0.3  # seconds between two looks
+_NAMED = 3  # runs of a sweep
 
 
 def main(given: Namespace) -> int:
@@ -33,9 +34,18 @@ def exit_code(row: QueuedRun) -> int:
 
 def _print(door: Door, id: str) -> int:
     row = door.get(id)
-    if _rest(door, id, 0) == 0:
+    if row.new.kind == "sweep":
+        print(_of_sweep(door, id), file=sys.stderr)
+    elif _rest(door, id, 0) == 0:
         print(f"{id} has said nothing yet: it is {row.word}{_because(row)}", file=sys.stderr)
     return 0
+
+
+def _of_sweep(door: Door, id: str) -> str:
+    """Where the logs of a sweep's runs are."""
+    children = [row.id for row in reversed(door.runs(parent=id, limit=MOST_LISTED))]
+    more = f" … {children[-1]}" if len(children) > _NAMED else ""
+    return f"{id} is a sweep and has no log: recsys logs shows those of its runs, {', '.join(children[:_NAMED])}{more}"
 
 
 def _rest(door: Door, id: str, start: int) -> int:
@@ -49,6 +59,8 @@ def _rest(door: Door, id: str, start: int) -> int:
 
 def _follow(door: Door, id: str) -> int:
     start, shown = 0, ""
+    if door.get(id).new.kind == "sweep":
+        print(_of_sweep(door, id), file=sys.stderr)
     while True:
         row = door.get(id)  # before its log is read, so that its last lines are read
         start = _rest(door, id, start)

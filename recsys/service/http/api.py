@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from threading import Lock
 from typing import Annotated, Any, Literal
 
+from annotated_types import MaxLen
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
@@ -36,6 +37,7 @@ __all__ = ["api_router", "change", "chosen", "compose", "get", "schedule", "subm
 _composing, _counting = Lock(), Lock()  # the composer is one of the process; so is the count of those that wait
 _waiting = 0
 _Before = Annotated[int | None, Query(ge=0, le=2**63 - 1)]
+_Ids = Annotated[str, MaxLen(60_000)]
 _INFO = 20
 VIEW = Depends(needs("view"))
 Submitter = Annotated[Caller, Depends(needs("submit"))]
@@ -209,10 +211,10 @@ def _lists(router: APIRouter, queue: SqlQueue, settings: Settings) -> None:
 
     @router.get("/compare", dependencies=[VIEW], summary="Runs side by side: what differs, figures, seeds grouped")
     def compared(
-        ids: Annotated[str, Query(max_length=60_000, description="ids of 1 to 500 runs, or of sweeps, with commas")],
+        ids: Annotated[list[_Ids], Query(description="ids of 1 to 500 runs, or of sweeps: with commas, or repeated")],
         baseline: Annotated[str | None, Query(max_length=500)] = None,
     ) -> Json:
-        return compare.compare(chosen(queue, ids.split(",")), figures, baseline)
+        return compare.compare(chosen(queue, ",".join(ids).split(",")), figures, baseline)
 
     @router.post("/check", dependencies=[VIEW], summary="What a submission would queue; nothing is queued")
     def check(asked: Asked) -> Json:

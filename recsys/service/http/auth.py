@@ -218,7 +218,10 @@ async def _check_forged(request: Request, sender: Caller) -> None:
     unforgeable = sender.by == "open" and kind not in _FORMS  # a foreign page cannot send it without our consent
     if unforgeable or (sender.csrf and hmac.compare_digest(sent.encode(), sender.csrf.encode())):
         return
-    raise Refusal(403, "expected the CSRF token of your session, as the form's csrf or the header X-CSRF-Token: reload")
+    raise Refusal(
+        403, "expected the CSRF token of your session, as the form's csrf or the header X-CSRF-Token: reload the page; "
+        "a program sends the header Content-Type: application/json instead",
+    )  # fmt: skip
 
 
 def needs(role: Role) -> Callable[[Request], Coroutine[Any, Any, Caller]]:

@@ -129,8 +129,10 @@ def _nearest(connection: Connection, id: str) -> str:
     like = select(runs.c.id).order_by(runs.c.number.desc()).limit(300)
     part = id.casefold()[-40:]
     ids = [*connection.scalars(like.where(runs.c.words.contains(part, autoescape=True))), *connection.scalars(like)]
-    near = difflib.get_close_matches(id, dict.fromkeys(ids), n=3, cutoff=0.5) or list(dict.fromkeys(ids))[:3]
-    return f"the nearest are {', '.join(near)}; recsys runs lists all" if near else "no run was submitted yet"
+    known = list(dict.fromkeys(ids))
+    near = difflib.get_close_matches(id, known, n=3, cutoff=0.5) or [i for i in known if part and part in i.casefold()]
+    said = f"the nearest are {', '.join(near[:3])}" if near else f"the newest are {', '.join(known[:3])}"
+    return f"{said}; recsys runs lists all" if known else "no run was submitted yet"
 
 
 def tell(connection: Connection, run: str, time: float, kind: str, **payload: Any) -> None:

@@ -26,6 +26,7 @@ _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "su
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 _WANTED = "day@03:00, monday@02:00, hour@15 (minutes past), or an interval such as 6h, 90m or 2d"
 _COLUMNS = ("id", "every", "zone", "created_at", "next_at", "last_run", "problem")
+_NAMED = 5  # schedules in a message
 _MOST = 100  # submissions of one call, so that it ends
 
 Make = Callable[[Schedule, datetime, str | None], NewRun]
@@ -191,8 +192,10 @@ def remove_schedule(queue: SqlQueue, id: str) -> Schedule:
     with queue.changing(durable=True) as connection:
         row = connection.execute(select(schedules).where(schedules.c.id == id)).mappings().first()
         if row is None:
-            near = difflib.get_close_matches(id, list(connection.scalars(select(schedules.c.id))), n=1, cutoff=0.3)
-            hint = f"the nearest is {near[0]}" if near else "there are none"
+            names = list(connection.scalars(select(schedules.c.id).order_by(schedules.c.id)))
+            near, more = difflib.get_close_matches(id, names, n=1, cutoff=0.3), ", …" * (len(names) > _NAMED)
+            there = f"there are {', '.join(names[:_NAMED])}{more}" if names else "there are none"
+            hint = f"the nearest is {near[0]}" if near else there
             raise ConfigError(f"expected the name of a schedule, got {printable(id, 100)!r}: {hint}")
         connection.execute(delete(schedules).where(schedules.c.id == id))
         return _schedule(row)

@@ -65,6 +65,12 @@ def test_a_sweep_is_children_under_one_parent_whatever_the_order_of_words(recsys
     assert sorted(line.split()[2:] for line in lines if line.startswith(f"{parent}/")) == [
         ["seed=1", "model=dcn"], ["seed=1", "model=fm"], ["seed=2", "model=dcn"], ["seed=2", "model=fm"],
     ]  # fmt: skip
+    code, printed, said = recsys("logs", parent)
+    assert (code, printed) == (
+        0,
+        [],
+    ) and f"a sweep and has no log: recsys logs shows those of its runs, {parent}/0," in said
+    assert "the nearest are" in recsys("logs", parent[9:])[2] and "the newest are" in recsys("logs", "nope")[2]
     assert recsys("cancel", parent)[0] == 0
     assert {queue.get(id).state for id in ids} == {"cancelled"}
 

@@ -21,6 +21,7 @@ def test_a_schedule_is_added_once_listed_and_removed(recsys, queue, refused):
     assert lines[0].startswith("nightly  every day@03:00") and lines[-1].split() == ["recsys", *typed[:2]]
     assert queue.find() == [], "it is not due yet"
     refused(recsys("schedules", "remove", "nightl"), "the nearest is nightly")
+    refused(recsys("schedules", "remove", "shopp"), "there are nightly")
     refused(recsys("schedules", "remove"), "with an ID")
     refused(recsys("schedules", "list", "nightly"), "with an ID")
     assert recsys("schedules", "remove", "nightly")[0] == 0

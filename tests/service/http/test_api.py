@@ -210,6 +210,11 @@ def test_figures_that_are_no_numbers_are_null(here: Caller, queue: Queue, place:
     assert claim
     figures = {"step": 3.0, "valid_logloss": float("nan"), "train_loss": float("inf"), "valid_auc": 0.5}
     queue.note(claim, Live("train", {"done": 1, "total": 2, "per_second": float("nan")}, {"train": figures}))
+    (other,) = queue.submit([new_run(place, "other")])
+    both = here.get(f"/api/compare?ids={claim.run.id}&ids={other.id}").json()
+    assert {run["id"] for run in both["runs"]} == {claim.run.id, other.id}
+    form = here("POST", "/api/runs", content=b"{}", headers={"content-type": "application/x-www-form-urlencoded"})
+    assert form.status_code == 403 and "the header Content-Type: application/json" in form.text
     for path in ("/api/runs", ONE, "/api/events", f"/api/compare?ids={claim.run.id}"):
         answer = here.get(path)
         assert answer.status_code == 200, path
