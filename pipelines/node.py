@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pipelines.stages import STAGES
 from recsys.config.factory import targets
 from recsys.config.options import present_name
 from recsys.errors import ConfigError, DataError
-from recsys.files import Json, remove_folder, remove_unfinished, unfinished_folder, write_json
+from recsys.files import Json, read_json, remove_folder, remove_unfinished, unfinished_folder, write_json
 from recsys.lock import locked
 from recsys.results import StageResult, prepared_folder, read_as, read_stage, relative, write_stage
 from recsys.selection.reports.find import is_mlflow_id, named
@@ -42,6 +43,7 @@ NODE_VERSION = 1  # of node.json
 NOT_HASHED = tuple(f"recsys.{room}" for room in ("pages", "terminal", "progress", "events", "errors"))
 """Packages that no result depends on: pages, and what is printed on the screen."""
 
+_SECONDS = {"seconds": float}
 _COMPUTE = ("torch", "torchrec", "fbgemm-gpu")  # torchrec asks for fbgemm-gpu on every machine
 
 
@@ -229,9 +231,26 @@ def run_node(node: Node, folder: Path, work: Callable[[], Result]) -> StageResul
             with unfinished_folder(folder) as new:
                 write_json(new / "node.json", {"digest": node.digest, **asdict(node)}, NODE_VERSION)
         if not (folder / "result.json").exists():
-            started = time.perf_counter()
-            write_stage(folder, work().to_json(folder, time.perf_counter() - started))
+            _timed(folder, work)
         if (folder / CHECKPOINTS).exists():
             remove_folder(folder / CHECKPOINTS)
         remove_unfinished(folder)  # of a process that was killed just then
         return read_stage(folder)
+
+
+def _timed(folder: Path, work: Callable[[], Result]) -> None:
+    """Do the work and write its result; its seconds are those of all attempts but of killed ones, which leave none."""
+    note = folder / "earlier.json"
+    mend = f"remove {note}, and only the last attempt is timed"
+    earlier = 0.0
+    if note.exists():
+        earlier = read_json(note, "seconds of earlier attempts", mend, 1, _SECONDS)["seconds"]
+    started = time.perf_counter()
+    try:
+        result = work()
+    except BaseException:  # a cancelled run too
+        with suppress(OSError):  # on a full disk the error of the work counts
+            write_json(note, {"seconds": earlier + time.perf_counter() - started}, 1)
+        raise
+    write_stage(folder, result.to_json(folder, earlier + time.perf_counter() - started))
+    note.unlink(missing_ok=True)

@@ -291,6 +291,21 @@ def test_work_that_was_cut_off_goes_on_in_its_folder(tmp_path):
     assert seen == [True] and not (folder / "checkpoints").exists()
 
 
+def test_seconds_are_those_of_all_attempts(tmp_path):
+    node, folder = stage_node("train", run_config(), tmp_path / "train", {}), tmp_path / "train"
+
+    def stopped() -> Result:
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_node(node, folder, stopped)
+    assert run_node(node, folder, Result).seconds >= 0.4
+    (folder / "result.json").unlink()  # made again, as messages say: its own time counts
+    assert run_node(node, folder, Result).seconds < 0.2
+
+
 @pytest.mark.parametrize("kind", ["a folder of files", "a link", "a dangling link", "a file"])
 def test_what_is_not_ours_stays(tmp_path, kind):
     node, folder, theirs = stage_node("train", run_config(), tmp_path / "train", {}), tmp_path / "train", tmp_path / "x"
