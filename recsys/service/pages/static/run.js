@@ -93,10 +93,16 @@
       series.push({label: name, stroke, width: 2, spanGaps: true, value: (_, v) => number(v)});
     });
     const short = v => Math.abs(v) >= 1e4 ? `${v / 1e3}k` : String(v);
+    /* As many digits as the step between two ticks has: uPlot's own are three, which tell ticks of 0.0005 not apart. */
+    const ticked = (_, ticks, axis, space, step) => {
+      let digits = 0;
+      while (digits < 12 && Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) > 1e-6) digits++;
+      return ticks.map(v => v == null ? "" : v.toFixed(digits));
+    };
     return {
       width: Math.max(260, plot.figure.clientWidth), height: 260, series,
       scales: {x: {time: false}},
-      axes: [{...axis, values: (_, ticks) => ticks.map(short)}, {...axis, size: 60}],
+      axes: [{...axis, values: (_, ticks) => ticks.map(short)}, {...axis, size: 70, values: ticked}],
       hooks: {setCursor: [newest], draw: [() => { if (plot.started) performance.measure("curve", {start: plot.started, end: performance.now()}); }]},
     };
   }
