@@ -22,7 +22,7 @@ from recsys.config.signature import arguments_of, described, parameters
 from recsys.files import Json
 from recsys.training.config import TrainConfig
 
-__all__ = ["options"]
+__all__ = ["group_names", "options"]
 
 _LOOSE = ConfigDict(arbitrary_types_allowed=True)
 _HIDDEN = ("_target_", "_partial_", "defaults", "hydra", "trusted", "runs")  # not for a form
@@ -41,13 +41,13 @@ def options(cwd: Path, launchers: frozenset[str]) -> Json:
         An experiment has `chosen` too: group → the option that it takes.
         A setting is {"key", "default", "doc", "schema"}; its schema is JSON Schema, {} if any value goes.
     """
-    files = [f for folder in (CONF, cwd) for g in sorted(_groups()) for f in sorted((folder / g).glob("*.yaml"))]
+    files = [f for folder in (CONF, cwd) for g in sorted(group_names()) for f in sorted((folder / g).glob("*.yaml"))]
     files = [f for f in files if f.parent.name != "launcher" or f.stem in launchers]
     return _options(tuple((f, f.stat().st_mtime_ns) for f in files if f.stat().st_size < _MOST))
 
 
 @cache
-def _groups() -> frozenset[str]:
+def group_names() -> frozenset[str]:
     """Groups of a run; others are of `recsys plan` and `recsys sweep`."""
     return frozenset(g.name for g in CONF.iterdir() if g.name in (*RunConfig.__annotations__, "experiment"))
 
@@ -56,7 +56,7 @@ def _groups() -> frozenset[str]:
 def _options(files: tuple[tuple[Path, int], ...]) -> Json:
     top = CONF / "config.yaml"
     chosen = {**_defaults("folders.yaml"), **_defaults("config.yaml")}
-    groups: Json = {g: {"default": chosen.get(g), "options": {}} for g in sorted(_groups())}
+    groups: Json = {g: {"default": chosen.get(g), "options": {}} for g in sorted(group_names())}
     for file, _ in files:
         group, text = file.parent.name, file.read_text(encoding="utf-8")
         try:

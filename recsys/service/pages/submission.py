@@ -172,7 +172,7 @@ class Setting:
     Args:
         key: As in an override.
         value: What the run has.
-        differs: Whether its experiment says otherwise.
+        differs: Whether its experiment and options say otherwise.
         doc: What it is.
         allowed: What it may be.
     """
@@ -192,7 +192,7 @@ def _settings(run: NewRun, chosen: Chosen, defaults: Defaults, listed: Json) -> 
     for name, group in groups.items():
         taken = chosen.options.get(name) or theirs.get(name) or group["default"] or ""
         known |= {s["key"]: s for s in group["options"].get(taken, {}).get("settings", [])}
-    differs = {change["key"] for change in defaults.changes(run.experiment, run.config) or []}
+    differs = {change["key"] for change in defaults.changes(run.overrides, run.config) or []}
     return [
         Setting(
             key, value, key in differs, known.get(key, _UNKNOWN)["doc"], allowed(known.get(key, _UNKNOWN)["schema"])

@@ -144,6 +144,22 @@ def test_one_run_shows_what_it_did(here: Caller, bench: Bench) -> None:
     assert [tag for tag, _ in seen.tags].count("polyline") == 3  # the losses and the AUC, drawn without script
 
 
+def test_a_run_is_held_against_the_options_that_it_has_chosen(here: Caller, bench: Bench, place: Path) -> None:
+    (place / "data").mkdir()
+    (place / "data" / "shop.yaml").write_text(
+        "defaults: [table]\nname: shop\nsource: {path: shop.csv}\nlabel: bought\nfields: {shop_id: {}}\n"
+    )
+    (place / "shop.csv").write_text("shop_id,bought\n1,0\n")
+    chosen = ["data=shop", "model=fm"]
+    config = here("POST", "/api/check", json={"overrides": [*chosen, "train.max_epochs=3"]}).json()
+    assert config["error"] is None
+    bench.submit(ONE, overrides=[*chosen, "train.max_epochs=3"], config=config["configs"][0])
+    said = here.get(f"/runs/{ONE}").text.partition("What differs from")[2].partition("</table>")[0]
+    assert "data=shop model=fm" in said and re.findall(r'<th scope="row" class="mono">(.*?)</th>', said) == [
+        "train.max_epochs"
+    ]
+
+
 def test_a_sweep_shows_its_history_and_what_matters(here: Caller, bench: Bench) -> None:
     lrs = [0.001, 0.003, 0.01, 0.001, 0.003, 0.01, 0.001]
     bench.sweep("20260101-000000-sweep", lrs)
