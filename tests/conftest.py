@@ -1,5 +1,6 @@
 """What many tests share: a small raw table with every kind of field, prepared once a session."""
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Generator
@@ -117,6 +118,15 @@ def own_tracking() -> Generator[None]:
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # a fixture of the module may have set it
     yield
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@pytest.fixture(autouse=True)
+def no_open_logs() -> Generator[None]:
+    """Close the log files that a test has had Hydra open: else they are closed, with a warning, in any later test."""
+    yield
+    for handler in [h for h in logging.root.handlers if type(h) is logging.FileHandler]:
+        logging.root.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture(autouse=True)

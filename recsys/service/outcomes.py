@@ -80,17 +80,17 @@ class Figures:
             seen = _figures({stage: part["metrics"] or {} for stage, part in parts.items()})
             seen["seconds"] = math.fsum(p["seconds"] for p in parts.values() if p["seconds"] is not None)
         except _UNREADABLE:  # it has no result yet, or one that nobody can read
-            live = {stage: told for stage, told in run.live.metrics.items() if stage not in _NOT_COMPARED}
-            seen = _figures({stage: self._of_stage(home, run.id, stage, told) for stage, told in live.items()})
+            live = {stage: figures for stage, figures in run.live.metrics.items() if stage not in _NOT_COMPARED}
+            seen = _figures({stage: self._of_stage(home, run.id, stage, figures) for stage, figures in live.items()})
         return {name: value for name, value in seen.items() if math.isfinite(value)}
 
-    def _of_stage(self, home: Path, run: str, stage: str, told: Mapping[str, float]) -> Mapping[str, float]:
+    def _of_stage(self, home: Path, run: str, stage: str, newest: Mapping[str, float]) -> Mapping[str, float]:
         """Figures of a stage: of its result if it has ended, else what it has told."""
         try:
             metrics: Any = json.loads(read_inside(home, run, f"{stage}/result.json"))["metrics"]
             return {str(name): float(value) for name, value in metrics.items()}
         except _UNREADABLE:
-            return told
+            return newest
 
 
 def _figures(by_stage: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -67,8 +67,8 @@ def _left(row: QueuedRun) -> str:
 
 
 def _auc_text(row: QueuedRun) -> str:
-    told = auc_of(row.live.metrics)
-    return f"{told[0]:.4f}" if told else ""
+    seen = auc_of(row.live.metrics)
+    return f"{seen[0]:.4f}" if seen else ""
 
 
 def _reason(row: QueuedRun) -> str:

@@ -194,8 +194,8 @@ def remove_schedule(queue: SqlQueue, id: str) -> Schedule:
         if row is None:
             names = list(connection.scalars(select(schedules.c.id).order_by(schedules.c.id)))
             near, more = difflib.get_close_matches(id, names, n=1, cutoff=0.3), ", …" * (len(names) > _NAMED)
-            there = f"there are {', '.join(names[:_NAMED])}{more}" if names else "there are none"
-            hint = f"the nearest is {near[0]}" if near else there
+            listed = f"there are {', '.join(names[:_NAMED])}{more}" if names else "there are none"
+            hint = f"the nearest is {near[0]}" if near else listed
             raise ConfigError(f"expected the name of a schedule, got {printable(id, 100)!r}: {hint}")
         connection.execute(delete(schedules).where(schedules.c.id == id))
         return _schedule(row)
