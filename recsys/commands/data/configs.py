@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from recsys.config.options import CONF, search_path
+from recsys.config.options import CONF, know_own_options, search_path
 from recsys.errors import ConfigError
 from recsys.files import Json
 
@@ -64,5 +64,6 @@ def _read(file: Path) -> DictConfig:
 
 def _composed(name: str, folder: Path) -> Any:
     options = [search_path(folder)] if (folder / "data").is_dir() else []
+    know_own_options()
     with initialize_config_dir(str(CONF), version_base=None):
         return compose("config", [f"data={name}", *options]).data
