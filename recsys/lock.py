@@ -7,9 +7,9 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["is_held", "locked"]
+__all__ = ["is_held", "locked", "take"]
 
-_MOMENT = 0.5  # seconds of attempts if `wait` is false, since `is_held` of another process holds the lock briefly
+_MOMENT = 0.5  # seconds of attempts if nobody is to wait, since `is_held` of another process holds the lock briefly
 
 
 @contextmanager
@@ -29,11 +29,19 @@ def locked(path: Path, wait: bool = True) -> Generator[None]:
         if wait:
             fcntl.flock(file, fcntl.LOCK_EX)
         else:
-            _take(file.fileno())
+            take(file.fileno())
         yield
 
 
-def _take(handle: int) -> None:
+def take(handle: int) -> None:
+    """Lock an open file, for as long as it is open.
+
+    Args:
+        handle: Of the file.
+
+    Raises:
+        BlockingIOError: If another process holds the lock, and still does after a moment.
+    """
     until = time.monotonic() + _MOMENT
     while time.monotonic() < until:
         with suppress(BlockingIOError):

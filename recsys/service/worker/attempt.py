@@ -1,6 +1,5 @@
 """One attempt at a run: its folder, its processes, and how they are told to stop."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from pipelines.frozen import Frozen, write_frozen, write_owner
 from pipelines.launchers.contract import TOKEN
 from recsys.errors import ConfigError
+from recsys.lock import take
 from recsys.service.inside import LOGS
 from recsys.service.queue.queue import Queue
 from recsys.service.queue.records import Claim, NewRun
@@ -109,7 +109,7 @@ class Attempt:
 
     def _lock(self, lock: int) -> None:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(lock)
         except BlockingIOError as error:
             raise ConfigError("processes of an earlier attempt at the run live: end them, then resume it") from error
 

@@ -58,13 +58,13 @@ def boot() -> str:
 
 
 def _stat(pid: int) -> tuple[str, int, int, int] | None:
-    """State, parent, process group and start of a process; None if there is none."""
+    """State, threads, process group and start of a process; None if there is none."""
     try:
         text = (_PROC / str(pid) / "stat").read_text()
     except OSError:
         return None
     words = text.rpartition(")")[2].split()  # a program's name may hold blanks and brackets
-    return words[0], int(words[1]), int(words[2]), int(words[19])
+    return words[0], int(words[17]), int(words[2]), int(words[19])
 
 
 def identity(pid: int) -> Identity | None:
@@ -81,9 +81,13 @@ def _environment(pid: int) -> list[bytes]:
 
 
 def _each() -> Iterator[tuple[int, tuple[str, int, int, int]]]:
-    """The processes of this machine, without those that have ended and are not waited for yet."""
+    """The processes of this machine, without those that have ended and are not waited for yet.
+
+    A killed process has ended with its last thread, which gives back its memory and its locks. Its first thread may
+    have ended up to a second before.
+    """
     for name in os.listdir(_PROC):
-        if name.isdigit() and (stat := _stat(int(name))) is not None and stat[0] not in "ZX":
+        if name.isdigit() and (stat := _stat(int(name))) is not None and (stat[0] not in "ZX" or stat[1] > 1):
             yield int(name), stat
 
 

@@ -111,3 +111,18 @@ def test_a_child_that_is_killed_takes_the_run_along(tmp_path: Path) -> None:
     process.wait()
     wait(lambda: not alive(pid), 5)
     os.close(pipe)
+
+
+def test_a_process_lives_until_its_last_thread_has_ended() -> None:
+    script = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(600,)).start(); "
+    exit_of_one_thread = {"x86_64": 60, "aarch64": 93}[os.uname().machine]  # a system call's number
+    ends = f"ctypes.CDLL(None).syscall({exit_of_one_thread}, 0)"
+    process = subprocess.Popen([sys.executable, "-c", script + ends], start_new_session=True)
+    try:
+        stat = Path(f"/proc/{process.pid}/stat")
+        wait(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
+        assert living(process.pid, _start(process.pid), "") == [process.pid], "a thread holds its memory and its locks"
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+    wait(lambda: not living(process.pid, _start(process.pid), ""))
+    assert process.wait() == -signal.SIGKILL
