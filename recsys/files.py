@@ -282,17 +282,21 @@ def only_text(value: Any) -> Any:
 
 
 def check_text(name: str, value: Any) -> None:
-    """Check that a value, as JSON, is text in UTF-8.
+    """Check that a value, as JSON, is text in UTF-8 without the letter NUL.
 
     Args:
         name: Of the value, for the message.
-        value: JSON; no file, page or answer can hold it if a path in it has a byte that is no UTF-8.
+        value: JSON; no file, page or answer can hold it if a path in it has a byte that is no UTF-8, and Postgres holds
+            no NUL.
 
     Raises:
         ConfigError: If it is not.
     """
+    text = json.dumps(value, ensure_ascii=False)
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise ConfigError(f"{name}: expected text in UTF-8, got the letter NUL in it: leave it out")
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        text.encode()
     except UnicodeEncodeError as error:
         shown = error.object[max(0, error.start - 40) : error.end + 40]
         mend = "rename the file or folder"

@@ -109,7 +109,7 @@ class Outer:
         """Refuse what needs no look at the body.
 
         Raises:
-            Refusal: 401, 411, 413 or 414.
+            Refusal: 401, 404, 411, 413 or 414.
         """
         length = request.headers.get("content-length", "0")
         if sender.role is None and request.method != "GET" and request.url.path not in _OPEN:
@@ -120,6 +120,8 @@ class Outer:
             raise Refusal(413, f"expected a body of at most {self._settings.limits.body_bytes:,} bytes: send less")
         if len(request.url.path) > 2000 or len(request.url.query) > 65_536:
             raise Refusal(414, "expected a shorter address: send less in it")
+        if "\0" in request.scope["path"] or b"%00" in request.scope["query_string"]:  # no text of Postgres holds it
+            raise Refusal(404, "expected an address without the letter NUL (%00): leave it out")
 
     def _limited(self, receive: Callable[[], Awaitable[Message]]) -> Callable[[], Awaitable[Message]]:
         """`receive`, which raises if the body is too large or too slow."""

@@ -241,7 +241,8 @@ def test_a_run_folder_that_is_a_link_is_not_followed(here: Caller, queue: Queue,
 
 @pytest.mark.parametrize("id", ["..", "../x", "%2e%2e/x", "a/../..", ".", "x%00", "a%0d%0aset-cookie:%20x=1"])
 def test_an_id_is_no_path(id: str, here: Caller, place: Path) -> None:
-    for path in (f"/api/runs/{id}", f"/api/runs/{id}/log", f"/api/runs/{id}/files/service.db"):
+    asked = f"/api/compare?ids={id}", f"/api/runs?text={id}", f"/api/runs?parent={id}"
+    for path in (f"/api/runs/{id}", f"/api/runs/{id}/log", f"/api/runs/{id}/files/service.db", *asked):
         answer = here.get(path)
         assert answer.status_code in (404, 422) or "runs" in answer.json(), answer.text
         assert "x=1" not in answer.headers.get("set-cookie", "") and "\n" not in answer.text.replace("\\n", "")

@@ -46,7 +46,11 @@ def test_what_was_submitted_is_what_is_read(queue: SqlQueue, new: New) -> None:
     assert queue.configs([full.id, "none"]) == {full.id: full.config}
     with pytest.raises(ConfigError, match="UTF-8"):  # a byte of an argument that is no text
         queue.submit([new("a"), new("b", overrides=["y=\udce9"])])
-    assert len(queue.find()) == 1
+    with pytest.raises(ConfigError, match="NUL"):
+        queue.submit([new("a"), new("b", overrides=["y=\0"])])
+    (backslash,) = queue.submit([new("c", overrides=["y=\\u0000"])])
+    assert queue.get(backslash.id).new.overrides == ["y=\\u0000"]
+    assert len(queue.find()) == 2
 
 
 def test_names_that_are_taken_get_letters_and_children_follow_their_sweep(queue: SqlQueue, new: New) -> None:
