@@ -71,7 +71,7 @@ bench-peers: .venv-peers/.stamp  ## .venv-peers: the libraries beside which `rec
 	$$peers -m pip --disable-pip-version-check --no-input install --quiet --require-hashes --no-deps -r requirements/peers.txt
 	touch $@
 
-demo: setup  ## real clicks to a tracked, compressed, served model (2 to 4 minutes after set-up)
+demo: setup  ## real clicks to a tracked, compressed, served model (about 4 minutes after set-up, on two cores)
 	@$(BIN)/recsys run experiment=demo
 
 lint: setup  ## style, types and layers
