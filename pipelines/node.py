@@ -44,6 +44,7 @@ NOT_HASHED = tuple(f"recsys.{room}" for room in ("pages", "terminal", "progress"
 """Packages that no result depends on: pages, and what is printed on the screen."""
 
 _SECONDS = {"seconds": float}
+_EARLIER = "earlier.json"  # seconds of attempts that failed or were cancelled; none of a finished stage
 _COMPUTE = ("torch", "torchrec", "fbgemm-gpu")  # torchrec asks for fbgemm-gpu on every machine
 
 
@@ -234,13 +235,14 @@ def run_node(node: Node, folder: Path, work: Callable[[], Result]) -> StageResul
             _timed(folder, work)
         if (folder / CHECKPOINTS).exists():
             remove_folder(folder / CHECKPOINTS)
+        (folder / _EARLIER).unlink(missing_ok=True)
         remove_unfinished(folder)  # of a process that was killed just then
         return read_stage(folder)
 
 
 def _timed(folder: Path, work: Callable[[], Result]) -> None:
     """Do the work and write its result; its seconds are those of all attempts but of killed ones, which leave none."""
-    note = folder / "earlier.json"
+    note = folder / _EARLIER
     mend = f"remove {note}, and only the last attempt is timed"
     earlier = 0.0
     if note.exists():
@@ -253,4 +255,3 @@ def _timed(folder: Path, work: Callable[[], Result]) -> None:
             write_json(note, {"seconds": earlier + time.perf_counter() - started}, 1)
         raise
     write_stage(folder, result.to_json(folder, earlier + time.perf_counter() - started))
-    note.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ __all__ = ["MOST", "chosen", "compare", "differences", "flat", "is_time", "over_
 
 MOST = 500  # runs that are compared at once
 _LIKE = ("seed", "runs", "trusted")  # keys in which runs of a group may differ
-_TIMES = ("seconds", "rows_per_second", "us_per_row", "latency")
+_TIMES = ("rows_per_second", "us_per_row", "latency")
 _DATA = "data"  # the key under which the prepared data are shown, if they differ
 
 
@@ -203,10 +203,12 @@ def _against(name: str, ours: Mapping[int | None, float], theirs: Mapping[int | 
 def is_time(name: str) -> bool:
     """Whether a figure is a time or a speed, which other work on the machine changes.
 
-    >>> is_time("seconds"), is_time("evaluate/train.us_per_row"), is_time("train/valid_auc")
-    (True, True, False)
+    >>> [is_time(n) for n in ("seconds", "evaluate/train.us_per_row", "export/latency.graph_us_b1")]
+    [True, True, True]
+    >>> is_time("select/seconds_search"), is_time("train/valid_auc")
+    (True, False)
     """
-    return name.rpartition("/")[2].rpartition(".")[2] in _TIMES
+    return any(part in _TIMES or "seconds" in part for part in name.rpartition("/")[2].split("."))
 
 
 def _paired(ours: Mapping[int | None, float], theirs: Mapping[int | None, float]) -> Json:

@@ -302,6 +302,8 @@ def test_seconds_are_those_of_all_attempts(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             run_node(node, folder, stopped)
     assert run_node(node, folder, Result).seconds >= 0.4
+    (folder / "earlier.json").write_text("{}")  # a process was killed between the result and the removal of its note
+    assert run_node(node, folder, Result).seconds >= 0.4 and not (folder / "earlier.json").exists()
     (folder / "result.json").unlink()  # made again, as messages say: its own time counts
     assert run_node(node, folder, Result).seconds < 0.2
 

@@ -246,6 +246,7 @@ def test_an_id_is_no_path(id: str, here: Caller, place: Path) -> None:
         answer = here.get(path)
         assert answer.status_code in (404, 422) or "runs" in answer.json(), answer.text
         assert "x=1" not in answer.headers.get("set-cookie", "") and "\n" not in answer.text.replace("\\n", "")
+        assert "%00" not in path or (answer.status_code == 404 and "NUL" in answer.text)
 
 
 def test_markup_in_names_stays_text(here: Caller, queue: Queue, place: Path) -> None:
