@@ -25,7 +25,10 @@ __all__ = ["MOST", "chosen", "compare", "differences", "flat", "is_time", "over_
 
 MOST = 500  # runs that are compared at once
 _LIKE = ("seed", "runs", "trusted")  # keys in which runs of a group may differ
-_TIMES = ("rows_per_second", "us_per_row", "latency")
+_TIMES = (
+    "seconds", "seconds_search", "linear_seconds", "retrain_seconds_ratio", "rows_per_second", "us_per_row",
+    "train_us_per_row",
+)  # fmt: skip
 _DATA = "data"  # the key under which the prepared data are shown, if they differ
 
 
@@ -208,7 +211,8 @@ def is_time(name: str) -> bool:
     >>> is_time("select/seconds_search"), is_time("train/valid_auc")
     (True, False)
     """
-    return any(part in _TIMES or "seconds" in part for part in name.rpartition("/")[2].split("."))
+    figure = name.rpartition("/")[2]  # dots may stand in names of fields and values of a table
+    return figure.startswith("latency.") or figure.rpartition(".")[2] in _TIMES
 
 
 def _paired(ours: Mapping[int | None, float], theirs: Mapping[int | None, float]) -> Json:

@@ -142,12 +142,14 @@ def test_a_stage_that_has_ended_has_the_figures_of_its_result_alone(tmp_path: Pa
 
 def test_times_are_shown_and_not_tested(tmp_path: Path) -> None:
     runs = [row(f"{name}{seed}", seed, lr) for name, lr in (("a", 0.1), ("b", 0.2)) for seed in range(3)]
+    times = "train.us_per_row", "latency.graph_us_b1", "seconds_search"
+    others = "train.auc", "slices.seconds.latency.auc"
     for i, run in enumerate(runs):
-        finished(tmp_path, run.id, **{"train.us_per_row": i + 10.0, "latency.graph_us_b1": i, "train.auc": i / 10})
+        finished(tmp_path, run.id, **{name: i + 10.0 for name in (*times, *others)})
     change = compare(runs, Figures(lambda run: tmp_path))["groups"][1]["against"]
-    for name in ("train.us_per_row", "latency.graph_us_b1"):
+    for name in times:
         assert change[f"evaluate/{name}"] == {"mean": 3.0, "count": 3}
-    assert "p" in change["evaluate/train.auc"]
+    assert all("p" in change[f"evaluate/{name}"] for name in others)
 
 
 def test_what_a_configuration_sets_otherwise() -> None:
