@@ -42,11 +42,11 @@ def trials(folder: Path) -> list[tuple[dict[str, object], float]]:
 def swept(place: Path) -> Path:
     (place / "search").mkdir(exist_ok=True)
     (place / "search" / "few.yaml").write_text(SPACE)
-    done = recsys(place, "sweep", *BASE, "hydra.run.dir=runs/whole")
+    done = recsys(place, "sweep", *BASE, "hydra.run.dir=runs/swept")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "runs/whole/sweep.json"
+    assert done.stdout.splitlines()[-1] == "runs/swept/sweep.json"
     assert "trial 3: logloss" in done.stderr and "it changes test logloss by -" in done.stderr
-    return place / "runs" / "whole"
+    return place / "runs" / "swept"
 
 
 def test_the_winner_is_better_than_the_default_on_test(swept: Path) -> None:
@@ -78,11 +78,11 @@ def test_the_winner_is_an_experiment(swept: Path, place: Path) -> None:
 
 
 def test_a_trial_is_a_run_and_a_child_of_the_sweep_in_mlflow(swept: Path, place: Path) -> None:
-    done = recsys(place, "run", "from_run=whole/1", "stages=[evaluate]")
+    done = recsys(place, "run", "from_run=swept/1", "stages=[evaluate]")
     assert done.returncode == 0, done.stderr
     client = MlflowClient(f"sqlite:///{place / 'runs' / 'mlflow.db'}")
     (experiment,) = [e.experiment_id for e in client.search_experiments() if e.name == "recsys"]
-    parent = next(r for r in client.search_runs([experiment]) if r.info.run_name == "whole")
+    parent = next(r for r in client.search_runs([experiment]) if r.info.run_name == "swept")
     children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert len(children) == 5 + 3 * 2 and {c.info.status for c in children} == {"FINISHED"}
     assert parent.data.metrics["test_logloss_change"] < 0 and parent.info.status == "FINISHED"
@@ -90,8 +90,8 @@ def test_a_trial_is_a_run_and_a_child_of_the_sweep_in_mlflow(swept: Path, place:
 
 
 def test_killed_and_resumed_it_tries_the_same(swept: Path, place: Path) -> None:
-    folder = place / "runs" / "killed"
-    command = [sys.executable, "-m", "recsys", "sweep", *BASE, "hydra.run.dir=runs/killed"]
+    folder = place / "runs" / "swept_killed"
+    command = [sys.executable, "-m", "recsys", "sweep", *BASE, "hydra.run.dir=runs/swept_killed"]
     process = subprocess.Popen(
         command,
         cwd=place,
@@ -105,13 +105,13 @@ def test_killed_and_resumed_it_tries_the_same(swept: Path, place: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = (folder / "1" / "result.json").stat().st_mtime_ns
-    other = recsys(place, "sweep", "resume=killed", "search.sampler_seed=1")
-    assert other.returncode == 2 and "sweep killed was begun with another search: leave that" in other.stderr
-    done = recsys(place, "sweep", "resume=killed")
+    other = recsys(place, "sweep", "resume=swept_killed", "search.sampler_seed=1")
+    assert other.returncode == 2 and "sweep swept_killed was begun with another search: leave that" in other.stderr
+    done = recsys(place, "sweep", "resume=swept_killed")
     assert done.returncode == 0, done.stderr
     assert (folder / "1" / "result.json").stat().st_mtime_ns == finished
     assert trials(folder) == trials(swept)
-    more = recsys(place, "sweep", "resume=killed", "search.trials=5", "search.seeds=[1]")
+    more = recsys(place, "sweep", "resume=swept_killed", "search.trials=5", "search.seeds=[1]")
     assert more.returncode == 0, more.stderr
     assert trials(folder)[:4] == trials(swept) and len(trials(folder)) == 5
     assert json.loads((folder / "run.json").read_text())["state"] == "finished"
